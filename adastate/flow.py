@@ -1,0 +1,87 @@
+"""Flow matching: the noise table, and the arithmetic between sample, noise, flow and x0.
+
+    x_t = (1 - s) x0 + s eps          the network predicts  flow = eps - x0
+
+Timesteps `t` run from 0 to 1000 and `s` = sigma(t) comes from a table of 1000 entries, to whose nearest
+entry a timestep is snapped. Hence t = 0 means sigma(0) = 0.00498 at shift 5, not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000
+
+
+def warp(u: Tensor, shift: float) -> Tensor:
+    """Shifts uniform levels `u` in [0, 1] towards noise: shift u / (1 + (shift - 1) u)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+@lru_cache(maxsize=16)
+def sigma_table(shift: float, entries: int = TIMESTEPS) -> Tensor:
+    """`[entries]` falling float32 levels in (0, 1], the first being 1. Read-only: it is shared."""
+    return warp(torch.linspace(1.0, 0.0, entries + 1)[:-1], shift)
+
+
+@lru_cache(maxsize=16)
+def _ascending(shift: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    sigmas = sigma_table(shift).to(device).flip(0)
+    return sigmas, (sigmas * TIMESTEPS).contiguous()
+
+
+def sigma(t: Tensor, shift: float) -> Tensor:
+    """Levels of the table entries nearest to timesteps `t` (any shape); the noisier one on ties."""
+    sigmas, times = _ascending(float(shift), t.device)
+    right = torch.searchsorted(times, t.contiguous().to(times.dtype)).clamp(1, len(times) - 1)
+    nearer_right = (times[right] - t).abs() <= (t - times[right - 1]).abs()
+    return sigmas[torch.where(nearer_right, right, right - 1)]
+
+
+def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
+    """Timesteps of a step list given before the shift, 1000/750/500/250 say.
+
+    Entry r stands for table entry 1000 - r, so the list must lie in 1..1000 and fall.
+    """
+    if not raw or any(not 1 <= r <= TIMESTEPS or r != int(r) for r in raw):
+        raise ValueError(f"a step list holds whole numbers from 1 to {TIMESTEPS}, got {list(raw)}")
+    if any(a <= b for a, b in zip(raw, raw[1:], strict=False)):
+        raise ValueError(f"a step list runs from noise to data, so it must fall; got {list(raw)}")
+    times = sigma_table(float(shift)) * TIMESTEPS
+    return tuple(float(times[TIMESTEPS - int(r)]) for r in raw)
+
+
+def _level(t: Tensor, shift: float, like: Tensor) -> Tensor:
+    """Sigma of `t` ([B] or [B, F]) in float64, shaped to broadcast over `like` [B, F, C, H, W]."""
+    s = sigma(t, shift).double()
+    return s.reshape(s.shape + (1,) * (like.dim() - s.dim()))
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
+    """x_t `[B, F, C, H, W]` for `t` [B] or [B, F]."""
+    s = _level(t, shift, x0).to(x0.dtype)
+    return (1 - s) * x0 + s * noise
+
+
+def to_x0(x_t: Tensor, flow: Tensor, t: Tensor, shift: float) -> Tensor:
+    """x0 = x_t - s flow, computed in float64 (few-step sampling multiplies the rounding)."""
+    return (x_t.double() - _level(t, shift, x_t) * flow.double()).to(x_t.dtype)
+
+
+def to_flow(x_t: Tensor, x0: Tensor, t: Tensor, shift: float) -> Tensor:
+    """flow = (x_t - x0) / s, computed in float64."""
+    return ((x_t.double() - x0.double()) / _level(t, shift, x_t)).to(x_t.dtype)
+
+
+def draw_timesteps(u: Tensor, shift: float, low: float = 20.0, high: float = 980.0) -> Tensor:
+    """Timesteps of uniform integers `u` in 0..999, shifted, then clamped to [low, high]."""
+    return (warp(u / TIMESTEPS, shift) * TIMESTEPS).clamp(low, high)
+
+
+def euler_times(steps: int, shift: float) -> Tensor:
+    """`[steps + 1]` levels from 1 to 0 for an ODE sampler."""
+    return warp(torch.linspace(1.0, 0.0, steps + 1), shift)

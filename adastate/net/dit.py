@@ -1,0 +1,289 @@
+"""The Wan2.1 diffusion transformer, with Wan's own parameter names.
+
+One set of weights serves three uses: no mask and no memory is the bidirectional teacher or critic; a frame
+mask is the block-causal training forward; a memory is the streaming student. The network sees the cache only
+through the `Memory` it is handed (adastate.types).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.utils.checkpoint import checkpoint
+
+from adastate.net.attention import attend
+from adastate.net.rope import rope_table, rotate
+from adastate.types import FrameMask, Memory, Positions
+
+TextKeys = list[tuple[Tensor, Tensor]]
+"""Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Geometry of the network. The defaults are the tiny size; conf/sizes/ holds Wan2.1's.
+
+    Attributes:
+        width: model width D, a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads N; head dim K = width / heads must be even.
+        ffn: hidden width of the feed-forward layers.
+        channels: latent channels C.
+        text_width: width of the text embeddings.
+        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
+        freq: width of the sinusoidal time embedding.
+        patch: patch size in time (1), height and width.
+        rope_rows: rows of the RoPE table in time; a position beyond is an error.
+        eps: of every normalisation.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    ffn: int = 512
+    channels: int = 16
+    text_width: int = 64
+    text_tokens: int = 16
+    freq: int = 64
+    patch: tuple[int, int, int] = (1, 2, 2)
+    rope_rows: int = 1024
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
+        if (self.width // self.heads) % 2:
+            raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
+        if self.patch[0] != 1:
+            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
+
+
+class RMSNorm(nn.Module):
+    """Over the full width, before the heads are split."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nnf.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections and q/k norms of one attention; what attends to what is decided in Block."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.heads = size.heads
+        self.q = nn.Linear(size.width, size.width)
+        self.k = nn.Linear(size.width, size.width)
+        self.v = nn.Linear(size.width, size.width)
+        self.o = nn.Linear(size.width, size.width)
+        self.norm_q = RMSNorm(size.width, size.eps)
+        self.norm_k = RMSNorm(size.width, size.eps)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def query(self, x: Tensor) -> Tensor:
+        return self._split(self.norm_q(self.q(x)))
+
+    def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.norm_k(self.k(x))), self._split(self.v(x))
+
+    def out(self, x_BLNK: Tensor) -> Tensor:
+        return self.o(x_BLNK.flatten(-2))
+
+
+class Block(nn.Module):
+    def __init__(self, size: Size, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.eps = size.eps
+        self.self_attn = Attention(size)
+        self.cross_attn = Attention(size)
+        self.norm3 = nn.LayerNorm(size.width, size.eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(size.width, size.ffn), nn.GELU(approximate="tanh"), nn.Linear(size.ffn, size.width)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, size.width) / size.width**0.5)
+
+    def forward(
+        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
+    ) -> Tensor:
+        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame."""
+        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
+        h = modulate(x, shift, scale, self.eps)
+        q = rotate(self.self_attn.query(h), *pass_.rope)
+        raw, v = self.self_attn.keys(h)
+        k = rotate(raw, *pass_.rope)
+        if memory is not None:
+            past = memory.read(self.layer, pass_.rotate)
+            memory.stage(self.layer, raw, v)
+            if past is not None:
+                k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+        x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
+        q = self.cross_attn.query(self.norm3(x))
+        x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
+        return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
+
+
+class Head(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.eps = size.eps
+        self.head = nn.Linear(size.width, size.channels * size.patch[1] * size.patch[2])
+        self.modulation = nn.Parameter(torch.randn(1, 2, size.width) / size.width**0.5)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """`e` [B, F, D]: the time embedding itself, not its projection."""
+        shift, scale = (self.modulation + e[:, :, None]).unbind(2)
+        return self.head(modulate(x, shift, scale, self.eps))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without affine, then (1 + scale) and shift of every frame: `x` [B, F*L, D], the others [B, F, D]."""
+    h = nnf.layer_norm(x, x.shape[-1:], eps=eps).unflatten(1, (shift.shape[1], -1))
+    return torch.addcmul(shift[:, :, None], h, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate y with one gate `[B, F, D]` a frame."""
+    frames = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, frames), y.unflatten(1, frames), gate[:, :, None]).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What every block of one pass needs to know."""
+
+    rope: tuple[Tensor, Tensor]
+    grid: tuple[int, int]
+    visible: FrameMask | None
+    rows: int
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def rotate(self, k_BLNK: Tensor, positions: Positions) -> Tensor:
+        return rotate(k_BLNK, *rope_table(positions, *self.grid, k_BLNK.shape[-1], self.rows, k_BLNK.dtype, k_BLNK.device))
+
+
+class DiT(nn.Module):
+    """Predicts the flow eps - x0 of noisy latents `[B, F, C, H, W]`.
+
+    Args:
+        size: geometry.
+        checkpointing: recompute each block's activations in backward; same gradients, less memory.
+        compute_dtype: cast the float32 master weights to this dtype once per forward ("bfloat16"). Autocast
+            would cast them at every use, which on a CPU costs more than bf16 gains.
+    """
+
+    def __init__(self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None) -> None:
+        super().__init__()
+        self.size = size
+        self.checkpointing = checkpointing
+        self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
+        d = size.width
+        self.patch_embedding = nn.Conv3d(size.channels, d, kernel_size=size.patch, stride=size.patch)
+        self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
+        self.time_embedding = nn.Sequential(nn.Linear(size.freq, d), nn.SiLU(), nn.Linear(d, d))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
+        self.head = Head(size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for part in (self.text_embedding, self.time_embedding):
+            for layer in (part[0], part[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor | TextKeys,
+        positions: Sequence[int] | None = None,
+        visible: FrameMask | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """One pass.
+
+        Args:
+            x: noisy latents `[B, F, C, H, W]`.
+            t: timesteps in [0, 1000], `[B]` or one per frame `[B, F]`.
+            text: embeddings `[B, Lt, text_width]`, or the keys that `text_keys` made of them.
+            positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
+            visible: which frames see which (no memory).
+            memory: cached keys and values to attend to, and where to leave this pass's own.
+
+        Returns:
+            Flow `[B, F, C, H, W]` in the dtype of `x`.
+        """
+        dtype = self.patch_embedding.weight.dtype
+        if self.compute_dtype not in (None, dtype):
+            cast = {name: p.to(self.compute_dtype) for name, p in self.named_parameters()}
+            return torch.func.functional_call(self, cast, (x, t, text, positions, visible, memory), strict=True)
+        tokens, rope, pass_ = self._embed(x.to(dtype), positions, visible, memory)
+        time = self._time(t, x.shape[:2]).to(dtype)
+        e = self.time_projection(time).unflatten(-1, (6, -1))
+        keys = text if isinstance(text, list) else self.text_keys(text)
+        for block, layer_keys in zip(self.blocks, keys, strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, e, layer_keys, pass_, memory, use_reentrant=False)
+            else:
+                tokens = block(tokens, e, layer_keys, pass_, memory)
+        out = self.head(tokens, time)
+        _, ph, pw = self.size.patch
+        grid = {"f": x.shape[1], "h": pass_.grid[0], "w": pass_.grid[1], "p": ph, "q": pw}
+        return rearrange(out, "b (f h w) (p q c) -> b f c (h p) (w q)", **grid).to(x.dtype)
+
+    def text_keys(self, text: Tensor) -> TextKeys:
+        """Keys and values of a prompt for every layer, from embeddings `[B, Lt, text_width]`."""
+        if text.shape[-1] != self.size.text_width:
+            raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
+        # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.
+        context = self.text_embedding(text.to(self.text_embedding[0].weight.dtype))
+        return [block.cross_attn.keys(context) for block in self.blocks]
+
+    def _embed(
+        self, x: Tensor, positions: Sequence[int] | None, visible: FrameMask | None, memory: Memory | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], _Pass]:
+        _, ph, pw = self.size.patch
+        frames, channels, height, width = x.shape[1:]
+        if channels != self.size.channels or height % ph or width % pw:
+            raise ValueError(
+                f"latents are {channels} x {height} x {width}; the network takes {self.size.channels} channels "
+                f"and a grid divisible by the patch {ph} x {pw}"
+            )
+        if memory is not None:
+            positions, visible = memory.query_positions, memory.visible
+        at = tuple(positions) if positions is not None else tuple(range(frames))
+        if len(at) != frames:
+            raise ValueError(f"{frames} frames, but {len(at)} positions")
+        grid = (height // ph, width // pw)
+        rope = rope_table(at, *grid, self.size.width // self.size.heads, self.size.rope_rows, x.dtype, x.device)
+        patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
+        tokens = nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        return tokens, rope, _Pass(rope, grid, visible, self.size.rope_rows)
+
+    def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
+        """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""
+        t = t if t.dim() == 2 else t[:, None].expand(batch_frames)
+        half = self.size.freq // 2
+        rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
+        angle = t.double()[..., None] * rates
+        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.time_embedding[0].weight.dtype))

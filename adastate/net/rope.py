@@ -1,0 +1,61 @@
+"""Rotary positions in time, height and width, as Wan2.1 uses them.
+
+A head's K/2 complex pairs (adjacent entries) are split into time, height and width parts of
+K/2 - 2(K/6), K/6 and K/6 pairs; each part has its own geometric ladder of frequencies.
+Angles, cosines and sines are made in float64: at index 1000 a float32 angle is off by 1e-4.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from adastate.types import Positions
+
+THETA = 10_000.0
+
+
+def _ladder(dims: int) -> Tensor:
+    return THETA ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+
+
+@lru_cache(maxsize=256)
+def rope_table(
+    positions: Positions, height: int, width: int, head_dim: int, rows: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines `[L, 1, K]` for frames at `positions` of height x width tokens each.
+
+    `rows` bounds the time index, as the table of the pretrained network does: a larger one was never trained.
+    """
+    if head_dim % 2:
+        raise ValueError(f"rotary positions need an even head dim, got {head_dim}")
+    if positions and not 0 <= min(positions) <= max(positions) < rows:
+        raise ValueError(
+            f"frame position {max(positions) if max(positions) >= rows else min(positions)} lies outside the {rows} "
+            "rows of the RoPE table: use slot positions for long streams, or raise rope_rows"
+        )
+    space = 2 * (head_dim // 6)
+    time = head_dim - 2 * space
+    ft = torch.tensor(positions, dtype=torch.float64)[:, None] * _ladder(time)
+    fh = torch.arange(height, dtype=torch.float64)[:, None] * _ladder(space)
+    fw = torch.arange(width, dtype=torch.float64)[:, None] * _ladder(space)
+    shape = (len(positions), height, width)
+    angle = torch.cat(
+        [
+            ft[:, None, None].expand(*shape, -1),
+            fh[None, :, None].expand(*shape, -1),
+            fw[None, None, :].expand(*shape, -1),
+        ],
+        dim=-1,
+    ).reshape(-1, 1, head_dim // 2)
+    cos = angle.cos().repeat_interleave(2, -1)
+    sin = torch.stack([-angle.sin(), angle.sin()], -1).flatten(-2)
+    return cos.to(device, dtype), sin.to(device, dtype)
+
+
+def rotate(x_BLNK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns adjacent pairs (a, b) of every head to (a cos - b sin, b cos + a sin)."""
+    swapped = x_BLNK.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x_BLNK * cos, swapped, sin)

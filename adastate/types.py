@@ -1,0 +1,84 @@
+"""What crosses file borders, and the letters that name tensor axes.
+
+Shape legend, used in every docstring and jaxtyping annotation:
+
+    B batch   F latent frames   S state frames   C latent channels   H W latent grid
+    L tokens  D width           N heads          K head dim          T pictures
+
+Latents are `[B, F, C, H, W]` and video is `[B, T, 3, h, w]` in [-1, 1] everywhere in this project.
+Frame positions are host integers: nothing in a pass waits for the device to tell where a frame stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Positions = tuple[int, ...]
+"""One RoPE time index per latent frame."""
+
+FrameMask = tuple[tuple[bool, ...], ...]
+"""Which key frames each query frame sees: rows are queries, columns are keys."""
+
+Rotate = Callable[[Tensor, Positions], Tensor]
+"""Rotates raw keys `[B, L, N, K]` to the given frame positions."""
+
+
+class Memory(Protocol):
+    """What one network pass reads besides its own tokens, and where it leaves its own keys."""
+
+    @property
+    def query_positions(self) -> Positions: ...
+
+    @property
+    def visible(self) -> FrameMask | None:
+        """Columns are the remembered frames followed by the pass's own; None means all are seen."""
+
+    def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
+        """Rotated keys and values `[B, L, N, K]` of the remembered frames, or None if there are none."""
+
+    def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Takes the pass's own raw keys and values `[B, L, N, K]`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the datamodules hand it out; what a stage does not need is None.
+
+    `index` is the global sample index of every row: randomness is a function of it, so that a batch
+    gives the same gradients however many processes share it (law 11).
+    """
+
+    index: Tensor  # [B] int64
+    prompts: list[str]
+    latents: Tensor | None = None  # [B, F, C, H, W], normalised
+    video: Tensor | None = None  # [B, T, 3, h, w] in [-1, 1]
+    trajectory: Tensor | None = None  # [B, J, F, C, H, W], from noise to data
+    levels: Tensor | None = None  # [J] timesteps of `trajectory`, in [0, 1000]
+    facts: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """As Tensor.to, for every tensor; Lightning moves batches with it."""
+        moved = {f.name: v.to(*args, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One step of a stream: what is shown and what is carried."""
+
+    index: int
+    start: int  # first latent frame of the chunk in the stream
+    content: Tensor  # [B, F, C, H, W], emitted
+    state: Tensor | None  # [B, S, C, H, W], carried and never emitted; None where no state was denoised
+    passes: int  # network passes spent on this chunk, the clean one included
+
+    @property
+    def frames(self) -> int:
+        return self.content.shape[1]

@@ -1,0 +1,1 @@
+"""Where batches come from: WebDataset shards, prompts, teacher trajectories, and the built-in tiny world."""

@@ -1,0 +1,236 @@
+"""The tiny world: an endless, seeded, procedural flyover whose every frame is known.
+
+A camera flies over a plain strewn with discs; new ones enter for ever, because what lies in a cell is a hash of
+(seed, cell). A ball may bounce in the view. A flight is seven small facts, its caption says them in plain words,
+and a rollout can therefore be *measured* against its prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from adastate.types import Batch
+
+VIEW = 32
+"""Height and width of a picture, in pixels."""
+
+CELL = 16
+"""The plain is a grid of cells of so many pixels, each with at most one disc."""
+
+FPS = 8
+
+HEADINGS: dict[str, tuple[int, int]] = {  # camera motion (dx, dy); y points down, so north is -1
+    "north": (0, -1),
+    "north-east": (1, -1),
+    "east": (1, 0),
+    "south-east": (1, 1),
+    "south": (0, 1),
+    "south-west": (-1, 1),
+    "west": (-1, 0),
+    "north-west": (-1, -1),
+}
+SPEEDS = {"slow": 1, "fast": 2}  # pixels a picture
+PALETTES: dict[str, tuple[tuple[int, int, int], ...]] = {  # ground, two colours of discs
+    "green meadow": ((60, 140, 70), (20, 70, 40), (225, 205, 80)),
+    "yellow desert": ((220, 190, 120), (140, 85, 50), (70, 150, 150)),
+    "blue ocean": ((40, 80, 160), (215, 215, 190), (40, 165, 120)),
+    "pale snow": ((190, 205, 225), (90, 110, 150), (40, 60, 80)),
+    "dark lava": ((85, 35, 40), (240, 130, 30), (35, 15, 30)),
+    "violet city": ((55, 40, 100), (225, 90, 190), (80, 200, 220)),
+}
+MOVERS: dict[str, tuple[int, int, int] | None] = {
+    "a white ball bounces": (255, 250, 250),
+    "a red ball bounces": (235, 30, 45),
+    "nothing else moves": None,
+}
+BALL_RADIUS = 3.2
+TEMPLATES = (
+    "a {speed} flight {heading} over a {palette}, {mover}",
+    "flying {heading} over a {palette}, {speed}, {mover}",
+    "a {palette} seen from above, {speed} flight {heading}, {mover}",
+)
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Everything that is true of a clip. `camera(t)` and the pictures follow from it."""
+
+    seed: int
+    heading: str
+    speed: str
+    palette: str
+    mover: str
+    start: tuple[int, int]
+    ball: tuple[float, float, float, float]  # start (x, y) on the unfolded track, velocity
+
+    @property
+    def velocity(self) -> tuple[int, int]:
+        """Pixels a picture, (dx, dy)."""
+        dx, dy = HEADINGS[self.heading]
+        return dx * SPEEDS[self.speed], dy * SPEEDS[self.speed]
+
+    @property
+    def caption(self) -> str:
+        words = {k: v for k, v in asdict(self).items() if isinstance(v, str)}
+        return TEMPLATES[self.seed % len(TEMPLATES)].format(**words)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {**asdict(self), "velocity": list(self.velocity)}
+
+
+def flight(seed: int, index: int, **fixed: str) -> Flight:
+    """The flight number `index` of the world `seed`; `fixed` sets heading, speed, palette or mover."""
+    digest = hashlib.blake2b(f"flight {seed} {index}".encode(), digest_size=8).digest()
+    own = int.from_bytes(digest, "big") >> 1
+    g = torch.Generator().manual_seed(own)
+
+    def pick(options: Sequence[str], name: str) -> str:
+        drawn = options[int(torch.randint(len(options), (1,), generator=g))]
+        return fixed.get(name, drawn)
+
+    heading, speed = pick(list(HEADINGS), "heading"), pick(list(SPEEDS), "speed")
+    palette, mover = pick(list(PALETTES), "palette"), pick(list(MOVERS), "mover")
+    x, y = torch.randint(0, 100_000, (2,), generator=g).tolist()
+    track = 2 * (VIEW - 9)
+    at = (torch.rand(2, generator=g) * track).tolist()
+    pace = (0.7 + 0.8 * torch.rand(2, generator=g)).tolist()
+    return Flight(own, heading, speed, palette, mover, (x, y), (at[0], at[1], pace[0], pace[1]))
+
+
+def render(flights: Sequence[Flight], pictures: int, first: int = 0) -> Tensor:
+    """Pictures first..first+pictures-1 of each flight, `[B, T, 3, 32, 32]` in [-1, 1]."""
+    t = torch.arange(first, first + pictures)
+    velocity = torch.tensor([f.velocity for f in flights])
+    camera = torch.tensor([f.start for f in flights])[:, None] + t[None, :, None] * velocity[:, None]  # [B, T, 2]
+    corner = camera.amin(1)
+    span = int((camera.amax(1) - corner).max()) + VIEW
+    cell0 = corner.div(CELL, rounding_mode="floor")
+    ground = _plain(flights, cell0, span // CELL + 2)
+    pixel = torch.arange(VIEW)
+    local = camera - cell0[:, None] * CELL
+    xs, ys = local[..., 0, None] + pixel, local[..., 1, None] + pixel  # [B, T, 32]
+    b = torch.arange(len(flights))[:, None, None, None]
+    video = ground[b, ys[..., :, None], xs[..., None, :]]  # [B, T, 32, 32, 3]
+    return _balls(video, flights, t).movedim(-1, 2).contiguous()
+
+
+def _rgb(colour: tuple[int, int, int]) -> Tensor:
+    return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
+
+
+def _plain(flights: Sequence[Flight], cell0: Tensor, cells: int) -> Tensor:
+    """The ground `[B, P, P, 3]` of cells x cells cells from `cell0` [B, 2] (x, y) on, P = 16 cells."""
+    seeds = torch.tensor([f.seed & 0x7FFFFFFF for f in flights])[:, None, None]
+    index = torch.arange(-1, cells + 1)
+    cy = cell0[:, 1, None, None] + index[None, :, None]
+    cx = cell0[:, 0, None, None] + index[None, None, :]
+    there, radius, off_x, off_y, kind = _unit_hash(seeds, cx, cy, 5).unbind(-1)
+    radius = torch.where(there < 0.8, 3 + 3 * radius, torch.full_like(radius, -9.0))
+    centre_x = (index[None, None, :] + 0.5) * CELL + 8 * off_x - 4
+    centre_y = (index[None, :, None] + 0.5) * CELL + 8 * off_y - 4
+    colours = torch.stack([torch.stack([_rgb(c) for c in PALETTES[f.palette]]) for f in flights])
+    pixels = torch.arange(cells * CELL).float()
+    canvas = colours[:, 0, None, None].expand(-1, cells * CELL, cells * CELL, -1)
+    for dy in (0, 1, 2):  # row-major over the neighbouring cells: the same overlap wherever the view starts
+        for dx in (0, 1, 2):
+            near = (slice(None), slice(dy, dy + cells), slice(dx, dx + cells))
+            r, x, y, k = (_to_pixels(v[near]) for v in (radius, centre_x, centre_y, kind))
+            distance = ((pixels[None, :, None] - y) ** 2 + (pixels[None, None, :] - x) ** 2).sqrt()
+            alpha = torch.sigmoid((r - distance) * 2.5)[..., None]
+            colour = torch.where(k[..., None] < 0.5, colours[:, 1, None, None], colours[:, 2, None, None])
+            canvas = torch.lerp(canvas, colour, alpha)
+    return canvas
+
+
+def _to_pixels(cells: Tensor) -> Tensor:
+    return cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
+
+
+def _unit_hash(seed: Tensor, x: Tensor, y: Tensor, count: int) -> Tensor:
+    """`count` numbers in [0, 1) for every (seed, x, y): wrapping integer mixing, equal on every machine."""
+    h = seed * 0x1F123BB5 + x * 0x2545F491 + y * 0x5851F42D
+    h = h[..., None] + torch.arange(1, count + 1) * 0x14057B7E
+    for multiplier in (0x2C1B3C6D, 0x297A2D39, 0x1B56C4E9):
+        h = (h ^ ((h >> 15) & 0x1FFFFFFFFFFFF)) * multiplier
+    h = h ^ ((h >> 17) & 0x7FFFFFFFFFFF)
+    return (h & 0xFFFFFF).float() / 2**24
+
+
+def _balls(video: Tensor, flights: Sequence[Flight], t: Tensor) -> Tensor:
+    """Draws each flight's ball, which bounces between the edges of the view."""
+    with_ball = [i for i, f in enumerate(flights) if MOVERS[f.mover] is not None]
+    if not with_ball:
+        return video
+    at = ball_positions([flights[i] for i in with_ball], t)
+    colour = torch.stack([_rgb(c) for i in with_ball if (c := MOVERS[flights[i].mover]) is not None])
+    pixel = torch.arange(VIEW).float()
+    dx, dy = pixel - at[..., 0, None], pixel - at[..., 1, None]
+    distance = (dx[..., None, :] ** 2 + dy[..., :, None] ** 2).sqrt()
+    alpha = torch.sigmoid((BALL_RADIUS - distance) * 2.5)[..., None]
+    video[with_ball] = torch.lerp(video[with_ball], colour[:, None, None, None], alpha)
+    return video
+
+
+def ball_positions(flights: Sequence[Flight], t: Tensor) -> Tensor:
+    """Centre (x, y) of each flight's ball in the view at pictures `t`, `[B, T, 2]`."""
+    ball = torch.tensor([f.ball for f in flights])
+    low, width = 4.0, VIEW - 9.0
+    track = (ball[:, None, :2] + ball[:, None, 2:] * t[None, :, None]) % (2 * width)
+    return torch.where(track > width, 2 * width - track, track) + low
+
+
+class WorldClips(IterableDataset[Batch]):
+    """Batches of freshly rendered flights; row i of batch k is flight k * global_batch + i, on every machine."""
+
+    def __init__(self, seed: int, pictures: int, batch: int, global_batch: int, rank: int) -> None:
+        self.seed, self.pictures, self.batch = seed, pictures, batch
+        self.global_batch, self.rank = global_batch, rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = number
+        while True:
+            first = step * self.global_batch + self.rank * self.batch
+            yield world_batch(self.seed, range(first, first + self.batch), self.pictures)
+            step += workers
+
+
+def world_batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
+    flights = [flight(seed, i) for i in indices]
+    return Batch(
+        index=torch.tensor(list(indices)),
+        prompts=[f.caption for f in flights],
+        video=render(flights, pictures) if pictures else None,
+        facts=[f.facts for f in flights],
+    )
+
+
+class WorldData(pl.LightningDataModule):
+    """The tiny world, rendered as it is asked for.
+
+    Args:
+        pictures: pictures of a clip; 0 gives prompts only.
+        batch: clips a process and step.
+        seed: of the world; another seed is another world.
+        workers: loader processes (0: rendered in the training process).
+    """
+
+    def __init__(self, pictures: int = 21, batch: int = 16, seed: int = 0, workers: int = 0) -> None:
+        super().__init__()
+        self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        clips = WorldClips(self.seed, self.pictures, self.batch, self.batch * world, rank)
+        return DataLoader(clips, batch_size=None, num_workers=self.workers)
