@@ -46,7 +46,7 @@ class Codec(Protocol):
 class TextEncoder(Protocol):
     """Prompts -> embeddings `[B, text_tokens, text_width]`, zero-padded."""
 
-    def __call__(self, prompts: list[str]) -> Tensor: ...
+    def embed(self, prompts: list[str]) -> Tensor: ...
 
 
 class TinyCodec(nn.Module):
@@ -135,14 +135,14 @@ class TinyText:
         self.tokens, self.width = tokens, width
         self._words: dict[str, Tensor] = {}
 
-    def __call__(self, prompts: list[str]) -> Tensor:
+    def embed(self, prompts: list[str]) -> Tensor:
         out = torch.zeros(len(prompts), self.tokens, self.width)
         for row, prompt in zip(out, prompts, strict=True):
             for slot, word in zip(row, re.findall(r"[\w-]+", prompt.lower()), strict=False):
-                slot.copy_(self._embed(word))
+                slot.copy_(self._word(word))
         return out
 
-    def _embed(self, word: str) -> Tensor:
+    def _word(self, word: str) -> Tensor:
         if word not in self._words:
             seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big") >> 1
             self._words[word] = torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
@@ -233,7 +233,7 @@ class UMT5:
         self._known: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str]) -> Tensor:
+    def embed(self, prompts: list[str]) -> Tensor:
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
         if new:
             clean = [re.sub(r"\s+", " ", p).strip() for p in new]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from adastate.encoders import Codec
 from adastate.types import Batch
 
 VIEW = 32
@@ -205,6 +206,35 @@ class WorldClips(IterableDataset[Batch]):
             step += workers
 
 
+class WorldLatents(IterableDataset[Batch]):
+    """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
+
+    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec, batch: int, global_batch: int, rank: int) -> None:
+        self.seed, self.batch, self.global_batch, self.rank = seed, batch, global_batch, rank
+        if clips < global_batch:
+            raise ValueError(f"{clips} clips do not fill one global batch of {global_batch}")
+        self.prompts: list[str] = []
+        parts = []
+        for first in range(0, clips, 64):
+            some = world_batch(seed, range(first, min(first + 64, clips)), pictures)
+            assert some.video is not None
+            parts.append(codec.encode(some.video).half())
+            self.prompts += some.prompts
+        self.latents = torch.cat(parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        clips, step, epoch = len(self.prompts), 0, 0
+        while True:
+            order = torch.randperm(clips, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
+            for first in range(0, clips - self.global_batch + 1, self.global_batch):
+                mine = first + self.rank * self.batch
+                rows = order[mine : mine + self.batch]
+                index = torch.arange(self.batch) + step * self.global_batch + self.rank * self.batch
+                yield Batch(index, [self.prompts[i] for i in rows], latents=self.latents[rows].float())
+                step += 1
+            epoch += 1
+
+
 def world_batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
     flights = [flight(seed, i) for i in indices]
     return Batch(
@@ -223,14 +253,31 @@ class WorldData(pl.LightningDataModule):
         batch: clips a process and step.
         seed: of the world; another seed is another world.
         workers: loader processes (0: rendered in the training process).
+        clips: encode so many flights once with `codec` and stay with them, which spares rendering and encoding at
+            every step; None renders new ones for ever.
+        codec: needed with `clips`.
     """
 
-    def __init__(self, pictures: int = 21, batch: int = 16, seed: int = 0, workers: int = 0) -> None:
+    def __init__(
+        self,
+        pictures: int = 21,
+        batch: int = 16,
+        seed: int = 0,
+        workers: int = 0,
+        clips: int | None = None,
+        codec: Codec | None = None,
+    ) -> None:
         super().__init__()
+        if clips is not None and codec is None:
+            raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
         self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
+        self.clips, self.codec = clips, codec
 
     def train_dataloader(self) -> DataLoader[Batch]:
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
+        if self.clips is not None and self.codec is not None:
+            kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec, self.batch, self.batch * world, rank)
+            return DataLoader(kept, batch_size=None)
         clips = WorldClips(self.seed, self.pictures, self.batch, self.batch * world, rank)
         return DataLoader(clips, batch_size=None, num_workers=self.workers)

@@ -24,17 +24,26 @@ def attend(
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNK))
     if visible is None or all(map(all, visible)):
-        return nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return _sdpa(q, k, v).transpose(1, 2)
     if q.shape[2] * k.shape[2] <= DENSE_LIMIT:
-        mask = _token_mask(visible, frame_tokens, q.device)
-        return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        return _sdpa(q, k, v, _token_mask(visible, frame_tokens, q.device)).transpose(1, 2)
     parts = []
     for first, last, row in _groups(visible):
         rows = slice(first * frame_tokens, last * frame_tokens)
         seen = _seen(row, frame_tokens, q.device)
         keys, values = (k, v) if all(row) else (k[:, :, seen], v[:, :, seen])
-        parts.append(nnf.scaled_dot_product_attention(q[:, :, rows], keys, values))
+        parts.append(_sdpa(q[:, :, rows], keys, values))
     return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """On a CPU, bf16 attention with gradient is spelled out: torch's flash backward there is four times slower."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not q.requires_grad:
+        return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    score = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        score = score.masked_fill(~mask, float("-inf"))
+    return score.softmax(-1) @ v
 
 
 @lru_cache(maxsize=64)

@@ -120,9 +120,9 @@ class Block(nn.Module):
         """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame."""
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
         h = modulate(x, shift, scale, self.eps)
-        q = rotate(self.self_attn.query(h), *pass_.rope)
+        q = rotate(self.self_attn.query(h), pass_.rope)
         raw, v = self.self_attn.keys(h)
-        k = rotate(raw, *pass_.rope)
+        k = rotate(raw, pass_.rope)
         if memory is not None:
             past = memory.read(self.layer, pass_.rotate)
             memory.stage(self.layer, raw, v)
@@ -163,7 +163,7 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
 class _Pass:
     """What every block of one pass needs to know."""
 
-    rope: tuple[Tensor, Tensor]
+    rope: Tensor
     grid: tuple[int, int]
     visible: FrameMask | None
     rows: int
@@ -173,7 +173,7 @@ class _Pass:
         return self.grid[0] * self.grid[1]
 
     def rotate(self, k_BLNK: Tensor, positions: Positions) -> Tensor:
-        return rotate(k_BLNK, *rope_table(positions, *self.grid, k_BLNK.shape[-1], self.rows, k_BLNK.dtype, k_BLNK.device))
+        return rotate(k_BLNK, rope_table(positions, *self.grid, k_BLNK.shape[-1], self.rows, k_BLNK.device))
 
 
 class DiT(nn.Module):
@@ -237,7 +237,7 @@ class DiT(nn.Module):
         if self.compute_dtype not in (None, dtype):
             cast = {name: p.to(self.compute_dtype) for name, p in self.named_parameters()}
             return torch.func.functional_call(self, cast, (x, t, text, positions, visible, memory), strict=True)
-        tokens, rope, pass_ = self._embed(x.to(dtype), positions, visible, memory)
+        tokens, pass_ = self._embed(x.to(dtype), positions, visible, memory)
         time = self._time(t, x.shape[:2]).to(dtype)
         e = self.time_projection(time).unflatten(-1, (6, -1))
         keys = text if isinstance(text, list) else self.text_keys(text)
@@ -261,7 +261,7 @@ class DiT(nn.Module):
 
     def _embed(
         self, x: Tensor, positions: Sequence[int] | None, visible: FrameMask | None, memory: Memory | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], _Pass]:
+    ) -> tuple[Tensor, _Pass]:
         _, ph, pw = self.size.patch
         frames, channels, height, width = x.shape[1:]
         if channels != self.size.channels or height % ph or width % pw:
@@ -275,10 +275,10 @@ class DiT(nn.Module):
         if len(at) != frames:
             raise ValueError(f"{frames} frames, but {len(at)} positions")
         grid = (height // ph, width // pw)
-        rope = rope_table(at, *grid, self.size.width // self.size.heads, self.size.rope_rows, x.dtype, x.device)
+        rope = rope_table(at, *grid, self.size.width // self.size.heads, self.size.rope_rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
         tokens = nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        return tokens, rope, _Pass(rope, grid, visible, self.size.rope_rows)
+        return tokens, _Pass(rope, grid, visible, self.size.rope_rows)
 
     def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
         """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""

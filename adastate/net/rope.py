@@ -23,9 +23,9 @@ def _ladder(dims: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def rope_table(
-    positions: Positions, height: int, width: int, head_dim: int, rows: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines `[L, 1, K]` for frames at `positions` of height x width tokens each.
+    positions: Positions, height: int, width: int, head_dim: int, rows: int, device: torch.device
+) -> Tensor:
+    """Unit complex numbers `[L, 1, K/2]` (complex64) for frames at `positions` of height x width tokens each.
 
     `rows` bounds the time index, as the table of the pretrained network does: a larger one was never trained.
     """
@@ -50,12 +50,10 @@ def rope_table(
         ],
         dim=-1,
     ).reshape(-1, 1, head_dim // 2)
-    cos = angle.cos().repeat_interleave(2, -1)
-    sin = torch.stack([-angle.sin(), angle.sin()], -1).flatten(-2)
-    return cos.to(device, dtype), sin.to(device, dtype)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
-def rotate(x_BLNK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns adjacent pairs (a, b) of every head to (a cos - b sin, b cos + a sin)."""
-    swapped = x_BLNK.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x_BLNK * cos, swapped, sin)
+def rotate(x_BLNK: Tensor, table: Tensor) -> Tensor:
+    """Turns adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32."""
+    pairs = torch.view_as_complex(x_BLNK.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table).flatten(-2).to(x_BLNK.dtype)

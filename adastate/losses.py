@@ -1,0 +1,76 @@
+"""The objectives, as pure functions of tensors.
+
+Letters: x0 clean latents, eps noise, s = sigma(t), v = eps - x0 the flow, g the distribution-matching gradient.
+Latents are `[B, F, C, H, W]`. Sources: flow matching (Lipman et al. 2023); DMD (Yin et al. 2024, eq. 7 and 8) as
+Self-Forcing uses it (Huang et al. 2025); the horizon weight is AdaState's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+HorizonLaw = Literal["linear", "none"]
+
+
+def flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+    """mean |v_net - (eps - x0)|^2, over the frames of `mask` [B, F] if one is given."""
+    return _frame_mean((flow.float() - (noise - x0).float()).square(), mask)
+
+
+def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """The same for every sample, `[B]`: for curves by noise level."""
+    return (flow.float() - (noise - x0).float()).square().flatten(1).mean(1)
+
+
+def regression(x0_net: Tensor, x0: Tensor, mask: Tensor | None = None) -> Tensor:
+    """ODE regression: mean |x0_net - x0|^2 against the end of the teacher's trajectory."""
+    return _frame_mean((x0_net.float() - x0.float()).square(), mask)
+
+
+def dmd_gradient(x: Tensor, x0_real: Tensor, x0_fake: Tensor) -> Tensor:
+    """g = (x0_fake - x0_real) / mean|x - x0_real|, the mean over all elements of a sample; nan becomes 0.
+
+    It points where the student's samples are denser than the teacher's (DMD eq. 7), does not change when all
+    three are rescaled together, and is zero when the scores agree (law 10).
+    """
+    norm = (x - x0_real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
+    return torch.nan_to_num((x0_fake - x0_real) / norm)
+
+
+def dmd(x: Tensor, g: Tensor, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """1/2 mean_i w_i |x_i - sg(x_i - g_i)|^2, whose gradient with respect to x is w g / size. In float64.
+
+    Args:
+        x: student's samples, with gradient.
+        g: `dmd_gradient`.
+        weight: one per frame `[F]`, mean 1 over the frames that carry loss.
+        mask: `[B, F]` frames that carry loss.
+    """
+    square = (x.double() - (x.double() - g.double()).detach()).square()
+    if weight is not None:
+        square = square * weight.to(square)[None, :, None, None, None]
+    return 0.5 * _frame_mean(square, mask)
+
+
+def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", carries: Tensor | None = None) -> Tensor:
+    """w_i = 1 + alpha i / (N - 1) over the N frames that carry loss, divided by its mean; `[frames]`.
+
+    Errors grow along a rollout, so late frames get more of the supervision; alpha = 0 is plain DMD. The linear
+    growth is the authors', its normalisation is ours (`horizon_law`). `carries` [frames] marks the N frames.
+    """
+    on = torch.ones(frames, dtype=torch.bool) if carries is None else carries.cpu()
+    n = int(on.sum())
+    weight = torch.zeros(frames, dtype=torch.float64)
+    if alpha < 0:
+        raise ValueError(f"horizon_weight is {alpha}; it must not be negative, 0 turns it off")
+    ramp = torch.arange(n, dtype=torch.float64) / max(n - 1, 1) if law == "linear" else torch.zeros(n, dtype=torch.float64)
+    weight[on] = (1 + alpha * ramp) / (1 + alpha * ramp).mean()
+    return weight
+
+
+def _frame_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over `[B, F, C, H, W]`, or over the frames that `mask` [B, F] keeps."""
+    return error.mean() if mask is None else error[mask].mean()

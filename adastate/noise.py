@@ -1,0 +1,72 @@
+"""Randomness as a function of what it is for, not of who drew before.
+
+Every draw is keyed by (seed, iteration, global sample index, purpose), or without the sample index where all
+samples and ranks share it. So a batch gives the same numbers on one process or eight (law 11), a resumed run
+goes on with the numbers of an unbroken one, and a preview disturbs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by the whole key. Bits differ between a CPU and a GPU, not between machines of a kind."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def shared_integer(high: int, *key: int | str) -> int:
+    """One integer in 0..high-1 that every rank draws alike: an exit level or a rollout length."""
+    return int(torch.randint(high, (1,), generator=generator(*key)))
+
+
+class SampleNoise:
+    """A source of noise for one batch, each row from a generator of its own.
+
+    Args:
+        seed, iteration, purpose: key of the draws.
+        index: global sample index of every row, `[B]`.
+        device: where the numbers are drawn and stay.
+    """
+
+    def __init__(
+        self, seed: int, iteration: int, index: Tensor | Sequence[int], purpose: str, device: torch.device | str = "cpu"
+    ) -> None:
+        rows = index.tolist() if isinstance(index, Tensor) else list(index)
+        self._rows = [generator(seed, iteration, i, purpose, device=device) for i in rows]
+        self._device = device
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normals `[B, *shape]`; the next call draws on."""
+        return torch.stack([torch.randn(shape, generator=g, device=self._device) for g in self._rows])
+
+    def integers(self, high: int) -> Tensor:
+        """Integers in 0..high-1, `[B]`."""
+        return torch.cat([torch.randint(high, (1,), generator=g, device=self._device) for g in self._rows])
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), `[B, *shape]`."""
+        return torch.stack([torch.rand(shape, generator=g, device=self._device) for g in self._rows])
+
+
+class RecordedNoise:
+    """Replays recorded normals in the order in which they are asked for; a wrong shape or one too many is an error."""
+
+    def __init__(self, draws: Sequence[Tensor]) -> None:
+        self._draws: Iterator[Tensor] = iter(draws)
+        self._taken = 0
+
+    def normal(self, *shape: int) -> Tensor:
+        try:
+            draw = next(self._draws)
+        except StopIteration:
+            raise ValueError(f"draw {self._taken} of shape {shape} was not recorded: only {self._taken} were") from None
+        if draw.shape[1:] != shape:
+            raise ValueError(f"recorded draw {self._taken} is {tuple(draw.shape[1:])} a row, the rollout asks for {shape}")
+        self._taken += 1
+        return draw

@@ -1,0 +1,157 @@
+"""Teacher: the bidirectional network. It trains by flow matching, or stands frozen and gives the real score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from adastate import flow, losses
+from adastate.ema import EMA
+from adastate.encoders import Codec, TextEncoder
+from adastate.net import DiT, Size
+from adastate.noise import SampleNoise
+from adastate.types import Batch
+from adastate.weights import load, save
+
+
+class Teacher(pl.LightningModule):
+    """A bidirectional video diffusion model over whole clips.
+
+    Args:
+        size: geometry of the network.
+        codec, text: pixels to latents and prompts to embeddings.
+        grid: latent height and width of the clips it samples.
+        weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
+        shift: of the noise table; more puts more of the levels near noise.
+        guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
+            usual convention u + g (c - u).
+        negative_prompt: what u is conditioned on.
+        dropout: share of prompts replaced by the negative prompt while training.
+        lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
+            last `decay_share` of `trainer.max_steps`.
+        ema: decay of the weights that are saved and sampled from.
+        out: safetensors file for the averaged weights, written at the end.
+        seed: of all randomness in training.
+        compute_dtype, checkpointing: see `DiT`.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        codec: Codec,
+        text: TextEncoder,
+        grid: tuple[int, int] = (8, 8),
+        weights: str | None = None,
+        shift: float = 5.0,
+        guidance: float = 3.0,
+        negative_prompt: str = "",
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        warmup: int = 60,
+        decay_share: float = 0.3,
+        ema: float = 0.999,
+        out: str | None = None,
+        seed: int = 0,
+        compute_dtype: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = DiT(size, checkpointing, compute_dtype)
+        self.codec, self.text = codec, text
+        self.grid, self.shift, self.guidance, self.negative_prompt = grid, shift, guidance, negative_prompt
+        self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
+        self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
+        if weights is not None:
+            load(self.net, weights)
+        self.ema = EMA(self.net, ema, warmup=True)
+        if isinstance(codec, nn.Module):
+            codec.requires_grad_(False)
+
+    @property
+    def iteration(self) -> int:
+        return int(self.ema.updates)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x0 = self.latents(batch)
+        noise = SampleNoise(self.seed, self.iteration, batch.index, "teacher", x0.device)
+        t = flow.sigma_table(self.shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
+        keep = noise.uniform() >= self.dropout
+        prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
+        eps = noise.normal(*x0.shape[1:])
+        predicted = self.net(flow.add_noise(x0, eps, t, self.shift), t, self.embed(prompts))
+        loss = losses.flow_matching(predicted, x0, eps)
+        self.log("teacher/loss", loss, prog_bar=True)
+        return loss
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Clean latents of a batch, encoded here if it brings video."""
+        if batch.latents is not None:
+            return batch.latents
+        if batch.video is None:
+            raise ValueError("this stage needs latents or video, but the datamodule gives prompts only: use WorldData or ShardData")
+        return self.codec.encode(batch.video)
+
+    def embed(self, prompts: list[str]) -> Tensor:
+        return self.text.embed(prompts).to(self.device)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.ema.update(self.net)
+
+    def x0(self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None) -> Tensor:
+        """Guided prediction c + w (c - u) of x0 for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
+        net = net or self.net
+        if negative is None or self.guidance == 0:
+            return flow.to_x0(x_t, net(x_t, t, text), t, self.shift)
+        both = net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([text, negative.expand_as(text)]))
+        c, u = (flow.to_x0(x_t, v, t, self.shift) for v in both.chunk(2))
+        return c + self.guidance * (c - u)
+
+    @torch.no_grad()
+    def trajectory(self, prompts: list[str], frames: int, steps: int, noise: Tensor, ema: bool = True) -> tuple[Tensor, Tensor]:
+        """Deterministic Euler path from `noise` [B, F, C, H, W].
+
+        Returns:
+            Samples `[B, steps + 1, F, C, H, W]` from noise to data and their timesteps `[steps + 1]`, the last 0.
+        """
+        net = self.ema.net if ema else self.net
+        levels = flow.euler_times(steps, self.shift).to(noise.device)
+        text, negative = self.embed(prompts), self.embed([self.negative_prompt])
+        x, path = noise, [noise]
+        for now, then in zip(levels[:-1], levels[1:], strict=True):
+            t = (now * flow.TIMESTEPS).expand(len(prompts))
+            x0 = self.x0(x, t, text, negative, net)
+            x = x0 + then / now * (x - x0)
+            path.append(x)
+        return torch.stack(path, 1), levels * flow.TIMESTEPS
+
+    def sample(self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0) -> Tensor:
+        """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, i)."""
+        noise = SampleNoise(seed, 0, range(len(prompts)), "sample", self.device)
+        start = noise.normal(frames, self.net.size.channels, *self.grid)
+        return self.trajectory(prompts, frames, steps, start)[0][:, -1]
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        left = 1 - step / max(self.trainer.max_steps, 1)
+        return min(1.0, (step + 1) / self.warmup) * min(1.0, left / self.decay_share + 0.01)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        self.log("teacher/gradient_norm", norm)
+
+    def on_train_end(self) -> None:
+        if self.out and self.trainer.is_global_zero:
+            save(self.ema.net, Path(self.out))
+
+
+
