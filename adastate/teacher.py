@@ -33,7 +33,7 @@ class Teacher(pl.LightningModule):
         lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
             last `decay_share` of `trainer.max_steps`.
         ema: decay of the weights that are saved and sampled from.
-        out: safetensors file for the averaged weights, written at the end.
+        out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
         compute_dtype, checkpointing: see `DiT`.
     """
@@ -57,6 +57,7 @@ class Teacher(pl.LightningModule):
         decay_share: float = 0.3,
         ema: float = 0.999,
         out: str | None = None,
+        save_every: int = 500,
         seed: int = 0,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
@@ -67,6 +68,7 @@ class Teacher(pl.LightningModule):
         self.grid, self.shift, self.guidance, self.negative_prompt = grid, shift, guidance, negative_prompt
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
+        self.save_every = save_every
         if weights is not None:
             load(self.net, weights)
         self.ema = EMA(self.net, ema, warmup=True)
@@ -102,6 +104,8 @@ class Teacher(pl.LightningModule):
 
     def on_train_batch_end(self, *_: object) -> None:
         self.ema.update(self.net)
+        if self.iteration % self.save_every == 0:
+            self._save()
 
     def x0(self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None) -> Tensor:
         """Guided prediction c + w (c - u) of x0 for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
@@ -150,6 +154,9 @@ class Teacher(pl.LightningModule):
         self.log("teacher/gradient_norm", norm)
 
     def on_train_end(self) -> None:
+        self._save()
+
+    def _save(self) -> None:
         if self.out and self.trainer.is_global_zero:
             save(self.ema.net, Path(self.out))
 
