@@ -26,6 +26,8 @@ FrameMask = tuple[tuple[bool, ...], ...]
 Rotate = Callable[[Tensor, Positions], Tensor]
 """Rotates raw keys `[B, L, N, K]` to the given frame positions."""
 
+Probe = Callable[[int, Tensor, Tensor], None]
+
 
 class Memory(Protocol):
     """What one network pass reads besides its own tokens, and where it leaves its own keys."""
@@ -42,6 +44,10 @@ class Memory(Protocol):
 
     def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Takes the pass's own raw keys and values `[B, L, N, K]`."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """Called with (layer, rotated queries, rotated keys) of every attention, for measurements; usually None."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,298 @@
+"""Pictures to files that people look at: mp4 video, animated GIF, strips of a rollout over time.
+
+Pictures are `[..., 3, h, w]`, floats in [-1, 1] or bytes. A rollout is a list of chunks, each the pictures
+`[B, T, 3, h, w]` that it added to the stream, and beside it a list of equal length with the decoded hidden states.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GROUND = (19, 20, 23)
+FAINT = (52, 54, 60)
+DIM = (148, 151, 160)
+INK = (233, 234, 238)
+AMBER = (255, 183, 77)
+TEAL = (94, 203, 191)
+
+WATCHABLE = 256
+"""Shorter side, in pixels, below which a video file is enlarged."""
+
+CHUNK_GAP, PICTURE_GAP, MARGIN, GUTTER = 10, 2, 20, 54
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1] to bytes on the CPU, same shape; bytes pass. What is not finite becomes black."""
+    if pictures.dtype == torch.uint8:
+        return pictures.cpu()
+    level = torch.nan_to_num(pictures.detach().float(), nan=-1.0, posinf=-1.0, neginf=-1.0)
+    return (level * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+
+class VideoWriter:
+    """Streams pictures into an h264 mp4; memory does not grow with the length of the video.
+
+    The file appears under its name when it is complete: until `close` it lies beside it as `.<name>.part`.
+    As a context manager it closes at the end, and leaves nothing behind if the block raises.
+
+    Args:
+        path: of the mp4; its folder is made.
+        fps: pictures a second.
+        height, width: of the pictures, in pixels. Odd sides are padded by one, as h264 needs even ones.
+        scale: whole factor of enlargement, pixels stay squares; None enlarges tiny video to `WATCHABLE`.
+        crf: quality of x264, smaller is better; 18 is hard to tell from the original.
+    """
+
+    def __init__(
+        self, path: str | Path, fps: float, height: int, width: int, scale: int | None = None, crf: int = 18
+    ) -> None:
+        self.path = Path(path)
+        self.height, self.width, self.pictures = height, width, 0
+        self.scale = scale or math.ceil(WATCHABLE / min(height, width, WATCHABLE))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._container: Any = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        self._stream.height, self._stream.width = (side * self.scale + side * self.scale % 2 for side in (height, width))
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "2"}
+
+    def append(self, pictures: Tensor) -> None:
+        """Adds `[T, 3, h, w]` to the end of the video."""
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.height, self.width):
+            raise ValueError(
+                f"pictures of shape {tuple(pictures.shape)}, but {self.path.name} takes [T, 3, {self.height}, {self.width}]"
+            )
+        for picture in to_uint8(pictures).permute(0, 2, 3, 1).numpy():
+            large = picture.repeat(self.scale, 0).repeat(self.scale, 1)
+            even = np.pad(large, ((0, large.shape[0] % 2), (0, large.shape[1] % 2), (0, 0)), mode="edge")
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            self.pictures += 1
+
+    def close(self) -> None:
+        """Completes the file and gives it its name."""
+        if not self.pictures:
+            self.discard()
+            raise ValueError(f"no pictures for {self.path}: append some before closing, or call discard()")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._part.replace(self.path)
+
+    def discard(self) -> None:
+        """Drops what was written; an older file of that name stays."""
+        self._container.close()
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int = 40) -> bytes:
+    """`[T, 3, h, w]` as an endless GIF, small enough for an event file.
+
+    Tiny pictures are enlarged by a whole factor, large ones shrunk to `max_height`. Of a video longer than
+    `max_frames` every k-th picture is kept at its own time; beyond 0.25 s a picture that turns into a time lapse.
+    """
+    stride = math.ceil(video.shape[0] / max_frames)
+    frames = [fit(picture, max_height) for picture in to_uint8(video[::stride])]
+    # One palette for all: a palette a frame doubles the size and makes still grounds flicker.
+    sample = [np.asarray(frames[i]) for i in np.linspace(0, len(frames) - 1, min(8, len(frames))).astype(int)]
+    palette = Image.fromarray(np.concatenate(sample)).quantize(256, Image.Quantize.MEDIANCUT)
+    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    out = io.BytesIO()
+    pause = round(1000 * min(stride / fps, 0.25))
+    flat[0].save(out, "GIF", save_all=True, append_images=flat[1:], duration=pause, loop=0)
+    return out.getvalue()
+
+
+def fit(picture: Tensor, height: int) -> Image.Image:
+    """`[3, h, w]` as an image at most `height` high: enlarged by a whole factor, or shrunk to exactly that."""
+    image = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
+    size = _fitted(*picture.shape[-2:], height)
+    return image.resize(size, Image.Resampling.NEAREST if size[1] >= picture.shape[-2] else Image.Resampling.LANCZOS)
+
+
+def _fitted(h: int, w: int, height: int) -> tuple[int, int]:
+    """Width and height of a picture of h x w made to fit."""
+    if h <= height:
+        return w * (height // h), h * (height // h)
+    return max(1, round(w * height / h)), height
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The columns of one chunk."""
+
+    chunk: int
+    left: int  # pixels
+    columns: int
+
+
+def strip(
+    chunks: Sequence[Tensor],
+    states: Sequence[Tensor | None] | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    fps: float = 8,
+    title: str = "",
+    horizon: int | None = None,
+    cell_height: int = 96,
+    max_width: int = 2240,
+) -> Image.Image:
+    """A rollout on one sheet: time to the right, a row per prompt, the hidden states under their chunks.
+
+    As many pictures of each chunk are shown as the width allows, from its first on; if not even one fits, chunks
+    evenly spaced from the first to the last. The state of a chunk stands under the chunk's first picture; further
+    pictures of the same state follow under the chunk's further ones.
+
+    Args:
+        chunks: pictures `[B, T, 3, h, w]` that each chunk added.
+        states: decoded state `[B, T', 3, h, w]` of each chunk; None where there was none.
+        prompts: text above the rows, one each.
+        fps: for the seconds on the time axis.
+        horizon: chunks of a training rollout; a line marks every multiple of it.
+        cell_height: largest height of a picture in pixels.
+        max_width: of the sheet in pixels.
+    """
+    if states is not None and len(states) != len(chunks):
+        raise ValueError(f"{len(states)} states for {len(chunks)} chunks: give one for each, None where there is none")
+    if prompts and len(prompts) != chunks[0].shape[0]:
+        raise ValueError(f"{len(prompts)} prompts for {chunks[0].shape[0]} rows: give one for each")
+    rows, (h, w) = chunks[0].shape[0], chunks[0].shape[-2:]
+    space = max_width - 2 * MARGIN - GUTTER
+    cell_height = min(cell_height, max(1, space * h // w)) if w * cell_height > space * h else cell_height
+    cell = _fitted(h, w, cell_height)
+    groups = _columns(len(chunks), max(c.shape[1] for c in chunks), cell[0], space)
+    with_states = states is not None and any(s is not None for s in states)
+
+    row_height = (24 if prompts else 0) + cell[1] + (cell[1] + 4 if with_states else 0)
+    head = (32 if title else 0) + 44
+    right = groups[-1].left + groups[-1].columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP
+    least = MARGIN * 2 + _text_width(legible(title), 17) if title else 0
+    width = min(max_width, max(MARGIN + GUTTER + right + MARGIN, least))
+    sheet = Image.new("RGB", (width, MARGIN + head + rows * (row_height + 16) - 16 + MARGIN), GROUND)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((MARGIN, MARGIN - 4), shorten(title, 17, width - 2 * MARGIN), INK, font(17))
+
+    left, top = MARGIN + GUTTER, MARGIN + head
+    _time_axis(draw, groups, chunks, left, top - 38, cell[0], fps)
+    marks = _horizon_marks(groups, horizon, left)
+    for x, name in marks.items():
+        draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)
+        draw.text((x - 5, top - 36), name, AMBER, font(12), anchor="rt")
+    for row in range(rows):
+        if prompts:
+            draw.text((left, top), shorten(prompts[row], 14, width - left - MARGIN), INK, font(14))
+            top += 24
+        for x in marks:
+            draw.line((x, top, x, top + row_height - (24 if prompts else 0)), fill=AMBER, width=2)
+        draw.text((MARGIN, top + cell[1] // 2), "video", DIM, font(12), anchor="lm")
+        _place(sheet, groups, [c[row] for c in chunks], left, top, cell)
+        top += cell[1] + 4
+        if with_states and states is not None:
+            draw.text((MARGIN, top + cell[1] // 2), "state", TEAL, font(12), anchor="lm")
+            _place(sheet, groups, [None if s is None else s[row] for s in states], left, top, cell)
+            top += cell[1] + 4
+        top += 12
+    return sheet
+
+
+def _columns(chunks: int, pictures: int, cell: int, space: int) -> list[_Group]:
+    def span(shown: int, columns: int) -> int:
+        return shown * (columns * (cell + PICTURE_GAP) - PICTURE_GAP + CHUNK_GAP) - CHUNK_GAP
+
+    fitting = [p for p in range(1, pictures + 1) if span(chunks, p) <= space]
+    columns, step = (fitting[-1] if fitting else 1), cell + PICTURE_GAP
+    shown = chunks if fitting else max(1, (space + CHUNK_GAP) // (cell + CHUNK_GAP))
+    which = [round(i * (chunks - 1) / max(shown - 1, 1)) for i in range(shown)]
+    return [_Group(c, i * (columns * step - PICTURE_GAP + CHUNK_GAP), columns) for i, c in enumerate(which)]
+
+
+def _place(
+    sheet: Image.Image, groups: list[_Group], clips: list[Tensor | None], left: int, top: int, cell: tuple[int, int]
+) -> None:
+    for group in groups:
+        clip = clips[group.chunk]
+        if clip is None:
+            box = (left + group.left, top, left + group.left + cell[0] - 1, top + cell[1] - 1)
+            ImageDraw.Draw(sheet).rectangle(box, outline=FAINT)
+            continue
+        shown = min(group.columns, clip.shape[0])
+        for i in range(shown):
+            image = fit(clip[i * clip.shape[0] // shown], cell[1])
+            sheet.paste(image, (left + group.left + i * (cell[0] + PICTURE_GAP), top))
+
+
+def _time_axis(
+    draw: ImageDraw.ImageDraw, groups: list[_Group], chunks: Sequence[Tensor], left: int, top: int, cell: int, fps: float
+) -> None:
+    """Chunk numbers, and the second of every picture if there is room for it."""
+    starts = np.cumsum([0] + [c.shape[1] for c in chunks])
+    for group in groups:
+        pictures = chunks[group.chunk].shape[1]
+        shown = min(group.columns, pictures)
+        x, width = left + group.left, group.columns * (cell + PICTURE_GAP) - PICTURE_GAP
+        if len(chunks) > 1:
+            name = f"chunk {group.chunk}" if _text_width("chunk 000", 12) <= width else str(group.chunk)
+            draw.text((x, top), name, INK, font(12))
+        for i in range(shown):
+            seconds = f"{(starts[group.chunk] + i * pictures // shown) / fps:.1f} s"
+            if _text_width(seconds, 11) <= cell:
+                draw.text((x + i * (cell + PICTURE_GAP), top + 15), seconds, DIM, font(11))
+
+
+def _horizon_marks(groups: list[_Group], horizon: int | None, left: int) -> dict[int, str]:
+    """Where a multiple of the training horizon ends, and which."""
+    return {
+        left + group.left - CHUNK_GAP // 2 - 1: f"{group.chunk // horizon}x"
+        for before, group in zip(groups, groups[1:], strict=False)
+        if horizon and group.chunk // horizon > before.chunk // horizon
+    }
+
+
+@lru_cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _text_width(text: str, size: int) -> int:
+    return math.ceil(font(size).getlength(text))
+
+
+def legible(text: str) -> str:
+    """`text` in the letters that PIL's built-in font has: accents fall off, other scripts become question marks."""
+    plain = unicodedata.normalize("NFKD", text.replace("×", "x").replace("–", "-").replace("—", "-"))
+    kept = (c for c in plain if not unicodedata.combining(c))
+    return "".join(c if c.isascii() and c.isprintable() or c in "·“”" else " " if c.isspace() else "?" for c in kept)
+
+
+def shorten(text: str, size: int, width: int) -> str:
+    """`text` made legible and cut to `width` pixels at font size `size`."""
+    text = " ".join(legible(text).split())
+    if _text_width(text, size) <= width:
+        return text
+    while text and _text_width(text + "...", size) > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

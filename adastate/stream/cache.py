@@ -1,0 +1,189 @@
+"""StateCache: the anchor slot and the window of a stream. It is made by the caller and passed in.
+
+Three verbs. `view` gives a network pass something to read and a place to leave its keys; nothing that a view
+refers to ever changes, so a view stays right under activation checkpointing, which reads again in backward.
+`commit` takes what the clean pass left: the new state's keys and values replace the old state's, the chunk's
+enter the window, the oldest frames leave it. `reset` forgets. Bookkeeping is host integers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adastate.stream.anchors import renew
+from adastate.stream.frames import HIDDEN, Frames
+from adastate.stream.positions import Layout, layout
+from adastate.stream.spec import StreamSpec
+from adastate.types import FrameMask, Positions, Probe, Rotate
+
+_Memo = dict[tuple[bool, int], tuple[Tensor, Tensor]]
+
+
+class StateCache:
+    """What a stream remembers.
+
+    Args:
+        spec: the stream's choices.
+        probe: called at every attention of every pass, for measurements.
+    """
+
+    def __init__(self, spec: StreamSpec, probe: Probe | None = None) -> None:
+        self.spec, self.probe = spec, probe
+        self.reset()
+
+    def reset(self) -> None:
+        self.anchor: Frames | None = None
+        self.window: Frames | None = None
+        self.frames = 0
+        """Frames committed so far: the stream index of the next one."""
+        self.chunks = 0
+        """Commits so far."""
+        self._rotated: _Memo = {}
+
+    @property
+    def state_queries(self) -> int:
+        """State frames to be denoised with the next chunk."""
+        if self.spec.anchor != "state" or (self.spec.state_init == "first_frame" and self.anchor is None):
+            return 0
+        return self.spec.state_frames
+
+    @property
+    def bytes(self) -> int:
+        return sum(f.bytes for f in (self.anchor, self.window) if f is not None)
+
+    @property
+    def tokens(self) -> int:
+        """Cached keys per layer and sample."""
+        return sum(f.keys[0].shape[1] for f in (self.anchor, self.window) if f is not None)
+
+    def view(self, frames: int, state_queries: int, clean: bool = False, keep: bool = False) -> View:
+        """Memory for one pass over [state_queries state frames | frames chunk frames].
+
+        Args:
+            clean: the clean pass, which may be barred from the old state.
+            keep: keep what the pass stages, for `commit`.
+        """
+        anchor = self.anchor
+        if clean and not self.spec.clean_sees_old and state_queries:
+            anchor = None
+        elif clean and anchor is not None and self.spec.state_grad and self.chunks % self.spec.state_grad == 0:
+            anchor = anchor.detach()  # truncates the state's backpropagation through time
+        places = layout(
+            self.spec,
+            anchor.source if anchor else (),
+            self.window.source if self.window else (),
+            state_queries,
+            self.frames,
+            frames,
+        )
+        return View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe)
+
+    def commit(self, clean: View, exit: View | None = None) -> None:
+        """Takes what the clean pass staged. With straight-through gradients `exit` is the exit pass's view."""
+        written = clean.staged(self.frames, self.chunks)
+        if exit is not None:
+            written = _straight_through(written, exit.staged(self.frames, self.chunks))
+        elif not self.spec.state_grad:
+            written = written.detach()
+        queries = clean.state_queries
+        state = written.first(queries) if queries else None
+        chunk = written.drop_first(queries)
+        if self.spec.state_grad:
+            chunk = chunk.detach()
+        grown = chunk if self.window is None else self.window.append(chunk)
+        self.anchor, window = renew(self.spec, self.anchor, state, grown)
+        if self.spec.past_frames is not None:
+            window = window.last(self.spec.past_frames)
+        self.window = window.compact() if window.count else None
+        self.anchor = self.anchor.compact() if self.anchor is not None else None
+        self.frames += chunk.count
+        self.chunks += 1
+        self._rotated = {}
+
+
+class View:
+    """The `Memory` of one pass (adastate.types)."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        anchor: Frames | None,
+        window: Frames | None,
+        places: Layout,
+        rotated: _Memo,
+        keep: bool,
+        probe: Probe | None,
+    ) -> None:
+        self._context = [(f, at) for f, at in ((anchor, places.anchor), (window, places.past)) if f is not None]
+        self._with_anchor = anchor is not None
+        self._rotated, self._keep = rotated, keep
+        self._staged: dict[int, tuple[Tensor, Tensor]] = {}
+        self.places, self.probe = places, probe
+        self.visible = _visible(spec, places)
+
+    @property
+    def query_positions(self) -> Positions:
+        return self.places.state + self.places.chunk
+
+    @property
+    def state_queries(self) -> int:
+        return len(self.places.state)
+
+    @property
+    def seen(self) -> list[tuple[int, int, int]]:
+        """(stream index, RoPE index, chunk whose clean pass wrote it) of every cached frame in view."""
+        return [(s, at, w) for f, ats in self._context for s, at, w in zip(f.source, ats, f.written, strict=True)]
+
+    def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
+        if not self._context:
+            return None
+        known = self._rotated.get((self._with_anchor, layer))
+        if known is not None:
+            return known
+        keys = [rotate(f.keys[layer], at) for f, at in self._context]
+        k, v = _join(keys), _join([f.values[layer] for f, _ in self._context])
+        # The passes of a chunk see the same cache at the same places: rotate once. Not under a graph, which
+        # would be shared between passes that are backpropagated apart.
+        if not (k.requires_grad or v.requires_grad):
+            self._rotated[self._with_anchor, layer] = (k, v)
+        return k, v
+
+    def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
+        if self._keep:
+            self._staged.setdefault(layer, (k, v))  # not again when checkpointing recomputes the pass
+
+    def staged(self, start: int, chunk: int) -> Frames:
+        """What the pass left, [state | chunk], as frames of the stream from `start` on."""
+        if not self._staged:
+            raise RuntimeError("commit needs a view made with keep=True, after its pass has run")
+        layers = [self._staged[i] for i in range(len(self._staged))]
+        state, content = len(self.places.state), len(self.places.chunk)
+        source = (HIDDEN,) * state + tuple(range(start, start + content))
+        return Frames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _visible(spec: StreamSpec, places: Layout) -> FrameMask | None:
+    """Rows [state | chunk] over columns [anchor | past | state | chunk]; None where all see all."""
+    if not places.state or spec.state_visibility == "both":
+        return None
+    old, past, new, own = (len(p) for p in (places.anchor, places.past, places.state, places.chunk))
+    state = (True,) * (old + past + new + own)
+    if spec.state_visibility == "previous":
+        chunk = (True,) * (old + past) + (False,) * new + (True,) * own
+    else:
+        chunk = (False,) * old + (True,) * (past + new + own)
+    return (state,) * new + (chunk,) * own
+
+
+def _straight_through(values: Frames, gradient: Frames) -> Frames:
+    """Frames with the values of one pass and the gradient of another: sg(clean) + exit - sg(exit)."""
+
+    def mix(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.detach() + (y - y.detach()) for x, y in zip(a, b, strict=True))
+
+    return Frames(mix(values.keys, gradient.keys), mix(values.values, gradient.values), values.source, values.written)

@@ -1,0 +1,72 @@
+"""Cached keys and values of some latent frames, for all layers. Immutable: every operation makes a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HIDDEN = -1
+"""Stream index of a state frame: it stands for no picture."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Raw keys (before RoPE) and values of `count` frames.
+
+    Attributes:
+        keys, values: one `[B, count * L, N, K]` per layer, L tokens a frame.
+        source: stream index of every frame, HIDDEN for a state.
+        written: chunk in whose clean pass each frame was written.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    source: tuple[int, ...]
+    written: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.source)
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.keys[0].shape[1] // self.count if self.count else 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def append(self, other: Frames) -> Frames:
+        return Frames(
+            tuple(torch.cat(pair, 1) for pair in zip(self.keys, other.keys, strict=True)),
+            tuple(torch.cat(pair, 1) for pair in zip(self.values, other.values, strict=True)),
+            self.source + other.source,
+            self.written + other.written,
+        )
+
+    def _slice(self, begin: int, end: int) -> Frames:
+        rows = slice(begin * self.frame_tokens, end * self.frame_tokens)
+        return Frames(
+            tuple(k[:, rows] for k in self.keys),
+            tuple(v[:, rows] for v in self.values),
+            self.source[begin:end],
+            self.written[begin:end],
+        )
+
+    def first(self, n: int) -> Frames:
+        return self._slice(0, min(n, self.count))
+
+    def last(self, n: int) -> Frames:
+        return self._slice(max(0, self.count - n), self.count)
+
+    def drop_first(self, n: int) -> Frames:
+        return self._slice(min(n, self.count), self.count)
+
+    def compact(self) -> Frames:
+        """A copy that does not keep alive the larger tensors that this one is a view of."""
+        return Frames(tuple(k.clone() for k in self.keys), tuple(v.clone() for v in self.values), self.source, self.written)
+
+    def detach(self) -> Frames:
+        return Frames(tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.source, self.written)
