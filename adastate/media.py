@@ -181,7 +181,7 @@ def strip(
         raise ValueError(f"{len(prompts)} prompts for {chunks[0].shape[0]} rows: give one for each")
     rows, (h, w) = chunks[0].shape[0], chunks[0].shape[-2:]
     space = max_width - 2 * MARGIN - GUTTER
-    cell_height = min(cell_height, max(1, space * h // w)) if w * cell_height > space * h else cell_height
+    cell_height = min(cell_height, max(1, space * h // w))
     cell = _fitted(h, w, cell_height)
     groups = _columns(len(chunks), max(c.shape[1] for c in chunks), cell[0], space)
     with_states = states is not None and any(s is not None for s in states)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -109,3 +109,19 @@ def _predict(student: Student, x: Tensor, t: float, view: View, shift: float) ->
 
 def _times(x: Tensor, t: float) -> Tensor:
     return torch.full(x.shape[:2], t, device=x.device)
+
+
+def forced(
+    student: Student, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
+) -> Iterator[Tensor]:
+    """Teacher forcing through the cache: the flow of each noisy [state | chunk], after the clean ones before it.
+
+    It sees just what a stream sees (slots, state, window), where the masked forward over two copies knows no state.
+    """
+    for x, x0, times in zip(noisy, clean, t, strict=True):
+        queries = x.shape[1] - cache.spec.chunk_frames
+        yield student(x, times, cache.view(cache.spec.chunk_frames, queries))
+        view = cache.view(cache.spec.chunk_frames, queries, clean=True, keep=True)
+        with torch.no_grad():
+            student(x0, _times(x0, cache.spec.context_noise), view)
+        cache.commit(view)

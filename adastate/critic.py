@@ -1,0 +1,61 @@
+"""Critic: the bidirectional network that follows the student's distribution and gives the fake score."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from adastate import flow, losses
+from adastate.net import DiT, Size
+from adastate.noise import SampleNoise
+from adastate.weights import load
+
+LEVELS = 4
+"""Bands of noise for which the loss is told apart."""
+
+
+class Critic(pl.LightningModule):
+    """Flow matching on the student's rollouts.
+
+    Args:
+        size: geometry of the network, the teacher's or the student's.
+        weights: safetensors file or "builtin" to start from (the teacher's own, as a rule).
+        shift: of the noise table; the teacher's.
+        time_shift: shift of the timesteps drawn for training; None takes `shift`.
+        compute_dtype, checkpointing: see DiT.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        weights: str | None = None,
+        shift: float = 5.0,
+        time_shift: float | None = None,
+        compute_dtype: str | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = DiT(size, checkpointing, compute_dtype)
+        self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
+        if weights is not None:
+            load(self.net, weights)
+
+    def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
+        return flow.to_x0(x_t, self.net(x_t, t, text), t, self.shift)
+
+    def loss(self, x: Tensor, text: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise."""
+        x = x.detach()
+        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.time_shift)
+        eps = noise.normal(*x.shape[1:])
+        predicted = self.net(flow.add_noise(x, eps, t, self.shift), t, text)
+        each = losses.per_sample_flow_matching(predicted, x, eps)
+        band = (flow.sigma(t, self.shift) * LEVELS).long().clamp(max=LEVELS - 1)
+        found = {
+            f"critic/loss_noise_{100 * b // LEVELS}_{100 * (b + 1) // LEVELS}": each[band == b].mean().detach()
+            for b in range(LEVELS)
+            if bool((band == b).any())
+        }
+        return each.mean(), found
+

@@ -1,0 +1,253 @@
+"""Distill: teacher, student and critic together. Horizon-weighted distribution matching on the student's own rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from adastate import flow, losses
+from adastate.critic import Critic
+from adastate.encoders import Codec
+from adastate.noise import SampleNoise, shared_integer
+from adastate.student import Student
+from adastate.teacher import Teacher
+from adastate.types import Batch, Chunk
+from adastate.weights import save
+
+StateLoss = Literal["none", "dmd"]
+
+
+class Distill(pl.LightningModule):
+    """Distils the teacher into the streaming student.
+
+    One iteration takes `global_batch` prompts, however many processes and micro batches that means. Every
+    `student_every`-th iteration updates the student, every iteration the critic.
+
+    Args:
+        teacher: gives the real score; frozen.
+        student: rolls out, and learns.
+        critic: gives the fake score; learns to follow the student.
+        iterations: length of the run.
+        global_batch: prompts an iteration; a multiple of processes x the datamodule's batch. Gradients are
+            accumulated to it.
+        student_every: critic updates per student update.
+        critic_updates: critic updates an iteration.
+        critic_fresh: whether each critic update has a rollout of its own; otherwise those of an iteration share one,
+            the student's where there is one.
+        critic_first: iterations at the start in which only the critic learns.
+        horizon_weight: alpha of losses.horizon_weight.
+        horizon_law: its law [D].
+        state_loss: `none`: the state learns through attention alone; `dmd`: a second scored clip has a frame of each
+            chunk replaced by the chunk's state, with gradient on those frames only [D].
+        state_stands_for: which frame of its chunk that is [D].
+        score_range: timesteps at which the scores are compared are clamped to it.
+        score_shift: shift of those timesteps; None takes the teacher's.
+        student_lr, critic_lr, betas, weight_decay, clip: of the two AdamW, clipped each by its own norm.
+        out: safetensors file for the student's averaged weights.
+        seed: of all randomness in training.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Student,
+        critic: Critic,
+        iterations: int = 600,
+        global_batch: int = 64,
+        student_every: int = 5,
+        critic_updates: int = 1,
+        critic_fresh: bool = True,
+        critic_first: int = 0,
+        horizon_weight: float = 2.0,
+        horizon_law: losses.HorizonLaw = "linear",
+        state_loss: StateLoss = "none",
+        state_stands_for: Literal["first", "last"] = "last",
+        score_range: tuple[float, float] = (20.0, 980.0),
+        score_shift: float | None = None,
+        student_lr: float = 2e-6,
+        critic_lr: float = 4e-7,
+        betas: tuple[float, float] = (0.0, 0.999),
+        weight_decay: float = 0.01,
+        clip: float = 10.0,
+        out: str | None = None,
+        save_every: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        spec = student.spec
+        if spec.anchor == "state" and spec.state_visibility == "previous" and state_loss == "none":
+            if spec.cache_grad == "detached" and not spec.state_grad:
+                raise ValueError(
+                    "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: set "
+                    "state_loss: dmd, cache_grad: straight_through or state_grad: 1"
+                )
+        if state_loss != "none" and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):
+            raise ValueError("state_loss: dmd needs anchor: state with at most as many frames as a chunk")
+        self.automatic_optimization = False
+        self.teacher, self.student, self.critic = teacher.requires_grad_(False).eval(), student, critic
+        self.iterations, self.global_batch, self.student_every = iterations, global_batch, student_every
+        self.critic_updates, self.critic_fresh, self.critic_first = critic_updates, critic_fresh, critic_first
+        self.horizon_weight, self.horizon_law = horizon_weight, horizon_law
+        self.state_loss, self.state_stands_for = state_loss, state_stands_for
+        self.score_range = score_range
+        self.score_shift = teacher.shift if score_shift is None else score_shift
+        self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
+        self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
+        self.weight = losses.horizon_weight(student.rollout_frames, horizon_weight, horizon_law)
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    # ---- what callbacks look at
+
+    @property
+    def iteration(self) -> int:
+        """Own counter: Lightning's global_step counts the steps of both optimisers."""
+        return int(self.count)
+
+    @property
+    def codec(self) -> Codec:
+        return self.student.codec
+
+    @property
+    def rollout_frames(self) -> int:
+        return self.student.rollout_frames
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.student.chunk_frames
+
+    def stream(self, prompts: list[str], frames: int, seed: int = 0) -> Iterator[Chunk]:
+        return self.student.stream(prompts, frames, seed)
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        text, negative = self.student.embed(batch.prompts), self.student.embed([self.teacher.negative_prompt])
+        micro = batch_idx % self.accumulate
+        teaches = self.iteration >= self.critic_first and self.iteration % self.student_every == 0
+        x = None
+        if teaches:
+            chunks = self.rollout(text, batch.index, "student", grad=True)
+            x = torch.cat([c.content for c in chunks], 1)
+            loss, found = self.student_loss(x, chunks, text, negative, batch.index)
+            self._learn("student", loss, micro, found)
+            x = x.detach()
+        for update in range(self.critic_updates):
+            if x is None or self.critic_fresh:
+                fresh = self.rollout(text, batch.index, f"critic {update}", grad=False)
+                x = torch.cat([c.content for c in fresh], 1)
+            noise = self.noise(batch.index, f"critic score {update}")
+            loss, found = self.critic.loss(x, text, noise)
+            self._learn("critic", loss, micro, found, whole=update == self.critic_updates - 1)
+        if micro == self.accumulate - 1:
+            if teaches:
+                self.student.ema.update(self.student.net)
+            self._next_iteration()
+
+    def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
+        """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
+        level = shared_integer(len(self.student.spec.timesteps), self.seed, self.iteration, purpose)
+        noise = self.noise(index, f"rollout {purpose}")
+        return list(self.student.rollout(text, noise, self.rollout_frames, level, grad) if grad else self._quiet(text, noise, level))
+
+    def _quiet(self, text: Tensor, noise: SampleNoise, level: int) -> list[Chunk]:
+        with torch.no_grad():
+            return list(self.student.rollout(text, noise, self.rollout_frames, level))
+
+    def noise(self, index: Tensor, purpose: str) -> SampleNoise:
+        return SampleNoise(self.seed, self.iteration, index, purpose, self.device)
+
+    def student_loss(
+        self, x: Tensor, chunks: list[Chunk], text: Tensor, negative: Tensor, index: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Horizon-weighted DMD of the emitted frames `x` [B, F, C, H, W], and of the states if they have a loss."""
+        g, gap = self.score(x, text, negative, self.noise(index, "score"))
+        loss = losses.dmd(x, g, self.weight)
+        found = {"student/score_gap": gap, "student/dmd_gradient": g.abs().mean()}
+        if self.state_loss == "dmd":
+            clip, mask = self._states_in_place(x.detach(), chunks)
+            g, gap = self.score(clip, text, negative, self.noise(index, "state score"))
+            loss = loss + losses.dmd(clip, g, mask=mask)
+            found["student/state_score_gap"] = gap
+        return loss, found
+
+    @torch.no_grad()
+    def score(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
+        """(DMD gradient `[B, F, C, H, W]`, mean |x0_fake - x0_real|) at one timestep a clip."""
+        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.score_shift, *self.score_range)
+        x_t = flow.add_noise(x, noise.normal(*x.shape[1:]), t, self.teacher.shift)
+        fake = self.critic.x0(x_t, t, text)
+        real = self.teacher.x0(x_t, t, text, negative)
+        return losses.dmd_gradient(x, real, fake), (fake - real).abs().mean()
+
+    def _states_in_place(self, x: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
+        """(the clip with a frame of each chunk replaced by its state, mask [B, F] of those frames)."""
+        clip, mask = [], torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        for content, chunk in zip(x.split(self.chunk_frames, 1), chunks, strict=True):
+            if chunk.state is None:
+                clip.append(content)
+                continue
+            size = chunk.state.shape[1]
+            first = 0 if self.state_stands_for == "first" else self.chunk_frames - size
+            clip.append(torch.cat([content[:, :first], chunk.state, content[:, first + size :]], 1))
+            start = chunk.index * self.chunk_frames + first
+            mask[:, start : start + size] = True
+        return torch.cat(clip, 1), mask
+
+    # ---- optimisation
+
+    @property
+    def accumulate(self) -> int:
+        """Micro batches an iteration."""
+        micro = self._batch * self.trainer.world_size
+        if self.global_batch % micro:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of {self.trainer.world_size} processes x batch "
+                f"{self._batch}: change the datamodule's batch"
+            )
+        return self.global_batch // micro
+
+    def on_fit_start(self) -> None:
+        self._batch = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
+        self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
+
+    def _learn(self, name: str, loss: Tensor, micro: int, found: dict[str, Tensor], whole: bool = True) -> None:
+        """Backward of one network's loss and, when the global batch is whole, its step."""
+        optimizer = self.optimizers()[0 if name == "student" else 1]  # type: ignore[index]
+        net = self.student.net if name == "student" else self.critic.net
+        self.manual_backward(loss / self.accumulate)
+        if micro == self.accumulate - 1:
+            norm = nn.utils.clip_grad_norm_(net.parameters(), self.clip)
+            if not torch.isfinite(norm):
+                raise RuntimeError(f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are in {self.out}")
+            optimizer.step()
+            optimizer.zero_grad()
+            found = {**found, f"{name}/gradient_norm": norm}
+        if whole:
+            self.log_dict({**found, f"{name}/loss": loss.detach().float()}, batch_size=self._batch)
+
+    def _next_iteration(self) -> None:
+        self.count += 1
+        if self.iteration % self.save_every == 0 or self.iteration >= self.iterations:
+            self.save()
+        if self.iteration >= self.iterations:
+            self.trainer.should_stop = True
+
+    def save(self) -> None:
+        if self.out and self.trainer.is_global_zero:
+            save(self.student.ema.net, Path(self.out))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        def adamw(net: nn.Module, lr: float) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(net.parameters(), lr, self.betas, weight_decay=self.weight_decay)
+
+        return [adamw(self.student.net, self.student_lr), adamw(self.critic.net, self.critic_lr)]
+
+    def train(self, mode: bool = True) -> Distill:
+        super().train(mode)
+        self.teacher.eval()
+        return self
