@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from adastate.net import DiT
+
 
 class EMA(nn.Module):
     """Keeps a second copy of `net`; `decay` is the weight of the old. Before `start` updates it is a plain copy.
@@ -15,16 +17,16 @@ class EMA(nn.Module):
     The copy is a submodule, so checkpoints carry it.
     """
 
-    def __init__(self, net: nn.Module, decay: float, start: int = 0, warmup: bool = False) -> None:
+    def __init__(self, net: DiT, decay: float, start: int = 0, warmup: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay {decay} must lie in [0, 1): it is the weight of the old average")
-        self.net = copy.deepcopy(net).requires_grad_(False).eval()
+        self.net: DiT = copy.deepcopy(net).requires_grad_(False).eval()
         self.decay, self.start, self.warmup = decay, start, warmup
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
+    def update(self, net: DiT) -> None:
         self.updates += 1
         n = int(self.updates)
         decay = 0.0 if n <= self.start else min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay

@@ -1,33 +1,108 @@
-"""`adastate fit --config ...`: every training stage through the Lightning CLI."""
+"""The command line: `adastate fit`, and the commands that make and watch videos."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+import tempfile
+import warnings
+from pathlib import Path
 
-import lightning.pytorch as pl
-from lightning.pytorch.cli import LightningCLI
+import yaml
+
+COMMANDS = {  # name: (module with main(argv), one line of help)
+    "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
+    "train": ("adastate.pipeline", "the whole pipeline, from data to evaluated rollouts"),
+    "generate": ("adastate.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
+    "evaluate": ("adastate.evaluate", "measure rollouts against their prompts"),
+    "trajectories": ("adastate.trajectories", "write the teacher's ODE paths as shards"),
+    "shards": ("datamodules.make", "turn a folder of videos (or the tiny world) into shards"),
+}
 
 
-class CLI(LightningCLI):
-    def add_arguments_to_parser(self, parser) -> None:  # type: ignore[no-untyped-def]
-        pass
+def fit(argv: list[str]) -> None:
+    """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
+    from adastate.config import ConfigError, compose, is_variable
+
+    files, overrides, rest = _split(argv, is_variable)
+    try:
+        config = compose(files, overrides)
+    except ConfigError as error:
+        raise SystemExit(f"adastate: {error}") from error
+    root = (config.get("trainer") or {}).get("default_root_dir")
+    if root:
+        _require_writable(Path(root))
+    # what these say every time is known here: encoders are frozen, shards are streamed
+    for known in ("LeafSpec", "eval mode at the start", "does not have many workers", "IterableDataset"):
+        warnings.filterwarnings("ignore", f".*{known}.*")
+    with tempfile.TemporaryDirectory() as folder:
+        merged = Path(folder) / "config.yaml"
+        merged.write_text(yaml.safe_dump(config, sort_keys=False))
+        _lightning(["fit", "--config", str(merged), *rest])
 
 
-def fit(args: list[str]) -> None:
-    CLI(
+def _lightning(argv: list[str]) -> None:
+    import lightning.pytorch as pl
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    class SaveConfig(SaveConfigCallback):
+        """The resolved config lies in the run folder itself, where `generate` finds it."""
+
+        def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+    LightningCLI(
         pl.LightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"parser_mode": "omegaconf+"},
-        args=args,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+        auto_configure_optimizers=False,
+        args=argv,
     )
 
 
-def main() -> None:
-    fit(sys.argv[1:])
+def _split(argv: list[str], is_variable) -> tuple[list[Path], list[str], list[str]]:  # type: ignore[no-untyped-def]
+    """(config files, overrides of our variables, everything else)."""
+    files, overrides, rest = [], [], []
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-c"):
+            files.append(Path(next(words)))
+        elif word.startswith("--config="):
+            files.append(Path(word.partition("=")[2]))
+        elif is_variable(word):
+            value = word if "=" in word else f"{word}={next(words)}"
+            overrides.append(value.removeprefix("--"))
+        else:
+            rest.append(word)
+    return files, overrides, rest
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f"adastate: the run folder {folder} cannot be written ({error.strerror}); set RUN=another/folder") from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help") or argv[0] not in COMMANDS:
+        lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
+        wrong = f"adastate: no command {argv[0]!r}\n" if argv and argv[0] not in ("-h", "--help", "help") else ""
+        print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
+        raise SystemExit(2 if wrong else 0)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if argv[0] == "fit":
+        return fit(argv[1:])
+    importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
 
 
 if __name__ == "__main__":

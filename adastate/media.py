@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,9 @@ TEAL = (94, 203, 191)
 
 WATCHABLE = 256
 """Shorter side, in pixels, below which a video file is enlarged."""
+
+LIKENESS = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2018: "'", 0x2019: "'"}
+"""Times sign, dashes and single quotes, which PIL's built-in font has not."""
 
 CHUNK_GAP, PICTURE_GAP, MARGIN, GUTTER = 10, 2, 20, 54
 
@@ -68,7 +72,7 @@ class VideoWriter:
         self._part = self.path.with_name(f".{self.path.name}.part")
         self._container: Any = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        self._stream.height, self._stream.width = (side * self.scale + side * self.scale % 2 for side in (height, width))
+        self._stream.height, self._stream.width = _even(height * self.scale), _even(width * self.scale)
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "2"}
 
@@ -76,7 +80,8 @@ class VideoWriter:
         """Adds `[T, 3, h, w]` to the end of the video."""
         if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.height, self.width):
             raise ValueError(
-                f"pictures of shape {tuple(pictures.shape)}, but {self.path.name} takes [T, 3, {self.height}, {self.width}]"
+                f"pictures of shape {tuple(pictures.shape)}, but {self.path.name} takes "
+                f"[T, 3, {self.height}, {self.width}]"
             )
         for picture in to_uint8(pictures).permute(0, 2, 3, 1).numpy():
             large = picture.repeat(self.scale, 0).repeat(self.scale, 1)
@@ -101,11 +106,15 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is None:
             self.close()
         else:
             self.discard()
+
+
+def _even(side: int) -> int:
+    return side + side % 2
 
 
 def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int = 40) -> bytes:
@@ -129,7 +138,7 @@ def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int 
 def fit(picture: Tensor, height: int) -> Image.Image:
     """`[3, h, w]` as an image at most `height` high: enlarged by a whole factor, or shrunk to exactly that."""
     image = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
-    size = _fitted(*picture.shape[-2:], height)
+    size = _fitted(picture.shape[-2], picture.shape[-1], height)
     return image.resize(size, Image.Resampling.NEAREST if size[1] >= picture.shape[-2] else Image.Resampling.LANCZOS)
 
 
@@ -145,7 +154,7 @@ class _Group:
     """The columns of one chunk."""
 
     chunk: int
-    left: int  # pixels
+    left: int  # pixels from the edge of the sheet
     columns: int
 
 
@@ -188,17 +197,17 @@ def strip(
 
     row_height = (24 if prompts else 0) + cell[1] + (cell[1] + 4 if with_states else 0)
     head = (32 if title else 0) + 44
-    right = groups[-1].left + groups[-1].columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP
+    right = groups[-1].left + groups[-1].columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP + MARGIN
     least = MARGIN * 2 + _text_width(legible(title), 17) if title else 0
-    width = min(max_width, max(MARGIN + GUTTER + right + MARGIN, least))
+    width = min(max_width, max(right, least))
     sheet = Image.new("RGB", (width, MARGIN + head + rows * (row_height + 16) - 16 + MARGIN), GROUND)
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((MARGIN, MARGIN - 4), shorten(title, 17, width - 2 * MARGIN), INK, font(17))
 
     left, top = MARGIN + GUTTER, MARGIN + head
-    _time_axis(draw, groups, chunks, left, top - 38, cell[0], fps)
-    marks = _horizon_marks(groups, horizon, left)
+    _time_axis(draw, groups, [c.shape[1] for c in chunks], top - 38, cell[0], fps)
+    marks = _horizon_marks(groups, horizon)
     for x, name in marks.items():
         draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)
         draw.text((x - 5, top - 36), name, AMBER, font(12), anchor="rt")
@@ -209,11 +218,11 @@ def strip(
         for x in marks:
             draw.line((x, top, x, top + row_height - (24 if prompts else 0)), fill=AMBER, width=2)
         draw.text((MARGIN, top + cell[1] // 2), "video", DIM, font(12), anchor="lm")
-        _place(sheet, groups, [c[row] for c in chunks], left, top, cell)
+        _place(sheet, groups, [c[row] for c in chunks], top, cell)
         top += cell[1] + 4
-        if with_states and states is not None:
+        if states is not None and with_states:
             draw.text((MARGIN, top + cell[1] // 2), "state", TEAL, font(12), anchor="lm")
-            _place(sheet, groups, [None if s is None else s[row] for s in states], left, top, cell)
+            _place(sheet, groups, [None if s is None else s[row] for s in states], top, cell)
             top += cell[1] + 4
         top += 12
     return sheet
@@ -224,50 +233,51 @@ def _columns(chunks: int, pictures: int, cell: int, space: int) -> list[_Group]:
         return shown * (columns * (cell + PICTURE_GAP) - PICTURE_GAP + CHUNK_GAP) - CHUNK_GAP
 
     fitting = [p for p in range(1, pictures + 1) if span(chunks, p) <= space]
-    columns, step = (fitting[-1] if fitting else 1), cell + PICTURE_GAP
+    columns = fitting[-1] if fitting else 1
     shown = chunks if fitting else max(1, (space + CHUNK_GAP) // (cell + CHUNK_GAP))
     which = [round(i * (chunks - 1) / max(shown - 1, 1)) for i in range(shown)]
-    return [_Group(c, i * (columns * step - PICTURE_GAP + CHUNK_GAP), columns) for i, c in enumerate(which)]
+    step = span(1, columns) + CHUNK_GAP
+    return [_Group(chunk, MARGIN + GUTTER + i * step, columns) for i, chunk in enumerate(which)]
 
 
 def _place(
-    sheet: Image.Image, groups: list[_Group], clips: list[Tensor | None], left: int, top: int, cell: tuple[int, int]
+    sheet: Image.Image, groups: list[_Group], clips: Sequence[Tensor | None], top: int, cell: tuple[int, int]
 ) -> None:
     for group in groups:
         clip = clips[group.chunk]
         if clip is None:
-            box = (left + group.left, top, left + group.left + cell[0] - 1, top + cell[1] - 1)
+            box = (group.left, top, group.left + cell[0] - 1, top + cell[1] - 1)
             ImageDraw.Draw(sheet).rectangle(box, outline=FAINT)
             continue
         shown = min(group.columns, clip.shape[0])
         for i in range(shown):
             image = fit(clip[i * clip.shape[0] // shown], cell[1])
-            sheet.paste(image, (left + group.left + i * (cell[0] + PICTURE_GAP), top))
+            sheet.paste(image, (group.left + i * (cell[0] + PICTURE_GAP), top))
 
 
 def _time_axis(
-    draw: ImageDraw.ImageDraw, groups: list[_Group], chunks: Sequence[Tensor], left: int, top: int, cell: int, fps: float
+    draw: ImageDraw.ImageDraw, groups: list[_Group], pictures: list[int], top: int, cell: int, fps: float
 ) -> None:
     """Chunk numbers, and the second of every picture if there is room for it."""
-    starts = np.cumsum([0] + [c.shape[1] for c in chunks])
+    starts = np.cumsum([0, *pictures])
     for group in groups:
-        pictures = chunks[group.chunk].shape[1]
-        shown = min(group.columns, pictures)
-        x, width = left + group.left, group.columns * (cell + PICTURE_GAP) - PICTURE_GAP
-        if len(chunks) > 1:
+        own = pictures[group.chunk]
+        shown = min(group.columns, own)
+        x, width = group.left, group.columns * (cell + PICTURE_GAP) - PICTURE_GAP
+        if len(pictures) > 1:
             name = f"chunk {group.chunk}" if _text_width("chunk 000", 12) <= width else str(group.chunk)
             draw.text((x, top), name, INK, font(12))
         for i in range(shown):
-            seconds = f"{(starts[group.chunk] + i * pictures // shown) / fps:.1f} s"
+            seconds = f"{(starts[group.chunk] + i * own // shown) / fps:.1f} s"
             if _text_width(seconds, 11) <= cell:
                 draw.text((x + i * (cell + PICTURE_GAP), top + 15), seconds, DIM, font(11))
 
 
-def _horizon_marks(groups: list[_Group], horizon: int | None, left: int) -> dict[int, str]:
+def _horizon_marks(groups: list[_Group], horizon: int | None) -> dict[int, str]:
     """Where a multiple of the training horizon ends, and which."""
     return {
-        left + group.left - CHUNK_GAP // 2 - 1: f"{group.chunk // horizon}x"
-        for before, group in zip(groups, groups[1:], strict=False)
+        group.left - CHUNK_GAP // 2 - 1: f"{group.chunk // horizon}x"
+        for before, group in pairwise(groups)
         if horizon and group.chunk // horizon > before.chunk // horizon
     }
 
@@ -283,9 +293,9 @@ def _text_width(text: str, size: int) -> int:
 
 def legible(text: str) -> str:
     """`text` in the letters that PIL's built-in font has: accents fall off, other scripts become question marks."""
-    plain = unicodedata.normalize("NFKD", text.replace("×", "x").replace("–", "-").replace("—", "-"))
+    plain = unicodedata.normalize("NFKD", text.translate(LIKENESS))
     kept = (c for c in plain if not unicodedata.combining(c))
-    return "".join(c if c.isascii() and c.isprintable() or c in "·“”" else " " if c.isspace() else "?" for c in kept)
+    return "".join(c if " " <= c <= "~" or c in "·“”" else " " if c.isspace() else "?" for c in kept)
 
 
 def shorten(text: str, size: int, width: int) -> str:

@@ -22,7 +22,7 @@ class Teacher(pl.LightningModule):
 
     Args:
         size: geometry of the network.
-        codec, text: pixels to latents and prompts to embeddings.
+        codec, text: pixels to latents and prompts to embeddings; a teacher that only scores latents needs neither.
         grid: latent height and width of the clips it samples.
         weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
         shift: of the noise table; more puts more of the levels near noise.
@@ -32,7 +32,7 @@ class Teacher(pl.LightningModule):
         dropout: share of prompts replaced by the negative prompt while training.
         lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
             last `decay_share` of `trainer.max_steps`.
-        ema: decay of the weights that are saved and sampled from.
+        ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
         compute_dtype, checkpointing: see `DiT`.
@@ -41,9 +41,9 @@ class Teacher(pl.LightningModule):
     def __init__(
         self,
         size: Size,
-        codec: Codec,
-        text: TextEncoder,
-        grid: tuple[int, int] = (8, 8),
+        codec: Codec | None = None,
+        text: TextEncoder | None = None,
+        grid: tuple[int, int] = (60, 104),
         weights: str | None = None,
         shift: float = 5.0,
         guidance: float = 3.0,
@@ -55,7 +55,7 @@ class Teacher(pl.LightningModule):
         clip: float = 1.0,
         warmup: int = 60,
         decay_share: float = 0.3,
-        ema: float = 0.999,
+        ema: float | None = 0.999,
         out: str | None = None,
         save_every: int = 500,
         seed: int = 0,
@@ -71,13 +71,13 @@ class Teacher(pl.LightningModule):
         self.save_every = save_every
         if weights is not None:
             load(self.net, weights)
-        self.ema = EMA(self.net, ema, warmup=True)
+        self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 
     @property
     def iteration(self) -> int:
-        return int(self.ema.updates)
+        return int(self.ema.updates) if self.ema is not None else 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
@@ -91,19 +91,29 @@ class Teacher(pl.LightningModule):
         self.log("teacher/loss", loss, prog_bar=True)
         return loss
 
+    @property
+    def averaged(self) -> DiT:
+        """The weights to sample from."""
+        return self.net if self.ema is None else self.ema.net
+
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents of a batch, encoded here if it brings video."""
         if batch.latents is not None:
             return batch.latents
         if batch.video is None:
             raise ValueError("this stage needs latents or video, but the datamodule gives prompts only: use WorldData or ShardData")
+        if self.codec is None:
+            raise ValueError("this teacher was made without a codec and cannot encode video")
         return self.codec.encode(batch.video)
 
     def embed(self, prompts: list[str]) -> Tensor:
+        if self.text is None:
+            raise ValueError("this teacher was made without a text encoder")
         return self.text.embed(prompts).to(self.device)
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.ema.update(self.net)
+        if self.ema is not None:
+            self.ema.update(self.net)
         if self.iteration % self.save_every == 0:
             self._save()
 
@@ -123,7 +133,7 @@ class Teacher(pl.LightningModule):
         Returns:
             Samples `[B, steps + 1, F, C, H, W]` from noise to data and their timesteps `[steps + 1]`, the last 0.
         """
-        net = self.ema.net if ema else self.net
+        net = self.averaged if ema else self.net
         levels = flow.euler_times(steps, self.shift).to(noise.device)
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
         x, path = noise, [noise]
@@ -158,7 +168,7 @@ class Teacher(pl.LightningModule):
 
     def _save(self) -> None:
         if self.out and self.trainer.is_global_zero:
-            save(self.ema.net, Path(self.out))
+            save(self.averaged, Path(self.out))
 
 
 

@@ -1,0 +1,146 @@
+"""Composition of YAML files before Lightning reads them.
+
+Files are merged in order, then `${...}` is resolved over the merged whole, so that one block (`size`, `stream`,
+`codec`, ...) can be written once and serve teacher, student and critic. Those blocks are variables: they are taken
+out again, and what is left is a plain LightningCLI config. Keys are checked against the constructors that they are
+for, because an unknown key deserves its nearest neighbour, its file and its line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
+VARIABLES = ("run", "size", "teacher_size", "stream", "codec", "text", "grid", "flow")
+
+Path_ = tuple[str, ...]
+Lines = dict[Path_, str]
+
+
+class ConfigError(ValueError):
+    """A mistake in a config file or an override, told in one sentence."""
+
+
+def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The merged, resolved and checked config of `files` and dotted `overrides` ("size.width=64")."""
+    merged, lines = OmegaConf.create(), Lines()
+    for file in files:
+        merged = OmegaConf.merge(merged, OmegaConf.create(_read(file, lines)))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(merged, key, yaml.safe_load(value))
+        lines[tuple(key.split("."))] = f"--{override}"
+    try:
+        config = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
+    assert isinstance(config, dict)
+    _check_names("the top level", config, (*LIGHTNING, *VARIABLES), (), lines)
+    plain = {k: v for k, v in config.items() if k in LIGHTNING}
+    for key in ("model", "data"):
+        if key in plain:
+            _check_class(plain[key], (key,), lines)
+    _check_names("the trainer", plain.get("trainer") or {}, _parameters(pl.Trainer), ("trainer",), lines)
+    for name in VARIABLES:
+        if name not in ("run", "grid", "flow"):
+            _check_block(name, config.get(name), lines)
+    return typing.cast(dict[str, Any], plain)
+
+
+def is_variable(argument: str) -> bool:
+    """Whether a command-line argument ("--stream.past_frames=6") sets a variable of ours."""
+    name = argument.removeprefix("--").split("=")[0].split(".")[0]
+    return argument.startswith("--") and name in VARIABLES
+
+
+def _read(file: Path, lines: Lines) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
+    text = file.read_text()
+    try:
+        node = yaml.compose(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if node is None:
+        return {}
+    _record(node, (), file, lines)
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds no keys at its top level")
+    return content
+
+
+def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            lines[here] = f"{file}, line {key.start_mark.line + 1}"
+            _record(value, here, file, lines)
+
+
+def _where(error: OmegaConfBaseException, lines: Lines) -> str:
+    key = tuple(p for p in re.split(r"[.\[\]]", getattr(error, "full_key", "") or "") if p)
+    return f"{lines[key]}: " if key in lines else ""
+
+
+def _check_class(node: Any, path: Path_, lines: Lines) -> None:
+    """Checks `init_args` of a {class_path, init_args} node, and of those within it."""
+    if not isinstance(node, dict):
+        return
+    if "class_path" not in node:
+        for key, value in node.items():
+            _check_class(value, (*path, key), lines)
+        return
+    where = node["class_path"]
+    module, _, name = where.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        at = lines.get((*path, "class_path"), ".".join(path))
+        raise ConfigError(f"{at}: there is no class {where} ({error})") from error
+    arguments = node.get("init_args") or {}
+    _check_names(where, arguments, _parameters(cls), (*path, "init_args"), lines)
+    hints = typing.get_type_hints(cls.__init__)
+    for key, value in arguments.items():
+        hint = hints.get(key)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            _check_names(key, value, [f.name for f in dataclasses.fields(hint)], (*path, "init_args", key), lines)
+        else:
+            _check_class(value, (*path, "init_args", key), lines)
+
+
+def _check_block(name: str, block: Any, lines: Lines) -> None:
+    from adastate.net import Size
+    from adastate.stream import StreamSpec
+
+    kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "stream": StreamSpec}
+    if name in kinds and isinstance(block, dict):
+        _check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
+    elif isinstance(block, dict):
+        _check_class(block, (name,), lines)
+
+
+def _check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Path_, lines: Lines) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            at = lines.get((*path, str(key)), ".".join((*path, str(key))))
+            raise ConfigError(f"{at}: {what} has no {key!r}; {hint}")
+
+
+def _parameters(cls: Any) -> list[str]:
+    return [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "args", "kwargs")]
