@@ -26,15 +26,24 @@ from omegaconf.errors import OmegaConfBaseException
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
 VARIABLES = ("run", "size", "teacher_size", "stream", "codec", "text", "grid", "flow")
 
+T = typing.TypeVar("T")
 Path_ = tuple[str, ...]
 Lines = dict[Path_, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A composed config: what Lightning reads, and the variables that it was made with."""
+
+    lightning: dict[str, Any]
+    variables: dict[str, Any]
 
 
 class ConfigError(ValueError):
     """A mistake in a config file or an override, told in one sentence."""
 
 
-def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """The merged, resolved and checked config of `files` and dotted `overrides` ("size.width=64")."""
     merged, lines = OmegaConf.create(), Lines()
     for file in files:
@@ -57,7 +66,32 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> dict[str, A
     for name in VARIABLES:
         if name not in ("run", "grid", "flow"):
             _check_block(name, config.get(name), lines)
-    return typing.cast(dict[str, Any], plain)
+    return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
+
+
+def build(node: dict[str, Any], base: type[T]) -> T:
+    """The object that a {class_path, init_args} node describes, as LightningCLI would make it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(base, "it")
+    return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": node})).it)
+
+
+def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
+    """Composes the `--config` files and variable overrides of a command line; the other arguments come back."""
+    files, overrides, rest = [], [], []
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-c"):
+            files.append(Path(next(words, "")))
+        elif word.startswith("--config="):
+            files.append(Path(word.partition("=")[2]))
+        elif is_variable(word):
+            overrides.append((word if "=" in word else f"{word}={next(words, '')}").removeprefix("--"))
+        else:
+            rest.append(word)
+    return compose(files, overrides), rest
 
 
 def is_variable(argument: str) -> bool:

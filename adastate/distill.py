@@ -123,6 +123,9 @@ class Distill(pl.LightningModule):
     def stream(self, prompts: list[str], frames: int, seed: int = 0) -> Iterator[Chunk]:
         return self.student.stream(prompts, frames, seed)
 
+    def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
+        return self.student.attention_share(prompts, frames, seed)
+
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from adastate.config import ConfigError, read_command
+
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
     "train": ("adastate.pipeline", "the whole pipeline, from data to evaluated rollouts"),
@@ -23,13 +25,8 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
 
 def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
-    from adastate.config import ConfigError, compose, is_variable
-
-    files, overrides, rest = _split(argv, is_variable)
-    try:
-        config = compose(files, overrides)
-    except ConfigError as error:
-        raise SystemExit(f"adastate: {error}") from error
+    composed, rest = read_command(argv)
+    config = composed.lightning
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
@@ -66,23 +63,6 @@ def _lightning(argv: list[str]) -> None:
     )
 
 
-def _split(argv: list[str], is_variable) -> tuple[list[Path], list[str], list[str]]:  # type: ignore[no-untyped-def]
-    """(config files, overrides of our variables, everything else)."""
-    files, overrides, rest = [], [], []
-    words = iter(argv)
-    for word in words:
-        if word in ("--config", "-c"):
-            files.append(Path(next(words)))
-        elif word.startswith("--config="):
-            files.append(Path(word.partition("=")[2]))
-        elif is_variable(word):
-            value = word if "=" in word else f"{word}={next(words)}"
-            overrides.append(value.removeprefix("--"))
-        else:
-            rest.append(word)
-    return files, overrides, rest
-
-
 def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +80,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if argv[0] == "fit":
-        return fit(argv[1:])
-    importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
+    try:
+        run(argv[1:])
+    except ConfigError as error:
+        raise SystemExit(f"adastate: {error}") from error
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ class VideoWriter:
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.height, self._stream.width = _even(height * self.scale), _even(width * self.scale)
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "2"}
+        # One thread and a quick preset: a preview is encoded while training wants the processor.
+        self._stream.options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
 
     def append(self, pictures: Tensor) -> None:
         """Adds `[T, 3, h, w]` to the end of the video."""
@@ -85,7 +86,8 @@ class VideoWriter:
             )
         for picture in to_uint8(pictures).permute(0, 2, 3, 1).numpy():
             large = picture.repeat(self.scale, 0).repeat(self.scale, 1)
-            even = np.pad(large, ((0, large.shape[0] % 2), (0, large.shape[1] % 2), (0, 0)), mode="edge")
+            odd = [(0, side % 2) for side in large.shape[:2]]
+            even = np.pad(large, (*odd, (0, 0)), mode="edge") if any(pad for _, pad in odd) else large
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
             self.pictures += 1
 
@@ -126,7 +128,8 @@ def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int 
     stride = math.ceil(video.shape[0] / max_frames)
     frames = [fit(picture, max_height) for picture in to_uint8(video[::stride])]
     # One palette for all: a palette a frame doubles the size and makes still grounds flicker.
-    sample = [np.asarray(frames[i]) for i in np.linspace(0, len(frames) - 1, min(8, len(frames))).astype(int)]
+    k = math.ceil(frames[0].height / 64)
+    sample = [np.asarray(frame)[::k, ::k] for frame in frames]
     palette = Image.fromarray(np.concatenate(sample)).quantize(256, Image.Quantize.MEDIANCUT)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()

@@ -17,6 +17,7 @@ from adastate.net import DiT, Size
 from adastate.net.masks import teacher_forcing
 from adastate.noise import SampleNoise
 from adastate.stream import StateCache, StreamSpec, prefill, rollout
+from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, forced
 from adastate.types import Batch, Chunk, Memory, Probe
 from adastate.weights import load, save
@@ -146,6 +147,8 @@ class Student(pl.LightningModule):
         """
         noise = SampleNoise(seed, 0, range(len(prompts)), "stream", self.device)
         cache = StateCache(self.spec, probe)
+        if isinstance(probe, AttentionShare):
+            probe.cache = cache
         student = Bound(self.ema.net, self.embed(prompts))
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % self.spec.chunk_frames == 1)
@@ -157,6 +160,13 @@ class Student(pl.LightningModule):
             if chunk is None:
                 return
             yield chunk
+
+    def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
+        """Mean share of a chunk's attention that goes to the anchor, the past and its own pass, for every chunk."""
+        share = AttentionShare()
+        for _ in self.stream(prompts, frames, seed, probe=share):
+            share.end_chunk()
+        return share.shares
 
     # ---- initialisation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder
 from adastate.net import DiT, Size
 from adastate.noise import SampleNoise
-from adastate.types import Batch
+from adastate.types import Batch, Chunk
 from adastate.weights import load, save
 
 
@@ -24,6 +25,7 @@ class Teacher(pl.LightningModule):
         size: geometry of the network.
         codec, text: pixels to latents and prompts to embeddings; a teacher that only scores latents needs neither.
         grid: latent height and width of the clips it samples.
+        rollout_frames: latent frames of a clip.
         weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
         shift: of the noise table; more puts more of the levels near noise.
         guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
@@ -44,6 +46,7 @@ class Teacher(pl.LightningModule):
         codec: Codec | None = None,
         text: TextEncoder | None = None,
         grid: tuple[int, int] = (60, 104),
+        rollout_frames: int = 21,
         weights: str | None = None,
         shift: float = 5.0,
         guidance: float = 3.0,
@@ -65,6 +68,7 @@ class Teacher(pl.LightningModule):
         super().__init__()
         self.net = DiT(size, checkpointing, compute_dtype)
         self.codec, self.text = codec, text
+        self.rollout_frames = rollout_frames
         self.grid, self.shift, self.guidance, self.negative_prompt = grid, shift, guidance, negative_prompt
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
@@ -74,6 +78,10 @@ class Teacher(pl.LightningModule):
         self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.rollout_frames
 
     @property
     def iteration(self) -> int:
@@ -127,28 +135,33 @@ class Teacher(pl.LightningModule):
         return c + self.guidance * (c - u)
 
     @torch.no_grad()
-    def trajectory(self, prompts: list[str], frames: int, steps: int, noise: Tensor, ema: bool = True) -> tuple[Tensor, Tensor]:
-        """Deterministic Euler path from `noise` [B, F, C, H, W].
+    def trajectory(self, prompts: list[str], noise: Tensor, levels: Tensor) -> Tensor:
+        """Guided deterministic Euler path from `noise` [B, F, C, H, W] along `levels`, from 1 to 0.
 
         Returns:
-            Samples `[B, steps + 1, F, C, H, W]` from noise to data and their timesteps `[steps + 1]`, the last 0.
+            Samples at every level, `[B, len(levels), F, C, H, W]`, from noise to data.
         """
-        net = self.averaged if ema else self.net
-        levels = flow.euler_times(steps, self.shift).to(noise.device)
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
+        levels = levels.to(noise.device)
         x, path = noise, [noise]
         for now, then in zip(levels[:-1], levels[1:], strict=True):
             t = (now * flow.TIMESTEPS).expand(len(prompts))
-            x0 = self.x0(x, t, text, negative, net)
+            x0 = self.x0(x, t, text, negative, self.averaged)
             x = x0 + then / now * (x - x0)
             path.append(x)
-        return torch.stack(path, 1), levels * flow.TIMESTEPS
+        return torch.stack(path, 1)
 
-    def sample(self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0) -> Tensor:
+    def sample(self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0, shift: float | None = None) -> Tensor:
         """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, i)."""
         noise = SampleNoise(seed, 0, range(len(prompts)), "sample", self.device)
         start = noise.normal(frames, self.net.size.channels, *self.grid)
-        return self.trajectory(prompts, frames, steps, start)[0][:, -1]
+        levels = flow.euler_times(steps, self.shift if shift is None else shift)
+        return self.trajectory(prompts, start, levels)[:, -1]
+
+    def stream(self, prompts: list[str], frames: int, seed: int = 0) -> Iterator[Chunk]:
+        """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
+        clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed)
+        yield Chunk(0, 0, clip, None, passes=16)
 
     def configure_optimizers(self) -> dict[str, object]:
         optimizer = torch.optim.AdamW(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)

@@ -26,7 +26,8 @@ FrameMask = tuple[tuple[bool, ...], ...]
 Rotate = Callable[[Tensor, Positions], Tensor]
 """Rotates raw keys `[B, L, N, K]` to the given frame positions."""
 
-Probe = Callable[[int, Tensor, Tensor], None]
+Probe = Callable[[int, Tensor, Tensor, FrameMask | None], None]
+"""Sees (layer, rotated queries, rotated keys, frame mask) of every attention of a pass; for measurements."""
 
 
 class Memory(Protocol):
@@ -47,7 +48,7 @@ class Memory(Protocol):
 
     @property
     def probe(self) -> Probe | None:
-        """Called with (layer, rotated queries, rotated keys) of every attention, for measurements; usually None."""
+        """Called at every attention; usually None."""
 
 
 @dataclass(frozen=True)

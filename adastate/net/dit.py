@@ -129,7 +129,7 @@ class Block(nn.Module):
             if past is not None:
                 k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
             if memory.probe is not None:
-                memory.probe(self.layer, q, k)
+                memory.probe(self.layer, q, k, pass_.visible)
         x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
         q = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))

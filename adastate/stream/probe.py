@@ -1,0 +1,48 @@
+"""What attention looks at: its share per kind of key."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from adastate.stream.cache import StateCache
+from adastate.types import FrameMask
+
+KINDS = ("state", "past", "own")
+
+
+class AttentionShare:
+    """Mean attention of chunk queries on the anchor ("state"), the past and the pass's own keys, chunk by chunk.
+
+    Averaged over layers, heads, queries and the passes of a chunk. Set `cache` before the first pass.
+    """
+
+    def __init__(self) -> None:
+        self.cache: StateCache | None = None
+        self.shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        self._sum, self._count = [0.0, 0.0, 0.0], 0
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
+        assert self.cache is not None
+        cache = self.cache
+        frames = cache.state_queries + cache.spec.chunk_frames
+        tokens = q.shape[1] // frames
+        first = cache.state_queries * tokens
+        scores = q[:, first:].transpose(1, 2).float() @ k.permute(0, 2, 3, 1).float() * q.shape[-1] ** -0.5
+        old = (cache.anchor.count if cache.anchor is not None else 0) * tokens
+        past = (cache.window.count if cache.window is not None else 0) * tokens
+        if k.shape[1] != old + past + q.shape[1]:
+            return  # a clean pass that is barred from the old state
+        if visible is not None:
+            hidden = [j for j, seen in enumerate(visible[-1]) if not seen]
+            for j in hidden:
+                scores[..., j * tokens : (j + 1) * tokens] = float("-inf")
+        weight = scores.softmax(-1).mean((0, 1, 2))
+        parts = (weight[:old], weight[old : old + past], weight[old + past :])
+        self._sum = [a + float(part.sum()) for a, part in zip(self._sum, parts, strict=True)]
+        self._count += 1
+
+    def end_chunk(self) -> None:
+        """Call once a chunk has come."""
+        for kind, total in zip(KINDS, self._sum, strict=True):
+            self.shares[kind].append(total / max(self._count, 1))
+        self._sum, self._count = [0.0, 0.0, 0.0], 0

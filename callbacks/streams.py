@@ -1,0 +1,51 @@
+"""The little that callbacks ask of a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+
+from adastate.encoders import Codec
+from adastate.types import Chunk
+
+
+@runtime_checkable
+class Counts(Protocol):
+    @property
+    def iteration(self) -> int:
+        """Training iterations done. Unlike Lightning's global_step it does not count each optimiser's steps."""
+
+
+@runtime_checkable
+class Streams(Counts, Protocol):
+    """A module that can be watched: Teacher, Student and Distill."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def rollout_frames(self) -> int:
+        """Latent frames of a training rollout: the horizon."""
+
+    def stream(self, prompts: list[str], frames: int, seed: int) -> Iterator[Chunk]:
+        """Averaged weights, and the same noise whenever the seed is the same."""
+
+
+@runtime_checkable
+class SharesAttention(Protocol):
+    def attention_share(self, prompts: list[str], frames: int, seed: int) -> dict[str, list[float]]:
+        """Mean share of the attention that goes to each kind of key ("state", "past", "own"), chunk by chunk."""
+
+
+def iteration(trainer: pl.Trainer, module: pl.LightningModule) -> int:
+    """The module's own count; Lightning's for a module with one optimiser that keeps none."""
+    return module.iteration if isinstance(module, Counts) else trainer.global_step
+
+
+def log_scalars(trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
+    """Writes to all loggers at the module's own iteration, which `module.log` cannot."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step)

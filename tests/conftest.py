@@ -1,0 +1,25 @@
+"""Tiny fixtures. Everything runs on one thread of a CPU and draws the same numbers every time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adastate.net import DiT
+from tests.tiny import NetStudent, random_net
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def net() -> DiT:
+    return random_net()
+
+
+@pytest.fixture
+def student(net: DiT) -> NetStudent:
+    return NetStudent(net)

@@ -1,0 +1,86 @@
+"""Attention: the formula, the frame mask, and the two ways to obey it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate.net import attention
+from adastate.net.attention import attend
+from adastate.net.masks import block_causal, teacher_forcing
+from adastate.types import FrameMask
+from tests.tiny import normal
+
+L = 3  # tokens a frame
+
+
+def qkv(frames: int, keys: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    keys = frames if keys is None else keys
+    return normal(2, frames * L, 2, 8, seed=1), normal(2, keys * L, 2, 8, seed=2), normal(2, keys * L, 2, 8, seed=3)
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, visible: FrameMask | None) -> Tensor:
+    """Softmax over the visible keys, token by token in float64."""
+    out = torch.zeros_like(q, dtype=torch.float64)
+    for i in range(q.shape[1]):
+        seen = [j for j in range(k.shape[1]) if visible is None or visible[i // L][j // L]]
+        score = torch.einsum("bnk,bjnk->bnj", q[:, i].double(), k[:, seen].double()) / q.shape[-1] ** 0.5
+        out[:, i] = torch.einsum("bnj,bjnk->bnk", score.softmax(-1), v[:, seen].double())
+    return out
+
+
+STREAMING: FrameMask = ((True,) * 6, (False, True, True, True, True, True), (False, True, True, True, True, True))
+MASKS = {
+    "causal": block_causal(6, 2),
+    "window": block_causal(6, 2, 3),
+    "teacher forcing": teacher_forcing(4, 2),
+    "streaming": STREAMING,
+    "first alone": block_causal(5, 2, first=1),
+    "all": ((True,) * 3,) * 3,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("limit", [attention.DENSE_LIMIT, 0], ids=["dense", "groups"])
+def test_a_masked_query_sees_its_row(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "DENSE_LIMIT", limit)
+    mask = MASKS[name]
+    q, k, v = qkv(len(mask), len(mask[0]))
+    got = attend(q, k, v, mask, L)
+    assert torch.allclose(got.double(), by_hand(q, k, v, mask), atol=1e-6)
+    if name != "all":
+        assert not torch.allclose(got.double(), by_hand(q, k, v, None), atol=1e-2), "the mask matters"
+
+
+def test_without_a_mask_all_is_seen() -> None:
+    q, k, v = qkv(2, 5)
+    assert torch.allclose(attend(q, k, v).double(), by_hand(q, k, v, None), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["window", "teacher forcing", "streaming"])
+def test_both_ways_have_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = MASKS[name]
+
+    def gradients(limit: int) -> list[Tensor]:
+        monkeypatch.setattr(attention, "DENSE_LIMIT", limit)
+        parts = [x.requires_grad_() for x in qkv(len(mask), len(mask[0]))]
+        attend(*parts, mask, L).square().sum().backward()
+        return [x.grad for x in parts if x.grad is not None]
+
+    dense, groups = gradients(2**21), gradients(0)
+    assert len(dense) == 3
+    for a, b in zip(dense, groups, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["all", "window"])
+def test_bf16_with_gradient_is_the_same_attention(name: str) -> None:
+    """On a CPU it takes another path (spelled out), which must agree with the kernel's within bf16."""
+    mask = MASKS[name]
+    q, k, v = (x.bfloat16() for x in qkv(len(mask)))
+    kernel = attend(q, k, v, mask, L)
+    spelled = attend(q.requires_grad_(), k, v, mask, L)
+    assert spelled.requires_grad and not kernel.requires_grad
+    assert torch.allclose(spelled.float(), kernel.float(), atol=3e-2)
+    assert torch.allclose(spelled.double(), by_hand(q, k, v, mask), atol=3e-2)
