@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -55,7 +56,7 @@ class CodecTraining(pl.LightningModule):
             Path(self.out).parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.half().cpu().contiguous() for k, v in self.codec.state_dict().items()}, self.out)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.codec.parameters(), self.lr)
         steps = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 50) * max(0.005, 1 - i / steps))

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
-VARIABLES = ("run", "size", "teacher_size", "stream", "codec", "text", "grid", "flow")
+VARIABLES = ("run", "size", "teacher_size", "stream", "codec", "text", "grid", "flow", "watch")
 
 T = typing.TypeVar("T")
 Path_ = tuple[str, ...]
@@ -45,7 +45,8 @@ class ConfigError(ValueError):
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """The merged, resolved and checked config of `files` and dotted `overrides` ("size.width=64")."""
-    merged, lines = OmegaConf.create(), Lines()
+    merged: Any = OmegaConf.create()
+    lines = Lines()
     for file in files:
         merged = OmegaConf.merge(merged, OmegaConf.create(_read(file, lines)))
     for override in overrides:
@@ -53,7 +54,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         OmegaConf.update(merged, key, yaml.safe_load(value))
         lines[tuple(key.split("."))] = f"--{override}"
     try:
-        config = OmegaConf.to_container(merged, resolve=True)
+        config: Any = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
     assert isinstance(config, dict)
@@ -64,7 +65,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
             _check_class(plain[key], (key,), lines)
     _check_names("the trainer", plain.get("trainer") or {}, _parameters(pl.Trainer), ("trainer",), lines)
     for name in VARIABLES:
-        if name not in ("run", "grid", "flow"):
+        if name not in ("run", "grid", "flow", "watch"):
             _check_block(name, config.get(name), lines)
     return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
 

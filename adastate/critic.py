@@ -10,8 +10,8 @@ from adastate.net import DiT, Size
 from adastate.noise import SampleNoise
 from adastate.weights import load
 
-LEVELS = 4
-"""Bands of noise for which the loss is told apart."""
+BANDS = ("low", "middle", "high")
+"""Equal bands of sigma for which the loss is told apart."""
 
 
 class Critic(pl.LightningModule):
@@ -51,11 +51,11 @@ class Critic(pl.LightningModule):
         eps = noise.normal(*x.shape[1:])
         predicted = self.net(flow.add_noise(x, eps, t, self.shift), t, text)
         each = losses.per_sample_flow_matching(predicted, x, eps)
-        band = (flow.sigma(t, self.shift) * LEVELS).long().clamp(max=LEVELS - 1)
+        band = (flow.sigma(t, self.shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
         found = {
-            f"critic/loss_noise_{100 * b // LEVELS}_{100 * (b + 1) // LEVELS}": each[band == b].mean().detach()
-            for b in range(LEVELS)
-            if bool((band == b).any())
+            f"critic/loss_{name}_noise": each[band == i].mean().detach()
+            for i, name in enumerate(BANDS)
+            if bool((band == i).any())
         }
         return each.mean(), found
 

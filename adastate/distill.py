@@ -52,6 +52,8 @@ class Distill(pl.LightningModule):
         seed: of all randomness in training.
     """
 
+    count: Tensor
+
     def __init__(
         self,
         teacher: Teacher,
@@ -231,7 +233,9 @@ class Distill(pl.LightningModule):
             optimizer.zero_grad()
             found = {**found, f"{name}/gradient_norm": norm}
         if whole:
-            self.log_dict({**found, f"{name}/loss": loss.detach().float()}, batch_size=self._batch)
+            self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
+            # Lightning would draw the curves over its own step count; `step` overrides it.
+            self.log_dict({**found, "step": float(self.iteration)}, batch_size=self._batch)
 
     def _next_iteration(self) -> None:
         self.count += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adastate.net import DiT
 
@@ -16,6 +16,8 @@ class EMA(nn.Module):
     With `warmup` the decay of update n is at most (1 + n) / (10 + n), for runs too short for a fixed one.
     The copy is a submodule, so checkpoints carry it.
     """
+
+    updates: Tensor
 
     def __init__(self, net: DiT, decay: float, start: int = 0, warmup: bool = False) -> None:
         super().__init__()
@@ -30,5 +32,6 @@ class EMA(nn.Module):
         self.updates += 1
         n = int(self.updates)
         decay = 0.0 if n <= self.start else min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        mine, theirs = list(self.net.parameters()), [p.detach() for p in net.parameters()]
+        mine = [p.data for p in self.net.parameters()]
+        theirs = [p.detach() for p in net.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -64,6 +64,8 @@ class TinyCodec(nn.Module):
     """
 
     scale = 4
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, weights: str | None = "builtin", width: int = 48, channels: int = 16, group: int = 3, fps: int = 8
@@ -158,6 +160,8 @@ class WanVAE(nn.Module):
     """
 
     scale = 8
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, pretrained: str, subfolder: str | None = "vae", fps: int = 16) -> None:
         super().__init__()

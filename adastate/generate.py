@@ -20,9 +20,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from adastate.encoders import Codec
-from adastate.media import VideoWriter
+from adastate.media import VideoWriter, strip
 from adastate.runs import load_student
 from adastate.student import Student
+
+
+STRIP_CHUNKS = 200
+"""A strip shows so many chunks at most, so that memory stays flat whatever the length."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,15 @@ def frames_for(seconds: float, codec: Codec, chunk: int) -> int:
 
 
 @torch.no_grad()
-def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, seed: int, states: bool) -> Timing:
-    """Streams one video a prompt into `out`, all in one batch; with `states` the decoded state stands to the right."""
+def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, seed: int, states: bool, sheet: bool = False) -> Timing:
+    """Streams one video a prompt into `out`, all in one batch.
+
+    With `states` the decoded state stands to the right of the video; `sheet` adds strip.png.
+    """
     codec, spec = student.codec, student.spec
     decoder = codec.stream()
     files: list[VideoWriter | None] = [None] * len(prompts)
+    kept: list[tuple[Tensor, Tensor | None]] = []
     began, first, denoising, decoding, pictures = time.perf_counter(), math.nan, 0.0, 0.0, 0
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
@@ -77,8 +85,11 @@ def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, s
             decoding += time.perf_counter() - middle
             first = time.perf_counter() - began if math.isnan(first) else first
             pictures += video.shape[1]
+            hidden = codec.decode(chunk.state) if chunk.state is not None and (states or sheet) else None
+            if sheet and len(kept) < STRIP_CHUNKS:
+                kept.append((video, hidden))
             if states:
-                video = beside(video, codec.decode(chunk.state) if chunk.state is not None else None)
+                video = beside(video, hidden)
             for i, clip in enumerate(video):
                 if files[i] is None:
                     files[i] = VideoWriter(out / f"{file_name(prompts[i], i)}.mp4", codec.fps, *clip.shape[-2:])
@@ -87,6 +98,11 @@ def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, s
     for writer in files:
         if writer is not None:
             writer.close()
+    if sheet:
+        title = f"{pictures / codec.fps:.1f} s, states below their chunks"
+        horizon = student.rollout_frames // spec.chunk_frames
+        clips, hidden_clips = [v for v, _ in kept], [h for _, h in kept]
+        strip(clips, hidden_clips, prompts=prompts, fps=codec.fps, title=title, horizon=horizon).save(out / "strip.png")
     total = pictures * len(prompts)
     return Timing(
         streams=len(prompts),
@@ -131,18 +147,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="text file, one prompt a line")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--most", type=int, help="take only so many prompts")
+    parser.add_argument("--strip", action="store_true", help="also write strip.png: pictures over time, states below")
     parser.add_argument("--states", action="store_true", help="show the decoded hidden state beside the video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder of the mp4s; default <run>/generated")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     prompts = args.prompt + ([p for p in args.prompts.read_text().splitlines() if p.strip()] if args.prompts else [])
+    prompts = prompts[: args.most]
     if not prompts:
         raise SystemExit('adastate generate: no prompt; give --prompt "..." or --prompts file')
     student = load_student(args.run, args.checkpoint).to(args.device)
     frames = frames_for(args.seconds, student.codec, student.chunk_frames)
     out = args.out or args.run / "generated"
-    timing = generate(student, prompts, frames, out, args.seed, args.states)
+    timing = generate(student, prompts, frames, out, args.seed, args.states, args.strip)
     (out / "timing.json").write_text(json.dumps(asdict(timing), indent=1))
     print(f"{timing.streams} videos of {timing.pictures} pictures in {out}")
     print(f"first picture after {timing.first_picture_s} s; all streams together {timing.pictures_s_without_decoding} pictures/s "

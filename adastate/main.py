@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -31,7 +32,8 @@ def fit(argv: list[str]) -> None:
     if root:
         _require_writable(Path(root))
     # what these say every time is known here: encoders are frozen, shards are streamed
-    for known in ("LeafSpec", "eval mode at the start", "does not have many workers", "IterableDataset"):
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    for known in ("LeafSpec", "eval mode at the start", "does not have many workers", "IterableDataset", "args parameter", "exists and is not empty"):
         warnings.filterwarnings("ignore", f".*{known}.*")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
@@ -48,7 +50,7 @@ def _lightning(argv: list[str]) -> None:
 
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
-            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
     LightningCLI(
         pl.LightningModule,

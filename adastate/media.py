@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -306,6 +307,5 @@ def shorten(text: str, size: int, width: int) -> str:
     text = " ".join(legible(text).split())
     if _text_width(text, size) <= width:
         return text
-    while text and _text_width(text + "...", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fitting = bisect(range(1, len(text)), width, key=lambda letters: _text_width(text[:letters] + "...", size))
+    return text[:fitting].rstrip() + "..."

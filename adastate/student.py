@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -228,7 +228,8 @@ class Student(pl.LightningModule):
 
         parts = [with_state(x) for x in (noisy, clean, t, target)]
         predicted = forced(Bound(self.net, text), StateCache(self.spec), *parts[:3])
-        return torch.cat(list(predicted), 1), *(torch.cat(parts[i], 1) for i in (0, 2, 3))
+        noisy, t, target = (torch.cat(parts[i], 1) for i in (0, 2, 3))
+        return torch.cat(list(predicted), 1), noisy, t, target
 
     def on_train_batch_end(self, *_: object) -> None:
         self.ema.update(self.net)
@@ -245,7 +246,7 @@ class Student(pl.LightningModule):
         if self.out and self.trainer.is_global_zero:
             save(self.ema.net, Path(self.out))
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -74,7 +74,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(rest)
     variables = config.variables
-    teacher = build(config.lightning["model"], Teacher).eval()
+    node = config.lightning["model"]
+    weights = {"weights": variables["flow"]["teacher"], "ema": None}
+    teacher = build({**node, "init_args": {**node["init_args"], **weights}}, Teacher).eval()
     spec = StreamSpec(**variables.get("stream", {}))
     out = args.out or Path(variables["run"]["dir"]) / "trajectories"
     prompts = args.prompts.read_text().splitlines() if args.prompts else [flight(1, i).caption for i in range(args.clips)]

@@ -19,7 +19,7 @@ OVERVIEW: dict[str, list[str]] = {
     "losses": [tags.STUDENT_LOSS, tags.CRITIC_LOSS],
     "score gap": [tags.SCORE_GAP],
     "gradient norms": [tags.STUDENT_GRADIENT, tags.CRITIC_GRADIENT],
-    "critic loss by noise level": list(tags.CRITIC_LEVELS),
+    "critic's loss by noise level": list(tags.CRITIC_LEVELS),
     "state drift, 1x": [tags.state_step(1)],
     "attention share of the state, 1x": [tags.attention(1, "state")],
     "share of time waiting for data": [tags.DATA_WAIT],

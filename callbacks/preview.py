@@ -55,7 +55,7 @@ def render(
     attention: bool,
     keep: bool,
 ) -> Preview | None:
-    """Streams `horizon` training horizons.
+    """Streams `horizon` training horizons; None if the module ends the stream earlier, as a teacher does.
 
     Args:
         forward: makes the precision context of a network pass; decoding stays outside of it.
@@ -71,7 +71,7 @@ def render(
         shares: dict[str, list[float]] = {}
         if attention and isinstance(module, SharesAttention):
             shares = module.attention_share(prompts, frames, seed)
-    if not keep:
+    if not keep or sum(chunk.frames for chunk in chunks) < frames:
         return None
     with torch.no_grad():
         decoder = module.codec.stream()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from callbacks.streams import iteration
+from callbacks.streams import Ends, iteration
 
 MOST_METRICS = 4
 
@@ -21,11 +21,12 @@ MOST_METRICS = 4
 class Progress(ProgressBar):
     """Iteration, losses and time left, in place of Lightning's bar, which counts batches and epochs.
 
-    The losses are what the modules log with `prog_bar=True`. The time left follows from whichever limit of the
-    Trainer (max_steps, max_epochs, max_time) is nearest; without any, there is none.
+    The losses are what the modules log with `prog_bar=True`, or else all that ends in `loss`. The time left follows
+    from the module's own `iterations` or from whichever limit of the Trainer (max_steps, max_epochs, max_time) is
+    nearest; without any, there is none.
 
     Args:
-        total: iterations of the stage if the module ends it by itself; None goes by the Trainer's limits.
+        total: iterations of the stage; None asks the module, and then the Trainer's limits.
         every_s: seconds between lines when the output is not a terminal.
     """
 
@@ -50,7 +51,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begun = time.monotonic()
         self._begun_at = iteration(trainer, pl_module)
-        self._begun_share = self._share(trainer, self._begun_at) or 0.0
+        self._begun_share = self._share(trainer, pl_module, self._begun_at) or 0.0
         self._drawn = 0.0
         if self._shown and self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"))
@@ -86,7 +87,7 @@ class Progress(ProgressBar):
         if not self._shown:
             return
         now = iteration(trainer, module)
-        share = self._share(trainer, now)
+        share = self._share(trainer, module, now)
         text = self._line(trainer, now, share)
         if self._bar is None:
             print(f"{type(module).__name__.lower()}  {text}", flush=True)
@@ -97,8 +98,8 @@ class Progress(ProgressBar):
     def _line(self, trainer: pl.Trainer, now: int, share: float | None) -> str:
         elapsed = self._drawn - self._begun
         parts = [f"iteration {now:,}" + (f" of {round(now / share):,}" if share else "")]
-        metrics = [(k, v) for k, v in self.get_metrics(trainer, trainer.lightning_module).items() if k != "v_num"]
-        parts += [f"{k} {v:.4g}" for k, v in metrics[:MOST_METRICS] if isinstance(v, float | int)]
+        metrics = trainer.progress_bar_metrics or {k: float(v) for k, v in trainer.callback_metrics.items() if _loss(k)}
+        parts += [f"{k} {v:.4g}" for k, v in list(metrics.items())[:MOST_METRICS]]
         if elapsed > 0 and now > self._begun_at:
             pace = (now - self._begun_at) / elapsed
             parts.append(f"{pace:.2f} it/s" if pace >= 1 else f"{1 / pace:.2f} s/it")
@@ -107,10 +108,11 @@ class Progress(ProgressBar):
             parts.append(f"{_clock(elapsed * (1 - share) / (share - self._begun_share))} left")
         return "  ".join(parts)
 
-    def _share(self, trainer: pl.Trainer, now: int) -> float | None:
+    def _share(self, trainer: pl.Trainer, module: pl.LightningModule, now: int) -> float | None:
         """Done of the whole stage, 0 to 1, by the limit that comes first; None if nothing limits it."""
-        if self.total is not None:
-            return min(1.0, now / self.total)
+        total = module.iterations if self.total is None and isinstance(module, Ends) else self.total
+        if total is not None:
+            return min(1.0, now / max(total, 1))
         shares = []
         if trainer.max_steps > 0:
             shares.append(trainer.global_step / trainer.max_steps)
@@ -123,6 +125,10 @@ class Progress(ProgressBar):
                 gone = timer.time_elapsed()
                 shares.append(gone / max(gone + left, 1e-9))
         return min(1.0, max(shares)) if shares else None
+
+
+def _loss(name: str) -> bool:
+    return name.endswith("loss")
 
 
 def _clock(seconds: float) -> str:

@@ -137,6 +137,7 @@ class Rollouts(pl.Callback):
         now, begun, trained = module.iteration, time.monotonic(), time.monotonic() - self._ended
         first = not self._ended
         previews: list[Preview] = []
+        exhausted = False
         with isolate_rng(), _evaluating(pl_module):
             for horizon in horizons:
                 start = time.monotonic()
@@ -149,7 +150,10 @@ class Rollouts(pl.Callback):
                     previews += [made] if made else []
                 except Exception as error:  # the run is worth more than its preview
                     self._failed(error, now)
+                    exhausted = exhausted or isinstance(error, torch.OutOfMemoryError)
                 self._cost[horizon] = time.monotonic() - start
+        if exhausted:  # only here: inside the except clause the error still holds the tensors
+            torch.cuda.empty_cache()
         if previews and self._files is not None and self._thread is not None:
             self._writing = self._thread.submit(self._files.write, previews)
         self._previews += 1
@@ -184,8 +188,6 @@ class Rollouts(pl.Callback):
 
     def _failed(self, error: BaseException, now: int) -> None:
         self.failures += 1
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
         if self.failures == 1:
             trace = "".join(traceback.format_exception(error))
             rank_zero_warn(

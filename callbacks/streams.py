@@ -34,6 +34,13 @@ class Streams(Counts, Protocol):
 
 
 @runtime_checkable
+class Ends(Protocol):
+    @property
+    def iterations(self) -> int:
+        """Of the whole stage, for a module that ends it by itself."""
+
+
+@runtime_checkable
 class SharesAttention(Protocol):
     def attention_share(self, prompts: list[str], frames: int, seed: int) -> dict[str, list[float]]:
         """Mean share of the attention that goes to each kind of key ("state", "past", "own"), chunk by chunk."""

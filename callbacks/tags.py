@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# Logged by the modules, shown in the overview.
-TEACHER_LOSS = "teacher/loss"
+# Logged by Distill, shown in the overview.
 STUDENT_LOSS = "student/loss"
 CRITIC_LOSS = "critic/loss"
 SCORE_GAP = "student/score_gap"

@@ -125,15 +125,15 @@ def _cut(
     source: _Source, writer: ShardWriter, present: set[str], settings: dict[str, Any], codec: Codec | None
 ) -> None:
     """Writes those clips of a video that are not present, and what became of it into the writer's `sources`."""
-    size, pictures, fps = tuple(settings["size"]), settings["pictures"], settings["fps"]
+    shape = {name: settings[name] for name in ("size", "pictures", "fps")}
+    size, pictures, fps = shape.values()
     state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
     clips = 0
     try:
         for clip in read_clips(source.path, size, pictures, fps):
             key = _key(source, clips)
             if key not in present:
-                facts = {"source": source.name, "start": round(clip.start, 3), "fps": fps, "pictures": pictures}
-                facts["size"] = list(size)
+                facts = {"source": source.name, "start": round(clip.start, 3), **shape}
                 writer.add(key, clip_members(to_float(clip.video), fps, source.caption, facts, codec))
             clips += 1
         if not clips:
@@ -288,17 +288,18 @@ def write_world(
     Raises:
         ShardError: as `make_shards`.
     """
+    if clips < 1:
+        raise ShardError(f"{clips} clips of the world: give 1 or more")
     settings = {"kind": "world", "method": METHOD, "seed": seed, "pictures": pictures, "codec": codec_name(codec)}
     clip_bytes = _clip_bytes((VIEW, VIEW), pictures, FPS, codec)
-    keys = [f"world{seed}-{i:07d}" for i in range(clips)]
     writer = _open(out, clips_per_shard, read_manifest(out), settings, can_remake=True)
     with writer, Progress(console=Console(stderr=True)) as progress:
-        writer.retain(set(keys).__contains__)
+        writer.retain(lambda key: int(key.rpartition("-")[2]) < clips)
         present = writer.keys()
         _check_disk(out, clip_bytes * (clips - len(present)))
-        for i, key in enumerate(progress.track(keys, description="flying")):
+        for i in progress.track(range(clips), description="flying"):
+            key, one = f"world-{i:07d}", flight(seed, i)
             if key not in present:
-                one = flight(seed, i)
                 writer.add(key, clip_members(render([one], pictures)[0], FPS, one.caption, one.facts, codec))
     return Report(out, clips - len(present), len(present), len(writer.shards))
 
@@ -328,15 +329,15 @@ def main(argv: list[str]) -> None:
     add("--codec-weights", help="tiny codec's .safetensors, or folder or hub name of a Wan VAE (default: built in)")
     add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
     args = parser.parse_args(argv)
-    if args.fetch_clips is None and args.videos is None and args.world is None:
-        parser.error("say what to make: --videos FOLDER, --world CLIPS or --fetch-clips FOLDER")
     try:
+        codec = load_codec(args.codec_weights) if args.latents else None
         if args.fetch_clips is not None:
             print("\n".join(map(str, import_clips(None, args.fetch_clips))))
             return
-        codec = load_codec(args.codec_weights) if args.latents else None
         if args.world is not None:
             report = write_world(args.out, args.world, args.pictures, args.seed, codec, args.clips_per_shard)
+        elif args.videos is None:
+            parser.error("say what to make: --videos FOLDER, --world CLIPS or --fetch-clips FOLDER")
         else:
             report = make_shards(
                 args.videos,
@@ -349,9 +350,9 @@ def main(argv: list[str]) -> None:
                 caption_from_name=args.caption_from_name,
             )
     except (ShardError, VideoError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+        raise SystemExit(f"adastate shards: {error}") from error
     except OSError as error:
-        raise SystemExit(f"{error}: whole shards are kept, mend that and run again to go on") from error
+        raise SystemExit(f"adastate shards: {error}; whole shards are kept, mend that and run again") from error
     print(report)
     if not report.clips:
         raise SystemExit(1)

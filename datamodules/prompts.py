@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ class Order:
 class Batches(IterableDataset[Batch]):
     """Endless batches of rank `rank`, one `make(global sample numbers)` each; loader workers take turns.
 
-    To resume, load `{"position": p}`, p being the first global sample number that was not consumed: the index of
-    the last batch tells. `state_dict` tells what this process has *given out*, which in a loader that fetches
-    ahead is more than what was consumed.
+    `position` is the first global sample number not yet given out, and all there is to resume. A trainer fetches
+    ahead, so what it has consumed is told by the index of its last batch, not by this.
 
     Args:
         make: batch of the given global sample numbers.
@@ -76,23 +76,34 @@ class Batches(IterableDataset[Batch]):
         if batch < 1 or global_batch < (rank + 1) * batch:
             raise ValueError(f"rank {rank} with a batch of {batch} does not fit into a global batch of {global_batch}")
         self.make, self.batch, self.global_batch, self.rank = make, batch, global_batch, rank
-        self.position, self.given = position, 0
+        self.position = position
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            step = number + self.given * workers
-            first = self.position + step * self.global_batch + self.rank * self.batch
-            self.given += 1
+        for start in count(self.position + number * self.global_batch, workers * self.global_batch):
+            if worker is None:
+                self.position = start + self.global_batch
+            first = start + self.rank * self.batch
             yield self.make(range(first, first + self.batch))
 
     def state_dict(self) -> dict[str, int]:
-        """`given` counts the batches of this process since `position`; a worker's copy counts its own."""
-        return {"position": self.position, "given": self.given}
+        return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position, self.given = state["position"], state.get("given", 0)
+        self.position = state["position"]
+
+
+class _Loader(DataLoader[Batch]):
+    """Goes on where it stopped when it is iterated again, as for a next epoch; its workers cannot know where."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = self.dataset
+        assert isinstance(batches, Batches)
+        for batch in super().__iter__():
+            if self.num_workers:
+                batches.position += batches.global_batch
+            yield batch
 
 
 def train_loader(
@@ -101,7 +112,7 @@ def train_loader(
     """Loader of `batches(rank, world)` for the trainer's process; without a trainer, of the only one."""
     world = module.trainer.world_size if module.trainer else 1
     rank = module.trainer.global_rank if module.trainer else 0
-    return DataLoader(batches(rank, world), batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    return _Loader(batches(rank, world), batch_size=None, num_workers=workers)
 
 
 def read_prompts(file: Path) -> list[str]:

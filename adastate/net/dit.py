@@ -209,8 +209,9 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for part in (self.text_embedding, self.time_embedding):
-            for layer in (part[0], part[2]):
-                nn.init.normal_(layer.weight, std=0.02)
+            for layer in part:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
     def forward(
@@ -258,7 +259,7 @@ class DiT(nn.Module):
         if text.shape[-1] != self.size.text_width:
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
         # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.
-        context = self.text_embedding(text.to(self.text_embedding[0].weight.dtype))
+        context = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
         return [block.cross_attn.keys(context) for block in self.blocks]
 
     def _embed(
@@ -288,4 +289,4 @@ class DiT(nn.Module):
         half = self.size.freq // 2
         rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angle = t.double()[..., None] * rates
-        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.time_embedding[0].weight.dtype))
+        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.patch_embedding.weight.dtype))

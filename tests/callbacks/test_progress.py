@@ -55,22 +55,37 @@ def test_the_bar_is_taken_down_when_training_fails(fit, watched):
     "progress, trainer, share",
     [
         (Progress(), {"steps": 8}, 0.5),
-        (Progress(total=16), {"steps": 8}, 0.25),
+        (Progress(), {"steps": 8, "iterations": 16}, 0.25),
+        (Progress(total=32), {"steps": 8, "iterations": 16}, 0.125),
         (Progress(), {"steps": -1, "max_epochs": 2, "limit_train_batches": 4}, 0.5),
         (Progress(), {"steps": -1, "max_epochs": -1}, None),
     ],
 )
 def test_the_share_done_follows_the_nearest_limit(fit, watched, progress, trainer, share):
-    found = []
+    found, iterations = [], trainer.pop("iterations", None)
 
     class Stopping(watched):
         def on_train_batch_end(self, *_):
             if self.iteration == 4:
-                found.append(progress._share(self.trainer, 4))
+                found.append(progress._share(self.trainer, self, 4))
                 self.trainer.should_stop = True
 
-    fit(Stopping(), progress, enable_progress_bar=True, **trainer)
+    module = Stopping()
+    if iterations is not None:
+        module.iterations = iterations
+    fit(module, progress, enable_progress_bar=True, **trainer)
     assert found[:1] == [share]
+
+
+def test_losses_that_are_not_meant_for_the_bar_are_shown_if_nothing_else_is(fit, watched, capsys):
+    class Quiet(watched):
+        def log(self, name, value, prog_bar=False):
+            super().log(f"critic/{name}", value)
+            super().log("critic/gradient_norm", value)
+
+    fit(Quiet(), Progress(every_s=0.0), steps=2, enable_progress_bar=True)
+    said = lines(capsys)
+    assert all("  critic/loss " in line and "norm" not in line for line in said)
 
 
 def test_a_time_limit_counts_too(fit, watched):
@@ -78,7 +93,7 @@ def test_a_time_limit_counts_too(fit, watched):
 
     class Asking(watched):
         def on_train_batch_end(self, *_):
-            found.append(progress._share(self.trainer, self.iteration))
+            found.append(progress._share(self.trainer, self, self.iteration))
 
     fit(Asking(), progress, Timer(duration={"seconds": 4}), steps=1000, max_epochs=1, enable_progress_bar=True)
     assert found and all(0 < a <= b <= 1 for a, b in pairwise(found))

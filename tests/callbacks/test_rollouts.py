@@ -212,28 +212,30 @@ def test_a_long_preview_is_judged_by_its_length_before_it_was_ever_rendered(fit,
     assert previewed(module, 12) == [11, 15], "0.35 + 0.7 s of preview are earned by 10.5 s of training"
 
 
-def test_a_preview_that_comes_while_the_last_is_being_written_is_skipped(fit, watched, monkeypatch):
-    release, writing = threading.Event(), []
+def test_a_preview_that_comes_while_the_last_is_being_written_is_skipped(fit, watched, clock, monkeypatch):
+    release, writers = threading.Event(), []
     write = PreviewFiles.write
 
     def slow(self, previews):
-        writing.append(threading.current_thread())
+        writers.append(threading.current_thread())
         release.wait(10)
         return write(self, previews)
 
     monkeypatch.setattr(PreviewFiles, "write", slow)
+    monkeypatch.setattr("callbacks.files.time.thread_time", lambda: 0.0)
+    rollouts = Rollouts(PROMPTS, every=2, long=0)
 
     class Releasing(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if module.iteration == 6:
                 release.set()
-                time.sleep(1.0)
+                while not rollouts._writing.done():
+                    time.sleep(0.01)
 
     module = watched()
-    fit(module, Releasing(), Rollouts(PROMPTS, every=2, long=0), steps=7)
-    assert [i for i in previewed(module) if i < 6] == [0], "2 and 4 came too early"
-    assert previewed(module)[-1] == 7
-    assert all(t is not threading.main_thread() for t in writing)
+    fit(module, Releasing(), rollouts, steps=7)
+    assert previewed(module) == [0, 6, 7], "2 and 4 came while 0 was being written"
+    assert len(writers) == 3 and threading.main_thread() not in writers
 
 
 def test_other_ranks_run_the_same_passes_and_write_nothing(watched):
@@ -241,6 +243,14 @@ def test_other_ranks_run_the_same_passes_and_write_nothing(watched):
     made = [render(module, PROMPTS, 1, 0, torch.no_grad, True, keep) for keep in (True, False)]
     assert made[0] is not None and made[1] is None
     assert module.streamed == [(0, 6), (0, 6)]
+
+
+def test_a_module_that_knows_no_longer_clip_is_not_shown_under_a_wrong_length(watched):
+    module = watched().eval()
+    stream = module.stream
+    module.stream = lambda prompts, frames, seed: stream(prompts, min(frames, 6), seed)
+    assert render(module, PROMPTS, 1, 0, torch.no_grad, False, True).frames == 6
+    assert render(module, PROMPTS, 2, 0, torch.no_grad, False, True) is None
 
 
 def test_the_same_seed_gives_the_same_preview(watched):

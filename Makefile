@@ -1,0 +1,78 @@
+# `make help` lists the targets. Everything runs in .venv, which the first target sets up by itself.
+SHELL   := /bin/bash
+PYTHON  ?= python3
+RUN     ?= runs/tiny
+SIZE    ?= tiny
+DATA    ?= world
+TEACHER ?= builtin
+ARGS    ?=
+VIDEOS  ?=
+OUT     ?= data/shards
+PORT    ?= 6006
+# Threads that wait by spinning starve each other on a machine with few cores.
+export OMP_WAIT_POLICY ?= passive
+
+ADASTATE := .venv/bin/adastate
+CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
+RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
+
+.PHONY: help install train test lint format shards trajectories train-codec train-teacher train-init train-distill \
+	generate evaluate tensorboard clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  variables: RUN=$(RUN) SIZE=$(SIZE) DATA=$(DATA) TEACHER=$(TEACHER) ARGS=\"--stream.past_frames=6 ...\""
+
+install: .venv/ready ## set up .venv
+
+# torch goes first and alone, so that nothing drags in another build of it
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: install ## the whole pipeline: shards, teacher, initialisation, distillation, rollouts, evaluation
+	$(ADASTATE) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) $(ARGS)
+
+test: install ## the tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS)
+
+lint: install ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: install ## let ruff put things in order
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+shards: install ## VIDEOS=folder of videos with captions beside them -> shards in OUT
+	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) --out $(OUT) $(ARGS)
+
+trajectories: install ## the teacher's ODE paths
+	$(ADASTATE) trajectories $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
+
+train-codec: install ## the tiny codec from scratch
+	$(ADASTATE) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
+
+train-teacher: install ## the bidirectional teacher by flow matching
+	$(ADASTATE) fit $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
+
+train-init: install ## the student's causal initialisation on the trajectories
+	$(ADASTATE) fit $(CONFIG) --config conf/stages/init.yaml --run.dir=$(RUN) $(ARGS)
+
+train-distill: install ## distribution matching on the student's own rollouts
+	$(ADASTATE) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) --run.dir=$(RUN) $(ARGS)
+
+generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated
+	$(ADASTATE) generate --run $(RUN) $(ARGS)
+
+evaluate: install ## measure rollouts of RUN at 1x and 6x
+	$(ADASTATE) evaluate --run $(RUN) $(ARGS)
+
+tensorboard: install ## all runs, with every image kept
+	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true
+
+clean: ## remove .venv and caches; runs and data stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

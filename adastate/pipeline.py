@@ -1,0 +1,170 @@
+"""`adastate train`: the whole pipeline. Every stage is a command of its own, run in a process of its own.
+
+A finished stage leaves a mark in <run>/stages/; run again, the pipeline skips what is done with the same settings and
+goes on. What a stage prints is also in <run>/stages/<stage>.log when the output is not a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.shards import find_shards, read_shard
+
+NEEDED_GB = 2.0
+"""Free disk that a run at the tiny size asks for; it writes about a third of it."""
+
+PROMPTS = (
+    "a slow flight north-east over a green meadow, a white ball bounces",
+    "flying west over a blue ocean, fast, a red ball bounces",
+    "a dark lava seen from above, slow flight south, nothing else moves",
+    "a fast flight south-east over a violet city, a white ball bounces",
+    "a fast flight north over a yellow desert, a red ball bounces",
+    "flying east over a pale snow, slow, a red ball bounces",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: a command line of `adastate`, and how to say in a few words what came of it."""
+
+    name: str
+    argv: list[str]
+    result: Callable[[], str] = field(default=lambda: "")
+
+
+def stages(args: argparse.Namespace) -> list[Stage]:
+    """The steps for the chosen data and teacher, in order."""
+    run = Path(args.run)
+    world = args.data == "world"
+    base = ["--config", "conf/base.yaml", "--config", f"conf/sizes/{args.size}.yaml", f"--run.dir={run}"]
+    shards = run / "shards"
+    steps: list[Stage] = []
+
+    def fit(name: str, *extra: str) -> Stage:
+        return Stage(name, ["fit", *base, "--config", f"conf/stages/{name}.yaml", *extra, *args.rest])
+
+    if world:
+        steps.append(Stage("shards", ["shards", "--world", "256", "--out", str(shards)], lambda: _count(shards)))
+    else:
+        videos = run / "clips" if args.data == "clips" else Path(args.data)
+        if args.data == "clips":
+            steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
+        cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name"]
+        steps.append(Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions"))
+        base += [f"--watch.prompts={run / 'prompts.txt'}"]
+        steps.append(fit("codec", "--config", "conf/data/codec_shards.yaml"))
+        base += [f"--codec.init_args.weights={run}/codec.safetensors"]
+    if not world or args.teacher == "scratch":
+        extra = [] if world else ["--config", "conf/data/teacher_shards.yaml"]
+        steps.append(fit("teacher", *extra))
+        base += [f"--flow.teacher={run}/teacher.safetensors"]
+    elif args.teacher != "builtin":
+        base += [f"--flow.teacher={args.teacher}"]
+    prompts = [] if world else ["--prompts", str(run / "prompts.txt")]
+    paths = ["trajectories", *base, "--config", "conf/stages/teacher.yaml", "--clips", str(args.clips), "--steps", "16"]
+    steps.append(Stage("trajectories", [*paths, *prompts], lambda: _count(run / "trajectories")))
+    steps.append(fit("init"))
+    tiny = ["--config", "conf/stages/distill_tiny.yaml"] if args.size == "tiny" else []
+    other = [] if world else [f"--data.file={run}/prompts.txt"]
+    steps.append(fit("distill", *tiny, *other))
+    seconds = {"rollouts 1x": "2.6", "rollouts 6x": "15.7"}
+    for name, length in seconds.items():
+        folder = run / "rollouts" / name.split()[1]
+        line = ["generate", "--run", str(run), "--seconds", length, "--states", "--strip", "--out", str(folder)]
+        told = [word for p in PROMPTS for word in ("--prompt", p)] if world else [*prompts, "--most", "6"]
+        steps.append(Stage(name, [*line, *told], lambda folder=folder: _speed(folder)))  # type: ignore[misc]
+    steps.append(Stage("evaluate", ["evaluate", "--run", str(run), *prompts], lambda: _evaluated(run)))
+    return steps
+
+
+def run_stage(stage: Stage, run: Path, console: Console) -> dict[str, Any]:
+    """Runs a stage unless it is done; returns its mark: seconds, result, and whether it was skipped."""
+    mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
+    if mark.is_file() and json.loads(mark.read_text())["argv"] == stage.argv:
+        console.print(f"[green]done before[/] {stage.name}")
+        return {**json.loads(mark.read_text()), "skipped": True}
+    console.rule(f"[bold]{stage.name}", align="left")
+    console.print(f"[dim]adastate {shlex.join(stage.argv)}", highlight=False)
+    began = time.monotonic()
+    code = subprocess.run([sys.executable, "-m", "adastate.main", *stage.argv]).returncode
+    if code:
+        raise SystemExit(
+            f"adastate train: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the same "
+            "command again to go on from here"
+        )
+    told = {"argv": stage.argv, "seconds": round(time.monotonic() - began, 1), "result": stage.result()}
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps(told, indent=1))
+    return {**told, "skipped": False}
+
+
+def _count(folder: Path) -> str:
+    index = json.loads((folder / "index.json").read_text())
+    return f"{sum(s['samples'] for s in index['shards'])} clips in {folder}"
+
+
+def _captions(shards: Path, out: Path) -> int:
+    """Writes the different captions of the shards, one a line: the prompts of the later stages."""
+    captions = {" ".join(sample.read("txt").decode().split()) for path in find_shards(str(shards)) for sample in read_shard(path)}
+    out.write_text("\n".join(sorted(captions)) + "\n")
+    return len(captions)
+
+
+def _speed(folder: Path) -> str:
+    timing = json.loads((folder / "timing.json").read_text())
+    return f"{timing['pictures']} pictures each, {timing['pictures_s_with_decoding']} pictures/s"
+
+
+def _evaluated(run: Path) -> str:
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    parts = []
+    for name, row in rows.items():
+        if name.startswith("student"):
+            what = f"heading {row['heading']:.0%}" if "heading" in row else f"motion {row['displacement']:.2f} px"
+            parts.append(f"{name.removeprefix('student, ')}: {what}")
+    return "; ".join(parts)
+
+
+def _require_room(run: Path, console: Console) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"adastate train: cannot write to {run} ({error.strerror}); set RUN=another/folder") from error
+    free = shutil.disk_usage(run).free / 2**30
+    if free < NEEDED_GB:
+        raise SystemExit(f"adastate train: {free:.1f} GB free at {run}, a run needs {NEEDED_GB:.0f}; make room or set RUN=...")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("adastate train", description=__doc__)
+    parser.add_argument("--run", default="runs/tiny", help="run folder")
+    parser.add_argument("--size", default="tiny", help="a file of conf/sizes/")
+    parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
+    parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
+    parser.add_argument("--clips", type=int, default=768, help="teacher trajectories for the initialisation")
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
+    console, run = Console(), Path(args.run)
+    _require_room(run, console)
+    done = [(stage, run_stage(stage, run, console)) for stage in stages(args)]
+    table = Table("stage", "time", "result", title=f"{run}")
+    for stage, mark in done:
+        minutes, seconds = divmod(round(mark["seconds"]), 60)
+        table.add_row(stage.name, f"{minutes}:{seconds:02d}" + (" (before)" if mark["skipped"] else ""), mark["result"])
+    console.print(table)
+    console.print(f"videos       {run}/rollouts/ (state to the right of each video), strips beside them")
+    console.print(f"gallery      {run}/distill/gallery.html")
+    console.print("tensorboard  make tensorboard")

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from adastate.types import Batch
+from datamodules.prompts import Batches, Order, PromptData, read_prompts
+from datamodules.world import flight
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"prompt {i}\n\n" for i in range(7)), encoding="utf-8")
+    return path
+
+
+def take(batches: Iterator[Batch], count: int) -> list[tuple[int, str]]:
+    """(global sample number, prompt) of the rows of `count` batches."""
+    return [row for b in islice(batches, count) for row in zip(b.index.tolist(), b.prompts, strict=True)]
+
+
+def test_every_epoch_holds_every_item_once_in_an_order_of_its_own() -> None:
+    order = Order([5, 1, 7, 3], seed=3, mix=2)
+    epochs = [[order[16 * e + i] for i in range(16)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    again = pickle.loads(pickle.dumps(order))
+    assert [again[i] for i in range(48)] == [n for epoch in epochs for n in epoch]
+    assert [Order([5, 1, 7, 3], 4, 2)[i] for i in range(16)] != epochs[0]
+
+
+def test_few_files_are_open_at_a_time() -> None:
+    order = Order([10] * 20, seed=0, mix=4)
+    files = [order[i] // 10 for i in range(200)]
+    for first in range(0, 200, 40):
+        assert len(set(files[first : first + 40])) == 4
+    assert len(set(files[:10])) > 1  # and those are mixed
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_global_order_does_not_depend_on_the_number_of_processes(file: Path, world: int) -> None:
+    for source in (str(file), None):
+        alone = take(iter(PromptData(source, batch=6, seed=1).batches()), 5)
+        ranks = [iter(PromptData(source, batch=6 // world, seed=1).batches(r, world)) for r in range(world)]
+        shared = [row for _ in range(5) for rank in ranks for row in take(rank, 1)]
+        assert shared == alone
+        assert [number for number, _ in shared] == list(range(30))
+
+
+def test_loaders_keep_the_order_through_workers_and_epochs(file: Path) -> None:
+    alone = take(iter(PromptData(str(file), batch=2).batches()), 9)
+    for workers in (0, 2):
+        loader = PromptData(str(file), batch=2, workers=workers).train_dataloader()
+        assert [row for _ in range(3) for row in take(iter(loader), 3)] == alone  # three epochs of three batches
+
+
+def test_a_loader_goes_on_from_the_first_sample_that_was_not_consumed(file: Path) -> None:
+    data = PromptData(str(file), batch=3)
+    whole = take(iter(data.batches()), 8)
+    state = {"position": whole[3 * 5][0]}
+    other = data.batches()
+    other.load_state_dict(state)
+    assert take(iter(other), 3) == whole[15:]
+    half = data.batches()
+    take(iter(half), 5)
+    other.load_state_dict(half.state_dict())
+    assert take(iter(other), 3) == whole[15:]
+
+
+def test_a_file_gives_each_prompt_once_an_epoch(file: Path) -> None:
+    rows = take(iter(PromptData(str(file), batch=7).batches()), 2)
+    assert sorted(prompt for _, prompt in rows[:7]) == [f"prompt {i}" for i in range(7)]
+    assert {p for _, p in rows[7:]} == {p for _, p in rows[:7]} and rows[7:] != rows[:7]
+
+
+def test_without_a_file_the_world_speaks() -> None:
+    batch = next(iter(PromptData(batch=4, world_seed=5).train_dataloader()))
+    assert batch.prompts == [flight(5, i).caption for i in range(4)]
+    assert batch.facts[2] == flight(5, 2).facts and batch.video is None
+    assert torch.equal(batch.index, torch.arange(4))
+
+
+def test_lines_are_prompts_and_blank_ones_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_bytes("\ufeffa b\r\n\r\n  \n caf\u00e9\u2028two \n".encode())
+    assert read_prompts(path) == ["a b", "caf\u00e9\u2028two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no prompts at .*one prompt a line"),
+        (b" \n\n", "holds no prompt"),
+        (b"caf\xe9\n", "not utf-8 .byte 3.: save"),
+    ],
+)
+def test_files_without_prompts_are_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / "p.txt").write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=says):
+        PromptData(str(tmp_path / "p.txt"))
+
+
+def test_a_rank_lies_within_the_global_batch() -> None:
+    with pytest.raises(ValueError, match="rank 1 with a batch of 4 does not fit into a global batch of 6"):
+        Batches(lambda numbers: Batch(torch.tensor(numbers), []), 4, 6, rank=1)

@@ -1,0 +1,70 @@
+"""Every impossible stream is refused at construction, with the numbers and the remedy in the sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adastate.stream import StreamSpec
+
+
+def test_the_defaults_are_adastate_s() -> None:
+    s = StreamSpec()
+    assert (s.anchor, s.state_frames, s.chunk_frames, s.past_frames) == ("state", 1, 3, 3)
+    assert (s.position, s.warmup, s.state_visibility, s.state_position) == ("slot", "fixed", "both", "anchor")
+    assert (s.state_init, s.clean_sees_old, s.context_renoise) == ("denoised", True, False)
+    assert (s.cache_grad, s.state_grad) == ("detached", 0)
+    assert s.timesteps == pytest.approx((1000, 937.5, 833.3333, 625))
+
+
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"chunk_frames": 0}, "chunk_frames is 0; a chunk has at least one latent frame"),
+    ({"past_frames": -1}, "past_frames is -1: the window would be smaller than a chunk of 3; past_frames counts the frames"),
+    ({"anchor": "none"}, "anchor is 'none' with state_frames 1: use state_frames 0 with anchor none"),
+    ({"state_frames": 0}, "anchor is 'state' with state_frames 0: .* at least 1 with static or state"),
+    ({"anchor": "static", "state_frames": 0}, "anchor is 'static' with state_frames 0"),
+    ({"state_frames": -1}, "state_frames -1"),
+    ({"position": "absolute"}, "a state has no place in absolute time: use position: slot"),
+    ({"past_frames": None}, "warmup: fixed needs to know the window; set past_frames, or use warmup: growing"),
+    ({"state_init": "first_frame", "state_frames": 4}, "the first chunk has 3 frames, too few for a state of 4"),
+    ({"state_grad": 1, "cache_grad": "straight_through"}, "two ways to teach the state; use one of them"),
+    ({"state_grad": -2}, "state_grad is -2; it counts chunks, 0 is off"),
+    ({"steps": ()}, r"a step list holds whole numbers from 1 to 1000, got \[\]"),
+    ({"steps": (1001, 500)}, r"whole numbers from 1 to 1000, got \[1001, 500\]"),
+    ({"steps": (1000, 0)}, "whole numbers from 1 to 1000"),
+    ({"steps": (937.5,)}, "whole numbers from 1 to 1000"),
+    ({"steps": (500, 750)}, r"runs from noise to data, so it must fall; got \[500, 750\]"),
+    ({"steps": (500, 500)}, "must fall"),
+)
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG, ids=[str(w) for w, _ in WRONG])
+def test_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        StreamSpec(**wrong)
+
+
+RIGHT: tuple[dict[str, Any], ...] = (
+    {"anchor": "none", "state_frames": 0},
+    {"anchor": "none", "state_frames": 0, "position": "absolute", "past_frames": None},
+    {"anchor": "static", "state_frames": 3, "position": "absolute"},
+    {"past_frames": None, "warmup": "growing"},
+    {"past_frames": 0},
+    {"state_init": "first_frame", "state_frames": 3},
+    {"state_grad": 2},
+    {"cache_grad": "straight_through"},
+    {"steps": (1,)},
+)
+
+
+@pytest.mark.parametrize("right", RIGHT, ids=str)
+def test_accepted(right: dict[str, Any]) -> None:
+    StreamSpec(**right)
+
+
+def test_a_length_is_a_multiple_of_the_chunk() -> None:
+    assert [StreamSpec().chunks(n) for n in (3, 21, 126)] == [1, 7, 42]
+    for frames, near in ((22, 21), (23, 24), (1, 3), (0, 3)):
+        with pytest.raises(ValueError, match=f"^{frames} frames are not a multiple of the chunk of 3; {near} would be"):
+            StreamSpec().chunks(frames)

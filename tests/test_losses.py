@@ -1,0 +1,177 @@
+"""The objectives: the reference's numbers (fixture E), law 10, and the horizon weight's values."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate import flow, losses
+from tests.parity import load
+from tests.tiny import normal
+
+GENERATOR, SCORE = 5.0, 8.0
+"""Shifts of the reference's tables: samples are noised with the first, scores converted with the second."""
+
+
+@cache
+@torch.no_grad()
+def scored() -> tuple[Tensor, Tensor, Tensor]:
+    """(student's samples, x0 of the guided teacher, x0 of the critic), all from the fixture's nets and draws."""
+    f = load("E_dmd_default")
+    x = f.inputs["x"]
+    t = flow.draw_timesteps(f.inputs["gen_randint"][:, 0], GENERATOR)
+    assert torch.allclose(t, f.outputs["gen_timestep"][:, 0], atol=1e-3)
+    x_t = flow.add_noise(x, f.inputs["gen_noise"], t, GENERATOR)
+    assert torch.allclose(x_t, f.outputs["gen_noisy"], atol=1e-6)
+    real, fake, c, u = f.net("real"), f.net("fake"), f.inputs["context_cond"], f.inputs["context_uncond"]
+    cond, uncond, x0_fake = (flow.to_x0(x_t, n(x_t, t, p), t, SCORE) for n, p in ((real, c), (real, u), (fake, c)))
+    assert torch.allclose(cond, f.outputs["real_cond_x0"], atol=2e-5)
+    assert torch.allclose(uncond, f.outputs["real_uncond_x0"], atol=2e-5)
+    assert torch.allclose(x0_fake, f.outputs["fake_cond_x0"], atol=2e-5)
+    return x, cond + f.meta["real_guidance_scale"] * (cond - uncond), x0_fake
+
+
+def test_dmd_is_the_reference_s() -> None:
+    f, (x, real, fake) = load("E_dmd_default"), scored()
+    g = losses.dmd_gradient(x, real, fake)
+    assert torch.allclose(g, f.outputs["kl_grad"], atol=2e-5)
+    assert g.abs().mean().item() == pytest.approx(f.outputs["dmdtrain_gradient_norm"].item(), rel=1e-4)
+    x = x.clone().requires_grad_()
+    loss = losses.dmd(x, g)
+    loss.backward()
+    assert loss.item() == pytest.approx(f.outputs["dmd_loss"].item(), rel=1e-5)
+    assert x.grad is not None
+    expected = f.outputs["dmd_loss_grad_wrt_x"]
+    assert (x.grad - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("mixed", [True, False], ids=["with both tables", "with one table"])
+def test_the_critic_s_loss_is_the_reference_s(mixed: bool) -> None:
+    """The reference takes the flow back from an x0 that was made with the other table, which is 1.5e-4 of the loss."""
+    f = load("E_dmd_default")
+    x, eps, net = f.inputs["x"], f.inputs["critic_noise"], f.net("fake")
+    t = flow.draw_timesteps(f.inputs["critic_randint"][:, 0], GENERATOR)
+    assert torch.allclose(t, f.outputs["critic_timestep"][:, 0], atol=1e-3)
+    x_t = flow.add_noise(x, eps, t, GENERATOR)
+    v = net(x_t, t, f.inputs["context_cond"])
+    if mixed:
+        v = flow.to_flow(x_t, flow.to_x0(x_t, v, t, SCORE), t, GENERATOR)
+    loss = losses.flow_matching(v, x, eps)
+    expected = f.outputs["critic_loss"].item() if mixed else f.meta["critic_loss_if_raw_network_flow_were_used"]
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert losses.per_sample_flow_matching(v, x, eps).mean().item() == pytest.approx(expected, rel=1e-5)
+    if mixed:
+        loss.backward()
+        gradients = dict(net.named_parameters())
+        for name, g in f.outputs.items():
+            if name.startswith("critic_paramgrad."):
+                got = gradients[name.removeprefix("critic_paramgrad.")].grad
+                assert got is not None and (got - g).norm() < 1e-4 * g.norm(), name
+
+
+# ---- law 10
+
+
+def triple() -> tuple[Tensor, Tensor, Tensor]:
+    return normal(2, 4, 3, 2, 2, seed=1), normal(2, 4, 3, 2, 2, seed=2), normal(2, 4, 3, 2, 2, seed=3)
+
+
+def test_law_10_equal_scores_give_no_gradient() -> None:
+    x, real, fake = triple()
+    assert losses.dmd_gradient(x, real, real).abs().max() == 0
+    assert losses.dmd_gradient(x, real, fake).abs().max() > 0.1
+    assert losses.dmd_gradient(real, real, real).abs().max() == 0, "0 / 0 is no gradient either"
+
+
+@pytest.mark.parametrize("scale", [0.01, 3.0, 1000.0])
+def test_law_10_rescaling_changes_nothing(scale: float) -> None:
+    x, real, fake = triple()
+    g = losses.dmd_gradient(x, real, fake)
+    assert torch.allclose(losses.dmd_gradient(scale * x, scale * real, scale * fake), g, rtol=1e-4)
+    assert not torch.allclose(losses.dmd_gradient(scale * x, real, fake), g, rtol=1e-2)
+
+
+def test_law_10_samples_are_normalised_apart() -> None:
+    x, real, fake = triple()
+    g = losses.dmd_gradient(x, real, fake)
+    louder = [torch.cat([v[:1], 50 * v[1:]]) for v in (x, real, fake)]
+    assert torch.allclose(losses.dmd_gradient(*louder), g, rtol=1e-4)
+
+
+@pytest.mark.parametrize("law", ["linear", "none"])
+def test_law_10_alpha_zero_is_plain_dmd(law: losses.HorizonLaw) -> None:
+    x, real, fake = triple()
+    g = losses.dmd_gradient(x, real, fake)
+    assert torch.equal(losses.dmd(x, g, losses.horizon_weight(4, 0.0, law)), losses.dmd(x, g))
+    assert losses.dmd(x, g, losses.horizon_weight(4, 2.0)) != losses.dmd(x, g)
+
+
+def test_the_gradient_of_dmd_is_w_g_over_size() -> None:
+    x, real, fake = triple()
+    g, w = losses.dmd_gradient(x, real, fake), losses.horizon_weight(4, 2.0)
+    x.requires_grad_()
+    losses.dmd(x, g, w).backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, g * w.float()[None, :, None, None, None] / x.numel(), atol=1e-7)
+
+
+def test_frames_without_loss_have_no_gradient_and_do_not_count() -> None:
+    x, real, fake = triple()
+    g = losses.dmd_gradient(x, real, fake)
+    mask = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    x.requires_grad_()
+    loss = losses.dmd(x, g, mask=mask)
+    loss.backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad.flatten(2).abs().amax(2) > 0, mask)
+    assert loss.item() == pytest.approx(0.5 * g[mask].square().mean().item(), rel=1e-6)
+
+
+# ---- the horizon weight
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize("frames", [1, 3, 21])
+def test_the_horizon_weight_has_mean_1_and_grows_to_1_plus_alpha(alpha: float, frames: int) -> None:
+    w = losses.horizon_weight(frames, alpha)
+    assert w.shape == (frames,) and w.mean().item() == pytest.approx(1)
+    if frames > 1:
+        assert (w[-1] / w[0]).item() == pytest.approx(1 + alpha)
+        assert w.diff().tolist() == pytest.approx([w.diff()[0].item()] * (frames - 1)), "in a straight line"
+
+
+def test_horizon_weight_values() -> None:
+    assert losses.horizon_weight(3, 2.0).tolist() == pytest.approx([0.5, 1.0, 1.5])
+    assert losses.horizon_weight(5, 4.0, "none").tolist() == [1] * 5
+
+
+def test_the_horizon_is_that_of_the_frames_with_loss() -> None:
+    carries = torch.tensor([False, False, True, True, True])
+    assert losses.horizon_weight(5, 2.0, carries=carries).tolist() == pytest.approx([0, 0, 0.5, 1.0, 1.5])
+
+
+def test_a_negative_alpha_is_refused() -> None:
+    with pytest.raises(ValueError, match="horizon_weight is -1.0; it must not be negative, 0 turns it off"):
+        losses.horizon_weight(5, -1.0)
+
+
+# ---- the others
+
+
+def test_flow_matching_and_regression_are_zero_at_the_truth_only() -> None:
+    x0, eps, other = triple()
+    mask = torch.tensor([[True, False, False, False]] * 2)
+    assert losses.flow_matching(eps - x0, x0, eps) == 0 == losses.regression(x0, x0)
+    assert losses.flow_matching(x0 - eps, x0, eps) > 1 and losses.regression(other, x0) > 1
+    wrong = torch.cat([x0[:, :1], other[:, 1:]], 1)
+    assert losses.regression(wrong, x0, mask) == 0 < losses.regression(wrong, x0)
+    assert losses.flow_matching(eps - wrong, x0, eps, mask) == 0
+
+
+def test_losses_are_measured_in_float32() -> None:
+    x0, eps, _ = (v.bfloat16() for v in triple())
+    assert losses.flow_matching(eps, x0, eps).dtype == torch.float32
+    assert losses.dmd(x0, eps).dtype == torch.float64
