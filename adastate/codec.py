@@ -26,7 +26,12 @@ class CodecTraining(pl.LightningModule):
     """
 
     def __init__(
-        self, codec: TinyCodec, out: str = "codec.safetensors", lr: float = 2e-3, noise: float = 0.1, shrink: float = 1e-3
+        self,
+        codec: TinyCodec,
+        out: str = "codec.safetensors",
+        lr: float = 2e-3,
+        noise: float = 0.1,
+        shrink: float = 1e-3,
     ) -> None:
         super().__init__()
         self.codec, self.out, self.lr, self.noise, self.shrink = codec, out, lr, noise, shrink
@@ -45,7 +50,9 @@ class CodecTraining(pl.LightningModule):
 
     def _video(self, batch: Batch) -> Tensor:
         if batch.video is None:
-            raise ValueError("codec training needs video: give the datamodule `pictures`, or shards that hold .mp4 files")
+            raise ValueError(
+                "codec training needs video: give the datamodule `pictures`, or shards that hold .mp4 files"
+            )
         return batch.video
 
     def on_train_end(self) -> None:
@@ -59,5 +66,7 @@ class CodecTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.codec.parameters(), self.lr)
         steps = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 50) * max(0.005, 1 - i / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda i: min(1.0, (i + 1) / 50) * max(0.005, 1 - i / steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

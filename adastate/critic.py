@@ -58,4 +58,3 @@ class Critic(pl.LightningModule):
             if bool((band == i).any())
         }
         return each.mean(), found
-

@@ -1,4 +1,4 @@
-"""Distill: teacher, student and critic together. Horizon-weighted distribution matching on the student's own rollouts."""
+"""Distill: teacher, student and critic together, by horizon-weighted distribution matching on own rollouts."""
 
 from __future__ import annotations
 
@@ -52,8 +52,6 @@ class Distill(pl.LightningModule):
         seed: of all randomness in training.
     """
 
-    count: Tensor
-
     def __init__(
         self,
         teacher: Teacher,
@@ -82,12 +80,12 @@ class Distill(pl.LightningModule):
     ) -> None:
         super().__init__()
         spec = student.spec
-        if spec.anchor == "state" and spec.state_visibility == "previous" and state_loss == "none":
-            if spec.cache_grad == "detached" and not spec.state_grad:
-                raise ValueError(
-                    "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: set "
-                    "state_loss: dmd, cache_grad: straight_through or state_grad: 1"
-                )
+        untaught = spec.cache_grad == "detached" and not spec.state_grad and state_loss == "none"
+        if spec.anchor == "state" and spec.state_visibility == "previous" and untaught:
+            raise ValueError(
+                "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: "
+                "set state_loss: dmd, cache_grad: straight_through or state_grad: 1"
+            )
         if state_loss != "none" and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):
             raise ValueError("state_loss: dmd needs anchor: state with at most as many frames as a chunk")
         self.automatic_optimization = False
@@ -101,14 +99,14 @@ class Distill(pl.LightningModule):
         self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
         self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
         self.weight = losses.horizon_weight(student.rollout_frames, horizon_weight, horizon_law)
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self._iteration = 0
 
     # ---- what callbacks look at
 
     @property
     def iteration(self) -> int:
         """Own counter: Lightning's global_step counts the steps of both optimisers."""
-        return int(self.count)
+        return self._iteration
 
     @property
     def codec(self) -> Codec:
@@ -157,7 +155,11 @@ class Distill(pl.LightningModule):
         """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
         level = shared_integer(len(self.student.spec.timesteps), self.seed, self.iteration, purpose)
         noise = self.noise(index, f"rollout {purpose}")
-        return list(self.student.rollout(text, noise, self.rollout_frames, level, grad) if grad else self._quiet(text, noise, level))
+        return list(
+            self.student.rollout(text, noise, self.rollout_frames, level, grad)
+            if grad
+            else self._quiet(text, noise, level)
+        )
 
     def _quiet(self, text: Tensor, noise: SampleNoise, level: int) -> list[Chunk]:
         with torch.no_grad():
@@ -228,7 +230,10 @@ class Distill(pl.LightningModule):
         if micro == self.accumulate - 1:
             norm = nn.utils.clip_grad_norm_(net.parameters(), self.clip)
             if not torch.isfinite(norm):
-                raise RuntimeError(f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are in {self.out}")
+                raise RuntimeError(
+                    f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are "
+                    f"in {self.out}"
+                )
             optimizer.step()
             optimizer.zero_grad()
             found = {**found, f"{name}/gradient_norm": norm}
@@ -238,11 +243,17 @@ class Distill(pl.LightningModule):
             self.log_dict({**found, "step": float(self.iteration)}, batch_size=self._batch)
 
     def _next_iteration(self) -> None:
-        self.count += 1
+        self._iteration += 1
         if self.iteration % self.save_every == 0 or self.iteration >= self.iterations:
             self.save()
         if self.iteration >= self.iterations:
             self.trainer.should_stop = True
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"iteration": self._iteration}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self._iteration = state["iteration"]
 
     def save(self) -> None:
         if self.out and self.trainer.is_global_zero:

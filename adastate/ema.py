@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adastate.net import DiT
 
@@ -17,21 +17,25 @@ class EMA(nn.Module):
     The copy is a submodule, so checkpoints carry it.
     """
 
-    updates: Tensor
-
     def __init__(self, net: DiT, decay: float, start: int = 0, warmup: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay {decay} must lie in [0, 1): it is the weight of the old average")
         self.net: DiT = copy.deepcopy(net).requires_grad_(False).eval()
         self.decay, self.start, self.warmup = decay, start, warmup
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.updates = 0  # a host integer: reading it must not wait for the device
 
     @torch.no_grad()
     def update(self, net: DiT) -> None:
         self.updates += 1
-        n = int(self.updates)
+        n = self.updates
         decay = 0.0 if n <= self.start else min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
         mine = [p.data for p in self.net.parameters()]
         theirs = [p.detach() for p in net.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.updates = state["updates"]

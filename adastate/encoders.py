@@ -103,8 +103,8 @@ class TinyCodec(nn.Module):
         """Latents before normalisation, `[B F, C, H, W]`, with gradient."""
         if video.shape[1] % self.group or video.shape[-1] % self.scale or video.shape[-2] % self.scale:
             raise ValueError(
-                f"video of {video.shape[1]} pictures of {video.shape[-2]} x {video.shape[-1]}: this codec takes a multiple "
-                f"of {self.group} pictures, with sides divisible by {self.scale}"
+                f"video of {video.shape[1]} pictures of {video.shape[-2]} x {video.shape[-1]}: this codec takes a "
+                f"multiple of {self.group} pictures, with sides divisible by {self.scale}"
             )
         return self.encoder(rearrange(video, "b (f g) c h w -> (b f) (g c) h w", g=self.group))
 
@@ -178,7 +178,9 @@ class WanVAE(nn.Module):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         if video.shape[1] % 4 != 1:
-            raise ValueError(f"the Wan VAE takes 4F - 3 pictures, got {video.shape[1]}: cut the clip to 1, 5, 9, ... 81")
+            raise ValueError(
+                f"the Wan VAE takes 4F - 3 pictures, got {video.shape[1]}: cut the clip to 1, 5, 9, ... 81"
+            )
         z = self.vae.encode(video.transpose(1, 2).to(self.vae.dtype)).latent_dist.mode()
         return ((z.float() - self.mean) / self.std).transpose(1, 2)
 
@@ -212,7 +214,9 @@ class _WanStream:
                 vae.clear_cache()
                 self.cache = [None] * vae._conv_num
             out.append(
-                vae.decoder(z[:, :, i : i + 1], feat_cache=self.cache, feat_idx=[0], **({"first_chunk": True} if first else {}))
+                vae.decoder(
+                    z[:, :, i : i + 1], feat_cache=self.cache, feat_idx=[0], **({"first_chunk": True} if first else {})
+                )
             )
         return torch.cat(out, 2).transpose(1, 2).float().clamp(-1, 1)
 

@@ -101,7 +101,9 @@ def rows(video: Tensor, name: str, once: int, fps: int, flights: Sequence[Flight
     return found
 
 
-def evaluate(run: Path, weights: Path | None, count: int, horizon: int, prompts: list[str] | None, seed: int) -> list[Row]:
+def evaluate(
+    run: Path, weights: Path | None, count: int, horizon: int, prompts: list[str] | None, seed: int
+) -> list[Row]:
     student = load_student(run, weights)
     flights = None if prompts else truth(count, seed)
     texts = prompts if prompts else [f.caption for f in flights or []]
@@ -122,12 +124,11 @@ def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int) ->
 
 
 def show(found: list[Row], console: Console) -> None:
-    shown = ("heading", "speed", "palette", "residual", "dynamics", "displacement", "contrast", "saturation", "sharpness",
-             "contrast_drift", "saturation_drift", "sharpness_drift")  # fmt: skip
-    columns = [c for c in shown if any(c in r.figures for r in found)]
-    table = Table("", *(c.replace("_", " ") for c in columns))
-    for row in found:
-        table.add_row(row.name, *(_format(c, row.figures.get(c)) for c in columns))
+    """One column a stretch of video, one line a measure."""
+    measures = list(dict.fromkeys(m for row in found for m in row.figures))
+    table = Table("", *(row.name.replace(", ", "\n") for row in found))
+    for measure_ in measures:
+        table.add_row(measure_.replace("_", " "), *(_format(measure_, row.figures.get(measure_)) for row in found))
     console.print(table)
 
 
@@ -143,7 +144,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
     parser.add_argument("--rollouts", type=int, default=32)
     parser.add_argument("--horizon", type=int, default=6, help="length in training horizons")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's, with truth")
+    parser.add_argument(
+        "--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's, with truth"
+    )
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--json", type=Path, help="where the figures go; default <run>/evaluation.json")
     args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
     """
     if not raw or any(not 1 <= r <= TIMESTEPS or r != int(r) for r in raw):
         raise ValueError(f"a step list holds whole numbers from 1 to {TIMESTEPS}, got {list(raw)}")
-    if any(a <= b for a, b in zip(raw, raw[1:], strict=False)):
+    if any(a <= b for a, b in pairwise(raw)):
         raise ValueError(f"a step list runs from noise to data, so it must fall; got {list(raw)}")
     times = sigma_table(float(shift)) * TIMESTEPS
     return tuple(float(times[TIMESTEPS - int(r)]) for r in raw)

@@ -24,7 +24,6 @@ from adastate.media import VideoWriter, strip
 from adastate.runs import load_student
 from adastate.student import Student
 
-
 STRIP_CHUNKS = 200
 """A strip shows so many chunks at most, so that memory stays flat whatever the length."""
 
@@ -58,7 +57,9 @@ def frames_for(seconds: float, codec: Codec, chunk: int) -> int:
 
 
 @torch.no_grad()
-def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, seed: int, states: bool, sheet: bool = False) -> Timing:
+def generate(
+    student: Student, prompts: Sequence[str], frames: int, out: Path, seed: int, states: bool, sheet: bool = False
+) -> Timing:
     """Streams one video a prompt into `out`, all in one batch.
 
     With `states` the decoded state stands to the right of the video; `sheet` adds strip.png.
@@ -122,10 +123,8 @@ def generate(student: Student, prompts: Sequence[str], frames: int, out: Path, s
 def beside(video: Tensor, state: Tensor | None) -> Tensor:
     """Video left, the state of its chunk right, held to the chunk's length; black where there is none."""
     length = video.shape[1]
-    if state is None:
-        state = torch.full_like(video, -1.0)
-    else:
-        state = state[:, torch.arange(length) * state.shape[1] // length]
+    held = None if state is None else state[:, torch.arange(length) * state.shape[1] // length]
+    state = torch.full_like(video, -1.0) if held is None else held
     gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], -1.0)
     return torch.cat([video, gap, state], -1)
 
@@ -164,5 +163,7 @@ def main(argv: list[str]) -> None:
     timing = generate(student, prompts, frames, out, args.seed, args.states, args.strip)
     (out / "timing.json").write_text(json.dumps(asdict(timing), indent=1))
     print(f"{timing.streams} videos of {timing.pictures} pictures in {out}")
-    print(f"first picture after {timing.first_picture_s} s; all streams together {timing.pictures_s_without_decoding} pictures/s "
-          f"without decoding, {timing.pictures_s_with_decoding} with it ({timing.device})")  # fmt: skip
+    print(
+        f"first picture after {timing.first_picture_s} s; all streams together {timing.pictures_s_without_decoding} "
+        f"pictures/s without decoding, {timing.pictures_s_with_decoding} with it ({timing.device})"
+    )

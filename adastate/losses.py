@@ -66,7 +66,9 @@ def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", carrie
     weight = torch.zeros(frames, dtype=torch.float64)
     if alpha < 0:
         raise ValueError(f"horizon_weight is {alpha}; it must not be negative, 0 turns it off")
-    ramp = torch.arange(n, dtype=torch.float64) / max(n - 1, 1) if law == "linear" else torch.zeros(n, dtype=torch.float64)
+    ramp = (
+        torch.arange(n, dtype=torch.float64) / max(n - 1, 1) if law == "linear" else torch.zeros(n, dtype=torch.float64)
+    )
     weight[on] = (1 + alpha * ramp) / (1 + alpha * ramp).mean()
     return weight
 

@@ -32,8 +32,17 @@ def fit(argv: list[str]) -> None:
     if root:
         _require_writable(Path(root))
     # what these say every time is known here: encoders are frozen, shards are streamed
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
-    for known in ("LeafSpec", "eval mode at the start", "does not have many workers", "IterableDataset", "args parameter", "exists and is not empty"):
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+    for known in (
+        "LeafSpec",
+        "eval mode at the start",
+        "does not have many workers",
+        "IterableDataset",
+        "args parameter",
+        "exists and is not empty",
+    ):
         warnings.filterwarnings("ignore", f".*{known}.*")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
@@ -71,7 +80,9 @@ def _require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise SystemExit(f"adastate: the run folder {folder} cannot be written ({error.strerror}); set RUN=another/folder") from error
+        raise SystemExit(
+            f"adastate: the run folder {folder} cannot be written ({error.strerror}); set RUN=another/folder"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> None:

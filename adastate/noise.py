@@ -67,6 +67,8 @@ class RecordedNoise:
         except StopIteration:
             raise ValueError(f"draw {self._taken} of shape {shape} was not recorded: only {self._taken} were") from None
         if draw.shape[1:] != shape:
-            raise ValueError(f"recorded draw {self._taken} is {tuple(draw.shape[1:])} a row, the rollout asks for {shape}")
+            raise ValueError(
+                f"recorded draw {self._taken} is {tuple(draw.shape[1:])} a row, the rollout asks for {shape}"
+            )
         self._taken += 1
         return draw

@@ -63,7 +63,9 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         if args.data == "clips":
             steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
         cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name"]
-        steps.append(Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions"))
+        steps.append(
+            Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
+        )
         base += [f"--watch.prompts={run / 'prompts.txt'}"]
         steps.append(fit("codec", "--config", "conf/data/codec_shards.yaml"))
         base += [f"--codec.init_args.weights={run}/codec.safetensors"]
@@ -102,8 +104,8 @@ def run_stage(stage: Stage, run: Path, console: Console) -> dict[str, Any]:
     code = subprocess.run([sys.executable, "-m", "adastate.main", *stage.argv]).returncode
     if code:
         raise SystemExit(
-            f"adastate train: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the same "
-            "command again to go on from here"
+            f"adastate train: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the "
+            "same command again to go on from here"
         )
     told = {"argv": stage.argv, "seconds": round(time.monotonic() - began, 1), "result": stage.result()}
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,11 @@ def _count(folder: Path) -> str:
 
 def _captions(shards: Path, out: Path) -> int:
     """Writes the different captions of the shards, one a line: the prompts of the later stages."""
-    captions = {" ".join(sample.read("txt").decode().split()) for path in find_shards(str(shards)) for sample in read_shard(path)}
+    captions = {
+        " ".join(sample.read("txt").decode().split())
+        for path in find_shards(str(shards))
+        for sample in read_shard(path)
+    }
     out.write_text("\n".join(sorted(captions)) + "\n")
     return len(captions)
 
@@ -145,7 +151,9 @@ def _require_room(run: Path, console: Console) -> None:
         raise SystemExit(f"adastate train: cannot write to {run} ({error.strerror}); set RUN=another/folder") from error
     free = shutil.disk_usage(run).free / 2**30
     if free < NEEDED_GB:
-        raise SystemExit(f"adastate train: {free:.1f} GB free at {run}, a run needs {NEEDED_GB:.0f}; make room or set RUN=...")
+        raise SystemExit(
+            f"adastate train: {free:.1f} GB free at {run}, a run needs {NEEDED_GB:.0f}; make room or set RUN=..."
+        )
 
 
 def main(argv: list[str]) -> None:

@@ -33,7 +33,9 @@ def load_teacher(run: Path) -> Teacher:
 def _model(run: Path, stage: str) -> dict[str, Any]:
     path = run / stage / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote")
+        raise ConfigError(
+            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
+        )
     return dict(yaml.safe_load(path.read_text())["model"]["init_args"])
 
 

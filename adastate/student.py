@@ -24,7 +24,7 @@ from adastate.weights import load, save
 
 
 class Bound:
-    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are computed once, and once more under a graph."""
+    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph."""
 
     def __init__(self, net: DiT, text: Tensor) -> None:
         self.net, self.text = net, text
@@ -105,7 +105,7 @@ class Student(pl.LightningModule):
 
     @property
     def iteration(self) -> int:
-        return int(self.ema.updates)
+        return self.ema.updates
 
     @property
     def chunk_frames(self) -> int:
@@ -190,7 +190,9 @@ class Student(pl.LightningModule):
         block = self.spec.chunk_frames
         if self.init == "ode":
             if batch.trajectory is None or batch.levels is None:
-                raise ValueError("init: ode regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing")
+                raise ValueError(
+                    "init: ode regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing"
+                )
             path, clean = batch.trajectory, batch.trajectory[:, -1]
             at = _nearest(batch.levels, self.spec.timesteps)
             pick = torch.stack([noise.integers(len(at)) for _ in range(clean.shape[1] // block)], 1)
@@ -198,7 +200,9 @@ class Student(pl.LightningModule):
             rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
             return path[rows, index, frames], clean, batch.levels.to(self.device)[index], clean
         if batch.latents is None:
-            raise ValueError("init: teacher_forcing needs latents; use ShardData, WorldData(clips=...) or TrajectoryData")
+            raise ValueError(
+                "init: teacher_forcing needs latents; use ShardData, WorldData(clips=...) or TrajectoryData"
+            )
         clean = batch.latents
         self.spec.chunks(clean.shape[1])
         levels = flow.sigma_table(self.spec.shift).to(self.device) * flow.TIMESTEPS
@@ -220,7 +224,9 @@ class Student(pl.LightningModule):
         """The same chunk by chunk through the cache, each with a state that is taught a frame of its own chunk."""
         size, queries = self.spec.chunk_frames, self.spec.state_frames
         if queries > size:
-            raise ValueError(f"a chunk of {size} frames has none to teach {queries} state frames; set init_state_target: none")
+            raise ValueError(
+                f"a chunk of {size} frames has none to teach {queries} state frames; set init_state_target: none"
+            )
         at = slice(0, queries) if self.init_state_target == "first" else slice(size - queries, size)
 
         def with_state(x: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Teacher(pl.LightningModule):
 
     @property
     def iteration(self) -> int:
-        return int(self.ema.updates) if self.ema is not None else 0
+        return self.ema.updates if self.ema is not None else 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
@@ -110,7 +111,9 @@ class Teacher(pl.LightningModule):
         if batch.latents is not None:
             return batch.latents
         if batch.video is None:
-            raise ValueError("this stage needs latents or video, but the datamodule gives prompts only: use WorldData or ShardData")
+            raise ValueError(
+                "this stage needs latents or video, but the datamodule gives prompts only: use WorldData or ShardData"
+            )
         if self.codec is None:
             raise ValueError("this teacher was made without a codec and cannot encode video")
         return self.codec.encode(batch.video)
@@ -126,7 +129,9 @@ class Teacher(pl.LightningModule):
         if self.iteration % self.save_every == 0:
             self._save()
 
-    def x0(self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None) -> Tensor:
+    def x0(
+        self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
+    ) -> Tensor:
         """Guided prediction c + w (c - u) of x0 for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
         net = net or self.net
         if negative is None or self.guidance == 0:
@@ -145,14 +150,16 @@ class Teacher(pl.LightningModule):
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
         levels = levels.to(noise.device)
         x, path = noise, [noise]
-        for now, then in zip(levels[:-1], levels[1:], strict=True):
+        for now, then in pairwise(levels):
             t = (now * flow.TIMESTEPS).expand(len(prompts))
             x0 = self.x0(x, t, text, negative, self.averaged)
             x = x0 + then / now * (x - x0)
             path.append(x)
         return torch.stack(path, 1)
 
-    def sample(self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0, shift: float | None = None) -> Tensor:
+    def sample(
+        self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0, shift: float | None = None
+    ) -> Tensor:
         """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, i)."""
         noise = SampleNoise(seed, 0, range(len(prompts)), "sample", self.device)
         start = noise.normal(frames, self.net.size.channels, *self.grid)
@@ -183,6 +190,3 @@ class Teacher(pl.LightningModule):
     def _save(self) -> None:
         if self.out and self.trainer.is_global_zero:
             save(self.averaged, Path(self.out))
-
-
-

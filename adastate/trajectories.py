@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ def path_levels(spec: StreamSpec, steps: int) -> tuple[Tensor, list[int]]:
     stops = [raw / flow.TIMESTEPS for raw in spec.steps] + [0.0]
     if steps < len(spec.steps):
         raise ValueError(f"{steps} steps cannot pass the student's {len(spec.steps)} levels")
-    gaps = [a - b for a, b in zip(stops, stops[1:], strict=False)]
+    gaps = [a - b for a, b in pairwise(stops)]
     share = [1] * len(gaps)
     for _ in range(steps - len(gaps)):
         share[max(range(len(gaps)), key=lambda i: gaps[i] / share[i])] += 1
@@ -40,7 +41,14 @@ def path_levels(spec: StreamSpec, steps: int) -> tuple[Tensor, list[int]]:
 
 @torch.no_grad()
 def write_trajectories(
-    teacher: Teacher, spec: StreamSpec, prompts: Sequence[str], frames: int, out: Path, steps: int, batch: int, seed: int
+    teacher: Teacher,
+    spec: StreamSpec,
+    prompts: Sequence[str],
+    frames: int,
+    out: Path,
+    steps: int,
+    batch: int,
+    seed: int,
 ) -> None:
     """Writes one path per prompt, at the student's levels and the end; goes on where an earlier call stopped."""
     levels, at = path_levels(spec, steps)
@@ -68,7 +76,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("adastate trajectories", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of the shards; default <run.dir>/trajectories")
     parser.add_argument("--clips", type=int, default=1024, help="paths to write, one a prompt")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line; default: captions of the tiny world")
+    parser.add_argument(
+        "--prompts", type=Path, help="text file, one prompt a line; default: captions of the tiny world"
+    )
     parser.add_argument("--steps", type=int, default=48, help="Euler steps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,7 +89,11 @@ def main(argv: list[str]) -> None:
     teacher = build({**node, "init_args": {**node["init_args"], **weights}}, Teacher).eval()
     spec = StreamSpec(**variables.get("stream", {}))
     out = args.out or Path(variables["run"]["dir"]) / "trajectories"
-    prompts = args.prompts.read_text().splitlines() if args.prompts else [flight(1, i).caption for i in range(args.clips)]
+    prompts = (
+        args.prompts.read_text().splitlines() if args.prompts else [flight(1, i).caption for i in range(args.clips)]
+    )
     prompts = [p for p in prompts if p.strip()][: args.clips]
-    write_trajectories(teacher, spec, prompts, variables["flow"]["rollout_frames"], out, args.steps, args.batch, args.seed)
+    write_trajectories(
+        teacher, spec, prompts, variables["flow"]["rollout_frames"], out, args.steps, args.batch, args.seed
+    )
     print(f"{len(prompts)} trajectories in {out}")

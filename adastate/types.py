@@ -72,7 +72,9 @@ class Batch:
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """As Tensor.to, for every tensor; Lightning moves batches with it."""
-        moved = {f.name: v.to(*args, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(*args, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adastate.encoders import PRETRAINED
-from adastate.net import DiT, Size
+from adastate.net import DiT
 
 BUILTIN = {"builtin": PRETRAINED / "tiny_teacher.safetensors"}
 
@@ -50,11 +50,16 @@ def _plain(size: dict[str, object]) -> dict[str, object]:
 
 def _fit(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = net.state_dict()
-    wrong = [f"{k} {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here" for k in own if k in state and state[k].shape != own[k].shape]
+    wrong = [
+        f"{k} {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if wrong or missing or unexpected:
         raise ValueError(
             f"{path} does not fit the network: {len(wrong)} of another shape ({'; '.join(wrong[:3])}), "
-            f"{len(missing)} missing ({', '.join(missing[:3])}), {len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
+            f"{len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
         )
     net.load_state_dict({k: v.float() for k, v in state.items()})

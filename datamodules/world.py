@@ -209,7 +209,9 @@ class WorldClips(IterableDataset[Batch]):
 class WorldLatents(IterableDataset[Batch]):
     """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
 
-    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec, batch: int, global_batch: int, rank: int) -> None:
+    def __init__(
+        self, seed: int, pictures: int, clips: int, codec: Codec, batch: int, global_batch: int, rank: int
+    ) -> None:
         self.seed, self.batch, self.global_batch, self.rank = seed, batch, global_batch, rank
         if clips < global_batch:
             raise ValueError(f"{clips} clips do not fill one global batch of {global_batch}")

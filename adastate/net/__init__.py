@@ -1,4 +1,4 @@
-"""The network: Wan2.1's diffusion transformer, bidirectional, block-causal or streaming. It knows nothing of training."""
+"""The network: Wan2.1's diffusion transformer, bidirectional, block-causal or streaming; ignorant of training."""
 
 from adastate.net.dit import DiT, Size
 

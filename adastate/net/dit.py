@@ -114,9 +114,10 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, size.width) / size.width**0.5)
 
-    def forward(
-        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
-    ) -> Tensor:
+    def text_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cross_attn.keys(context)
+
+    def forward(self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None) -> Tensor:
         """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame."""
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
         h = modulate(x, shift, scale, self.eps)
@@ -260,7 +261,7 @@ class DiT(nn.Module):
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
         # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.
         context = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
-        return [block.cross_attn.keys(context) for block in self.blocks]
+        return [block.text_keys(context) for block in self.blocks]  # type: ignore[operator, union-attr]
 
     def _embed(
         self, x: Tensor, positions: Sequence[int] | None, visible: FrameMask | None, memory: Memory | None

@@ -17,7 +17,9 @@ def block_causal(frames: int, block: int, window: int | None = None, first: int 
     """Each block sees itself and the frames before it; with `window`, the last `window` frames up to its own end."""
     index = blocks(frames, block, first)
     end = [max(j for j in range(frames) if index[j] == index[i]) + 1 for i in range(frames)]
-    return tuple(tuple(j < end[i] and (window is None or j >= end[i] - window) for j in range(frames)) for i in range(frames))
+    return tuple(
+        tuple(j < end[i] and (window is None or j >= end[i] - window) for j in range(frames)) for i in range(frames)
+    )
 
 
 def teacher_forcing(frames: int, block: int, past: int | None = None, first: int | None = None) -> FrameMask:

@@ -6,7 +6,9 @@ from adastate.stream.frames import Frames
 from adastate.stream.spec import StreamSpec
 
 
-def renew(spec: StreamSpec, anchor: Frames | None, state: Frames | None, window: Frames) -> tuple[Frames | None, Frames]:
+def renew(
+    spec: StreamSpec, anchor: Frames | None, state: Frames | None, window: Frames
+) -> tuple[Frames | None, Frames]:
     """The anchor after a commit, and the window without what went into it.
 
     `state` is what the clean pass wrote for the state queries, None where there were none; `window` the past with

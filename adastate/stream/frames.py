@@ -66,7 +66,11 @@ class Frames:
 
     def compact(self) -> Frames:
         """A copy that does not keep alive the larger tensors that this one is a view of."""
-        return Frames(tuple(k.clone() for k in self.keys), tuple(v.clone() for v in self.values), self.source, self.written)
+        return Frames(
+            tuple(k.clone() for k in self.keys), tuple(v.clone() for v in self.values), self.source, self.written
+        )
 
     def detach(self) -> Frames:
-        return Frames(tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.source, self.written)
+        return Frames(
+            tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.source, self.written
+        )

@@ -69,7 +69,13 @@ def rollout(
 
 
 def write(
-    student: Student, noise: Noise, cache: StateCache, x0: Tensor, queries: int, grad: bool = False, exit_view: View | None = None
+    student: Student,
+    noise: Noise,
+    cache: StateCache,
+    x0: Tensor,
+    queries: int,
+    grad: bool = False,
+    exit_view: View | None = None,
 ) -> None:
     """The clean pass over [state | content] `x0`, and the commit of what it wrote."""
     spec = cache.spec
@@ -94,7 +100,9 @@ def prefill(student: Student, cache: StateCache, given: Tensor, first_alone: boo
     size = cache.spec.chunk_frames
     rest = given.shape[1] - (1 if first_alone else 0)
     if rest < 0 or rest % size:
-        raise ValueError(f"{given.shape[1]} given frames do not divide into blocks of {size}" + " after the first" * first_alone)
+        raise ValueError(
+            f"{given.shape[1]} given frames do not divide into blocks of {size}" + " after the first" * first_alone
+        )
     sizes = ([1] if first_alone else []) + [size] * (rest // size)
     for block in given.split(sizes, dim=1):
         view = cache.view(block.shape[1], 0, clean=True, keep=True)

@@ -66,17 +66,21 @@ class StreamSpec:
             )
         if (self.anchor == "none") != (self.state_frames == 0):
             raise ValueError(
-                f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor none, "
-                "and at least 1 with static or state"
+                f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor "
+                "none, and at least 1 with static or state"
             )
         if self.anchor == "state" and self.position == "absolute":
             raise ValueError("a state has no place in absolute time: use position: slot with anchor: state")
         if self.position == "slot" and self.warmup == "fixed" and self.past_frames is None:
             raise ValueError("warmup: fixed needs to know the window; set past_frames, or use warmup: growing")
         if self.state_init == "first_frame" and self.state_frames > self.chunk_frames:
-            raise ValueError(f"the first chunk has {self.chunk_frames} frames, too few for a state of {self.state_frames}")
+            raise ValueError(
+                f"the first chunk has {self.chunk_frames} frames, too few for a state of {self.state_frames}"
+            )
         if self.state_grad and self.cache_grad == "straight_through":
-            raise ValueError("state_grad and cache_grad: straight_through are two ways to teach the state; use one of them")
+            raise ValueError(
+                "state_grad and cache_grad: straight_through are two ways to teach the state; use one of them"
+            )
         if self.state_grad < 0:
             raise ValueError(f"state_grad is {self.state_grad}; it counts chunks, 0 is off")
         flow.warp_steps(self.steps, self.shift)

@@ -1,0 +1,30 @@
+"""One process of law 11: `python -m tests.law11_worker RANK WORLD OUT` fits one iteration and saves its gradients.
+
+Run apart from pytest, because processes that train together have to be started, not forked.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.rig import Gradients, Prompts, fit, tiny_distill
+
+GLOBAL = 4
+KWARGS = {"critic_updates": 2, "critic_fresh": False, "state_loss": "dmd"}
+
+
+def gradients(world: int, per_rank: bool = False) -> list[dict[str, torch.Tensor]]:
+    """What every optimiser's step of the iteration was given, on this rank."""
+    seen = Gradients()
+    torch.set_num_threads(1)
+    strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
+    fit(tiny_distill(**KWARGS), Prompts(GLOBAL // world, per_rank), seen, devices=world, strategy=strategy)  # type: ignore[arg-type]
+    return [step for step, _ in seen.steps]
+
+
+if __name__ == "__main__":
+    rank, world, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.save([gradients(world), gradients(world, per_rank=True)], out / f"rank{rank}.pt")

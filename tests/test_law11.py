@@ -1,0 +1,77 @@
+"""Law 11: one training step on 1 process is the same step on 2 processes with half the batch each."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.law11_worker import gradients
+
+ROOT = Path(__file__).parent.parent
+Steps = list[dict[str, Tensor]]
+
+
+def relative(a: Steps, b: Steps) -> list[float]:
+    """Largest relative distance of any parameter's gradient, for each optimiser's step."""
+    assert [s.keys() for s in a] == [s.keys() for s in b]
+    return [max(float((x[k] - y[k]).norm() / y[k].norm()) for k in y) for x, y in zip(a, b, strict=True)]
+
+
+def two_processes(folder: Path) -> list[tuple[Steps, Steps]]:
+    """(gradients, gradients where samples are numbered by rank) of either rank, over gloo."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": "0",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-m", "tests.law11_worker"]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), "2", str(folder)],
+            env={**env, "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        told = [process.communicate(timeout=120)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(told)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Steps, list[tuple[Steps, Steps]]]:
+    return gradients(1), two_processes(tmp_path_factory.mktemp("law11"))
+
+
+def test_law_11_two_processes_have_the_gradients_of_one(runs: tuple[Steps, list[tuple[Steps, Steps]]]) -> None:
+    one, ranks = runs
+    assert len(one) == 3, "the student's step and two of the critic's"
+    for two, _ in ranks:
+        assert relative(two, one) == pytest.approx([0] * 3, abs=1e-5)
+
+
+def test_law_11_fails_where_randomness_knows_the_rank(runs: tuple[Steps, list[tuple[Steps, Steps]]]) -> None:
+    one, ranks = runs
+    for _, wrong in ranks:
+        assert min(relative(wrong, one)) > 1e-2
