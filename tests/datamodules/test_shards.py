@@ -260,6 +260,13 @@ def test_bad_samples_leave_the_global_order_the_same_for_any_number_of_processes
 
 
 @pytest.mark.filterwarnings("ignore:skipping")
+def test_a_bad_sample_gives_its_place_to_the_next_in_the_order(tmp_path: Path) -> None:
+    good = captions(take(ShardData(write(tmp_path / "good", 12), batch=4), 6))
+    got = captions(take(ShardData(write(tmp_path / "one", 12, change=only(3, txt=b"")), batch=4), 6))
+    assert got == [good[i + 1] if prompt == "clip 3" else prompt for i, prompt in enumerate(good)]
+
+
+@pytest.mark.filterwarnings("ignore:skipping")
 def test_a_set_without_any_good_sample_is_refused_even_if_all_is_forgiven(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="none of the 3 samples"):
         ShardData(write(tmp_path, 3, change=only(0, 1, 2, txt=b"")), batch=1, forgive=1).setup()

@@ -125,6 +125,12 @@ def test_a_flash_and_a_fade_are_no_cuts() -> None:
     assert find_cuts(film) == []
 
 
+def test_a_cut_amid_wild_motion_shows_by_its_colours() -> None:
+    dots = (torch.rand(20, 1, 32, 32) > 0.5).to(torch.uint8)  # nothing stays where it was
+    colours = torch.tensor([[200, 30, 30]] * 9 + [[60, 60, 190]] * 11, dtype=torch.uint8)
+    assert find_cuts(dots * colours[:, :, None, None]) == [9]
+
+
 def test_cuts_between_flights_over_like_ground_are_found() -> None:
     flights = [flight(0, i, palette="blue ocean", speed="fast") for i in range(3)]
     assert find_cuts(to_uint8(render(flights, 15)).flatten(0, 1)) == [15, 30]
