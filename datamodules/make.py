@@ -31,6 +31,7 @@ from datamodules.world import FPS, VIEW, flight, render
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 CRF = 12  # low, because these clips are trained on and were compressed once before
+Facts = dict[str, Any]
 METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
 
 
@@ -62,7 +63,7 @@ class _Source:
     name: str  # relative to the folder of videos
     caption: str
     digest: str
-    state: dict[str, Any]  # as index.json keeps it
+    state: Facts  # as index.json keeps it
 
 
 def make_shards(
@@ -94,8 +95,7 @@ def make_shards(
     Raises:
         ShardError: no videos, settings that do not fit, a folder that cannot be written to, or a disk too small.
     """
-    fps = float(fps)
-    settings = {"kind": "videos", "method": METHOD, "size": list(size), "pictures": pictures, "fps": fps}
+    settings = {"kind": "videos", "method": METHOD, "size": list(size), "pictures": pictures, "fps": float(fps)}
     settings["codec"] = codec_name(latents)
     clip_bytes = _clip_bytes(size, pictures, fps, latents)
     before = read_manifest(out)
@@ -121,17 +121,16 @@ def make_shards(
     return Report(out, len(writer.keys() - present), len(present), len(writer.shards), skipped | faults, by_name)
 
 
-def _cut(
-    source: _Source, writer: ShardWriter, present: set[str], settings: dict[str, Any], codec: Codec | None
-) -> None:
+def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Facts, codec: Codec | None) -> None:
     """Writes those clips of a video that are not present, and what became of it into the writer's `sources`."""
     shape = {name: settings[name] for name in ("size", "pictures", "fps")}
     size, pictures, fps = shape.values()
+    words = re.sub(r"[^A-Za-z0-9]+", "_", source.name)[:40]
     state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
     clips = 0
     try:
         for clip in read_clips(source.path, size, pictures, fps):
-            key = _key(source, clips)
+            key = f"{words}-{source.digest}-{clips:05d}"
             if key not in present:
                 facts = {"source": source.name, "start": round(clip.start, 3), **shape}
                 writer.add(key, clip_members(to_float(clip.video), fps, source.caption, facts, codec))
@@ -144,11 +143,7 @@ def _cut(
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Video files in a folder and the folders in it, in order of name.
-
-    Raises:
-        ShardError: no such folder, or no video in it.
-    """
+    """Video files in a folder and the folders in it, in order of name; ShardError if there are none."""
     if not folder.is_dir():
         raise ShardError(f"no folder {folder}: give the folder that holds the videos")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -158,7 +153,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 
 def _gather(
-    videos: Path, settings: dict[str, Any], known: dict[str, Any], caption_from_name: bool, progress: Progress
+    videos: Path, settings: Facts, known: Facts, caption_from_name: bool, progress: Progress
 ) -> tuple[list[_Source], dict[str, str], tuple[str, ...]]:
     """The usable videos; why others are not; and those that their file name captions."""
     sources: list[_Source] = []
@@ -182,9 +177,9 @@ def _gather(
     return sources, skipped, tuple(by_name)
 
 
-def _describe(path: Path, name: str, caption: str, settings: dict[str, Any], known: dict[str, Any]) -> _Source:
+def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts) -> _Source:
     stat = path.stat()
-    state: dict[str, Any] = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    state: Facts = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     if all(known.get(key) == value for key, value in state.items()):
         state |= {"seconds": known["seconds"], "sha256": known["sha256"]}
     else:
@@ -192,10 +187,6 @@ def _describe(path: Path, name: str, caption: str, settings: dict[str, Any], kno
     told = json.dumps([settings, name, state["sha256"], caption], sort_keys=True)
     state["digest"] = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
     return _Source(path, name, caption, state["digest"], state)
-
-
-def _key(source: _Source, clip: int) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', source.name)[:40]}-{source.digest}-{clip:05d}"
 
 
 def _without_name(error: Exception, path: Path) -> str:
@@ -206,7 +197,7 @@ def _digest_of(key: str) -> str:
     return key.rpartition("-")[0].rpartition("-")[2]
 
 
-def _is_done(source: _Source, states: dict[str, Any], counts: Counter[str]) -> bool:
+def _is_done(source: _Source, states: Facts, counts: Counter[str]) -> bool:
     """Whether all clips of this very source are there. Takes note of a new date, which changes nothing else."""
     state = states.get(source.name, {})
     if state.get("digest") != source.digest or state["clips"] != counts[source.digest]:
@@ -215,14 +206,14 @@ def _is_done(source: _Source, states: dict[str, Any], counts: Counter[str]) -> b
     return True
 
 
-def _open(out: Path, per_shard: int, before: dict[str, Any], settings: dict[str, Any], can_remake: bool) -> ShardWriter:
+def _open(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake: bool) -> ShardWriter:
     """Opens the folder; a set with other settings is removed first, if all of it can be made again."""
     stored = before.get("settings", settings)
     if stored != settings:
         changed = ", ".join(f"{k} {stored.get(k)} -> {settings[k]}" for k in settings if stored.get(k) != settings[k])
         if not can_remake or stored.get("kind") != settings["kind"]:
             raise ShardError(
-                f"{out} holds clips made otherwise ({changed}) that this run cannot remake: choose another --out"
+                f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
             )
         for path in [*out.glob("shard-*.tar"), out / "index.json"]:  # the index last: it says that these files are ours
             path.unlink()
@@ -252,9 +243,7 @@ def _clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec |
 def _check_disk(out: Path, need: float) -> None:
     free = shutil.disk_usage(out).free
     if need > free:
-        raise ShardError(
-            f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: free some, or choose another disk"
-        )
+        raise ShardError(f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: choose another disk")
 
 
 def codec_name(codec: Codec | None) -> str | None:
@@ -269,9 +258,7 @@ def codec_name(codec: Codec | None) -> str | None:
     return f"{type(codec).__name__}-{digest.hexdigest()}"
 
 
-def clip_members(
-    video: Tensor, fps: float, caption: str, facts: dict[str, Any], codec: Codec | None
-) -> dict[str, bytes]:
+def clip_members(video: Tensor, fps: float, caption: str, facts: Facts, codec: Codec | None) -> dict[str, bytes]:
     """What a shard holds of one clip `[T, 3, h, w]` in [-1, 1]: video or latents, caption and facts."""
     words = {"txt": caption.encode(), "json": json.dumps(facts, sort_keys=True).encode()}
     if codec is None:

@@ -52,6 +52,7 @@ class ShardWriter:
             out.mkdir(parents=True, exist_ok=True)
             self._temporary = out / "writing.tmp"
             self._temporary.write_bytes(b"")
+            self._temporary.unlink()  # also what an interruption left there
         except OSError as error:
             raise ShardError(f"cannot write to {out} ({error.strerror}): choose another folder") from error
         self.out, self.per_shard = out, per_shard
@@ -122,7 +123,6 @@ class ShardWriter:
 
     def _adopt(self, listed: dict[str, dict[str, Any]]) -> None:
         """Takes over the whole shards of the folder, those included that an interruption kept out of index.json."""
-        self._temporary.unlink(missing_ok=True)
         for path in sorted(self.out.glob("shard-*.tar")):
             try:
                 keys = {sample.key for sample in read_shard(path)}
@@ -135,12 +135,8 @@ class ShardWriter:
 
     def _register(self, path: Path, keys: set[str], entry: dict[str, Any] | None = None) -> None:
         self._keys[path.name] = keys
-        self.shards[path.name] = entry or {
-            "name": path.name,
-            "samples": len(keys),
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
+        told = {"name": path.name, "samples": len(keys), "bytes": path.stat().st_size}
+        self.shards[path.name] = entry or told | {"sha256": sha256(path)}
 
     def _begin(self) -> None:
         last = max(self.shards, default="")
@@ -207,9 +203,7 @@ def npy(values: Tensor) -> bytes:
     """
     half = values.detach().cpu().half()
     if not half.isfinite().all():
-        raise ShardError(
-            "numbers that are not finite in float16 cannot be stored: the model that made them has diverged"
-        )
+        raise ShardError("numbers not finite in float16 cannot be stored: the model that made them has diverged")
     out = io.BytesIO()
     np.save(out, half.numpy(), allow_pickle=False)
     return out.getvalue()

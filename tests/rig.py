@@ -78,6 +78,14 @@ class Gradients(pl.Callback):
         self.steps.append(({n: p.grad.clone() for n, p in named if id(p) in mine}, {n for n, _ in named}))  # type: ignore[union-attr]
 
 
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest relative distance of any parameter's gradient. What is below a percent of the whole counts as that:
+    the bias of a key hardly matters to a softmax, and its gradient is mostly rounding."""
+    assert a.keys() == b.keys()
+    whole = float(torch.stack([g.norm() for g in b.values()]).norm())
+    return max(float((a[k] - b[k]).norm() / (b[k].norm() + 0.01 * whole)) for k in b)
+
+
 def fit(module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
     options: dict[str, Any] = {"devices": 1, "max_steps": -1, "max_epochs": -1, **kwargs}
     trainer = pl.Trainer(

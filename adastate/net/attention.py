@@ -37,8 +37,8 @@ def attend(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """On a CPU, bf16 attention with gradient is spelled out: torch's flash backward there is four times slower."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not q.requires_grad:
+    """On a CPU, small bf16 attention is spelled out: torch's flash kernel there is slower, its backward four times."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] * k.shape[2] > DENSE_LIMIT:
         return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:

@@ -153,7 +153,7 @@ def test_clips_of_videos_that_are_gone_stay(videos: Path, tmp_path: Path) -> Non
     cut(videos, out)
     shutil.rmtree(videos / "more")
     assert cut(videos, out).clips == 8
-    with pytest.raises(ShardError, match=r"made otherwise \(size \[16, 16\] -> \[8, 8\]\) that this run cannot remake"):
+    with pytest.raises(ShardError, match=r"made otherwise \(size \[16, 16\] -> \[8, 8\]\), not to be remade now"):
         cut(videos, out, size=(8, 8))
     assert len(samples(out)) == 8
 
@@ -241,7 +241,7 @@ def test_folders_that_will_not_do_are_refused(videos: Path, tmp_path: Path, monk
     assert (tmp_path / "theirs" / "shard-000000.tar").read_bytes() == b"precious"
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 90, 10))
-    with pytest.raises(ShardError, match=r"has 10 bytes free and needs about .* kB: free some"):
+    with pytest.raises(ShardError, match=r"has 10 bytes free and needs about .* kB: choose another disk"):
         cut(videos, tmp_path / "out")
 
 
