@@ -17,7 +17,7 @@ CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test lint format shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate tensorboard clean
+	generate evaluate bench tensorboard clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run $(RUN) $(ARGS)
+
+bench: install ## chunk and step times of this machine, table and JSON
+	.venv/bin/python benchmarks/stream.py $(ARGS)
 
 tensorboard: install ## all runs, with every image kept
 	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true

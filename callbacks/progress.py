@@ -97,7 +97,7 @@ class Progress(ProgressBar):
 
     def _line(self, trainer: pl.Trainer, now: int, share: float | None) -> str:
         elapsed = self._drawn - self._begun
-        parts = [f"iteration {now:,}" + (f" of {round(now / share):,}" if share else "")]
+        parts = [f"iteration {now:,}" + (f" of {round(now / share):,}" if share and now else "")]
         metrics = trainer.progress_bar_metrics or {k: float(v) for k, v in trainer.callback_metrics.items() if _loss(k)}
         parts += [f"{k} {v:.4g}" for k, v in list(metrics.items())[:MOST_METRICS]]
         if elapsed > 0 and now > self._begun_at:

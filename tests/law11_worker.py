@@ -17,15 +17,16 @@ KWARGS = {"critic_updates": 2, "state_loss": "dmd", "student_lr": 2e-6, "critic_
 """Rates as small as the recipe's: Adam's first step is a sign, which larger ones would make of every rounding."""
 
 
-def gradients(world: int, per_rank: bool = False) -> list[dict[str, torch.Tensor]]:
-    """What every optimiser's step of the iteration was given, on this rank."""
+def gradients(world: int, parts: int = 1, per_rank: bool = False) -> list[dict[str, torch.Tensor]]:
+    """What every optimiser's step of the iteration was given, on this rank, whose share comes in `parts`."""
     seen = Gradients()
     torch.set_num_threads(1)
     strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
-    fit(tiny_distill(**KWARGS), Prompts(GLOBAL // world, per_rank), seen, devices=world, strategy=strategy)  # type: ignore[arg-type]
+    fit(tiny_distill(**KWARGS), Prompts(GLOBAL // world // parts, per_rank), seen, devices=world, strategy=strategy)  # type: ignore[arg-type]
     return [step for step, _ in seen.steps]
 
 
 if __name__ == "__main__":
     rank, world, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.save([gradients(world), gradients(world, per_rank=True)], out / f"rank{rank}.pt")
+    runs = {"whole": gradients(world), "parts": gradients(world, 2), "by rank": gradients(world, per_rank=True)}
+    torch.save(runs, out / f"rank{rank}.pt")

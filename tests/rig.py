@@ -21,12 +21,16 @@ from tests.tiny import GRID, SIZE, randomise, spec
 WORDS = ("red", "fast", "north", "ball", "plain", "slow", "snow", "lava")
 
 
-def tiny_student(seed: int = 2, checkpointing: bool = False, init: dict[str, Any] | None = None, **stream: Any) -> Student:
+def tiny_student(
+    seed: int = 2, checkpointing: bool = False, init: dict[str, Any] | None = None, **stream: Any
+) -> Student:
     """Six frames of horizon: two chunks of three, or six of one."""
     torch.manual_seed(seed)
     codec = TinyCodec(None, width=4, channels=SIZE.channels, group=2)
     text = TinyText(SIZE.text_tokens, SIZE.text_width)
-    made = Student(SIZE, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {}))
+    made = Student(
+        SIZE, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {})
+    )
     randomise(made.net, seed)
     made.ema.net.load_state_dict(made.net.state_dict())
     return made
@@ -72,7 +76,9 @@ class Gradients(pl.Callback):
     def __init__(self) -> None:
         self.steps: list[tuple[dict[str, Tensor], set[str]]] = []
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = [(n, p) for n, p in pl_module.named_parameters() if p.grad is not None]
         self.steps.append(({n: p.grad.clone() for n, p in named if id(p) in mine}, {n for n, _ in named}))  # type: ignore[union-attr]

@@ -109,7 +109,9 @@ def test_a_name_near_to_nothing_lists_what_is_known(write: Any) -> None:
 
 
 def test_a_mistake_in_an_override_names_the_override(write: Any) -> None:
-    with pytest.raises(ConfigError, match="^--stream.past_frame=6: stream has no 'past_frame'; did you mean 'past_frames'"):
+    with pytest.raises(
+        ConfigError, match="^--stream.past_frame=6: stream has no 'past_frame'; did you mean 'past_frames'"
+    ):
         compose([write("base.yaml", BASE)], ["stream.past_frame=6"])
 
 
@@ -118,7 +120,9 @@ def test_a_nested_class_is_checked_too(write: Any) -> None:
         "stage.yaml",
         "codec:\n  class_path: adastate.encoders.TinyCodec\n  init_args:\n    widht: 8\n",
     )
-    with pytest.raises(ConfigError, match=r"stage.yaml, line 4: adastate.encoders.TinyCodec has no 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        ConfigError, match=r"stage.yaml, line 4: adastate.encoders.TinyCodec has no 'widht'; did you mean 'width'"
+    ):
         compose([write("base.yaml", BASE), stage])
 
 
@@ -156,7 +160,9 @@ def test_a_command_line_is_split(write: Any) -> None:
 
 
 def test_which_arguments_are_variables() -> None:
-    assert [is_variable(a) for a in ("--stream.past_frames=6", "--size.width", "--model.lr=1", "stream.x", "--streams=1")] == [
+    assert [
+        is_variable(a) for a in ("--stream.past_frames=6", "--size.width", "--model.lr=1", "stream.x", "--streams=1")
+    ] == [
         True,
         True,
         False,

@@ -70,7 +70,7 @@ def test_the_codec_and_the_averages_do_not_learn() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "learners"),
     [
-        ({"iterations": 6, "student_every": 5}, "sccccc" "sc"),
+        ({"iterations": 6, "student_every": 5}, "scccccsc"),
         ({"iterations": 3, "student_every": 1}, "scscsc"),
         ({"iterations": 3, "student_every": 1, "critic_first": 2}, "ccsc"),
         ({"iterations": 2, "student_every": 2, "critic_updates": 3}, "scccccc"),
@@ -107,7 +107,13 @@ def one_iteration(batch: int, per_rank: bool = False, **kwargs: Any) -> list[Wei
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"state_loss": "dmd"}, {"critic_updates": 2}, {"critic_updates": 2, "critic_fresh": False}, {"critic_first": 1}],
+    [
+        {},
+        {"state_loss": "dmd"},
+        {"critic_updates": 2},
+        {"critic_updates": 2, "critic_fresh": False},
+        {"critic_first": 1},
+    ],
     ids=str,
 )
 def test_accumulation_equals_one_big_batch(kwargs: dict[str, Any]) -> None:
@@ -172,7 +178,9 @@ def test_the_two_seeds_end_at_different_levels() -> None:
 
 @pytest.mark.parametrize("stream", [{}, {"state_frames": 3}])
 def test_a_state_that_nothing_teaches_is_refused(stream: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="state_visibility: previous, a detached cache and no state_loss nothing teaches"):
+    with pytest.raises(
+        ValueError, match="state_visibility: previous, a detached cache and no state_loss nothing teaches"
+    ):
         tiny_distill({"state_visibility": "previous", **stream})
 
 
@@ -251,7 +259,9 @@ def test_the_horizon_weighs_the_student_s_loss() -> None:
         distill = tiny_distill(horizon_weight=alpha)
         chunks, index = made_up(distill), torch.arange(2)
         x = torch.cat([c.content for c in chunks], 1).detach().requires_grad_()
-        distill.student_loss(x, chunks, distill.student.embed(["a", "b"]), distill.student.embed([""]), index)[0].backward()
+        distill.student_loss(x, chunks, distill.student.embed(["a", "b"]), distill.student.embed([""]), index)[
+            0
+        ].backward()
         assert x.grad is not None
         return x.grad.transpose(0, 1).flatten(1).norm(dim=1)
 
@@ -379,7 +389,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     distill = tiny_distill(critic_first=1)
     with torch.no_grad():
         distill.critic.net.head.head.bias.fill_(float("inf"))
-    with pytest.raises(RuntimeError, match="critic's gradient is not finite at iteration 0; the last whole weights are in"):
+    with pytest.raises(
+        RuntimeError, match="critic's gradient is not finite at iteration 0; the last whole weights are in"
+    ):
         fit(distill, Prompts())
 
 

@@ -53,7 +53,9 @@ def wrong(file: Path, source: str) -> list[str]:
         elif package == "adastate":
             allowed = floor(part) == ROOF
         elif target == "adastate":
-            allowed = there in {"datamodules": ("types", "encoders"), "callbacks": ("types", "media", "encoders")}[package]
+            allowed = (
+                there in {"datamodules": ("types", "encoders"), "callbacks": ("types", "media", "encoders")}[package]
+            )
         else:
             allowed = package == target
         if not allowed:
@@ -93,7 +95,10 @@ def test_a_wrong_import_is_seen(file: str, source: str) -> None:
 def test_right_imports_are_let_through() -> None:
     for file, source in (
         ("adastate/stream/cache.py", "from adastate.stream.frames import Frames\nfrom adastate.types import Probe"),
-        ("adastate/distill.py", "from adastate import flow, losses\nfrom adastate.teacher import Teacher\nimport torch"),
+        (
+            "adastate/distill.py",
+            "from adastate import flow, losses\nfrom adastate.teacher import Teacher\nimport torch",
+        ),
         ("adastate/pipeline.py", "from datamodules.world import render\nfrom adastate.config import compose"),
         ("callbacks/preview.py", "from callbacks import tags\nfrom adastate.media import strip"),
     ):

@@ -45,7 +45,9 @@ def test_displacement_is_exact() -> None:
 def test_displacement_of_a_sheet_that_slides(gap: int) -> None:
     """Without the world: a camera over a fixed sheet of noise, moved by (2, -1) a picture."""
     sheet = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
-    video = torch.stack([sheet[20 - t : 44 - t, 5 + 2 * t : 29 + 2 * t] for t in range(5)])[None, :, None].expand(-1, -1, 3, -1, -1)
+    video = torch.stack([sheet[20 - t : 44 - t, 5 + 2 * t : 29 + 2 * t] for t in range(5)])[None, :, None].expand(
+        -1, -1, 3, -1, -1
+    )
     assert metrics.displacement(video, gap).tolist() == [[2, -1]]
 
 

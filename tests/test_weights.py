@@ -40,7 +40,12 @@ def test_half_precision(tmp_path: Path, net: DiT) -> None:
 
 def test_names_are_wan_s(file: Path) -> None:
     names = load_file(file).keys()
-    assert {"patch_embedding.weight", "blocks.1.self_attn.norm_q.weight", "head.modulation", "time_projection.1.bias"} <= names
+    assert {
+        "patch_embedding.weight",
+        "blocks.1.self_attn.norm_q.weight",
+        "head.modulation",
+        "time_projection.1.bias",
+    } <= names
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,11 @@ def test_a_foreign_file_is_checked_tensor_by_tensor(tmp_path: Path, net: DiT) ->
     save_file(state, path)
     with pytest.raises(ValueError, match="does not fit") as error:
         load(random_net(seed=5), str(path))
-    for part in ("head.head.weight (3, 64) in the file, (16, 64) here", "1 missing (head.modulation)", "1 unexpected (extra)"):
+    for part in (
+        "head.head.weight (3, 64) in the file, (16, 64) here",
+        "1 missing (head.modulation)",
+        "1 unexpected (extra)",
+    ):
         assert part in str(error.value)
 
 

@@ -78,7 +78,11 @@ class TaggedStudent:
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         past = memory.read(0, lambda k, positions: k)
-        pairs = [] if past is None else [(int(k), int(v)) for k, v in zip(past[0].flatten(), past[1].flatten(), strict=True)]
+        pairs = (
+            []
+            if past is None
+            else [(int(k), int(v)) for k, v in zip(past[0].flatten(), past[1].flatten(), strict=True)]
+        )
         self.read.append(pairs)
         self.views.append(memory)
         self.times.append(float(t[0, 0]))

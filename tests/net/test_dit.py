@@ -54,7 +54,9 @@ def test_a_causal_mask_hides_the_future(net: DiT) -> None:
     before, after = net(X, T, TEXT, visible=mask), net(changed, T, TEXT, visible=mask)
     assert torch.equal(before[:, :2], after[:, :2])
     assert not torch.allclose(before[:, 2:], after[:, 2:], atol=1e-2)
-    assert not torch.allclose(net(X, T, TEXT)[:, :2], net(changed, T, TEXT)[:, :2], atol=1e-3), "nor would it be hidden without"
+    assert not torch.allclose(net(X, T, TEXT)[:, :2], net(changed, T, TEXT)[:, :2], atol=1e-3), (
+        "nor would it be hidden without"
+    )
 
 
 @torch.no_grad()
@@ -99,7 +101,12 @@ def test_bf16_is_close_to_float32() -> None:
         assert 1e-4 < relative(forward(half), forward(whole)) < 2e-2
     fine, coarse = gradients(whole, forward), gradients(half, forward)
     assert fine.keys() == coarse.keys()
-    for name in ("blocks.0.self_attn.k.weight", "head.head.weight", "patch_embedding.weight", "text_embedding.0.weight"):
+    for name in (
+        "blocks.0.self_attn.k.weight",
+        "head.head.weight",
+        "patch_embedding.weight",
+        "text_embedding.0.weight",
+    ):
         assert coarse[name].dtype == torch.float32, "master weights stay float32"
         assert relative(coarse[name], fine[name]) < 5e-2, name
 

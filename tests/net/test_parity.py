@@ -27,7 +27,9 @@ def test_bidirectional(t: str, flow: str) -> None:
     expected = f.outputs[flow].transpose(1, 2)
     assert far(net(x, f.inputs[t], f.inputs["context"]), expected) < TOLERANCE
     keys = net.text_keys(f.inputs["context"])
-    assert far(net(x, f.inputs[t][:, None].expand(-1, 5), keys), expected) < TOLERANCE, "keys and a time per frame are the same"
+    assert far(net(x, f.inputs[t][:, None].expand(-1, 5), keys), expected) < TOLERANCE, (
+        "keys and a time per frame are the same"
+    )
     assert far(net(x, f.inputs[t] + 1, f.inputs["context"]), expected) > 100 * TOLERANCE, "the check sees one timestep"
 
 

@@ -21,7 +21,20 @@ from adastate.noise import SampleNoise
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import View
 from adastate.types import Chunk, Memory, Rotate
-from tests.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, Drawn, NetStudent, TaggedStudent, named, normal, random_net, spec
+from tests.tiny import (
+    DOT,
+    GRID,
+    SHAPE,
+    SIZE,
+    VARIANTS,
+    Drawn,
+    NetStudent,
+    TaggedStudent,
+    named,
+    normal,
+    random_net,
+    spec,
+)
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
 
@@ -262,7 +275,9 @@ class WithoutStateQueries(StateCache):
 
 @pytest.mark.parametrize("warmup", ["fixed", "growing"])
 @pytest.mark.parametrize(("frames", "past"), [(1, 3), (3, 3), (3, 6), (2, 2)])
-def test_law_6_a_state_written_once_is_the_static_anchor(student: NetStudent, frames: int, past: int, warmup: str) -> None:
+def test_law_6_a_state_written_once_is_the_static_anchor(
+    student: NetStudent, frames: int, past: int, warmup: str
+) -> None:
     shared = {"state_frames": frames, "past_frames": past, "warmup": warmup}
     once = WithoutStateQueries(spec(**shared, state_init="first_frame"))
     static = StateCache(spec(**shared, anchor="static"))

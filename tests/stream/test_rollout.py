@@ -83,7 +83,9 @@ def test_recorded_noise_must_last(student: NetStudent) -> None:
     draws = [normal(1, 4, *SHAPE, seed=i) for i in range(3)]
     with pytest.raises(ValueError, match=r"draw 3 of shape \(4, 4, 4, 6\) was not recorded: only 3 were"):
         list(rollout(student, RecordedNoise(draws), StateCache(spec()), 2, SHAPE))
-    with pytest.raises(ValueError, match=r"recorded draw 0 is \(3, 4, 4, 6\) a row, the rollout asks for \(4, 4, 4, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"recorded draw 0 is \(3, 4, 4, 6\) a row, the rollout asks for \(4, 4, 4, 6\)"
+    ):
         list(rollout(student, RecordedNoise([normal(1, 3, *SHAPE)]), StateCache(spec()), 1, SHAPE))
 
 
@@ -112,7 +114,9 @@ def test_chunks_are_numbered_along_the_stream(student: NetStudent) -> None:
 # ---- given frames
 
 
-@pytest.mark.parametrize(("frames", "first_alone", "blocks"), [(6, False, [3, 3]), (7, True, [1, 3, 3]), (1, True, [1])])
+@pytest.mark.parametrize(
+    ("frames", "first_alone", "blocks"), [(6, False, [3, 3]), (7, True, [1, 3, 3]), (1, True, [1])]
+)
 def test_given_frames_are_cached_in_blocks(frames: int, first_alone: bool, blocks: list[int]) -> None:
     tagged, cache = TaggedStudent(), StateCache(spec(context_noise=50.0))
     prefill(tagged, cache, torch.zeros(1, frames, 1, 1, 1), first_alone)
@@ -203,7 +207,9 @@ exits = pytest.mark.parametrize("exit_level", [0, 1])
 
 
 @exits
-@pytest.mark.parametrize("variant", [{}, {"state_visibility": "replace"}, {"anchor": "none", "state_frames": 0}], ids=str)
+@pytest.mark.parametrize(
+    "variant", [{}, {"state_visibility": "replace"}, {"anchor": "none", "state_frames": 0}], ids=str
+)
 def test_law_9_detached_no_gradient_crosses_chunks(variant: dict[str, Any], exit_level: int) -> None:
     assert reach(variant, exit_level) == [{f"exit {c}"} for c in range(4)]
 

@@ -20,7 +20,10 @@ def test_the_defaults_are_adastate_s() -> None:
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"chunk_frames": 0}, "chunk_frames is 0; a chunk has at least one latent frame"),
-    ({"past_frames": -1}, "past_frames is -1: the window would be smaller than a chunk of 3; past_frames counts the frames"),
+    (
+        {"past_frames": -1},
+        "past_frames is -1: the window would be smaller than a chunk of 3; past_frames counts the frames",
+    ),
     ({"anchor": "none"}, "anchor is 'none' with state_frames 1: use state_frames 0 with anchor none"),
     ({"state_frames": 0}, "anchor is 'state' with state_frames 0: .* at least 1 with static or state"),
     ({"anchor": "static", "state_frames": 0}, "anchor is 'static' with state_frames 0"),

@@ -77,7 +77,9 @@ def test_public_systems(system: str) -> None:
             assert slots(view) == context, f"chunk {chunk}"
             assert list(view.query_positions) == list(own)
             assert view.visible is None
-            assert [w for _, _, w in view.seen] == [s // 3 for s, _, _ in view.seen], "written by its own chunk's clean pass"
+            assert [w for _, _, w in view.seen] == [s // 3 for s, _, _ in view.seen], (
+                "written by its own chunk's clean pass"
+            )
 
 
 ADASTATE: dict[str, tuple[dict[str, Any], dict[int, tuple[str, str, str]]]] = {

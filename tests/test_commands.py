@@ -1,0 +1,117 @@
+"""The commands one after another at a miniature of the tiny size: what one writes, the next reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+import yaml
+
+from adastate.main import main
+from adastate.stream import StreamSpec
+from adastate.trajectories import path_levels
+
+CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
+SMALL = ["--size.width=32", "--size.layers=1", "--size.ffn=64", "--watch.every=1000", "--watch.long=0"]
+PROMPT = "a slow flight north over a green meadow, a red ball bounces"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder made by the real commands, a few steps each."""
+    run = tmp_path_factory.mktemp("run")
+    common = [*CONFIG, *SMALL, f"--run.dir={run}"]
+    teacher = f"--flow.teacher={run}/teacher.safetensors"
+    stage = ["--config", "conf/stages/teacher.yaml"]
+    main(["fit", *common, *stage, "--trainer.max_steps=3", "--data.clips=16"])
+    main(["trajectories", *common, *stage, teacher, "--clips", "16", "--steps", "4"])
+    main(["fit", *common, teacher, "--config", "conf/stages/init.yaml", "--trainer.max_steps=3"])
+    distill = ["--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
+    main(["fit", *common, teacher, *distill, "--run.iterations=3", "--model.critic_first=1"])
+    return run
+
+
+def test_every_stage_leaves_weights_and_its_resolved_config(run: Path) -> None:
+    for stage in ("teacher", "init", "distill"):
+        config = yaml.safe_load((run / stage / "config.yaml").read_text())
+        assert "${" not in json.dumps(config), "the config in the run folder is resolved"
+    for name in ("teacher", "init", "student"):
+        assert (run / f"{name}.safetensors").stat().st_size > 10_000
+
+
+def test_the_run_shows_itself_in_tensorboard_with_states(run: Path) -> None:
+    folder = run / "distill"
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "gallery.html").is_file()
+    assert any("state" in p.name for p in folder.glob("videos/*.mp4"))
+    assert list(folder.glob("strips/*.png"))
+
+
+def test_generate_streams_any_length_with_states_beside(run: Path, tmp_path: Path) -> None:
+    main(
+        [
+            "generate",
+            "--run",
+            str(run),
+            "--prompt",
+            PROMPT,
+            "--seconds",
+            "4",
+            "--states",
+            "--strip",
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    (video,) = tmp_path.glob("*.mp4")
+    with av.open(str(video)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 33, "4 s at 8 pictures a second, in whole chunks of 3 pictures"
+        assert file.streams.video[0].width > 2 * file.streams.video[0].height, "the state stands beside the video"
+    timing = json.loads((tmp_path / "timing.json").read_text())
+    assert timing["pictures_s_with_decoding"] < timing["pictures_s_without_decoding"]
+    assert (tmp_path / "strip.png").is_file()
+
+
+def test_evaluate_measures_student_teacher_and_real_clips(run: Path) -> None:
+    main(["evaluate", "--run", str(run), "--rollouts", "4", "--horizon", "2"])
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert list(rows) == ["student, 1x", "student, last second of 2x", "teacher, 1x", "real clips, 1x"]
+    assert rows["real clips, 1x"]["heading"] == 1.0
+    assert rows["real clips, 1x"]["residual"] < 0.3 < rows["student, 1x"]["residual"], "three steps teach nothing"
+
+
+def test_trajectories_pass_the_students_levels_and_are_not_written_twice(run: Path) -> None:
+    index = run / "trajectories" / "index.json"
+    before = index.stat().st_mtime_ns
+    stage = ["--config", "conf/stages/teacher.yaml", f"--flow.teacher={run}/teacher.safetensors"]
+    main(["trajectories", *CONFIG, *SMALL, f"--run.dir={run}", *stage, "--clips", "16", "--steps", "4"])
+    assert index.stat().st_mtime_ns == before
+    levels, at = path_levels(StreamSpec(), 48)
+    assert len(levels) == 49 and levels[-1] == 0
+    assert [round(float(levels[i]) * 1000) for i in at] == [1000, 938, 833, 625, 0]
+
+
+def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("stream:\n  past_frame: 6\n")
+    cases: list[tuple[list[str], str]] = [
+        (
+            ["fit", *CONFIG, "--config", str(wrong)],
+            r"wrong\.yaml, line 2: stream has no 'past_frame'; did you mean 'past_frames'",
+        ),
+        (["generate", "--run", str(tmp_path), "--prompt", PROMPT], "is no run folder"),
+        (["generate", "--run", str(run)], "no prompt"),
+        (["generate", "--run", str(run), "--prompt", PROMPT, "--seconds", "0"], "0.0 seconds is no length"),
+        (["fit", *CONFIG, "--config", "conf/stages/none.yaml"], "no config file conf/stages/none.yaml"),
+    ]
+    for argv, sentence in cases:
+        with pytest.raises(SystemExit, match=sentence):
+            main(argv)
+
+
+def test_an_unwritable_run_folder_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="cannot be written"):
+        main(["fit", *CONFIG, "--config", "conf/stages/codec.yaml", f"--run.dir={tmp_path}/file"])

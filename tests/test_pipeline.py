@@ -1,0 +1,57 @@
+"""`adastate train`: what runs, what is skipped, and what is said when a stage fails."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from adastate import pipeline
+from adastate.pipeline import Stage, run_stage, stages
+
+
+def arguments(run: Path, **changes: object) -> argparse.Namespace:
+    chosen = {"run": str(run), "size": "tiny", "data": "world", "teacher": "builtin", "clips": 8, "rest": []}
+    return argparse.Namespace(**{**chosen, **changes})
+
+
+def names(run: Path, **changes: object) -> list[str]:
+    return [stage.name for stage in stages(arguments(run, **changes))]
+
+
+def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
+    tail = ["trajectories", "init", "distill", "rollouts 1x", "rollouts 6x", "evaluate"]
+    assert names(tmp_path) == ["shards", *tail]
+    assert names(tmp_path, teacher="scratch") == ["shards", "teacher", *tail]
+    assert names(tmp_path, data="clips") == ["clips", "shards", "codec", "teacher", *tail]
+    assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
+
+
+def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    stage = Stage("shards", ["shards", "--world", "2", "--out", str(tmp_path / "a")], lambda: "two")
+    assert run_stage(stage, tmp_path, console)["skipped"] is False
+    assert run_stage(stage, tmp_path, console)["skipped"] is True
+    other = Stage("shards", ["shards", "--world", "2", "--out", str(tmp_path / "b")], lambda: "two")
+    assert run_stage(other, tmp_path, console)["skipped"] is False
+
+
+def test_a_failed_stage_stops_the_run_says_so_and_is_not_marked_done(tmp_path: Path) -> None:
+    stage = Stage("broken", ["shards", "--videos", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="the stage 'broken' failed"):
+            run_stage(stage, tmp_path, Console(quiet=True))
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**8))
+    monkeypatch.setattr(pipeline, "stages", lambda _: pytest.fail("nothing may start"))
+    with pytest.raises(SystemExit, match=r"0\.1 GB free"):
+        pipeline.main(["--run", str(tmp_path)])
