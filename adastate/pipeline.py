@@ -1,7 +1,7 @@
 """`adastate train`: the whole pipeline. Every stage is a command of its own, run in a process of its own.
 
-A finished stage leaves a mark in <run>/stages/; run again, the pipeline skips what is done with the same settings and
-goes on. What a stage prints is also in <run>/stages/<stage>.log when the output is not a terminal.
+Every stage leaves a mark in <run>/stages/; run again, the pipeline skips what is done with the same settings, goes on
+with what was begun from its last checkpoint, and does anew what comes after a stage that has changed.
 """
 
 from __future__ import annotations
@@ -92,23 +92,34 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     return steps
 
 
-def run_stage(stage: Stage, run: Path, console: Console) -> dict[str, Any]:
-    """Runs a stage unless it is done; returns its mark: seconds, result, and whether it was skipped."""
+def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False) -> dict[str, Any]:
+    """Runs a stage unless it is done; returns its mark: seconds, result, and whether it was skipped.
+
+    A stage that an earlier call began with the same command goes on from its last checkpoint. `anew` disregards
+    what is there, because an earlier stage has changed.
+    """
     mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    if mark.is_file() and json.loads(mark.read_text())["argv"] == stage.argv:
+    known = json.loads(mark.read_text()) if mark.is_file() and not anew else {}
+    if known.get("argv") == stage.argv and known["done"]:
         console.print(f"[green]done before[/] {stage.name}")
-        return {**json.loads(mark.read_text()), "skipped": True}
+        return {**known, "skipped": True}
+    checkpoint = run / stage.name / "checkpoints" / "last.ckpt"
+    argv = list(stage.argv)
+    if known.get("argv") == stage.argv and checkpoint.is_file():
+        argv.append(f"--ckpt_path={checkpoint}")
     console.rule(f"[bold]{stage.name}", align="left")
-    console.print(f"[dim]adastate {shlex.join(stage.argv)}", highlight=False)
+    console.print(f"[dim]adastate {shlex.join(argv)}", highlight=False)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"argv": stage.argv, "done": False}, indent=1))
     began = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "adastate.main", *stage.argv]).returncode
+    code = subprocess.run([sys.executable, "-m", "adastate.main", *argv]).returncode
     if code:
         raise SystemExit(
             f"adastate train: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the "
             "same command again to go on from here"
         )
-    told = {"argv": stage.argv, "seconds": round(time.monotonic() - began, 1), "result": stage.result()}
-    mark.parent.mkdir(parents=True, exist_ok=True)
+    seconds = round(time.monotonic() - began, 1)
+    told = {"argv": stage.argv, "done": True, "seconds": seconds, "result": stage.result()}
     mark.write_text(json.dumps(told, indent=1))
     return {**told, "skipped": False}
 
@@ -167,7 +178,10 @@ def main(argv: list[str]) -> None:
     args.rest = rest
     console, run = Console(), Path(args.run)
     _require_room(run, console)
-    done = [(stage, run_stage(stage, run, console)) for stage in stages(args)]
+    done: list[tuple[Stage, dict[str, Any]]] = []
+    for stage in stages(args):
+        anew = any(not mark["skipped"] for _, mark in done)
+        done.append((stage, run_stage(stage, run, console, anew)))
     table = Table("stage", "time", "result", title=f"{run}")
     for stage, mark in done:
         minutes, seconds = divmod(round(mark["seconds"]), 60)

@@ -110,7 +110,7 @@ def test_a_name_near_to_nothing_lists_what_is_known(write: Any) -> None:
 
 def test_a_mistake_in_an_override_names_the_override(write: Any) -> None:
     with pytest.raises(
-        ConfigError, match="^--stream.past_frame=6: stream has no 'past_frame'; did you mean 'past_frames'"
+        ConfigError, match=r"^--stream.past_frame=6: stream has no 'past_frame'; did you mean 'past_frames'"
     ):
         compose([write("base.yaml", BASE)], ["stream.past_frame=6"])
 
@@ -128,14 +128,14 @@ def test_a_nested_class_is_checked_too(write: Any) -> None:
 
 def test_an_unknown_variable_says_where_it_is_asked_for(write: Any) -> None:
     stage = write("stage.yaml", STAGE.replace("${size}", "${sise}"))
-    with pytest.raises(ConfigError, match="stage.yaml, line 6: .*'sise' not found"):
+    with pytest.raises(ConfigError, match=r"stage.yaml, line 6: .*'sise' not found"):
         compose([write("base.yaml", BASE), stage])
 
 
 def test_what_is_no_yaml_and_what_is_no_file(write: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="bad.yaml is not valid YAML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"bad.yaml is not valid YAML: .*line 2"):
         compose([write("bad.yaml", "a: 1\nb: c: d\n")])
-    with pytest.raises(ConfigError, match="list.yaml holds no keys at its top level"):
+    with pytest.raises(ConfigError, match=r"list.yaml holds no keys at its top level"):
         compose([write("list.yaml", "- 1\n- 2\n")])
     with pytest.raises(ConfigError, match=r"no config file .*gone.yaml; conf/ holds the ones"):
         compose([tmp_path / "gone.yaml"])

@@ -154,7 +154,7 @@ def test_the_horizon_is_that_of_the_frames_with_loss() -> None:
 
 
 def test_a_negative_alpha_is_refused() -> None:
-    with pytest.raises(ValueError, match="horizon_weight is -1.0; it must not be negative, 0 turns it off"):
+    with pytest.raises(ValueError, match=r"horizon_weight is -1.0; it must not be negative, 0 turns it off"):
         losses.horizon_weight(5, -1.0)
 
 

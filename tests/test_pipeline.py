@@ -55,3 +55,25 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(pipeline, "stages", lambda _: pytest.fail("nothing may start"))
     with pytest.raises(SystemExit, match=r"0\.1 GB free"):
         pipeline.main(["--run", str(tmp_path)])
+
+
+def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    class Ended(NamedTuple):
+        returncode: int
+
+    codes = [1, 0, 0]
+    monkeypatch.setattr(pipeline.subprocess, "run", lambda argv: calls.append(argv) or Ended(codes[len(calls) - 1]))
+    stage, console = Stage("distill", ["fit", "--run.seed=3"]), Console(quiet=True)
+    with pytest.raises(SystemExit):
+        run_stage(stage, tmp_path, console)
+    checkpoint = tmp_path / "distill" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    run_stage(stage, tmp_path, console)
+    run_stage(stage, tmp_path, console, anew=True)
+    resumed = f"--ckpt_path={checkpoint}"
+    assert [resumed in argv for argv in calls] == [False, True, False]

@@ -89,7 +89,7 @@ def test_a_negative_position_and_an_odd_head_are_errors() -> None:
 
 
 def test_law_4_rotating_on_read_is_rotating_on_write() -> None:
-    """Frames rotated one by one when they are written, or all together when they are read: the same bits, in bf16 too."""
+    """Frames rotated one by one when written, or all together when read: the same bits, in bf16 too."""
     for dtype in (torch.float32, torch.bfloat16):
         raw = normal(1, 4 * 6, 2, K).to(dtype)
         at = (0, 9, 10, 33)

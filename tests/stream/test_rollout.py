@@ -136,7 +136,7 @@ def test_given_frames_are_cached_in_blocks(frames: int, first_alone: bool, block
     ],
 )
 def test_what_stands_where_after_given_frames(variant: dict[str, Any], first: str, second: str) -> None:
-    """Right-aligned; the state's slot stays empty until a chunk has denoised one, unless the first frame is the state."""
+    """Right-aligned; the state's slot stays empty until one is denoised, unless the first frame is the state."""
     tagged, cache = TaggedStudent(), StateCache(spec(steps=(1000,), **variant))
     prefill(tagged, cache, torch.zeros(1, 3, 1, 1, 1))
     list(rollout(tagged, Drawn(), cache, 2, (1, 1, 1)))
