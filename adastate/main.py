@@ -42,6 +42,7 @@ def fit(argv: list[str]) -> None:
         "IterableDataset",
         "args parameter",
         "exists and is not empty",
+        "ModelCheckpoint with manual optimization",
     ):
         warnings.filterwarnings("ignore", f".*{known}.*")
     with tempfile.TemporaryDirectory() as folder:
