@@ -22,7 +22,7 @@ def gradients(world: int, parts: int = 1, per_rank: bool = False) -> list[dict[s
     seen = Gradients()
     torch.set_num_threads(1)
     strategy = "ddp_find_unused_parameters_true" if world > 1 else "auto"
-    fit(tiny_distill(**KWARGS), Prompts(GLOBAL // world // parts, per_rank), seen, devices=world, strategy=strategy)  # type: ignore[arg-type]
+    fit(tiny_distill(**KWARGS), Prompts(GLOBAL // world // parts, per_rank), seen, devices=world, strategy=strategy)
     return [step for step, _ in seen.steps]
 
 

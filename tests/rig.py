@@ -81,7 +81,7 @@ class Gradients(pl.Callback):
     ) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         named = [(n, p) for n, p in pl_module.named_parameters() if p.grad is not None]
-        self.steps.append(({n: p.grad.clone() for n, p in named if id(p) in mine}, {n for n, _ in named}))  # type: ignore[union-attr]
+        self.steps.append(({n: p.grad.clone() for n, p in named if id(p) in mine}, {n for n, _ in named}))
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

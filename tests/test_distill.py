@@ -308,7 +308,7 @@ def test_the_score_is_that_of_the_formulas() -> None:
     teacher, critic = judges(f.net("real"), f.net("fake"), 5.0)
     distill = Distill(teacher, tiny_distill().student, critic)
     x, c, u = f.inputs["x"], f.inputs["context_cond"], f.inputs["context_uncond"]
-    g, gap = distill.score(x, c, u, Recorded(f.inputs, "gen"))  # type: ignore[arg-type]
+    g, gap = distill.score(x, c, u, Recorded(f.inputs, "gen"))
     t, x_t = f.outputs["gen_timestep"][:, 0], f.outputs["gen_noisy"]
     with torch.no_grad():
         cond, uncond, fake = (
@@ -323,7 +323,7 @@ def test_the_score_is_that_of_the_formulas() -> None:
 def test_the_critic_s_loss_is_the_reference_s_with_one_table() -> None:
     f = load("E_dmd_default")
     _, critic = judges(f.net("real"), f.net("fake"), 5.0)
-    loss, bands = critic.loss(f.inputs["x"], f.inputs["context_cond"], Recorded(f.inputs, "critic"))  # type: ignore[arg-type]
+    loss, bands = critic.loss(f.inputs["x"], f.inputs["context_cond"], Recorded(f.inputs, "critic"))
     assert loss.item() == pytest.approx(f.meta["critic_loss_if_raw_network_flow_were_used"], rel=1e-5)
     assert bands and all(0 < v < 10 for v in bands.values())
 

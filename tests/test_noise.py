@@ -21,7 +21,7 @@ def test_a_row_depends_on_its_sample_and_not_on_its_batch() -> None:
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"iteration": 4}, {"purpose": "score"}, {"index": [8, 9, 10, 11]}])
 def test_everything_in_the_key_counts(other: dict[str, int]) -> None:
-    assert not torch.isclose(draw(), draw(**other)).any()  # type: ignore[arg-type]
+    assert not torch.isclose(draw(), draw(**other)).any()
 
 
 def test_no_two_rows_are_alike() -> None:

@@ -97,7 +97,7 @@ def test_ode_pairs_are_points_of_the_path_at_the_student_s_levels() -> None:
 def test_forced_pairs_are_noised_clips() -> None:
     student = tiny_student(init={"init": "teacher_forcing"})
     noisy, clean, t, target = student._pair(CLIPS, SampleNoise(0, 0, CLIPS.index, "init"))
-    assert torch.equal(clean, CLIPS.latents)  # type: ignore[arg-type]
+    assert torch.equal(clean, CLIPS.latents)
     assert torch.allclose(flow.to_x0(noisy, target, t, student.spec.shift), clean, atol=1e-5)
     assert len({float(v) for v in t[:, ::3].flatten()}) == 4, "a level for every chunk and sample"
     assert torch.equal(t, t[:, ::3].repeat_interleave(3, 1))
@@ -109,7 +109,7 @@ class Batches(pl.LightningDataModule):
         self.rows = batch
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader([self.rows] * 4, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader([self.rows] * 4, batch_size=None)
 
 
 class LastLoss(pl.Callback):
@@ -182,6 +182,6 @@ def test_what_initialisation_needs() -> None:
 @pytest.mark.parametrize("init", ["ode", "teacher_forcing"])
 def test_clips_that_do_not_divide_into_chunks_are_refused(init: str) -> None:
     student = tiny_student(init={"init": init})
-    short = Batch(ODE.index, PROMPTS, CLIPS.latents[:, :5], trajectory=PATH[:, :, :5], levels=LEVELS)  # type: ignore[index]
+    short = Batch(ODE.index, PROMPTS, CLIPS.latents[:, :5], trajectory=PATH[:, :, :5], levels=LEVELS)
     with pytest.raises(ValueError, match="5 frames are not a multiple of the chunk of 3; 6 would be"):
         student._pair(short, SampleNoise(0, 0, ODE.index, "init"))

@@ -80,7 +80,7 @@ def test_video_is_encoded_and_nothing_is_an_error() -> None:
     video = normal(1, 4, 3, 16, 24).clamp(-1, 1)
     assert torch.equal(
         teacher.latents(Batch(torch.tensor([0]), ["a"], video=video)),
-        teacher.codec.encode(video),  # type: ignore[union-attr]
+        teacher.codec.encode(video),
     )
     with pytest.raises(ValueError, match="needs latents or video, but the datamodule gives prompts only"):
         teacher.latents(Batch(torch.tensor([0]), ["a"]))

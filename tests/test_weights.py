@@ -60,7 +60,7 @@ def test_names_are_wan_s(file: Path) -> None:
 def test_another_size_names_both(file: Path, change: dict[str, int], sentence: str) -> None:
     """Heads shape no weight: only the header tells."""
     with pytest.raises(ValueError, match=f"{file.name} holds a network of another size: .*{sentence}.*conf/sizes"):
-        load(DiT(replace(SIZE, **change)), str(file))  # type: ignore[arg-type]
+        load(DiT(replace(SIZE, **change)), str(file))
 
 
 def test_what_shapes_no_weight_may_differ(file: Path, net: DiT) -> None:

@@ -141,4 +141,4 @@ def test_wrong_sizes_name_both_numbers(net: DiT) -> None:
 )
 def test_an_impossible_size_is_refused(wrong: dict[str, int], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Size(**wrong)  # type: ignore[arg-type]
+        Size(**wrong)

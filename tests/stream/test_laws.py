@@ -124,7 +124,7 @@ def test_law_3_the_same_contents_give_the_same_bits_a_hundred_chunks_later(
     assert [c.start + 100 * cache.spec.chunk_frames for c in here] == [c.start for c in there]
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.content, b.content)
-        assert (a.state is None and b.state is None) or torch.equal(a.state, b.state)  # type: ignore[arg-type]
+        assert (a.state is None and b.state is None) or torch.equal(a.state, b.state)
 
 
 def test_law_3_does_not_hold_in_absolute_time(student: NetStudent) -> None:
@@ -257,7 +257,7 @@ class Poisoner(NetStudent):
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         left: list[Tensor] = []
         stage = memory.stage
-        memory.stage = lambda layer, k, v: (left.append(k), stage(layer, k, v))[1]  # type: ignore[method-assign, assignment, func-returns-value]
+        memory.stage = lambda layer, k, v: (left.append(k), stage(layer, k, v))[1]
         flow = super().__call__(x, t, memory)
         if float(t[0, 0]) > 0:
             self.spoilt += len(left)
@@ -270,7 +270,7 @@ class Poisoner(NetStudent):
 
 
 class WithoutStateQueries(StateCache):
-    state_queries = 0  # type: ignore[assignment]
+    state_queries = 0
 
 
 @pytest.mark.parametrize("warmup", ["fixed", "growing"])

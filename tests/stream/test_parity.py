@@ -41,7 +41,7 @@ def replay(f: Fixture, spec: StreamSpec) -> tuple[Tensor, NetStudent, StateCache
     draws = f.draws(spec, len(spec.timesteps))
     shape = tuple(draws[0].shape[2:])
     with torch.no_grad():
-        chunks = list(rollout(student, RecordedNoise(draws), cache, f.meta["chunks"], shape))  # type: ignore[arg-type]
+        chunks = list(rollout(student, RecordedNoise(draws), cache, f.meta["chunks"], shape))
     return torch.cat([c.content for c in chunks], 1), student, cache
 
 

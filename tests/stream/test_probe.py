@@ -45,6 +45,6 @@ def test_shares_add_up_and_measuring_changes_nothing() -> None:
     before = [c.content for c in student.stream(["red ball"], 9)]
     shares = student.attention_share(["red ball"], 9)
     assert [sum(parts) for parts in zip(*shares.values(), strict=True)] == pytest.approx([1, 1, 1], abs=1e-5)
-    assert shares["state"][2] != pytest.approx(1 / 8, abs=1e-5), "this one is not indifferent"
+    assert shares["own"][2] != pytest.approx(4 / 8, abs=1e-3), "this one is not indifferent"
     after = [c.content for c in student.stream(["red ball"], 9)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -179,7 +179,7 @@ class Marked:
     """Adds a zero of its own to the input of every pass: whether a loss hangs on a pass is its gradient there."""
 
     def __init__(self, net: DiT) -> None:
-        self.inner, self.marks, self.graph = NetStudent(net), [], []  # type: ignore[var-annotated]
+        self.inner, self.marks, self.graph = NetStudent(net), [], []
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         mark = torch.zeros((), requires_grad=True)
@@ -287,7 +287,7 @@ def test_the_consumer_keeps_his_grad_mode(student: NetStudent, outside: bool, gr
 def test_leaving_a_stream_early_leaves_the_grad_mode(student: NetStudent) -> None:
     chunks = rollout(student, Drawn(), StateCache(spec()), 3, SHAPE)
     next(chunks)
-    chunks.close()  # type: ignore[attr-defined]
+    chunks.close()
     assert torch.is_grad_enabled()
 
 
