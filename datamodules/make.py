@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from adastate.encoders import Codec, TinyCodec, WanVAE
 from datamodules.shards import ShardError
-from datamodules.trajectories import ShardWriter, npy, read_manifest, sha256
 from datamodules.video import VideoError, encode_clip, import_clips, probe, read_clips, to_float, to_uint8
 from datamodules.world import FPS, VIEW, flight, render
+from datamodules.writer import ShardWriter, npy, read_manifest, sha256
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 CRF = 12  # low, because these clips are trained on and were compressed once before

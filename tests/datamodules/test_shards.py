@@ -17,8 +17,8 @@ import webdataset
 
 from adastate.types import Batch
 from datamodules.shards import Rows, ShardData, ShardError, find_shards, read_shard
-from datamodules.trajectories import ShardWriter, npy
 from datamodules.video import encode_clip, to_float
+from datamodules.writer import ShardWriter, npy
 from tests.datamodules.footage import scene
 
 F, SHAPE = 5, (5, 2, 4, 4)

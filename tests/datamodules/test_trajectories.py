@@ -9,7 +9,8 @@ from torch import Tensor
 
 from datamodules.make import write_world
 from datamodules.shards import ShardError, find_shards
-from datamodules.trajectories import ShardWriter, TrajectoryData, TrajectoryWriter, npy
+from datamodules.trajectories import TrajectoryData, TrajectoryWriter
+from datamodules.writer import ShardWriter, npy
 from tests.datamodules.footage import StubCodec
 
 LEVELS = [1000.0, 937.5, 0.0]

@@ -149,6 +149,14 @@ def test_law_3_positions_shapes_and_keys_are_the_same_at_every_chunk(variant: di
     assert len({len(read) for read in tagged.read[warm:]}) <= 2, "the clean pass may see less, not more"
 
 
+@torch.no_grad()
+def test_absolute_time_ends_with_the_table_and_slots_do_not() -> None:
+    student = NetStudent(random_net(replace(DOT, rope_rows=8)))
+    with pytest.raises(ValueError, match="position 8 lies outside the 8 rows of the RoPE table: use slot positions"):
+        stream(student, StateCache(spec(anchor="static", position="absolute")), 3)
+    assert len(stream(student, StateCache(spec()), 9)) == 9
+
+
 # ---- 4
 
 
