@@ -60,13 +60,14 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     assert isinstance(config, dict)
     _check_names("the top level", config, (*LIGHTNING, *VARIABLES), (), lines)
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
+    # first, because a mistake in a variable shows wherever it is used, and there it has no line
+    for name in VARIABLES:
+        if name not in ("run", "grid", "flow", "watch"):
+            _check_block(name, config.get(name), lines)
     for key in ("model", "data"):
         if key in plain:
             _check_class(plain[key], (key,), lines)
     _check_names("the trainer", plain.get("trainer") or {}, _parameters(pl.Trainer), ("trainer",), lines)
-    for name in VARIABLES:
-        if name not in ("run", "grid", "flow", "watch"):
-            _check_block(name, config.get(name), lines)
     return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
 
 

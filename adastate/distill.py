@@ -100,6 +100,7 @@ class Distill(pl.LightningModule):
         self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
         self.weight = losses.horizon_weight(student.rollout_frames, horizon_weight, horizon_law)
         self._iteration = 0
+        self._parts: list[Batch] = []
 
     # ---- what callbacks look at
 
@@ -129,27 +130,29 @@ class Distill(pl.LightningModule):
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        text, negative = self.student.embed(batch.prompts), self.student.embed([self.teacher.negative_prompt])
-        micro = batch_idx % self.accumulate
-        teaches = self.iteration >= self.critic_first and self.iteration % self.student_every == 0
-        x = None
-        if teaches:
-            chunks = self.rollout(text, batch.index, "student", grad=True)
-            x = torch.cat([c.content for c in chunks], 1)
-            loss, found = self.student_loss(x, chunks, text, negative, batch.index)
-            self._learn("student", loss, micro, found)
-            x = x.detach()
+        """Collects micro batches to a global batch, then runs one iteration over them: the same as one large batch."""
+        self._parts.append(batch)
+        if len(self._parts) < self.accumulate:
+            return
+        parts, self._parts = [(self.student.embed(b.prompts), b.index) for b in self._parts], []
+        rollouts: list[Tensor] = []
+        if self.iteration >= self.critic_first and self.iteration % self.student_every == 0:
+            negative = self.student.embed([self.teacher.negative_prompt])
+            for text, index in parts:
+                chunks = self.rollout(text, index, "student", grad=True)
+                x = torch.cat([c.content for c in chunks], 1)
+                self._backward("student", *self.student_loss(x, chunks, text, negative, index))
+                rollouts.append(x.detach())
+            self._step("student")
+            self.student.ema.update(self.student.net)
         for update in range(self.critic_updates):
-            if x is None or self.critic_fresh:
-                fresh = self.rollout(text, batch.index, f"critic {update}", grad=False)
-                x = torch.cat([c.content for c in fresh], 1)
-            noise = self.noise(batch.index, f"critic score {update}")
-            loss, found = self.critic.loss(x, text, noise)
-            self._learn("critic", loss, micro, found, whole=update == self.critic_updates - 1)
-        if micro == self.accumulate - 1:
-            if teaches:
-                self.student.ema.update(self.student.net)
-            self._next_iteration()
+            if self.critic_fresh or not rollouts:
+                every = [self.rollout(text, index, f"critic {update}", grad=False) for text, index in parts]
+                rollouts = [torch.cat([c.content for c in chunks], 1) for chunks in every]
+            for x, (text, index) in zip(rollouts, parts, strict=True):
+                self._backward("critic", *self.critic.loss(x, text, self.noise(index, f"critic score {update}")))
+            self._step("critic")
+        self._next_iteration()
 
     def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
         """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
@@ -222,25 +225,25 @@ class Distill(pl.LightningModule):
         self._batch = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
         self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
 
-    def _learn(self, name: str, loss: Tensor, micro: int, found: dict[str, Tensor], whole: bool = True) -> None:
-        """Backward of one network's loss and, when the global batch is whole, its step."""
+    def _backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        self.manual_backward(loss / self.accumulate)
+        self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
+        # Lightning would draw the curves over its own step count; `step` overrides it.
+        self.log_dict({**found, "step": float(self.iteration)}, batch_size=self._batch)
+
+    def _step(self, name: str) -> None:
+        """One optimiser step, of the gradients of the whole global batch."""
         optimizer = self.optimizers()[0 if name == "student" else 1]  # type: ignore[index]
         net = self.student.net if name == "student" else self.critic.net
-        self.manual_backward(loss / self.accumulate)
-        if micro == self.accumulate - 1:
-            norm = nn.utils.clip_grad_norm_(net.parameters(), self.clip)
-            if not torch.isfinite(norm):
-                raise RuntimeError(
-                    f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are "
-                    f"in {self.out}"
-                )
-            optimizer.step()
-            optimizer.zero_grad()
-            found = {**found, f"{name}/gradient_norm": norm}
-        if whole:
-            self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
-            # Lightning would draw the curves over its own step count; `step` overrides it.
-            self.log_dict({**found, "step": float(self.iteration)}, batch_size=self._batch)
+        norm = nn.utils.clip_grad_norm_(net.parameters(), self.clip)
+        if not torch.isfinite(norm):
+            raise RuntimeError(
+                f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are "
+                f"in {self.out}"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        self.log(f"{name}/gradient_norm", norm, batch_size=self._batch)
 
     def _next_iteration(self) -> None:
         self._iteration += 1

@@ -165,7 +165,7 @@ class Student(pl.LightningModule):
         """Mean share of a chunk's attention that goes to the anchor, the past and its own pass, for every chunk."""
         share = AttentionShare()
         for _ in self.stream(prompts, frames, seed, probe=share):
-            share.end_chunk()
+            pass
         return share.shares
 
     # ---- initialisation
@@ -194,6 +194,7 @@ class Student(pl.LightningModule):
                     "init: ode regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing"
                 )
             path, clean = batch.trajectory, batch.trajectory[:, -1]
+            self.spec.chunks(clean.shape[1])
             at = _nearest(batch.levels, self.spec.timesteps)
             pick = torch.stack([noise.integers(len(at)) for _ in range(clean.shape[1] // block)], 1)
             index = at.to(pick.device)[pick].repeat_interleave(block, 1)

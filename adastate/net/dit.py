@@ -247,7 +247,9 @@ class DiT(nn.Module):
         keys = text if isinstance(text, list) else self.text_keys(text)
         for block, layer_keys in zip(self.blocks, keys, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, e, layer_keys, pass_, memory, use_reentrant=False)
+                # Recomputation comes when forward's cast weights are gone from the modules: hand them over.
+                weights, arguments = dict(block.named_parameters()), (tokens, e, layer_keys, pass_, memory)
+                tokens = checkpoint(torch.func.functional_call, block, weights, arguments, use_reentrant=False)
             else:
                 tokens = block(tokens, e, layer_keys, pass_, memory)
         out = self.head(tokens, time)

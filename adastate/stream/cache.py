@@ -67,8 +67,8 @@ class StateCache:
         anchor = self.anchor
         if clean and not self.spec.clean_sees_old and state_queries:
             anchor = None
-        elif clean and anchor is not None and self.spec.state_grad and self.chunks % self.spec.state_grad == 0:
-            anchor = anchor.detach()  # truncates the state's backpropagation through time
+        elif anchor is not None and self.spec.state_grad and self.chunks % (self.spec.state_grad + 1) == 0:
+            anchor = anchor.detach()  # for all passes of the chunk: one attached pass would carry the graph on
         places = layout(
             self.spec,
             anchor.source if anchor else (),
@@ -138,14 +138,14 @@ class View:
     def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
         if not self._context:
             return None
-        known = self._rotated.get((self._with_anchor, layer))
-        if known is not None:
-            return known
+        # The passes of a chunk see the same cache at the same places: rotate once. Not where keys carry a graph: a
+        # pass without gradient would leave copies that cut it, for the exit pass and for recomputation.
+        attached = any(t.requires_grad for f, _ in self._context for t in (f.keys[layer], f.values[layer]))
+        if not attached and (self._with_anchor, layer) in self._rotated:
+            return self._rotated[self._with_anchor, layer]
         keys = [rotate(f.keys[layer], at) for f, at in self._context]
         k, v = _join(keys), _join([f.values[layer] for f, _ in self._context])
-        # The passes of a chunk see the same cache at the same places: rotate once. Not under a graph, which
-        # would be shared between passes that are backpropagated apart.
-        if not (k.requires_grad or v.requires_grad):
+        if not attached:
             self._rotated[self._with_anchor, layer] = (k, v)
         return k, v
 

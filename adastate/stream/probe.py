@@ -18,8 +18,13 @@ class AttentionShare:
 
     def __init__(self) -> None:
         self.cache: StateCache | None = None
-        self.shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        self._sum, self._count = [0.0, 0.0, 0.0], 0
+        self._sums: dict[int, list[float]] = {}  # by chunk: a chunk's clean pass comes after the chunk has been shown
+        self._counts: dict[int, int] = {}
+
+    @property
+    def shares(self) -> dict[str, list[float]]:
+        """Per kind, the share in every chunk so far."""
+        return {kind: [s[i] / self._counts[c] for c, s in self._sums.items()] for i, kind in enumerate(KINDS)}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
         assert self.cache is not None
@@ -38,11 +43,6 @@ class AttentionShare:
                 scores[..., j * tokens : (j + 1) * tokens] = float("-inf")
         weight = scores.softmax(-1).mean((0, 1, 2))
         parts = (weight[:old], weight[old : old + past], weight[old + past :])
-        self._sum = [a + float(part.sum()) for a, part in zip(self._sum, parts, strict=True)]
-        self._count += 1
-
-    def end_chunk(self) -> None:
-        """Call once a chunk has come."""
-        for kind, total in zip(KINDS, self._sum, strict=True):
-            self.shares[kind].append(total / max(self._count, 1))
-        self._sum, self._count = [0.0, 0.0, 0.0], 0
+        so_far = self._sums.setdefault(cache.chunks, [0.0, 0.0, 0.0])
+        self._sums[cache.chunks] = [a + float(part.sum()) for a, part in zip(so_far, parts, strict=True)]
+        self._counts[cache.chunks] = self._counts.get(cache.chunks, 0) + 1

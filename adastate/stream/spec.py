@@ -64,7 +64,7 @@ class StreamSpec:
                 f"past_frames is {self.past_frames}: the window would be smaller than a chunk of {self.chunk_frames}; "
                 "past_frames counts the frames before the chunk, without it and without the anchor"
             )
-        if (self.anchor == "none") != (self.state_frames == 0):
+        if (self.anchor == "none") != (self.state_frames == 0) or self.state_frames < 0:
             raise ValueError(
                 f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor "
                 "none, and at least 1 with static or state"
