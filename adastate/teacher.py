@@ -32,7 +32,7 @@ class Teacher(pl.LightningModule):
         shift: of the noise table; more puts more of the levels near noise.
         guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
             usual convention u + g (c - u).
-        negative_prompt: what u is conditioned on.
+        negative_prompt: what u is conditioned on; a name that ends in .txt is a file that holds it.
         dropout: share of prompts replaced by the negative prompt while training.
         lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
             last `decay_share` of `trainer.max_steps`.
@@ -71,7 +71,8 @@ class Teacher(pl.LightningModule):
         self.net = DiT(size, checkpointing, compute_dtype)
         self.codec, self.text = codec, text
         self.rollout_frames = rollout_frames
-        self.grid, self.shift, self.guidance, self.negative_prompt = grid, shift, guidance, negative_prompt
+        self.grid, self.shift, self.guidance = grid, shift, guidance
+        self.negative_prompt = _read_prompt(negative_prompt)
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
         self.save_every = save_every
@@ -190,3 +191,11 @@ class Teacher(pl.LightningModule):
     def _save(self) -> None:
         if self.out and self.trainer.is_global_zero:
             save(self.averaged, Path(self.out))
+
+
+def _read_prompt(text: str) -> str:
+    if not text.endswith(".txt"):
+        return text
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"no negative prompt at {text}; conf/prompts/ holds Wan2.1's")
+    return Path(text).read_text(encoding="utf-8").strip()
