@@ -48,7 +48,9 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     merged: Any = OmegaConf.create()
     lines = Lines()
     for file in files:
-        merged = OmegaConf.merge(merged, OmegaConf.create(_read(file, lines)))
+        content = _read(file, lines)
+        _forget_other_classes(merged, content)
+        merged = OmegaConf.merge(merged, OmegaConf.create(content))
     for override in overrides:
         key, _, value = override.partition("=")
         OmegaConf.update(merged, key, yaml.safe_load(value))
@@ -117,6 +119,18 @@ def _read(file: Path, lines: Lines) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no keys at its top level")
     return content
+
+
+def _forget_other_classes(below: Any, above: Any) -> None:
+    """Where a later file names another class, the arguments of the earlier one are not its business."""
+    if not isinstance(above, dict) or not OmegaConf.is_dict(below):
+        return
+    if "class_path" in above and below.get("class_path") not in (None, above["class_path"]):
+        below.pop("init_args", None)
+    for key, value in above.items():
+        if isinstance(value, dict) and not OmegaConf.is_missing(below, key) and key in below:
+            node = below._get_node(key)
+            _forget_other_classes(node, value)
 
 
 def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines) -> None:

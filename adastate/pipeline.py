@@ -26,6 +26,9 @@ from datamodules.shards import find_shards, read_shard
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
 
+REAL_FPS = 24
+"""Of real video: a clip of 21 pictures is then 0.9 s long, and short scenes give some."""
+
 PROMPTS = (
     "a slow flight north-east over a green meadow, a white ball bounces",
     "flying west over a blue ocean, fast, a red ball bounces",
@@ -62,11 +65,11 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         videos = run / "clips" if args.data == "clips" else Path(args.data)
         if args.data == "clips":
             steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
-        cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name"]
+        cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name", "--fps", str(REAL_FPS)]
         steps.append(
             Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
         )
-        base += [f"--watch.prompts={run / 'prompts.txt'}"]
+        base += [f"--watch.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
         steps.append(fit("codec", "--config", "conf/data/codec_shards.yaml"))
         base += [f"--codec.init_args.weights={run}/codec.safetensors"]
     if not world or args.teacher == "scratch":

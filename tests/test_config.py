@@ -190,3 +190,12 @@ def test_every_config_that_ships_composes(stage: str, size: str) -> None:
     layers += [CONF / "stages" / OVER.get(stage, stage), CONF / "stages" / stage]
     config = compose([CONF / "base.yaml", *layers])
     assert {"model", "data", "trainer"} <= config.lightning.keys()
+
+
+def test_a_later_file_that_names_another_class_brings_its_own_arguments(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("data:\n  class_path: datamodules.world.WorldData\n  init_args: {pictures: 6, batch: 3}\n")
+    second.write_text("data:\n  class_path: datamodules.shards.ShardData\n  init_args: {shards: x}\n")
+    assert compose([first, second]).lightning["data"]["init_args"] == {"shards": "x"}
+    second.write_text("data:\n  class_path: datamodules.world.WorldData\n  init_args: {batch: 5}\n")
+    assert compose([first, second]).lightning["data"]["init_args"] == {"pictures": 6, "batch": 5}
