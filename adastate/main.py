@@ -97,8 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
     try:
         run(argv[1:])
-    except ConfigError as error:
+    except (ConfigError, FileNotFoundError) as error:
         raise SystemExit(f"adastate: {error}") from error
+    except ValueError as error:
+        if type(error).__module__.startswith("datamodules."):  # what is wrong with the data, in one sentence
+            raise SystemExit(f"adastate: {error}") from error
+        raise
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from adastate.config import build, read_command
 from adastate.noise import SampleNoise
 from adastate.stream import StreamSpec
 from adastate.teacher import Teacher
+from datamodules.prompts import read_prompts
 from datamodules.trajectories import TrajectoryWriter
 from datamodules.world import flight
 
@@ -89,10 +90,11 @@ def main(argv: list[str]) -> None:
     teacher = build({**node, "init_args": {**node["init_args"], **weights}}, Teacher).eval()
     spec = StreamSpec(**variables.get("stream", {}))
     out = args.out or Path(variables["run"]["dir"]) / "trajectories"
-    prompts = (
-        args.prompts.read_text().splitlines() if args.prompts else [flight(1, i).caption for i in range(args.clips)]
-    )
-    prompts = [p for p in prompts if p.strip()][: args.clips]
+    if args.prompts:
+        told = read_prompts(args.prompts)
+        prompts = [told[i % len(told)] for i in range(args.clips)]  # few prompts are sampled several times
+    else:
+        prompts = [flight(1, i).caption for i in range(args.clips)]
     write_trajectories(
         teacher, spec, prompts, variables["flow"]["rollout_frames"], out, args.steps, args.batch, args.seed
     )
