@@ -79,7 +79,12 @@ def build(node: dict[str, Any], base: type[T]) -> T:
 
     parser = ArgumentParser()
     parser.add_subclass_arguments(base, "it")
-    return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": node})).it)
+    try:
+        return typing.cast(T, parser.instantiate_classes(parser.parse_object({"it": node})).it)
+    except ValueError as error:
+        # jsonargparse lists every type that it tried; what the constructor said comes first
+        said = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+        raise ConfigError(said[0] if said else str(error)) from error
 
 
 def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:

@@ -258,6 +258,9 @@ class Distill(pl.LightningModule):
     def set_extra_state(self, state: dict[str, int]) -> None:
         self._iteration = state["iteration"]
 
+    def on_train_end(self) -> None:
+        self.save()
+
     def save(self) -> None:
         if self.out and self.trainer.is_global_zero:
             save(self.student.ema.net, Path(self.out))

@@ -96,6 +96,8 @@ def test_trajectories_pass_the_students_levels_and_are_not_written_twice(run: Pa
 def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("stream:\n  past_frame: 6\n")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes((run / "student.safetensors").read_bytes()[:5000])
     cases: list[tuple[list[str], str]] = [
         (
             ["fit", *CONFIG, "--config", str(wrong)],
@@ -103,6 +105,8 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         ),
         (["generate", "--run", str(tmp_path), "--prompt", PROMPT], "is no run folder"),
         (["generate", "--run", str(run)], "no prompt"),
+        (["evaluate", "--run", str(run), "--weights", str(run / "none")], "adastate: no weights at .*none"),
+        (["evaluate", "--run", str(run), "--weights", str(broken)], "broken.safetensors is not a whole safetensors"),
         (["generate", "--run", str(run), "--prompt", PROMPT, "--seconds", "0"], "0.0 seconds is no length"),
         (["fit", *CONFIG, "--config", "conf/stages/none.yaml"], "no config file conf/stages/none.yaml"),
     ]
