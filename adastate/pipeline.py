@@ -22,9 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.shards import find_shards, read_shard
+from datamodules.world import FPS
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
+
+CLIP_PICTURES = 21
+"""Of a training clip at the tiny size: one horizon."""
 
 REAL_FPS = 24
 """Of real video: a clip of 21 pictures is then 0.9 s long, and short scenes give some."""
@@ -85,8 +89,8 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     tiny = ["--config", "conf/stages/distill_tiny.yaml"] if args.size == "tiny" else []
     other = [] if world else [f"--data.file={run}/prompts.txt"]
     steps.append(fit("distill", *tiny, *other))
-    seconds = {"rollouts 1x": "2.6", "rollouts 6x": "15.7"}
-    for name, length in seconds.items():
+    once = CLIP_PICTURES / (FPS if world else REAL_FPS)
+    for name, length in {"rollouts 1x": f"{once:.3f}", "rollouts 6x": f"{6 * once:.3f}"}.items():
         folder = run / "rollouts" / name.split()[1]
         line = ["generate", "--run", str(run), "--seconds", length, "--states", "--strip", "--out", str(folder)]
         told = [word for p in PROMPTS for word in ("--prompt", p)] if world else [*prompts, "--most", "6"]
