@@ -16,6 +16,7 @@ from adastate.encoders import Codec, TextEncoder
 from adastate.net import DiT, Size
 from adastate.net.masks import teacher_forcing
 from adastate.noise import SampleNoise
+from adastate.optim import adamw
 from adastate.stream import StateCache, StreamSpec, prefill, rollout
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, forced
@@ -254,13 +255,8 @@ class Student(pl.LightningModule):
             save(self.ema.net, Path(self.out))
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        left = 1 - step / max(self.trainer.max_steps, 1)
-        return min(1.0, (step + 1) / self.warmup) * min(1.0, left / self.decay_share + 0.01)
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
 
 
 def _nearest(levels: Tensor, timesteps: tuple[float, ...]) -> Tensor:

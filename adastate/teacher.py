@@ -16,6 +16,7 @@ from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder
 from adastate.net import DiT, Size
 from adastate.noise import SampleNoise
+from adastate.optim import adamw
 from adastate.types import Batch, Chunk
 from adastate.weights import load, save
 
@@ -173,13 +174,8 @@ class Teacher(pl.LightningModule):
         yield Chunk(0, 0, clip, None, passes=16)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        left = 1 - step / max(self.trainer.max_steps, 1)
-        return min(1.0, (step + 1) / self.warmup) * min(1.0, left / self.decay_share + 0.01)
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)

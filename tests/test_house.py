@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"types", "flow"},
     {"net", "stream", "losses", "metrics", "encoders", "noise", "media"},
-    {"ema", "weights"},
+    {"ema", "weights", "optim"},
     {"teacher", "student", "critic", "codec"},
     {"distill"},
 )
