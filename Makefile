@@ -7,6 +7,7 @@ DATA    ?= world
 TEACHER ?= builtin
 ARGS    ?=
 VIDEOS  ?=
+LATENTS ?=
 OUT     ?= data/shards
 PORT    ?= 6006
 # Threads that wait by spinning starve each other on a machine with few cores.
@@ -47,8 +48,8 @@ format: install ## let ruff put things in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-shards: install ## VIDEOS=folder of videos with captions beside them -> shards in OUT
-	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) --out $(OUT) $(ARGS)
+shards: install ## VIDEOS=folder of videos with captions beside them -> shards in OUT; LATENTS=1 encodes them
+	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
 
 trajectories: install ## the teacher's ODE paths
 	$(ADASTATE) trajectories $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
