@@ -37,6 +37,10 @@ class Memory(Protocol):
     def query_positions(self) -> Positions: ...
 
     @property
+    def key_positions(self) -> Positions:
+        """Of the pass's own keys: where its queries stand, but for rare exceptions."""
+
+    @property
     def visible(self) -> FrameMask | None:
         """Columns are the remembered frames followed by the pass's own; None means all are seen."""
 

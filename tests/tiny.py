@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from adastate.net import DiT, Size
 from adastate.stream import StreamSpec
 from adastate.types import Memory
 
+ROOT = Path(__file__).parents[1]
 SIZE = Size(width=64, layers=2, heads=4, ffn=96, channels=4, text_width=16, text_tokens=4, freq=32)
 GRID = (4, 6)
 """Latent height and width: 2 x 3 tokens a frame."""
@@ -119,6 +122,11 @@ VARIANTS: Sequence[dict[str, Any]] = (
 def spec(**kwargs: Any) -> StreamSpec:
     """AdaState with two levels, which is enough of a schedule for a law."""
     return StreamSpec(**{**STATE, **kwargs})
+
+
+def read_system(name: str) -> StreamSpec:
+    """The stream of conf/systems/<name>.yaml."""
+    return StreamSpec(**yaml.safe_load((ROOT / f"conf/systems/{name}.yaml").read_text())["stream"])
 
 
 def named(variant: dict[str, Any]) -> str:

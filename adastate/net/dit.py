@@ -123,7 +123,7 @@ class Block(nn.Module):
         h = modulate(x, shift, scale, self.eps)
         q = rotate(self.self_attn.query(h), pass_.rope)
         raw, v = self.self_attn.keys(h)
-        k = rotate(raw, pass_.rope)
+        k = rotate(raw, pass_.key_rope)
         if memory is not None:
             past = memory.read(self.layer, pass_.rotate)
             memory.stage(self.layer, raw, v)
@@ -167,6 +167,7 @@ class _Pass:
     """What every block of one pass needs to know."""
 
     rope: Tensor
+    key_rope: Tensor
     grid: tuple[int, int]
     visible: FrameMask | None
     rows: int
@@ -281,10 +282,12 @@ class DiT(nn.Module):
         if len(at) != frames:
             raise ValueError(f"{frames} frames, but {len(at)} positions")
         grid = (height // ph, width // pw)
-        rope = rope_table(at, *grid, self.size.width // self.size.heads, self.size.rope_rows, x.device)
+        head_dim, rows = self.size.width // self.size.heads, self.size.rope_rows
+        rope = rope_table(at, *grid, head_dim, rows, x.device)
+        key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
         tokens = nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        return tokens, _Pass(rope, grid, visible, self.size.rope_rows)
+        return tokens, _Pass(rope, key_rope, grid, visible, self.size.rope_rows)
 
     def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
         """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""

@@ -4,7 +4,7 @@ The network comes as a callable: nothing here imports it.
 """
 
 from adastate.stream.cache import StateCache
-from adastate.stream.rollout import prefill, rollout
-from adastate.stream.spec import StreamSpec
+from adastate.stream.rollout import Scene, prefill, rollout
+from adastate.stream.spec import StreamSpec, Switch
 
-__all__ = ["StateCache", "StreamSpec", "prefill", "rollout"]
+__all__ = ["Scene", "StateCache", "StreamSpec", "Switch", "prefill", "rollout"]

@@ -1,28 +1,103 @@
-"""What the cache keeps beyond the window, as pure functions of cached frames."""
+"""What the cache keeps when a chunk is written, as pure functions of cached frames."""
 
 from __future__ import annotations
 
-from adastate.stream.frames import Frames
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from adastate.stream.frames import HIDDEN, Frames
 from adastate.stream.spec import StreamSpec
 
+MEMORIES = 2
+"""Frames of a dual average beside its static ones: long and short."""
 
-def renew(
-    spec: StreamSpec, anchor: Frames | None, state: Frames | None, window: Frames
+
+def retain(
+    spec: StreamSpec, anchor: Frames | None, state: Frames | None, grown: Frames
 ) -> tuple[Frames | None, Frames]:
-    """The anchor after a commit, and the window without what went into it.
+    """(anchor, window) after a commit.
 
-    `state` is what the clean pass wrote for the state queries, None where there were none; `window` the past with
-    the new chunk appended, nothing evicted yet. A frame stands in one place only: what becomes the anchor leaves
-    the window.
+    A frame stands in one place only: what becomes the anchor leaves the window. Averages take in what is evicted
+    now, so the first pass of the next chunk sees them already.
+
+    Args:
+        state: what the clean pass wrote for the state queries, None where there were none.
+        grown: the past with the new chunk appended, nothing evicted yet.
     """
+    anchor, grown = _renew(spec, anchor, state, grown)
+    past = spec.past_frames
+    if past is None or grown.count <= past:
+        return anchor, grown
+    if spec.anchor == "ema" and anchor is not None:
+        for block in _blocks(grown.drop_last(past), spec.chunk_frames):
+            anchor = _blend(anchor, _pooled(block, spec.pool, anchor.count), spec.decay[0])
+    elif spec.anchor == "dual_ema" and anchor is not None:
+        if anchor.count == spec.state_frames:  # the memories' places hold the oldest past frames until something leaves
+            if grown.count <= past + MEMORIES:
+                return anchor, grown
+            memory = _pooled(grown.drop_first(MEMORIES).drop_last(past), spec.pool, 1)
+            anchor = anchor.append(memory).append(memory)
+        else:
+            taken = _pooled(grown.drop_last(past), spec.pool, 1)
+            static, long, short = anchor.first(spec.state_frames), anchor.last(2).first(1), anchor.last(1)
+            anchor = static.append(_blend(long, taken, spec.decay[0])).append(_blend(short, taken, spec.decay[1]))
+    return anchor, grown.last(past)
+
+
+def _renew(
+    spec: StreamSpec, anchor: Frames | None, state: Frames | None, grown: Frames
+) -> tuple[Frames | None, Frames]:
     if spec.anchor == "none":
-        return None, window
+        return None, grown
     if state is not None:
-        return state, window
-    if anchor is None and (spec.anchor == "static" or spec.state_init == "first_frame"):
-        return window.first(spec.state_frames), window.drop_first(spec.state_frames)
-    if spec.anchor == "static" and anchor is not None and anchor.count < spec.state_frames:
-        # the first block was shorter than the anchor (an independent first frame): go on filling it
-        missing = spec.state_frames - anchor.count
-        return anchor.append(window.first(missing)), window.drop_first(missing)
-    return anchor, window
+        return state, grown
+    if spec.anchor == "state" and (anchor is not None or spec.state_init == "denoised"):
+        return anchor, grown
+    if anchor is None:
+        return grown.first(spec.state_frames), grown.drop_first(spec.state_frames)
+    # Where a block is shorter than the anchor, the following ones go on filling it.
+    missing = max(0, spec.state_frames - anchor.count)
+    return (anchor.append(grown.first(missing)), grown.drop_first(missing)) if missing else (anchor, grown)
+
+
+def _blocks(evicted: Frames, size: int) -> list[Frames]:
+    if evicted.count % size:
+        raise ValueError(
+            f"anchor 'ema' takes in whole chunks of {size} frames, but {evicted.count} leave the window: give first "
+            "frames in whole chunks"
+        )
+    return [evicted.drop_first(i).first(size) for i in range(0, evicted.count, size)]
+
+
+def _pooled(evicted: Frames, pool: str, count: int) -> Frames:
+    """`count` frames that stand for the evicted ones."""
+    tokens = evicted.frame_tokens
+
+    def pooled(x: Tensor) -> Tensor:
+        if pool == "mean":
+            return x.mean(1, keepdim=True).expand(-1, count * tokens, -1, -1)
+        return x if evicted.count == count else x.unflatten(1, (evicted.count, tokens)).mean(1)
+
+    return _each(evicted, pooled, count)
+
+
+def _blend(old: Frames, new: Frames, decay: float) -> Frames:
+    """Moving average; `decay` is the weight of the old."""
+
+    def blend(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(torch.lerp(y, x, decay) for x, y in zip(a, b, strict=True))
+
+    return replace(new, keys=blend(old.keys, new.keys), values=blend(old.values, new.values))
+
+
+def _each(frames: Frames, change: Callable[[Tensor], Tensor], count: int) -> Frames:
+    """Frames made of others: they stand for no picture, and for the last chunk that went into them."""
+    return Frames(
+        tuple(map(change, frames.keys)),
+        tuple(map(change, frames.values)),
+        (HIDDEN,) * count,
+        frames.written[-1:] * count,
+    )

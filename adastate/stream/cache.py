@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adastate.stream.anchors import renew
+from adastate.stream.anchors import retain
 from adastate.stream.frames import HIDDEN, Frames
 from adastate.stream.positions import Layout, layout
 from adastate.stream.spec import StreamSpec
 from adastate.types import FrameMask, Positions, Probe, Rotate
 
-_Memo = dict[tuple[bool, int], tuple[Tensor, Tensor]]
+_Memo = dict[tuple[object, ...], tuple[Tensor, Tensor]]
 
 
 class StateCache:
@@ -32,13 +32,24 @@ class StateCache:
         self.spec, self.probe = spec, probe
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, origin: int = 0) -> None:
+        """Forgets everything; the next frame counts as frame 0 again, and is frame `origin` of the stream."""
         self.anchor: Frames | None = None
         self.window: Frames | None = None
+        self.origin = origin
         self.frames = 0
-        """Frames committed so far: the stream index of the next one."""
+        """Frames committed so far: the index of the next one."""
         self.chunks = 0
         """Commits so far."""
+        self.generated = 0
+        """Chunks generated so far, given frames not counted."""
+        self.recent: Tensor | None = None
+        """The last latents of the stream `[B, F, C, H, W]`, as many as the window has places."""
+        self.shared_noise: Tensor | None = None
+        self.cut: int | None = None
+        """Slot of the next chunk, the first one after a cut."""
+        self.latest: View | None = None
+        """The view of the pass at hand, for probes."""
         self._rotated: _Memo = {}
 
     @property
@@ -57,12 +68,15 @@ class StateCache:
         """Cached keys per layer and sample."""
         return sum(f.keys[0].shape[1] for f in (self.anchor, self.window) if f is not None)
 
-    def view(self, frames: int, state_queries: int, clean: bool = False, keep: bool = False) -> View:
-        """Memory for one pass over [state_queries state frames | frames chunk frames].
+    def view(
+        self, frames: int, state_queries: int, clean: bool = False, keep: bool = False, recache: bool = False
+    ) -> View:
+        """Memory for one pass over [state_queries state frames | frames content frames].
 
         Args:
             clean: the clean pass, which may be barred from the old state.
             keep: keep what the pass stages, for `commit`.
+            recache: the content takes the places of past frames.
         """
         anchor = self.anchor
         if clean and not self.spec.clean_sees_old and state_queries:
@@ -76,11 +90,21 @@ class StateCache:
             state_queries,
             self.frames,
             frames,
+            clean,
+            self.cut,
+            recache,
         )
-        return View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe)
+        self.latest = View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe)
+        self.latest.recache = recache
+        return self.latest
 
-    def commit(self, clean: View, exit: View | None = None) -> None:
-        """Takes what the clean pass staged. With straight-through gradients `exit` is the exit pass's view."""
+    def commit(self, clean: View, exit: View | None = None, counts: bool = True) -> None:
+        """Takes what the clean pass staged.
+
+        Args:
+            exit: with straight-through gradients, the exit pass's view.
+            counts: False for frames that are written again and not new.
+        """
         written = clean.staged(self.frames, self.chunks)
         if exit is not None:
             written = _straight_through(written, exit.staged(self.frames, self.chunks))
@@ -92,13 +116,28 @@ class StateCache:
         if self.spec.state_grad:
             chunk = chunk.detach()
         grown = chunk if self.window is None else self.window.append(chunk)
-        self.anchor, window = renew(self.spec, self.anchor, state, grown)
-        if self.spec.past_frames is not None:
-            window = window.last(self.spec.past_frames)
+        self.anchor, window = retain(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
         self.anchor = self.anchor.compact() if self.anchor is not None else None
         self.frames += chunk.count
-        self.chunks += 1
+        self.chunks += counts
+        self.cut = None
+        self._rotated = {}
+
+    def remember(self, content: Tensor) -> None:
+        """Keeps the newest latents `[B, F, C, H, W]`, which a prompt switch or a restart encodes again."""
+        content = content.detach()
+        grown = content if self.recent is None else torch.cat([self.recent, content], 1)
+        places = self.spec.window_frames
+        self.recent = grown if places is None else grown[:, -max(places, self.spec.restart_overlap) :]
+
+    def forget(self, past: int, anchor: bool) -> None:
+        """Drops all but the newest `past` frames of the window, and the anchor if told so."""
+        if self.window is not None:
+            kept = self.window.last(past)
+            self.window = kept.compact() if kept.count else None
+        if anchor:
+            self.anchor = None
         self._rotated = {}
 
 
@@ -115,15 +154,26 @@ class View:
         keep: bool,
         probe: Probe | None,
     ) -> None:
-        self._context = [(f, at) for f, at in ((anchor, places.anchor), (window, places.past)) if f is not None]
-        self._with_anchor = anchor is not None
+        self._context: list[tuple[Frames, tuple[int, ...], Positions]] = []
+        if anchor is not None and places.anchor_frames:
+            self._context.append((anchor, places.anchor_frames, places.anchor))
+        if window is not None and places.past_frames:
+            newest = tuple(range(window.count - places.past_frames, window.count))
+            self._context.append((window, newest, places.past))
+        self._where = (places.anchor_frames, places.anchor, places.past)
         self._rotated, self._keep = rotated, keep
         self._staged: dict[int, tuple[Tensor, Tensor]] = {}
         self.places, self.probe = places, probe
+        self.recache = False
+        """Whether it is for a pass over frames that are written again."""
         self.visible = _visible(spec, places)
 
     @property
     def query_positions(self) -> Positions:
+        return self.places.state + self.places.query
+
+    @property
+    def key_positions(self) -> Positions:
         return self.places.state + self.places.chunk
 
     @property
@@ -133,20 +183,23 @@ class View:
     @property
     def seen(self) -> list[tuple[int, int, int]]:
         """(stream index, RoPE index, chunk whose clean pass wrote it) of every cached frame in view."""
-        return [(s, at, w) for f, ats in self._context for s, at, w in zip(f.source, ats, f.written, strict=True)]
+        return [
+            (f.source[i], at, f.written[i]) for f, which, ats in self._context for i, at in zip(which, ats, strict=True)
+        ]
 
     def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
         if not self._context:
             return None
         # The passes of a chunk see the same cache at the same places: rotate once. Not where keys carry a graph: a
         # pass without gradient would leave copies that cut it, for the exit pass and for recomputation.
-        attached = any(t.requires_grad for f, _ in self._context for t in (f.keys[layer], f.values[layer]))
-        if not attached and (self._with_anchor, layer) in self._rotated:
-            return self._rotated[self._with_anchor, layer]
-        keys = [rotate(f.keys[layer], at) for f, at in self._context]
-        k, v = _join(keys), _join([f.values[layer] for f, _ in self._context])
+        attached = any(t.requires_grad for f, *_ in self._context for t in (f.keys[layer], f.values[layer]))
+        memo = (layer, *self._where)
+        if not attached and memo in self._rotated:
+            return self._rotated[memo]
+        parts = [(*f.take(layer, which), at) for f, which, at in self._context]
+        k, v = _join([rotate(k, at) for k, _, at in parts]), _join([v for _, v, _ in parts])
         if not attached:
-            self._rotated[self._with_anchor, layer] = (k, v)
+            self._rotated[memo] = (k, v)
         return k, v
 
     def stage(self, layer: int, k: Tensor, v: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 HIDDEN = -1
-"""Stream index of a state frame: it stands for no picture."""
+"""Stream index of a frame that stands for no picture: a state, or an average of frames."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Frames:
 
     Attributes:
         keys, values: one `[B, count * L, N, K]` per layer, L tokens a frame.
-        source: stream index of every frame, HIDDEN for a state.
+        source: stream index of every frame, HIDDEN for a state or an average.
         written: chunk in whose clean pass each frame was written.
     """
 
@@ -63,6 +63,21 @@ class Frames:
 
     def drop_first(self, n: int) -> Frames:
         return self._slice(min(n, self.count), self.count)
+
+    def drop_last(self, n: int) -> Frames:
+        return self._slice(0, max(0, self.count - n))
+
+    def take(self, layer: int, frames: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer for some of the frames, in the order given; a copy only where it must be."""
+        k, v = self.keys[layer], self.values[layer]
+        if frames == tuple(range(self.count)):
+            return k, v
+        if frames and frames == tuple(range(frames[0], frames[0] + len(frames))):
+            rows = slice(frames[0] * self.frame_tokens, (frames[-1] + 1) * self.frame_tokens)
+            return k[:, rows], v[:, rows]
+        at = torch.tensor(frames, dtype=torch.long, device=k.device)
+        shape = (self.count, self.frame_tokens)
+        return tuple(x.unflatten(1, shape)[:, at].flatten(1, 2) for x in (k, v))  # type: ignore[return-value]
 
     def compact(self) -> Frames:
         """A copy that does not keep alive the larger tensors that this one is a view of."""

@@ -1,4 +1,4 @@
-"""Where frames stand in time: from what is cached to RoPE indices, as pure functions of host integers."""
+"""What a pass sees and where it stands in time: from what is cached to RoPE indices, as pure functions of integers."""
 
 from __future__ import annotations
 
@@ -10,34 +10,116 @@ from adastate.types import Positions
 
 @dataclass(frozen=True)
 class Layout:
-    """RoPE indices of everything that one pass sees, in the order of its keys."""
+    """What of the cache one pass sees, and the RoPE indices of all its keys and queries, in order.
 
+    Attributes:
+        anchor_frames: which frames of the cached anchor are in view, in the order in which they are read.
+        anchor: their indices.
+        past_frames: how many of the window's newest frames are in view.
+        past: their indices.
+        state, chunk: indices of the pass's own keys.
+        query: indices of the chunk's queries, which stand elsewhere than its keys in one case only.
+    """
+
+    anchor_frames: tuple[int, ...]
     anchor: Positions
+    past_frames: int
     past: Positions
     state: Positions
     chunk: Positions
+    query: Positions
 
 
-def layout(spec: StreamSpec, anchor: Positions, past: Positions, state_queries: int, start: int, frames: int) -> Layout:
-    """Positions for a pass over `state_queries` state frames and `frames` chunk frames from stream index `start` on.
+def layout(
+    spec: StreamSpec,
+    anchor: Positions,
+    past: Positions,
+    state_queries: int,
+    start: int,
+    frames: int,
+    clean: bool = False,
+    cut: int | None = None,
+    recache: bool = False,
+) -> Layout:
+    """For a pass over `state_queries` state frames and `frames` content frames from stream index `start` on.
 
-    `anchor` and `past` are the stream indices of the cached frames, oldest first (-1 for a hidden state).
+    Args:
+        anchor, past: stream indices of the cached frames, oldest first (-1 for frames that stand for no picture).
+        clean: whether it is the clean pass.
+        cut: slot of the content, far from the past, in the first chunk after a cut.
+        recache: the content takes the places of past frames.
     """
+    own = tuple(range(start, start + frames))
+    if clean and spec.clean_keys == "recent":
+        assert spec.attention_frames is not None
+        oldest = start + frames - spec.attention_frames
+        shown = tuple(i for i, source in enumerate(anchor) if source >= oldest)
+        seen = tuple(source for source in past if source >= oldest)
+        return Layout(shown, tuple(anchor[i] for i in shown), len(seen), seen, (), own, own)
+    if spec.anchor == "pingpong":
+        return _pingpong(spec, len(anchor), past, own)
+    every = tuple(range(len(anchor)))
+    if spec.attention_frames is not None:
+        past = _last(past, spec.attention_frames - len(anchor) - frames)
     if spec.position == "absolute":
-        return Layout(anchor, past, (), tuple(range(start, start + frames)))
+        return Layout(every, anchor, len(past), past, (), own, own)
+    if spec.position == "anchor_contiguous":
+        end = past[0] if past else start
+        return Layout(every, tuple(range(end - len(anchor), end)), len(past), past, (), own, own)
+    return _slots(spec, every, len(past), state_queries, start, frames, cut, recache)
+
+
+def _slots(
+    spec: StreamSpec,
+    anchor: tuple[int, ...],
+    past: int,
+    state_queries: int,
+    start: int,
+    frames: int,
+    cut: int | None,
+    recache: bool,
+) -> Layout:
     # A slot is reserved for the state as soon as one is denoised; a static anchor takes its slots when it is there.
     reserved = max(len(anchor), state_queries, spec.state_frames if spec.warmup == "fixed" else 0)
     if spec.warmup == "fixed":
         assert spec.past_frames is not None
-        first = reserved + spec.past_frames
-        past_at = tuple(range(first - len(past), first))
+        end = reserved + spec.past_frames
+        past_at = tuple(range(end - past, end))
+        first = end - frames if recache else end
     else:
-        first = reserved + len(past)
+        first = reserved + past
         past_at = tuple(range(reserved, first))
     behind = first + frames if spec.state_position == "behind" else 0
+    query = first
+    if spec.query_position == "stream" and not recache:
+        assert spec.window_frames is not None
+        query = min(start, spec.window_frames - frames)
+    if cut is not None:
+        first = query = cut
     return Layout(
-        anchor=tuple(range(len(anchor))),
+        anchor_frames=anchor,
+        anchor=anchor,
+        past_frames=past,
         past=past_at,
         state=tuple(range(behind, behind + state_queries)),
         chunk=tuple(range(first, first + frames)),
+        query=tuple(range(query, query + frames)),
     )
+
+
+def _pingpong(spec: StreamSpec, kept: int, past: Positions, own: Positions) -> Layout:
+    """The places before the window are filled with the first frames, played to and fro.
+
+    Index p shows frame p while it is one of them, and later the frame that a walk 0..n-1, n-1..0, 0.. has at step p.
+    """
+    assert spec.past_frames is not None
+    start = own[0]
+    first = max(0, start - spec.past_frames - spec.pingpong_slots)
+    places = tuple(range(first, max(first, start - len(past))))
+    period = 2 * max(kept, 1)
+    shown = tuple(min(p % period, period - 1 - p % period) for p in places)
+    return Layout(shown, places, len(past), past, (), own, own)
+
+
+def _last(values: Positions, n: int) -> Positions:
+    return values[max(0, len(values) - max(0, n)) :]

@@ -27,16 +27,14 @@ class AttentionShare:
         return {kind: [s[i] / self._counts[c] for c, s in self._sums.items()] for i, kind in enumerate(KINDS)}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
-        assert self.cache is not None
-        cache = self.cache
-        frames = cache.state_queries + cache.spec.chunk_frames
-        tokens = q.shape[1] // frames
-        first = cache.state_queries * tokens
-        scores = q[:, first:].transpose(1, 2).float() @ k.permute(0, 2, 3, 1).float() * q.shape[-1] ** -0.5
-        old = (cache.anchor.count if cache.anchor is not None else 0) * tokens
-        past = (cache.window.count if cache.window is not None else 0) * tokens
-        if k.shape[1] != old + past + q.shape[1]:
+        assert self.cache is not None and self.cache.latest is not None
+        cache, places = self.cache, self.cache.latest.places
+        if cache.anchor is not None and not places.anchor:
             return  # a clean pass that is barred from the old state
+        tokens = q.shape[1] // (len(places.state) + len(places.chunk))
+        first = len(places.state) * tokens
+        scores = q[:, first:].transpose(1, 2).float() @ k.permute(0, 2, 3, 1).float() * q.shape[-1] ** -0.5
+        old, past = len(places.anchor) * tokens, len(places.past) * tokens
         if visible is not None:
             hidden = [j for j, seen in enumerate(visible[-1]) if not seen]
             for j in hidden:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,15 +11,32 @@ from torch import Tensor
 
 from adastate import flow
 from adastate.stream.cache import StateCache, View
+from adastate.stream.spec import Switch
 from adastate.types import Chunk, Memory
 
 Student = Callable[[Tensor, Tensor, Memory], Tensor]
 """(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
 
+Reencode = Callable[[Tensor], Tensor]
+"""The last latents [B, F, C, H, W] of a stream -> the first one [B, 1, C, H, W], encoded as a picture of its own."""
+
 
 class Noise(Protocol):
     def normal(self, *shape: int) -> Tensor:
         """The next standard normals `[B, *shape]`."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A new prompt within a stream.
+
+    Attributes:
+        student: the network with the new prompt bound, so with text keys of its own.
+        switch: what becomes of the cache; None takes the stream's own choice.
+    """
+
+    student: Student
+    switch: Switch | None = None
 
 
 def rollout(
@@ -30,42 +48,107 @@ def rollout(
     exit_level: int | None = None,
     grad: bool = False,
     finish: bool = True,
+    scenes: Mapping[int, Scene] | None = None,
+    reencode: Reencode | None = None,
 ) -> Iterator[Chunk]:
     """Yields `chunks` chunks of a stream, each denoised together with its state.
 
     Per chunk: one draw of fresh noise over [state | chunk], then for every level one pass, x0, and a draw that
     re-noises it to the next level (consistency sampling); then the clean pass, which writes the cache. A chunk is
-    yielded before its clean pass, so that nobody waits for it.
+    yielded before its clean pass, so that nobody waits for it. For the staircase schedule see `staircase`.
 
     Args:
         student: the network with the prompt bound.
         noise: where the normals come from, in the order just told; recorded ones replay a stream.
         cache: the stream's memory; a fresh one starts a stream, a used one goes on with it.
         shape: channels, height and width of the latents.
-        exit_level: stop at this level's x0 (the same for all chunks); the last one without.
+        exit_level: stop at this level's x0 (the same for all chunks); the last one without. A first chunk with a list
+            of its own stops as many levels before its end.
         grad: run the exit pass, and it alone, with gradient (and the clean pass under `state_grad`).
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
+        scenes: new prompts, by the chunk of this call with which they begin.
+        reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
     """
     spec = cache.spec
-    times = spec.timesteps
-    last = len(times) - 1 if exit_level is None else exit_level
-    if not 0 <= last < len(times):
-        raise ValueError(f"exit level {last} does not exist: the schedule has {len(times)} levels")
+    scenes = scenes or {}
+    for scene in scenes.values():
+        spec.check_switch(scene.switch or spec.switch)
+    last = len(spec.timesteps) - 1 if exit_level is None else exit_level
+    if not 0 <= last < len(spec.timesteps):
+        raise ValueError(f"exit level {last} does not exist: the schedule has {len(spec.timesteps)} levels")
+    if spec.schedule == "staircase":
+        if grad or exit_level is not None:
+            raise ValueError("schedule 'staircase' has no exit level and no gradient: train with 'uniform' chunks")
+        yield from staircase(student, noise, cache, chunks, shape, finish, scenes)
+        return
     for index in range(chunks):
-        queries, frames = cache.state_queries, spec.chunk_frames
-        x = noise.normal(queries + frames, *shape)
+        if index in scenes:
+            student = scenes[index].student
+            switch_prompt(student, cache, scenes[index].switch or spec.switch)
+        _restart_if_due(student, cache, reencode)
+        queries, frames = cache.state_queries, spec.frames_of(cache.generated)
+        times = spec.levels(cache.generated)
+        exit_at = max(0, len(times) - len(spec.timesteps) + last)
+        x = _first_noise(noise, cache, queries + frames, shape)
         exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
         quiet = cache.view(frames, queries)
-        for level in range(last + 1):
-            at_exit = level == last
+        for level in range(exit_at + 1):
+            at_exit = level == exit_at
             with torch.set_grad_enabled(grad and at_exit):
-                x0 = _predict(student, x, times[level], exit_view if at_exit else quiet, spec.shift)
+                x0 = _predict(student, x, _times(x, times[level]), exit_view if at_exit else quiet, spec.shift)
             if not at_exit:
                 x = flow.add_noise(x0, noise.normal(*x.shape[1:]), _times(x, times[level + 1]), spec.shift)
         state, content = x0[:, :queries], x0[:, queries:]
-        yield Chunk(cache.chunks, cache.frames, content, state if queries else None, last + 2)
+        start = cache.origin + cache.frames
+        yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
+        cache.generated += 1
         if finish or index < chunks - 1:
             write(student, noise, cache, x0, queries, grad, exit_view)
+
+
+def staircase(
+    student: Student,
+    noise: Noise,
+    cache: StateCache,
+    chunks: int,
+    shape: tuple[int, int, int],
+    finish: bool = True,
+    scenes: Mapping[int, Scene] | None = None,
+) -> Iterator[Chunk]:
+    """Joint denoising of as many chunks as there are levels, each one level noisier than the chunk before it.
+
+    Every pass brings all of them one level down; the first is then finished, yielded and written by a clean pass of
+    its own, the others are re-noised with fresh noise, and a chunk of pure noise joins at the end. The stream fills up
+    at its beginning and empties at its end. A new scene's prompt holds from the pass in which its first chunk joins.
+    """
+    spec = cache.spec
+    times, frames = spec.timesteps, spec.chunk_frames
+    flight: list[Tensor] = []  # chunks being denoised, cleanest first
+    levels: list[int] = []
+    joined = 0
+    while joined < chunks or flight:
+        if joined < chunks:
+            if scenes and joined in scenes:
+                student = scenes[joined].student
+            flight.append(noise.normal(frames, *shape))
+            levels.append(0)
+            joined += 1
+        x = torch.cat(flight, 1)
+        t = torch.cat([_times(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
+        x0 = _predict(student, x, t, cache.view(x.shape[1], 0), spec.shift).split(frames, 1)
+        done = levels[0] == len(times) - 1
+        levels = [level + 1 for level in levels]
+        flight = [
+            flow.add_noise(chunk, noise.normal(*chunk.shape[1:]), _times(chunk, times[level]), spec.shift)
+            for chunk, level in zip(x0, levels, strict=True)
+            if level < len(times)
+        ]
+        if done:
+            levels = levels[1:]
+            yield Chunk(cache.generated, cache.origin + cache.frames, x0[0], None, len(times) + 1)
+            cache.generated += 1
+            if finish or flight or joined < chunks:
+                write(student, noise, cache, x0[0], 0)
 
 
 def write(
@@ -89,6 +172,7 @@ def write(
         student(clean, t, view)
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
+    cache.remember(x0[:, queries:])
 
 
 @torch.no_grad()
@@ -108,10 +192,81 @@ def prefill(student: Student, cache: StateCache, given: Tensor, first_alone: boo
         view = cache.view(block.shape[1], 0, clean=True, keep=True)
         student(block, _times(block, 0.0), view)
         cache.commit(view)
+        cache.remember(block)
 
 
-def _predict(student: Student, x: Tensor, t: float, view: View, shift: float) -> Tensor:
-    times = _times(x, t)
+@torch.no_grad()
+def switch_prompt(student: Student, cache: StateCache, switch: Switch) -> None:
+    """What a prompt switch does to the cache; `student` has the new prompt bound."""
+    cache.spec.check_switch(switch)
+    reset = switch.anchor == "reset"
+    if switch.kind == "recache":
+        _recache(student, cache, switch)
+    elif switch.kind == "keep":
+        cache.forget(cache.window.count if cache.window else 0, reset)
+    else:
+        cache.forget(switch.kept, reset)
+        if switch.kind == "cut":
+            cache.cut = switch.position
+
+
+def _recache(student: Student, cache: StateCache, switch: Switch) -> None:
+    """Writes the stream's last latents again, under the new prompt, in one pass in which they see each other.
+
+    As LongLive does it: as many frames as the window has places. An anchor that is kept keeps its places, so the
+    oldest of those frames have none and are left out. Without it, or where the frames reach back to the beginning,
+    the anchor is made of the first of them.
+    """
+    spec, recent = cache.spec, cache.recent
+    if recent is None:
+        return
+    places = spec.window_frames
+    wanted = min(n for n in (switch.frames, places, recent.shape[1]) if n is not None)
+    start = cache.frames - wanted
+    if cache.anchor is not None and switch.anchor == "keep" and (start > 0 or spec.anchor == "state"):
+        room = None if places is None else places - cache.anchor.count
+        if spec.warmup == "fixed" and spec.position == "slot":
+            room = spec.past_frames
+        wanted = wanted if room is None else min(wanted, room)
+    else:
+        cache.anchor = None
+        if spec.warmup == "fixed" and spec.position == "slot" and spec.past_frames is not None:
+            wanted = min(wanted, spec.past_frames)
+    if not wanted:
+        return
+    cache.forget(0, anchor=False)
+    cache.frames -= wanted
+    again = recent[:, -wanted:]
+    view = cache.view(wanted, 0, clean=True, keep=True, recache=True)
+    student(again, _times(again, spec.context_noise), view)
+    cache.commit(view, counts=False)
+
+
+@torch.no_grad()
+def _restart_if_due(student: Student, cache: StateCache, reencode: Reencode | None) -> None:
+    """CausVid's way on: a new stream from the last frames of the old one, the first of them as a picture."""
+    spec = cache.spec
+    if spec.restart_frames is None or cache.frames + spec.chunk_frames <= spec.restart_frames:
+        return
+    assert cache.recent is not None
+    given = cache.recent[:, -spec.restart_overlap :]
+    if reencode is not None:
+        given = torch.cat([reencode(given), given[:, 1:]], 1)
+    generated = cache.generated
+    cache.reset(origin=cache.origin + cache.frames - spec.restart_overlap)
+    cache.generated = generated
+    prefill(student, cache, given)
+
+
+def _first_noise(noise: Noise, cache: StateCache, frames: int, shape: tuple[int, int, int]) -> Tensor:
+    if not cache.spec.shared_noise:
+        return noise.normal(frames, *shape)
+    if cache.shared_noise is None:
+        cache.shared_noise = noise.normal(frames, *shape)
+    return cache.shared_noise
+
+
+def _predict(student: Student, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
     return flow.to_x0(x, student(x, times, view), times, shift)
 
 

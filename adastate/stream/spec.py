@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from adastate import flow
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What becomes of the cache when the prompt changes within a stream; text keys are always made anew.
+
+    Attributes:
+        kind: `keep` leaves the cache as it is; `recache` encodes the last frames again under the new prompt, in one
+            pass in which they see each other; `flush` forgets the past but its last frames; `cut` flushes, and for
+            one chunk the new scene stands at `position`, far from the past.
+        frames: how many frames are encoded again (default: as many as the window has places) or kept (default 2).
+        anchor: whether the anchor, a state too, stays or begins anew.
+        position: slot of the first chunk after a cut.
+    """
+
+    kind: Literal["keep", "recache", "flush", "cut"] = "keep"
+    frames: int | None = None
+    anchor: Literal["keep", "reset"] = "keep"
+    position: int = 45
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 0:
+            raise ValueError(f"switch.frames is {self.frames}; it counts latent frames")
+
+    @property
+    def kept(self) -> int:
+        """Past frames that a flush leaves."""
+        return 2 if self.frames is None else self.frames
 
 
 @dataclass(frozen=True)
@@ -14,16 +43,33 @@ class StreamSpec:
 
     Attributes:
         chunk_frames: latent frames F made per step.
+        first_chunk_frames: of the first chunk, if it differs (an independent first frame: 1).
         past_frames: past latent frames W_p that a chunk sees, the anchor not counted; None keeps all.
         anchor: what is kept beyond the window. `state` is denoised anew with every chunk and replaces itself,
-            `static` is written once by the first frames, `none` keeps nothing.
-        state_frames: latent frames F_s of the anchor (of either kind).
+            `static` is written once by the first frames, `ema` is static and then moves by `decay` towards the frames
+            that leave the window, `dual_ema` is static plus two moving averages, long and short, of one frame each,
+            `pingpong` keeps the first frames and shows them to and fro, `none` keeps nothing.
+        state_frames: latent frames F_s of the anchor, of whichever kind.
+        decay: weight of the old value in a moving average: one number for `ema`, (long, short) for `dual_ema`.
+        pool: what the average takes in of the frames that leave: each its own `token`, or their `mean` over all tokens.
+        pingpong_slots: frames of a `pingpong` anchor in view at a time.
         position: `slot` counts from the anchor, whatever the time (relative); `absolute` is the frame's index in
-            the stream, bounded by the RoPE table.
+            the stream, bounded by the RoPE table; `anchor_contiguous` is absolute with the anchor moved up to end
+            where the past begins.
+        query_position: slots of the queries. `own`: where their own keys stand. `stream`: the chunk's index in the
+            stream until the window would be full, as Infinity-RoPE has it; it differs for a moment after a flush.
         warmup: slots before the window is full. `fixed` [D]: the chunk has its final indices from the start and
             the past is right-aligned against it. `growing`: the next free index.
+        attention_frames: frames in view of one pass, anchor, past and its own counted; None: all that are kept.
+        schedule: `uniform` denoises a chunk through all levels, then the next; `staircase` denoises as many chunks
+            as there are levels at once, each one level noisier than the one before.
         steps: timesteps of the denoising passes before the shift, noise first.
+        first_steps: of the first generated chunk, if they differ.
+        warp_steps: whether `steps` are meant before the shift; False takes them as they are.
         shift: of the noise table.
+        shared_noise: every chunk starts from the same noise.
+        restart_frames: after so many frames the stream starts anew from its last `restart_overlap`; None: never.
+        restart_overlap: see there.
         state_visibility: who sees whom [D]. `both`: state and chunk see old state, past, new state and chunk;
             `previous`: the chunk does not see the new state; `replace`: the chunk sees the new state, not the old.
         state_position: `anchor` [D]: the new state stands where the old one stands, "denoised in-place";
@@ -31,68 +77,238 @@ class StreamSpec:
         state_init: `denoised` [D]: the first chunk denoises a state, too; `first_frame`: the first frames of the
             first chunk become the state, and are then no longer in the window.
         clean_sees_old: whether the clean pass still sees the old state [D].
+        clean_keys: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
+            frames at their own indices, the anchor only while it is among them.
         context_noise: timestep of the clean pass.
         context_renoise: whether its input is noised to that level, as in Self-Forcing's training rollout [D].
         cache_grad: `detached`: cached keys and values carry no gradient; `straight_through`: they have the values
             of the clean pass and the gradient of the exit pass.
         state_grad: the clean pass runs with gradient and the state's keys and values stay attached for so many
             chunks (truncated backpropagation through time); 0 is off [D].
+        switch: what a change of the prompt does to the cache.
     """
 
     chunk_frames: int = 3
+    first_chunk_frames: int | None = None
     past_frames: int | None = 3
-    anchor: Literal["none", "static", "state"] = "state"
+    anchor: Literal["none", "static", "ema", "dual_ema", "pingpong", "state"] = "state"
     state_frames: int = 1
-    position: Literal["slot", "absolute"] = "slot"
+    decay: tuple[float, ...] = ()
+    pool: Literal["token", "mean"] = "token"
+    pingpong_slots: int = 0
+    position: Literal["slot", "absolute", "anchor_contiguous"] = "slot"
+    query_position: Literal["own", "stream"] = "own"
     warmup: Literal["fixed", "growing"] = "fixed"
+    attention_frames: int | None = None
+    schedule: Literal["uniform", "staircase"] = "uniform"
     steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_steps: tuple[int, ...] = ()
+    warp_steps: bool = True
     shift: float = 5.0
+    shared_noise: bool = False
+    restart_frames: int | None = None
+    restart_overlap: int = 0
     state_visibility: Literal["both", "previous", "replace"] = "both"
     state_position: Literal["anchor", "behind"] = "anchor"
     state_init: Literal["denoised", "first_frame"] = "denoised"
     clean_sees_old: bool = True
+    clean_keys: Literal["same", "recent"] = "same"
     context_noise: float = 0.0
     context_renoise: bool = False
     cache_grad: Literal["detached", "straight_through"] = "detached"
     state_grad: int = 0
+    switch: Switch = Switch()
 
     def __post_init__(self) -> None:
-        if self.chunk_frames < 1:
-            raise ValueError(f"chunk_frames is {self.chunk_frames}; a chunk has at least one latent frame")
+        for name in ("decay", "steps", "first_steps"):  # a config file has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.switch, Mapping):
+            object.__setattr__(self, "switch", Switch(**self.switch))
+        self._check_frames()
+        self._check_anchor()
+        self._check_positions()
+        self._check_schedule()
+        self._check_gradients()
+        self.check_switch(self.switch)
+
+    def _check_frames(self) -> None:
+        if self.chunk_frames < 1 or (self.first_chunk_frames is not None and self.first_chunk_frames < 1):
+            least = min(self.chunk_frames, self.first_chunk_frames or self.chunk_frames)
+            raise ValueError(f"chunk_frames is {least}; a chunk has at least one latent frame")
         if self.past_frames is not None and self.past_frames < 0:
             raise ValueError(
                 f"past_frames is {self.past_frames}: the window would be smaller than a chunk of {self.chunk_frames}; "
                 "past_frames counts the frames before the chunk, without it and without the anchor"
             )
+        if self.attention_frames is not None and self.attention_frames < self.state_frames + self._pass_frames:
+            raise ValueError(
+                f"attention_frames is {self.attention_frames}, less than the anchor of {self.state_frames} and the "
+                f"{self._pass_frames} frames of a pass together"
+            )
+
+    def _check_anchor(self) -> None:
         if (self.anchor == "none") != (self.state_frames == 0) or self.state_frames < 0:
             raise ValueError(
                 f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor "
-                "none, and at least 1 with static or state"
+                "none, and at least 1 with any other"
             )
-        if self.anchor == "state" and self.position == "absolute":
+        averages = {"ema": 1, "dual_ema": 2}.get(self.anchor, 0)
+        if len(self.decay) != averages or not all(0 <= d <= 1 for d in self.decay):
+            raise ValueError(f"anchor {self.anchor!r} takes {averages} decay from 0 to 1, got {list(self.decay)}")
+        if averages and (self.past_frames is None or self.past_frames % self.chunk_frames) and self.anchor == "ema":
+            raise ValueError(
+                f"anchor 'ema' takes in whole chunks: past_frames {self.past_frames} has to be a multiple of "
+                f"chunk_frames {self.chunk_frames}"
+            )
+        if self.anchor == "ema" and self.pool == "token" and self.state_frames != self.chunk_frames:
+            raise ValueError(
+                f"anchor 'ema' with pool 'token' averages frame by frame: state_frames {self.state_frames} has to "
+                f"equal chunk_frames {self.chunk_frames}, or use pool 'mean'"
+            )
+        if self.anchor == "dual_ema" and self.past_frames is None:
+            raise ValueError("anchor 'dual_ema' averages what leaves the window: set past_frames")
+        if (self.anchor == "pingpong") != (self.pingpong_slots > 0):
+            raise ValueError(f"anchor {self.anchor!r} with pingpong_slots {self.pingpong_slots}: they go together")
+        if self.anchor == "pingpong" and (self.position != "absolute" or self.past_frames is None):
+            raise ValueError(
+                f"anchor 'pingpong' fills the places before the window: it needs position 'absolute' and past_frames, "
+                f"got {self.position!r} and {self.past_frames}"
+            )
+        if self.anchor == "pingpong" and self.state_frames < self.pingpong_slots:
+            raise ValueError(
+                f"pingpong_slots {self.pingpong_slots} are more than the {self.state_frames} frames kept in the anchor"
+            )
+        if self.state_init == "first_frame" and self.state_frames > self.frames_of(0):
+            raise ValueError(
+                f"the first chunk has {self.frames_of(0)} frames, too few for a state of {self.state_frames}"
+            )
+
+    def _check_positions(self) -> None:
+        if self.anchor == "state" and self.position != "slot":
             raise ValueError("a state has no place in absolute time: use position: slot with anchor: state")
+        if self.position == "anchor_contiguous" and self.anchor == "none":
+            raise ValueError("position 'anchor_contiguous' moves an anchor, and anchor is 'none'")
         if self.position == "slot" and self.warmup == "fixed" and self.past_frames is None:
             raise ValueError("warmup: fixed needs to know the window; set past_frames, or use warmup: growing")
-        if self.state_init == "first_frame" and self.state_frames > self.chunk_frames:
+        if self.query_position == "stream" and (
+            self.position != "slot" or self.warmup != "growing" or self.past_frames is None or self.anchor == "state"
+        ):
             raise ValueError(
-                f"the first chunk has {self.chunk_frames} frames, too few for a state of {self.state_frames}"
+                "query_position 'stream' belongs to growing slots of a given window without a state; got position "
+                f"{self.position!r}, warmup {self.warmup!r}, past_frames {self.past_frames}, anchor {self.anchor!r}"
             )
+        if self.clean_keys == "recent" and (self.attention_frames is None or self.position == "slot"):
+            raise ValueError(
+                f"clean_keys 'recent' counts attention_frames in stream time: got {self.attention_frames} with "
+                f"position {self.position!r}"
+            )
+
+    def _check_schedule(self) -> None:
+        if self.schedule == "staircase" and self.anchor == "state":
+            raise ValueError("schedule 'staircase' has several levels in a pass, a state has one: use uniform")
+        if self.schedule == "staircase" and (self.first_steps or self.shared_noise or self.first_chunk_frames):
+            raise ValueError("schedule 'staircase' knows no first_steps, first_chunk_frames or shared_noise")
+        if self.restart_frames is not None and not (
+            self.schedule == "uniform" and 0 < self.restart_overlap < self.restart_frames
+        ):
+            raise ValueError(
+                f"a restart after restart_frames {self.restart_frames} needs a restart_overlap below it, got "
+                f"{self.restart_overlap}, and schedule 'uniform', got {self.schedule!r}"
+            )
+        if self.restart_overlap % self.chunk_frames:
+            raise ValueError(
+                f"restart_overlap {self.restart_overlap} does not divide into chunks of {self.chunk_frames}"
+            )
+        for steps in (self.steps, self.first_steps or self.steps):
+            self._warped(steps)
+
+    def _check_gradients(self) -> None:
         if self.state_grad and self.cache_grad == "straight_through":
             raise ValueError(
                 "state_grad and cache_grad: straight_through are two ways to teach the state; use one of them"
             )
         if self.state_grad < 0:
             raise ValueError(f"state_grad is {self.state_grad}; it counts chunks, 0 is off")
-        flow.warp_steps(self.steps, self.shift)
+
+    def check_switch(self, switch: Switch) -> None:
+        """Raises ValueError where a prompt switch of this kind is not possible in this stream."""
+        kind = switch.kind
+        if kind != "keep" and (self.schedule == "staircase" or self.anchor == "pingpong"):
+            raise ValueError(
+                f"switch {kind!r} needs a uniform schedule and an anchor that it can renew; got schedule "
+                f"{self.schedule!r} and anchor {self.anchor!r}: use switch 'keep'"
+            )
+        if kind in ("flush", "cut") and self.past_frames is not None and switch.kept > self.past_frames:
+            raise ValueError(f"switch {kind!r} keeps {switch.kept} frames, the window has {self.past_frames}")
+        if kind == "cut" and self.position != "slot":
+            raise ValueError(f"a cut moves a chunk to a far slot; position is {self.position!r}")
+
+    @property
+    def _pass_frames(self) -> int:
+        """Content frames of the largest denoising pass."""
+        return self.chunk_frames * (len(self.steps) if self.schedule == "staircase" else 1)
+
+    @property
+    def window_frames(self) -> int | None:
+        """Frames in view of a chunk when the window is full: anchor, past and chunk; None where nothing leaves."""
+        if self.past_frames is None:
+            return None
+        memories = 2 if self.anchor == "dual_ema" else 0
+        shown = self.pingpong_slots if self.anchor == "pingpong" else self.state_frames
+        return self.attention_frames or shown + memories + self.past_frames + self.chunk_frames
+
+    def frames_of(self, chunk: int) -> int:
+        """Latent frames of the generated chunk `chunk`."""
+        return self.first_chunk_frames if chunk == 0 and self.first_chunk_frames else self.chunk_frames
 
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The denoising timesteps after the shift, noise first."""
-        return flow.warp_steps(self.steps, self.shift)
+        return self._warped(self.steps)
+
+    def levels(self, chunk: int) -> tuple[float, ...]:
+        """The denoising timesteps of the generated chunk `chunk`."""
+        return self._warped(self.first_steps) if chunk == 0 and self.first_steps else self.timesteps
+
+    def _warped(self, steps: tuple[int, ...]) -> tuple[float, ...]:
+        warped = flow.warp_steps(steps, self.shift)
+        return warped if self.warp_steps else tuple(float(s) for s in steps)
 
     def chunks(self, frames: int) -> int:
         """How many chunks make `frames` latent frames."""
-        if frames < 1 or frames % self.chunk_frames:
-            near = max(1, round(frames / self.chunk_frames)) * self.chunk_frames
+        first = self.frames_of(0)
+        if frames < first or (frames - first) % self.chunk_frames:
+            near = first + max(0, round((frames - first) / self.chunk_frames)) * self.chunk_frames
             raise ValueError(f"{frames} frames are not a multiple of the chunk of {self.chunk_frames}; {near} would be")
-        return frames // self.chunk_frames
+        return 1 + (frames - first) // self.chunk_frames
+
+    def rescaled(self, chunk_frames: int) -> StreamSpec:
+        """The same stream for another chunk: every count of frames in proportion, and none falls below one.
+
+        The compared systems are written for chunks of 3; a network with chunks of 1 sees as many chunks of theirs.
+        """
+
+        def scale(n: int | None) -> int | None:
+            return n and max(1, round(n * chunk_frames / self.chunk_frames))
+
+        return replace(
+            self,
+            chunk_frames=chunk_frames,
+            first_chunk_frames=None if chunk_frames == 1 else self.first_chunk_frames,
+            past_frames=scale(self.past_frames),
+            state_frames=scale(self.state_frames) or 0,
+            pingpong_slots=scale(self.pingpong_slots) or 0,
+            attention_frames=scale(self.attention_frames),
+            restart_frames=scale(self.restart_frames),
+            restart_overlap=scale(self.restart_overlap) or 0,
+            switch=replace(self.switch, frames=scale(self.switch.frames)),
+        )
+
+    @classmethod
+    def known(cls) -> list[str]:
+        return [f.name for f in fields(cls)]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> StreamSpec:
+        """From a config's `stream` block."""
+        return cls(**values)

@@ -108,6 +108,7 @@ def aged(cache: StateCache, chunks: int) -> StateCache:
     older.anchor = shift(cache.anchor) if cache.anchor is not None else None
     older.window = shift(cache.window) if cache.window is not None else None
     older.frames, older.chunks = cache.frames + frames, cache.chunks + chunks
+    older.generated = cache.generated + chunks
     return older
 
 
@@ -170,7 +171,8 @@ class RotatedOnWrite:
         kept, grid = self.kept, (GRID[0] // 2, GRID[1] // 2)
 
         class Pass:
-            query_positions, visible, probe = view.query_positions, view.visible, None
+            query_positions = key_positions = view.query_positions
+            visible, probe = view.visible, None
 
             def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
                 return kept.get(layer)

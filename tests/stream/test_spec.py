@@ -25,7 +25,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
         "past_frames is -1: the window would be smaller than a chunk of 3; past_frames counts the frames",
     ),
     ({"anchor": "none"}, "anchor is 'none' with state_frames 1: use state_frames 0 with anchor none"),
-    ({"state_frames": 0}, "anchor is 'state' with state_frames 0: .* at least 1 with static or state"),
+    ({"state_frames": 0}, "anchor is 'state' with state_frames 0: .* at least 1 with any other"),
     ({"anchor": "static", "state_frames": 0}, "anchor is 'static' with state_frames 0"),
     ({"state_frames": -1}, "state_frames -1"),
     ({"position": "absolute"}, "a state has no place in absolute time: use position: slot"),

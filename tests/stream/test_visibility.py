@@ -5,15 +5,17 @@ Context comes from clean passes; a chunk's own frames come last and are given as
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
 from adastate.stream.frames import HIDDEN
-from tests.tiny import Drawn, TaggedStudent, slots
-
-Own = dict[int, list[Any]]
+from tests.tiny import Drawn, TaggedStudent, read_system, slots
 
 
 def views(spec: StreamSpec, chunks: int) -> list[list[Any]]:
@@ -24,62 +26,205 @@ def views(spec: StreamSpec, chunks: int) -> list[list[Any]]:
     return [student.views[i : i + per] for i in range(0, len(student.views), per)]
 
 
-def span(source: range, at: range | None = None) -> list[str]:
-    return [f"{s}@{p}" for s, p in zip(source, source if at is None else at, strict=True)]
-
-
 ONE_LEVEL = {"steps": (1000,)}
-ABSOLUTE: dict[str, Any] = {"position": "absolute", **ONE_LEVEL}
 SLOT: dict[str, Any] = {"position": "slot", "warmup": "growing", **ONE_LEVEL}
-TABLES = {
-    "Self-Forcing, window 21": (
-        {"anchor": "none", "state_frames": 0, "past_frames": 18, **ABSOLUTE},
-        {0: ([], range(3)), 6: (span(range(18)), range(18, 21)), 7: (span(range(3, 21)), range(21, 24))},
-    ),
-    "Self-Forcing, window 21, sink 3": (
-        {"anchor": "static", "state_frames": 3, "past_frames": 15, **ABSOLUTE},
-        {7: (span(range(3)) + span(range(6, 21)), range(21, 24))},
-    ),
-    "LongLive 12/3": (
-        {"anchor": "static", "state_frames": 3, "past_frames": 6, **ABSOLUTE},
-        {
-            1: (span(range(3)), range(3, 6)),
-            4: (span(range(3)) + span(range(6, 12)), range(12, 15)),
-            7: (span(range(3)) + span(range(15, 21)), range(21, 24)),
-            11: (span(range(3)) + span(range(27, 33)), range(33, 36)),
-        },
-    ),
-    "LongLive's slots": (
-        {"anchor": "static", "state_frames": 3, "past_frames": 6, **SLOT},
-        {
-            2: (span(range(6)), range(6, 9)),
-            11: (span(range(3)) + span(range(27, 33), range(3, 9)), range(9, 12)),
-        },
-    ),
-    "Infinity-RoPE 6/1": (
-        {"anchor": "static", "state_frames": 1, "past_frames": 2, **SLOT},
-        {
-            0: ([], range(3)),
-            1: (span(range(3)), range(3, 6)),
-            7: (["0@0", "19@1", "20@2"], range(3, 6)),
-        },
-    ),
-}
 
 
-@pytest.mark.parametrize("system", TABLES)
-def test_public_systems(system: str) -> None:
-    kwargs, rows = TABLES[system]
-    spec = StreamSpec(**kwargs)
-    stream = views(spec, 12)
-    for chunk, (context, own) in rows.items():
-        for view in stream[chunk]:
-            assert slots(view) == context, f"chunk {chunk}"
-            assert list(view.query_positions) == list(own)
-            assert view.visible is None
-            assert [w for _, _, w in view.seen] == [s // 3 for s, _, _ in view.seen], (
-                "written by its own chunk's clean pass"
-            )
+class SourceStudent:
+    """Every frame is one token: its key is the frame it shows, its value whether a clean pass made it.
+
+    What a pass sees is noted as "frame@index" for its context and its own keys, with the queries' indices.
+    """
+
+    def __init__(self, cache: StateCache) -> None:
+        self.cache = cache
+        self.saw: list[tuple[str, str, str, float]] = []  # context, own, queries, timestep of the first frame
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Any) -> Tensor:
+        # What is rotated is kept for the other passes of a chunk, so the place goes into the key itself.
+        past = memory.read(0, lambda k, at: k + 1000 * torch.tensor(at, dtype=k.dtype).reshape(1, -1, 1, 1))
+        context = []
+        if past is not None:
+            keys, clean = past[0].flatten().tolist(), past[1].flatten().tolist()
+            assert clean == [1.0] * len(keys), "every cached key is a clean pass's"
+            context = [f"{round(k % 1000, 3):g}@{int(k // 1000)}" for k in keys]
+        rows = torch.arange(x.shape[1], dtype=torch.float64).reshape(1, -1, 1, 1) + self.cache.frames
+        own = [f"{k:g}@{at}" for k, at in zip(rows.flatten().tolist(), memory.key_positions, strict=True)]
+        queries = " ".join(map(str, memory.query_positions))
+        self.saw.append((" ".join(context), " ".join(own), queries, float(t[0, 0])))
+        memory.stage(0, rows, torch.full_like(rows, float(t[0, 0] == 0)))
+        return torch.zeros_like(x)
+
+
+def span(first: int, last: int, at: int | None = None) -> str:
+    """Frames first..last, at their own indices or from `at` on."""
+    return " ".join(f"{s}@{s if at is None else at + s - first}" for s in range(first, last + 1))
+
+
+def watch(system: str, chunks: int, scenes: dict[int, Switch] | None = None) -> list[list[tuple[str, str, str, float]]]:
+    """Per chunk, what its passes saw; the last of each chunk is the clean pass."""
+    spec = replace(read_system(system), steps=(1000, 500), first_steps=(), warp_steps=True)
+    cache = StateCache(spec)
+    student = SourceStudent(cache)
+    marks = []
+    turns = {at: Scene(student, switch) for at, switch in (scenes or {}).items()}
+    for _ in rollout(student, Drawn(), cache, chunks, (1, 1, 1), scenes=turns):
+        marks.append(len(student.saw))
+    ends = [0, *(m + 1 for m in marks)]  # the clean pass comes after the chunk
+    return [student.saw[a:b] for a, b in pairwise(ends)]
+
+
+SINK = "0@0 1@1 2@2"
+# From the design tables: system, chunk, context, own keys, and the queries where they stand elsewhere.
+TABLE: list[tuple[str, int, str, str]] = [
+    ("self_forcing", 0, "", span(0, 2)),
+    ("self_forcing", 6, span(0, 17), span(18, 20)),
+    ("self_forcing", 7, span(3, 20), span(21, 23)),
+    ("causal_forcing", 7, span(3, 20), span(21, 23)),
+    ("causal_forcing_pp", 20, span(0, 19), span(20, 20)),
+    ("causal_forcing_pp", 22, span(2, 21), span(22, 22)),
+    ("longlive", 1, SINK, span(3, 5)),
+    ("longlive", 4, f"{SINK} {span(6, 11)}", span(12, 14)),
+    ("longlive", 11, f"{SINK} {span(27, 32)}", span(33, 35)),
+    ("longlive_slot", 2, span(0, 5), span(6, 8)),
+    ("longlive_slot", 11, f"{SINK} {span(27, 32, 3)}", span(33, 35, 9)),
+    ("reward_forcing", 2, span(0, 5), span(6, 8)),
+    ("reward_forcing", 3, f"0.003@0 1.003@1 2.003@2 {span(6, 8, 3)}", span(9, 11, 6)),
+    ("reward_forcing", 9, f"0.084@0 1.084@1 2.084@2 {span(24, 26, 3)}", span(27, 29, 6)),
+    ("infinity_rope", 0, "", span(0, 2)),
+    ("infinity_rope", 1, span(0, 2), span(3, 5)),
+    ("infinity_rope", 7, f"0@0 {span(19, 20, 1)}", span(21, 23, 3)),
+    ("memrope", 3, span(0, 8), span(9, 11)),
+    ("memrope", 4, f"{SINK} 6@3 6@4 {span(8, 11, 5)}", span(12, 14, 9)),
+    ("memrope", 9, f"{SINK} 6.444@3 9.943@4 {span(23, 26, 5)}", span(27, 29, 9)),
+    ("rolling_sink", 7, span(3, 20), span(21, 23)),
+    ("rolling_sink", 8, f"{span(6, 17)} 17@18 16@19 15@20 {span(21, 23)}", span(24, 26)),
+    (
+        "rolling_sink",
+        14,
+        " ".join(f"{35 - p}@{p}" for p in range(24, 36)) + f" 0@36 1@37 2@38 {span(39, 41)}",
+        span(42, 44),
+    ),
+    ("causvid", 6, span(0, 17), span(18, 20)),
+]
+
+
+@pytest.mark.parametrize(("system", "chunk", "context", "own"), TABLE, ids=[f"{t[0]} {t[1]}" for t in TABLE])
+def test_public_systems(system: str, chunk: int, context: str, own: str) -> None:
+    """Every pass of a chunk sees the same, the clean one too, and queries stand where their keys do."""
+    passes = watch(system, chunk + 1)[chunk]
+    assert len(passes) == 3
+    for seen, keys, queries, _ in passes:
+        assert seen == context
+        assert keys == own
+        assert queries == " ".join(k.split("@")[1] for k in own.split())
+
+
+def test_infinity_rope_cut() -> None:
+    """The first chunk of the scene stands far away in all its passes; the next one is back."""
+    chunks = watch("infinity_rope", 7, {5: Switch("cut", 2)})
+    for seen, own, queries, _ in chunks[5]:
+        assert seen == "0@0 13@1 14@2" and own == span(15, 17, 45) and queries == "45 46 47"
+    assert {c[:3] for c in chunks[6]} == {("0@0 16@1 17@2", span(18, 20, 3), "3 4 5")}
+
+
+def test_infinity_rope_flush_in_a_longer_window() -> None:
+    """Two past frames are left; until the window is full again the queries stand where the stream would have them."""
+    spec = replace(read_system("infinity_rope"), past_frames=5, steps=(1000,))
+    cache = StateCache(spec)
+    student = SourceStudent(cache)
+    list(rollout(student, Drawn(), cache, 6, (1, 1, 1), scenes={4: Scene(student)}))
+    assert student.saw[2 * 3][:3] == ("0@0 4@1 5@2 6@3 7@4 8@5", span(9, 11, 6), "6 7 8")
+    assert student.saw[2 * 4][:3] == ("0@0 10@1 11@2", span(12, 14, 3), "6 7 8")
+    assert student.saw[2 * 5][:3] == ("0@0 10@1 11@2 12@3 13@4 14@5", span(15, 17, 6), "6 7 8")
+
+
+def test_rolling_forcing() -> None:
+    spec = read_system("rolling_forcing")
+    cache = StateCache(spec)
+    student = SourceStudent(cache)
+    list(rollout(student, Drawn(), cache, 18, (1, 1, 1)))
+    levels = spec.timesteps
+    # the stream fills up: windows of 1..5 chunks from frame 0 on, then one chunk further at each pass
+    filling = [saw for saw in student.saw[:5]]
+    assert [saw[1] for saw in filling] == [span(0, 3 * n - 1) for n in range(1, 6)]
+    assert [saw[0] for saw in filling] == [""] * 5
+    denoise, clean = student.saw[4::2], student.saw[5::2]
+    by_start = {int(saw[1].split("@")[0]): saw for saw in denoise}
+    assert by_start[9][:2] == (f"0@3 1@4 2@5 {span(6, 8)}", span(9, 23))
+    assert by_start[27][:2] == (f"0@21 1@22 2@23 {span(24, 26)}", span(27, 41))
+    assert all(saw[3] == levels[-1] for saw in denoise), "the first chunk is the cleanest"
+    # towards its end the window shrinks, and more of the past comes into view
+    assert by_start[45][:2] == (f"0@33 1@34 2@35 {span(36, 44)}", span(45, 53))
+    written = {int(saw[1].split("@")[0]): saw for saw in clean}
+    assert written[27][:2] == (span(9, 26), span(27, 29)) and written[27][3] == 0
+    assert written[6][:2] == (span(0, 5), span(6, 8)), "the anchor at its own place while it is recent"
+
+
+def test_causvid_starts_anew_from_three_frames() -> None:
+    cache = StateCache(replace(read_system("causvid"), steps=(1000,), warp_steps=True))
+    student = SourceStudent(cache)
+    chunks = list(rollout(student, Drawn(), cache, 9, (1, 1, 1), reencode=lambda latents: latents[:, :1] + 5))
+    assert [c.start for c in chunks] == [3 * i for i in range(9)]
+    assert student.saw[14][:2] == ("", span(0, 2)), "given frames are cached first"
+    assert student.saw[15][:2] == (span(0, 2), span(3, 5))
+    assert cache.origin == 18 and cache.frames == 9
+
+
+def test_longlive_recache() -> None:
+    """Switch at 12, window 9, sink 3: frames 6-11 are encoded again beside the kept sink, all seeing each other."""
+    spec = replace(read_system("longlive"), past_frames=3, steps=(1000,), switch=Switch("recache", 9))
+    cache = StateCache(spec)
+    student = SourceStudent(cache)
+    list(rollout(student, Drawn(), cache, 5, (1, 1, 1), scenes={4: Scene(student)}))
+    again, after = student.saw[8], student.saw[9]
+    assert again[:2] == (SINK, span(6, 11)) and again[3] == 0
+    assert after[:2] == (f"{SINK} {span(9, 11)}", span(12, 14))
+    assert cache.chunks == 5 and cache.frames == 15
+
+
+@pytest.mark.parametrize(("at", "anchor"), [(4, "reset"), (2, "keep")])
+def test_longlive_recache_makes_the_sink_anew(at: int, anchor: Any) -> None:
+    """Where it is not to be kept, and where the frames that are encoded again reach back to the beginning."""
+    spec = replace(read_system("longlive"), past_frames=3, steps=(1000,))
+    cache = StateCache(spec)
+    student = SourceStudent(cache)
+    scenes = {at: Scene(student, Switch("recache", 9, anchor))}
+    list(rollout(student, Drawn(), cache, at + 1, (1, 1, 1), scenes=scenes))
+    again, after = student.saw[2 * at], student.saw[2 * at + 1]
+    first = max(0, 3 * at - 9)
+    assert again[:2] == ("", span(first, 3 * at - 1))
+    sink = " ".join(f"{s}@{s}" for s in range(first, first + 3))
+    assert after[0] == f"{sink} {span(3 * at - 3, 3 * at - 1)}"
+
+
+@pytest.mark.parametrize(("anchor", "context"), [("keep", "S 6 7 8"), ("reset", "6 7 8")])
+def test_a_state_is_kept_or_begins_anew_at_a_switch(anchor: Any, context: str) -> None:
+    for kind in ("keep", "flush", "recache"):
+        cache = StateCache(StreamSpec(steps=(1000,)))
+        student = TaggedStudent()
+        scene = Scene(student, Switch(kind, 3, anchor))  # type: ignore[arg-type]
+        list(rollout(student, Drawn(), cache, 4, (1, 1, 1), scenes={3: scene}))
+        view = student.views[-2]
+        assert " ".join(s.split("@")[0] for s in slots(view)) == context, kind
+        assert view.places.past == (1, 2, 3) and view.places.chunk == (4, 5, 6)
+        if kind == "recache":
+            again = student.views[-3]
+            assert again.places.chunk == (1, 2, 3), "at the places of the past"
+            assert again.state_queries == 0
+
+
+def test_text_is_the_new_scene_s_from_the_switch_on() -> None:
+    """The clean pass before it still has the old prompt; the frames that are encoded again have the new one."""
+    cache = StateCache(replace(read_system("longlive"), steps=(1000,)))
+    calls: list[str] = []
+
+    def named(name: str) -> Any:
+        student = SourceStudent(cache)
+        return lambda x, t, memory: (calls.append(name), student(x, t, memory))[1]
+
+    list(rollout(named("old"), Drawn(), cache, 3, (1, 1, 1), scenes={2: Scene(named("new"))}))
+    assert calls == ["old"] * 4 + ["new"] * 3
 
 
 ADASTATE: dict[str, tuple[dict[str, Any], dict[int, tuple[str, str, str]]]] = {
