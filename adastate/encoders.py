@@ -43,6 +43,11 @@ class Codec(Protocol):
     def stream(self) -> StreamDecoder: ...
 
 
+def starts_with_a_picture(codec: Codec) -> bool:
+    """Whether a clip's first latent stands for one picture and the others for more, as in Wan's VAE."""
+    return codec.pictures(1) == 1 < codec.pictures(2) - 1
+
+
 class TextEncoder(Protocol):
     """Prompts -> embeddings `[B, text_tokens, text_width]`, zero-padded."""
 

@@ -54,6 +54,29 @@ class SampleNoise:
         return torch.stack([torch.rand(shape, generator=g, device=self._device) for g in self._rows])
 
 
+class PlacedNoise:
+    """Noise by its place in the stream, and not by what was drawn before: chunk, level, and state or content.
+
+    Streams with other step lists, with and without a state, get the same numbers for the same content, which is
+    what a comparison needs.
+
+    Args:
+        seed, index, purpose, device: as in SampleNoise.
+    """
+
+    def __init__(
+        self, seed: int, index: Sequence[int], purpose: str = "placed", device: torch.device | str = "cpu"
+    ) -> None:
+        self.seed, self.index, self.purpose, self.device = seed, list(index), purpose, device
+
+    def at(self, chunk: int, level: int, kind: str) -> SampleNoise:
+        """The source for one draw: `kind` is "state" or "content"."""
+        return SampleNoise(self.seed, chunk, self.index, f"{self.purpose} {level} {kind}", self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        raise RuntimeError("placed noise is drawn through `at`")
+
+
 class RecordedNoise:
     """Replays recorded normals in the order in which they are asked for; a wrong shape or one too many is an error."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 
 from adastate import flow, losses
 from adastate.ema import EMA
-from adastate.encoders import Codec, TextEncoder
+from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.net import DiT, Size
 from adastate.net.masks import teacher_forcing
 from adastate.noise import SampleNoise
 from adastate.optim import adamw
-from adastate.stream import StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, forced
 from adastate.types import Batch, Chunk, Memory, Probe
@@ -36,6 +37,14 @@ class Bound:
         if grad not in self._keys:
             self._keys[grad] = self.net.text_keys(self.text)
         return self.net(x, t, self._keys[grad], memory=memory)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """New prompts within streams, one a row; `switch` None takes the stream's own choice."""
+
+    prompts: list[str]
+    switch: Switch | None = None
 
 
 class Student(pl.LightningModule):
@@ -139,21 +148,50 @@ class Student(pl.LightningModule):
 
     @torch.no_grad()
     def stream(
-        self, prompts: list[str], frames: int, seed: int = 0, given: Tensor | None = None, probe: Probe | None = None
+        self,
+        prompts: list[str],
+        frames: int,
+        seed: int = 0,
+        given: Tensor | None = None,
+        probe: Probe | None = None,
+        spec: StreamSpec | None = None,
+        script: Mapping[int, Turn] | None = None,
+        index: Sequence[int] | None = None,
+        noise: Noise | None = None,
     ) -> Iterator[Chunk]:
-        """Streams `frames` latent frames with the averaged weights; row i's noise is that of (seed, i).
+        """Streams `frames` latent frames with the averaged weights.
 
         Args:
+            seed: row i's noise is that of (seed, index[i]), however rows are batched.
             given: clean latents `[B, F, C, H, W]` that stand before the stream (image to video, continuation).
+            spec: another stream than the one of training: the compared systems run on the same weights.
+            script: new prompts, by the chunk with which they begin.
+            index: of the rows; 0, 1, ... without.
+            noise: another source than that of seed and index.
         """
-        noise = SampleNoise(seed, 0, range(len(prompts)), "stream", self.device)
-        cache = StateCache(self.spec, probe)
+        spec = spec or self.spec
+        rows = range(len(prompts)) if index is None else index
+        noise = noise or SampleNoise(seed, 0, rows, "stream", self.device)
+        cache = StateCache(spec, probe)
         if isinstance(probe, AttentionShare):
             probe.cache = cache
         student = Bound(self.ema.net, self.embed(prompts))
         if given is not None:
-            prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % self.spec.chunk_frames == 1)
-        chunks = rollout(student, noise, cache, self.spec.chunks(frames), self.latent_shape, finish=False)
+            prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
+        scenes = {
+            at: Scene(Bound(self.ema.net, self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()
+        }
+        reencode = self._reencode if starts_with_a_picture(self.codec) else None
+        chunks = rollout(
+            student,
+            noise,
+            cache,
+            spec.chunks(frames),
+            self.latent_shape,
+            finish=False,
+            scenes=scenes,
+            reencode=reencode,
+        )
         # A generator keeps the grad mode of whoever calls next(): set it around each step, not around the loop.
         while True:
             with torch.no_grad():
@@ -161,6 +199,12 @@ class Student(pl.LightningModule):
             if chunk is None:
                 return
             yield chunk
+
+    def _reencode(self, latents: Tensor, overlap: int) -> Tensor:
+        """The first of the last `overlap` latents, decoded and encoded again as a picture of its own."""
+        video = self.codec.decode(latents)
+        picture = video[:, -self.codec.pictures(overlap)]
+        return self.codec.encode(picture[:, None])
 
     def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
         """Mean share of a chunk's attention that goes to the anchor, the past and its own pass, for every chunk."""

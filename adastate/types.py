@@ -86,7 +86,7 @@ class Batch:
 class Chunk:
     """One step of a stream: what is shown and what is carried."""
 
-    index: int
+    index: int  # of the generated chunks; given frames are none
     start: int  # first latent frame of the chunk in the stream
     content: Tensor  # [B, F, C, H, W], emitted
     state: Tensor | None  # [B, S, C, H, W], carried and never emitted; None where no state was denoised

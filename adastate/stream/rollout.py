@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adastate import flow
+from adastate.noise import PlacedNoise
 from adastate.stream.cache import StateCache, View
 from adastate.stream.spec import Switch
 from adastate.types import Chunk, Memory
@@ -17,8 +18,8 @@ from adastate.types import Chunk, Memory
 Student = Callable[[Tensor, Tensor, Memory], Tensor]
 """(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
 
-Reencode = Callable[[Tensor], Tensor]
-"""The last latents [B, F, C, H, W] of a stream -> the first one [B, 1, C, H, W], encoded as a picture of its own."""
+Reencode = Callable[[Tensor, int], Tensor]
+"""(the last latents [B, F, C, H, W] of a stream, n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
 
 
 class Noise(Protocol):
@@ -59,7 +60,8 @@ def rollout(
 
     Args:
         student: the network with the prompt bound.
-        noise: where the normals come from, in the order just told; recorded ones replay a stream.
+        noise: where the normals come from, in the order just told; recorded ones replay a stream, and PlacedNoise
+            gives each its place.
         cache: the stream's memory; a fresh one starts a stream, a used one goes on with it.
         shape: channels, height and width of the latents.
         exit_level: stop at this level's x0 (the same for all chunks); the last one without. A first chunk with a list
@@ -89,7 +91,7 @@ def rollout(
         queries, frames = cache.state_queries, spec.frames_of(cache.generated)
         times = spec.levels(cache.generated)
         exit_at = max(0, len(times) - len(spec.timesteps) + last)
-        x = _first_noise(noise, cache, queries + frames, shape)
+        x = _first_noise(noise, cache, queries, frames, shape)
         exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
         quiet = cache.view(frames, queries)
         for level in range(exit_at + 1):
@@ -97,7 +99,8 @@ def rollout(
             with torch.set_grad_enabled(grad and at_exit):
                 x0 = _predict(student, x, _times(x, times[level]), exit_view if at_exit else quiet, spec.shift)
             if not at_exit:
-                x = flow.add_noise(x0, noise.normal(*x.shape[1:]), _times(x, times[level + 1]), spec.shift)
+                fresh = _draw(noise, cache.generated, level + 1, queries, frames, shape)
+                x = flow.add_noise(x0, fresh, _times(x, times[level + 1]), spec.shift)
         state, content = x0[:, :queries], x0[:, queries:]
         start = cache.origin + cache.frames
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
@@ -130,7 +133,7 @@ def staircase(
         if joined < chunks:
             if scenes and joined in scenes:
                 student = scenes[joined].student
-            flight.append(noise.normal(frames, *shape))
+            flight.append(_draw(noise, cache.generated + len(flight), 0, 0, frames, shape))
             levels.append(0)
             joined += 1
         x = torch.cat(flight, 1)
@@ -139,8 +142,13 @@ def staircase(
         done = levels[0] == len(times) - 1
         levels = [level + 1 for level in levels]
         flight = [
-            flow.add_noise(chunk, noise.normal(*chunk.shape[1:]), _times(chunk, times[level]), spec.shift)
-            for chunk, level in zip(x0, levels, strict=True)
+            flow.add_noise(
+                chunk,
+                _draw(noise, cache.generated + i, level, 0, frames, shape),
+                _times(chunk, times[level]),
+                spec.shift,
+            )
+            for i, (chunk, level) in enumerate(zip(x0, levels, strict=True))
             if level < len(times)
         ]
         if done:
@@ -168,7 +176,8 @@ def write(
         clean = x0 if attached else x0.detach()
         t = _times(clean, spec.context_noise)
         if spec.context_renoise:
-            clean = flow.add_noise(clean, noise.normal(*clean.shape[1:]), t, spec.shift)
+            fresh = _draw(noise, cache.generated, -1, queries, clean.shape[1] - queries, _shape(clean))
+            clean = flow.add_noise(clean, fresh, t, spec.shift)
         student(clean, t, view)
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
@@ -251,23 +260,37 @@ def _restart_if_due(student: Student, cache: StateCache, reencode: Reencode | No
     assert cache.recent is not None
     given = cache.recent[:, -spec.restart_overlap :]
     if reencode is not None:
-        given = torch.cat([reencode(given), given[:, 1:]], 1)
+        given = torch.cat([reencode(cache.recent, spec.restart_overlap), given[:, 1:]], 1)
     generated = cache.generated
     cache.reset(origin=cache.origin + cache.frames - spec.restart_overlap)
     cache.generated = generated
     prefill(student, cache, given)
 
 
-def _first_noise(noise: Noise, cache: StateCache, frames: int, shape: tuple[int, int, int]) -> Tensor:
+def _first_noise(noise: Noise, cache: StateCache, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
     if not cache.spec.shared_noise:
-        return noise.normal(frames, *shape)
+        return _draw(noise, cache.generated, 0, queries, frames, shape)
     if cache.shared_noise is None:
-        cache.shared_noise = noise.normal(frames, *shape)
+        cache.shared_noise = _draw(noise, 0, 0, queries, frames, shape)
     return cache.shared_noise
+
+
+def _draw(noise: Noise, chunk: int, level: int, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+    """Normals for [state | content]: the next ones of a source, or those of this place."""
+    if not isinstance(noise, PlacedNoise):
+        return noise.normal(queries + frames, *shape)
+    content = noise.at(chunk, level, "content").normal(frames, *shape)
+    if not queries:
+        return content
+    return torch.cat([noise.at(chunk, level, "state").normal(queries, *shape), content], 1)
 
 
 def _predict(student: Student, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
     return flow.to_x0(x, student(x, times, view), times, shift)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    return (x.shape[2], x.shape[3], x.shape[4])
 
 
 def _times(x: Tensor, t: float) -> Tensor:
