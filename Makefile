@@ -9,6 +9,7 @@ ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
 OUT     ?= data/shards
+FIXTURES ?= tests/data
 PORT    ?= 6006
 # Threads that wait by spinning starve each other on a machine with few cores.
 export OMP_WAIT_POLICY ?= passive
@@ -18,7 +19,7 @@ CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test lint format shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate bench tensorboard clean
+	generate evaluate parity bench tensorboard clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +72,9 @@ generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run $(RUN) $(ARGS)
+
+parity: install ## replay the fixtures in FIXTURES and compare them with what the references recorded
+	$(ADASTATE) parity $(FIXTURES)
 
 bench: install ## chunk and step times of this machine, table and JSON
 	.venv/bin/python benchmarks/stream.py $(ARGS)

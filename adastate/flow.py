@@ -38,9 +38,18 @@ def _ascending(shift: float, device: torch.device) -> tuple[Tensor, Tensor]:
 def sigma(t: Tensor, shift: float) -> Tensor:
     """Levels of the table entries nearest to timesteps `t` (any shape); the noisier one on ties."""
     sigmas, times = _ascending(float(shift), t.device)
+    return sigmas[_nearest(times, t)]
+
+
+def entry(t: Tensor, shift: float) -> Tensor:
+    """Indices of those entries in `sigma_table`, 0 being the noisiest."""
+    return TIMESTEPS - 1 - _nearest(_ascending(float(shift), t.device)[1], t)
+
+
+def _nearest(times: Tensor, t: Tensor) -> Tensor:
     right = torch.searchsorted(times, t.contiguous().to(times.dtype)).clamp(1, len(times) - 1)
     nearer_right = (times[right] - t).abs() <= (t - times[right - 1]).abs()
-    return sigmas[torch.where(nearer_right, right, right - 1)]
+    return torch.where(nearer_right, right, right - 1)
 
 
 def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
@@ -81,6 +90,16 @@ def to_flow(x_t: Tensor, x0: Tensor, t: Tensor, shift: float) -> Tensor:
 def draw_timesteps(u: Tensor, shift: float, low: float = 20.0, high: float = 980.0) -> Tensor:
     """Timesteps of uniform integers `u` in 0..999, shifted, then clamped to [low, high]."""
     return (warp(u / TIMESTEPS, shift) * TIMESTEPS).clamp(low, high)
+
+
+def training_weights(shift: float) -> Tensor:
+    """`[TIMESTEPS]` weights of the flow-matching loss by table entry, mean 1: a bell over the middle timesteps.
+
+    Self-Forcing's repository weighs its pretraining so; distribution matching does not.
+    """
+    y = torch.exp(-2 * ((sigma_table(float(shift)) * TIMESTEPS - TIMESTEPS / 2) / TIMESTEPS) ** 2)
+    y = y - y.min()
+    return y * (TIMESTEPS / y.sum())
 
 
 def euler_times(steps: int, shift: float) -> Tensor:

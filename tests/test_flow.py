@@ -7,54 +7,31 @@ import torch
 
 from adastate import flow
 from adastate.flow import sigma_table, to_flow, to_x0, warp_steps
-from tests.parity import load
+from adastate.parity.systems import replay
+from tests.parity import failed, load
 from tests.tiny import normal
 
 SHIFT = 5.0
 
 
-def test_the_table_is_the_reference_s() -> None:
+def test_tables_weights_and_conversions_are_the_reference_s() -> None:
     f = load("D_scheduler_shift5")
-    assert torch.equal(sigma_table(SHIFT), f.outputs["sigmas"])
-    assert torch.equal(sigma_table(SHIFT) * 1000, f.outputs["timesteps"])
-    assert torch.allclose(sigma_table(SHIFT, 50), f.outputs["sigmas_50"], atol=1e-7)
-    assert torch.allclose(sigma_table(SHIFT, 50) * 1000, f.outputs["timesteps_50"], atol=1e-4)
-
-
-def test_timesteps_snap_as_the_reference_s_do() -> None:
-    f = load("D_scheduler_shift5")
+    found = replay(f)
+    assert not failed(found) and f.outputs.keys() <= {c.output for c in found}
     t = f.inputs["timestep"]
     assert t.tolist()[0] == 0 and 499.7 in t.numpy().round(1), "integers, halves and both ends"
-    assert torch.equal(flow.sigma(t, SHIFT), f.outputs["sigmas"][f.outputs["timestep_id"]])
-    assert flow.sigma(torch.zeros(1), SHIFT).item() == pytest.approx(f.meta["sigma_at_t0"], abs=1e-9)
 
 
-def test_conversions_are_the_reference_s() -> None:
-    f = load("D_scheduler_shift5")
-    x0, noise, v, t = (f.inputs[k] for k in ("x0", "noise", "flow", "timestep"))
-    frames = [x[None] for x in (x0, noise, v)]  # twelve rows as twelve frames of one clip
-    x_t = flow.add_noise(frames[0], frames[1], t[None], SHIFT)
-    assert torch.allclose(x_t[0], f.outputs["add_noise"], atol=1e-6)
-    given = f.outputs["add_noise"][None]
-    assert torch.allclose(to_x0(given, frames[2], t[None], SHIFT)[0], f.outputs["x0_from_flow"], atol=1e-6)
-    back = to_flow(given, f.outputs["x0_from_flow"][None], t[None], SHIFT)[0]
-    assert torch.allclose(back, f.outputs["flow_from_x0"], atol=2e-4), "division by sigma(0) multiplies rounding by 200"
+def test_training_weights_are_a_bell_of_mean_1() -> None:
+    weights = flow.training_weights(SHIFT)
+    assert weights.shape == (1000,) and weights.mean().item() == pytest.approx(1, rel=1e-5) and weights.min() == 0
+    at = sigma_table(SHIFT)[weights.argmax()].item()
+    assert at == pytest.approx(0.5, abs=2e-3), "whatever the shift, the middle timesteps count most"
 
 
-def test_an_euler_step_to_zero_is_x0() -> None:
-    """The reference's solver step over this batch (which holds the last level) goes to sigma = 0 for every row."""
-    f = load("D_scheduler_shift5")
-    x_t, v, t = f.outputs["add_noise"][None], f.inputs["flow"][None], f.inputs["timestep"][None]
-    assert torch.allclose(to_x0(x_t, v, t, SHIFT)[0], f.outputs["step_prev_sample"], atol=1e-6)
-
-
-def test_step_lists_are_the_reference_s() -> None:
-    f = load("D_scheduler_shift5")
-    for raw, warped in (
-        ("denoising_step_list_raw", "warped_denoising_step_list"),
-        ("denoising_step_list_raw5", "warped_5step"),
-    ):
-        assert list(warp_steps(f.inputs[raw].tolist(), SHIFT)) == f.outputs[warped].tolist()
+def test_entries_are_those_of_the_levels() -> None:
+    t = torch.tensor([0.0, 3.3, 499.7, 1000.0])
+    assert torch.equal(sigma_table(8.0)[flow.entry(t, 8.0)], flow.sigma(t, 8.0))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])

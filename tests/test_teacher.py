@@ -10,6 +10,8 @@ import torch
 
 from adastate import flow
 from adastate.encoders import TinyCodec, TinyText
+from adastate.noise import SampleNoise
+from adastate.solvers import unipc, unipc_levels
 from adastate.teacher import Teacher
 from adastate.types import Batch
 from tests.rig import Gradients, fit
@@ -63,6 +65,23 @@ def test_samples_are_those_of_their_seed_and_row() -> None:
     assert both.shape == X.shape and not both.requires_grad
     assert torch.allclose(teacher.sample(["red"], 3, steps=2), both[:1], atol=1e-4)
     assert not torch.allclose(teacher.sample(["red"], 3, steps=2, seed=1), both[:1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_unipc_tells_the_network_cut_timesteps_and_steps_by_exact_levels() -> None:
+    teacher = tiny_teacher(solver="unipc", guidance=2.0)
+    levels, times = unipc_levels(4, 3.0)
+    c, u = teacher.embed(["red", "snow"]), teacher.embed([""]).expand(2, -1, -1)
+    start = SampleNoise(0, 0, range(2), "sample").normal(3, *SHAPE)
+
+    def guided(x: torch.Tensor, i: int) -> torch.Tensor:
+        t = torch.full((2,), float(times[i]))
+        return 3 * teacher.net(x, t, c) - 2 * teacher.net(x, t, u)
+
+    expected = unipc(guided, start, levels)[-1]
+    assert torch.allclose(teacher.sample(["red", "snow"], 3, steps=4, shift=3.0), expected, atol=1e-4)
+    euler = tiny_teacher(guidance=2.0).sample(["red", "snow"], 3, steps=4, shift=3.0)
+    assert not torch.allclose(euler, expected, atol=1e-3)
 
 
 def test_a_training_step_moves_net_and_average() -> None:

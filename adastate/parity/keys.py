@@ -44,13 +44,21 @@ class Replay:
     inputs: str = ""
 
 
-def unknown_keys(fixture: Fixture, replay: Replay) -> list[str]:
-    """Keys of meta.json and names of inputs that `replay` does not heed and that may change what is to be run."""
+def unknown_keys(fixture: Fixture, replay: Replay) -> tuple[list[str], list[str]]:
+    """What `replay` does not heed: (settings and names of inputs, figures).
+
+    A setting is a number without fraction, a flag or a word: it may change the run. A figure (a fraction, a list, a
+    table) may, too, or just be measured; the outputs tell.
+    """
     strange = [f"input {name}" for name in fixture.inputs if not re.fullmatch(replay.inputs, name)]
-    return sorted(_unknown(fixture.meta, replay.keys)) + sorted(strange)
+    settings: list[str] = []
+    figures: list[str] = []
+    for name, value in sorted(_unknown(fixture.meta, replay.keys)):
+        (settings if isinstance(value, int | str) else figures).append(name)
+    return settings + sorted(strange), figures
 
 
-def _unknown(settings: dict[str, Any], keys: frozenset[str], prefix: str = "") -> Iterator[str]:
+def _unknown(settings: dict[str, Any], keys: frozenset[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         name = prefix + key
         if name in keys or (not prefix and key in DESCRIPTIVE) or REMARK.search(key) or _says_nothing(value):
@@ -58,7 +66,7 @@ def _unknown(settings: dict[str, Any], keys: frozenset[str], prefix: str = "") -
         if isinstance(value, dict) and any(k.startswith(f"{name}.") for k in keys):
             yield from _unknown(value, keys, f"{name}.")
         else:
-            yield name
+            yield name, value
 
 
 def _says_nothing(value: Any) -> bool:

@@ -82,7 +82,8 @@ def forward(f: Fixture, net: DiT, mask: FrameMask) -> Tensor:
         t = t[:, None].expand(-1, frames)
     if copies == 2:
         x = torch.cat([f.input("clean_x").transpose(1, 2), x], 1)
-        t = torch.cat([f.inputs.get("aug_t", torch.zeros_like(t)).to(t).expand_as(t), t], 1)
+        aug_t = f.inputs.get("aug_t", torch.zeros_like(t)).to(t)
+        t = torch.cat([(aug_t if aug_t.dim() == 2 else aug_t[:, None]).expand_as(t), t], 1)
     elif "clean_x" in f.inputs or "aug_t" in f.inputs:
         raise FixtureError("clean_x and aug_t belong to teacher_forcing, which meta.json turns off")
     flow = net(x, t, f.input("context"), positions=[*range(frames)] * copies, visible=mask)

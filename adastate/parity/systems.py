@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adastate.parity import networks, sampling, streams, training
-from adastate.parity.compare import Compared
+from adastate.parity.compare import Compared, not_comparable
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay, unknown_keys
 
@@ -15,13 +15,13 @@ def replay(fixture: Fixture) -> list[Compared]:
     system = fixture.setting("system")
     if system not in REPLAYS:
         raise FixtureError(f"no replay for system {system!r}; there are {', '.join(REPLAYS)}")
-    unknown = unknown_keys(fixture, REPLAYS[system])
-    if unknown:
-        raise FixtureError(f"does not know the key {', '.join(map(repr, unknown))} of system {system!r}")
+    settings, figures = unknown_keys(fixture, REPLAYS[system])
+    if settings:
+        raise FixtureError(f"does not know the key {', '.join(map(repr, settings))} of system {system!r}")
     found = REPLAYS[system].run(fixture)
     left = sorted(fixture.outputs.keys() - {c.output for c in found})
     if left:
         raise FixtureError(f"does not know the output {', '.join(map(repr, left))} of system {system!r}")
     if not any(c.reason == "" for c in found):
         raise FixtureError("nothing of it can be compared")
-    return found
+    return found + [not_comparable(f"meta.{name}", "unknown key") for name in figures]

@@ -112,6 +112,16 @@ def test_what_changes_nothing_is_let_through(tmp_path: Path) -> None:
     main(["parity", str(tmp_path)])
 
 
+def test_an_unknown_figure_is_told_beside_the_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    f = load(NAME)
+    write(f, tmp_path / "a", {"spread": 0.89})
+    write(f, tmp_path / "b", {"spread": [1, 2]}, {"x": 2 * f.inputs["x"]})
+    code, lines = run(tmp_path, capsys)
+    assert code == 1
+    assert lines[0].startswith("pass  a") and lines[0].endswith("flow; not compared: meta.spread (unknown key)")
+    assert lines[1].startswith("fail  b") and lines[1].endswith("flow; not compared: meta.spread (unknown key)")
+
+
 def test_tensors_that_nobody_heeds_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     f = load(NAME)
     write(f, tmp_path / "a", inputs={"camera": torch.ones(3)})

@@ -96,6 +96,8 @@ def test_the_exit_level_bounds_the_timestep(tmp_path: Path) -> None:
     unscheduled = {**meta, "args": {**args, "ts_schedule": False}}
     named = {c.what for c in failed(replay(write(f, tmp_path / "b", unscheduled)))}
     assert named == {"meta.randint_ranges of gen", "meta.randint_ranges of critic"}
+    beyond = {**meta, "randint_ranges": {"gen": [low, 1000], "critic": [0, 1000]}}
+    assert not failed(replay(write(f, tmp_path / "d", beyond))), "the critic may be drawn without the bounds"
     with pytest.raises(ValueError, match=r"does not know the key 'args\.ts_curve'"):
         replay(write(f, tmp_path / "c", {"args": {**args, "ts_curve": 2}}))
 
