@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -296,7 +296,7 @@ class Student(pl.LightningModule):
 
     def save(self) -> None:
         if self.out and self.trainer.is_global_zero:
-            save(self.ema.net, Path(self.out))
+            save(self.ema.net, Path(self.out), stream=asdict(self.spec))
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps

@@ -132,9 +132,10 @@ class StreamSpec:
         self.check_switch(self.switch)
 
     def _check_frames(self) -> None:
-        if self.chunk_frames < 1 or (self.first_chunk_frames is not None and self.first_chunk_frames < 1):
-            least = min(self.chunk_frames, self.first_chunk_frames or self.chunk_frames)
-            raise ValueError(f"chunk_frames is {least}; a chunk has at least one latent frame")
+        for name in ("chunk_frames", "first_chunk_frames"):
+            frames = getattr(self, name)
+            if frames is not None and frames < 1:
+                raise ValueError(f"{name} is {frames}; a chunk has at least one latent frame")
         if self.past_frames is not None and self.past_frames < 0:
             raise ValueError(
                 f"past_frames is {self.past_frames}: the window would be smaller than a chunk of {self.chunk_frames}; "

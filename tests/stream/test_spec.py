@@ -39,6 +39,49 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"steps": (937.5,)}, "whole numbers from 1 to 1000"),
     ({"steps": (500, 750)}, r"runs from noise to data, so it must fall; got \[500, 750\]"),
     ({"steps": (500, 500)}, "must fall"),
+    ({"first_chunk_frames": 0}, "first_chunk_frames is 0; a chunk has at least one latent frame"),
+    ({"anchor": "ema", "state_frames": 3}, "anchor 'ema' takes 1 decay from 0 to 1, got \\[\\]"),
+    ({"anchor": "ema", "state_frames": 3, "decay": [1.5]}, "takes 1 decay from 0 to 1, got \\[1.5\\]"),
+    ({"decay": [0.9]}, "anchor 'state' takes 0 decay from 0 to 1, got \\[0.9\\]"),
+    ({"anchor": "ema", "state_frames": 1, "decay": [0.9]}, "state_frames 1 has to equal chunk_frames 3"),
+    (
+        {"anchor": "ema", "state_frames": 3, "decay": [0.9], "past_frames": 4},
+        "past_frames 4 has to be a multiple of chunk_frames 3",
+    ),
+    (
+        {"anchor": "dual_ema", "state_frames": 3, "decay": [0.9, 0.5], "past_frames": None, "warmup": "growing"},
+        "averages what leaves the window: set past_frames",
+    ),
+    ({"pingpong_slots": 2}, "anchor 'state' with pingpong_slots 2: they go together"),
+    (
+        {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 2},
+        "needs position 'absolute' and past_frames, got 'slot' and 3",
+    ),
+    (
+        {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 5, "position": "absolute"},
+        "pingpong_slots 5 are more than the 3 frames kept",
+    ),
+    ({"attention_frames": 3}, "attention_frames is 3, less than the anchor of 1 and the 3 frames of a pass together"),
+    ({"anchor": "none", "state_frames": 0, "position": "anchor_contiguous"}, "moves an anchor, and anchor is 'none'"),
+    ({"query_position": "stream"}, "got position 'slot', warmup 'fixed', past_frames 3, anchor 'state'"),
+    (
+        {"anchor": "static", "position": "absolute", "clean_keys": "recent"},
+        "counts attention_frames in stream time: got None with position 'absolute'",
+    ),
+    ({"schedule": "staircase"}, "schedule 'staircase' has several levels in a pass, a state has one: use uniform"),
+    (
+        {"schedule": "staircase", "anchor": "static", "first_steps": [1000]},
+        "knows no first_steps, first_chunk_frames or shared_noise",
+    ),
+    ({"restart_frames": 6}, "restart_frames 6 needs a restart_overlap below it, got 0"),
+    ({"restart_frames": 6, "restart_overlap": 2}, "restart_overlap 2 does not divide into chunks of 3"),
+    ({"switch": {"kind": "cut"}, "anchor": "static", "position": "absolute"}, "position is 'absolute'"),
+    ({"switch": {"kind": "flush", "frames": 5}}, "switch 'flush' keeps 5 frames, the window has 3"),
+    ({"switch": {"kind": "recache", "frames": -1}}, "switch.frames is -1"),
+    (
+        {"switch": {"kind": "recache"}, "schedule": "staircase", "anchor": "static"},
+        "got schedule 'staircase' and anchor 'static': use switch 'keep'",
+    ),
 )
 
 

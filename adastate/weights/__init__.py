@@ -1,0 +1,21 @@
+"""Network weights in and out of files: our own, Wan2.1's, diffusers' and those of released students."""
+
+from adastate.weights.checkpoint import Checkpoint, read
+from adastate.weights.export import export, import_
+from adastate.weights.files import WeightsError
+from adastate.weights.own import BUILTIN, facts, load, mismatch, save
+from adastate.weights.report import Report
+
+__all__ = [
+    "BUILTIN",
+    "Checkpoint",
+    "Report",
+    "WeightsError",
+    "export",
+    "facts",
+    "import_",
+    "load",
+    "mismatch",
+    "read",
+    "save",
+]

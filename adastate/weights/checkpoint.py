@@ -1,0 +1,265 @@
+"""One network out of a source of weights, whatever wrote it, under Wan's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from adastate.encoders import PRETRAINED
+from adastate.weights import geometry as geo
+from adastate.weights import lora, names
+from adastate.weights.files import Entry, WeightsError, parse_header
+from adastate.weights.report import Fit, Report, compare
+from adastate.weights.sources import Stored, open_source
+
+BUILTIN = {"builtin": PRETRAINED / "tiny_teacher.safetensors"}
+
+EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
+OTHERS = re.compile(r"critic|fake_score|real_score|teacher")
+"""Networks that lie beside a student in a training checkpoint, and are taken only when asked for."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The weights of a source that share a prefix. `adapter`: it has low-rank factors and no weights to add them to."""
+
+    prefix: str
+    entries: Mapping[str, Entry]
+    adapter: bool
+
+    @property
+    def label(self) -> str:
+        """What `--key` calls it: `generator_ema`, `student.ema.net`; empty where nothing stands before the names."""
+        parts = [p for p in self.prefix.rstrip(".").split(".") if p != "state_dict"]
+        return ".".join([p for p in parts if p not in ("model", "base_model")] or parts[:1])
+
+    @property
+    def rank(self) -> int:
+        """Lower is taken first: an average, then a network, then a bare adapter, then what belongs to training."""
+        if OTHERS.search(self.label):
+            return 3
+        return 2 if self.adapter else 0 if EMA.search(self.label) else 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's weights, unread yet, under Wan's names, with what is known about them."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    report: Report
+
+    def require(self) -> Checkpoint:
+        """Itself; an error if it is not one whole network."""
+        if not self.entries:
+            raise WeightsError(f"{self.path} is a LoRA and no network: give the weights that it changes with --base")
+        if not self.report.geometry:
+            raise WeightsError(f"{self.path} lacks what tells its size: {self.report.fit}")
+        if not self.report.fit.whole:
+            raise WeightsError(f"{self.path} is not a whole network of this kind: {self.report.fit}")
+        return self
+
+
+def read(
+    source: str | Path,
+    key: str | None = None,
+    base: str | Path | None = None,
+    lora_alpha: float | None = None,
+    heads: int | None = None,
+) -> Checkpoint:
+    """Opens a source; tensors are read when asked for.
+
+    Args:
+        source: .safetensors, .pt, .pth, .ckpt or .bin file; a run folder; a network's or pipeline's folder; "builtin".
+        key: which network of several ("generator", "student.net"); without, the averaged one if there is one.
+        base: weights that a LoRA changes.
+        lora_alpha: its alpha; without, the file's, or the rank.
+        heads: attention heads, where nothing else tells.
+
+    Raises:
+        WeightsError: in one sentence, what was found and what was looked for.
+        FileNotFoundError: there is no such source.
+    """
+    stored = open_source(BUILTIN.get(str(source), Path(source)))
+    found = sections(stored)
+    section = _choose(found, key, stored)
+    layout = _layout(section)
+    raw = {layout(name): entry for name, entry in section.entries.items()}
+    _refuse_pictures(raw, stored.path)
+    made, entries = lora.adapters(raw)
+    about = Report(
+        source=str(stored.path),
+        origin=_origin(stored, section),
+        key=section.label,
+        prefix=section.prefix,
+        beside=_beside(stored, found, section),
+        stream=parse_header(stored.path, stored.header).get("stream", {}),
+    )
+    if section.adapter:
+        return _over_base(stored.path, made, entries, about, base, lora_alpha, heads)
+    if base is not None:
+        raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
+    notes: tuple[str, ...] = ()
+    if made:
+        entries, note = lora.merge(entries, made, lora_alpha)
+        notes += (note,)
+    geometry, heads_from, odd = _geometry(stored, entries, heads)
+    untold = tuple(name for name in geo.TELLING if name not in entries)
+    about = replace(
+        about,
+        size=geo.name_of(geometry) if geometry else "unknown",
+        geometry=geometry,
+        heads_from=heads_from or "unknown: they shape no tensor, give --heads",
+        dtypes=_dtypes(entries),
+        parameters=sum(entry.count for entry in entries.values()),
+        fit=compare(entries, geo.shapes(geometry)) if geometry else Fit(missing=untold),
+        notes=notes + odd,
+    )
+    return Checkpoint(stored.path, entries, about)
+
+
+def _over_base(
+    path: Path,
+    made: Mapping[str, lora.Adapter],
+    others: Mapping[str, Entry],
+    about: Report,
+    base: str | Path | None,
+    alpha: float | None,
+    heads: int | None,
+) -> Checkpoint:
+    """A LoRA merged into its base; without one, a checkpoint without entries that says so."""
+    about = replace(about, origin=f"LoRA{', ' + about.origin if about.prefix else ''}")
+    if base is None:
+        ranks = ", ".join(str(r) for r in sorted({a.rank for a in made.values()}))
+        note = f"rank {ranks}, {len(made)} layers; it needs the weights that it changes: --base"
+        return Checkpoint(path, {}, replace(about, size="that of its base", notes=(note,)))
+    if others:
+        raise WeightsError(f"{path} is a LoRA with more than low-rank factors: {names.groups(list(others))}")
+    below = read(base, heads=heads).require()
+    merged, note = lora.merge(below.entries, made, alpha)
+    report = replace(
+        below.report,
+        source=about.source,
+        key=about.key,
+        prefix=about.prefix,
+        beside=about.beside,
+        origin=f"LoRA over {below.path} ({below.report.origin})",
+        dtypes=_dtypes(merged),
+        notes=(*below.report.notes, note),
+    )
+    return Checkpoint(path, merged, report)
+
+
+def sections(stored: Stored) -> list[Section]:
+    """The networks and adapters of a source, by the prefix of their names."""
+    by_prefix: dict[str, dict[str, Entry]] = {}
+    rest: dict[str, Entry] = {}
+    for raw, entry in stored.entries.items():
+        name = names.unwrap(raw)
+        place = names.split(name)
+        if place is None:
+            rest[name] = entry
+            continue
+        into = by_prefix.setdefault(place[0], {})
+        if place[1] in into:
+            raise WeightsError(f"{stored.path} holds {name} twice, once as {raw}: its wrappers are mixed up")
+        into[place[1]] = entry
+    found = []
+    for prefix, entries in by_prefix.items():
+        telling = [name for name in entries if names.NETWORK.match(name) or names.LORA.match(name)]
+        if telling:
+            # What lies among the weights and is none of them is unexpected, not somebody else's.
+            stray = {name.removeprefix(prefix): entry for name, entry in rest.items() if name.startswith(prefix)}
+            factors = all(names.LORA.match(name) for name in telling)
+            found.append(Section(prefix, entries | stray, factors))
+    return found
+
+
+def _choose(found: list[Section], key: str | None, stored: Stored) -> Section:
+    if not found:
+        seen = names.groups([names.unwrap(n) for n in stored.entries]) or "no tensor at all"
+        raise WeightsError(
+            f"{stored.path} is of unknown origin: it holds {seen}; looked for blocks.N.self_attn.q (Wan's names) or "
+            "blocks.N.attn1.to_q (diffusers'), bare or behind any prefix, or their LoRA factors lora_A and lora_B"
+        )
+    held = ", ".join(s.label or "a network without a name" for s in found)
+    if key is not None:
+        exact = [s for s in found if key in (s.label, s.prefix.rstrip("."))]
+        matching = exact or [s for s in found if f".{key}." in f".{s.prefix}"]
+        if not matching:
+            raise WeightsError(f"{stored.path} has no network {key!r}; it holds {held}")
+        found = matching
+    best = [s for s in found if s.rank == min(s.rank for s in found)]
+    if len(best) > 1:
+        raise WeightsError(f"{stored.path} holds several networks, {held}; choose one with --key")
+    return best[0]
+
+
+def _layout(section: Section) -> Callable[[str], str]:
+    """Gives a section's names as Wan has them; what has no such name keeps its own, and will be unexpected."""
+    return (lambda name: names.to_wan(name) or name) if _is_diffusers(section) else lambda name: name
+
+
+def _is_diffusers(section: Section) -> bool:
+    return sum(".attn1." in n for n in section.entries) > sum(".self_attn." in n for n in section.entries)
+
+
+def _refuse_pictures(entries: Mapping[str, Entry], path: Path) -> None:
+    extra = [name for name in entries if names.PICTURES.search(name)]
+    patch, out = entries.get("patch_embedding.weight"), entries.get("head.head.weight")
+    into = patch.shape[1] if patch is not None and len(patch.shape) == 5 else 0
+    per_patch = patch.shape[3] * patch.shape[4] if patch is not None and into else 1
+    made, odd = divmod(out.shape[0], per_patch) if out is not None else (into, 0)
+    if extra or (into > made and not odd):
+        why = f"it has {extra[0]}" if extra else f"it takes {into} channels and makes {made}"
+        raise WeightsError(
+            f"{path} is an image-to-video network ({why}); the networks here are text-to-video, and are given a "
+            "first picture through their cache: bring Wan2.1-T2V weights"
+        )
+
+
+def _geometry(
+    stored: Stored, entries: Mapping[str, Entry], heads: int | None
+) -> tuple[geo.Geometry, str, tuple[str, ...]]:
+    """(geometry, where the heads come from, what is odd about it)."""
+    if own := parse_header(stored.path, stored.header).get("size"):
+        return *geo.complete(geo.as_json(asdict(geo.size_of(own))), heads), ()
+    shown = geo.infer(entries)
+    if not shown:
+        return {}, "", ()
+    beside = geo.from_config(stored.config)
+    other = [f"{k} {beside[k]}, not {shown[k]}" for k in geo.SHAPING if beside.get(k, shown[k]) != shown[k]]
+    if other:
+        # It may lie there by chance, or tell that the weights are not all here.
+        note = f"config.json beside it describes another network ({', '.join(other)}) and is not used"
+        return *geo.complete(shown, heads), (note,)
+    return *geo.complete({**beside, **shown}, heads), ()
+
+
+def _origin(stored: Stored, section: Section) -> str:
+    if "lightning" in stored.header:
+        return "a Lightning checkpoint"
+    if _is_diffusers(section):
+        return "diffusers' layout"
+    if "size" in stored.header and not section.prefix:
+        return "adastate's own file"
+    return "a released student" if section.prefix else "Wan2.1's names"
+
+
+def _beside(stored: Stored, found: list[Section], section: Section) -> tuple[str, ...]:
+    others = [f"{s.label or 'a network'} ({len(s.entries)})" for s in found if s is not section]
+    prefixes = tuple(s.prefix for s in found)
+    if "" not in prefixes:
+        rest = [n for n in map(names.unwrap, stored.entries) if not n.startswith(prefixes)]
+        others += [names.groups(rest)] if rest else []
+    return tuple(others)
+
+
+def _dtypes(entries: Mapping[str, Entry]) -> dict[str, int]:
+    count: dict[str, int] = {}
+    for entry in entries.values():
+        name = str(entry.dtype).removeprefix("torch.")
+        count[name] = count.get(name, 0) + 1
+    return count

@@ -1,0 +1,71 @@
+"""`adastate weights`: look into a checkpoint of any origin, make it our own, or write it for others.
+
+inspect prints what a source holds and what of it fits. import writes it as our own .safetensors file. export writes a
+folder in diffusers' layout or under Wan's names. A source is a file (.safetensors, .pt, .pth, .ckpt, .bin), the folder
+of a network or pipeline, a run folder, or "builtin".
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from adastate.weights.checkpoint import Checkpoint, read
+from adastate.weights.export import export, import_
+from adastate.weights.files import WeightsError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def main(argv: list[str]) -> None:
+    args = _parser().parse_args(argv)
+    console = Console(soft_wrap=False)
+    try:
+        checkpoint = read(args.source, args.key, args.base, args.lora_alpha, args.heads)
+        if args.verb != "inspect":
+            checkpoint.require()
+        console.print(checkpoint.report.table())
+        for file in _write(args, checkpoint):
+            console.print(f"{file} ({file.stat().st_size / 1e9:.3f} GB)", highlight=False, markup=False)
+    except (WeightsError, OSError) as error:
+        raise SystemExit(f"adastate: {error}") from error
+
+
+def _write(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Path]:
+    if args.verb == "inspect":
+        return []
+    dtype: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None
+    if args.verb == "import":
+        return [import_(checkpoint, args.out, dtype, args.force)]
+    return export(checkpoint, args.out, args.layout, dtype, args.shard_gb, args.force)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "adastate weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="inspect|import|export")
+    for verb, text in (
+        ("inspect", "print what a source holds"),
+        ("import", "write any source as our own .safetensors file"),
+        ("export", "write a source in diffusers' layout or under Wan's names"),
+    ):
+        at = verbs.add_parser(verb, help=text, description=text)
+        at.add_argument("source", help="file or folder")
+        if verb == "import":
+            at.add_argument("out", type=Path, help=".safetensors file to write")
+        if verb == "export":
+            at.add_argument("out", type=Path, help="folder to write")
+            at.add_argument("--layout", choices=("diffusers", "wan"), required=True)
+            at.add_argument("--shard-gb", type=float, default=10.0, help="largest shard; beyond it an index is written")
+        if verb != "inspect":
+            at.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+            at.add_argument("--force", action="store_true", help="write over what lies there")
+        at.add_argument("--key", help="network to take of several, e.g. generator_ema; default: the average, if any")
+        at.add_argument("--base", help="weights that a LoRA changes")
+        at.add_argument("--lora-alpha", type=float, help="alpha of a LoRA; default: the file's, or its rank (scale 1)")
+        at.add_argument("--heads", type=int, help="attention heads, where nothing else tells")
+    return parser

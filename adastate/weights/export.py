@@ -1,0 +1,122 @@
+"""Weights for others: diffusers' layout or Wan2.1's, with the config beside them; and for us, from anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from adastate.weights import geometry as geo
+from adastate.weights.checkpoint import Checkpoint
+from adastate.weights.files import Entry, WeightsError, whole, write_safetensors
+from adastate.weights.names import to_diffusers
+from adastate.weights.own import header
+
+Layout = Literal["diffusers", "wan"]
+STEM = "diffusion_pytorch_model"
+"""Both layouts name their files so."""
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Path,
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    shard_gb: float = 10.0,
+    force: bool = False,
+) -> list[Path]:
+    """Writes the folder `out`, whole or not at all: config.json and safetensors, sharded with an index
+    beyond `shard_gb`.
+
+    diffusers' is what `WanTransformer3DModel.from_pretrained(out)` loads; wan's is what Wan2.1's code loads.
+
+    Args:
+        dtype: of the weights; None keeps theirs.
+        shard_gb: largest shard, in 10^9 bytes.
+        force: write over a folder that holds such weights already, and nothing else.
+
+    Returns:
+        The files written.
+    """
+    checkpoint.require()
+    if shard_gb <= 0:
+        raise WeightsError(f"shards of {shard_gb} GB hold nothing; give --shard-gb a size above 0")
+    size = geo.size_of(checkpoint.report.geometry)
+    _may_write(out, force)
+    entries = {_renamed(name, layout): entry.cast(dtype) for name, entry in checkpoint.entries.items()}
+    config = geo.diffusers_config(size) if layout == "diffusers" else geo.wan_config(size)
+    # diffusers and transformers ask for `format`; the rest lets the file come back as it was.
+    metadata = {"format": "pt", **header(asdict(size), checkpoint.report.stream)}
+    with whole(out) as scratch:
+        scratch.mkdir()
+        _write_json(scratch / "config.json", config)
+        shards = split(entries, int(shard_gb * 1e9))
+        if len(shards) == 1:
+            write_safetensors(scratch / f"{STEM}.safetensors", entries, metadata)
+        else:
+            files = [f"{STEM}-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+            for file, shard in zip(files, shards, strict=True):
+                write_safetensors(scratch / file, shard, metadata)
+            places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+            index = {"metadata": {"total_size": sum(map(_bytes, entries.values()))}, "weight_map": places}
+            _write_json(scratch / f"{STEM}.safetensors.index.json", index)
+    return sorted(out.iterdir())
+
+
+def import_(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None, force: bool = False) -> Path:
+    """Writes `out` as our own file: Wan's names, size in the header; None keeps the dtypes."""
+    checkpoint.require()
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{out} does not end in .safetensors, which is what our own files are")
+    if out.exists() and (not force or out.is_dir()):
+        raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
+    size = geo.size_of(checkpoint.report.geometry)
+    entries = {name: entry.cast(dtype) for name, entry in checkpoint.entries.items()}
+    with whole(out) as scratch:
+        write_safetensors(scratch, entries, header(asdict(size), checkpoint.report.stream))
+    return out
+
+
+def split(entries: Mapping[str, Entry], most: int) -> list[dict[str, Entry]]:
+    """Shards of at most `most` bytes in the order of the entries; a larger tensor has one of its own."""
+    shards: list[dict[str, Entry]] = [{}]
+    room = most
+    for name, entry in entries.items():
+        if shards[-1] and _bytes(entry) > room:
+            shards.append({})
+            room = most
+        shards[-1][name] = entry
+        room -= _bytes(entry)
+    return shards
+
+
+def _renamed(name: str, layout: Layout) -> str:
+    if layout == "wan":
+        return name
+    there = to_diffusers(name)
+    assert there is not None, f"{name} has no name in diffusers"
+    return there
+
+
+def _may_write(out: Path, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
+        raise WeightsError(f"{out} exists and is not empty; give another folder or --force")
+    if not out.is_dir():
+        raise WeightsError(f"{out} is a file; give a folder")
+    others = [p.name for p in out.iterdir() if p.name != "config.json" and not p.name.startswith(STEM)]
+    if others:
+        raise WeightsError(f"{out} holds what is no export, {others[0]}; it is not written over, give another folder")
+
+
+def _bytes(entry: Entry) -> int:
+    return entry.count * entry.dtype.itemsize
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,182 @@
+"""Files of tensors, read lazily and written one tensor at a time: 14 billion weights never lie in memory twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class WeightsError(ValueError):
+    """What is amiss with weights, told in one sentence."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file: known by shape and dtype, read when asked for."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Entry:
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    def cast(self, dtype: torch.dtype | None) -> Entry:
+        """The same in another dtype; what is not floating point stays as it is."""
+        if dtype in (None, self.dtype) or not self.dtype.is_floating_point:
+            return self
+        return Entry(self.shape, dtype, lambda: self.read().to(dtype))
+
+
+# ---- reading
+
+
+def open_file(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(the tensors of a file, unread; its header), safetensors or torch.save by its content."""
+    return _open_safetensors(path) if _is_safetensors(path) else _open_torch(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By suffix, or else by content: a header in JSON behind its length."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _safe_open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
+
+
+def _open_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    file = _safe_open(path)
+
+    def entry(name: str) -> Entry:
+        there = file.get_slice(name)
+        if there.get_dtype() not in DTYPES:
+            raise WeightsError(f"{path} holds {name} as {there.get_dtype()}; known are {', '.join(DTYPES)}")
+        return Entry(tuple(there.get_shape()), DTYPES[there.get_dtype()], lambda: file.get_tensor(name))
+
+    # A name at a time and not items(): what safe_open returns is no mapping.
+    return {name: entry(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors header; nothing for any other file."""
+    return dict(_safe_open(path).metadata() or {}) if _is_safetensors(path) else {}
+
+
+def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Our own entries of a header: `size` and `stream`, as far as they are there."""
+    found = {}
+    for name in ("size", "stream"):
+        if name in header:
+            try:
+                found[name] = dict(json.loads(header[name]))
+            except (ValueError, TypeError) as error:
+                raise WeightsError(f"{path} has a header whose {name} cannot be read: {header[name][:60]}") from error
+    return found
+
+
+def _open_torch(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors of a torch.save file, memory-mapped where its format allows; nothing in it is ever executed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a Python object, {named[1]}," if named else "something"
+        raise WeightsError(
+            f"{path} is refused: it holds {what} that is not a tensor and might run code when it is read; "
+            "save its tensors alone, as safetensors"
+        ) from error
+    except Exception as error:  # whatever a broken file makes the unpickler stumble over
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise WeightsError(f"{path} is not a whole PyTorch file ({reason}): copy it again") from error
+    version = content.get("pytorch-lightning_version") if isinstance(content, Mapping) else None
+    facts = {"lightning": str(version)} if version else {}
+    return {name: Entry.of(tensor) for name, tensor in _tensors(content, "")}, facts
+
+
+def _tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested dictionaries under dotted names: {"generator": {"model.x": t}} gives generator.model.x."""
+    if isinstance(node, Tensor):
+        yield place, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _tensors(value, f"{place}.{key}" if place else str(key))
+
+
+# ---- writing
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A scratch path that becomes `path` (a file or a folder) if all goes well, and else is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.partial")
+    _remove(scratch)
+    try:
+        yield scratch
+        if scratch.is_dir() and path.is_dir():
+            old = path.with_name(f"{path.name}.old")
+            _remove(old)
+            path.rename(old)
+            scratch.rename(path)
+            _remove(old)
+        else:
+            scratch.replace(path)
+    finally:
+        _remove(scratch)
+
+
+def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+    """Writes `entries` as safetensors, one at a time; call it on a scratch path (see `whole`)."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    # The widest dtype first keeps every tensor aligned, which memory-mapped readers count on.
+    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        entry, start = entries[name], end
+        end = start + entry.count * entry.dtype.itemsize
+        header[name] = {"dtype": names[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            tensor = entries[name].read().detach().cpu().contiguous().reshape(-1)
+            file.write(tensor.view(torch.uint8).numpy().data)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

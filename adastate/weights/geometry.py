@@ -1,0 +1,183 @@
+"""Geometry of a network from its tensors, and the config files in which others write it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from adastate.net import DiT, Size
+from adastate.weights.files import Entry, WeightsError
+
+_WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "freq": 256}
+KNOWN = {
+    "tiny": Size(),
+    "wan_1.3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
+    "wan_14b": Size(width=5120, layers=40, heads=40, ffn=13824, **_WAN),
+}
+"""The sizes of conf/sizes/."""
+
+MOST_LAYERS = 1000
+
+SHAPING = ("width", "layers", "ffn", "channels", "text_width", "freq", "patch")
+"""Fields of Size that show in the tensors' shapes. `heads` shapes none, and yet must be right."""
+
+TELLING = {
+    "patch_embedding.weight": 5,
+    "blocks.0.ffn.0.weight": 2,
+    "text_embedding.0.weight": 2,
+    "time_embedding.0.weight": 2,
+}
+"""Weights that tell the geometry, and how many axes they have."""
+
+Geometry = dict[str, Any]
+"""Fields of Size as JSON has them, as far as they are known."""
+
+
+def infer(entries: Mapping[str, Entry]) -> Geometry:
+    """The SHAPING fields from tensors under Wan's names; empty if one that tells them is missing."""
+    if any(name not in entries or len(entries[name].shape) != dims for name, dims in TELLING.items()):
+        return {}
+    patch, ffn, text, time = (entries[name].shape for name in TELLING)
+    layers = 1 + max(int(found[1]) for name in entries if (found := re.match(r"blocks\.(\d+)\.", name)))
+    values = (patch[0], layers, ffn[0], patch[1], text[1], time[1], list(patch[2:]))
+    return dict(zip(SHAPING, values, strict=True))
+
+
+def from_config(config: Mapping[str, Any]) -> Geometry:
+    """What a config.json of Wan2.1 or diffusers says of the geometry."""
+    names = {
+        "width": "dim", "layers": "num_layers", "heads": "num_heads", "ffn": "ffn_dim", "channels": "in_dim",
+        "text_width": "text_dim", "text_tokens": "text_len", "freq": "freq_dim", "patch": "patch_size", "eps": "eps",
+    }  # fmt: skip
+    if "attention_head_dim" in config:
+        names |= {"heads": "num_attention_heads", "channels": "in_channels", "rope_rows": "rope_max_seq_len"}
+    plain = int | float | list
+    found = {ours: config[theirs] for ours, theirs in names.items() if isinstance(config.get(theirs), plain)}
+    if isinstance(config.get("attention_head_dim"), int) and "heads" in found:
+        found["width"] = config["attention_head_dim"] * found["heads"]
+    return found
+
+
+def name_of(geometry: Mapping[str, Any]) -> str:
+    """The size in conf/sizes/ that has these shapes, or "other"."""
+    plain = as_json(geometry)
+    for name, size in KNOWN.items():
+        known = as_json(asdict(size))
+        if all(plain.get(k) == known[k] for k in SHAPING) and plain.get("heads") in (None, known["heads"]):
+            return name
+    return "other"
+
+
+SAID = "as the source says"
+
+
+def complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
+    """(the geometry with what no shape shows, where its heads were taken from); without heads if nothing tells."""
+    made, whence = _complete(geometry, heads)
+    return {f.name: made[f.name] for f in fields(Size) if f.name in made}, whence
+
+
+def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
+    name, wan = name_of(geometry), geometry.get("text_width") == _WAN["text_width"]
+    usual = asdict(KNOWN[name]) if name != "other" else _WAN if wan else {}
+    geometry = {**{k: usual[k] for k in ("text_tokens", "rope_rows", "eps") if k in usual}, **geometry}
+    if "heads" in geometry:
+        if heads not in (None, geometry["heads"]):
+            raise WeightsError(f"--heads is {heads}, but the source itself says {geometry['heads']}: leave it out")
+        return geometry, SAID
+    if heads is not None:
+        return {**geometry, "heads": heads}, "as asked for"
+    if name != "other":
+        return {**geometry, "heads": KNOWN[name].heads}, f"those of {name}"
+    if wan and geometry["width"] % 128 == 0:
+        return {**geometry, "heads": geometry["width"] // 128}, "taken as width / 128, as Wan's are"
+    return geometry, ""
+
+
+def size_of(geometry: Mapping[str, Any]) -> Size:
+    """The Size of a geometry; an error if the heads are unknown or it is none of this network's."""
+    if "heads" not in geometry:
+        raise WeightsError("nothing tells how many attention heads these weights have; give --heads")
+    values: dict[str, Any] = {f.name: geometry[f.name] for f in fields(Size) if f.name in geometry}
+    for name, value in values.items():
+        numbers = value if name == "patch" and isinstance(value, list | tuple) else [value]
+        kind, count = float if name == "eps" else int, 3 if name == "patch" else 1
+        if len(numbers) != count or not all(isinstance(n, kind) and 0 < n < 1e6 for n in numbers):
+            raise WeightsError(f"these weights are said to have {name} {value}, which no network has")
+    if "patch" in values:
+        values["patch"] = tuple(values["patch"])
+    if values.get("layers", 0) > MOST_LAYERS:
+        raise WeightsError(f"these weights seem to have {values['layers']} layers, which no network has")
+    try:
+        return Size(**values)
+    except ValueError as error:
+        raise WeightsError(f"these weights are not for this network: {error}") from error
+
+
+def shapes(geometry: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight under Wan's names; nothing is allocated. One head serves where they are unknown."""
+    with torch.device("meta"):
+        net = DiT(size_of({"heads": 1, **geometry}))
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def difference(theirs: Mapping[str, Any], ours: Size) -> str:
+    """What shapes the weights and differs, in words; empty if nothing. What `theirs` leaves out is not compared."""
+    there, here = as_json(theirs), as_json(asdict(ours))
+    keys = [k for k in here if k in (*SHAPING, "heads") and k in there and there[k] != here[k]]
+    return ", ".join(f"{k} {there[k]} in the file, {here[k]} here" for k in keys)
+
+
+def as_json(geometry: Mapping[str, Any]) -> Geometry:
+    """As JSON has it: tuples become lists."""
+    return dict(json.loads(json.dumps(dict(geometry))))
+
+
+def wan_config(size: Size) -> dict[str, Any]:
+    """config.json as Wan2.1 ships it; text_dim and patch_size, which it leaves out, only where they are not Wan's."""
+    config = {
+        "_class_name": "WanModel",
+        "dim": size.width,
+        "eps": size.eps,
+        "ffn_dim": size.ffn,
+        "freq_dim": size.freq,
+        "in_dim": size.channels,
+        "model_type": "t2v",
+        "num_heads": size.heads,
+        "num_layers": size.layers,
+        "out_dim": size.channels,
+        "text_len": size.text_tokens,
+    }
+    if size.text_width != _WAN["text_width"]:
+        config["text_dim"] = size.text_width
+    if size.patch != (1, 2, 2):
+        config["patch_size"] = list(size.patch)
+    return config
+
+
+def diffusers_config(size: Size) -> dict[str, Any]:
+    """config.json of diffusers' WanTransformer3DModel."""
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "added_kv_proj_dim": None,
+        "attention_head_dim": size.width // size.heads,
+        "cross_attn_norm": True,
+        "eps": size.eps,
+        "ffn_dim": size.ffn,
+        "freq_dim": size.freq,
+        "image_dim": None,
+        "in_channels": size.channels,
+        "num_attention_heads": size.heads,
+        "num_layers": size.layers,
+        "out_channels": size.channels,
+        "patch_size": list(size.patch),
+        "pos_embed_seq_len": None,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": size.rope_rows,
+        "text_dim": size.text_width,
+    }

@@ -1,0 +1,122 @@
+"""Files: what is written is what safetensors reads, whole or not at all; nothing in a pickle runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from adastate.weights.files import Entry, WeightsError, open_file, read_header, whole, write_safetensors
+
+TENSORS = {
+    "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+    "a": torch.tensor(2.5, dtype=torch.bfloat16),
+    "wide": torch.randn(3, 4, dtype=torch.float64),
+    "half": torch.randn(5).half(),
+    "turned": torch.randn(4, 3).t(),
+    "number": torch.tensor([1, 2], dtype=torch.int64),
+    "nothing": torch.zeros(0, 3),
+    "eight": torch.ones(3, dtype=torch.float8_e4m3fn),
+}
+
+
+def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {name: Entry.of(t) for name, t in TENSORS.items()}, {"size": "ü"})
+    read = load_file(path)
+    assert read.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert read[name].dtype == tensor.dtype and read[name].shape == tensor.shape, name
+        assert torch.equal(read[name].double(), tensor.double()), name
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"size": "ü"} == read_header(path)
+
+
+@pytest.mark.parametrize("name", ["safe.pt", "zip.bin", "legacy.pth"])
+def test_the_content_says_what_a_file_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "safe.pt":
+        write_safetensors(path, {"a": Entry.of(TENSORS["b"])}, {})
+    else:
+        torch.save({"a": TENSORS["b"]}, path, _use_new_zipfile_serialization=name == "zip.bin")
+    entries, _ = open_file(path)
+    assert torch.equal(entries["a"].read(), TENSORS["b"])
+
+
+def test_nested_dictionaries_become_dotted_names(tmp_path: Path) -> None:
+    torch.save(
+        {"g": {"model.x": torch.ones(2)}, "step": 3, "list": [torch.ones(1)], 7: torch.ones(1)}, tmp_path / "x.pt"
+    )
+    entries, header = open_file(tmp_path / "x.pt")
+    assert entries.keys() == {"g.model.x", "7"} and header == {}
+
+
+class Harmful:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.mark,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, modern: bool) -> None:
+    path, mark = tmp_path / "x.pt", tmp_path / "ran"
+    torch.save({"a": torch.ones(2), "b": Harmful(mark)}, path, _use_new_zipfile_serialization=modern)
+    with pytest.raises(WeightsError, match=r"x\.pt is refused: it holds a Python object, \S+, that is not a tensor"):
+        open_file(path)
+    assert not mark.exists()
+
+
+def test_a_harmless_object_is_named(tmp_path: Path) -> None:
+    torch.save({"args": argparse.Namespace(x=1)}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"a Python object, argparse.Namespace, .* save its tensors alone"):
+        open_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("kept", [0, 100, -300])
+def test_a_truncated_torch_file(tmp_path: Path, modern: bool, kept: int) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.randn(100)}, path, _use_new_zipfile_serialization=modern)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=r"x\.pt is (not a whole PyTorch file .*: copy it again|refused)"):
+        open_file(path)
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_text("hello")
+    with pytest.raises(WeightsError, match="not a whole PyTorch file"):
+        open_file(tmp_path / "x.pt")
+
+
+def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x"
+    with pytest.raises(RuntimeError), whole(path) as scratch:
+        scratch.write_text("half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole(path) as scratch:
+        scratch.mkdir()
+        (scratch / "part").write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for content in ("one", "two"):
+        with whole(path) as scratch:
+            scratch.mkdir()
+            (scratch / content).write_text(content)
+    assert [p.name for p in path.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cast_leaves_integers_alone() -> None:
+    assert Entry.of(TENSORS["number"]).cast(torch.float16).read().dtype == torch.int64
+    assert Entry.of(TENSORS["b"]).cast(torch.float16).read().dtype == torch.float16
