@@ -19,7 +19,7 @@ CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test lint format shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate parity bench tensorboard clean
+	generate evaluate compare parity bench tensorboard clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ evaluate: install ## measure rollouts of RUN at 1x and 6x
 
 parity: install ## replay the fixtures in FIXTURES and compare them with what the references recorded
 	$(ADASTATE) parity $(FIXTURES)
+
+compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
+	$(ADASTATE) compare --run $(RUN) $(ARGS)
 
 bench: install ## chunk and step times of this machine, table and JSON
 	.venv/bin/python benchmarks/stream.py $(ARGS)
