@@ -19,7 +19,10 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "train": ("adastate.pipeline", "the whole pipeline, from data to evaluated rollouts"),
     "generate": ("adastate.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
     "evaluate": ("adastate.evaluate", "measure rollouts against their prompts"),
+    "compare": ("adastate.compare", "the same weights, prompts and noise under several systems, side by side"),
     "trajectories": ("adastate.trajectories", "write the teacher's ODE paths as shards"),
+    "weights": ("adastate.weights.command", "look into checkpoints of any origin, import and export them"),
+    "parity": ("adastate.parity.main", "replay recorded runs of the reference implementations, compare every tensor"),
     "shards": ("datamodules.make", "turn a folder of videos (or the tiny world) into shards"),
 }
 
@@ -31,6 +34,7 @@ def fit(argv: list[str]) -> None:
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
+    rest = _resume(rest, Path(root) if root else None)
     # what these say every time is known here: encoders are frozen, shards are streamed
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
@@ -42,7 +46,6 @@ def fit(argv: list[str]) -> None:
         "IterableDataset",
         "args parameter",
         "exists and is not empty",
-        "ModelCheckpoint with manual optimization",
     ):
         warnings.filterwarnings("ignore", f".*{known}.*")
     with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +78,36 @@ def _lightning(argv: list[str]) -> None:
     )
 
 
+def _resume(arguments: list[str], root: Path | None) -> list[str]:
+    """Resolves `--ckpt_path`: "auto" is the newest whole checkpoint of the run folder, if there is one.
+
+    A checkpoint of this project is a folder; either it or the state in it may be named.
+
+    Raises:
+        Damaged: the named checkpoint is not what its manifest says.
+    """
+    from callbacks.checkpoints import STATE, check, newest
+
+    found = []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--ckpt_path"):
+            found.append(word)
+            continue
+        value = word.partition("=")[2] if "=" in word else next(words, "")
+        if value == "auto":
+            if root is None:
+                raise ConfigError("--ckpt_path=auto looks in the run folder, and trainer.default_root_dir is not set")
+            state = newest(root / "checkpoints")
+        else:
+            state = Path(value) / STATE if (Path(value) / STATE).exists() else Path(value)
+            check(state)
+        if state is not None:
+            # What is ours holds plain data only, so no other kind of object is let in.
+            found += [f"--ckpt_path={state}", "--weights_only=true"]
+    return found
+
+
 def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +133,18 @@ def main(argv: list[str] | None = None) -> None:
     except (ConfigError, FileNotFoundError) as error:
         raise SystemExit(f"adastate: {error}") from error
     except ValueError as error:
-        if type(error).__module__.startswith("datamodules."):  # what is wrong with the data, in one sentence
-            raise SystemExit(f"adastate: {error}") from error
-        raise
+        told = _told(error)
+        if told is None:
+            raise
+        raise SystemExit(f"adastate: {told}") from error
+
+
+def _told(error: BaseException | None) -> BaseException | None:
+    """The mistake behind `error` that has a sentence of its own: jsonargparse wraps what a constructor raises."""
+    ours = ("adastate.", "datamodules.")
+    while error is not None and not (isinstance(error, FileNotFoundError) or type(error).__module__.startswith(ours)):
+        error = error.__cause__
+    return error
 
 
 if __name__ == "__main__":

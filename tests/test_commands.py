@@ -9,9 +9,11 @@ import av
 import pytest
 import yaml
 
+from adastate.evaluate import choose
 from adastate.main import main
 from adastate.stream import StreamSpec
 from adastate.trajectories import path_levels
+from datamodules.world import flight
 
 CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
 SMALL = ["--size.width=32", "--size.layers=1", "--size.ffn=64", "--watch.every=1000", "--watch.long=0"]
@@ -82,6 +84,30 @@ def test_evaluate_measures_student_teacher_and_real_clips(run: Path) -> None:
     assert rows["real clips, 1x"]["residual"] < 0.3 < rows["student, 1x"]["residual"], "three steps teach nothing"
 
 
+def test_prompts_of_ones_own_are_measured_beside_the_real_clips_of_the_run(run: Path, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out.json"
+    command = ["evaluate", "--run", str(run), "--rollouts", "3", "--horizon", "1", "--prompts", str(prompts)]
+    prompts.write_text("a dog\na cat\n")
+    main([*command, "--json", str(out)])
+    assert list(json.loads(out.read_text())["rows"]) == ["student, 1x", "teacher, 1x"]
+    main(["shards", "--world", "5", "--out", str(run / "shards")])
+    for captions, scenes in ((["a dog", "a cat"], [None] * 3), ([flight(0, i).caption for i in range(2)], [1.0])):
+        prompts.write_text("\n".join(captions))
+        main([*command, "--json", str(out)])
+        rows = json.loads(out.read_text())["rows"]
+        assert list(rows) == ["student, 1x", "teacher, 1x", "real clips, 1x"]
+        assert all(row["change"] > 0 for row in rows.values())
+        assert rows["real clips, 1x"].get("scene") == scenes[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "chosen"),
+    [("aabb", [0, 2, 1, 4]), ("a", [0]), ("aaaa", [0, 0, 2, 3]), ("xx", [0, 2]), ("bax", [1, 0, 0])],
+)
+def test_real_clips_are_chosen_evenly_for_each_prompt(prompts: str, chosen: list[int]) -> None:
+    assert choose("abaab", list(prompts)) == chosen
+
+
 def test_trajectories_pass_the_students_levels_and_are_not_written_twice(run: Path) -> None:
     index = run / "trajectories" / "index.json"
     before = index.stat().st_mtime_ns
@@ -119,3 +145,36 @@ def test_an_unwritable_run_folder_is_refused_before_anything_starts(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="cannot be written"):
         main(["fit", *CONFIG, "--config", "conf/stages/codec.yaml", f"--run.dir={tmp_path}/file"])
+
+
+def test_compare_runs_systems_side_by_side(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    systems = ["as trained", "longlive", "rolling_forcing", "rolling_sink"]
+    command = [
+        "compare",
+        "--run",
+        str(run),
+        "--rollouts",
+        "2",
+        "--shown",
+        "1",
+        "--horizon",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    main([*command, "--systems", *systems])
+    said = capsys.readouterr().out
+    assert "not trained for their anchor: longlive, rolling_forcing, rolling_sink" in said
+    found = json.loads((tmp_path / "compare.json").read_text())
+    assert list(found["systems"]) == systems
+    assert list(found["rows"]) == [f"{s}, {part}" for s in systems for part in ("1x", "last second of 2x")]
+    page = (tmp_path / "compare.html").read_text()
+    for name in systems:
+        folder = tmp_path / name.replace(" ", "-")
+        assert len(list(folder.glob("*.mp4"))) == 1 and (folder / "strip.png").is_file()
+        assert f"{folder.name}/strip.png" in page and f"<th>{name}</th>" in page
+    with pytest.raises(SystemExit, match="no system 'longlife'; did you mean 'longlive'"):
+        main([*command, "--systems", "longlife"])

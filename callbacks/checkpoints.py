@@ -1,0 +1,222 @@
+"""Checkpoints that are whole or absent, and a run that goes on from them as if it had never stopped."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from callbacks import whole
+from callbacks.streams import iteration
+
+STATE = "state.ckpt"
+"""What the strategy saves: a file, or with sharded engines a folder."""
+
+PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
+LOG = "run.log.jsonl"
+
+
+class Checkpoints(Checkpoint):
+    """Saves the whole run every so many iterations, keeps the newest and the best, and loses none to a full disk.
+
+    A checkpoint is a folder `<dirpath>/<iteration>/`: the strategy's state, the resolved config, and a manifest with
+    checksums, the seed, the iteration, the world and the versions. It appears when it is complete. Networks that are
+    frozen are left out where the module says so.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        every: iterations between them.
+        every_minutes: and at least so often; 0 is off.
+        keep: newest ones to keep.
+        monitor: a logged metric; the checkpoint with its lowest (or highest) value is kept as well.
+        mode: "min" or "max".
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        every: int = 100,
+        every_minutes: float = 0.0,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: str = "min",
+    ) -> None:
+        super().__init__()
+        if every < 1 or keep < 1:
+            raise ValueError(f"every {every} and keep {keep}: both are at least 1")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode {mode!r}: 'min' or 'max'")
+        self.root, self.every, self.every_minutes = Path(dirpath), every, every_minutes
+        self.keep, self.monitor, self.mode = keep, monitor, mode
+        self._saved_at, self._saved_time = -1, time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            whole.sweep(self.root)
+        trainer.strategy.barrier("sweep checkpoints")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = iteration(trainer, pl_module)
+        resumed = trainer.ckpt_path
+        if resumed:
+            note(trainer, "resumed", checkpoint=str(Path(resumed).parent), iteration=self._saved_at)
+            rank_zero_info(f"[adastate] goes on from {Path(resumed).parent} at iteration {self._saved_at}")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        now = iteration(trainer, pl_module)
+        if now == self._saved_at or not at_boundary(pl_module):
+            return
+        # every rank has the same iteration, but not the same clock
+        late = self.every_minutes > 0 and trainer.strategy.reduce_boolean_decision(
+            time.monotonic() - self._saved_time > 60 * self.every_minutes, all=False
+        )
+        if now % self.every == 0 or late:
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if iteration(trainer, pl_module) != self._saved_at and at_boundary(pl_module):
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path | None:
+        """Saves now, on all ranks together; None where the disk did not take it."""
+        now = iteration(trainer, pl_module)
+        self._saved_at, self._saved_time = now, time.monotonic()
+        name, began, error = f"{now:08d}", time.monotonic(), ""
+        scratch = self.root / f"{whole.UNFINISHED}{name}"
+        if trainer.is_global_zero:
+            try:
+                whole.begin(self.root, name)
+            except OSError as failure:
+                error = _reason(failure, self.root)
+        trainer.strategy.barrier("begin checkpoint")
+        if trainer.strategy.reduce_boolean_decision(not error, all=True):
+            try:
+                trainer.save_checkpoint(scratch / STATE, weights_only=False)
+            except (OSError, RuntimeError) as failure:
+                if not _is_disk(failure, self.root):
+                    raise
+                error = _reason(failure, self.root)
+        final = None
+        if trainer.strategy.reduce_boolean_decision(not error, all=True) and trainer.is_global_zero:
+            try:
+                self._copy_config(trainer, scratch)
+                final = whole.seal(scratch, self._facts(trainer, now))
+                self._prune()
+            except OSError as failure:
+                error = _reason(failure, self.root)
+        if error and trainer.is_global_zero:
+            shutil.rmtree(scratch, ignore_errors=True)
+            kept = ", ".join(p.name for p in whole.folders(self.root)) or "none"
+            rank_zero_warn(f"checkpoint {now} not saved: {error}; earlier ones are intact ({kept}), training goes on")
+        told = {"checkpoint": str(final)} if final else {"error": error}
+        note(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
+        trainer.strategy.barrier("end checkpoint")
+        return final
+
+    def _copy_config(self, trainer: pl.Trainer, scratch: Path) -> None:
+        config = Path(trainer.default_root_dir) / "config.yaml"
+        if config.is_file():
+            shutil.copyfile(config, scratch / "config.yaml")
+
+    def _facts(self, trainer: pl.Trainer, now: int) -> dict[str, Any]:
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        return {
+            "iteration": now,
+            "global_step": trainer.global_step,
+            "world": trainer.world_size,
+            "strategy": type(trainer.strategy).__name__,
+            "monitor": None if value is None else {self.monitor: float(value)},
+            "versions": versions(),
+            "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def _prune(self) -> None:
+        every = whole.folders(self.root)
+        spared = set(every[-self.keep :])
+        best = self._best(every)
+        if best is not None:
+            spared.add(best)
+        for folder in every:
+            if folder not in spared:
+                whole.delete(folder)
+
+    def _best(self, every: list[Path]) -> Path | None:
+        if self.monitor is None:
+            return None
+        values: list[tuple[float, Path]] = []
+        for folder in every:
+            value = (whole.facts(folder).get("monitor") or {}).get(self.monitor)
+            if value is not None and math.isfinite(value):
+                values.append((value if self.mode == "min" else -value, folder))
+        return min(values, default=(0.0, None), key=lambda pair: pair[0])[1]
+
+
+def newest(root: Path) -> Path | None:
+    """The state to resume from: of the newest checkpoint whose checksums hold. Damaged ones are named and left out."""
+    folder, wrong = whole.newest_whole(root)
+    for sentence in wrong:
+        rank_zero_warn(f"{sentence}; going on from an earlier checkpoint")
+    return None if folder is None else folder / STATE
+
+
+def check(state: Path) -> None:
+    """Raises whole.Damaged unless the checkpoint that this state belongs to is what its manifest says."""
+    if (state.parent / whole.MANIFEST).is_file():
+        whole.verify(state.parent)
+
+
+def at_boundary(module: pl.LightningModule) -> bool:
+    """Whether the module stands between two iterations, with no gradient half accumulated."""
+    return bool(getattr(module, "at_boundary", True))
+
+
+def versions() -> dict[str, str]:
+    """Of the project and the packages that a checkpoint depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**found, "torch": torch.__version__}
+
+
+def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
+    """One line in the run's log: every save, resume, preemption and guard action."""
+    if not trainer.is_global_zero:
+        return
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **told}
+    path = Path(trainer.default_root_dir) / LOG
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError:
+        return  # a full disk: what happened is on the screen as well
+
+
+def _is_disk(failure: BaseException, root: Path) -> bool:
+    """torch.save tells of a full disk in a RuntimeError of its own words."""
+    if isinstance(failure, OSError):
+        return failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+    said = str(failure).lower()
+    return "no space" in said or "file write failed" in said or "pytorchstreamwriter" in said
+
+
+def _reason(failure: BaseException, root: Path) -> str:
+    try:
+        free = f"{shutil.disk_usage(root if root.exists() else root.parent).free / 2**30:.1f} GB free"
+    except OSError:
+        free = "free space unknown"
+    words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure).splitlines()[0]
+    return f"{words} at {root} ({free}); make room"
