@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -20,6 +21,9 @@ from adastate.types import Batch, Chunk
 from adastate.weights import save
 
 StateLoss = Literal["none", "dmd"]
+
+FROZEN = ("teacher.", "student.codec.")
+"""Parts of the module that no checkpoint holds."""
 
 
 class Distill(pl.LightningModule):
@@ -252,6 +256,20 @@ class Distill(pl.LightningModule):
         if self.iteration >= self.iterations:
             self.trainer.should_stop = True
 
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the module stands between two iterations, so that a checkpoint is exact."""
+        return not self._parts
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen networks are not saved: they come from their own files again, which the config names."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(FROZEN)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
     def get_extra_state(self) -> dict[str, int]:
         return {"iteration": self._iteration}
 
@@ -263,7 +281,7 @@ class Distill(pl.LightningModule):
 
     def save(self) -> None:
         if self.out and self.trainer.is_global_zero:
-            save(self.student.ema.net, Path(self.out))
+            save(self.student.ema.net, Path(self.out), stream=asdict(self.student.spec))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         def adamw(net: nn.Module, lr: float) -> torch.optim.Optimizer:

@@ -30,8 +30,11 @@ NEEDED_GB = 2.0
 CLIP_PICTURES = 21
 """Of a training clip at the tiny size: one horizon."""
 
-REAL_FPS = 24
-"""Of real video: a clip of 21 pictures is then 0.9 s long, and short scenes give some."""
+REAL_FPS = 12
+"""Of real video: a clip of 21 pictures is then 1.75 s long, in which things move, and short scenes still give some."""
+
+SMALL_FOLDER = 2**26
+"""Bytes of video up to which clips begin at every picture. More footage has clips enough, one after another."""
 
 PROMPTS = (
     "a slow flight north-east over a green meadow, a white ball bounces",
@@ -70,6 +73,8 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         if args.data == "clips":
             steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
         cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name", "--fps", str(REAL_FPS)]
+        if args.data == "clips" or sum(p.stat().st_size for p in videos.rglob("*") if p.is_file()) <= SMALL_FOLDER:
+            cut += ["--stride", "1"]
         steps.append(
             Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
         )
@@ -110,10 +115,9 @@ def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False) -> 
     if known.get("argv") == stage.argv and known["done"]:
         console.print(f"[green]done before[/] {stage.name}")
         return {**known, "skipped": True}
-    checkpoint = run / stage.name / "checkpoints" / "last.ckpt"
     argv = list(stage.argv)
-    if known.get("argv") == stage.argv and checkpoint.is_file():
-        argv.append(f"--ckpt_path={checkpoint}")
+    if known.get("argv") == stage.argv and (run / stage.name / "checkpoints").is_dir():
+        argv.append("--ckpt_path=auto")
     console.rule(f"[bold]{stage.name}", align="left")
     console.print(f"[dim]adastate {shlex.join(argv)}", highlight=False)
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -154,11 +158,13 @@ def _speed(folder: Path) -> str:
 
 def _evaluated(run: Path) -> str:
     rows = json.loads((run / "evaluation.json").read_text())["rows"]
-    parts = []
+    parts, dynamics = [], "change_in_half_a_second"
     for name, row in rows.items():
         if name.startswith("student"):
-            what = f"heading {row['heading']:.0%}" if "heading" in row else f"motion {row['displacement']:.2f} px"
+            what = f"heading {row['heading']:.0%}" if "heading" in row else f"change {row[dynamics]:.3f}"
             parts.append(f"{name.removeprefix('student, ')}: {what}")
+    if "real clips, 1x" in rows and "heading" not in rows["real clips, 1x"]:
+        parts.append(f"real clips: change {rows['real clips, 1x'][dynamics]:.3f}")
     return "; ".join(parts)
 
 

@@ -31,6 +31,19 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
 
 
+def test_the_clips_of_a_small_folder_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overlap(data: str) -> bool:
+        (cut,) = (stage.argv for stage in stages(arguments(tmp_path, data=data)) if stage.name == "shards")
+        return "--stride" in cut
+
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"0" * 100)
+    assert overlap("clips") and overlap(str(folder)) and not overlap("world")
+    monkeypatch.setattr(pipeline, "SMALL_FOLDER", 99)
+    assert overlap("clips") and not overlap(str(folder))
+
+
 def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> None:
     console = Console(quiet=True)
     stage = Stage("shards", ["shards", "--world", "2", "--out", str(tmp_path / "a")], lambda: "two")
@@ -70,10 +83,7 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
     stage, console = Stage("distill", ["fit", "--run.seed=3"]), Console(quiet=True)
     with pytest.raises(SystemExit):
         run_stage(stage, tmp_path, console)
-    checkpoint = tmp_path / "distill" / "checkpoints" / "last.ckpt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
     run_stage(stage, tmp_path, console)
     run_stage(stage, tmp_path, console, anew=True)
-    resumed = f"--ckpt_path={checkpoint}"
-    assert [resumed in argv for argv in calls] == [False, True, False]
+    assert ["--ckpt_path=auto" in argv for argv in calls] == [False, True, False]
