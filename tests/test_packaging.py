@@ -53,7 +53,7 @@ def test_every_config_file_of_a_stage_and_a_size_is_composed_without_complaint()
 
     for size in sorted((ROOT / "conf/sizes").glob("*.yaml")):
         base = (
-            [ROOT / "conf/base.yaml", ROOT / "conf/sizes/wan_1.3b.yaml"]
+            [ROOT / "conf/base.yaml", ROOT / "conf/sizes/wan_1_3b.yaml"]
             if size.stem == "wan_14b"
             else [ROOT / "conf/base.yaml"]
         )

@@ -16,7 +16,7 @@ from adastate.weights.files import Entry, WeightsError
 _WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "freq": 256}
 KNOWN = {
     "tiny": Size(),
-    "wan_1.3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
+    "wan_1_3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
     "wan_14b": Size(width=5120, layers=40, heads=40, ffn=13824, **_WAN),
 }
 """The sizes of conf/sizes/."""

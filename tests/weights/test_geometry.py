@@ -78,7 +78,7 @@ def test_a_tensor_that_tells_the_size_is_missing() -> None:
 
 
 @pytest.mark.parametrize("config", [geo.wan_config, geo.diffusers_config])
-@pytest.mark.parametrize("size", [SIZE, geo.KNOWN["wan_1.3b"], replace(SIZE, patch=(1, 4, 2))])
+@pytest.mark.parametrize("size", [SIZE, geo.KNOWN["wan_1_3b"], replace(SIZE, patch=(1, 4, 2))])
 def test_a_config_comes_back(config: Any, size: Size) -> None:
     there = geo.complete({**geo.infer(entries(size)), **geo.from_config(config(size))}, None)[0]
     text_tokens = size.text_tokens if config is geo.wan_config else there.get("text_tokens", 16)
@@ -86,7 +86,7 @@ def test_a_config_comes_back(config: Any, size: Size) -> None:
 
 
 def test_wan_s_config_is_as_shipped() -> None:
-    assert geo.wan_config(geo.KNOWN["wan_1.3b"]) == {
+    assert geo.wan_config(geo.KNOWN["wan_1_3b"]) == {
         "_class_name": "WanModel",
         "dim": 1536,
         "eps": 1e-06,

@@ -1,0 +1,42 @@
+"""The two interfaces: pixels <-> latents, and prompts -> embeddings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class StreamDecoder(Protocol):
+    """Decodes one stream chunk by chunk, with a cache of its own."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """`[B, F, C, H, W]` -> the pictures `[B, T, 3, h, w]` that these latents add to the stream."""
+
+
+class Codec(Protocol):
+    """Video `[B, T, 3, h, w]` in [-1, 1] <-> normalised latents `[B, F, C, H, W]`."""
+
+    channels: int
+    scale: int  # pixels a latent, in height and width
+    fps: int
+
+    def pictures(self, frames: int) -> int:
+        """Pictures that `frames` latent frames of a fresh clip stand for."""
+
+    def encode(self, video: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def stream(self) -> StreamDecoder: ...
+
+
+def starts_with_a_picture(codec: Codec) -> bool:
+    """Whether a clip's first latent stands for one picture and the others for more, as in Wan's VAE."""
+    return codec.pictures(1) == 1 < codec.pictures(2) - 1
+
+
+class TextEncoder(Protocol):
+    """Prompts -> embeddings `[B, text_tokens, text_width]`, zero-padded."""
+
+    def embed(self, prompts: list[str]) -> Tensor: ...

@@ -1,0 +1,149 @@
+"""Wan2.1's own VAE and text encoder, from diffusers and transformers, frozen."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adastate.encoders.hub import Part, load_part, need
+from adastate.encoders.interfaces import StreamDecoder
+
+
+class WanVAE(nn.Module):
+    """Wan2.1's VAE from diffusers: F latents <-> 4F - 3 pictures, x8 in space, latents normalised as the DiT expects.
+
+    Args:
+        pretrained: folder or hub name for `AutoencoderKLWan.from_pretrained`.
+        subfolder: of the VAE in it; the Wan2.1 repositories in diffusers' layout have it in `vae`.
+
+    Raises:
+        FileNotFoundError: the VAE is neither in a folder nor within reach; see `load_part`.
+    """
+
+    scale = 8
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, pretrained: str, subfolder: str | None = "vae", fps: int = 16) -> None:
+        super().__init__()
+        load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder)
+        self.vae: Any = load_part(pretrained, Part("Wan VAE", subfolder), load).eval().requires_grad_(False)
+        self.channels, self.fps = self.vae.config.z_dim, fps
+        self.register_buffer("mean", torch.tensor(self.vae.config.latents_mean).view(1, -1, 1, 1, 1))
+        self.register_buffer("std", torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1))
+
+    def pictures(self, frames: int) -> int:
+        return 4 * frames - 3
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        if video.shape[1] % 4 != 1:
+            raise ValueError(
+                f"the Wan VAE takes 4F - 3 pictures, got {video.shape[1]}: cut the clip to 1, 5, 9, ... 81"
+            )
+        z = self.vae.encode(video.transpose(1, 2).to(self.vae.dtype)).latent_dist.mode()
+        return ((z.float() - self.mean) / self.std).transpose(1, 2)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.stream().decode(latents)
+
+    def stream(self) -> StreamDecoder:
+        return _WanStream(self)
+
+
+class _WanStream:
+    """Keeps the VAE's causal feature cache between chunks, so that streaming equals decoding the whole clip.
+
+    diffusers resets that cache at every `decode`, hence its parts are called one latent frame at a time. The cache
+    lives here and not in the VAE: two streams (the video and the hidden states) never mix.
+    """
+
+    def __init__(self, codec: WanVAE) -> None:
+        self.codec = codec
+        self.cache: list[Any] | None = None
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.codec.vae
+        z = (latents.transpose(1, 2).float() * self.codec.std + self.codec.mean).to(vae.dtype)
+        z = vae.post_quant_conv(z)
+        out = []
+        for frame in z.split(1, 2):
+            first = self.cache is None
+            if self.cache is None:
+                vae.clear_cache()  # counts the convolutions, each of which has its place in the cache
+                self.cache = [None] * vae._conv_num
+            out.append(vae.decoder(frame, feat_cache=self.cache, feat_idx=[0], first_chunk=first))
+        return torch.cat(out, 2).transpose(1, 2).float().clamp(-1, 1)
+
+
+class UMT5:
+    """UMT5-XXL from transformers, cleaned and padded to 512 zero rows as Wan2.1 was trained.
+
+    Args:
+        pretrained: folder or hub name; subfolders `text_encoder` and `tokenizer` as in diffusers' Wan repositories.
+        tokens: padded length.
+        device, dtype: where the encoder runs.
+        keep: prompts whose embeddings are kept, those used last, so that a prompt in use (the negative one) is
+            encoded once. A hundred tokens take 0.8 MB in bfloat16.
+
+    Raises:
+        FileNotFoundError: a part is neither in a folder nor within reach; see `load_part`.
+    """
+
+    def __init__(
+        self, pretrained: str, tokens: int = 512, device: str = "cpu", dtype: str = "bfloat16", keep: int = 1024
+    ) -> None:
+        transformers = need("transformers")
+        words, net = Part("UMT5 tokenizer", "tokenizer", "tokenizer_config.json"), Part("UMT5 encoder", "text_encoder")
+        load = partial(transformers.AutoTokenizer.from_pretrained, subfolder=words.subfolder)
+        self.tokenizer: Any = load_part(pretrained, words, load)
+        encoder = transformers.UMT5EncoderModel
+        load = partial(encoder.from_pretrained, subfolder=net.subfolder, dtype=getattr(torch, dtype))
+        self.tokens, self.device, self.keep = tokens, torch.device(device), keep
+        self.model: Any = load_part(pretrained, net, load).eval().requires_grad_(False)
+        self.width = int(self.model.config.d_model)
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Tensor:
+        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
+        if new:
+            ids = self.tokenizer(
+                [clean(p) for p in new],
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            # not before: with several processes "cuda" is a device of their own only once the trainer has set it
+            self.model = self.model.to(self.device)
+            hidden = self.model(ids.input_ids, ids.attention_mask).last_hidden_state.cpu()
+            lengths = ids.attention_mask.sum(1).tolist()
+            self._known.update({p: h[:n].clone() for p, h, n in zip(new, hidden, lengths, strict=True)})
+        out = torch.zeros(len(prompts), self.tokens, self.width)
+        for row, prompt in zip(out, prompts, strict=True):
+            found = self._known[prompt] = self._known.pop(prompt)  # to the end, which is forgotten last
+            row[: len(found)] = found
+        for old in list(self._known)[: -self.keep]:
+            del self._known[old]
+        return out
+
+
+def clean(prompt: str) -> str:
+    """A prompt as Wan2.1 cleans it: composed characters, full-width ones narrow, straight quotation marks, HTML
+    entities resolved (twice), one space between words.
+
+    Wan2.1 leaves this to ftfy, which also repairs wrongly decoded text: that is not done here.
+    """
+    text = re.sub("[\u3000\uff01-\uffef]", lambda wide: unicodedata.normalize("NFKC", wide[0]), prompt)
+    text = re.sub("[‘’‚‛ʼ]", "'", re.sub("[“”„‟]", '"', text))
+    text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,91 @@
+"""conf/sizes/: what each file makes, counted without memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.config import compose
+from adastate.net import DiT, Size
+from adastate.stream import StreamSpec
+
+CONF = Path(__file__).parents[1] / "conf"
+OVER = {"wan_14b": "wan_1_3b"}
+"""Sizes that are layered over another one."""
+
+COUNTS = {"tiny": (None, None), "wan_1_3b": (1_418_996_800,) * 2, "wan_14b": (1_418_996_800, 14_288_491_584)}
+"""Parameters of student and teacher."""
+
+
+def variables(name: str) -> dict[str, Any]:
+    layers = [CONF / "sizes" / f"{n}.yaml" for n in (OVER.get(name), name) if n]
+    return compose([CONF / "base.yaml", *layers]).variables
+
+
+def count(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def meta(size: Size) -> DiT:
+    with torch.device("meta"):
+        return DiT(size)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "sizes").glob("*.yaml")))
+def test_every_size_builds_and_counts(name: str) -> None:
+    found = variables(name)
+    for size, wanted in zip((found["size"], found["teacher_size"]), COUNTS[name], strict=True):
+        assert count(meta(Size(**size))) == (wanted or count(DiT(Size())))
+    spec = StreamSpec(**found["stream"])
+    assert spec.chunks(found["flow"]["rollout_frames"])
+    assert found["size"]["channels"] == 16 and found["grid"][0] % 2 == found["grid"][1] % 2 == 0
+
+
+@pytest.mark.parametrize("name", ["wan_1_3b", "wan_14b"])
+def test_wan_sizes_fit_their_encoders_and_negative_prompt(name: str) -> None:
+    found = variables(name)
+    codec, text, flow = found["codec"], found["text"], found["flow"]
+    assert (codec["class_path"], text["class_path"]) == ("adastate.encoders.WanVAE", "adastate.encoders.UMT5")
+    assert codec["init_args"]["pretrained"] == text["init_args"]["pretrained"]
+    assert flow["pictures"] == 4 * flow["rollout_frames"] - 3 == 81
+    assert (CONF.parent / flow["negative_prompt"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "layers", "ffn"), [("wan_1_3b", 12, 30, 8960), ("wan_14b", 40, 40, 13824)], ids=["1.3B", "14B"]
+)
+def test_diffusers_counts_the_same(name: str, heads: int, layers: int, ffn: int) -> None:
+    """With the numbers of the published transformer/config.json."""
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        theirs = WanTransformer3DModel(
+            num_attention_heads=heads, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096,
+            freq_dim=256, ffn_dim=ffn, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+            eps=1e-6, patch_size=(1, 2, 2),
+        )  # fmt: skip
+    assert count(theirs) == COUNTS[name][1] == count(meta(Size(**variables(name)["teacher_size"])))
+
+
+def test_the_codec_that_stands_in_is_layered_over_a_size() -> None:
+    layers = [CONF / name for name in ("base.yaml", "sizes/wan_1_3b.yaml", "codecs/taehv.yaml")]
+    codec = compose(layers).variables["codec"]
+    assert codec == {"class_path": "adastate.encoders.TAEHV", "init_args": {"weights": "weights/taew2_1.pth"}}
+
+
+def test_a_smaller_critic_beside_the_larger_teacher_as_the_docs_show_it(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (CONF.parent / "docs/wan.md").read_text(), re.S)
+    (tmp_path / "critic.yaml").write_text(block)
+    names = ("base.yaml", "sizes/wan_1_3b.yaml", "sizes/wan_14b.yaml", "stages/distill.yaml")
+    nets = compose([*(CONF / n for n in names), tmp_path / "critic.yaml"]).lightning["model"]["init_args"]
+    shown = {
+        name: node["init_args"]["size"]["width"]
+        for name, node in nets.items()
+        if name in ("teacher", "student", "critic")
+    }
+    assert shown == {"teacher": 5120, "student": 1536, "critic": 1536}
+    assert "1.3B" in nets["critic"]["init_args"]["weights"] and "14B" in nets["teacher"]["init_args"]["weights"]
