@@ -15,7 +15,7 @@ from adastate import flow, losses
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.net import DiT, Size
-from adastate.net.masks import teacher_forcing
+from adastate.net.masks import block_causal, teacher_forcing
 from adastate.noise import SampleNoise
 from adastate.optim import adamw
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
@@ -23,6 +23,13 @@ from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, forced
 from adastate.types import Batch, Chunk, Memory, Probe
 from adastate.weights import load, save
+
+Init = Literal["ode", "ode_noisy", "teacher_forcing", "diffusion_forcing", "consistency"]
+
+FROZEN = ("codec.", "ar_net.")
+"""Parts of the module that no checkpoint holds."""
+
+NOISY_PAST = ("ode_noisy", "diffusion_forcing")
 
 
 class Bound:
@@ -60,9 +67,13 @@ class Student(pl.LightningModule):
         grid: latent height and width.
         rollout_frames: latent frames of a training rollout, the horizon; a multiple of the chunk.
         weights: safetensors file or "builtin" (the tiny teacher) to start from; None for random.
-        init: objective of the initialisation. `ode`: causal ODE regression, from points of the teacher's
-            trajectories at the student's own levels to their end, with the clean past as context;
-            `teacher_forcing`: autoregressive diffusion, flow matching with the clean past as context.
+        init: objective of the initialisation. `ode`: causal ODE regression, from points of the trajectories at the
+            student's own levels to their end, with the clean past as context (Causal-Forcing); `ode_noisy`: the same
+            with the past as noisy as its own level says, the way CausVid and Self-Forcing begin; `teacher_forcing`:
+            autoregressive diffusion, flow matching with the clean past as context; `diffusion_forcing`: the same with
+            a noisy past; `consistency`: causal consistency distillation, one step of a frozen autoregressive
+            diffusion network down, and the same answer from there (Causal-Forcing++).
+        ar_weights, ar_steps, ar_guidance: that network, the levels of its path, and its guidance c + w (c - u).
         init_state_target: what a state is taught in initialisation: nothing (there is no state slot then), or the
             `first` or `last` frames of its own chunk.
         lr, betas, weight_decay, clip, warmup, decay_share: of the initialisation's AdamW, as in Teacher.
@@ -81,7 +92,10 @@ class Student(pl.LightningModule):
         grid: tuple[int, int] = (60, 104),
         rollout_frames: int = 21,
         weights: str | None = None,
-        init: Literal["ode", "teacher_forcing"] = "ode",
+        init: Init = "ode",
+        ar_weights: str | None = None,
+        ar_steps: int = 48,
+        ar_guidance: float = 0.0,
         init_state_target: Literal["none", "first", "last"] = "none",
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -107,9 +121,18 @@ class Student(pl.LightningModule):
         self.warmup, self.decay_share, self.out, self.save_every, self.seed = warmup, decay_share, out, save_every, seed
         if init_state_target != "none" and stream.anchor != "state":
             raise ValueError(f"init_state_target {init_state_target!r} needs anchor: state, not {stream.anchor!r}")
+        if init_state_target != "none" and init in (*NOISY_PAST, "consistency"):
+            raise ValueError(f"init_state_target {init_state_target!r} needs a clean past; init is {init!r}")
+        if (init == "consistency") != (ar_weights is not None):
+            raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
         if weights is not None:
             load(self.net, weights)
         self.ema = EMA(self.net, ema, ema_start, ema_warmup)
+        self.ar_steps, self.ar_guidance = ar_steps, ar_guidance
+        self.ar_net: DiT | None = None
+        if ar_weights is not None:
+            self.ar_net = DiT(size, compute_dtype=compute_dtype).requires_grad_(False)
+            load(self.ar_net, ar_weights)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 
@@ -175,12 +198,11 @@ class Student(pl.LightningModule):
         cache = StateCache(spec, probe)
         if isinstance(probe, AttentionShare):
             probe.cache = cache
-        student = Bound(self.ema.net, self.embed(prompts))
+        net = self.ema.whole(self.net.patch_embedding.weight.dtype)
+        student = Bound(net, self.embed(prompts))
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
-        scenes = {
-            at: Scene(Bound(self.ema.net, self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()
-        }
+        scenes = {at: Scene(Bound(net, self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()}
         reencode = self._reencode if starts_with_a_picture(self.codec) else None
         chunks = rollout(
             student,
@@ -217,26 +239,54 @@ class Student(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = SampleNoise(self.seed, self.iteration, batch.index, "init", self.device)
-        noisy, clean, t, target = self._pair(batch, noise)
         text = self.embed(batch.prompts)
-        if self.init_state_target == "none":
-            predicted = self._forced_at_once(noisy, clean, t, text)
-        else:
-            predicted, noisy, t, target = self._forced_through_cache(noisy, clean, t, target, text)
-        if self.init == "ode":
-            loss = losses.regression(flow.to_x0(noisy, predicted, t, self.spec.shift), target)
-        else:
-            loss = (predicted - target).square().mean()
+        loss = (
+            self._consistency(batch, noise, text) if self.init == "consistency" else self._regress(batch, noise, text)
+        )
         self.log("init/loss", loss, prog_bar=True)
         return loss
+
+    def _regress(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
+        """Squared error of x0 or of the flow, for blocks at levels of their own."""
+        noisy, clean, t, target = self._pair(batch, noise)
+        if self.init_state_target != "none":
+            predicted, noisy, t, target = self._forced_through_cache(noisy, clean, t, target, text)
+        elif self.init in NOISY_PAST:
+            predicted = self._causal_at_once(noisy, t, text)
+        else:
+            predicted = self._forced_at_once(self.net, noisy, clean, t, text)
+        if self.init in ("ode", "ode_noisy"):
+            return losses.regression(flow.to_x0(noisy, predicted, t, self.spec.shift), target)
+        return (predicted - target).square().mean()
+
+    def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
+        """|x0(x_t, t) - x0_average(x_s, s)|^2, where x_s is one step of the frozen network down the path from x_t."""
+        assert self.ar_net is not None
+        clean, block = self._clips(batch), self.spec.chunk_frames
+        levels = flow.euler_times(self.ar_steps, self.spec.shift).to(self.device)
+        draw = torch.stack([noise.integers(self.ar_steps) for _ in range(clean.shape[1] // block)], 1)
+        here, there = (levels[draw + i].repeat_interleave(block, 1) for i in (0, 1))
+        eps = noise.normal(*clean.shape[1:])
+        x_t = _mix(clean, eps, here)
+        with torch.no_grad():
+            v = self._forced_at_once(self.ar_net, x_t, clean, here * flow.TIMESTEPS, text)
+            if self.ar_guidance:
+                nothing = self.embed([""]).expand(len(text), -1, -1)
+                u = self._forced_at_once(self.ar_net, x_t, clean, here * flow.TIMESTEPS, nothing)
+                v = v + self.ar_guidance * (v - u)
+            x_s = x_t + _wide(there - here) * v
+            average = self._forced_at_once(self.ema.net, x_s, clean, there * flow.TIMESTEPS, text)
+            target = x_s - _wide(there) * average  # at the end of the path, where `there` is 0, x_s itself
+        predicted = self._forced_at_once(self.net, x_t, clean, here * flow.TIMESTEPS, text)
+        return losses.regression(x_t - _wide(here) * predicted, target)
 
     def _pair(self, batch: Batch, noise: SampleNoise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(noisy, clean, timesteps [B, F], target) with one level per block; the target is x0, or the flow."""
         block = self.spec.chunk_frames
-        if self.init == "ode":
+        if self.init in ("ode", "ode_noisy"):
             if batch.trajectory is None or batch.levels is None:
                 raise ValueError(
-                    "init: ode regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing"
+                    f"init: {self.init} regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing"
                 )
             path, clean = batch.trajectory, batch.trajectory[:, -1]
             self.spec.chunks(clean.shape[1])
@@ -245,24 +295,28 @@ class Student(pl.LightningModule):
             index = at.to(pick.device)[pick].repeat_interleave(block, 1)
             rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
             return path[rows, index, frames], clean, batch.levels.to(self.device)[index], clean
-        if batch.latents is None:
-            raise ValueError(
-                "init: teacher_forcing needs latents; use ShardData, WorldData(clips=...) or TrajectoryData"
-            )
-        clean = batch.latents
-        self.spec.chunks(clean.shape[1])
+        clean = self._clips(batch)
         levels = flow.sigma_table(self.spec.shift).to(self.device) * flow.TIMESTEPS
         draw = torch.stack([noise.integers(flow.TIMESTEPS) for _ in range(clean.shape[1] // block)], 1)
         t = levels[draw].repeat_interleave(block, 1)
         eps = noise.normal(*clean.shape[1:])
         return flow.add_noise(clean, eps, t, self.spec.shift), clean, t, eps - clean
 
-    def _forced_at_once(self, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def _clips(self, batch: Batch) -> Tensor:
+        if batch.latents is None:
+            raise ValueError(f"init: {self.init} needs latents; use ShardData, WorldData(clips=...) or TrajectoryData")
+        self.spec.chunks(batch.latents.shape[1])
+        return batch.latents
+
+    def _forced_at_once(self, net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one forward over [clean copy | noisy copy]."""
-        frames = clean.shape[1]
-        mask = teacher_forcing(frames, self.spec.chunk_frames, self.spec.past_frames)
-        both, times = torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(t), t], 1)
-        return self.net(both, times, text, positions=[*range(frames)] * 2, visible=mask)[:, frames:]
+        return forced_at_once(net, noisy, clean, t, text, self.spec)
+
+    def _causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
+        past, block = self.spec.past_frames, self.spec.chunk_frames
+        mask = block_causal(noisy.shape[1], block, None if past is None else past + block)
+        return self.net(noisy, t, text, visible=mask)
 
     def _forced_through_cache(
         self, noisy: Tensor, clean: Tensor, t: Tensor, target: Tensor, text: Tensor
@@ -298,9 +352,35 @@ class Student(pl.LightningModule):
         if self.out and self.trainer.is_global_zero:
             save(self.ema.net, Path(self.out), stream=asdict(self.spec))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen parts come from their own files again."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(FROZEN)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN)}
+        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
         return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
+
+
+def forced_at_once(net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
+    """Flow `[B, F, C, H, W]` of all blocks of `noisy`, each after the clean blocks before it (teacher forcing)."""
+    frames = clean.shape[1]
+    mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
+    both, times = torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(t), t], 1)
+    return net(both, times, text, positions=[*range(frames)] * 2, visible=mask)[:, frames:]
+
+
+def _wide(levels: Tensor) -> Tensor:
+    """`[B, F]` over latents."""
+    return levels[:, :, None, None, None]
+
+
+def _mix(x0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+    return (1 - _wide(levels)) * x0 + _wide(levels) * noise
 
 
 def _nearest(levels: Tensor, timesteps: tuple[float, ...]) -> Tensor:

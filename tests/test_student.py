@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate import flow
-from adastate.net.masks import teacher_forcing
+from adastate.net.masks import block_causal, teacher_forcing
 from adastate.noise import SampleNoise
 from adastate.student import Student
 from adastate.types import Batch
+from adastate.weights import save
 from tests.rig import fit, tiny_student
 from tests.tiny import SHAPE, normal
 
@@ -123,8 +125,13 @@ class LastLoss(pl.Callback):
 
 
 @pytest.mark.parametrize("target", ["none", "first", "last"])
-@pytest.mark.parametrize(("init", "batch"), [("ode", ODE), ("teacher_forcing", CLIPS)])
+@pytest.mark.parametrize(
+    ("init", "batch"),
+    [("ode", ODE), ("ode_noisy", ODE), ("teacher_forcing", CLIPS), ("diffusion_forcing", CLIPS)],
+)
 def test_every_initialisation_trains(init: str, batch: Batch, target: str) -> None:
+    if init in ("ode_noisy", "diffusion_forcing") and target != "none":
+        pytest.skip("a state is taught with a clean past only")
     student = tiny_student(init={"init": init, "init_state_target": target, "lr": 1e-3, "warmup": 1})
     before = {k: v.clone() for k, v in student.net.state_dict().items()}
     fit(student, Batches(batch), LastLoss(), max_steps=1)
@@ -185,3 +192,70 @@ def test_clips_that_do_not_divide_into_chunks_are_refused(init: str) -> None:
     short = Batch(ODE.index, PROMPTS, CLIPS.latents[:, :5], trajectory=PATH[:, :, :5], levels=LEVELS)
     with pytest.raises(ValueError, match="5 frames are not a multiple of the chunk of 3; 6 would be"):
         student._pair(short, SampleNoise(0, 0, ODE.index, "init"))
+
+
+def test_a_noisy_past_is_seen_as_it_is() -> None:
+    """Diffusion forcing by hand: one block-causal forward, every block at its own level."""
+    student, losses = tiny_student(past_frames=3, init={"init": "diffusion_forcing"}), LastLoss()
+    noisy, _, t, target = student._pair(CLIPS, SampleNoise(0, 0, CLIPS.index, "init"))
+    with torch.no_grad():
+        v = student.net(noisy, t, student.embed(PROMPTS), visible=block_causal(6, 3, 6))
+    fit(student, Batches(CLIPS), losses, max_steps=1)
+    assert losses.values[0] == pytest.approx(float((v - target).square().mean()), rel=1e-5)
+    other = tiny_student(init={"init": "ode_noisy"})
+    with pytest.raises(ValueError, match="init: ode_noisy regresses teacher trajectories"):
+        other._pair(CLIPS, SampleNoise(0, 0, [4, 5], "init"))
+
+
+@pytest.fixture
+def autoregressive(tmp_path: Path) -> str:
+    path = tmp_path / "ar.safetensors"
+    save(tiny_student(seed=5).net, path)
+    return str(path)
+
+
+def test_consistency_is_zero_where_the_path_is_straight(autoregressive: str) -> None:
+    """A network that knows the one clip there is gives the same x0 from every point of its path."""
+    student = tiny_student(init={"init": "consistency", "ar_weights": autoregressive, "ar_steps": 8})
+    clean = CLIPS.latents
+    assert clean is not None
+
+    def knows(net: Any, noisy: Tensor, _: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        s = (t / 1000)[:, :, None, None, None]
+        return torch.where(s > 0, (noisy - clean) / s.clamp_min(1e-9), torch.zeros_like(noisy))
+
+    student._forced_at_once = knows  # type: ignore[method-assign]
+    assert float(student._consistency(CLIPS, SampleNoise(0, 0, [4, 5], "init"), student.embed(PROMPTS))) < 1e-10
+
+
+def test_consistency_takes_one_step_of_the_frozen_network(autoregressive: str) -> None:
+    student = tiny_student(
+        init={"init": "consistency", "ar_weights": autoregressive, "ar_steps": 8, "ar_guidance": 2.0}
+    )
+    asked: list[Any] = []
+    real = student._forced_at_once
+
+    def spy(net: Any, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        asked.append((net, t.clone(), torch.is_grad_enabled()))
+        return real(net, noisy, clean, t, text)
+
+    student._forced_at_once = spy  # type: ignore[method-assign]
+    loss = student._consistency(CLIPS, SampleNoise(0, 0, [4, 5], "init"), student.embed(PROMPTS))
+    loss.backward()
+    assert [a[0] for a in asked] == [student.ar_net, student.ar_net, student.ema.net, student.net]
+    assert [a[2] for a in asked] == [False, False, False, True]
+    assert bool((asked[2][1] < asked[0][1]).all()) and torch.equal(asked[0][1], asked[3][1])
+    assert all(p.grad is None for p in student.ar_net.parameters())  # type: ignore[union-attr]
+    assert any(p.grad is not None for p in student.net.parameters())
+
+
+def test_consistency_trains_and_says_what_it_needs(autoregressive: str) -> None:
+    student = tiny_student(init={"init": "consistency", "ar_weights": autoregressive, "lr": 1e-3, "warmup": 1})
+    fit(student, Batches(CLIPS), LastLoss(), max_steps=1)
+    assert student.iteration == 1
+    with pytest.raises(ValueError, match="consistency needs them, and it alone"):
+        tiny_student(init={"init": "consistency"})
+    with pytest.raises(ValueError, match="consistency needs them, and it alone"):
+        tiny_student(init={"ar_weights": autoregressive})
+    with pytest.raises(ValueError, match="needs a clean past; init is 'ode_noisy'"):
+        tiny_student(init={"init": "ode_noisy", "init_state_target": "last"})
