@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from adastate import flow, losses
 from adastate.critic import Critic
+from adastate.ema import EMA
 from adastate.encoders import Codec
-from adastate.noise import SampleNoise, shared_integer
+from adastate.net import DiT, shard
+from adastate.noise import SampleNoise, agree, shared_integer
+from adastate.optim import clipped_step, warmed_up
 from adastate.student import Student
 from adastate.teacher import Teacher
 from adastate.types import Batch, Chunk
@@ -52,6 +55,7 @@ class Distill(pl.LightningModule):
         score_range: timesteps at which the scores are compared are clamped to it.
         score_shift: shift of those timesteps; None takes the teacher's.
         student_lr, critic_lr, betas, weight_decay, clip: of the two AdamW, clipped each by its own norm.
+        student_warmup, critic_warmup: steps of each over which its rate rises linearly.
         out: safetensors file for the student's averaged weights.
         seed: of all randomness in training.
     """
@@ -78,6 +82,8 @@ class Distill(pl.LightningModule):
         betas: tuple[float, float] = (0.0, 0.999),
         weight_decay: float = 0.01,
         clip: float = 10.0,
+        student_warmup: int = 0,
+        critic_warmup: int = 0,
         out: str | None = None,
         save_every: int = 50,
         seed: int = 0,
@@ -102,9 +108,40 @@ class Distill(pl.LightningModule):
         self.score_shift = teacher.shift if score_shift is None else score_shift
         self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
         self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
+        self.warmup = (student_warmup, critic_warmup)
         self.weight = losses.horizon_weight(student.rollout_frames, horizon_weight, horizon_law)
+        self.clipped_step = clipped_step
+        self.learning = ""
         self._iteration = 0
         self._parts: list[Batch] = []
+
+    # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
+    # replace, `accumulate`, and these
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        """The networks that learn, in the order of their optimisers."""
+        return {"student": self.student.net, "critic": self.critic.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {"teacher": self.teacher.net}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        """Averages of trained networks, by the same names."""
+        return {"student": self.student.ema}
+
+    def configure_model(self) -> None:
+        """Shards the networks where the strategy leaves that to the module: ModelParallelStrategy, for FSDP2."""
+        if self.device_mesh is not None:
+            if self.device_mesh["tensor_parallel"].size() > 1:
+                raise ValueError(
+                    "the networks are sharded over data only: set the strategy's data_parallel_size to the number of "
+                    "processes, and tensor_parallel_size to 1"
+                )
+            for net in (*self.trained.values(), *self.frozen.values(), *(ema.net for ema in self.averages.values())):
+                shard(net, self.device_mesh["data_parallel"])
 
     # ---- what callbacks look at
 
@@ -161,6 +198,7 @@ class Distill(pl.LightningModule):
     def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
         """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
         level = shared_integer(len(self.student.spec.timesteps), self.seed, self.iteration, purpose)
+        agree({"iteration": self.iteration, "exit level": level, "rollout frames": self.rollout_frames}, self.device)
         noise = self.noise(index, f"rollout {purpose}")
         return list(
             self.student.rollout(text, noise, self.rollout_frames, level, grad)
@@ -230,6 +268,7 @@ class Distill(pl.LightningModule):
         self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
 
     def _backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        self.learning = name
         self.manual_backward(loss / self.accumulate)
         self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
         # Lightning would draw the curves over its own step count; `step` overrides it.
@@ -237,16 +276,15 @@ class Distill(pl.LightningModule):
 
     def _step(self, name: str) -> None:
         """One optimiser step, of the gradients of the whole global batch."""
-        optimizer = self.optimizers()[0 if name == "student" else 1]  # type: ignore[index]
-        net = self.student.net if name == "student" else self.critic.net
-        norm = nn.utils.clip_grad_norm_(net.parameters(), self.clip)
+        at = [*self.trained].index(name)
+        optimizer, schedule = self.optimizers()[at], self.lr_schedulers()[at]  # type: ignore[index]
+        norm = self.clipped_step(self.trained[name], optimizer, self.clip)
         if not torch.isfinite(norm):
             raise RuntimeError(
                 f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are "
                 f"in {self.out}"
             )
-        optimizer.step()
-        optimizer.zero_grad()
+        schedule.step()
         self.log(f"{name}/gradient_norm", norm, batch_size=self._batch)
 
     def _next_iteration(self) -> None:
@@ -280,14 +318,18 @@ class Distill(pl.LightningModule):
         self.save()
 
     def save(self) -> None:
-        if self.out and self.trainer.is_global_zero:
-            save(self.student.ema.net, Path(self.out), stream=asdict(self.student.spec))
+        if self.out is None:
+            return
+        net = self.student.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out), stream=asdict(self.student.spec))
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> Any:
         def adamw(net: nn.Module, lr: float) -> torch.optim.Optimizer:
             return torch.optim.AdamW(net.parameters(), lr, self.betas, weight_decay=self.weight_decay)
 
-        return [adamw(self.student.net, self.student_lr), adamw(self.critic.net, self.critic_lr)]
+        optimizers = [adamw(self.student.net, self.student_lr), adamw(self.critic.net, self.critic_lr)]
+        return optimizers, [warmed_up(o, n) for o, n in zip(optimizers, self.warmup, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:
         super().train(mode)

@@ -8,7 +8,7 @@ goes on with the numbers of an unbroken one, and a preview disturbs nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,22 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 def shared_integer(high: int, *key: int | str) -> int:
     """One integer in 0..high-1 that every rank draws alike: an exit level or a rollout length."""
     return int(torch.randint(high, (1,), generator=generator(*key)))
+
+
+def agree(drawn: Mapping[str, int], device: torch.device | str = "cpu") -> None:
+    """Raises on every rank unless all hold the same integers: ranks that pass through a sharded net a different
+    number of times wait for each other for ever. One small gather; nothing on a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    mine = torch.tensor(list(drawn.values()), device=device)
+    every = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(every, mine)
+    for name, values in zip(drawn, torch.stack(every, 1).tolist(), strict=True):
+        if len(set(values)) > 1:
+            raise RuntimeError(
+                f"the ranks differ in {name}: {values} by rank. All must draw alike, from (seed, iteration), and resume "
+                "from the same checkpoint"
+            )
 
 
 class SampleNoise:

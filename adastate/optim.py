@@ -1,11 +1,11 @@
-"""The optimiser of the stages that train one network: AdamW, warmed up and brought to rest."""
+"""Optimisation: AdamW, warmed up and brought to rest, and a step with the gradient clipped."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def adamw(
@@ -30,3 +30,21 @@ def adamw(
     optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def clipped_step(net: nn.Module, optimizer: Any, clip: float) -> Tensor:
+    """One step with the gradient of `net` clipped to norm `clip`; returns the norm that it had.
+
+    Where that is not finite no step is taken.
+    """
+    norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if torch.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def warmed_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rate of `optimizer` rises linearly over its first `steps` steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(steps, 1)))

@@ -15,12 +15,14 @@ from adastate import flow, losses
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.net import DiT, Size
+from adastate.net.fast import Streamer, is_whole
 from adastate.net.masks import block_causal, teacher_forcing
 from adastate.noise import SampleNoise
 from adastate.optim import adamw
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, forced
+from adastate.stream.rollout import Student as Student_
 from adastate.types import Batch, Chunk, Memory, Probe
 from adastate.weights import load, save
 
@@ -33,17 +35,32 @@ NOISY_PAST = ("ode_noisy", "diffusion_forcing")
 
 
 class Bound:
-    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph."""
+    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
 
-    def __init__(self, net: DiT, text: Tensor) -> None:
-        self.net, self.text = net, text
-        self._keys: dict[bool, list[tuple[Tensor, Tensor]]] = {}
+    Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
+    Bound is for one rollout: after an optimiser's step there has to be another.
+    """
+
+    def __init__(self, net: DiT, text: Tensor, fast: bool = True) -> None:
+        self.net, self.text, self.fast = net, text, fast
+        self._keys: list[tuple[Tensor, Tensor]] | None = None
+        self._quiet: Student_ | None = None
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        grad = torch.is_grad_enabled()
-        if grad not in self._keys:
-            self._keys[grad] = self.net.text_keys(self.text)
-        return self.net(x, t, self._keys[grad], memory=memory)
+        if not torch.is_grad_enabled():
+            if self._quiet is None:
+                self._quiet = self._without_gradient()
+            return self._quiet(x, t, memory)
+        if self._keys is None:
+            self._keys = self.net.text_keys(self.text)
+        return self.net(x, t, self._keys, memory=memory)
+
+    def _without_gradient(self) -> Student_:
+        keys, device = self.net.text_keys(self.text), self.text.device.type
+        if self.fast and is_whole(self.net):
+            mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            return Streamer(self.net, keys, mixed)
+        return lambda x, t, memory: self.net(x, t, keys, memory=memory)
 
 
 @dataclass(frozen=True)

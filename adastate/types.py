@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 Positions = tuple[int, ...]
@@ -28,6 +30,19 @@ Rotate = Callable[[Tensor, Positions], Tensor]
 
 Probe = Callable[[int, Tensor, Tensor, FrameMask | None], None]
 """Sees (layer, rotated queries, rotated keys, frame mask) of every attention of a pass; for measurements."""
+
+
+@lru_cache(maxsize=512)
+def one_level(batch: int, frames: int, t: float, device: torch.device) -> Tensor:
+    """Timesteps `[B, F]`, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
+    times = torch.full((batch, frames), t, device=device)
+    times.host_level = t  # type: ignore[attr-defined]
+    return times
+
+
+def host_level(t: Tensor) -> float | None:
+    """The value of timesteps made by `one_level`; None of others."""
+    return getattr(t, "host_level", None)
 
 
 class Memory(Protocol):

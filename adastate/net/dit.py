@@ -75,6 +75,13 @@ class RMSNorm(nn.Module):
         return nnf.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class PatchEmbedding(nn.Conv3d):
+    """Wan's convolution, as the matrix product over patches that it is: its stride is its kernel."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return nnf.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class Attention(nn.Module):
     """Projections and q/k norms of one attention; what attends to what is decided in Block."""
 
@@ -117,8 +124,24 @@ class Block(nn.Module):
     def text_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.cross_attn.keys(context)
 
-    def forward(self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None) -> Tensor:
-        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame."""
+    def forward(
+        self,
+        x: Tensor,
+        e: Tensor,
+        text: tuple[Tensor, Tensor],
+        pass_: _Pass,
+        memory: Memory | None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` nothing between is kept for backward."""
+        if recompute:
+            # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
+            return checkpoint(self._forward, x, e, text, pass_, memory, use_reentrant=False)
+        return self._forward(x, e, text, pass_, memory)
+
+    def _forward(
+        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
+    ) -> Tensor:
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
         h = modulate(x, shift, scale, self.eps)
         q = rotate(self.self_attn.query(h), pass_.rope)
@@ -196,7 +219,7 @@ class DiT(nn.Module):
         self.checkpointing = checkpointing
         self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
         d = size.width
-        self.patch_embedding = nn.Conv3d(size.channels, d, kernel_size=size.patch, stride=size.patch)
+        self.patch_embedding = PatchEmbedding(size.channels, d, kernel_size=size.patch, stride=size.patch)
         self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
         self.time_embedding = nn.Sequential(nn.Linear(size.freq, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
@@ -247,12 +270,14 @@ class DiT(nn.Module):
         e = self.time_projection(time).unflatten(-1, (6, -1))
         keys = text if isinstance(text, list) else self.text_keys(text)
         for block, layer_keys in zip(self.blocks, keys, strict=True):
-            if self.checkpointing and torch.is_grad_enabled():
+            arguments = (tokens, e, layer_keys, pass_, memory)
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            if recompute and not isinstance(self.head.modulation, nn.Parameter):
                 # Recomputation comes when forward's cast weights are gone from the modules: hand them over.
-                weights, arguments = dict(block.named_parameters()), (tokens, e, layer_keys, pass_, memory)
+                weights = dict(block.named_parameters())
                 tokens = checkpoint(torch.func.functional_call, block, weights, arguments, use_reentrant=False)
             else:
-                tokens = block(tokens, e, layer_keys, pass_, memory)
+                tokens = block(*arguments, recompute)
         out = self.head(tokens, time)
         _, ph, pw = self.size.patch
         grid = {"f": x.shape[1], "h": pass_.grid[0], "w": pass_.grid[1], "p": ph, "q": pw}
@@ -286,8 +311,7 @@ class DiT(nn.Module):
         rope = rope_table(at, *grid, head_dim, rows, x.device)
         key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
-        tokens = nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        return tokens, _Pass(rope, key_rope, grid, visible, self.size.rope_rows)
+        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_rows)
 
     def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
         """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""

@@ -13,7 +13,7 @@ from adastate import flow
 from adastate.noise import PlacedNoise
 from adastate.stream.cache import StateCache, View
 from adastate.stream.spec import Switch
-from adastate.types import Chunk, Memory
+from adastate.types import Chunk, Memory, one_level
 
 Student = Callable[[Tensor, Tensor, Memory], Tensor]
 """(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
@@ -294,7 +294,7 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 def _times(x: Tensor, t: float) -> Tensor:
-    return torch.full(x.shape[:2], t, device=x.device)
+    return one_level(x.shape[0], x.shape[1], t, x.device)
 
 
 def forced(
