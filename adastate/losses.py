@@ -40,7 +40,13 @@ def dmd_gradient(x: Tensor, x0_real: Tensor, x0_fake: Tensor) -> Tensor:
     return torch.nan_to_num((x0_fake - x0_real) / norm)
 
 
-def dmd(x: Tensor, g: Tensor, weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def dmd(
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    samples: Tensor | None = None,
+) -> Tensor:
     """1/2 mean_i w_i |x_i - sg(x_i - g_i)|^2, whose gradient with respect to x is w g / size. In float64.
 
     Args:
@@ -48,11 +54,34 @@ def dmd(x: Tensor, g: Tensor, weight: Tensor | None = None, mask: Tensor | None 
         g: `dmd_gradient`.
         weight: one per frame `[F]`, mean 1 over the frames that carry loss.
         mask: `[B, F]` frames that carry loss.
+        samples: one weight per sample `[B]`, see `reward_weight`.
     """
     square = (x.double() - (x.double() - g.double()).detach()).square()
     if weight is not None:
         square = square * weight.to(square)[None, :, None, None, None]
+    if samples is not None:
+        square = square * samples.to(square)[:, None, None, None, None]
     return 0.5 * _frame_mean(square, mask)
+
+
+def sid(x: Tensor, x0_real: Tensor, x0_fake: Tensor, alpha: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """Score identity distillation: mean_i w_i (r - f)_i ((r - x)_i - alpha (r - f)_i) / mean|x - r|. In float64.
+
+    Unlike `dmd` its gradient goes through both scores, r = x0_real and f = x0_fake, to the student's samples x, so
+    they have to be made under a graph from a noisy x; the networks' own weights are to be frozen. Source: Zhou et al.
+    2024, in the form in which Self-Forcing trains with it. A sample whose scores are not finite counts as zero.
+    """
+    x, real, fake = x.double(), x0_real.double(), x0_fake.double()
+    norm = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True).detach()
+    each = torch.nan_to_num((real - fake) * ((real - x) - alpha * (real - fake)) / norm)
+    if weight is not None:
+        each = each * weight.to(each)[None, :, None, None, None]
+    return each.mean()
+
+
+def reward_weight(reward: Tensor, beta: float) -> Tensor:
+    """exp(beta r) for rewards `[B]`: samples that move count more (Reward-Forcing, with beta = 2)."""
+    return (beta * reward.double()).exp()
 
 
 def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", carries: Tensor | None = None) -> Tensor:

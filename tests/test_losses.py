@@ -130,3 +130,32 @@ def test_losses_are_measured_in_float32() -> None:
     x0, eps, _ = (v.bfloat16() for v in triple())
     assert losses.flow_matching(eps, x0, eps).dtype == torch.float32
     assert losses.dmd(x0, eps).dtype == torch.float64
+
+
+# ---- SiD, rewards
+
+
+def test_sid_is_zero_without_gradient_where_the_scores_agree_and_x_is_real() -> None:
+    x = normal(2, 3, 4, 4, 4).requires_grad_()
+    losses.sid(x, x.detach(), x.detach()).backward()
+    assert x.grad is not None and float(x.grad.abs().max()) == 0
+
+
+def test_sid_by_hand_with_gradient_through_the_scores() -> None:
+    """Scores that are linear in x: real a x, fake b x."""
+    a, b, alpha = 0.7, 0.4, 1.2
+    x = normal(2, 3, 4, 4, 4).double().requires_grad_()
+    losses.sid(x, a * x, b * x, alpha).backward()
+    norm = ((1 - a) * x.detach()).abs().mean((1, 2, 3, 4), keepdim=True)
+    factor = (a - b) * ((a - 1) - alpha * (a - b))
+    assert x.grad is not None
+    assert torch.allclose(x.grad, 2 * factor * x.detach() / norm / x.numel())
+
+
+def test_a_reward_weighs_samples() -> None:
+    x, g = normal(2, 3, 4, 4, 4).requires_grad_(), normal(2, 3, 4, 4, 4, seed=1)
+    weight = losses.reward_weight(torch.tensor([0.0, 0.5]), beta=2.0)
+    assert weight.tolist() == pytest.approx([1.0, 2.718281828])
+    losses.dmd(x, g, samples=weight).backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, weight.float()[:, None, None, None, None] * g / x.numel(), atol=1e-8)
