@@ -69,11 +69,11 @@ def sid(x: Tensor, x0_real: Tensor, x0_fake: Tensor, alpha: float = 1.0, weight:
 
     Unlike `dmd` its gradient goes through both scores, r = x0_real and f = x0_fake, to the student's samples x, so
     they have to be made under a graph from a noisy x; the networks' own weights are to be frozen. Source: Zhou et al.
-    2024, in the form in which Self-Forcing trains with it. A sample whose scores are not finite counts as zero.
+    2024, in the form in which Self-Forcing trains with it.
     """
     x, real, fake = x.double(), x0_real.double(), x0_fake.double()
-    norm = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True).detach()
-    each = torch.nan_to_num((real - fake) * ((real - x) - alpha * (real - fake)) / norm)
+    norm = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True).detach().clamp_min(1e-30)
+    each = (real - fake) * ((real - x) - alpha * (real - fake)) / norm
     if weight is not None:
         each = each * weight.to(each)[None, :, None, None, None]
     return each.mean()
