@@ -2,15 +2,20 @@
 
 Protocol: every rollout streams from its own noise; all figures come from its decoded pictures. "1x" is the training
 horizon from the first picture on; "last second" are the last `fps` pictures. Prompts are captions of the tiny world,
-whose headings, speeds and palettes are spread evenly, so the truth is known; with prompts of one's own, only what
-needs no truth is measured.
+whose headings, speeds and palettes are spread evenly, so the truth is known. Prompts of one's own are rolled out
+equally often and only what needs no truth is measured; real clips of the run's shards, through the codec, are the
+reference. "Change" tells the dynamics then: from picture to picture, and over half a second, which is more for motion
+and the same for flicker. "Scene" is the share of rollouts whose nearest real clip, by the mean picture, has their
+prompt for its caption.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +28,34 @@ from rich.table import Table
 from torch import Tensor
 
 from adastate import metrics
+from adastate.encoders import Codec
 from adastate.runs import load_student, load_teacher
 from adastate.student import Student
+from datamodules.shards import decode, read_shard
+from datamodules.video import to_float
 from datamodules.world import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
 
 Figures = dict[str, float]
 
 
-def truth(count: int, seed: int) -> list[Flight]:
+@dataclass(frozen=True)
+class Footage:
+    """Real clips as the codec gives them back."""
+
+    video: Tensor  # [N, T, 3, h, w]
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What rollouts are measured against, row by row."""
+
+    prompts: list[str]
+    flights: list[Flight] | None = None  # of the tiny world
+    footage: Footage | None = None
+
+
+def even_flights(count: int, seed: int) -> list[Flight]:
     """Flights whose headings and speeds are spread evenly."""
     headings, speeds = list(HEADINGS), list(SPEEDS)
     return [
@@ -55,15 +80,43 @@ def stream_pictures(student: Student, prompts: Sequence[str], frames: int, seed:
     return torch.cat(out)
 
 
-def measure(video: Tensor, flights: Sequence[Flight] | None) -> Figures:
+def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
+    """A clip for each prompt, spread evenly over the clips that have it for a caption, or over all if none has."""
+    chosen: list[int] = []
+    turn: Counter[str] = Counter()
+    for prompt in prompts:
+        mine = [i for i, caption in enumerate(captions) if caption == prompt] or list(range(len(captions)))
+        chosen.append(mine[turn[prompt] * len(mine) // prompts.count(prompt)])
+        turn[prompt] += 1
+    return chosen
+
+
+def read_footage(shards: Path, prompts: Sequence[str], pictures: int, codec: Codec) -> Footage | None:
+    """A real clip for each prompt; None if the folder holds no video."""
+    found = [sample for path in sorted(shards.glob("*.tar")) for sample in read_shard(path) if "mp4" in sample.members]
+    if not found:
+        return None
+    captions = [" ".join(sample.read("txt").decode().split()) for sample in found]
+    chosen = choose(captions, prompts)
+    video = torch.stack([to_float(decode(found[i], "mp4", pictures).content) for i in chosen])
+    return Footage(codec.decode(codec.encode(video)), [captions[i] for i in chosen])
+
+
+def measure(video: Tensor, fps: int, truth: Truth) -> Figures:
     """Figures of one stretch of video; means over the clips, the residual's median."""
     motion = metrics.displacement(video)
     found = {
         "displacement": motion.norm(dim=1).mean().item(),
+        "change": metrics.change(video).mean().item(),
+        "change_in_half_a_second": metrics.change(video, fps // 2).mean().item(),
         "contrast": metrics.contrast(video).mean().item(),
         "saturation": metrics.saturation(video).mean().item(),
         "sharpness": metrics.sharpness(video).mean().item(),
     }
+    footage, flights = truth.footage, truth.flights
+    if footage is not None and set(truth.prompts) <= set(footage.captions):
+        like = [footage.captions[i] for i in metrics.nearest(video, footage.video).tolist()]
+        found = {"scene": statistics.fmean(a == b for a, b in zip(like, truth.prompts, strict=True)), **found}
     if flights is None:
         return found
     velocity = torch.tensor([f.velocity for f in flights])
@@ -87,9 +140,9 @@ class Row:
     figures: Figures
 
 
-def rows(video: Tensor, name: str, once: int, fps: int, flights: Sequence[Flight] | None) -> list[Row]:
+def rows(video: Tensor, name: str, once: int, fps: int, truth: Truth) -> list[Row]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [Row(f"{name}, 1x", measure(video[:, :once], flights))]
+    found = [Row(f"{name}, 1x", measure(video[:, :once], fps, truth))]
     if video.shape[1] > once:
         first, last = video[:, :fps], video[:, -fps:]
         drifts = {
@@ -97,7 +150,7 @@ def rows(video: Tensor, name: str, once: int, fps: int, flights: Sequence[Flight
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
         times = video.shape[1] / once
-        found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, flights), **drifts}))
+        found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth), **drifts}))
     return found
 
 
@@ -105,16 +158,19 @@ def evaluate(
     run: Path, weights: Path | None, count: int, horizon: int, prompts: list[str] | None, seed: int
 ) -> list[Row]:
     student = load_student(run, weights)
-    flights = None if prompts else truth(count, seed)
-    texts = prompts if prompts else [f.caption for f in flights or []]
-    frames = student.rollout_frames
-    once, fps = student.codec.pictures(frames), student.codec.fps
-    found = rows(stream_pictures(student, texts, horizon * frames, seed), "student", once, fps, flights)
-    if flights is not None:
-        found += rows(load_teacher_clips(run, texts, frames, seed), "teacher", once, fps, flights)
-        real = student.codec.decode(student.codec.encode(render(flights, once)))
-        found += rows(real, "real clips", once, fps, flights)
-    return found
+    frames, codec = student.rollout_frames, student.codec
+    once, fps = codec.pictures(frames), codec.fps
+    if prompts:
+        texts = prompts * math.ceil(count / len(prompts))
+        truth = Truth(texts, footage=read_footage(run / "shards", texts, once, codec))
+        real = truth.footage.video if truth.footage else None
+    else:
+        flights = even_flights(count, seed)
+        truth = Truth([f.caption for f in flights], flights)
+        real = codec.decode(codec.encode(render(flights, once)))
+    found = rows(stream_pictures(student, truth.prompts, horizon * frames, seed), "student", once, fps, truth)
+    found += rows(load_teacher_clips(run, truth.prompts, frames, seed), "teacher", once, fps, truth)
+    return found if real is None else found + rows(real, "real clips", once, fps, truth)
 
 
 def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int) -> Tensor:
@@ -135,14 +191,14 @@ def show(found: list[Row], console: Console) -> None:
 def _format(column: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0%}" if column in ("heading", "speed", "palette") else f"{value:.3f}"
+    return f"{value:.0%}" if column in ("scene", "heading", "speed", "palette") else f"{value:.3f}"
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("adastate evaluate", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
-    parser.add_argument("--rollouts", type=int, default=32)
+    parser.add_argument("--rollouts", type=int, default=32, help="at least so many, each of --prompts equally often")
     parser.add_argument("--horizon", type=int, default=6, help="length in training horizons")
     parser.add_argument(
         "--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's, with truth"

@@ -71,6 +71,15 @@ def contrast(video: Tensor) -> Tensor:
     return video.flatten(3).std(-1).mean((1, 2))
 
 
+def change(video: Tensor, gap: int = 1) -> Tensor:
+    """Mean absolute difference of pictures `gap` apart over the clip's contrast, `[B]`.
+
+    It sees motion of any part, where `displacement` needs the whole picture to move, but flicker as well: what moves
+    changes more over a larger gap, what flickers in place does not. 0 is a still; unrelated pictures score about 1.1.
+    """
+    return (video[:, gap:] - video[:, :-gap]).abs().mean((1, 2, 3, 4)) / contrast(video).clamp_min(1e-6)
+
+
 def saturation(video: Tensor) -> Tensor:
     """Spread between the largest and the smallest colour channel, mean over the clip, `[B]`."""
     return (video.amax(2) - video.amin(2)).mean((1, 2, 3))
@@ -81,6 +90,11 @@ def sharpness(video: Tensor) -> Tensor:
     across = (video[..., 1:] - video[..., :-1]).abs().mean((1, 2, 3, 4))
     down = (video[..., 1:, :] - video[..., :-1, :]).abs().mean((1, 2, 3, 4))
     return (across + down) / 2
+
+
+def nearest(video: Tensor, others: Tensor) -> Tensor:
+    """Index of the clip of `others` [N, T, 3, h, w] whose mean picture is nearest to that of each clip, `[B]`."""
+    return torch.cdist(video.mean(1).flatten(1), others.mean(1).flatten(1)).argmin(1)
 
 
 def drift(first: Tensor, last: Tensor) -> Tensor:

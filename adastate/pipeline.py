@@ -10,8 +10,6 @@ import argparse
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adastate import launch, signals
 from datamodules.shards import find_shards, read_shard
 from datamodules.world import FPS
 
@@ -123,8 +122,11 @@ def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False) -> 
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps({"argv": stage.argv, "done": False}, indent=1))
     began = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "adastate.main", *argv]).returncode
-    if code:
+    code = launch.run(argv)
+    if signals.stopped(code):
+        console.print(f"{stage.name} was asked to stop, and has; run the same command again to go on from here")
+        raise SystemExit(signals.AGAIN)
+    if code not in (0, signals.ENDED):
         raise SystemExit(
             f"adastate train: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the "
             "same command again to go on from here"
@@ -132,6 +134,9 @@ def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False) -> 
     seconds = round(time.monotonic() - began, 1)
     told = {"argv": stage.argv, "done": True, "seconds": seconds, "result": stage.result()}
     mark.write_text(json.dumps(told, indent=1))
+    if code == signals.ENDED:
+        console.print(f"asked to stop at the end of {stage.name}; run the same command again for the rest")
+        raise SystemExit(signals.AGAIN)
     return {**told, "skipped": False}
 
 

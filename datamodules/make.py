@@ -76,6 +76,7 @@ def make_shards(
     clips_per_shard: int = 256,
     latents: Codec | None = None,
     caption_from_name: bool = False,
+    stride: int | None = None,
 ) -> Report:
     """Cuts the videos of a folder, and of its folders, into clips with captions, and writes them as shards.
 
@@ -91,12 +92,19 @@ def make_shards(
         clips_per_shard: for the shards not yet written.
         latents: codec, to write `.latent.npy` in place of `.mp4`.
         caption_from_name: lets the words of its file name serve a video without a caption, which is skipped otherwise.
+        stride: pictures between the starts of clips of one scene; fewer than `pictures` makes clips overlap. None is
+            `pictures`.
 
     Raises:
         ShardError: no videos, settings that do not fit, a folder that cannot be written to, or a disk too small.
     """
     settings = {"kind": "videos", "method": METHOD, "size": list(size), "pictures": pictures, "fps": float(fps)}
     settings["codec"] = codec_name(latents)
+    stride = pictures if stride is None else stride
+    if stride < 1:
+        raise ShardError(f"a stride of {stride} pictures between clips: give 1 or more")
+    if stride != pictures:  # left out otherwise, so that sets of before there were strides keep their keys
+        settings["stride"] = stride
     clip_bytes = _clip_bytes(size, pictures, fps, latents)
     before = read_manifest(out)
     with Progress(console=Console(stderr=True)) as progress:
@@ -111,7 +119,7 @@ def make_shards(
             present = writer.keys()
             counts = Counter(map(_digest_of, present))
             todo = [source for source in sources if not _is_done(source, writer.sources, counts)]
-            _check_disk(out, clip_bytes * fps / pictures * sum(source.state["seconds"] for source in todo))
+            _check_disk(out, clip_bytes * fps / stride * sum(source.state["seconds"] for source in todo))
             task = progress.add_task("cutting", total=sum(source.state["seconds"] for source in todo))
             for source in todo:
                 progress.update(task, description=source.name)
@@ -129,7 +137,7 @@ def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Fact
     state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
     clips = 0
     try:
-        for clip in read_clips(source.path, size, pictures, fps):
+        for clip in read_clips(source.path, size, pictures, fps, settings.get("stride")):
             key = f"{words}-{source.digest}-{clips:05d}"
             if key not in present:
                 facts = {"source": source.name, "start": round(clip.start, 3), **shape}
@@ -210,7 +218,11 @@ def _open(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake:
     """Opens the folder; a set with other settings is removed first, if all of it can be made again."""
     stored = before.get("settings", settings)
     if stored != settings:
-        changed = ", ".join(f"{k} {stored.get(k)} -> {settings[k]}" for k in settings if stored.get(k) != settings[k])
+        changed = ", ".join(
+            f"{k} {stored.get(k)} -> {settings.get(k)}"
+            for k in {**settings, **stored}
+            if stored.get(k) != settings.get(k)
+        )
         if not can_remake or stored.get("kind") != settings["kind"]:
             raise ShardError(
                 f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
@@ -310,6 +322,9 @@ def main(argv: list[str]) -> None:
     add("--width", type=int, default=32)
     add("--pictures", type=int, default=21, help="pictures of a clip (default: %(default)s)")
     add("--fps", type=float, default=8, help="pictures a second (default: %(default)s)")
+    add(
+        "--stride", type=int, help="pictures between the starts of clips of one scene (default: --pictures, no overlap)"
+    )
     add("--seed", type=int, default=0, help="of the tiny world")
     add("--clips-per-shard", type=int, default=256)
     add("--latents", action="store_true", help="write latents in place of video")
@@ -335,6 +350,7 @@ def main(argv: list[str]) -> None:
                 clips_per_shard=args.clips_per_shard,
                 latents=codec,
                 caption_from_name=args.caption_from_name,
+                stride=args.stride,
             )
     except (ShardError, VideoError, FileNotFoundError) as error:
         raise SystemExit(f"adastate shards: {error}") from error

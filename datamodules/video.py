@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
@@ -112,8 +112,12 @@ def read_frames(path: Path) -> Iterator[tuple[float, Tensor]]:
         yield frame.time, _rgb(frame)
 
 
-def read_clips(path: Path, size: tuple[int, int], pictures: int, fps: float) -> Iterator[Clip]:
+def read_clips(
+    path: Path, size: tuple[int, int], pictures: int, fps: float, stride: int | None = None
+) -> Iterator[Clip]:
     """Clips of `pictures` pictures of `size` (height, width) at `fps`; none spans a cut, what is left over is dropped.
+
+    `stride` is the pictures between the starts of clips of one scene; None is `pictures`, one clip after another.
 
     Raises:
         VideoError: as `read_frames`.
@@ -121,8 +125,18 @@ def read_clips(path: Path, size: tuple[int, int], pictures: int, fps: float) -> 
     numbered = number_scenes(_decode(path), _thumbnail)
     for _, scene in groupby(numbered, key=itemgetter(0)):
         picked = resample(((frame.time, frame) for _, frame in scene), fps)
-        while len(clip := [(time, fit(_rgb(frame), size)) for time, frame in islice(picked, pictures)]) == pictures:
+        fitted = ((time, fit(_rgb(frame), size)) for time, frame in picked)
+        for clip in windows(fitted, pictures, stride or pictures):
             yield Clip(clip[0][0], torch.stack([picture for _, picture in clip]))
+
+
+def windows(items: Iterable[X], length: int, stride: int) -> Iterator[list[X]]:
+    """Every whole run of `length` items that begins at a multiple of `stride`; holds `length` items at a time."""
+    held: deque[X] = deque(maxlen=length)
+    for end, item in enumerate(items, 1):
+        held.append(item)
+        if end >= length and (end - length) % stride == 0:
+            yield list(held)
 
 
 def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:

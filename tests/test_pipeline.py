@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from adastate import pipeline
+from adastate import launch, pipeline, signals
 from adastate.pipeline import Stage, run_stage, stages
 
 
@@ -75,11 +75,8 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
 ) -> None:
     calls: list[list[str]] = []
 
-    class Ended(NamedTuple):
-        returncode: int
-
     codes = [1, 0, 0]
-    monkeypatch.setattr(pipeline.subprocess, "run", lambda argv: calls.append(argv) or Ended(codes[len(calls) - 1]))
+    monkeypatch.setattr(launch, "run", lambda argv: calls.append(argv) or codes[len(calls) - 1])
     stage, console = Stage("distill", ["fit", "--run.seed=3"]), Console(quiet=True)
     with pytest.raises(SystemExit):
         run_stage(stage, tmp_path, console)
@@ -87,3 +84,15 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
     run_stage(stage, tmp_path, console)
     run_stage(stage, tmp_path, console, anew=True)
     assert ["--ckpt_path=auto" in argv for argv in calls] == [False, True, False]
+
+
+def test_a_stage_that_was_asked_to_stop_is_not_done_and_one_that_ended_first_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code, done in {signals.AGAIN: "false", -10: "false", 143: "false", signals.ENDED: "true"}.items():
+        monkeypatch.setattr(launch, "run", lambda argv, code=code: code)
+        stage = Stage(f"stage {code}", ["fit"])
+        with pytest.raises(SystemExit) as stop:
+            run_stage(stage, tmp_path, Console(quiet=True))
+        assert stop.value.code == signals.AGAIN
+        assert f'"done": {done}' in (tmp_path / "stages" / f"stage-{code}.json").read_text()

@@ -165,6 +165,23 @@ def test_other_settings_make_the_whole_set_anew(videos: Path, tmp_path: Path) ->
     assert {decode(sample, "mp4").content.shape for sample in samples(out)} == {(9, 3, 8, 8)}
 
 
+def test_a_stride_makes_clips_overlap_and_the_whole_set_anew(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cut(videos, out)
+    assert cut(videos, out, stride=3).written == 17
+    starts = [row.facts["start"] for sample in samples(out) if (row := decode(sample, "mp4")).prompt == "first film"]
+    assert starts == [0.0, 0.3, 0.6, 0.9, 2.0, 2.3, 2.6, 2.9]
+    assert cut(videos, out, stride=3).written == 0
+    assert cut(videos, out).written == 8
+
+
+def test_a_stride_of_one_clip_is_the_default_to_the_byte(videos: Path, tmp_path: Path) -> None:
+    cut(videos, tmp_path / "default")
+    cut(videos, tmp_path / "same", stride=9)
+    assert tars(tmp_path / "default") == tars(tmp_path / "same")
+    assert "stride" not in json.loads((tmp_path / "default" / "index.json").read_text())["settings"]
+
+
 def test_broken_videos_are_named_and_skipped_and_the_run_goes_on(videos: Path, tmp_path: Path) -> None:
     data = (videos / "a.mp4").read_bytes()
     (videos / "cut.mp4").write_bytes(data[: len(data) // 2])
@@ -219,6 +236,7 @@ def test_the_words_of_a_file_name_may_serve_as_caption(tmp_path: Path) -> None:
         ({"pictures": 10, "latents": StubCodec()}, "10 pictures does not fit the codec: give 12"),
         ({"fps": 0}, "at 0 fps are no clip"),
         ({"clips_per_shard": 0}, "0 clips a shard: give 1 or more"),
+        ({"stride": 0}, "a stride of 0 pictures between clips: give 1 or more"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_first(videos: Path, tmp_path: Path, settings: dict, says: str) -> None:
@@ -293,6 +311,8 @@ def test_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     main(["--videos", str(videos), "--out", out + "2", *flags])
     assert [decode(s, "mp4").content.shape for s in samples(Path(out + "2"))] == [(9, 3, 16, 24)] * 8
     assert "8 clips in 2 shards" in capsys.readouterr().out
+    main(["--videos", str(videos), "--out", out + "2", *flags, "--stride", "4"])
+    assert "13 clips in 3 shards" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="adastate shards: no folder"):
         main(["--videos", out + "3", "--out", out])
     with pytest.raises(SystemExit):

@@ -145,6 +145,17 @@ def test_no_clip_spans_a_cut_and_leftovers_are_dropped(tmp_path: Path) -> None:
         assert torch.equal(clip.video, whole[first : first + 8])
 
 
+@pytest.mark.parametrize("stride", [1, 3, 8, 11])
+def test_clips_of_a_scene_begin_a_stride_apart_and_none_spans_a_cut(tmp_path: Path, stride: int) -> None:
+    path = film(tmp_path / "a.mp4", 20, 9, 30)
+    starts = [scene + n for scene, length in ((0, 20), (20, 9), (29, 30)) for n in range(0, length - 7, stride)]
+    clips = list(read_clips(path, (24, 32), 8, 10, stride))
+    assert [round(10 * clip.start) for clip in clips] == starts
+    whole = torch.stack([fit(picture, (24, 32)) for _, picture in read_frames(path)])
+    for clip, first in zip(clips, starts, strict=True):
+        assert torch.equal(clip.video, whole[first : first + 8])
+
+
 def test_clips_have_the_wanted_rate_and_size(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", 60, fps=20)
     clips = list(read_clips(path, (16, 16), 5, 5))
