@@ -1,0 +1,112 @@
+"""What stands before a stream: a picture, or latents of an earlier one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from adastate.encoders import Codec
+from adastate.weights.files import open_file
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clean latent frames before every stream.
+
+    Attributes:
+        frames: how many.
+        of: latents `[1, frames, C, H, W]` for the prompt of a row.
+    """
+
+    frames: int
+    of: Callable[[int], Tensor]
+
+    def batch(self, rows: Sequence[int]) -> Tensor:
+        """`[B, frames, C, H, W]` for the prompts of these rows."""
+        return torch.cat([self.of(row) for row in rows])
+
+
+def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device) -> Given:
+    """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""
+    files = _in_order(path) if path.is_dir() else [path]
+    if path.is_dir() and len(files) != prompts:
+        raise ValueError(f"{path} holds {len(files)} pictures for {prompts} prompts: give one for each, or one file")
+    size = (grid[0] * codec.scale, grid[1] * codec.scale)
+
+    def of(row: int) -> Tensor:
+        picture = read_picture(files[row if path.is_dir() else 0], *size).to(device)
+        # a codec that makes one latent of several pictures gets a still of them
+        return codec.encode(picture.expand(1, codec.pictures(1), *picture.shape))
+
+    if not path.is_dir():
+        once = of(0)
+        return Given(1, lambda row: once)
+    return Given(1, of)
+
+
+def read_picture(path: Path, height: int, width: int) -> Tensor:
+    """`[3, height, width]` in [-1, 1]: scaled to cover that size, and what sticks out cut off evenly."""
+    if not path.is_file():
+        raise ValueError(f"there is no picture {path}")
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
+def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch.device) -> Given:
+    """Latent frames from a file, `[F, C, H, W]` for all prompts or `[B, F, C, H, W]` with a row for each."""
+    found = _read_latents(path)
+    rows = found[None] if found.ndim == 4 else found
+    have, want = " x ".join(map(str, found.shape[-3:])), " x ".join(map(str, shape))
+    if found.ndim not in (4, 5) or rows.numel() == 0:
+        raise ValueError(
+            f"{path} holds latents of shape {list(found.shape)}: [F, C, H, W] or [B, F, C, H, W] is needed"
+        )
+    if rows.shape[2:] != shape:
+        raise ValueError(f"{path} holds latent frames of {have} (channels, height, width), the network makes {want}")
+    if len(rows) not in (1, prompts):
+        raise ValueError(f"{path} holds latents for {len(rows)} streams, and there are {prompts} prompts")
+    if not rows.isfinite().all():
+        raise ValueError(f"{path} holds latents that are not finite")
+    rows = rows.float().to(device)
+    return Given(rows.shape[1], lambda row: rows[row : row + 1] if len(rows) > 1 else rows)
+
+
+def _read_latents(path: Path) -> Tensor:
+    if not path.is_file():
+        raise ValueError(f"there is no file of latents {path}")
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, allow_pickle=False)
+            return torch.from_numpy(np.asarray(array, np.float32))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} is no NumPy file of numbers ({' '.join(str(error).split())})") from error
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ValueError(f"{path} is no file of latents: .safetensors, .npy, .pth and .pt are read")
+    entries, _ = open_file(path)
+    entry = entries.get("latents", entries.get(""))  # a .pth may hold the bare tensor
+    if entry is None:
+        raise ValueError(f"{path} has no tensor 'latents'; it has {', '.join(sorted(entries)[:5]) or 'none'}")
+    return entry.read()
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """Its pictures, by name, where 2 stands before 10."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=key)

@@ -1,0 +1,41 @@
+"""Which of several processes this is, as torchrun or SLURM tells it; they share files, and no process group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Process `rank` of `world`, the `local`-th of its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+
+def this_rank(env: Mapping[str, str]) -> Rank:
+    """From torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK), or else srun's; alone without either."""
+    for rank, world, local in (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ):
+        if rank in env and world in env:
+            found = Rank(int(env[rank]), int(env[world]), int(env.get(local, 0)))
+            if not 0 <= found.rank < found.world:
+                raise ValueError(
+                    f"{rank} is {found.rank} with {world} {found.world}: ranks go from 0 to the world's end"
+                )
+            return found
+    return Rank()
+
+
+def device_for(name: str, rank: Rank) -> torch.device:
+    """`name`, and for a plain "cuda" the GPU of this process; a machine that shows each process its own has one."""
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None and torch.cuda.device_count():
+        return torch.device("cuda", rank.local % torch.cuda.device_count())
+    return device
