@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from adastate import flow, losses
 from adastate.critic import Critic
 from adastate.ema import EMA
 from adastate.encoders import Codec
+from adastate.guard import Guard
 from adastate.net import DiT, shard
 from adastate.noise import SampleNoise, agree, shared_integer
 from adastate.optim import clipped_step, warmed_up
@@ -27,6 +29,10 @@ StateLoss = Literal["none", "dmd"]
 
 FROZEN = ("teacher.", "student.codec.")
 """Parts of the module that no checkpoint holds."""
+
+
+class BadUpdateError(RuntimeError):
+    """What the guard forbids, in a few words."""
 
 
 class Distill(pl.LightningModule):
@@ -56,6 +62,7 @@ class Distill(pl.LightningModule):
         score_shift: shift of those timesteps; None takes the teacher's.
         student_lr, critic_lr, betas, weight_decay, clip: of the two AdamW, clipped each by its own norm.
         student_warmup, critic_warmup: steps of each over which its rate rises linearly.
+        spike, patience: see Guard; a loss or gradient norm that is not finite is never stepped upon.
         out: safetensors file for the student's averaged weights.
         seed: of all randomness in training.
     """
@@ -84,6 +91,8 @@ class Distill(pl.LightningModule):
         clip: float = 10.0,
         student_warmup: int = 0,
         critic_warmup: int = 0,
+        spike: float = 10.0,
+        patience: int = 5,
         out: str | None = None,
         save_every: int = 50,
         seed: int = 0,
@@ -112,6 +121,10 @@ class Distill(pl.LightningModule):
         self.weight = losses.horizon_weight(student.rollout_frames, horizon_weight, horizon_law)
         self.clipped_step = clipped_step
         self.learning = ""
+        self.guard = Guard(spike, patience=patience)
+        self.dismissed = ""
+        """What the guard said of the last training step."""
+        self._updated = False
         self._iteration = 0
         self._parts: list[Batch] = []
 
@@ -171,11 +184,25 @@ class Distill(pl.LightningModule):
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects micro batches to a global batch, then runs one iteration over them: the same as one large batch."""
+        """Collects micro batches to a global batch, then runs one iteration over them: the same as one large batch.
+
+        An update that the guard forbids is not made. If nothing of the iteration has been updated before, it is as if
+        its batch had never been drawn: the next batch takes its place.
+        """
         self._parts.append(batch)
         if len(self._parts) < self.accumulate:
             return
         parts, self._parts = [(self.student.embed(b.prompts), b.index) for b in self._parts], []
+        self.dismissed, self._updated = "", False
+        try:
+            self._iterate(parts)
+        except BadUpdateError as bad:
+            self._dismiss(str(bad))
+        if not self.dismissed or self._updated:
+            self._next_iteration()
+
+    def _iterate(self, parts: list[tuple[Tensor, Tensor]]) -> None:
+        """The updates of one iteration; `parts` are (text embeddings, sample index) of its micro batches."""
         rollouts: list[Tensor] = []
         if self.iteration >= self.critic_first and self.iteration % self.student_every == 0:
             negative = self.student.embed([self.teacher.negative_prompt])
@@ -193,7 +220,6 @@ class Distill(pl.LightningModule):
             for x, (text, index) in zip(rollouts, parts, strict=True):
                 self._backward("critic", *self.critic.loss(x, text, self.noise(index, f"critic score {update}")))
             self._step("critic")
-        self._next_iteration()
 
     def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
         """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
@@ -268,6 +294,7 @@ class Distill(pl.LightningModule):
         self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
 
     def _backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        self._judge(f"{name} loss", self.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
         self.learning = name
         self.manual_backward(loss / self.accumulate)
         self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
@@ -278,17 +305,44 @@ class Distill(pl.LightningModule):
         """One optimiser step, of the gradients of the whole global batch."""
         at = [*self.trained].index(name)
         optimizer, schedule = self.optimizers()[at], self.lr_schedulers()[at]  # type: ignore[index]
-        norm = self.clipped_step(self.trained[name], optimizer, self.clip)
-        if not torch.isfinite(norm):
-            raise RuntimeError(
-                f"the {name}'s gradient is not finite at iteration {self.iteration}; the last whole weights are "
-                f"in {self.out}"
-            )
+        wrong = ""
+
+        def permit(norm: Tensor) -> bool:
+            nonlocal wrong
+            wrong = self.guard.look({f"{name} gradient norm": float(norm)})
+            return not wrong
+
+        norm = self.clipped_step(self.trained[name], optimizer, self.clip, permit)
+        if wrong:
+            raise BadUpdateError(wrong)
+        self._updated = True
         schedule.step()
         self.log(f"{name}/gradient_norm", norm, batch_size=self._batch)
 
+    def _judge(self, name: str, value: Tensor | Any) -> None:
+        wrong = self.guard.look({name: float(value)})
+        if wrong:
+            raise BadUpdateError(wrong)
+
+    def _dismiss(self, wrong: str) -> None:
+        """Drops the gradients of an iteration that the guard stopped."""
+        for net in self.trained.values():
+            net.zero_grad()
+        self.dismissed = f"iteration {self.iteration}: {wrong}; the update is left out"
+        rank_zero_warn(self.dismissed)
+        self.log("guard/skipped", float(self.guard.skipped), batch_size=self._batch)
+        if self.guard.tired:
+            last = getattr(self.trainer.checkpoint_callback, "last", None)
+            raise RuntimeError(
+                f"{self.guard.in_a_row} bad updates in a row, the last at {self.dismissed}; "
+                + (f"the last good checkpoint is {last}" if last else f"the last whole weights are in {self.out}")
+                + ": lower the learning rates, or look at the data"
+            )
+
     def _next_iteration(self) -> None:
         self._iteration += 1
+        if not self.dismissed:
+            self.guard.settle()
         if self.iteration % self.save_every == 0 or self.iteration >= self.iterations:
             self.save()
         if self.iteration >= self.iterations:
@@ -308,11 +362,13 @@ class Distill(pl.LightningModule):
         own = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN)}
         checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"iteration": self._iteration}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"iteration": self._iteration, "guard": self.guard.state_dict()}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         self._iteration = state["iteration"]
+        if "guard" in state:
+            self.guard.load_state_dict(state["guard"])
 
     def on_train_end(self) -> None:
         self.save()

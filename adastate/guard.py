@@ -28,7 +28,10 @@ class Guard:
         self.skipped = 0
 
     def look(self, values: dict[str, float]) -> str:
-        """What is wrong with an update's values, in a few words; "" if nothing is, and then they are remembered."""
+        """What is wrong with an update's values, in a few words; "" if nothing is, and then they are remembered.
+
+        `settle` ends a row of bad ones.
+        """
         for name, value in values.items():
             if not math.isfinite(value):
                 return self._bad(f"{name} is {value}")
@@ -39,8 +42,11 @@ class Guard:
                     return self._bad(f"{name} is {value:.3g}, {value / usual:.0f} times the usual {usual:.3g}")
         for name, value in values.items():
             self._past.setdefault(name, deque(maxlen=self.window)).append(value)
-        self.in_a_row = 0
         return ""
+
+    def settle(self) -> None:
+        """An iteration has gone well."""
+        self.in_a_row = 0
 
     def _bad(self, said: str) -> str:
         self.in_a_row += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,14 +33,14 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def clipped_step(net: nn.Module, optimizer: Any, clip: float) -> Tensor:
-    """One step with the gradient of `net` clipped to norm `clip`; returns the norm that it had.
+def clipped_step(net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]) -> Tensor:
+    """One step with the gradient of `net` clipped to norm `clip`, if `permit` says so of the norm that it had.
 
-    Where that is not finite no step is taken.
+    Returns that norm. The gradient is gone afterwards in either case.
     """
     norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if torch.isfinite(norm):
+    if permit(norm):
         optimizer.step()
     optimizer.zero_grad()
     return norm

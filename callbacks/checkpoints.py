@@ -59,6 +59,8 @@ class Checkpoints(Checkpoint):
         self.root, self.every, self.every_minutes = Path(dirpath), every, every_minutes
         self.keep, self.monitor, self.mode = keep, monitor, mode
         self._saved_at, self._saved_time = -1, time.monotonic()
+        self.last: Path | None = None
+        """The newest checkpoint of this run."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
@@ -69,11 +71,14 @@ class Checkpoints(Checkpoint):
         self._saved_at = iteration(trainer, pl_module)
         resumed = trainer.ckpt_path
         if resumed:
+            self.last = Path(resumed).parent
             note(trainer, "resumed", checkpoint=str(Path(resumed).parent), iteration=self._saved_at)
             rank_zero_info(f"[adastate] goes on from {Path(resumed).parent} at iteration {self._saved_at}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         now = iteration(trainer, pl_module)
+        if getattr(pl_module, "dismissed", ""):
+            note(trainer, "update left out", iteration=now, reason=pl_module.dismissed)
         if now == self._saved_at or not at_boundary(pl_module):
             return
         # every rank has the same iteration, but not the same clock
@@ -118,6 +123,7 @@ class Checkpoints(Checkpoint):
             shutil.rmtree(scratch, ignore_errors=True)
             kept = ", ".join(p.name for p in whole.folders(self.root)) or "none"
             rank_zero_warn(f"checkpoint {now} not saved: {error}; earlier ones are intact ({kept}), training goes on")
+        self.last = final or self.last
         told = {"checkpoint": str(final)} if final else {"error": error}
         note(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
         trainer.strategy.barrier("end checkpoint")

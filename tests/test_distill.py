@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from adastate import flow, losses
 from adastate.critic import Critic
@@ -20,7 +22,7 @@ from adastate.teacher import Teacher
 from adastate.types import Chunk
 from adastate.weights import load as load_weights
 from tests.parity import load
-from tests.rig import Gradients, Prompts, distance, fit, tiny_distill
+from tests.rig import Gradients, Prompts, Rows, distance, fit, tiny_distill
 from tests.tiny import GRID, SHAPE, SIZE, normal
 
 Weights = dict[str, Tensor]
@@ -385,12 +387,69 @@ def test_the_average_is_saved(tmp_path: Path) -> None:
     assert any(changed(distill.student.net, weights(saved))), "0.99 of it is still the beginning"
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
-    distill = tiny_distill(critic_first=1)
+# ---- the guard
+
+
+class Poisoned(Prompts):
+    """Every batch whose number is in `bad` has embeddings that are not numbers; `without` leaves those batches out."""
+
+    def __init__(self, bad: set[int], without: bool) -> None:
+        super().__init__()
+        self.bad, self.without = bad, without
+
+    def train_dataloader(self) -> Any:
+        rows = Rows(self.batch, 1, 0, False)
+        every = [(n, batch) for n, batch in zip(range(20), rows, strict=False)]
+        kept = [replace(b, prompts=["poison"] * 4) if n in self.bad else b for n, b in every]
+        return DataLoader([b for n, b in enumerate(kept) if not (self.without and n in self.bad)], batch_size=None)
+
+
+def poisonable(**options: Any) -> Any:
+    distill = tiny_distill(iterations=5, student_every=2, **options)
+    embed = distill.student.embed
+    distill.student.embed = lambda prompts: embed(prompts) * (float("nan") if "poison" in prompts[0] else 1.0)
+    return distill
+
+
+@pytest.mark.parametrize("bad", [{0}, {1}, {2, 3}, {1, 4, 5}])
+def test_a_bad_batch_is_as_if_it_had_never_been_drawn(bad: set[int]) -> None:
+    """In iterations of both networks and in those of the critic alone, also several in a row."""
+    made = []
+    for without in (False, True):
+        distill = poisonable(patience=4)
+        if without:
+            fit(distill, Poisoned(bad, True))
+        else:
+            with pytest.warns(UserWarning, match=r"loss is nan; the update is left out"):
+                fit(distill, Poisoned(bad, False))
+        made.append(distill)
+    assert made[0].iteration == made[1].iteration == 5
+    assert (made[0].guard.skipped, made[1].guard.skipped) == (len(bad), 0)
+    one, other = (m.state_dict() for m in made)
+    assert [k for k, v in one.items() if isinstance(v, Tensor) and not torch.equal(v, other[k])] == []
+
+
+def test_a_spike_is_caught_before_the_update() -> None:
+    distill = poisonable(spike=10.0)
+    distill.guard.least = 2
+    embed = distill.student.embed
+    distill.student.embed = lambda prompts: embed(["red"] * len(prompts)) * (300.0 if "poison" in prompts[0] else 1.0)
+    real = distill.student_loss
+    distill.student_loss = lambda x, chunks, text, *rest: (
+        lambda loss, found: (loss * (1e3 if float(text.abs().max()) > 100 else 1.0), found)
+    )(*real(x, chunks, text, *rest))
+    with pytest.warns(UserWarning, match=r"iteration 4: student loss is .* times the usual .*; the update is left out"):
+        fit(distill, Poisoned({4}, False))
+    assert distill.guard.skipped == 1 and distill.iteration == 5
+
+
+def test_bad_updates_in_a_row_stop_the_run() -> None:
+    distill = tiny_distill(critic_first=1, patience=3)
     with torch.no_grad():
         distill.critic.net.head.head.bias.fill_(float("inf"))
-    with pytest.raises(
-        RuntimeError, match="critic's gradient is not finite at iteration 0; the last whole weights are in"
+    with (
+        pytest.warns(UserWarning, match="critic loss is inf"),
+        pytest.raises(RuntimeError, match="3 bad updates in a row, the last at iteration 0: critic loss is inf"),
     ):
         fit(distill, Prompts())
 

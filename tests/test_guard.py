@@ -14,6 +14,8 @@ def test_what_is_not_finite_is_bad_from_the_first_update_on() -> None:
     assert guard.look({"loss": math.nan, "gradient norm": 1.0}) == "loss is nan"
     assert guard.look({"loss": 1.0, "gradient norm": math.inf}) == "gradient norm is inf"
     assert guard.look({"loss": 1.0, "gradient norm": 1.0}) == ""
+    assert (guard.skipped, guard.in_a_row) == (2, 2)
+    guard.settle()
     assert (guard.skipped, guard.in_a_row) == (2, 0)
 
 
@@ -34,7 +36,9 @@ def test_spikes_are_not_remembered_so_they_do_not_become_usual() -> None:
     for _ in range(20):
         assert guard.look({"a": 100.0})
     assert guard.tired and guard.skipped == 20
-    assert guard.look({"a": 1.0}) == "" and not guard.tired
+    assert guard.look({"a": 1.0}) == "" and guard.tired, "one good value is no good iteration"
+    guard.settle()
+    assert not guard.tired
 
 
 def test_off() -> None:

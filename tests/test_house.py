@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"types", "flow", "noise"},
     {"net", "stream", "losses", "metrics", "encoders", "media", "solvers"},
-    {"ema", "weights", "optim", "script", "vbench", "ranks"},
+    {"ema", "weights", "optim", "guard", "script", "vbench", "ranks"},
     {"teacher", "student", "critic", "codec"},
     {"distill"},
 )
