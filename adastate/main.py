@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from adastate.config import ConfigError, read_command
+from adastate import signals
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
@@ -21,6 +22,7 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "evaluate": ("adastate.evaluate", "measure rollouts against their prompts"),
     "compare": ("adastate.compare", "the same weights, prompts and noise under several systems, side by side"),
     "trajectories": ("adastate.trajectories", "write the teacher's ODE paths as shards"),
+    "plan": ("adastate.plan.command", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
     "weights": ("adastate.weights.command", "look into checkpoints of any origin, import and export them"),
     "parity": ("adastate.parity.main", "replay recorded runs of the reference implementations, compare every tensor"),
     "shards": ("datamodules.make", "turn a folder of videos (or the tiny world) into shards"),
@@ -29,8 +31,13 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
 
 def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
+    from adastate.config import read_command
+
     composed, rest = read_command(argv)
     config = composed.lightning
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    if not any(c.get("class_path", "").endswith("Preempt") for c in callbacks):
+        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nobody would obey
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
@@ -51,10 +58,14 @@ def fit(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False))
-        _lightning(["fit", "--config", str(merged), *rest])
+        leader = _lightning(["fit", "--config", str(merged), *rest])
+    if leader and signals.heard():
+        print(f"[adastate] {signals.heard()} came when the run was ending; it is done")
+        raise SystemExit(signals.ENDED)
 
 
-def _lightning(argv: list[str]) -> None:
+def _lightning(argv: list[str]) -> bool:
+    """Fits; whether this is the process that speaks for all."""
     import lightning.pytorch as pl
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
@@ -65,7 +76,7 @@ def _lightning(argv: list[str]) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
             self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
-    LightningCLI(
+    cli = LightningCLI(
         pl.LightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
@@ -76,6 +87,7 @@ def _lightning(argv: list[str]) -> None:
         auto_configure_optimizers=False,
         args=argv,
     )
+    return bool(cli.trainer.is_global_zero)
 
 
 def _resume(arguments: list[str], root: Path | None) -> list[str]:
@@ -86,6 +98,7 @@ def _resume(arguments: list[str], root: Path | None) -> list[str]:
     Raises:
         Damaged: the named checkpoint is not what its manifest says.
     """
+    from adastate.config import ConfigError
     from callbacks.checkpoints import STATE, check, newest
 
     found = []
@@ -120,6 +133,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    of_the_process = argv is None
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help") or argv[0] not in COMMANDS:
         lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
@@ -127,9 +141,16 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    before = signals.listen() if argv[0] in ("fit", "train") else {}
+    from adastate.config import ConfigError  # brings torch with it, and takes seconds in which a signal may come
+
     run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
     try:
         run(argv[1:])
+        if of_the_process and before:
+            signals.ignore()
+        else:
+            signals.restore(before)
     except (ConfigError, FileNotFoundError) as error:
         raise SystemExit(f"adastate: {error}") from error
     except ValueError as error:

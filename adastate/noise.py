@@ -36,8 +36,8 @@ def agree(drawn: Mapping[str, int], device: torch.device | str = "cpu") -> None:
     for name, values in zip(drawn, torch.stack(every, 1).tolist(), strict=True):
         if len(set(values)) > 1:
             raise RuntimeError(
-                f"the ranks differ in {name}: {values} by rank. All must draw alike, from (seed, iteration), and resume "
-                "from the same checkpoint"
+                f"the ranks differ in {name}: {values} by rank. All must draw alike, from (seed, iteration), and "
+                "resume from the same checkpoint"
             )
 
 

@@ -133,7 +133,7 @@ class Block(nn.Module):
         memory: Memory | None,
         recompute: bool = False,
     ) -> Tensor:
-        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` nothing between is kept for backward."""
+        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` backward runs it once more."""
         if recompute:
             # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
             return checkpoint(self._forward, x, e, text, pass_, memory, use_reentrant=False)

@@ -1,0 +1,115 @@
+"""Starts a command of adastate as a process of its own; inside a SLURM job of conf/slurm.sh, as one for each task.
+
+The job runs `python -m adastate.launch COMMAND ...` once, on its first node, and this starts everything else through
+srun: a training stage on all tasks, anything else on one. While that one works the others do not exist, so nobody waits
+in a collective for shards, rollouts or an evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from adastate import signals
+
+LOGS = "ADASTATE_SLURM_LOGS"
+"""Variable of the environment with the folder of the job's logs, set by conf/slurm.sh: use srun."""
+
+STRATEGY = "ddp_find_unused_parameters_true"
+"""For several processes, unless the configuration names another: Distill trains one of two networks at a time."""
+
+
+def run(argv: list[str]) -> int:
+    """Runs `adastate ARGV` to its end and returns its exit code. Signals that ask to stop are passed on to it."""
+    if signals.heard():
+        return signals.AGAIN
+    logs = os.environ.get(LOGS)
+    command = [sys.executable, "-m", "adastate.main", *argv]
+    child = subprocess.Popen(srun(command, argv, os.environ, logs) if logs else command, env=environment(os.environ))
+    before = signals.listen(tell=child.send_signal)
+    try:
+        return child.wait()
+    finally:
+        signals.restore(before)
+
+
+def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str) -> list[str]:
+    """The words that start `command`, which is `adastate ARGV`, within the job that `env` tells of.
+
+    Each task writes into `<logs>/<job>-<rank>.log`. The first task that fails ends the others.
+    """
+    words = ["srun", "--kill-on-bad-exit=1", "--open-mode=append", f"--output={logs}/%j-%t.log"]
+    if "SLURM_CPUS_PER_TASK" in env:
+        words.append(f"--cpus-per-task={env['SLURM_CPUS_PER_TASK']}")  # srun does not inherit it
+    if argv[0] != "fit":
+        return [*words, "--nodes=1", "--ntasks=1", "--ntasks-per-node=1", *command]
+    nodes, tasks = int(env["SLURM_NNODES"]), int(env["SLURM_NTASKS_PER_NODE"])
+    extra = [f"--trainer.num_nodes={nodes}", f"--trainer.devices={tasks}"]
+    if nodes * tasks > 1 and not names_strategy(argv):
+        extra.append(f"--trainer.strategy={STRATEGY}")
+    if not any(word.startswith("--ckpt_path") for word in argv):
+        extra.append("--ckpt_path=auto")
+    return [*words, *command, *extra]
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Of the processes: on a single node they meet at an address that needs no name server."""
+    here = {"MASTER_ADDR": "127.0.0.1"} if env.get(LOGS) and env.get("SLURM_NNODES") == "1" else {}
+    return {**env, "PYTHONUNBUFFERED": "1", **here} if env.get(LOGS) else dict(env)
+
+
+def names_strategy(argv: list[str]) -> bool:
+    """Whether a command line, or a config file in it, chooses the strategy."""
+    files = [b for a, b in zip(argv, argv[1:], strict=False) if a in ("--config", "-c")]
+    files += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    configs = [yaml.safe_load(Path(file).read_text()) or {} for file in files if Path(file).is_file()]
+    return any(word.startswith("--trainer.strategy") for word in argv) or any(
+        "strategy" in (config.get("trainer") or {}) for config in configs
+    )
+
+
+def watch(env: Mapping[str, str], logs: str) -> str:
+    job = env.get("SLURM_JOB_ID", "")
+    return (
+        f"job {job}, start {int(env.get('SLURM_RESTART_COUNT', 0)) + 1}: {env.get('SLURM_NNODES')} x "
+        f"{env.get('SLURM_NTASKS_PER_NODE')} tasks on {env.get('SLURM_JOB_NODELIST')}\n"
+        f"  squeue -j {job}\n"
+        f"  tail -F {logs}/{job}.log {logs}/{job}-0.log\n"
+        f"  make tensorboard\n"
+        f"  scancel --signal=USR1 {job}    saves, stops and goes back into the queue\n"
+        f"  scancel {job}                  ends it; what was saved stays"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """What conf/slurm.sh runs: the pipeline in this process, any other command through srun."""
+    logs = os.environ.get(LOGS)
+    before = signals.listen()
+    if logs:
+        print(watch(os.environ, logs), flush=True)
+    if argv[0] == "train":
+        from adastate import pipeline
+
+        code = 0
+        try:
+            pipeline.main(argv[1:])
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    else:
+        code = run(argv)
+    signals.restore(before)
+    if signals.stopped(code):
+        # the run itself has asked for this already, unless the signal came before it listened
+        print(f"[adastate] asked to stop; {signals.requeue() or 'start again to go on'}", flush=True)
+    raise SystemExit(0 if code == signals.ENDED else code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""`adastate plan`: what a run takes, before it runs. `cost` counts arithmetic and `memory` bytes, by formulas."""

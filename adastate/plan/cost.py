@@ -1,0 +1,265 @@
+"""Parameters and arithmetic of the network, as closed formulas of its size; checked against the network itself.
+
+One multiply-add is two FLOP. Counted are matrix products and attention; norms, activations and RoPE are not.
+Which frames each pass of a stream sees is not written down a second time: the stream's own code is run over frames
+of one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adastate.net import Size
+from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream.rollout import forced
+from adastate.types import FrameMask, Memory
+
+SCORES = 2.5
+"""Backward of attention over its forward: five products where forward has two, as flash kernels compute the scores
+again. Where they are kept it is 2."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the network over one sample.
+
+    Attributes:
+        frames: latent frames that it computes, state frames counted.
+        seen: cached frames in view.
+        cached: frames in the cache at the time.
+        rotated: of those in view, whose rotated keys are kept for the other passes of the chunk.
+        joined: anchor and window are both in view, so that their values are copied into one tensor.
+        visible: who sees whom, rows `frames`, columns `seen + frames`; None: all see all.
+        grad: whether its activations are kept for a backward.
+        level: timestep of a stream's pass without gradient, whose modulations are made once for each; else None.
+    """
+
+    frames: int
+    seen: int = 0
+    cached: int = 0
+    rotated: int = 0
+    joined: bool = False
+    visible: FrameMask | None = None
+    grad: bool = False
+    level: float | None = None
+
+    @property
+    def pairs(self) -> int:
+        """(query frame, key frame) pairs that attention computes."""
+        return self.frames * (self.seen + self.frames) if self.visible is None else sum(map(sum, self.visible))
+
+    @property
+    def keys(self) -> int:
+        """Key frames that attention reads; queries that see different ones read copies of their own."""
+        if self.visible is None:
+            return self.seen + self.frames
+        return sum(map(sum, dict.fromkeys(self.visible)))
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOP of a pass, of its backward, and of what activation checkpointing computes again."""
+
+    forward: float
+    backward: float
+    again: float = 0.0
+
+    def trained(self, checkpointing: bool) -> float:
+        """Forward and backward together."""
+        return self.forward + self.backward + (self.again if checkpointing else 0.0)
+
+
+def parameters(size: Size) -> int:
+    """Parameters of a DiT."""
+    d, patch = size.width, patch_width(size)
+    attention = 4 * (d * d + d) + 2 * d
+    block = 2 * attention + 2 * d + (d * size.ffn + size.ffn) + (size.ffn * d + d) + 6 * d
+    text = (size.text_width * d + d) + (d * d + d)
+    time = (size.freq * d + d) + (d * d + d) + (6 * d * d + 6 * d)
+    return (patch * d + d) + text + time + size.layers * block + (d * patch + patch) + 2 * d
+
+
+def patch_width(size: Size) -> int:
+    """Numbers of one token before its embedding."""
+    return size.channels * size.patch[1] * size.patch[2]
+
+
+def frame_tokens(size: Size, grid: tuple[int, int]) -> int:
+    """Tokens of a latent frame of `grid` = (height, width).
+
+    Raises:
+        ValueError: the grid does not divide into patches.
+    """
+    if grid[0] % size.patch[1] or grid[1] % size.patch[2]:
+        raise ValueError(
+            f"a grid of {grid[0]} x {grid[1]} latents does not divide into patches of {size.patch[1]} x {size.patch[2]}"
+        )
+    return (grid[0] // size.patch[1]) * (grid[1] // size.patch[2])
+
+
+def pass_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> Flops:
+    """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already."""
+    d, length, patch = size.width, work.frames * tokens, patch_width(size)
+    timed = work.frames if work.level is None else 0
+    first = 2 * (length * patch + timed * size.freq) * d  # nothing flows back into latents and timesteps
+    ends = 2 * (timed * 7 * d * d + length * d * patch)
+    linear = 2 * length * (6 * d * d + 2 * d * size.ffn) * size.layers
+    attention = 4 * d * (work.pairs * tokens**2 + length * size.text_tokens) * size.layers
+    return Flops(
+        first + ends + linear + attention, first + 2 * (ends + linear) + scores * attention, linear + attention
+    )
+
+
+def text_flops(size: Size) -> Flops:
+    """Keys and values of one prompt, for all layers."""
+    d = size.width
+    first = 2 * size.text_tokens * size.text_width * d
+    rest = 2 * size.text_tokens * d * d * (1 + 2 * size.layers)
+    return Flops(first + rest, first + 2 * rest)
+
+
+# ---- which passes there are
+
+
+def rollout_passes(spec: StreamSpec, frames: int, level: int | None = None, grad: bool = False) -> list[Pass]:
+    """The passes of a training rollout of `frames` latent frames that stops at exit level `level`.
+
+    Raises:
+        ValueError: as `StreamSpec.chunks` and `rollout`.
+    """
+    cache = StateCache(spec)
+    notes = _Notes(cache)
+    for _ in rollout(notes, _Zeros(), cache, spec.chunks(frames), (1, 1, 1), level, grad, finish=False):
+        pass
+    return notes.passes
+
+
+def forced_passes(spec: StreamSpec, frames: int) -> list[Pass]:
+    """The passes of teacher forcing through the cache, each chunk with its state."""
+    cache = StateCache(spec)
+    notes = _Notes(cache)
+    size = spec.chunk_frames + spec.state_frames
+    chunks = [torch.zeros(1, size, 1, 1, 1)] * spec.chunks(frames)
+    for _ in forced(notes, cache, chunks, chunks, [c[..., 0, 0, 0] for c in chunks]):
+        pass
+    return notes.passes
+
+
+class _Zeros:
+    def normal(self, *shape: int) -> Tensor:
+        return torch.zeros(1, *shape)
+
+
+class _Notes:
+    """A network of one token a frame that computes nothing, and notes what it is asked for."""
+
+    def __init__(self, cache: StateCache) -> None:
+        self.cache = cache
+        self.passes: list[Pass] = []
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        past, view = memory.read(0, lambda k, at: k), self.cache.latest
+        seen = 0 if past is None else past[0].shape[1]
+        joined = view is not None and bool(view.places.anchor_frames) and bool(view.places.past_frames)
+        full = memory.visible is None or all(map(all, memory.visible))
+        visible = None if full else memory.visible
+        frames, grad = x.shape[1], torch.is_grad_enabled()
+        # the view of a pass whose keys are to carry gradient keeps them, and rotates the cached ones each time
+        attached = grad and self.cache.spec.cache_grad == "straight_through"
+        cached, rotated = self.cache.tokens + frames * attached, 0 if attached else seen
+        self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, None if grad else float(t[0, 0])))
+        memory.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
+        return torch.zeros_like(x)
+
+
+# ---- what a step takes, per sample
+
+
+def stream_flops(size: Size, tokens: int, passes: Iterable[Pass], checkpointing: bool, scores: float = SCORES) -> float:
+    """FLOP of a rollout and of the backward of those of its passes that have one."""
+    found, kinds, levels = 0.0, set(), set()
+    for work in passes:
+        cost = pass_flops(size, tokens, work, scores)
+        found += cost.trained(checkpointing) if work.grad else cost.forward
+        kinds.add(work.grad)
+        levels.add(work.level)
+    found += len(levels - {None}) * 2 * size.width * (size.freq + 7 * size.width)
+    keys = text_flops(size)  # made once with a graph and once without
+    return found + (keys.forward if False in kinds else 0) + (keys.forward + keys.backward if True in kinds else 0)
+
+
+def clip_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> Flops:
+    """A pass and the keys of its prompt."""
+    cost, keys = pass_flops(size, tokens, work, scores), text_flops(size)
+    return Flops(cost.forward + keys.forward, cost.backward + keys.backward, cost.again)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What of a distillation decides its cost; names as in Distill, per sample.
+
+    Attributes:
+        tokens: of a latent frame.
+        checkpointing: of (student, critic).
+        guided: whether the teacher runs twice, with and without the prompt.
+        states: whether states are scored, too.
+    """
+
+    student: Size
+    teacher: Size
+    critic: Size
+    spec: StreamSpec
+    tokens: int
+    frames: int
+    checkpointing: tuple[bool, bool] = (False, False)
+    guided: bool = True
+    states: bool = False
+    scores: float = SCORES
+
+    @property
+    def levels(self) -> range:
+        return range(len(self.spec.timesteps))
+
+    def passes(self, level: int, grad: bool) -> list[Pass]:
+        return rollout_passes(self.spec, self.frames, level, grad)
+
+    def rollout(self, grad: bool, level: int | None = None) -> float:
+        """FLOP of a rollout, of its backward with `grad`; the mean over exit levels without one."""
+        levels = self.levels if level is None else (level,)
+        each = [
+            stream_flops(self.student, self.tokens, self.passes(i, grad), self.checkpointing[0], self.scores)
+            for i in levels
+        ]
+        return sum(each) / len(each)
+
+    @property
+    def score(self) -> float:
+        """FLOP of both scores of the clip, and of the one with states."""
+        clip = Pass(self.frames)
+        real = clip_flops(self.teacher, self.tokens, clip).forward * (1 + self.guided)
+        fake = clip_flops(self.critic, self.tokens, clip).forward
+        return (real + fake) * (1 + self.states)
+
+    def student_step(self, level: int | None = None) -> float:
+        return self.rollout(True, level) + self.score
+
+    @property
+    def critic_update(self) -> float:
+        """FLOP of the critic's own pass and its backward, without the rollout that it learns from."""
+        cost = clip_flops(self.critic, self.tokens, Pass(self.frames), self.scores)
+        return cost.trained(self.checkpointing[1])
+
+    def critic_step(self, level: int | None = None) -> float:
+        """With a rollout of its own."""
+        return self.rollout(False, level) + self.critic_update
+
+    def network_tokens(self, grad_rollouts: float, rollouts: float, updates: float) -> float:
+        """Tokens that pass through any of the networks, for so many of each a sample; backward not counted."""
+        made = [sum(p.frames for p in self.passes(i, False)) for i in self.levels]
+        scored = self.frames * (2 + self.guided) * (1 + self.states)
+        mean = sum(made) / len(made)
+        return self.tokens * ((grad_rollouts + rollouts) * mean + grad_rollouts * scored + updates * self.frames)

@@ -1,0 +1,403 @@
+"""A composed config as a run that can be counted: its networks, what its steps compute, and what they hold."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from adastate.config import Config, ConfigError
+from adastate.net import Size
+from adastate.net.masks import teacher_forcing
+from adastate.plan import memory
+from adastate.plan.cost import Pass, Recipe, clip_flops, forced_passes, frame_tokens, parameters, stream_flops
+from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, Precision
+from adastate.stream import StreamSpec
+
+PRETRAINED = {"WanVAE": 126_892_531, "TAEHV": 11_315_539, "UMT5": 5_680_910_336, "TinyText": 0}
+"""Parameters of encoders whose size is not in the config."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What may be changed without changing what is learnt."""
+
+    zero: str = "0"
+    ranks: int = 1
+    batch: int = 1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder; `device` is where it runs, a rank's own or the processor of its machine."""
+
+    name: str
+    parameters: int
+    bytes: int
+    device: str = "rank"
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOP of something per sample, and how often an iteration has it, in the mean over a run."""
+
+    name: str
+    flop: float
+    often: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stage of training.
+
+    Attributes:
+        batch: samples a rank and micro batch.
+        global_batch: samples an iteration; None: what the ranks bring.
+        precision: of the trainer.
+    """
+
+    kind: str
+    nets: tuple[Net, ...]
+    encoders: tuple[Encoder, ...]
+    tokens: int
+    frames: int
+    batch: int
+    global_batch: int | None
+    iterations: int
+    precision: str
+
+    @property
+    @abstractmethod
+    def works(self) -> list[Work]:
+        """What an iteration computes."""
+
+    @property
+    @abstractmethod
+    def network_tokens(self) -> float:
+        """Tokens through all networks for a sample of an iteration, backward not counted."""
+
+    @abstractmethod
+    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+        """The moments of an iteration at which most is held; `fused` as in Precision."""
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Optimiser steps of the run by network."""
+        return {net.name: self.iterations for net in self.nets if net.trained}
+
+    @property
+    def checkpointing(self) -> bool:
+        return any(net.checkpointing for net in self.nets if net.trained)
+
+    def with_checkpointing(self) -> Run:
+        nets = tuple(replace(net, checkpointing=net.trained and net.size is not None) for net in self.nets)
+        return replace(self, nets=nets)
+
+    def net(self, name: str) -> Net:
+        return next(net for net in self.nets if net.name == name)
+
+    def dtype(self, net: Net, zero: str, fused: bool = True) -> Precision:
+        """How passes of `net` run. ZeRO keeps weights in bfloat16 where DDP casts them in every pass."""
+        if zero == "0" and net.compute_dtype:
+            found = CAST
+        elif self.precision in ("bf16-true", "bf16") or (zero != "0" and self.precision == "bf16-mixed"):
+            found = BFLOAT16
+        elif self.precision in ("bf16-mixed", "16-mixed"):
+            found = AUTOCAST
+        else:
+            found = CAST if net.compute_dtype else FLOAT32
+        if zero.startswith("3") and net.trained:
+            found = replace(found, casts=True)  # weights gathered for a pass stay in its graph
+        return found if fused else replace(found, fused=False)
+
+    def optimiser_phases(self, at: Setting) -> list[Phase]:
+        """AdamW works on all weights at a time, with one more copy of them."""
+        share = 1 if at.zero == "0" else at.ranks
+        return [
+            Phase(f"{n.name}: optimiser", {"optimiser's work": 4 * n.parameters // share}, n.name)
+            for n in self.nets
+            if n.trained
+        ]
+
+
+@dataclass(frozen=True)
+class DistillRun(Run):
+    recipe: Recipe
+    student_every: int
+    critic_updates: int
+    critic_fresh: bool
+    critic_first: int
+
+    @cached_property
+    def counted(self) -> Recipe:
+        return replace(self.recipe, checkpointing=(self.net("student").checkpointing, self.net("critic").checkpointing))
+
+    @property
+    def steps(self) -> dict[str, int]:
+        first = -(-self.critic_first // self.student_every)
+        student = max(0, -(-self.iterations // self.student_every) - first)
+        return {"student": student, "critic": self.iterations * self.critic_updates}
+
+    @property
+    def _rollouts(self) -> float:
+        """Rollouts an iteration makes for the critic alone."""
+        own = self.steps["student"] / max(1, self.iterations)
+        return float(self.critic_updates) if self.critic_fresh else 1 - own
+
+    @property
+    def works(self) -> list[Work]:
+        own = self.steps["student"] / max(1, self.iterations)
+        rollouts = self._rollouts / max(1, self.critic_updates)
+        critic = self.counted.critic_update + rollouts * self.counted.rollout(False)
+        return [
+            Work("student step", self.counted.student_step(), own),
+            Work("critic step", critic, float(self.critic_updates)),
+        ]
+
+    @property
+    def network_tokens(self) -> float:
+        own = self.steps["student"] / max(1, self.iterations)
+        return self.recipe.network_tokens(own, self._rollouts, self.critic_updates)
+
+    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+        recipe, batch, tokens = self.recipe, at.batch, self.tokens
+        student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
+        dtype, dtype_c, dtype_t = (self.dtype(n, at.zero, fused) for n in (student, critic, teacher))
+        passes = recipe.passes(recipe.levels[-1], True)
+        kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
+        clip = Pass(self.frames)
+        clips = {"clip and loss": memory.clip_bytes(recipe.student, tokens, self.frames, batch)}
+        cache = max(memory.cache_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
+        copy = 0 if at.zero.startswith("3") else parameters(recipe.student) * dtype.low
+        rolling = {"KV cache": cache, "weights of quiet passes": copy}
+        scoring = max(
+            memory.working_bytes(recipe.critic, tokens, clip, batch, dtype_c),
+            memory.working_bytes(recipe.teacher, tokens, clip, (1 + recipe.guided) * batch, dtype_t),
+        )
+        again = memory.again_bytes(recipe.student, tokens, passes, batch, dtype) * student.checkpointing
+        scored = [replace(clip, grad=True)]
+        held = memory.kept_bytes(recipe.critic, tokens, scored, batch, dtype_c, critic.checkpointing)
+        again_c = memory.again_bytes(recipe.critic, tokens, scored, batch, dtype_c) * critic.checkpointing
+        quiet = max(memory.working_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
+        exits = {"exit passes": kept}
+        return [
+            Phase("student: rollout", exits | rolling | clips, "student"),
+            Phase("student: scores", exits | {"scoring passes": scoring} | clips, "student"),
+            Phase("student: backward", exits | {"block run again": again} | clips, "student"),
+            Phase("critic: rollout", rolling | {"quiet pass": quiet} | clips, ""),
+            Phase("critic: backward", {"critic's pass": held, "block run again": again_c} | clips, "critic"),
+            *self.optimiser_phases(at),
+        ]
+
+
+@dataclass(frozen=True)
+class ClipRun(Run):
+    """A stage whose step is a list of passes and their backward: the teacher's, and the initialisation."""
+
+    passes: tuple[Pass, ...]
+
+    @property
+    def works(self) -> list[Work]:
+        net = self.nets[0]
+        assert net.size is not None
+        if len(self.passes) == 1:
+            flop = clip_flops(net.size, self.tokens, self.passes[0]).trained(net.checkpointing)
+        else:
+            flop = stream_flops(net.size, self.tokens, self.passes, net.checkpointing)
+        return [Work(f"{net.name} step", flop, 1.0)]
+
+    @property
+    def network_tokens(self) -> float:
+        return float(self.tokens * sum(p.frames for p in self.passes))
+
+    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+        net = self.nets[0]
+        assert net.size is not None
+        dtype = self.dtype(net, at.zero, fused)
+        kept = memory.kept_bytes(net.size, self.tokens, self.passes, at.batch, dtype, net.checkpointing)
+        again = memory.again_bytes(net.size, self.tokens, self.passes, at.batch, dtype) * net.checkpointing
+        clip = memory.clip_bytes(net.size, self.tokens, self.frames, at.batch)
+        cache = max(memory.cache_bytes(net.size, self.tokens, p, at.batch, dtype) for p in self.passes)
+        parts = {"activations": kept, "block run again": again, "KV cache": cache, "clip and loss": clip}
+        return [Phase(f"{net.name}: backward", parts, net.name), *self.optimiser_phases(at)]
+
+
+@dataclass(frozen=True)
+class CodecRun(Run):
+    width: int
+    channels: int
+    group: int
+    side: tuple[int, int]
+
+    @property
+    def _convolutions(self) -> list[tuple[int, int, int, int]]:
+        """(channels in, out, kernel, fraction of the picture's area that its output has)."""
+        w, c, g = self.width, self.channels, 3 * self.group
+        return [
+            *((g, w, 3, 1), (w, w, 4, 4), (w, 2 * w, 4, 16), (2 * w, 2 * w, 3, 16), (2 * w, c, 3, 16)),
+            *((c, 2 * w, 3, 16), (2 * w, 2 * w, 3, 16), (2 * w, 4 * w, 3, 16), (w, w, 3, 4), (w, 4 * w, 3, 4)),
+            (w, g, 3, 1),
+        ]
+
+    @property
+    def works(self) -> list[Work]:
+        area = self.side[0] * self.side[1]
+        flop = sum(2 * i * o * k * k * area // part for i, o, k, part in self._convolutions) * self.frames
+        return [Work("codec step", 3.0 * flop, 1.0)]
+
+    @property
+    def network_tokens(self) -> float:
+        return 0.0
+
+    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+        area = self.side[0] * self.side[1] * self.frames * at.batch
+        # each convolution's output is kept by what follows, and again as the next one's input
+        kept = sum(2 * o * area // part for _, o, _, part in self._convolutions) * (
+            2 if "bf16" in self.precision else 4
+        )
+        return [Phase("codec: backward", {"activations": kept}, "codec"), *self.optimiser_phases(at)]
+
+
+def codec_parameters(width: int, channels: int, group: int) -> int:
+    """Parameters of a TinyCodec."""
+    shape = CodecRun("codec", (), (), 0, 0, 1, None, 0, "", width, channels, group, (4, 4))
+    return sum(i * o * k * k + o for i, o, k, _ in shape._convolutions)
+
+
+# ---- from a config
+
+
+def read(config: Config) -> Run:
+    """The run of a composed config.
+
+    Raises:
+        ConfigError: it holds no stage that can be counted, or lacks what one needs.
+    """
+    model, data = (config.lightning.get(key) for key in ("model", "data"))
+    if not model or not data:
+        raise ConfigError("these config files hold no stage: add one of conf/stages/")
+    kind, found = _arguments(model)
+    _, fed = _arguments(data)
+    trainer = config.lightning.get("trainer") or {}
+    shared: dict[str, Any] = {
+        "batch": int(fed.get("batch", 1)),
+        "global_batch": None,
+        "iterations": max(0, int(trainer.get("max_steps") or 0)),
+        "precision": str(trainer.get("precision") or "32-true"),
+    }
+    readers = {"Distill": _distill, "Teacher": _teacher, "Student": _init, "CodecTraining": _codec}
+    if kind not in readers:
+        raise ConfigError(f"{kind} is no stage that can be counted; these are: {', '.join(readers)}")
+    return readers[kind](found, fed, config.variables, shared)
+
+
+def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
+    parts = {name: _arguments(found[name])[1] for name in ("student", "critic", "teacher")}
+    student, teacher = parts["student"], parts["teacher"]
+    nets = tuple(_net(name, p, name != "teacher", name == "student") for name, p in parts.items())
+    spec, size = _spec(student), _size(student)
+    tokens = frame_tokens(size, tuple(student["grid"]))
+    recipe = Recipe(
+        size,
+        _size(teacher),
+        _size(parts["critic"]),
+        spec,
+        tokens,
+        int(student["rollout_frames"]),
+        guided=float(teacher["guidance"]) != 0,
+        states=found["state_loss"] != "none",
+    )
+    shared |= {"iterations": int(found["iterations"]), "global_batch": int(found["global_batch"])}
+    names = ("student_every", "critic_updates", "critic_fresh", "critic_first")
+    spec.chunks(recipe.frames)
+    return DistillRun(
+        "distill",
+        nets,
+        _encoders(student),
+        tokens,
+        recipe.frames,
+        recipe=recipe,
+        **shared,
+        **{n: found[n] for n in names},
+    )
+
+
+def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
+    net, frames = _net("teacher", found, True, found["ema"] is not None), int(found["rollout_frames"])
+    tokens = frame_tokens(_size(found), tuple(found["grid"]))
+    passes = (Pass(frames, grad=True),)
+    return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
+
+
+def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
+    net, frames, spec = _net("student", found, True, True), int(found["rollout_frames"]), _spec(found)
+    tokens = frame_tokens(_size(found), tuple(found["grid"]))
+    spec.chunks(frames)
+    if found["init_state_target"] == "none":
+        mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
+        passes: tuple[Pass, ...] = (Pass(2 * frames, visible=mask, grad=True),)
+    else:
+        passes = tuple(forced_passes(spec, frames))
+    return ClipRun("init", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
+
+
+def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
+    kind, codec = _arguments(found["codec"])
+    if kind != "TinyCodec":
+        raise ConfigError(f"{kind} is not trained here, TinyCodec is")
+    shape: dict[str, Any] = {k: int(codec[k]) for k in ("width", "channels", "group")}
+    net = Net("codec", codec_parameters(**shape))
+    grid = variables.get("grid") or (8, 8)
+    frames = int(fed.get("pictures") or 0) // shape["group"]
+    return CodecRun("codec", (net,), (), 0, frames, **shape, side=(4 * grid[0], 4 * grid[1]), **shared)
+
+
+def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(class name, its arguments with what it takes where the config is silent)."""
+    module, _, name = node["class_path"].rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters.values()
+    silent = {p.name: p.default for p in signature if p.default is not p.empty}
+    return name, {**silent, **(node.get("init_args") or {})}
+
+
+def _size(found: dict[str, Any]) -> Size:
+    sizes: dict[str, Any] = {k: tuple(v) if k == "patch" else v for k, v in found["size"].items()}
+    return Size(**sizes)
+
+
+def _spec(found: dict[str, Any]) -> StreamSpec:
+    given = found["stream"]
+    return given if isinstance(given, StreamSpec) else StreamSpec.of(given)
+
+
+def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net:
+    size = _size(found)
+    cast = found.get("compute_dtype") not in (None, "float32")
+    return Net(name, parameters(size), size, trained, averaged, trained and bool(found["checkpointing"]), cast)
+
+
+def _encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
+    made = []
+    for part in ("codec", "text"):
+        if not found.get(part):
+            continue
+        kind, given = _arguments(found[part])
+        if kind == "TinyCodec":
+            count = codec_parameters(int(given["width"]), int(given["channels"]), int(given["group"]))
+        elif kind in PRETRAINED:
+            count = PRETRAINED[kind]
+        else:
+            raise ConfigError(f"the size of {kind} is not known, so {part} cannot be counted")
+        each = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4)
+        device = "processor" if kind == "UMT5" and given["device"] == "cpu" else "rank"
+        made.append(Encoder("VAE" if part == "codec" else "text encoder", count, count * each, device))
+    return tuple(made)
+
+
+def step_flops(works: list[Work]) -> float:
+    """FLOP of an iteration per sample."""
+    return sum(work.flop * work.often for work in works)

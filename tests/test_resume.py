@@ -1,0 +1,28 @@
+"""Killed with SIGKILL at random moments, saves included, a run ends as if it had not been. `make faults` does more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import kills
+from tests.kills import Plan
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+
+PLANS = [
+    pytest.param(Plan(), 4, id="one process, prompts"),
+    pytest.param(Plan(workers=2), 2, id="one process, prompts, 2 workers"),
+    pytest.param(Plan("ddp", 2), 3, id="two processes, prompts"),
+]
+
+
+@pytest.mark.parametrize(("plan", "deaths"), PLANS)
+def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path: Path, plan: Plan, deaths: int) -> None:
+    expected, seconds = kills.straight(plan, tmp_path / "straight")
+    found, died = kills.killed(plan, tmp_path / "killed", deaths, seconds, seed=1)
+    assert died > 0
+    assert found == expected
+    assert kills.samples(plan, tmp_path / "killed") == kills.samples(plan, tmp_path / "straight")
