@@ -56,6 +56,15 @@ class Plan:
     global_batch: int = 4
 
 
+class Digest(pl.Callback):
+    """Taken while the strategy still holds the weights."""
+
+    value = ""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.value = digest(pl_module, trainer)
+
+
 class Consumed(pl.Callback):
     """Writes down which samples every finished iteration used, a line each, so that a killed run leaves them."""
 
@@ -91,6 +100,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
         data = PromptData(batch=batch, workers=plan.workers)
     else:
         data = ShardData(str(folder.parent / "shards"), batch=batch, workers=plan.workers, seed=3)
+    taken = Digest()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=plan.world,
@@ -103,11 +113,12 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
         callbacks=[
             Checkpoints(str(folder / "checkpoints"), every=plan.every, keep=2),
             Consumed(folder / f"consumed.{rank}"),
+            taken,
         ],
     )
     start = newest(folder / "checkpoints")
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
-    (folder / f"done.{rank}").write_text(digest(module, trainer))
+    (folder / f"done.{rank}").write_text(taken.value)
 
 
 def strategy(plan: Plan) -> Any:

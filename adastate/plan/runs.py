@@ -173,7 +173,8 @@ class DistillRun(Run):
         clips = {"clip and loss": memory.clip_bytes(recipe.student, tokens, self.frames, batch)}
         cache = max(memory.cache_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
         copy = 0 if at.zero.startswith("3") else parameters(recipe.student) * dtype.low
-        rolling = {"KV cache": cache, "weights of quiet passes": copy}
+        quiet = max(memory.working_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
+        rolling = {"KV cache": cache, "weights of quiet passes": copy, "quiet pass": quiet}
         scoring = max(
             memory.working_bytes(recipe.critic, tokens, clip, batch, dtype_c),
             memory.working_bytes(recipe.teacher, tokens, clip, (1 + recipe.guided) * batch, dtype_t),
@@ -182,13 +183,12 @@ class DistillRun(Run):
         scored = [replace(clip, grad=True)]
         held = memory.kept_bytes(recipe.critic, tokens, scored, batch, dtype_c, critic.checkpointing)
         again_c = memory.again_bytes(recipe.critic, tokens, scored, batch, dtype_c) * critic.checkpointing
-        quiet = max(memory.working_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
         exits = {"exit passes": kept}
         return [
             Phase("student: rollout", exits | rolling | clips, "student"),
             Phase("student: scores", exits | {"scoring passes": scoring} | clips, "student"),
             Phase("student: backward", exits | {"block run again": again} | clips, "student"),
-            Phase("critic: rollout", rolling | {"quiet pass": quiet} | clips, ""),
+            Phase("critic: rollout", rolling | clips, ""),
             Phase("critic: backward", {"critic's pass": held, "block run again": again_c} | clips, "critic"),
             *self.optimiser_phases(at),
         ]

@@ -27,6 +27,23 @@ class Noise(Protocol):
         """The next standard normals `[B, *shape]`."""
 
 
+@dataclass
+class Step:
+    """What it takes to run a chunk's exit pass again: see `replay`.
+
+    Attributes:
+        x: noisy [state | content] at the exit level, `[B, S + F, C, H, W]`.
+        t: that level, `[B, S + F]`.
+        queries: state frames S.
+        clean: input of the clean pass; None where that was spared.
+    """
+
+    x: Tensor
+    t: Tensor
+    queries: int
+    clean: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Scene:
     """A new prompt within a stream.
@@ -51,6 +68,8 @@ def rollout(
     finish: bool = True,
     scenes: Mapping[int, Scene] | None = None,
     reencode: Reencode | None = None,
+    grad_from: int = 0,
+    record: list[Step] | None = None,
 ) -> Iterator[Chunk]:
     """Yields `chunks` chunks of a stream, each denoised together with its state.
 
@@ -70,6 +89,8 @@ def rollout(
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
         scenes: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
+        grad_from: with `grad`, the chunk of this call from which on it is meant.
+        record: takes one Step a chunk, for `replay`.
     """
     spec = cache.spec
     scenes = scenes or {}
@@ -79,11 +100,12 @@ def rollout(
     if not 0 <= last < len(spec.timesteps):
         raise ValueError(f"exit level {last} does not exist: the schedule has {len(spec.timesteps)} levels")
     if spec.schedule == "staircase":
-        if grad or exit_level is not None:
-            raise ValueError("schedule 'staircase' has no exit level and no gradient: train with 'uniform' chunks")
-        yield from staircase(student, noise, cache, chunks, shape, finish, scenes)
+        if record is not None:
+            raise ValueError("schedule 'staircase' has several chunks in a pass, which cannot be replayed one by one")
+        yield from staircase(student, noise, cache, chunks, shape, finish, scenes, last, grad)
         return
     for index in range(chunks):
+        learns = grad and index >= grad_from
         if index in scenes:
             student = scenes[index].student
             switch_prompt(student, cache, scenes[index].switch or spec.switch)
@@ -92,21 +114,52 @@ def rollout(
         times = spec.levels(cache.generated)
         exit_at = max(0, len(times) - len(spec.timesteps) + last)
         x = _first_noise(noise, cache, queries, frames, shape)
-        exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
+        exit_view = cache.view(frames, queries, keep=learns and spec.cache_grad == "straight_through")
         quiet = cache.view(frames, queries)
         for level in range(exit_at + 1):
             at_exit = level == exit_at
-            with torch.set_grad_enabled(grad and at_exit):
+            with torch.set_grad_enabled(learns and at_exit):
                 x0 = _predict(student, x, _times(x, times[level]), exit_view if at_exit else quiet, spec.shift)
             if not at_exit:
                 fresh = _draw(noise, cache.generated, level + 1, queries, frames, shape)
                 x = flow.add_noise(x0, fresh, _times(x, times[level + 1]), spec.shift)
+        if record is not None:
+            record.append(Step(x, _times(x, times[exit_at]), queries))
         state, content = x0[:, :queries], x0[:, queries:]
         start = cache.origin + cache.frames
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
         cache.generated += 1
         if finish or index < chunks - 1:
-            write(student, noise, cache, x0, queries, grad, exit_view)
+            clean = write(student, noise, cache, x0, queries, learns, exit_view)
+            if record is not None:
+                record[-1].clean = clean
+
+
+def replay(student: Student, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
+    """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
+
+    With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and
+    then be run again chunk by chunk, each with its own share of the gradient: equal gradients, at the price of one
+    more exit and clean pass a chunk, and the activations of one chunk however long the rollout.
+
+    Args:
+        cache: a fresh one, as the recorded rollout began with.
+    """
+    if cache.spec.cache_grad != "detached" or cache.spec.state_grad:
+        raise ValueError(
+            f"replay needs a cache without gradient: cache_grad is {cache.spec.cache_grad!r}, state_grad "
+            f"{cache.spec.state_grad}"
+        )
+    for step in steps:
+        frames = step.x.shape[1] - step.queries
+        with torch.enable_grad():
+            yield _predict(student, step.x, step.t, cache.view(frames, step.queries), cache.spec.shift)
+        cache.generated += 1
+        if step.clean is not None:
+            view = cache.view(frames, step.queries, clean=True, keep=True)
+            with torch.no_grad():
+                student(step.clean, _times(step.clean, cache.spec.context_noise), view)
+            cache.commit(view)
 
 
 def staircase(
@@ -117,6 +170,8 @@ def staircase(
     shape: tuple[int, int, int],
     finish: bool = True,
     scenes: Mapping[int, Scene] | None = None,
+    exit_level: int | None = None,
+    grad: bool = False,
 ) -> Iterator[Chunk]:
     """Joint denoising of as many chunks as there are levels, each one level noisier than the chunk before it.
 
@@ -138,12 +193,13 @@ def staircase(
             joined += 1
         x = torch.cat(flight, 1)
         t = torch.cat([_times(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
-        x0 = _predict(student, x, t, cache.view(x.shape[1], 0), spec.shift).split(frames, 1)
         done = levels[0] == len(times) - 1
+        with torch.set_grad_enabled(grad and done):
+            x0 = _predict(student, x, t, cache.view(x.shape[1], 0), spec.shift).split(frames, 1)
         levels = [level + 1 for level in levels]
         flight = [
             flow.add_noise(
-                chunk,
+                chunk.detach(),
                 _draw(noise, cache.generated + i, level, 0, frames, shape),
                 _times(chunk, times[level]),
                 spec.shift,
@@ -167,8 +223,8 @@ def write(
     queries: int,
     grad: bool = False,
     exit_view: View | None = None,
-) -> None:
-    """The clean pass over [state | content] `x0`, and the commit of what it wrote."""
+) -> Tensor:
+    """The clean pass over [state | content] `x0`, and the commit of what it wrote; returns the pass's input."""
     spec = cache.spec
     attached = grad and spec.state_grad > 0
     view = cache.view(x0.shape[1] - queries, queries, clean=True, keep=True)
@@ -182,6 +238,7 @@ def write(
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
     cache.remember(x0[:, queries:])
+    return clean
 
 
 @torch.no_grad()
