@@ -39,3 +39,8 @@ def attention(horizon: int, slot: str) -> str:
 def picture(horizon: int, what: str) -> str:
     """Media of the sub-run `media`; TensorBoard folds them by the part before the slash."""
     return f"rollout_{horizon}x/{what}"
+
+
+def skipped(cause: str) -> str:
+    """Samples that could not be used so far, by what was the matter with them."""
+    return f"data/skipped/{cause.replace(' ', '_')}"

@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate.types import Batch
-from datamodules.prompts import Batches, train_loader
-from datamodules.shards import Rows, Sample, ShardError, read_facts
+from datamodules.order import Batches, Cursor, together
+from datamodules.remote import Patience
+from datamodules.rows import Rows
+from datamodules.samples import BadSample, Sample
+from datamodules.shards import CHECK_EVERY, ShardError, ledger_path
 from datamodules.writer import ShardWriter, npy
 
 
@@ -85,15 +88,17 @@ class TrajectoryWriter:
 class TrajectoryData(pl.LightningDataModule):
     """Trajectories from shards, endlessly, in the same global order whatever the number of processes.
 
-    `latents` is the end of each trajectory.
+    `latents` is the end of each trajectory. What cannot be used is skipped, as in ShardData.
 
     Args:
-        shards: folder, glob or brace pattern of local .tar files.
+        shards: folder, glob or brace pattern of .tar files, here or behind http(s)://, s3:// or gs://.
         batch: trajectories a process and step.
         seed: of the order.
         workers: loader processes (0: read in the training process).
-        forgive: share of unusable samples that are skipped; more are refused.
+        max_skipped_share: share of unusable samples that are skipped; more are refused.
         memory_gb: trajectories are kept in memory up to this much.
+        read_timeout_s: of one read, which is tried three times.
+        forgive: older name of max_skipped_share.
     """
 
     def __init__(
@@ -102,24 +107,41 @@ class TrajectoryData(pl.LightningDataModule):
         batch: int = 16,
         seed: int = 0,
         workers: int = 0,
-        forgive: float = 0.1,
+        max_skipped_share: float = 0.05,
         memory_gb: float = 2.0,
+        read_timeout_s: float = 60.0,
+        forgive: float | None = None,
     ) -> None:
         super().__init__()
         self.shards, self.batch, self.seed, self.workers = shards, batch, seed, workers
-        self.forgive, self.memory_gb = forgive, memory_gb
+        self.max_skipped_share = max_skipped_share if forgive is None else forgive
+        self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
         self.rows: Rows | None = None
+        self.cursor = Cursor()
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Bad samples met so far, by cause; loader workers count for themselves."""
-        return dict(self.rows.skipped) if self.rows else {}
+        """Bad samples met so far, by cause; under a Trainer those of all processes and loader workers."""
+        return self.rows.skipped if self.rows else {}
 
     def setup(self, stage: str | None = None) -> None:
-        if self.rows is None:
-            rows = Rows(self.shards, "trajectory.npy", None, self.seed, self.forgive, self.memory_gb)
-            self.levels = shared_levels(rows.samples, rows.shape[0])
-            self.rows = rows
+        self.rows = self.rows or together(self.trainer, self._read)
+
+    def _read(self) -> Rows:
+        rows = Rows(
+            self.shards,
+            "trajectory.npy",
+            None,
+            self.seed,
+            self.max_skipped_share,
+            self.memory_gb,
+            ledger_path(self.trainer),
+            Patience(self.read_timeout_s),
+        )
+        levels = shared_levels(rows)
+        rows.require_facts(partial(require_levels, levels, rows.shape[0]))
+        self.levels = torch.tensor(levels, dtype=torch.float32)
+        return rows
 
     def batches(self, rank: int = 0, world: int = 1) -> Batches:
         self.setup()
@@ -127,25 +149,44 @@ class TrajectoryData(pl.LightningDataModule):
         return self.rows.batches(partial(_trajectory_batch, self.levels), self.batch, rank, world)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return train_loader(self, self.batches, self.workers)
+        self.setup()
+        assert self.rows is not None
+        identity = {"kind": "trajectories", "seed": self.seed, **self.rows.identity}
+        return self.cursor.loader(self.trainer, self.batches, self.workers, identity)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.cursor.begin(batch, self.trainer)
+        if self.rows is not None and self.cursor.begun % CHECK_EVERY == 1:
+            self.rows.refuse_together(self.trainer)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.cursor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state_dict)
 
 
-def shared_levels(samples: Sequence[Sample], entries: int) -> Tensor:
-    """The levels `[J]` of all the samples, from their facts alone: a mixed set is refused before training.
+def shared_levels(rows: Rows) -> list[float]:
+    """The levels that most of a set's first good samples have; none if they tell none."""
+    told = [row.facts.get("levels") for row in rows.probes if row.content.shape == rows.shape]
+    usable: list[list[float]] = [x for x in told if x is not None and _are_levels(x, rows.shape[0])]
+    return max(usable, key=usable.count) if usable else []
 
-    Raises:
-        ShardError: a sample without levels, with other levels than the first, or not `entries` of them.
-    """
-    first: list[float] = []
-    for sample in samples:
-        levels = read_facts(sample).get("levels")
-        name = f"{sample.shard.name}: {sample.key}"
-        if not isinstance(levels, list) or len(levels) != entries:
-            raise ShardError(f"{name} has the levels {levels}, not {entries} of them in its .json: make the set again")
-        first = first or levels
-        if levels != first:
-            raise ShardError(f"{name} has the levels {levels}, others have {first}: keep them in folders of their own")
-    return torch.tensor(first, dtype=torch.float32)
+
+def require_levels(levels: list[float], entries: int, sample: Sample, facts: Mapping[str, Any]) -> None:
+    """Raises BadSample for a sample without levels, with others than `levels`, or not `entries` of them."""
+    has = facts.get("levels")
+    if not _are_levels(has, entries):
+        told = f"has the levels {str(has)[:100]}, not {entries} of them in its .json: make the set again"
+        raise BadSample("no levels", sample, told)
+    if has != levels:
+        told = f"has the levels {has}, others have {levels}: keep them in folders of their own"
+        raise BadSample("other levels", sample, told)
+
+
+def _are_levels(levels: Any, entries: int) -> bool:
+    return isinstance(levels, list) and len(levels) == entries and all(type(x) in (int, float) for x in levels)
 
 
 def _trajectory_batch(levels: Tensor, rows: Rows, indices: range) -> Batch:

@@ -8,17 +8,19 @@ and a rollout can therefore be *measured* against its prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from adastate.encoders import Codec
 from adastate.types import Batch
+from datamodules.order import Batches, Cursor
 
 VIEW = 32
 """Height and width of a picture, in pixels."""
@@ -189,32 +191,11 @@ def ball_positions(flights: Sequence[Flight], t: Tensor) -> Tensor:
     return torch.where(track > width, 2 * width - track, track) + low
 
 
-class WorldClips(IterableDataset[Batch]):
-    """Batches of freshly rendered flights; row i of batch k is flight k * global_batch + i, on every machine."""
-
-    def __init__(self, seed: int, pictures: int, batch: int, global_batch: int, rank: int) -> None:
-        self.seed, self.pictures, self.batch = seed, pictures, batch
-        self.global_batch, self.rank = global_batch, rank
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = number
-        while True:
-            first = step * self.global_batch + self.rank * self.batch
-            yield world_batch(self.seed, range(first, first + self.batch), self.pictures)
-            step += workers
-
-
-class WorldLatents(IterableDataset[Batch]):
+class WorldLatents:
     """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
 
-    def __init__(
-        self, seed: int, pictures: int, clips: int, codec: Codec, batch: int, global_batch: int, rank: int
-    ) -> None:
-        self.seed, self.batch, self.global_batch, self.rank = seed, batch, global_batch, rank
-        if clips < global_batch:
-            raise ValueError(f"{clips} clips do not fill one global batch of {global_batch}")
+    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec) -> None:
+        self.seed = seed
         self.prompts: list[str] = []
         parts = []
         for first in range(0, clips, 64):
@@ -223,18 +204,17 @@ class WorldLatents(IterableDataset[Batch]):
             parts.append(codec.encode(some.video).half())
             self.prompts += some.prompts
         self.latents = torch.cat(parts)
+        self._epoch = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
 
-    def __iter__(self) -> Iterator[Batch]:
-        clips, step, epoch = len(self.prompts), 0, 0
-        while True:
-            order = torch.randperm(clips, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
-            for first in range(0, clips - self.global_batch + 1, self.global_batch):
-                mine = first + self.rank * self.batch
-                rows = order[mine : mine + self.batch]
-                index = torch.arange(self.batch) + step * self.global_batch + self.rank * self.batch
-                yield Batch(index, [self.prompts[i] for i in rows], latents=self.latents[rows].float())
-                step += 1
-            epoch += 1
+    def batch(self, indices: range) -> Batch:
+        """Of the given global sample numbers."""
+        places = [divmod(i, len(self.prompts)) for i in indices]
+        rows = torch.stack([self._epoch(epoch)[at] for epoch, at in places])
+        return Batch(torch.tensor(indices), [self.prompts[i] for i in rows], latents=self.latents[rows].float())
+
+    def _draw(self, epoch: int) -> Tensor:
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.prompts), generator=g)
 
 
 def world_batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
@@ -274,12 +254,30 @@ class WorldData(pl.LightningDataModule):
             raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
         self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
         self.clips, self.codec = clips, codec
+        self.cursor = Cursor()
+
+    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+        total = self.batch * world
+        if self.clips is None or self.codec is None:
+            return Batches(partial(world_batch, self.seed, pictures=self.pictures), self.batch, total, rank)
+        if self.clips < total:
+            raise ValueError(f"{self.clips} clips do not fill one global batch of {total}")
+        kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec)
+        return Batches(kept.batch, self.batch, total, rank)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        if self.clips is not None and self.codec is not None:
-            kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec, self.batch, self.batch * world, rank)
-            return DataLoader(kept, batch_size=None)
-        clips = WorldClips(self.seed, self.pictures, self.batch, self.batch * world, rank)
-        return DataLoader(clips, batch_size=None, num_workers=self.workers)
+        identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.pictures}
+        if self.clips is not None:
+            identity["samples"] = self.clips
+        workers = 0 if self.clips is not None else self.workers  # what is in memory needs no one to fetch it
+        return self.cursor.loader(self.trainer, self.batches, workers, identity)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.cursor.begin(batch, self.trainer)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.cursor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state_dict)

@@ -1,0 +1,194 @@
+"""Decoding bytes that nobody vouches for: every count a file claims is checked before anything believes it.
+
+A shard is data. Nothing here unpickles, opens another file, or allocates by a number in a header before that number has
+been compared with the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_WORDS = 1 << 20
+"""Bytes of a caption or of facts."""
+
+MAX_CONTENT = 2 << 30
+"""Bytes of a video or of latents, stored or decoded."""
+
+MAX_PICTURES = 100_000
+MAX_PIXELS = 8192 * 8192
+MAX_DEPTH = 16
+"""Of facts: workers send them in pickles, which recurse."""
+
+DTYPES = ("float16", "float32", "float64")
+_MAX_NPY_HEADER = 4096
+_BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof", b"traf"}
+
+
+class ShardError(ValueError):
+    """Shards that cannot be used; the sentence names the shard and the remedy."""
+
+
+class Refused(ValueError):
+    """Bytes that are not what they should be; counted by `cause`."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+def read_npy(data: bytes) -> Tensor:
+    """A .npy file of floating-point numbers, as a view of its bytes.
+
+    Raises:
+        Refused: `wrong dtype`, or `unreadable`: no .npy file, or its header and its bytes disagree.
+    """
+    if data[:6] != b"\x93NUMPY" or len(data) < 12 or data[6] not in (1, 2, 3):
+        raise Refused("unreadable", "it is no .npy file")
+    start, length = (
+        (10, struct.unpack_from("<H", data, 8)[0]) if data[6] == 1 else (12, struct.unpack_from("<I", data, 8)[0])
+    )
+    if length > _MAX_NPY_HEADER or start + length > len(data):
+        raise Refused("unreadable", f"its header claims {length} bytes, at most {_MAX_NPY_HEADER}")
+    try:
+        header = ast.literal_eval(data[start : start + length].decode("latin1").strip())
+        dtype, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
+        if not isinstance(dtype, str):
+            raise Refused("wrong dtype", "it holds records: store an array of numbers")
+        kind = np.dtype(dtype)
+    except Refused:
+        raise
+    except Exception as error:  # whatever a hostile literal makes of the parser
+        raise Refused("unreadable", f"its header cannot be read ({type(error).__name__})") from error
+    if kind.hasobject:
+        raise Refused("unreadable", "Object arrays cannot be loaded: they are pickles")
+    if kind.name not in DTYPES:
+        raise Refused("wrong dtype", f"its numbers are {kind.name}, not one of {', '.join(DTYPES)}")
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 < n < 2**40 for n in shape):
+        raise Refused("unreadable", "its header gives no shape, or an empty one")
+    count = int(np.prod([*shape], dtype=object)) if shape else 1
+    if count * kind.itemsize != len(data) - start - length:
+        has = len(data) - start - length
+        raise Refused("unreadable", f"its header promises {count * kind.itemsize} bytes of numbers, it has {has}")
+    array = np.frombuffer(bytearray(data), kind, count, start + length).reshape(shape, order="F" if fortran else "C")
+    return torch.from_numpy(array if kind.isnative else array.astype(kind.newbyteorder("=")))
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no number is NaN or infinite; the sum tells at a third of the cost, unless it overflows by itself."""
+    return bool(x.sum(dtype=torch.float32).isfinite()) or bool(x.isfinite().all())
+
+
+def read_words(data: bytes) -> str:
+    """A caption; Refused as `unreadable` if it is not utf-8."""
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise Refused("unreadable", f"its .txt is not utf-8 (byte {error.start})") from error
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """A JSON object nested at most 16 deep; Refused as `unreadable` otherwise."""
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Refused("unreadable", f"has a .json that is none ({str(error)[:80]})") from error
+    if not isinstance(facts, dict):
+        raise Refused("unreadable", "has a .json that is no object")
+    level: list[Any] = [facts]
+    for _ in range(MAX_DEPTH):
+        level = [x for v in level for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
+        if not level:
+            return facts
+    raise Refused("unreadable", f"has a .json nested deeper than {MAX_DEPTH}")
+
+
+def read_mp4(data: bytes) -> Tensor:
+    """An mp4 in memory -> `[T, 3, h, w]` uint8.
+
+    Raises:
+        Refused: `too large` for what it claims or turns out to be, `unreadable` if it is not a whole mp4 video.
+    """
+    check_mp4(data)
+    try:
+        # The format is given, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
+            if not container.streams.video:
+                raise Refused("unreadable", "it has no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # clips are short, and starting threads takes longer than decoding
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            pictures: list[Tensor] = []
+            for frame in container.decode(stream):
+                _check_claim(len(pictures) + 1, frame.width, frame.height)
+                pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+                if pictures[-1].shape != pictures[0].shape:
+                    raise Refused("unreadable", "its pictures change their size")
+            declared = stream.frames
+    except (av.FFmpegError, OSError, MemoryError) as error:
+        raise Refused("unreadable", f"not a readable mp4 ({getattr(error, 'strerror', None) or error})") from error
+    if not pictures or len(pictures) < declared:
+        raise Refused("unreadable", f"truncated, {len(pictures)} of {declared} pictures")
+    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def check_mp4(data: bytes) -> None:
+    """Reads the tables of an mp4 that FFmpeg allocates memory by, and refuses absurd ones."""
+    view = memoryview(data)
+    pictures, sides = 0, [(1, 1)]
+    for kind, box in _boxes(view, 0):
+        if kind == b"cmov":
+            raise Refused("unreadable", "it has a compressed header")
+        if kind == b"stsz" and len(box) >= 12:
+            pictures = max(pictures, _u32(box, 8))
+        elif kind == b"trun" and len(box) >= 8:
+            pictures = max(pictures, _u32(box, 4))
+        elif kind in (b"stts", b"ctts") and len(box) >= 8:
+            counts = np.frombuffer(box[8 : 8 + (len(box) - 8) // 8 * 8], ">u4")[::2]
+            pictures = max(pictures, int(counts.sum(dtype=np.uint64)))
+        elif kind == b"stsd" and len(box) >= 52 and _u32(box, 8) >= 86:  # a sample entry as long as those of video
+            sides.append(struct.unpack_from(">HH", box, 40))
+        elif kind == b"tkhd" and len(box) >= 84:
+            sides.append((_u32(box, len(box) - 8) >> 16, _u32(box, len(box) - 4) >> 16))
+    if pictures > min(MAX_PICTURES, len(data)):
+        raise Refused("too large", f"it claims {pictures} pictures in {len(data)} bytes")
+    for width, height in sides:
+        _check_claim(max(1, pictures), width, height)
+
+
+def _check_claim(pictures: int, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or pictures * width * height * 3 > MAX_CONTENT or pictures > MAX_PICTURES:
+        raise Refused("too large", f"it claims {pictures} pictures of {height} x {width}, more than is decoded")
+
+
+def _boxes(view: memoryview, depth: int) -> Iterator[tuple[bytes, memoryview]]:
+    at, seen = 0, 0
+    while at + 8 <= len(view):
+        size, kind, head = _u32(view, at), bytes(view[at + 4 : at + 8]), 8
+        if size == 1 and at + 16 <= len(view):
+            size, head = struct.unpack_from(">Q", view, at + 8)[0], 16
+        size = len(view) - at if size == 0 else size
+        if size < head or at + size > len(view):
+            raise Refused("unreadable", f"truncated, a box of {size} bytes in {len(view) - at}")
+        box = view[at + head : at + size]
+        yield kind, box
+        if kind in _BOXES:
+            if depth > 8:
+                raise Refused("unreadable", "its boxes are nested too deep")
+            yield from _boxes(box, depth + 1)
+        at, seen = at + size, seen + 1
+        if seen > 100_000:
+            raise Refused("unreadable", "it has too many boxes")
+
+
+def _u32(view: memoryview, at: int) -> int:
+    return int(struct.unpack_from(">I", view, at)[0])
