@@ -189,6 +189,9 @@ class Distill(pl.LightningModule):
         An update that the guard forbids is not made. If nothing of the iteration has been updated before, it is as if
         its batch had never been drawn: the next batch takes its place.
         """
+        if self.iteration >= self.iterations:  # killed between the last checkpoint and its end, and gone on with
+            self.trainer.should_stop = True
+            return
         self._parts.append(batch)
         if len(self._parts) < self.accumulate:
             return

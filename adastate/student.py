@@ -354,7 +354,9 @@ class Student(pl.LightningModule):
         noisy, t, target = (torch.cat(parts[i], 1) for i in (0, 2, 3))
         return torch.cat(list(predicted), 1), noisy, t, target
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
         self.ema.update(self.net)
         if self.iteration % self.save_every == 0:
             self.save()

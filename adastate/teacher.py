@@ -127,9 +127,12 @@ class Teacher(pl.LightningModule):
             raise ValueError("this teacher was made without a text encoder")
         return self.text.embed(prompts).to(self.device)
 
-    def on_train_batch_end(self, *_: object) -> None:
-        if self.ema is not None:
-            self.ema.update(self.net)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is None:
+            return
+        self.ema.update(self.net)
         if self.iteration % self.save_every == 0:
             self._save()
 

@@ -56,6 +56,8 @@ def sigkills(folder: Path, plan: Plan, wanted: int) -> Outcome:
 def stops(folder: Path, plan: Plan) -> Outcome:
     """Stopped after every single step once, and gone on with."""
     began = time.monotonic()
+    if plan.data == "shards":
+        kills.make_shards(folder)
     expected, _ = kills.straight(plan, folder / "straight")
     held = 0
     for at in range(1, plan.iterations):
@@ -124,7 +126,7 @@ def plans(share: float, zero: bool) -> Iterator[Callable[[Path], Outcome]]:
     strategies = ["one", "ddp", *(["zero1", "zero2", "zero3"] if zero else [])]
     for strategy in strategies:
         for workers in (0, 2):
-            plan = Plan(strategy, 1 if strategy == "one" else 2, workers=workers, iterations=steps)
+            plan = Plan(strategy, 1 if strategy == "one" else 2, data="shards", workers=workers, iterations=steps)
             yield lambda folder, plan=plan: stops(folder, plan)  # type: ignore[misc]
     yield worlds
 

@@ -22,6 +22,9 @@ from callbacks.streams import iteration
 STATE = "state.ckpt"
 """What the strategy saves: a file, or with sharded engines a folder."""
 
+FORMAT = 1
+"""Of what a checkpoint holds. One from a later format is refused; raise it when an older reader would go wrong."""
+
 PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
 LOG = "run.log.jsonl"
 
@@ -61,6 +64,7 @@ class Checkpoints(Checkpoint):
         self._saved_at, self._saved_time = -1, time.monotonic()
         self.last: Path | None = None
         """The newest checkpoint of this run."""
+        self._losses_then: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
@@ -69,14 +73,28 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = iteration(trainer, pl_module)
-        resumed = trainer.ckpt_path
-        if resumed:
-            self.last = Path(resumed).parent
-            note(trainer, "resumed", checkpoint=str(Path(resumed).parent), iteration=self._saved_at)
-            rank_zero_info(f"[adastate] goes on from {Path(resumed).parent} at iteration {self._saved_at}")
+        if trainer.ckpt_path:
+            self._say_resumed(trainer, Path(trainer.ckpt_path).parent)
+
+    def _say_resumed(self, trainer: pl.Trainer, folder: Path) -> None:
+        self.last, told = folder, {}
+        if (folder / whole.MANIFEST).is_file():
+            told = whole.facts(folder)
+        digest = str(told.get("files", {}).get(STATE, {}).get("sha256", ""))[:12]
+        self._losses_then = told.get("losses", {})
+        note(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
+        then = f", where the losses were {_spelt(self._losses_then)}" if self._losses_then else ""
+        named = f" (sha256 {digest})" if digest else ""
+        rank_zero_info(f"[adastate] goes on from {folder}{named} at iteration {self._saved_at}{then}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         now = iteration(trainer, pl_module)
+        if self._losses_then and now != self._saved_at:
+            losses = _losses(trainer)
+            rank_zero_info(
+                f"[adastate] losses at iteration {now}: {_spelt(losses)}; before the stop {_spelt(self._losses_then)}"
+            )
+            self._losses_then = {}
         if getattr(pl_module, "dismissed", ""):
             note(trainer, "update left out", iteration=now, reason=pl_module.dismissed)
         if now == self._saved_at or not at_boundary(pl_module):
@@ -137,7 +155,10 @@ class Checkpoints(Checkpoint):
     def _facts(self, trainer: pl.Trainer, now: int) -> dict[str, Any]:
         value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
         return {
+            "format": FORMAT,
             "iteration": now,
+            "seed": getattr(trainer.lightning_module, "seed", None),
+            "losses": _losses(trainer),
             "global_step": trainer.global_step,
             "world": trainer.world_size,
             "strategy": type(trainer.strategy).__name__,
@@ -172,13 +193,30 @@ def newest(root: Path) -> Path | None:
     folder, wrong = whole.newest_whole(root)
     for sentence in wrong:
         rank_zero_warn(f"{sentence}; going on from an earlier checkpoint")
-    return None if folder is None else folder / STATE
+    if folder is None:
+        return None
+    _readable(folder, whole.facts(folder))
+    return folder / STATE
 
 
 def check(state: Path) -> None:
-    """Raises whole.Damaged unless the checkpoint that this state belongs to is what its manifest says."""
+    """Raises whole.Damaged unless the checkpoint that this state belongs to is what its manifest says, and readable."""
     if (state.parent / whole.MANIFEST).is_file():
-        whole.verify(state.parent)
+        _readable(state.parent, whole.verify(state.parent))
+
+
+def _readable(folder: Path, manifest: dict[str, Any]) -> None:
+    written, mine = manifest.get("versions", {}), versions()
+    if manifest.get("format", FORMAT) > FORMAT:
+        raise whole.Damaged(
+            f"{folder} was written by adastate {written.get('adastate', 'of a later version')} in format "
+            f"{manifest['format']}; this one, {mine.get('adastate', 'not installed')}, reads formats up to {FORMAT}: "
+            "update it"
+        )
+    for name in ("lightning", "deepspeed"):
+        there, here = written.get(name, ""), mine.get(name, "")
+        if there and here and there.split(".")[:2] != here.split(".")[:2]:
+            rank_zero_warn(f"{folder} was saved with {name} {there}, and is read with {here}")
 
 
 def at_boundary(module: pl.LightningModule) -> bool:
@@ -209,6 +247,15 @@ def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError:
         return  # a full disk: what happened is on the screen as well
+
+
+def _losses(trainer: pl.Trainer) -> dict[str, float]:
+    found = {k: float(v) for k, v in trainer.callback_metrics.items() if k.endswith("loss")}
+    return {k: v for k, v in found.items() if math.isfinite(v)}
+
+
+def _spelt(losses: dict[str, float]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in sorted(losses.items()))
 
 
 def _is_disk(failure: BaseException, root: Path) -> bool:

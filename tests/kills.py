@@ -7,6 +7,7 @@ of kills fit into minutes. `make faults` does many, tests/test_resume.py a few.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -21,15 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
+from adastate.encoders import TinyCodec, TinyText
+from adastate.teacher import Teacher
 from adastate.types import Batch
 from callbacks import Checkpoints
-from callbacks.checkpoints import newest
+from callbacks.checkpoints import at_boundary, newest
 from datamodules.prompts import PromptData
 from datamodules.shards import ShardData
-from tests.rig import tiny_distill
+from datamodules.writer import ShardWriter
+from tests.rig import WORDS, tiny_distill
+from tests.tiny import GRID, SHAPE, SIZE
 
 LIMIT_S = 240
 """A run that takes longer hangs."""
@@ -40,6 +46,7 @@ class Plan:
     """What is run.
 
     Attributes:
+        stage: `distill`, or one with one network and Lightning's own optimisation: `teacher`.
         strategy: `one` process, `ddp`, or a stage of ZeRO (`zero1`, `zero2`, `zero3`) on `world` processes.
         data: `prompts`, or `shards` with latents.
         workers: of the loader.
@@ -49,6 +56,7 @@ class Plan:
 
     strategy: str = "one"
     world: int = 1
+    stage: str = "distill"
     data: str = "prompts"
     workers: int = 0
     iterations: int = 8
@@ -75,7 +83,7 @@ class Consumed(pl.Callback):
         self.waiting += batch.index.tolist()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        if pl_module.at_boundary:
+        if at_boundary(pl_module):
             with self.path.open("a") as file:
                 file.write(json.dumps([pl_module.iteration, self.waiting]) + "\n")
             self.waiting = []
@@ -93,7 +101,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
     }
     warnings.filterwarnings("ignore")
     pl.seed_everything(0, verbose=False)
-    module = tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch)
+    module = network(plan)
     batch = plan.global_batch // plan.world
     data: pl.LightningDataModule
     if plan.data == "prompts":
@@ -106,6 +114,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
         devices=plan.world,
         strategy=strategy(plan),
         max_epochs=-1,
+        max_steps=plan.iterations if plan.stage != "distill" else -1,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -119,6 +128,28 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
     start = newest(folder / "checkpoints")
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     (folder / f"done.{rank}").write_text(taken.value)
+
+
+def network(plan: Plan) -> Any:
+    if plan.stage == "teacher":
+        torch.manual_seed(1)
+        codec, text = (
+            TinyCodec(None, width=4, channels=SIZE.channels, group=2),
+            TinyText(SIZE.text_tokens, SIZE.text_width),
+        )
+        return Teacher(SIZE, codec=codec, text=text, grid=GRID, rollout_frames=6, lr=1e-3, ema=0.9, warmup=1)
+    return tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch)
+
+
+def make_shards(folder: Path, clips: int = 40) -> None:
+    """Shards of clips of random latents, for the data `shards`."""
+    writer = ShardWriter(folder / "shards", per_shard=7)
+    for i in range(clips):
+        latents, file = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(i)), io.BytesIO()
+        np.save(file, latents.numpy().astype(np.float16))
+        words = f"{WORDS[i % 8]} {WORDS[(3 * i + 1) % 8]}".encode()
+        writer.add(f"{i:05d}", {"latent.npy": file.getvalue(), "txt": words, "json": b"{}"})
+    writer.close()
 
 
 def strategy(plan: Plan) -> Any:
@@ -146,7 +177,7 @@ def digest(module: Any, trainer: pl.Trainer) -> str:
     made = hashlib.sha256()
     for tensor in tensors:
         made.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    made.update(json.dumps([module.iteration, module.student.ema.updates]).encode())
+    made.update(json.dumps([module.iteration, getattr(module, "student", module).ema.updates]).encode())
     made.update(json.dumps(trainer.datamodule.state_dict(), sort_keys=True).encode())
     return made.hexdigest()
 

@@ -46,7 +46,7 @@ def test_off() -> None:
     guard.look({"a": 1.0})
     assert guard.look({"a": 1e9}) == ""
     assert guard.look({"a": math.nan})
-    with pytest.raises(ValueError, match="spike is 0.5; it is a factor above 1"):
+    with pytest.raises(ValueError, match=r"spike is 0\.5; it is a factor above 1"):
         Guard(spike=0.5)
 
 

@@ -19,7 +19,7 @@ Student = Callable[[Tensor, Tensor, Memory], Tensor]
 """(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
 
 Reencode = Callable[[Tensor, int], Tensor]
-"""(the last latents [B, F, C, H, W] of a stream, n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
+"""(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
 
 
 class Noise(Protocol):

@@ -78,9 +78,14 @@ def test_the_newest_ones_are_kept_and_say_what_they_hold(tmp_path: Path) -> None
 
 
 def test_the_best_is_kept_beside_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = iter([3.0, 1.0, 2.0, 5.0, 4.0])
+    values = [3.0, 1.0, 2.0, 5.0, 4.0]
     told = pl.Trainer.callback_metrics
-    monkeypatch.setattr(pl.Trainer, "callback_metrics", property(lambda t: {**told.fget(t), "gap": next(values)}))  # type: ignore[union-attr]
+
+    def with_gap(trainer: pl.Trainer) -> dict[str, Any]:
+        iteration = getattr(trainer.lightning_module, "iteration", 0)
+        return {**told.fget(trainer), "gap": values[max(0, iteration - 1)]}  # type: ignore[misc]
+
+    monkeypatch.setattr(pl.Trainer, "callback_metrics", property(with_gap))
     train(tmp_path, 5, monitor="gap")
     assert [p.name for p in whole.folders(tmp_path / "checkpoints")] == ["00000002", "00000004", "00000005"]
 
@@ -172,3 +177,31 @@ def test_leftovers_of_a_killed_run_are_swept_away(tmp_path: Path) -> None:
     assert newest(tmp_path / "checkpoints") is None
     train(tmp_path, 1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
+
+
+def test_a_run_killed_after_its_last_save_does_nothing_more(tmp_path: Path) -> None:
+    first, _ = train(tmp_path, 6)
+    again, _ = train(tmp_path, 6, resume=newest(tmp_path / "checkpoints"))
+    assert again.iteration == 6
+    before, after = weights(first), weights(again)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_banner_says_from_where_and_that_the_loss_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path, 2)
+    manifest = whole.verify(tmp_path / "checkpoints" / "00000002")
+    assert manifest["seed"] == 0 and set(manifest["losses"]) == {"critic/loss", "student/loss"}
+    with caplog.at_level("INFO"):
+        train(tmp_path, 3, resume=newest(tmp_path / "checkpoints"))
+    digest = manifest["files"][STATE]["sha256"][:12]
+    assert f"00000002 (sha256 {digest}) at iteration 2, where the losses were critic/loss" in caplog.text
+    assert "losses at iteration 3: critic/loss" in caplog.text
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_with_the_reason(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "00000001" / whole.MANIFEST
+    path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
+    for read, at in ((newest, path.parents[1]), (check, path.parent / STATE)):
+        with pytest.raises(whole.Damaged, match=r"in format 7; this one, .* reads formats up to 1: update it"):
+            read(at)

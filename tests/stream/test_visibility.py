@@ -164,7 +164,8 @@ def test_rolling_forcing() -> None:
 def test_causvid_starts_anew_from_three_frames() -> None:
     cache = StateCache(replace(read_system("causvid"), steps=(1000,), warp_steps=True))
     student = SourceStudent(cache)
-    chunks = list(rollout(student, Drawn(), cache, 9, (1, 1, 1), reencode=lambda latents, n: latents[:, -n:][:, :1] + 5))
+    again = {"reencode": lambda latents, n: latents[:, -n:][:, :1] + 5}
+    chunks = list(rollout(student, Drawn(), cache, 9, (1, 1, 1), **again))
     assert [c.start for c in chunks] == [3 * i for i in range(9)]
     assert student.saw[14][:2] == ("", span(0, 2)), "given frames are cached first"
     assert student.saw[15][:2] == (span(0, 2), span(3, 5))
