@@ -8,6 +8,7 @@ TEACHER ?= builtin
 ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
+ZERO    ?=
 OUT     ?= data/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
@@ -15,11 +16,16 @@ PORT    ?= 6006
 export OMP_WAIT_POLICY ?= passive
 
 ADASTATE := .venv/bin/adastate
+# SLURM=1 hands a training target to the cluster (docs/slurm.md)
+NODES     ?= 1
+GPUS      ?= 1
+VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
+TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v))")) conf/slurm.sh submit,$(ADASTATE))
 CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
-.PHONY: help install train test lint format shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate compare parity bench tensorboard clean
+.PHONY: help install train test lint format plan shards trajectories train-codec train-teacher train-init train-distill \
+	generate evaluate compare parity bench tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +37,11 @@ install: .venv/ready ## set up .venv
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 train: install ## the whole pipeline: shards, teacher, initialisation, distillation, rollouts, evaluation
-	$(ADASTATE) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) $(ARGS)
+	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) $(ARGS)
 
 test: install ## the tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS)
@@ -52,20 +58,24 @@ format: install ## let ruff put things in order
 shards: install ## VIDEOS=folder of videos with captions beside them -> shards in OUT; LATENTS=1 encodes them
 	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
 
+plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
+	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) --run.dir=$(RUN) $(ARGS)
+
 trajectories: install ## the teacher's ODE paths
 	$(ADASTATE) trajectories $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
 
 train-codec: install ## the tiny codec from scratch
-	$(ADASTATE) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
 
 train-teacher: install ## the bidirectional teacher by flow matching
-	$(ADASTATE) fit $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
 
 train-init: install ## the student's causal initialisation on the trajectories
-	$(ADASTATE) fit $(CONFIG) --config conf/stages/init.yaml --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml --run.dir=$(RUN) $(ARGS)
 
-train-distill: install ## distribution matching on the student's own rollouts
-	$(ADASTATE) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) --run.dir=$(RUN) $(ARGS)
+train-distill: install ## distribution matching on the student's own rollouts; ZERO=zero2 shards it (docs/scale.md)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) \
+		$(if $(ZERO),--config conf/zero/$(ZERO).yaml) --run.dir=$(RUN) $(ARGS)
 
 generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated
 	$(ADASTATE) generate --run $(RUN) $(ARGS)
@@ -84,6 +94,12 @@ bench: install ## chunk and step times of this machine, table and JSON
 
 tensorboard: install ## all runs, with every image kept
 	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true
+
+slurm-lab: ## a real SLURM of one node on this machine, for testing; installs slurm-wlm and munge with apt-get
+	@.ci/slurm-lab start
+
+slurm-lab-stop: ## end it and remove its folder
+	@.ci/slurm-lab stop
 
 clean: ## remove .venv and caches; runs and data stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

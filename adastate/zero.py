@@ -105,6 +105,14 @@ class ZeroShares:
     def read(self) -> list[Tensor]:
         return [_master(p.param)[: p.count].to(self.device) for p in self.pieces]
 
+    def gradient_norm(self) -> Tensor:
+        """Of the whole reduced gradient, before it is clipped; on every rank."""
+        device = self._pieces[0].param.device
+        parts = [_gradient(p).float().norm().to(device) for p in self.pieces]
+        squared = torch.stack(parts).square().sum() if parts else torch.zeros((), device=device)
+        torch.distributed.all_reduce(squared)
+        return squared.sqrt()
+
     def gather(self, shares: list[Tensor]) -> dict[str, Tensor]:
         mine = {p.name: (p, share) for p, share in zip(self.pieces, shares, strict=True)}
         found = {}
@@ -122,7 +130,7 @@ class ZeroShares:
 class ZeroStrategy(DeepSpeedStrategy):
     """Trains the networks of a module in one DeepSpeed engine each, with ZeRO and without changing their forward.
 
-    Gradients are clipped for each network by its own norm; a step whose gradient is not finite is not taken.
+    Gradients are clipped for each network by its own norm; a step that the module does not permit is not taken.
     Micro batches are counted by the module's `accumulate`: the engine reduces to its shards and steps at the last.
     Averages are kept on each rank's share of the float32 weights and gathered on request (EMA.whole).
 
@@ -298,7 +306,11 @@ class ZeroStrategy(DeepSpeedStrategy):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         # Recomputation that stops early would skip the hooks by which ZeRO-3 lets go of a layer.
         with set_checkpoint_early_stop(self.stage < 3):
-            return super().training_step(*args, **kwargs)
+            result = super().training_step(*args, **kwargs)
+        for name, count in self._backwards.items():
+            if count:  # the module gave an iteration up between two backward passes
+                self._discard(name)
+        return result
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         name = self.networks.learning
@@ -320,19 +332,30 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.engines[name].step()
         return result
 
-    def _clipped_step(
-        self, net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]
-    ) -> Tensor:
-        """adastate.optim.clipped_step for an engine, which clips by itself and tells the norm only when it has stepped.
-
-        So `permit` comes too late to prevent a step here; a loss that is amiss is caught before, by the module.
-        """
+    def _clipped_step(self, net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]) -> Tensor:
+        """adastate.optim.clipped_step for an engine, which clips by itself."""
+        (name,) = (n for n, e in self.engines.items() if getattr(e.module, "net", None) is net)
+        norm = self.shares[name].gradient_norm()
+        if not permit(norm):
+            self._discard(name)
+            return norm
         optimizer.step()
-        (engine,) = (e for e in self.engines.values() if getattr(e.module, "net", None) is net)
-        found = engine.get_global_grad_norm() if engine.was_step_applied() else float("inf")
-        norm = torch.as_tensor(found, dtype=torch.float32)
-        permit(norm)
+        if not self.engines[name].was_step_applied():
+            raise RuntimeError(f"DeepSpeed left out a step of the {name}, whose gradient norm is {float(norm)}")
         return norm
+
+    def _discard(self, name: str) -> None:
+        """Forgets the gradients that an engine has accumulated, as it does itself after an overflow."""
+        self._backwards[name] = 0
+        zero = self.engines[name].optimizer
+        zero.zero_grad()
+        for clear in ("_release_preflattened_grad_buffers", "reset_cpu_buffers"):
+            getattr(zero, clear, lambda: None)()
+        for kept in ("averaged_gradients", "all_grad_tensors"):
+            found = getattr(zero, kept, {})
+            found.update(dict.fromkeys(found))
+        if self.stage < 3 and hasattr(zero, "micro_step_id"):
+            zero.micro_step_id = -1
 
     def teardown(self) -> None:
         self.optimizers = []
@@ -372,7 +395,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
         The same stage on as many processes loads DeepSpeed's own files, each rank its own, and goes on bit by bit.
         DeepSpeed refuses any other (ZeRO 1 to 3 alike), so there all weights and moments are put together and cut
-        anew, which takes a float32 copy of the network in each rank's memory and is exact as well. A run that was
+        anew, which takes two float32 copies of the network in each rank's memory and is exact as well. A run that was
         offloaded to nvme resumes only as it was.
 
         Raises:
@@ -459,6 +482,18 @@ def _master(param: Any) -> Tensor:
 
         return cast(Tensor, safe_get_local_fp32_param(param)).detach()
     return cast(Tensor, param._hp_mapping.get_hp_fragment()).detach()
+
+
+def _gradient(piece: _Piece) -> Tensor:
+    """The reduced gradient of a piece, between the last backward and the step."""
+    param: Any = piece.param
+    if hasattr(param, "ds_id"):
+        from deepspeed.utils import safe_get_local_grad
+
+        return cast(Tensor, safe_get_local_grad(param)).flatten()[: piece.count]
+    found = cast(Tensor, param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)).flatten()
+    # bf16 in stage 1 accumulates whole gradients
+    return found if found.numel() == piece.count else found[piece.start : piece.start + piece.count]
 
 
 def _flat(engine: Any, param: Any) -> tuple[Tensor, int]:
