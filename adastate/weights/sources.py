@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adastate.weights.files import Entry, WeightsError, open_file
+from adastate.weights.sharded import gather, state_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")
@@ -26,7 +27,10 @@ class Stored:
 
 def open_source(source: Path) -> Stored:
     """A file or folder of weights, with nothing read yet but names, shapes and dtypes."""
-    files = locate(source)
+    state = state_of(source) if source.is_dir() else None
+    if state is not None and state.is_dir():
+        return Stored(source, gather(state), {}, {})
+    files = [state] if state is not None else locate(source)
     entries: dict[str, Entry] = {}
     header: dict[str, str] = {}
     for file in files:

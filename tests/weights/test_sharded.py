@@ -1,0 +1,35 @@
+"""Checkpoints of runs: a file, or pieces of several processes, read as one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from adastate.weights import read
+from callbacks import whole
+from tests import kills
+from tests.kills import Plan
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+@pytest.mark.parametrize("plan", [Plan(iterations=2), Plan("zero3", 2, iterations=2)], ids=["one process", "ZeRO-3"])
+def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) -> None:
+    if plan.strategy != "one":
+        pytest.importorskip("deepspeed")
+    kills.straight(plan, tmp_path)
+    folder = whole.folders(tmp_path / "checkpoints")[-1]
+    average, student, critic = (read(folder, key=k) for k in (None, "student.net", "critic.net"))
+    assert average.report.key == "student.ema.net"
+    for found in (average, student, critic):
+        assert found.report.fit.whole or "heads" in str(found.report.heads_from)
+        assert all(bool(torch.isfinite(e.read()).all()) for e in found.entries.values())
+    assert average.entries.keys() == student.entries.keys()
+    if plan.strategy != "one":
+        other = tmp_path / "one"
+        kills.straight(Plan(iterations=2), other)
+        expected = read(whole.folders(other / "checkpoints")[-1])
+        for name, entry in expected.entries.items():
+            assert torch.allclose(entry.read(), average.entries[name].read(), atol=1e-5), name
