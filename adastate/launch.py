@@ -8,9 +8,11 @@ in a collective for shards, rollouts or an evaluation.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -33,9 +35,11 @@ def run(argv: list[str]) -> int:
     child = subprocess.Popen(srun(command, argv, os.environ, logs) if logs else command, env=environment(os.environ))
     before = signals.listen(tell=child.send_signal)
     try:
-        return child.wait()
+        code = child.wait()
     finally:
         signals.restore(before)
+    # when a task fails srun ends the others with SIGTERM, and tells of them: nobody has asked the run to stop
+    return 1 if logs and argv[0] == "fit" and code == 128 + signal.SIGTERM else code
 
 
 def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str) -> list[str]:
@@ -65,7 +69,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def names_strategy(argv: list[str]) -> bool:
     """Whether a command line, or a config file in it, chooses the strategy."""
-    files = [b for a, b in zip(argv, argv[1:], strict=False) if a in ("--config", "-c")]
+    files = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
     files += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
     configs = [yaml.safe_load(Path(file).read_text()) or {} for file in files if Path(file).is_file()]
     return any(word.startswith("--trainer.strategy") for word in argv) or any(

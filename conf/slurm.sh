@@ -1,0 +1,36 @@
+#!/bin/bash
+# One job for every training target (docs/slurm.md). `conf/slurm.sh submit COMMAND ...` hands `adastate COMMAND ...` to
+# SLURM, as `make train SLURM=1 NODES=2 GPUS=8` does; in the job, this same file runs it.
+#   NODES, GPUS a node, TASKS a node (as many as GPUs), CPUS a task, TIME, PARTITION, ACCOUNT, RUN folder,
+#   SBATCH: further options of sbatch, such as "--mem=0 --constraint=h100"
+#SBATCH --job-name=adastate
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=USR1@120
+set -euo pipefail
+
+GPUS=${GPUS:-0}
+TASKS=${TASKS:-$((GPUS > 0 ? GPUS : 1))}
+export ADASTATE_SLURM_LOGS=${ADASTATE_SLURM_LOGS:-${RUN:-runs/tiny}/slurm}
+
+if [[ ${1:-} == submit ]]; then
+  shift
+  mkdir -p "$ADASTATE_SLURM_LOGS"
+  options=(--nodes="${NODES:-1}" --ntasks-per-node="$TASKS" --cpus-per-task="${CPUS:-$((GPUS > 0 ? 8 : 1))}"
+    --output="$ADASTATE_SLURM_LOGS/%j.log")
+  ((GPUS == 0)) || options+=(--gres="gpu:$GPUS")
+  [[ -z ${TIME:-} ]] || options+=(--time="$TIME")
+  [[ -z ${PARTITION:-} ]] || options+=(--partition="$PARTITION")
+  [[ -z ${ACCOUNT:-} ]] || options+=(--account="$ACCOUNT")
+  # shellcheck disable=SC2086
+  job=$(sbatch --parsable "${options[@]}" ${SBATCH:-} "conf/slurm.sh" "$@")
+  job=${job%%;*}
+  echo "submitted job $job; watch it with"
+  echo "  squeue -j $job"
+  echo "  tail -F $ADASTATE_SLURM_LOGS/$job.log"
+  exit
+fi
+
+# The batch shell gets none of the signals that its tasks get; at the end of the walltime they have 120 s.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+exec "${ADASTATE_PYTHON:-.venv/bin/python}" -m adastate.launch "$@"
