@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from adastate.guard import Guard
 from adastate.net import DiT, shard
 from adastate.noise import SampleNoise, agree, shared_integer
 from adastate.optim import clipped_step, warmed_up
+from adastate.samples import Reward, Sample, noised, rolled, window
+from adastate.stream.rollout import Step
 from adastate.student import Student
 from adastate.teacher import Teacher
 from adastate.types import Batch, Chunk
@@ -29,6 +31,26 @@ StateLoss = Literal["none", "dmd"]
 
 FROZEN = ("teacher.", "student.codec.")
 """Parts of the module that no checkpoint holds."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro batch: text embeddings, global sample numbers, and latents where the data has them."""
+
+    text: Tensor
+    index: Tensor
+    latents: Tensor | None = None
+
+
+class _X0(nn.Module):
+    """The critic's x0 as a forward, for functional calls."""
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        return self.critic.x0(x_t, t, text)
 
 
 class BadUpdateError(RuntimeError):
@@ -58,6 +80,16 @@ class Distill(pl.LightningModule):
         state_loss: `none`: the state learns through attention alone; `dmd`: a second scored clip has a frame of each
             chunk replaced by the chunk's state, with gradient on those frames only [D].
         state_stands_for: which frame of its chunk that is [D].
+        objective: `dmd`, or `sid`: score identity distillation, whose gradient goes through both scores.
+        sid_alpha: see losses.sid.
+        source: what the scores look at. `rollout`: the student's own streams; `noised`: real clips at the student's
+            levels, denoised in one causal pass, as in CausVid (the data then has latents).
+        long_frames: length of the rollouts, beyond the horizon; a window of the horizon at a random place of them is
+            scored, and has the gradient. None: the horizon itself.
+        plain_share: share of the iterations in which a staircase goes chunk by chunk (Rolling-Forcing: half).
+        reward, reward_beta: decoded video to a reward per clip, and beta of the weight exp(beta r) of its loss.
+        replay: roll out without a graph and run each chunk's exit pass again: equal gradients with a detached cache,
+            and activations of one chunk however long the rollout.
         score_range: timesteps at which the scores are compared are clamped to it.
         score_shift: shift of those timesteps; None takes the teacher's.
         student_lr, critic_lr, betas, weight_decay, clip: of the two AdamW, clipped each by its own norm.
@@ -82,6 +114,14 @@ class Distill(pl.LightningModule):
         horizon_law: losses.HorizonLaw = "linear",
         state_loss: StateLoss = "none",
         state_stands_for: Literal["first", "last"] = "last",
+        objective: Literal["dmd", "sid"] = "dmd",
+        sid_alpha: float = 1.0,
+        source: Literal["rollout", "noised"] = "rollout",
+        long_frames: int | None = None,
+        plain_share: float = 0.0,
+        reward: Reward | None = None,
+        reward_beta: float = 2.0,
+        replay: bool = False,
         score_range: tuple[float, float] = (20.0, 980.0),
         score_shift: float | None = None,
         student_lr: float = 2e-6,
@@ -113,6 +153,10 @@ class Distill(pl.LightningModule):
         self.critic_updates, self.critic_fresh, self.critic_first = critic_updates, critic_fresh, critic_first
         self.horizon_weight, self.horizon_law = horizon_weight, horizon_law
         self.state_loss, self.state_stands_for = state_loss, state_stands_for
+        self.objective, self.sid_alpha, self.source = objective, sid_alpha, source
+        self.long_frames, self.plain_share = long_frames, plain_share
+        self.reward, self.reward_beta, self.replay = reward, reward_beta, replay
+        self._check_source()
         self.score_range = score_range
         self.score_shift = teacher.shift if score_shift is None else score_shift
         self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
@@ -127,6 +171,26 @@ class Distill(pl.LightningModule):
         self._updated = False
         self._iteration = 0
         self._parts: list[Batch] = []
+
+    def _check_source(self) -> None:
+        spec, horizon = self.student.spec, self.student.rollout_frames
+        if self.long_frames is not None:
+            spec.chunks(self.long_frames)
+            if self.long_frames < horizon:
+                raise ValueError(f"long_frames {self.long_frames} is below the horizon of {horizon}: make it longer")
+        plain = self.source == "rollout" and self.long_frames is None and spec.schedule == "uniform"
+        if self.replay and not (plain and spec.cache_grad == "detached" and not spec.state_grad):
+            raise ValueError(
+                "replay sends gradients back chunk by chunk: it needs rollouts of the horizon, schedule 'uniform' and "
+                f"a cache without gradient; got source {self.source!r}, long_frames {self.long_frames}, schedule "
+                f"{spec.schedule!r}, cache_grad {spec.cache_grad!r}, state_grad {spec.state_grad}"
+            )
+        if self.plain_share and spec.schedule != "staircase":
+            raise ValueError(f"plain_share {self.plain_share} is a share of staircases; schedule is {spec.schedule!r}")
+        if self.state_loss != "none" and (self.source != "rollout" or self.long_frames is not None):
+            raise ValueError("state_loss looks at rollouts of the horizon: leave source and long_frames as they are")
+        if self.objective == "sid" and self.reward is not None:
+            raise ValueError("a reward weighs the dmd objective; use it without objective: sid")
 
     # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
     # replace, `accumulate`, and these
@@ -195,7 +259,7 @@ class Distill(pl.LightningModule):
         self._parts.append(batch)
         if len(self._parts) < self.accumulate:
             return
-        parts, self._parts = [(self.student.embed(b.prompts), b.index) for b in self._parts], []
+        parts, self._parts = [Part(self.student.embed(b.prompts), b.index, b.latents) for b in self._parts], []
         self.dismissed, self._updated = "", False
         try:
             self._iterate(parts)
@@ -204,53 +268,100 @@ class Distill(pl.LightningModule):
         if not self.dismissed or self._updated:
             self._next_iteration()
 
-    def _iterate(self, parts: list[tuple[Tensor, Tensor]]) -> None:
-        """The updates of one iteration; `parts` are (text embeddings, sample index) of its micro batches."""
-        rollouts: list[Tensor] = []
+    def _iterate(self, parts: list[Part]) -> None:
+        """The updates of one iteration, over the parts of its batch."""
+        made: list[Tensor] = []
         if self.iteration >= self.critic_first and self.iteration % self.student_every == 0:
             negative = self.student.embed([self.teacher.negative_prompt])
-            for text, index in parts:
-                chunks = self.rollout(text, index, "student", grad=True)
-                x = torch.cat([c.content for c in chunks], 1)
-                self._backward("student", *self.student_loss(x, chunks, text, negative, index))
-                rollouts.append(x.detach())
+            made = [self._replayed(part, negative) if self.replay else self._learn(part, negative) for part in parts]
             self._step("student")
             self.student.ema.update(self.student.net)
         for update in range(self.critic_updates):
-            if self.critic_fresh or not rollouts:
-                every = [self.rollout(text, index, f"critic {update}", grad=False) for text, index in parts]
-                rollouts = [torch.cat([c.content for c in chunks], 1) for chunks in every]
-            for x, (text, index) in zip(rollouts, parts, strict=True):
-                self._backward("critic", *self.critic.loss(x, text, self.noise(index, f"critic score {update}")))
+            if self.critic_fresh or not made:
+                made = [self.sample(part, f"critic {update}", grad=False).x for part in parts]
+            for x, part in zip(made, parts, strict=True):
+                noise = self.noise(part.index, f"critic score {update}")
+                self._backward("critic", *self.critic.loss(x, part.text, noise))
             self._step("critic")
 
-    def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
-        """A rollout of the horizon; the exit level is one for all chunks, samples and ranks."""
-        level = shared_integer(len(self.student.spec.timesteps), self.seed, self.iteration, purpose)
-        agree({"iteration": self.iteration, "exit level": level, "rollout frames": self.rollout_frames}, self.device)
-        noise = self.noise(index, f"rollout {purpose}")
-        return list(
-            self.student.rollout(text, noise, self.rollout_frames, level, grad)
-            if grad
-            else self._quiet(text, noise, level)
-        )
+    def _learn(self, part: Part, negative: Tensor) -> Tensor:
+        """The student's gradient from one part; returns its sample."""
+        sample = self.sample(part, "student", grad=True)
+        self._backward("student", *self.student_loss(sample, part.text, negative, part.index))
+        return sample.x.detach()
 
-    def _quiet(self, text: Tensor, noise: SampleNoise, level: int) -> list[Chunk]:
-        with torch.no_grad():
-            return list(self.student.rollout(text, noise, self.rollout_frames, level))
+    def _replayed(self, part: Part, negative: Tensor) -> Tensor:
+        """The same without the graph of the rollout: what the loss says of each chunk goes back through that alone."""
+        steps: list[Step] = []
+        sample = self.sample(part, "student", grad=False, record=steps)
+        leaf = sample.x.requires_grad_()
+        states = [replace(c, state=c.state.requires_grad_() if c.state is not None else None) for c in sample.chunks]
+        loss, found = self.student_loss(replace(sample, x=leaf, chunks=states), part.text, negative, part.index)
+        self._note("student", loss, found)
+        loss.backward()
+        assert leaf.grad is not None
+        self.learning = "student"
+        for x0, step, chunk, g in zip(
+            self.student.replay(part.text, steps), steps, states, leaf.grad.split(self.chunk_frames, 1), strict=True
+        ):
+            if step.queries:
+                assert chunk.state is not None
+                of_state = torch.zeros_like(chunk.state) if chunk.state.grad is None else chunk.state.grad
+                g = torch.cat([of_state, g], 1)
+            self.manual_backward((x0 * g.to(x0)).sum() / self.accumulate)
+        return leaf.detach()
+
+    def sample(self, part: Part, purpose: str, grad: bool, record: list[Step] | None = None) -> Sample:
+        """What the scores look at. Exit level, length and schedule are one for all chunks, samples and ranks."""
+        if self.source == "noised":
+            if part.latents is None:
+                raise ValueError("source 'noised' denoises real clips: give the stage data with latents, ShardData say")
+            return noised(self.student, part.text, part.latents, self.noise(part.index, f"noised {purpose}"), grad)
+        level, first, uniform = self._draw(purpose)
+        noise = self.noise(part.index, f"rollout {purpose}")
+        with torch.set_grad_enabled(grad):
+            if self.long_frames is not None:
+                frames, length = self.long_frames, self.rollout_frames
+                return window(self.student, part.text, noise, frames, level, grad, first, length)
+            return rolled(self.student, part.text, noise, self.rollout_frames, level, grad, uniform, record)
+
+    def _draw(self, purpose: str) -> tuple[int, int, bool]:
+        """(exit level, first chunk of a window, whether chunks go one by one), shared by all ranks."""
+        key = (self.seed, self.iteration, purpose)
+        level = shared_integer(len(self.student.spec.timesteps), *key)
+        beyond = 0 if self.long_frames is None else (self.long_frames - self.rollout_frames) // self.chunk_frames
+        first = shared_integer(beyond + 1, *key, "window") if beyond else 0
+        uniform = shared_integer(1000, *key, "schedule") < 1000 * self.plain_share
+        drawn = {"iteration": self.iteration, "exit level": level, "first chunk": first, "schedule": int(uniform)}
+        agree({**drawn, "rollout frames": self.rollout_frames}, self.device)
+        return level, first, uniform
+
+    def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
+        """The chunks of a rollout of the horizon."""
+        return self.sample(Part(text, index), purpose, grad).chunks
 
     def noise(self, index: Tensor, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, self.iteration, index, purpose, self.device)
 
     def student_loss(
-        self, x: Tensor, chunks: list[Chunk], text: Tensor, negative: Tensor, index: Tensor
+        self, sample: Sample, text: Tensor, negative: Tensor, index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Horizon-weighted DMD of the emitted frames `x` [B, F, C, H, W], and of the states if they have a loss."""
-        g, gap = self.score(x, text, negative, self.noise(index, "score"))
-        loss = losses.dmd(x, g, self.weight)
-        found = {"student/score_gap": gap, "student/dmd_gradient": g.abs().mean()}
+        """Horizon-weighted loss of the emitted frames, and of the states if they have one."""
+        x, mask, noise = sample.x, sample.mask(), self.noise(index, "score")
+        weight = self.weight
+        if sample.carries is not None:
+            weight = losses.horizon_weight(x.shape[1], self.horizon_weight, self.horizon_law, sample.carries)
+        samples, found = self._rewards(x)
+        if self.objective == "sid":
+            real, fake = self._scores(x, text, negative, noise)
+            loss, gap = losses.sid(x, real, fake, self.sid_alpha, weight), (fake - real).detach().abs().mean()
+        else:
+            g, gap = self.score(x, text, negative, noise)
+            loss = losses.dmd(x, g, weight, mask, samples)
+            found["student/dmd_gradient"] = g.abs().mean()
+        found["student/score_gap"] = gap
         if self.state_loss == "dmd":
-            clip, mask = self._states_in_place(x.detach(), chunks)
+            clip, mask = self._states_in_place(x.detach(), sample.chunks)
             g, gap = self.score(clip, text, negative, self.noise(index, "state score"))
             loss = loss + losses.dmd(clip, g, mask=mask)
             found["student/state_score_gap"] = gap
@@ -259,11 +370,29 @@ class Distill(pl.LightningModule):
     @torch.no_grad()
     def score(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
         """(DMD gradient `[B, F, C, H, W]`, mean |x0_fake - x0_real|) at one timestep a clip."""
+        real, fake = self._scores(x, text, negative, noise)
+        return losses.dmd_gradient(x, real, fake), (fake - real).abs().mean()
+
+    def _scores(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
+        """(teacher's x0, critic's x0) of `x`, noised to one timestep a clip; no gradient reaches their weights."""
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.score_shift, *self.score_range)
         x_t = flow.add_noise(x, noise.normal(*x.shape[1:]), t, self.teacher.shift)
-        fake = self.critic.x0(x_t, t, text)
-        real = self.teacher.x0(x_t, t, text, negative)
-        return losses.dmd_gradient(x, real, fake), (fake - real).abs().mean()
+        if not torch.is_grad_enabled():
+            return self.teacher.x0(x_t, t, text, negative), self.critic.x0(x_t, t, text)
+        still = {name: p.detach() for name, p in self.critic.named_parameters()}
+        fake = torch.func.functional_call(
+            _X0(self.critic), {f"critic.{k}": v for k, v in still.items()}, (x_t, t, text)
+        )
+        return self.teacher.x0(x_t, t, text, negative), fake
+
+    @torch.no_grad()
+    def _rewards(self, x: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(a weight per sample `[B]`, curves); None without a reward."""
+        if self.reward is None:
+            return None, {}
+        reward = self.reward(self.codec.decode(x.detach())).to(x.device)
+        weight = losses.reward_weight(reward, self.reward_beta)
+        return weight, {"student/reward": reward.float().mean(), "student/reward_weight": weight.float().mean()}
 
     def _states_in_place(self, x: Tensor, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
         """(the clip with a frame of each chunk replaced by its state, mask [B, F] of those frames)."""
@@ -293,13 +422,19 @@ class Distill(pl.LightningModule):
         return self.global_batch // micro
 
     def on_fit_start(self) -> None:
+        if self.replay and hasattr(self.trainer.strategy, "engines"):
+            raise ValueError("replay goes back once a chunk, ZeRO's engines count one backward a batch: use DDP")
         self._batch = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
         self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
 
     def _backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
-        self._judge(f"{name} loss", self.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+        self._note(name, loss, found)
         self.learning = name
         self.manual_backward(loss / self.accumulate)
+
+    def _note(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        """Judges a loss before its backward, and logs it."""
+        self._judge(f"{name} loss", self.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
         self.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=self._batch)
         # Lightning would draw the curves over its own step count; `step` overrides it.
         self.log_dict({**found, "step": float(self.iteration)}, batch_size=self._batch)

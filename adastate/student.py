@@ -21,7 +21,7 @@ from adastate.noise import SampleNoise
 from adastate.optim import adamw
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
-from adastate.stream.rollout import Noise, forced
+from adastate.stream.rollout import Noise, Step, forced, replay
 from adastate.stream.rollout import Student as Student_
 from adastate.types import Batch, Chunk, Memory, Probe
 from adastate.weights import load, save
@@ -38,11 +38,12 @@ class Bound:
     """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
 
     Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
-    Bound is for one rollout: after an optimiser's step there has to be another.
+    Bound is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the text
+    keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
     """
 
-    def __init__(self, net: DiT, text: Tensor, fast: bool = True) -> None:
-        self.net, self.text, self.fast = net, text, fast
+    def __init__(self, net: DiT, text: Tensor, fast: bool = True, share: bool = True) -> None:
+        self.net, self.text, self.fast, self.share = net, text, fast, share
         self._keys: list[tuple[Tensor, Tensor]] | None = None
         self._quiet: Student_ | None = None
 
@@ -51,7 +52,7 @@ class Bound:
             if self._quiet is None:
                 self._quiet = self._without_gradient()
             return self._quiet(x, t, memory)
-        if self._keys is None:
+        if self._keys is None or not self.share:
             self._keys = self.net.text_keys(self.text)
         return self.net(x, t, self._keys, memory=memory)
 
@@ -180,11 +181,28 @@ class Student(pl.LightningModule):
         finish: bool = False,
         net: DiT | None = None,
         probe: Probe | None = None,
+        spec: StreamSpec | None = None,
+        grad_from: int = 0,
+        record: list[Step] | None = None,
     ) -> Iterator[Chunk]:
         """A fresh stream of `frames` latent frames; see adastate.stream.rollout."""
-        cache = StateCache(self.spec, probe)
-        student = Bound(net or self.net, text)
-        return rollout(student, noise, cache, self.spec.chunks(frames), self.latent_shape, exit_level, grad, finish)
+        spec = spec or self.spec
+        return rollout(
+            Bound(net or self.net, text),
+            noise,
+            StateCache(spec, probe),
+            spec.chunks(frames),
+            self.latent_shape,
+            exit_level,
+            grad,
+            finish,
+            grad_from=grad_from,
+            record=record,
+        )
+
+    def replay(self, text: Tensor, steps: Sequence[Step]) -> Iterator[Tensor]:
+        """A recorded rollout once more, chunk by chunk with gradient; see adastate.stream.rollout."""
+        return replay(Bound(self.net, text, share=False), StateCache(self.spec), steps)
 
     @torch.no_grad()
     def stream(
@@ -269,7 +287,7 @@ class Student(pl.LightningModule):
         if self.init_state_target != "none":
             predicted, noisy, t, target = self._forced_through_cache(noisy, clean, t, target, text)
         elif self.init in NOISY_PAST:
-            predicted = self._causal_at_once(noisy, t, text)
+            predicted = self.causal_at_once(noisy, t, text)
         else:
             predicted = self._forced_at_once(self.net, noisy, clean, t, text)
         if self.init in ("ode", "ode_noisy"):
@@ -329,7 +347,7 @@ class Student(pl.LightningModule):
         """Flow of all blocks in one forward over [clean copy | noisy copy]."""
         return forced_at_once(net, noisy, clean, t, text, self.spec)
 
-    def _causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
         past, block = self.spec.past_frames, self.spec.chunk_frames
         mask = block_causal(noisy.shape[1], block, None if past is None else past + block)

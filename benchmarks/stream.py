@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adastate.critic import Critic
-from adastate.distill import Distill
+from adastate.distill import Distill, Part
 from adastate.encoders import TinyCodec, TinyText
 from adastate.net import Size
 from adastate.noise import SampleNoise
@@ -58,9 +58,9 @@ def step_times(steps: int, batch: int, dtype: str | None) -> dict[str, list[floa
     found: dict[str, list[float]] = {"student": [], "critic": []}
     for _ in range(steps):
         start = time.perf_counter()
-        chunks = module.rollout(text, index, "bench", grad=True)
-        x = torch.cat([c.content for c in chunks], 1)
-        module.student_loss(x, chunks, text, negative, index)[0].backward()
+        sample = module.sample(Part(text, index), "bench", grad=True)
+        x = sample.x
+        module.student_loss(sample, text, negative, index)[0].backward()
         middle = time.perf_counter()
         module.critic.loss(x, text, SampleNoise(0, 0, index, "critic"))[0].backward()
         found["student"].append(middle - start)

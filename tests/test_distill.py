@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from adastate import flow, losses
 from adastate.critic import Critic
-from adastate.distill import Distill
+from adastate.distill import Distill, Part
 from adastate.net import DiT
 from adastate.noise import SampleNoise
+from adastate.samples import Sample
 from adastate.stream import StateCache, rollout
 from adastate.student import Bound
 from adastate.teacher import Teacher
@@ -227,7 +228,7 @@ def student_gradients(state_loss: str, **kwargs: Any) -> tuple[list[Tensor], lis
     chunks, index = made_up(distill), torch.arange(2)
     text, negative = distill.student.embed(["red ball", "slow snow"]), distill.student.embed([""])
     x = torch.cat([c.content for c in chunks], 1)
-    loss, _ = distill.student_loss(x, chunks, text, negative, index)
+    loss, _ = distill.student_loss(Sample(x, chunks), text, negative, index)
     loss.backward()
     contents = [c.content.grad for c in chunks]
     return [g for g in contents if g is not None], [c.state.grad if c.state is not None else None for c in chunks]
@@ -261,9 +262,8 @@ def test_the_horizon_weighs_the_student_s_loss() -> None:
         distill = tiny_distill(horizon_weight=alpha)
         chunks, index = made_up(distill), torch.arange(2)
         x = torch.cat([c.content for c in chunks], 1).detach().requires_grad_()
-        distill.student_loss(x, chunks, distill.student.embed(["a", "b"]), distill.student.embed([""]), index)[
-            0
-        ].backward()
+        text, negative = distill.student.embed(["a", "b"]), distill.student.embed([""])
+        distill.student_loss(Sample(x, chunks), text, negative, index)[0].backward()
         assert x.grad is not None
         return x.grad.transpose(0, 1).flatten(1).norm(dim=1)
 
@@ -435,9 +435,9 @@ def test_a_spike_is_caught_before_the_update() -> None:
     embed = distill.student.embed
     distill.student.embed = lambda prompts: embed(["red"] * len(prompts)) * (300.0 if "poison" in prompts[0] else 1.0)
     real = distill.student_loss
-    distill.student_loss = lambda x, chunks, text, *rest: (
+    distill.student_loss = lambda sample, text, *rest: (
         lambda loss, found: (loss * (1e3 if float(text.abs().max()) > 100 else 1.0), found)
-    )(*real(x, chunks, text, *rest))
+    )(*real(sample, text, *rest))
     with pytest.warns(UserWarning, match=r"iteration 4: student loss is .* times the usual .*; the update is left out"):
         fit(distill, Poisoned({4}, False))
     assert distill.guard.skipped == 1 and distill.iteration == 5
@@ -463,3 +463,191 @@ def test_streams_come_from_the_average() -> None:
     assert torch.equal(before, torch.cat([c.content for c in distill.stream(["red"], 6)], 1))
     assert before.shape == (1, 6, *SHAPE) and SHAPE[1:] == GRID
     assert not before.requires_grad
+
+
+# ---- objectives and what they look at
+
+
+def gradients_of(steps: int = 1, stream: dict[str, Any] | None = None, **options: Any) -> list[dict[str, Tensor]]:
+    seen = Gradients()
+    small = {"student_lr": 2e-6, "critic_lr": 2e-6, "iterations": steps, "student_every": 1}
+    fit(tiny_distill(stream, **small, **options), Prompts(), seen)
+    return [gradient for gradient, _ in seen.steps]
+
+
+@pytest.mark.parametrize(
+    ("stream", "options"),
+    [
+        ({}, {}),
+        ({"state_frames": 3, "chunk_frames": 3}, {"state_loss": "dmd"}),
+        ({"chunk_frames": 1, "state_visibility": "replace"}, {"horizon_weight": 4.0}),
+        ({"anchor": "none", "state_frames": 0, "context_renoise": True}, {}),
+        ({"state_init": "first_frame"}, {"objective": "sid"}),
+    ],
+    ids=str,
+)
+def test_replay_gives_equal_gradients(stream: dict[str, Any], options: dict[str, Any]) -> None:
+    whole, parts = (gradients_of(2, stream, replay=replay, **options) for replay in (False, True))
+    assert len(whole) == len(parts) == 4
+    for a, b in zip(whole, parts, strict=True):
+        assert distance(b, a) < 1e-4
+
+
+def test_replay_keeps_the_activations_of_one_chunk() -> None:
+    """Bytes of what autograd keeps, at the most, over a rollout of 2 and of 6 chunks."""
+
+    def most(frames: int, replay: bool) -> int:
+        distill = tiny_distill({"chunk_frames": 1}, replay=replay, student_every=1)
+        distill.student.rollout_frames = frames
+        distill.weight = losses.horizon_weight(frames, 2.0)
+        alive, peak = 0, 0
+
+        class Kept:
+            def __init__(self, tensor: Tensor) -> None:
+                nonlocal alive, peak
+                self.tensor, self.bytes = tensor, tensor.numel() * tensor.element_size()
+                alive += self.bytes
+                peak = max(peak, alive)
+
+            def __del__(self) -> None:
+                nonlocal alive
+                alive -= self.bytes
+
+        distill.critic_updates = 0
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            fit(distill, Prompts())
+        return peak
+
+    assert most(6, False) > 2 * most(2, False)
+    assert most(6, True) < 1.3 * most(2, True)
+
+
+def test_what_replay_needs() -> None:
+    for stream, options in (
+        ({"cache_grad": "straight_through"}, {}),
+        ({}, {"long_frames": 12}),
+        ({"state_grad": 1}, {}),
+    ):
+        with pytest.raises(ValueError, match="replay sends gradients back chunk by chunk: it needs"):
+            tiny_distill(stream, replay=True, **options)
+
+
+def test_sid_reaches_the_student_and_no_score_network() -> None:
+    distill = tiny_distill(objective="sid", student_every=1)
+    teacher, critic = weights(distill.teacher), weights(distill.critic)
+    seen = Gradients()
+    fit(distill, Prompts(), seen)
+    (first, everyone), _ = seen.steps
+    assert any(float(g.abs().max()) > 0 for g in first.values())
+    assert not [n for n in everyone if n.startswith(("critic.", "teacher."))], "the critic has its gradient to itself"
+    assert not any(changed(distill.teacher, teacher)) and any(changed(distill.critic, critic))
+
+
+class Clips(Prompts):
+    """Prompts with latents."""
+
+    def train_dataloader(self) -> Any:
+        rows = Rows(self.batch, 1, 0, False)
+        every = [replace(b, latents=normal(4, 6, *SHAPE, seed=n)) for n, b in zip(range(4), rows, strict=False)]
+        return DataLoader(every, batch_size=None)
+
+
+def test_noised_clips_are_denoised_in_one_causal_pass() -> None:
+    distill = tiny_distill(source="noised", student_every=1)
+    fit(distill, Clips())
+    assert distill.iteration == 1
+    with pytest.raises(ValueError, match="source 'noised' denoises real clips: give the stage data with latents"):
+        fit(tiny_distill(source="noised"), Prompts())
+
+
+def drawn(distill: Distill, iterations: int) -> list[tuple[int, int, bool]]:
+    found = []
+    for distill._iteration in range(iterations):
+        found.append(distill._draw("s"))
+    return found
+
+
+def test_a_window_of_a_long_rollout() -> None:
+    """Gradient in the window alone; the frames before it are its context; places differ between iterations."""
+    distill = tiny_distill(long_frames=12)
+    firsts = [first for _, first, _ in drawn(distill, 12)]
+    assert set(firsts) == {0, 1, 2}
+    distill._iteration = firsts.index(2)
+    sample = distill.sample(Part(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True)
+    assert sample.x.shape[1] == 6 and sample.x.requires_grad
+    assert [c.index for c in sample.chunks] == [2, 3] and sample.carries is None, "this codec has no first picture"
+    fit(tiny_distill(long_frames=12, student_every=1), Prompts())
+
+
+class Pictures(nn.Module):
+    """A codec whose first latent is one picture and every other three."""
+
+    channels, scale, fps = SIZE.channels, 1, 8
+
+    def pictures(self, frames: int) -> int:
+        return 3 * frames - 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :1, :3]
+
+    def encode(self, video: Tensor) -> Tensor:
+        return torch.full((len(video), 1, *SHAPE), 7.0)
+
+
+def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_no_loss() -> None:
+    distill = tiny_distill(long_frames=12, horizon_weight=2.0)
+    distill.student.codec = Pictures()
+    text = distill.student.embed(["red ball"] * 2)
+    distill._iteration = [first for _, first, _ in drawn(distill, 40)].index(1)
+    sample = distill.sample(Part(text, torch.arange(2)), "s", grad=True)
+    assert sample.carries is not None and sample.carries.tolist() == [False] * 3 + [True] * 3
+    assert float(sample.x[:, 0].detach().min()) == 7.0
+    x = sample.x.detach().requires_grad_()
+    loss, _ = distill.student_loss(replace(sample, x=x), text, distill.student.embed([""]), torch.arange(2))
+    loss.backward()
+    assert x.grad is not None
+    assert float(x.grad[:, :3].abs().max()) == 0 and bool((x.grad[:, 3:].flatten(2).abs().amax(2) > 0).all())
+
+
+def test_a_reward_weighs_the_clips_of_a_batch() -> None:
+    seen: list[Tensor] = []
+
+    def reward(video: Tensor) -> Tensor:
+        seen.append(video)
+        return torch.tensor([0.0, 0.5, 1.0, 1.5])
+
+    plain, weighed = gradients_of(), gradients_of(reward=reward, reward_beta=0.0)
+    assert distance(weighed[0], plain[0]) < 1e-6, "beta 0 is no weight"
+    assert seen[0].shape[:3] == (4, 12, 3), "decoded"
+    assert distance(gradients_of(reward=reward)[0], plain[0]) > 0.05
+
+
+STAIRS: dict[str, Any] = {
+    "schedule": "staircase",
+    "anchor": "static",
+    "state_frames": 3,
+    "position": "anchor_contiguous",
+    "past_frames": 9,
+    "attention_frames": 12,
+    "clean_keys": "recent",
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
+    distill = tiny_distill(STAIRS, plain_share=share, student_every=1, iterations=2)
+    assert sum(uniform for _, _, uniform in drawn(distill, 60)) / 60 == pytest.approx(share, abs=0.2)
+    distill._iteration = 0
+    fit(distill, Prompts())
+    assert distill.iteration == 2
+    with pytest.raises(ValueError, match=r"plain_share 0\.5 is a share of staircases; schedule is 'uniform'"):
+        tiny_distill(plain_share=0.5)
+
+
+def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
+    distill = tiny_distill(STAIRS)
+    sample = distill.sample(Part(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
+    for chunk in sample.chunks:
+        distill.zero_grad()
+        chunk.content.square().sum().backward(retain_graph=True)
+        assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in distill.student.net.parameters())

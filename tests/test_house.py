@@ -14,6 +14,7 @@ FLOORS = (
     {"net", "stream", "losses", "metrics", "encoders", "media", "solvers"},
     {"ema", "weights", "optim", "guard", "script", "vbench", "ranks"},
     {"teacher", "student", "critic", "codec"},
+    {"samples", "rewards"},
     {"distill"},
 )
 """Parts of adastate, each of which may import what lies on lower floors. What is not named is the roof: commands and

@@ -149,9 +149,8 @@ class Step:
         monkeypatch.setattr(distill_module, "shared_integer", lambda *_: level)
 
     def student(self) -> Tensor:
-        chunks = self.module.rollout(self.text, self.index, "test", grad=True)
-        x = torch.cat([c.content for c in chunks], 1)
-        return self.module.student_loss(x, chunks, self.text, self.negative, self.index)[0]
+        sample = self.module.sample(distill_module.Part(self.text, self.index), "test", grad=True)
+        return self.module.student_loss(sample, self.text, self.negative, self.index)[0]
 
     def critic(self) -> Tensor:
         chunks = self.module.rollout(self.text, self.index, "test", grad=False)
