@@ -25,7 +25,7 @@ CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test lint format plan shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate compare parity bench tensorboard slurm-lab slurm-lab-stop clean
+	generate evaluate compare parity faults bench tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ parity: install ## replay the fixtures in FIXTURES and compare them with what th
 
 compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
 	$(ADASTATE) compare --run $(RUN) $(ARGS)
+
+faults: install ## kills, stops, damage, full disks, bad data: every fault many times, and a table; ARGS="--share 0.1"
+	.venv/bin/python benchmarks/faults.py $(ARGS)
 
 bench: install ## chunk and step times of this machine, table and JSON
 	.venv/bin/python benchmarks/stream.py $(ARGS)
