@@ -8,6 +8,7 @@ TEACHER ?= builtin
 ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
+WITH    ?=
 ZERO    ?=
 OUT     ?= data/shards
 FIXTURES ?= tests/data
@@ -70,12 +71,13 @@ train-codec: install ## the tiny codec from scratch
 train-teacher: install ## the bidirectional teacher by flow matching
 	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
 
-train-init: install ## the student's causal initialisation on the trajectories
-	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml --run.dir=$(RUN) $(ARGS)
+train-init: install ## the student's causal initialisation; WITH=ar_diffusion, consistency, ... (conf/recipes/)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml \
+		$(if $(WITH),--config conf/recipes/init_$(WITH).yaml) --run.dir=$(RUN) $(ARGS)
 
-train-distill: install ## distribution matching on the student's own rollouts; ZERO=zero2 shards it (docs/scale.md)
+train-distill: install ## distribution matching on own rollouts; WITH=sid, long, ...; ZERO=zero2 shards it (docs/scale.md)
 	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) \
-		$(if $(ZERO),--config conf/zero/$(ZERO).yaml) --run.dir=$(RUN) $(ARGS)
+		$(if $(WITH),--config conf/recipes/distill_$(WITH).yaml) $(if $(ZERO),--config conf/zero/$(ZERO).yaml) --run.dir=$(RUN) $(ARGS)
 
 generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated
 	$(ADASTATE) generate --run $(RUN) $(ARGS)
