@@ -45,7 +45,7 @@ train: install ## the whole pipeline: shards, teacher, initialisation, distillat
 	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) $(ARGS)
 
 test: install ## the tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install ## ruff and mypy
 	.venv/bin/ruff check .

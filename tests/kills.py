@@ -77,13 +77,17 @@ class Consumed(pl.Callback):
     """Writes down which samples every finished iteration used, a line each, so that a killed run leaves them."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.waiting = path, list[int]()
+        self.path, self.waiting, self.last = path, list[int](), -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.last = pl_module.iteration
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         self.waiting += batch.index.tolist()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        if at_boundary(pl_module):
+        if at_boundary(pl_module) and pl_module.iteration > self.last:
+            self.last = pl_module.iteration
             with self.path.open("a") as file:
                 file.write(json.dumps([pl_module.iteration, self.waiting]) + "\n")
             self.waiting = []
@@ -127,7 +131,8 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
     )
     start = newest(folder / "checkpoints")
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
-    (folder / f"done.{rank}").write_text(taken.value)
+    # Lightning ends a run that was killed after its last step without the hooks of an end.
+    (folder / f"done.{rank}").write_text(taken.value or digest(module, trainer))
 
 
 def network(plan: Plan) -> Any:
