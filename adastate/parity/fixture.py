@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adastate.net import DiT, Size
-from adastate.stream import StreamSpec
 
 SIZE_OF = {
     "dim": "width",
@@ -108,18 +107,6 @@ class Fixture:
                 )
         net.load_state_dict(state)
         return net
-
-    def draws(self, spec: StreamSpec, levels: int) -> list[Tensor]:
-        """The recorded normals in the order in which `rollout` asks for them, `levels` passes a chunk."""
-        noise, frames = self.input("noise"), spec.chunk_frames
-        injected = iter(v for k, v in sorted(self.inputs.items()) if k.startswith("injected_"))
-        every = []
-        for first in range(0, noise.shape[1], frames):
-            every.append(noise[:, first : first + frames])
-            every += [next(injected).unflatten(0, (-1, frames)) for _ in range(levels - 1 + spec.context_renoise)]
-        if next(injected, None) is not None:
-            raise FixtureError("recorded draws are left over")
-        return every
 
 
 def find(root: Path) -> list[Path]:

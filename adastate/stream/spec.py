@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from adastate import flow
@@ -304,10 +304,6 @@ class StreamSpec:
             restart_overlap=scale(self.restart_overlap) or 0,
             switch=replace(self.switch, frames=scale(self.switch.frames)),
         )
-
-    @classmethod
-    def known(cls) -> list[str]:
-        return [f.name for f in fields(cls)]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> StreamSpec:
