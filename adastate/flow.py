@@ -15,6 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from adastate.types import host_level
+
 TIMESTEPS = 1000
 
 
@@ -65,15 +67,25 @@ def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
     return tuple(float(times[TIMESTEPS - int(r)]) for r in raw)
 
 
-def _level(t: Tensor, shift: float, like: Tensor) -> Tensor:
-    """Sigma of `t` ([B] or [B, F]) in float64, shaped to broadcast over `like` [B, F, C, H, W]."""
+@lru_cache(maxsize=4096)
+def _host_sigma(t: float, shift: float) -> float:
+    return float(sigma(torch.tensor([t]), shift))
+
+
+def _level(t: Tensor, shift: float, like: Tensor) -> Tensor | float:
+    """Sigma of `t` ([B] or [B, F]) in float64, to broadcast over `like` [B, F, C, H, W]; a number if it is one."""
+    level = host_level(t)
+    if level is not None:
+        return _host_sigma(level, float(shift))
     s = sigma(t, shift).double()
     return s.reshape(s.shape + (1,) * (like.dim() - s.dim()))
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
     """x_t `[B, F, C, H, W]` for `t` [B] or [B, F]."""
-    s = _level(t, shift, x0).to(x0.dtype)
+    s = torch.as_tensor(_level(t, shift, x0), dtype=torch.float64).to(x0.dtype)
+    if s.dim() == 0:  # on the host, and by the same rounding
+        return float(1 - s) * x0 + float(s) * noise
     return (1 - s) * x0 + s * noise
 
 

@@ -57,13 +57,18 @@ class Memory(Protocol):
 
     @property
     def visible(self) -> FrameMask | None:
-        """Columns are the remembered frames followed by the pass's own; None means all are seen."""
+        """Columns are the frames in the order in which `join` gives them; None means all are seen."""
 
-    def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
-        """Rotated keys and values `[B, L, N, K]` of the remembered frames, or None if there are none."""
+    @property
+    def clean(self) -> bool:
+        """Whether the pass is there for what it leaves alone: nobody looks at the flow."""
 
-    def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Takes the pass's own raw keys and values `[B, L, N, K]`."""
+    @property
+    def keeps(self) -> bool:
+        """Whether `join` wants raw keys, to keep them."""
+
+    def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
+        """Leaves the pass's own keys, raw and turned, and values `[B, L, N, K]`, and gives those of all frames in view."""
 
     @property
     def probe(self) -> Probe | None:
@@ -84,6 +89,7 @@ class Batch:
     video: Tensor | None = None  # [B, T, 3, h, w] in [-1, 1]
     trajectory: Tensor | None = None  # [B, J, F, C, H, W], from noise to data
     levels: Tensor | None = None  # [J] timesteps of `trajectory`, in [0, 1000]
+    next_prompts: list[str] = field(default_factory=list)  # to which the streams of a long tuning turn
     facts: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:

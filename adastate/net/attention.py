@@ -37,9 +37,17 @@ def attend(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """On a CPU, small bf16 attention is spelled out: torch's flash kernel there is slower, its backward four times."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] * k.shape[2] > DENSE_LIMIT:
+    """On a CPU, bf16 attention is spelled out: torch's flash kernel there is slower, its backward four times."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.shape[2] * k.shape[2] > DENSE_LIMIT:
+        if torch.is_grad_enabled() or mask is not None:
+            return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return torch.cat([_spelled(part, k, v) for part in q.split(max(1, DENSE_LIMIT // 2 // k.shape[2]), 2)], 2)
+    return _spelled(q, k, v, mask)
+
+
+def _spelled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:
         score = score.masked_fill(~mask, float("-inf"))

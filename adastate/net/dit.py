@@ -148,10 +148,7 @@ class Block(nn.Module):
         raw, v = self.self_attn.keys(h)
         k = rotate(raw, pass_.key_rope)
         if memory is not None:
-            past = memory.read(self.layer, pass_.rotate)
-            memory.stage(self.layer, raw, v)
-            if past is not None:
-                k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+            k, v = memory.join(self.layer, raw, k, v, pass_.rotate)
             if memory.probe is not None:
                 memory.probe(self.layer, q, k, pass_.visible)
         x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)

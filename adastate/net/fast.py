@@ -3,31 +3,41 @@
 A stream runs the network at a handful of timesteps, one for all frames of a pass. So what depends on the timestep
 alone is computed once for each: the six modulations of a layer become the weight and bias of its layer norms and the
 gate of its residual. Query, key and value come from one matrix product, and are normalised and rotated together. The
-weights are cast once, not once per pass. Nothing is approximated: it equals DiT.forward up to rounding.
+weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing is
+approximated: it equals DiT.forward up to rounding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from adastate.net.adapters import merged
 from adastate.net.attention import attend
 from adastate.net.dit import Block, DiT
 from adastate.net.rope import rope_table, rotate
-from adastate.types import Memory, Positions, host_level
+from adastate.types import FrameMask, Memory, Positions, Probe, Rotate, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
 
+GELU = (2 / torch.pi) ** 0.5
 
-@dataclass(frozen=True)
-class _Modulation:
-    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B, L, D]` by token."""
+Linear = tuple[Tensor, Tensor]
+"""(bias, weight transposed), as addmm takes them."""
+
+Join = Callable[[int, Tensor | None, Tensor, Tensor, Rotate], tuple[Tensor, Tensor]]
+"""As Memory.join."""
+
+
+class Modulation(NamedTuple):
+    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B L, D]` by token."""
 
     scale: Tensor  # 1 + scale
     shift: Tensor
@@ -48,19 +58,34 @@ class _Layer:
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         own, cross = block.self_attn, block.cross_attn
 
-        def cast(*weights: Any) -> Tensor:
-            parts = [w.detach().to(dtype) for w in weights]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        def linear(*layers: Any) -> Linear:
+            weights, biases = zip(*map(merged, layers), strict=True)
+            if len(layers) == 1:
+                return biases[0].detach().to(dtype), weights[0].detach().to(dtype).t()
+            return torch.cat(biases).detach().to(dtype), torch.cat(weights).detach().to(dtype).t()
 
-        self.qkv = cast(own.q.weight, own.k.weight, own.v.weight), cast(own.q.bias, own.k.bias, own.v.bias)
-        self.norm_qk = torch.stack([own.norm_q.weight.detach(), own.norm_k.weight.detach()]).to(dtype)
-        self.out = cast(own.o.weight), cast(own.o.bias)
-        self.norm_text = cast(block.norm3.weight), cast(block.norm3.bias)
-        self.q_text, self.norm_q_text = (cast(cross.q.weight), cast(cross.q.bias)), cast(cross.norm_q.weight)
-        self.out_text = cast(cross.o.weight), cast(cross.o.bias)
-        up, down = block.ffn[0], block.ffn[2]
-        self.up, self.down = (cast(up.weight), cast(up.bias)), (cast(down.weight), cast(down.bias))
+        self.qkv, self.out = linear(own.q, own.k, own.v), linear(own.o)
+        self.norm_qk = torch.stack([own.norm_q.weight, own.norm_k.weight]).detach().float()
+        self.norm_text = block.norm3.weight.detach().to(dtype), block.norm3.bias.detach().to(dtype)
+        self.q_text, self.norm_q_text = linear(cross.q), cross.norm_q.weight.detach()
+        self.out_text = linear(cross.o)
+        self.up, self.down = linear(block.ffn[0]), linear(block.ffn[2])
         self.modulation = block.modulation.detach().float()
+
+
+class Pass(NamedTuple):
+    """What every block of one pass needs to know."""
+
+    batch: int
+    frame_tokens: int
+    table: Tensor
+    """RoPE of queries and keys `[L, 1, 1, K/2]`, or `[L, 2, 1, K/2]` where they stand apart."""
+    keeps: bool
+    """Whether raw keys are wanted."""
+    visible: FrameMask | None
+    join: Join
+    turn: Rotate
+    probe: Probe | None = None
 
 
 class Streamer:
@@ -78,17 +103,24 @@ class Streamer:
         self.net, self.size = net, net.size
         self.dtype = dtype or net.compute_dtype or net.patch_embedding.weight.dtype
         self.layers = [_Layer(block, self.dtype) for block in net.blocks]  # type: ignore[arg-type]
-        self.text = [(k.to(self.dtype), v.to(self.dtype)) for k, v in text_keys]
+        self.bind(text_keys)
         embedding = net.patch_embedding
         assert embedding.bias is not None
-        self.embedding = embedding.weight.detach().flatten(1).to(self.dtype), embedding.bias.detach().to(self.dtype)
-        head = net.head.head
-        self.head = head.weight.detach().to(self.dtype), head.bias.detach().to(self.dtype)
-        self._levels: dict[float, tuple[list[_Modulation], tuple[Tensor, Tensor]]] = {}
+        self.embedding = embedding.bias.detach().to(self.dtype), embedding.weight.detach().flatten(1).to(self.dtype).t()
+        weight, bias = merged(net.head.head)
+        assert bias is not None
+        self.head = bias.detach().to(self.dtype), weight.detach().to(self.dtype).t()
+        self._levels: dict[float, tuple[list[Modulation], tuple[Tensor, Tensor]]] = {}
+
+    def bind(self, text_keys: list[tuple[Tensor, Tensor]]) -> None:
+        """Another prompt."""
+        # The weight of the norm of the text's queries is moved to its keys, where it costs nothing.
+        weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
+        self.text = [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(text_keys, weights, strict=True)]
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]."""
+        """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]. A clean pass returns nothing of use."""
         with torch.autocast(x.device.type, enabled=False):
             return self._forward(x, t, memory)
 
@@ -96,9 +128,6 @@ class Streamer:
         size = self.size
         _, ph, pw = size.patch
         grid = (x.shape[3] // ph, x.shape[4] // pw)
-        patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
-        tokens = nnf.linear(patches, *self.embedding)
-        modulations, (scale, shift) = self._modulate(t, grid[0] * grid[1])
         head_dim = size.width // size.heads
 
         def table(at: Positions) -> Tensor:
@@ -107,51 +136,79 @@ class Streamer:
         def turn(k: Tensor, at: Positions) -> Tensor:
             return rotate(k, table(at))
 
-        apart = memory.query_positions != memory.key_positions
-        ropes = table(memory.query_positions), table(memory.key_positions) if apart else None
+        queries, keys = memory.query_positions, memory.key_positions
+        pass_ = Pass(
+            batch=x.shape[0],
+            frame_tokens=grid[0] * grid[1],
+            table=torch.stack([table(at) for at in sorted({queries, keys}, key=(queries, keys).index)], 1),
+            keeps=memory.keeps,
+            visible=memory.visible,
+            join=memory.join,
+            turn=turn,
+            probe=memory.probe,
+        )
+        patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
+        out = self.run(patches, *self._modulate(t, pass_.frame_tokens), pass_, memory.clean)
+        if out is None:
+            return x.new_empty(0)
+        shape = {"b": x.shape[0], "f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
+        return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
+
+    def run(
+        self, patches: Tensor, modulations: list[Modulation], last: tuple[Tensor, Tensor], pass_: Pass, clean: bool
+    ) -> Tensor | None:
+        """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
+        x = _linear(patches, self.embedding)
         for i, (layer, m) in enumerate(zip(self.layers, modulations, strict=True)):
-            tokens = self._block(i, layer, m, tokens, memory, ropes, turn, grid[0] * grid[1])
-        out = nnf.linear(_norm(tokens, scale, shift, size.eps), *self.head)
-        shape = {"f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
-        return rearrange(out, "b (f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
+            if clean and i == len(self.layers) - 1:
+                self._leave(i, layer, m, x, pass_)
+                return None
+            x = self._block(i, layer, m, x, pass_)
+        return _linear(_norm(x, *last, self.size.eps), self.head)
 
-    def _block(
-        self,
-        index: int,
-        layer: _Layer,
-        m: _Modulation,
-        x: Tensor,
-        memory: Memory,
-        ropes: tuple[Tensor, Tensor | None],
-        turn: object,
-        frame_tokens: int,
-    ) -> Tensor:
+    def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> Tensor:
+        """`x` [B L, D]."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
-        h = _norm(x, m.scale, m.shift, eps)
-        qkv = nnf.linear(h, *layer.qkv)
-        qk = nnf.rms_norm(qkv[..., : 2 * width].unflatten(-1, (2, width)), (width,), eps=eps) * layer.norm_qk
-        qk = qk.unflatten(-1, (heads, -1))  # [B, L, 2, N, K]
-        v = qkv[..., 2 * width :].unflatten(-1, (heads, -1))
-        past = memory.read(index, turn)  # type: ignore[arg-type]
-        memory.stage(index, qk[:, :, 1], v)
-        if ropes[1] is None:
-            turned = rotate(qk.flatten(2, 3), ropes[0])
-            q, k = turned[:, :, :heads], turned[:, :, heads:]
-        else:
-            q, k = rotate(qk[:, :, 0], ropes[0]), rotate(qk[:, :, 1], ropes[1])
-        if past is not None:
-            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
-        if memory.probe is not None:
-            memory.probe(index, q, k, memory.visible)
-        out = attend(q, k, v, memory.visible, frame_tokens).flatten(-2)
-        x = torch.addcmul(x, nnf.linear(out, *layer.out), m.gate)
-        q = nnf.linear(nnf.layer_norm(x, (width,), *layer.norm_text, eps), *layer.q_text)
-        q = nnf.rms_norm(q, (width,), layer.norm_q_text, eps).unflatten(-1, (heads, -1))
-        x = x + nnf.linear(attend(q, *self.text[index]).flatten(-2), *layer.out_text)
-        h = nnf.linear(_norm(x, m.scale_ffn, m.shift_ffn, eps), *layer.up)
-        return torch.addcmul(x, nnf.linear(nnf.gelu(h, approximate="tanh"), *layer.down), m.gate_ffn)
+        apart = (pass_.batch, -1, heads, width // heads)
+        qkv = _linear(_norm(x, m.scale, m.shift, eps), layer.qkv)
+        v = qkv.narrow(1, 2 * width, width).view(apart)
+        qk = qkv.narrow(1, 0, 2 * width).view(-1, 2, width)
+        raw, turned = self._turned(qk, layer.norm_qk, pass_.table, pass_)
+        q, k = turned.to(x.dtype).unbind(2)
+        k, v = pass_.join(index, raw[:, :, 1] if raw is not None else None, k, v, pass_.turn)
+        if pass_.probe is not None:
+            pass_.probe(index, q, k, pass_.visible)
+        out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
+        x = torch.addcmul(x, _linear(out, layer.out), m.gate)
+        q = _linear(_norm(x, *layer.norm_text, eps), layer.q_text)
+        q = q.mul_(_inverse_rms(q, eps)).view(apart)  # its weight is in the text's keys
+        x = _linear(attend(q, *self.text[index]).reshape(-1, width), layer.out_text).add_(x)
+        h = _linear(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
+        return torch.addcmul(x, _linear(_gelu(h), layer.down), m.gate_ffn)
 
-    def _modulate(self, t: Tensor, frame_tokens: int) -> tuple[list[_Modulation], tuple[Tensor, Tensor]]:
+    def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
+        """What a block does for the cache alone: its keys and values."""
+        width, heads, eps = self.size.width, self.size.heads, self.size.eps
+        apart = (pass_.batch, -1, heads, width // heads)
+        bias, weight = layer.qkv
+        k, v = _linear(_norm(x, m.scale, m.shift, eps), (bias[width:], weight[:, width:])).split(width, 1)
+        raw, turned = self._turned(k[:, None], layer.norm_qk[1:], pass_.table[:, -1:], pass_)
+        assert raw is not None
+        pass_.join(index, raw[:, :, 0], turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
+
+    def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: Pass) -> tuple[Tensor | None, Tensor]:
+        """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
+
+        The norm's division is made on the table, which all heads share, and not on the products.
+        """
+        shape = (pass_.batch, -1, x.shape[1], self.size.heads, self.size.width // self.size.heads)
+        inverse = _inverse_rms(x, self.size.eps).view(*shape[:3], 1, 1)
+        weighted = (x * weight).view(shape)
+        pairs = torch.view_as_complex(weighted.unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * (table * inverse)).flatten(-2)
+        return (weighted * inverse if pass_.keeps else None), turned
+
+    def _modulate(self, t: Tensor, frame_tokens: int) -> tuple[list[Modulation], tuple[Tensor, Tensor]]:
         """(modulations of every layer, those of the head) at timesteps `t` [B, F]."""
         level = host_level(t)
         if level is not None and level in self._levels:
@@ -163,13 +220,13 @@ class Streamer:
 
         def spread(v: Tensor) -> Tensor:  # [B, F, D] -> [D], or by token
             v = v.to(self.dtype)
-            return v[0, 0] if one else v.repeat_interleave(frame_tokens, 1)
+            return v[0, 0] if one else v.repeat_interleave(frame_tokens, 1).flatten(0, 1)
 
         found = []
         for layer in self.layers:
             shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (layer.modulation + e.float()).unbind(2)
             parts = (1 + scale, shift, gate, 1 + scale_ffn, shift_ffn, gate_ffn)
-            found.append(_Modulation(*map(spread, parts)))
+            found.append(Modulation(*map(spread, parts)))
         shift, scale = (self.net.head.modulation.detach().float() + time.float()[:, :, None]).unbind(2)
         made = found, (spread(1 + scale), spread(shift))
         if level is not None:
@@ -179,8 +236,31 @@ class Streamer:
         return made
 
 
+def _linear(x: Tensor, layer: Linear) -> Tensor:
+    return torch.addmm(layer[0], x, layer[1])
+
+
 def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     """LayerNorm, then scale and shift: with one timestep they are its weight and bias."""
     if scale.dim() == 1:
-        return nnf.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    return torch.addcmul(shift, nnf.layer_norm(x, x.shape[-1:], eps=eps), scale)
+        return torch.layer_norm(x, x.shape[-1:], scale, shift, eps)
+    return torch.addcmul(shift, torch.layer_norm(x, x.shape[-1:], eps=eps), scale)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """One over the root mean square along the last axis, which stays, in float32."""
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.addcmul(_constant(eps, x.device), size, size, value=1 / x.shape[-1]).rsqrt_()
+
+
+@lru_cache(maxsize=16)
+def _constant(value: float, device: torch.device) -> Tensor:
+    return torch.tensor(value, device=device)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form: on a CPU in place as x sigmoid(a x + b x^3), because torch's tanh is slow there."""
+    if x.device.type != "cpu":
+        return nnf.gelu(x, approximate="tanh")
+    y = x * x
+    return y.mul_(2 * GELU * 0.044715).add_(2 * GELU).mul_(x).sigmoid_().mul_(x)

@@ -162,9 +162,11 @@ class _Notes:
         self.passes: list[Pass] = []
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        past, view = memory.read(0, lambda k, at: k), self.cache.latest
+        view = self.cache.latest
+        assert view is not None
+        past = view.read(0, lambda k, at: k)
         seen = 0 if past is None else past[0].shape[1]
-        joined = view is not None and bool(view.places.anchor_frames) and bool(view.places.past_frames)
+        joined = bool(view.places.anchor_frames) and bool(view.places.past_frames)
         full = memory.visible is None or all(map(all, memory.visible))
         visible = None if full else memory.visible
         frames, grad = x.shape[1], torch.is_grad_enabled()
@@ -172,7 +174,7 @@ class _Notes:
         attached = grad and self.cache.spec.cache_grad == "straight_through"
         cached, rotated = self.cache.tokens + frames * attached, 0 if attached else seen
         self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, None if grad else float(t[0, 0])))
-        memory.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
+        view.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
         return torch.zeros_like(x)
 
 

@@ -8,16 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adastate.stream.frames import HIDDEN, Frames
+from adastate.stream.frames import HIDDEN, Frames, Kept
 from adastate.stream.spec import StreamSpec
 
 MEMORIES = 2
 """Frames of a dual average beside its static ones: long and short."""
 
 
-def retain(
-    spec: StreamSpec, anchor: Frames | None, state: Frames | None, grown: Frames
-) -> tuple[Frames | None, Frames]:
+def retain(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kept) -> tuple[Kept | None, Kept]:
     """(anchor, window) after a commit.
 
     A frame stands in one place only: what becomes the anchor leaves the window. Averages take in what is evicted
@@ -47,9 +45,7 @@ def retain(
     return anchor, grown.last(past)
 
 
-def _renew(
-    spec: StreamSpec, anchor: Frames | None, state: Frames | None, grown: Frames
-) -> tuple[Frames | None, Frames]:
+def _renew(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kept) -> tuple[Kept | None, Kept]:
     if spec.anchor == "none":
         return None, grown
     if state is not None:
@@ -63,7 +59,7 @@ def _renew(
     return (anchor.append(grown.first(missing)), grown.drop_first(missing)) if missing else (anchor, grown)
 
 
-def _blocks(evicted: Frames, size: int) -> list[Frames]:
+def _blocks(evicted: Kept, size: int) -> list[Kept]:
     if evicted.count % size:
         raise ValueError(
             f"anchor 'ema' takes in whole chunks of {size} frames, but {evicted.count} leave the window: give first "
@@ -72,7 +68,7 @@ def _blocks(evicted: Frames, size: int) -> list[Frames]:
     return [evicted.drop_first(i).first(size) for i in range(0, evicted.count, size)]
 
 
-def _pooled(evicted: Frames, pool: str, count: int) -> Frames:
+def _pooled(evicted: Kept, pool: str, count: int) -> Frames:
     """`count` frames that stand for the evicted ones."""
     tokens = evicted.frame_tokens
 
@@ -84,7 +80,7 @@ def _pooled(evicted: Frames, pool: str, count: int) -> Frames:
     return _each(evicted, pooled, count)
 
 
-def _blend(old: Frames, new: Frames, decay: float) -> Frames:
+def _blend(old: Kept, new: Frames, decay: float) -> Frames:
     """Moving average; `decay` is the weight of the old."""
 
     def blend(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -93,7 +89,7 @@ def _blend(old: Frames, new: Frames, decay: float) -> Frames:
     return replace(new, keys=blend(old.keys, new.keys), values=blend(old.values, new.values))
 
 
-def _each(frames: Frames, change: Callable[[Tensor], Tensor], count: int) -> Frames:
+def _each(frames: Kept, change: Callable[[Tensor], Tensor], count: int) -> Frames:
     """Frames made of others: they stand for no picture, and for the last chunk that went into them."""
     return Frames(
         tuple(map(change, frames.keys)),

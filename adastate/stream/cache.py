@@ -8,12 +8,15 @@ enter the window, the oldest frames leave it. `reset` forgets. Bookkeeping is ho
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from adastate.stream.anchors import retain
-from adastate.stream.frames import HIDDEN, Frames
+from adastate.stream.frames import HIDDEN, Frames, Kept
 from adastate.stream.positions import Layout, layout
+from adastate.stream.slab import Board, Placed, Slab
 from adastate.stream.spec import StreamSpec
 from adastate.types import FrameMask, Positions, Probe, Rotate
 
@@ -26,16 +29,24 @@ class StateCache:
     Args:
         spec: the stream's choices.
         probe: called at every attention of every pass, for measurements.
+        layers: of a network that runs without gradient: its keys and values then have places in a Slab. Without,
+            every commit makes new tensors, which a graph may hold on to.
     """
 
-    def __init__(self, spec: StreamSpec, probe: Probe | None = None) -> None:
-        self.spec, self.probe = spec, probe
+    def __init__(self, spec: StreamSpec, probe: Probe | None = None, layers: int | None = None) -> None:
+        self.spec, self.probe, self.layers = spec, probe, layers
+        self._slab: Slab | None = None
+        if layers is not None and probe is None and spec.anchor != "pingpong":  # which shows a frame at two places
+            averages = spec.anchor in ("ema", "dual_ema")
+            self._slab = Slab(layers, spec.places, turns=averages or spec.position != "absolute")
         self.reset()
 
     def reset(self, origin: int = 0) -> None:
         """Forgets everything; the next frame counts as frame 0 again, and is frame `origin` of the stream."""
-        self.anchor: Frames | None = None
-        self.window: Frames | None = None
+        self.anchor: Kept | None = None
+        self.window: Kept | None = None
+        if self._slab is not None:
+            self._slab.hold(())
         self.origin = origin
         self.frames = 0
         """Frames committed so far: the index of the next one."""
@@ -94,8 +105,8 @@ class StateCache:
             self.cut,
             recache,
         )
-        self.latest = View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe)
-        self.latest.recache = recache
+        self.latest = View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe, self._slab)
+        self.latest.recache, self.latest.clean = recache, clean
         return self.latest
 
     def commit(self, clean: View, exit: View | None = None, counts: bool = True) -> None:
@@ -116,9 +127,12 @@ class StateCache:
         if self.spec.state_grad:
             chunk = chunk.detach()
         grown = chunk if self.window is None else self.window.append(chunk)
+        if self._slab is not None:
+            self._slab.hold((self.anchor, grown, state))
         self.anchor, window = retain(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
         self.anchor = self.anchor.compact() if self.anchor is not None else None
+        self._settle()
         self.frames += chunk.count
         self.chunks += counts
         self.cut = None
@@ -138,7 +152,17 @@ class StateCache:
             self.window = kept.compact() if kept.count else None
         if anchor:
             self.anchor = None
+        self._settle()
         self._rotated = {}
+
+    def _settle(self) -> None:
+        """Gives everything that is kept its places, and all others up."""
+        if self._slab is None:
+            return
+        if self.anchor is not None and not isinstance(self.anchor, Placed):
+            self._slab.hold((self.window,))  # an average may take the place of the one before it
+            self.anchor = self._slab.put(self.anchor)
+        self._slab.hold((self.anchor, self.window))
 
 
 class View:
@@ -147,26 +171,30 @@ class View:
     def __init__(
         self,
         spec: StreamSpec,
-        anchor: Frames | None,
-        window: Frames | None,
+        anchor: Kept | None,
+        window: Kept | None,
         places: Layout,
         rotated: _Memo,
         keep: bool,
         probe: Probe | None,
+        slab: Slab | None = None,
     ) -> None:
-        self._context: list[tuple[Frames, tuple[int, ...], Positions]] = []
+        self._context: list[tuple[Any, tuple[int, ...], Positions]] = []
         if anchor is not None and places.anchor_frames:
             self._context.append((anchor, places.anchor_frames, places.anchor))
         if window is not None and places.past_frames:
             newest = tuple(range(window.count - places.past_frames, window.count))
             self._context.append((window, newest, places.past))
         self._where = (places.anchor_frames, places.anchor, places.past)
-        self._rotated, self._keep = rotated, keep
+        self._rotated, self.keeps = rotated, keep
         self._staged: dict[int, tuple[Tensor, Tensor]] = {}
         self.places, self.probe = places, probe
-        self.recache = False
-        """Whether it is for a pass over frames that are written again."""
+        self.recache = self.clean = False
+        """Whether it is for a pass over frames that are written again, and whether for a clean one."""
         self.visible = _visible(spec, places)
+        self.board = self._board(slab) if slab is not None else None
+        if self.board is not None and (self.visible is not None or not self.board.full):
+            self.visible = self._by_place(self.board)
 
     @property
     def query_positions(self) -> Positions:
@@ -187,7 +215,16 @@ class View:
             (f.source[i], at, f.written[i]) for f, which, ats in self._context for i, at in zip(which, ats, strict=True)
         ]
 
+    def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
+        if self.board is not None:
+            return self.board.join(layer, raw if self.keeps else None, k, v, rotate)
+        past = self.read(layer, rotate)
+        if raw is not None:
+            self.stage(layer, raw.to(k.dtype), v)  # which may come in the float32 of the norm
+        return (k, v) if past is None else (torch.cat([past[0], k], 1), torch.cat([past[1], v], 1))
+
     def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
+        """Rotated keys and values `[B, L, N, K]` of the remembered frames, or None if there are none."""
         if not self._context:
             return None
         # The passes of a chunk see the same cache at the same places: rotate once. Not where keys carry a graph: a
@@ -203,17 +240,33 @@ class View:
         return k, v
 
     def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
-        if self._keep:
+        """Takes the pass's own raw keys and values `[B, L, N, K]`."""
+        if self.keeps:
             self._staged.setdefault(layer, (k, v))  # not again when checkpointing recomputes the pass
 
-    def staged(self, start: int, chunk: int) -> Frames:
+    def staged(self, start: int, chunk: int) -> Any:
         """What the pass left, [state | chunk], as frames of the stream from `start` on."""
+        state, content = len(self.places.state), len(self.places.chunk)
+        source = (HIDDEN,) * state + tuple(range(start, start + content))
+        if self.board is not None and self.keeps:
+            return Placed(self.board.slab, self.board.own, source, (chunk,) * len(source))
         if not self._staged:
             raise RuntimeError("commit needs a view made with keep=True, after its pass has run")
         layers = [self._staged[i] for i in range(len(self._staged))]
-        state, content = len(self.places.state), len(self.places.chunk)
-        source = (HIDDEN,) * state + tuple(range(start, start + content))
         return Frames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
+
+    def _board(self, slab: Slab) -> Board:
+        context = {
+            frames.places[i]: index for frames, which, at in self._context for i, index in zip(which, at, strict=True)
+        }
+        return Board(slab, context, slab.free(len(self.key_positions)), self.key_positions)
+
+    def _by_place(self, board: Board) -> FrameMask | None:
+        """The mask with its columns in the order in which keys lie; what is there and not in view is hidden."""
+        order = (*board.context, *board.own)
+        rows = self.visible or ((True,) * len(order),) * len(self.key_positions)
+        lie = [{place: seen for place, seen in zip(order, row, strict=True) if seen} for row in rows]
+        return tuple(tuple(place in seen for place in range(board.shown)) for seen in lie)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -258,6 +258,16 @@ class StreamSpec:
         shown = self.pingpong_slots if self.anchor == "pingpong" else self.state_frames
         return self.attention_frames or shown + memories + self.past_frames + self.chunk_frames
 
+    @property
+    def places(self) -> int:
+        """Latent frames that a pass holds at a time at most, its own and a second state counted; if all are kept, of
+        the first chunks."""
+        if self.past_frames is None:
+            return 4 * self._pass_frames
+        memories = 2 if self.anchor == "dual_ema" else 0
+        states = 2 if self.anchor == "state" else 1
+        return states * self.state_frames + memories + self.past_frames + self._pass_frames
+
     def frames_of(self, chunk: int) -> int:
         """Latent frames of the generated chunk `chunk`."""
         return self.first_chunk_frames if chunk == 0 and self.first_chunk_frames else self.chunk_frames

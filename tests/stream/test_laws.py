@@ -174,16 +174,14 @@ class RotatedOnWrite:
             query_positions = key_positions = view.query_positions
             visible, probe = view.visible, None
 
-            def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
-                return kept.get(layer)
-
-            def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
-                view.stage(layer, k, v)
+            def join(self, layer: int, raw: Tensor, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
+                view.stage(layer, raw, v)
+                k = turn(raw, rope_table(view.query_positions, *grid, k.shape[-1], 1024, k.device))
+                old = kept.get(layer)
+                both = (k, v) if old is None else (torch.cat([old[0], k], 1), torch.cat([old[1], v], 1))
                 if clean:
-                    k = turn(k, rope_table(view.query_positions, *grid, k.shape[-1], 1024, k.device))
-                    old = kept.get(layer)
-                    self.later = (k, v) if old is None else (torch.cat([old[0], k], 1), torch.cat([old[1], v], 1))
-                    kept[layer] = self.later
+                    kept[layer] = both
+                return both
 
         return Pass()
 
