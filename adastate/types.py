@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +45,18 @@ def host_level(t: Tensor) -> float | None:
     return getattr(t, "host_level", None)
 
 
+class Slots(NamedTuple):
+    """Memory in tensors that stay, for passes that are compiled or captured once.
+
+    All that is there is in view; the pass's own tokens go to `rows`.
+    """
+
+    keys: Tensor  # [layers, B, L, N, K], turned
+    values: Tensor
+    raw: Tensor | None  # where raw keys are wanted
+    rows: Tensor  # [own L] int64
+
+
 class Memory(Protocol):
     """What one network pass reads besides its own tokens, and where it leaves its own keys."""
 
@@ -68,7 +80,10 @@ class Memory(Protocol):
         """Whether `join` wants raw keys, to keep them."""
 
     def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
-        """Leaves the pass's own keys, raw and turned, and values `[B, L, N, K]`, and gives those of all frames in view."""
+        """Leaves a pass's own keys, raw and turned, and values `[B, L, N, K]`; returns those of all frames in view."""
+
+    def slots(self, rotate: Rotate) -> Slots | None:
+        """The same memory for a pass that writes there by itself; None while its shape still changes."""
 
     @property
     def probe(self) -> Probe | None:

@@ -9,9 +9,7 @@ approximated: it equals DiT.forward up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -20,9 +18,10 @@ from torch.nn import functional as nnf
 
 from adastate.net.adapters import merged
 from adastate.net.attention import attend
-from adastate.net.dit import Block, DiT
+from adastate.net.dit import Block, DiT, TextKeys
+from adastate.net.engine import Engine, Modulation, Modulations, Pass, stacked, steady
 from adastate.net.rope import rope_table, rotate
-from adastate.types import FrameMask, Memory, Positions, Probe, Rotate, host_level
+from adastate.types import Memory, Positions, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
@@ -31,20 +30,6 @@ GELU = (2 / torch.pi) ** 0.5
 
 Linear = tuple[Tensor, Tensor]
 """(bias, weight transposed), as addmm takes them."""
-
-Join = Callable[[int, Tensor | None, Tensor, Tensor, Rotate], tuple[Tensor, Tensor]]
-"""As Memory.join."""
-
-
-class Modulation(NamedTuple):
-    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B L, D]` by token."""
-
-    scale: Tensor  # 1 + scale
-    shift: Tensor
-    gate: Tensor
-    scale_ffn: Tensor
-    shift_ffn: Tensor
-    gate_ffn: Tensor
 
 
 def is_whole(net: DiT) -> bool:
@@ -73,58 +58,43 @@ class _Layer:
         self.modulation = block.modulation.detach().float()
 
 
-class Pass(NamedTuple):
-    """What every block of one pass needs to know."""
-
-    batch: int
-    frame_tokens: int
-    table: Tensor
-    """RoPE of queries and keys `[L, 1, 1, K/2]`, or `[L, 2, 1, K/2]` where they stand apart."""
-    keeps: bool
-    """Whether raw keys are wanted."""
-    visible: FrameMask | None
-    join: Join
-    turn: Rotate
-    probe: Probe | None = None
-
-
-class Streamer:
-    """`net` with a prompt bound: (x, t, memory) -> flow, without gradient.
-
-    Weights are joined and cast when it is made, the others shared: after a training step a new one is to be made.
+class Passes:
+    """Passes of `net` without gradient, for any prompt. Weights are joined and cast when it is made, the others shared:
+    after a training step a new one is to be made.
 
     Args:
         net: whole, not in shards.
-        text_keys: of `net.text_keys`.
         dtype: of the passes; None takes the net's own.
+        engine: see adastate.net.engine; what it cannot serve runs eagerly.
     """
 
-    def __init__(self, net: DiT, text_keys: list[tuple[Tensor, Tensor]], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager") -> None:
         self.net, self.size = net, net.size
         self.dtype = dtype or net.compute_dtype or net.patch_embedding.weight.dtype
         self.layers = [_Layer(block, self.dtype) for block in net.blocks]  # type: ignore[arg-type]
-        self.bind(text_keys)
         embedding = net.patch_embedding
         assert embedding.bias is not None
         self.embedding = embedding.bias.detach().to(self.dtype), embedding.weight.detach().flatten(1).to(self.dtype).t()
         weight, bias = merged(net.head.head)
         assert bias is not None
         self.head = bias.detach().to(self.dtype), weight.detach().to(self.dtype).t()
-        self._levels: dict[float, tuple[list[Modulation], tuple[Tensor, Tensor]]] = {}
+        self.eps = torch.tensor(net.size.eps, device=embedding.weight.device)
+        self._levels: dict[float, Modulations] = {}
+        self.steady = steady(engine, self.run, embedding.weight.device)
 
-    def bind(self, text_keys: list[tuple[Tensor, Tensor]]) -> None:
-        """Another prompt."""
+    def text(self, keys: TextKeys) -> TextKeys:
+        """A prompt's keys, from `net.text_keys`, as `__call__` takes them."""
         # The weight of the norm of the text's queries is moved to its keys, where it costs nothing.
         weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
-        self.text = [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(text_keys, weights, strict=True)]
+        return [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(keys, weights, strict=True)]
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
         """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]. A clean pass returns nothing of use."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._forward(x, t, memory)
+            return self._forward(x, t, memory, text)
 
-    def _forward(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+    def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
         size = self.size
         _, ph, pw = size.patch
         grid = (x.shape[3] // ph, x.shape[4] // pw)
@@ -140,31 +110,35 @@ class Streamer:
         pass_ = Pass(
             batch=x.shape[0],
             frame_tokens=grid[0] * grid[1],
-            table=torch.stack([table(at) for at in sorted({queries, keys}, key=(queries, keys).index)], 1),
+            table=table(queries)[:, None] if queries == keys else torch.stack([table(queries), table(keys)], 1),
             keeps=memory.keeps,
             visible=memory.visible,
             join=memory.join,
             turn=turn,
+            text=text,
             probe=memory.probe,
         )
         patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
-        out = self.run(patches, *self._modulate(t, pass_.frame_tokens), pass_, memory.clean)
+        made = self._modulate(t, pass_.frame_tokens)
+        fixed = memory.slots(turn) if self.steady is not None and host_level(t) is not None else None
+        if fixed is not None and self.steady is not None:
+            out = self.steady(patches, made, pass_, fixed, memory.clean)
+        else:
+            out = self.run(patches, made, pass_, memory.clean)
         if out is None:
             return x.new_empty(0)
         shape = {"b": x.shape[0], "f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
         return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
 
-    def run(
-        self, patches: Tensor, modulations: list[Modulation], last: tuple[Tensor, Tensor], pass_: Pass, clean: bool
-    ) -> Tensor | None:
+    def run(self, patches: Tensor, made: Modulations, pass_: Pass, clean: bool) -> Tensor | None:
         """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
         x = _linear(patches, self.embedding)
-        for i, (layer, m) in enumerate(zip(self.layers, modulations, strict=True)):
+        for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
             if clean and i == len(self.layers) - 1:
                 self._leave(i, layer, m, x, pass_)
                 return None
             x = self._block(i, layer, m, x, pass_)
-        return _linear(_norm(x, *last, self.size.eps), self.head)
+        return _linear(_norm(x, *made.head, self.size.eps), self.head)
 
     def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> Tensor:
         """`x` [B L, D]."""
@@ -181,8 +155,8 @@ class Streamer:
         out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
         x = torch.addcmul(x, _linear(out, layer.out), m.gate)
         q = _linear(_norm(x, *layer.norm_text, eps), layer.q_text)
-        q = q.mul_(_inverse_rms(q, eps)).view(apart)  # its weight is in the text's keys
-        x = _linear(attend(q, *self.text[index]).reshape(-1, width), layer.out_text).add_(x)
+        q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
+        x = _linear(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
         h = _linear(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
         return torch.addcmul(x, _linear(_gelu(h), layer.down), m.gate_ffn)
 
@@ -193,8 +167,8 @@ class Streamer:
         bias, weight = layer.qkv
         k, v = _linear(_norm(x, m.scale, m.shift, eps), (bias[width:], weight[:, width:])).split(width, 1)
         raw, turned = self._turned(k[:, None], layer.norm_qk[1:], pass_.table[:, -1:], pass_)
-        assert raw is not None
-        pass_.join(index, raw[:, :, 0], turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
+        raw = raw[:, :, 0] if raw is not None else None
+        pass_.join(index, raw, turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
 
     def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: Pass) -> tuple[Tensor | None, Tensor]:
         """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
@@ -202,14 +176,18 @@ class Streamer:
         The norm's division is made on the table, which all heads share, and not on the products.
         """
         shape = (pass_.batch, -1, x.shape[1], self.size.heads, self.size.width // self.size.heads)
-        inverse = _inverse_rms(x, self.size.eps).view(*shape[:3], 1, 1)
+        inverse = _inverse_rms(x, self.eps).view(*shape[:3], 1, 1)
         weighted = (x * weight).view(shape)
-        pairs = torch.view_as_complex(weighted.unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * (table * inverse)).flatten(-2)
+        pairs = weighted.unflatten(-1, (-1, 2))
+        if table.is_complex():
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * (table * inverse)).flatten(-2)
+        else:  # for compilers, which know no complex numbers
+            (a, b), (cos, sin) = pairs.unbind(-1), (table * inverse[..., None]).unbind(-1)
+            turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
         return (weighted * inverse if pass_.keeps else None), turned
 
-    def _modulate(self, t: Tensor, frame_tokens: int) -> tuple[list[Modulation], tuple[Tensor, Tensor]]:
-        """(modulations of every layer, those of the head) at timesteps `t` [B, F]."""
+    def _modulate(self, t: Tensor, frame_tokens: int) -> Modulations:
+        """At timesteps `t` [B, F]."""
         level = host_level(t)
         if level is not None and level in self._levels:
             return self._levels[level]
@@ -228,12 +206,37 @@ class Streamer:
             parts = (1 + scale, shift, gate, 1 + scale_ffn, shift_ffn, gate_ffn)
             found.append(Modulation(*map(spread, parts)))
         shift, scale = (self.net.head.modulation.detach().float() + time.float()[:, :, None]).unbind(2)
-        made = found, (spread(1 + scale), spread(shift))
+        made = Modulations(found, (spread(1 + scale), spread(shift)))
         if level is not None:
+            made = stacked(made) if self.steady is not None else made
             if len(self._levels) >= MOST_LEVELS:
                 self._levels.clear()
             self._levels[level] = made
         return made
+
+
+class Streamer:
+    """`net` with a prompt bound: (x, t, memory) -> flow, without gradient.
+
+    Args:
+        net, dtype, engine: see Passes.
+        text_keys: of `net.text_keys`.
+        passes: those of another Streamer of the same net, to be shared.
+    """
+
+    def __init__(
+        self,
+        net: DiT,
+        text_keys: TextKeys,
+        dtype: torch.dtype | None = None,
+        engine: Engine = "eager",
+        passes: Passes | None = None,
+    ) -> None:
+        self.passes = passes or Passes(net, dtype, engine)
+        self.text = self.passes.text(text_keys)
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        return self.passes(x, t, memory, self.text)
 
 
 def _linear(x: Tensor, layer: Linear) -> Tensor:
@@ -247,15 +250,10 @@ def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     return torch.addcmul(shift, torch.layer_norm(x, x.shape[-1:], eps=eps), scale)
 
 
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:
     """One over the root mean square along the last axis, which stays, in float32."""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return torch.addcmul(_constant(eps, x.device), size, size, value=1 / x.shape[-1]).rsqrt_()
-
-
-@lru_cache(maxsize=16)
-def _constant(value: float, device: torch.device) -> Tensor:
-    return torch.tensor(value, device=device)
+    return torch.addcmul(eps, size, size, value=1 / x.shape[-1]).rsqrt_()
 
 
 def _gelu(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adastate.net import Size
 from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream.cache import View
 from adastate.stream.rollout import forced
 from adastate.types import FrameMask, Memory
 
@@ -36,6 +37,7 @@ class Pass:
         visible: who sees whom, rows `frames`, columns `seen + frames`; None: all see all.
         grad: whether its activations are kept for a backward.
         level: timestep of a stream's pass without gradient, whose modulations are made once for each; else None.
+        leaves: a clean pass without gradient, which ends with the keys and values of the last layer.
     """
 
     frames: int
@@ -46,6 +48,7 @@ class Pass:
     visible: FrameMask | None = None
     grad: bool = False
     level: float | None = None
+    leaves: bool = False
 
     @property
     def pairs(self) -> int:
@@ -106,9 +109,10 @@ def pass_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> F
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
     timed = work.frames if work.level is None else 0
     first = 2 * (length * patch + timed * size.freq) * d  # nothing flows back into latents and timesteps
-    ends = 2 * (timed * 7 * d * d + length * d * patch)
-    linear = 2 * length * (6 * d * d + 2 * d * size.ffn) * size.layers
-    attention = 4 * d * (work.pairs * tokens**2 + length * size.text_tokens) * size.layers
+    whole = size.layers - work.leaves
+    ends = 2 * (timed * 7 * d * d + length * d * patch * (not work.leaves))
+    linear = 2 * length * ((6 * d * d + 2 * d * size.ffn) * whole + 2 * d * d * work.leaves)
+    attention = 4 * d * (work.pairs * tokens**2 + length * size.text_tokens) * whole
     return Flops(
         first + ends + linear + attention, first + 2 * (ends + linear) + scores * attention, linear + attention
     )
@@ -162,8 +166,8 @@ class _Notes:
         self.passes: list[Pass] = []
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        view = self.cache.latest
-        assert view is not None
+        assert isinstance(memory, View)
+        view = memory
         past = view.read(0, lambda k, at: k)
         seen = 0 if past is None else past[0].shape[1]
         joined = bool(view.places.anchor_frames) and bool(view.places.past_frames)
@@ -173,7 +177,8 @@ class _Notes:
         # the view of a pass whose keys are to carry gradient keeps them, and rotates the cached ones each time
         attached = grad and self.cache.spec.cache_grad == "straight_through"
         cached, rotated = self.cache.tokens + frames * attached, 0 if attached else seen
-        self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, None if grad else float(t[0, 0])))
+        level, leaves = (None, False) if grad else (float(t[0, 0]), memory.clean)
+        self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, level, leaves))
         view.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
         return torch.zeros_like(x)
 

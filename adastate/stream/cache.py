@@ -18,7 +18,7 @@ from adastate.stream.frames import HIDDEN, Frames, Kept
 from adastate.stream.positions import Layout, layout
 from adastate.stream.slab import Board, Placed, Slab
 from adastate.stream.spec import StreamSpec
-from adastate.types import FrameMask, Positions, Probe, Rotate
+from adastate.types import FrameMask, Positions, Probe, Rotate, Slots
 
 _Memo = dict[tuple[object, ...], tuple[Tensor, Tensor]]
 
@@ -192,6 +192,7 @@ class View:
         self.recache = self.clean = False
         """Whether it is for a pass over frames that are written again, and whether for a clean one."""
         self.visible = _visible(spec, places)
+        self._grows = spec.past_frames is None
         self.board = self._board(slab) if slab is not None else None
         if self.board is not None and (self.visible is not None or not self.board.full):
             self.visible = self._by_place(self.board)
@@ -222,6 +223,11 @@ class View:
         if raw is not None:
             self.stage(layer, raw.to(k.dtype), v)  # which may come in the float32 of the norm
         return (k, v) if past is None else (torch.cat([past[0], k], 1), torch.cat([past[1], v], 1))
+
+    def slots(self, rotate: Rotate) -> Slots | None:
+        if self.board is None or self.visible is not None or self._grows:
+            return None
+        return self.board.slots(rotate, self.keeps)
 
     def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
         """Rotated keys and values `[B, L, N, K]` of the remembered frames, or None if there are none."""

@@ -10,13 +10,15 @@ lie, only where each was turned to. Not for passes with gradient, whose graph wo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor
 
 from adastate.stream.frames import Frames, Kept
-from adastate.types import Positions, Rotate
+from adastate.types import Positions, Rotate, Slots
 
 
 class Slab:
@@ -207,6 +209,15 @@ class Board:
                 kept.copy_(raw[:, own])
         return rows.shown
 
+    def slots(self, rotate: Rotate, raw: bool) -> Slots | None:
+        """See Memory; None also where something that is hidden lies between what is shown."""
+        slab = self.slab
+        if slab.keys is None or slab.values is None or not self.full or self.shown != slab.places:
+            return None
+        slab.turn(self.context, rotate)
+        slab.wrote(self.own, self.indices)
+        return Slots(slab.keys, slab.values, slab.raw if raw else None, _index(self.own, slab.tokens, slab.keys.device))
+
     def _begin(self, k: Tensor, v: Tensor, rotate: Rotate) -> None:
         if k.requires_grad or v.requires_grad:
             raise RuntimeError("a slab changes in place: passes with gradient need a StateCache without layers")
@@ -228,6 +239,11 @@ class Board:
             mine = slice(first * tokens, (first + frames) * tokens)
             own.append((mine, keys[:, rows], values[:, rows], raw[:, rows] if raw is not None else None))
         return _Rows((keys[:, : self.shown * tokens], values[:, : self.shown * tokens]), own)
+
+
+@lru_cache(maxsize=64)
+def _index(places: Positions, tokens: int, device: torch.device) -> Tensor:
+    return (torch.tensor(places)[:, None] * tokens + torch.arange(tokens)).flatten().to(device)
 
 
 class _Rows(NamedTuple):

@@ -62,7 +62,7 @@ def test_one_timestep_a_pass_is_known_without_asking_the_device() -> None:
     fast = Streamer(net, net.text_keys(text))
     cache = StateCache(spec())
     list(rollout(fast, Drawn(), cache, 3, SHAPE))
-    assert set(fast._levels) == {*cache.spec.timesteps, 0.0}
+    assert set(fast.passes._levels) == {*cache.spec.timesteps, 0.0}
 
 
 def test_pieces_of_weights_are_not_taken_for_whole_ones() -> None:
