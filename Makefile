@@ -5,6 +5,7 @@ RUN     ?= runs/tiny
 SIZE    ?= tiny
 DATA    ?= world
 TEACHER ?= builtin
+PRESET  ?= default
 ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
@@ -13,6 +14,9 @@ ZERO    ?=
 OUT     ?= data/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
+BUDGET  ?= short
+WORLD   ?= journey
+JOBS    ?=
 # Threads that wait by spinning starve each other on a machine with few cores.
 export OMP_WAIT_POLICY ?= passive
 
@@ -22,11 +26,16 @@ NODES     ?= 1
 GPUS      ?= 1
 VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
 TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v))")) conf/slurm.sh submit,$(ADASTATE))
-CONFIG   := --config conf/base.yaml --config conf/sizes/$(SIZE).yaml
+# wan_14b is a larger teacher over wan_1_3b
+CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml
+# each word of WITH is a file of conf/recipes/, one over the other
+RECIPES   = $(foreach word,$(WITH),--config conf/recipes/$(1)_$(word).yaml)
+# ZERO=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
+SHARDED   = $(if $(ZERO),--config conf/zero/$(ZERO).yaml)
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test lint format plan shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate compare parity faults bench tensorboard slurm-lab slurm-lab-stop clean
+	generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +50,8 @@ install: .venv/ready ## set up .venv
 	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: install ## the whole pipeline: shards, teacher, initialisation, distillation, rollouts, evaluation
-	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) $(ARGS)
+train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=full goes through every kind of stage
+	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(ARGS)
 
 test: install ## the tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -62,22 +71,21 @@ shards: install ## VIDEOS=folder of videos with captions beside them -> shards i
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
 	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) --run.dir=$(RUN) $(ARGS)
 
-trajectories: install ## the teacher's ODE paths
-	$(ADASTATE) trajectories $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
+trajectories: install ## the teacher's ODE paths; WITH=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
+	$(TRAIN) trajectories $(CONFIG) --run.dir=$(RUN) $(if $(filter causal,$(WITH)),--teacher causal) $(ARGS)
 
 train-codec: install ## the tiny codec from scratch
 	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
 
-train-teacher: install ## the bidirectional teacher by flow matching
-	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml --run.dir=$(RUN) $(ARGS)
+train-teacher: install ## the bidirectional teacher by flow matching; WITH="latents lora": on shards of latents, adapters
+	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml $(call RECIPES,teacher) $(SHARDED) --run.dir=$(RUN) $(ARGS)
 
 train-init: install ## the student's causal initialisation; WITH=ar_diffusion, consistency, ... (conf/recipes/)
-	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml \
-		$(if $(WITH),--config conf/recipes/init_$(WITH).yaml) --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml $(call RECIPES,init) $(SHARDED) --run.dir=$(RUN) $(ARGS)
 
-train-distill: install ## distribution matching on own rollouts; WITH=sid, long, ...; ZERO=zero2 shards it (docs/scale.md)
-	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) \
-		$(if $(WITH),--config conf/recipes/distill_$(WITH).yaml) $(if $(ZERO),--config conf/zero/$(ZERO).yaml) --run.dir=$(RUN) $(ARGS)
+train-distill: install ## distribution matching on own rollouts; WITH="long lora", ...; ZERO=zero2 shards it (docs/scale.md)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) $(call RECIPES,distill) \
+		$(SHARDED) --run.dir=$(RUN) $(ARGS)
 
 generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated
 	$(ADASTATE) generate --run $(RUN) $(ARGS)
@@ -91,8 +99,17 @@ parity: install ## replay the fixtures in FIXTURES and compare them with what th
 compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
 	$(ADASTATE) compare --run $(RUN) $(ARGS)
 
+study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report (docs/study.md)
+	$(ADASTATE) study --budget $(BUDGET) --world $(WORLD) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+study-report: install ## the report anew, from the runs of BUDGET that there are
+	$(ADASTATE) study report --budget $(BUDGET) --world $(WORLD) $(ARGS)
+
 faults: install ## kills, stops, damage, full disks, bad data: every fault many times, and a table; ARGS="--share 0.1"
 	.venv/bin/python benchmarks/faults.py $(ARGS)
+
+bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
+	.venv/bin/python benchmarks/stages.py --base $(RUN) $(ARGS)
 
 bench: install ## chunk and step times of this machine, table and JSON
 	.venv/bin/python benchmarks/stream.py $(ARGS)

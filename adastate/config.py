@@ -24,7 +24,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
-VARIABLES = ("run", "size", "teacher_size", "stream", "codec", "text", "grid", "flow", "watch")
+VARIABLES = (
+    "run", "size", "teacher_size", "critic_size", "stream", "codec", "text", "grid", "flow", "training", "watch"
+)  # fmt: skip
 
 T = typing.TypeVar("T")
 Path_ = tuple[str, ...]
@@ -64,7 +66,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
     # first, because a mistake in a variable shows wherever it is used, and there it has no line
     for name in VARIABLES:
-        if name not in ("run", "grid", "flow", "watch"):
+        if name not in ("run", "grid", "flow", "training", "watch"):
             _check_block(name, config.get(name), lines)
     for key in ("model", "data"):
         if key in plain:
@@ -181,7 +183,7 @@ def _check_block(name: str, block: Any, lines: Lines) -> None:
     from adastate.net import Size
     from adastate.stream import StreamSpec
 
-    kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "stream": StreamSpec}
+    kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
         _check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
     elif isinstance(block, dict):

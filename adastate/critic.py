@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from adastate import flow, losses
+from adastate.lora import Lora, adapt
 from adastate.net import DiT, Size
 from adastate.noise import SampleNoise
 from adastate.weights import load
@@ -23,6 +24,7 @@ class Critic(pl.LightningModule):
         shift: of the noise table; the teacher's.
         time_shift: shift of the timesteps drawn for training; None takes `shift`.
         compute_dtype, checkpointing: see DiT.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
     def __init__(
@@ -33,24 +35,31 @@ class Critic(pl.LightningModule):
         time_shift: float | None = None,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         self.net = DiT(size, checkpointing, compute_dtype)
         self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
         if weights is not None:
             load(self.net, weights)
+        adapt(self.net, lora, weights)
 
     def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
         return flow.to_x0(x_t, self.net(x_t, t, text), t, self.shift)
 
-    def loss(self, x: Tensor, text: Tensor, noise: SampleNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise."""
+    def loss(
+        self, x: Tensor, text: Tensor, noise: SampleNoise, carries: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
+
+        `carries` [F] leaves out frames that are mere context.
+        """
         x = x.detach()
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.time_shift)
         eps = noise.normal(*x.shape[1:])
         predicted = self.net(flow.add_noise(x, eps, t, self.shift), t, text)
-        each = losses.per_sample_flow_matching(predicted, x, eps)
+        each = losses.per_sample_flow_matching(predicted, x, eps, carries)
         band = (flow.sigma(t, self.shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
         found = {
             f"critic/loss_{name}_noise": each[band == i].mean().detach()

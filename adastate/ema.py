@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.net import DiT, is_sharded, local, whole_weights
+from adastate.net.adapters import fold
 
 
 class Shares(Protocol):
@@ -21,21 +22,27 @@ class Shares(Protocol):
         """The share of the trained network as it is now."""
 
     def gather(self, shares: list[Tensor]) -> dict[str, Tensor]:
-        """Whole weights by name from every process's `shares`; all processes call it, and all get them."""
+        """Whole weights by name, those of every process's `shares` and those that do not learn.
+
+        All processes call it, and all get them.
+        """
 
 
 class EMA(nn.Module):
     """Keeps a second copy of `net`; `decay` is the weight of the old. Before `start` updates it is a plain copy.
 
-    With `warmup` the decay of update n is at most (1 + n) / (10 + n), for runs too short for a fixed one.
-    The copy is a submodule, so checkpoints carry it; after `shard` it is in pieces, and the strategy saves them.
+    Only what trains has a copy: weights that adapters leave as they are belong to both networks. With `warmup` the
+    decay of update n is at most (1 + n) / (10 + n), for runs too short for a fixed one. The copy is a submodule, so
+    checkpoints carry it; after `shard` it is in pieces, and the strategy saves them.
     """
 
     def __init__(self, net: DiT, decay: float, start: int = 0, warmup: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay {decay} must lie in [0, 1): it is the weight of the old average")
-        self.net: DiT = copy.deepcopy(net).requires_grad_(False).eval()
+        self.names = [name for name, p in net.named_parameters() if p.requires_grad]
+        shared = {id(p): p for p in net.parameters() if not p.requires_grad}
+        self.net: DiT = copy.deepcopy(net, shared).requires_grad_(False).eval()
         self.decay, self.start, self.warmup = decay, start, warmup
         self.updates = 0  # a host integer: reading it must not wait for the device
         self.shares: list[Tensor] = []
@@ -44,11 +51,11 @@ class EMA(nn.Module):
     def shard(self, source: Shares) -> None:
         """From here on each process averages its own share of the float32 weights, and `net` holds none."""
         self.shares, self._source = source.cut(self.net), source
-        for p in self.net.parameters():
+        for p in self._averaged(self.net):
             p.data = p.data.new_empty(0)
 
     def whole(self, dtype: torch.dtype | None = None) -> DiT:
-        """The averaged network with all of its weights: `net` itself, or a gathered copy.
+        """The averaged network with all of its weights: `net` itself, or a gathered copy, without adapters.
 
         Where the weights are in pieces every process must call it. The copy comes in `dtype`, or in float32.
         """
@@ -57,6 +64,7 @@ class EMA(nn.Module):
         weights = whole_weights(self.net) if self._source is None else self._source.gather(self.shares)
         with torch.device("meta"):
             net = DiT(self.net.size, compute_dtype=str(self.net.compute_dtype or "").removeprefix("torch."))
+        weights = fold(self.net, weights)
         net.load_state_dict({k: v.to(dtype or v.dtype) for k, v in weights.items()}, assign=True)
         return net.requires_grad_(False).eval()
 
@@ -68,9 +76,13 @@ class EMA(nn.Module):
         if self._source is not None:
             mine, theirs = self.shares, self._source.read()
         else:
-            mine = [local(p.data) for p in self.net.parameters()]
-            theirs = [local(p.detach()) for p in net.parameters()]
+            mine = [local(p.data) for p in self._averaged(self.net)]
+            theirs = [local(p.detach()) for p in self._averaged(net)]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+    def _averaged(self, net: DiT) -> list[nn.Parameter]:
+        found = dict(net.named_parameters())
+        return [found[name] for name in self.names]
 
     def get_extra_state(self) -> dict[str, int]:
         return {"updates": self.updates}

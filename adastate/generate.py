@@ -17,13 +17,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from adastate import given as standing
 from adastate import script, vbench
 from adastate.given import Given
+from adastate.net import attention
+from adastate.net.engine import Engine
 from adastate.ranks import Rank, device_for, this_rank
 from adastate.runs import load_student
 from adastate.script import Cue
@@ -79,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--strip", action="store_true", help="also write strip.png: pictures over time, states below")
     add("--states", action="store_true", help="show the decoded hidden state beside the video")
     add("--seed", type=int, default=0)
+    add(
+        "--engine",
+        choices=get_args(Engine),
+        default="eager",
+        help="of passes once the window is full; docs/performance.md",
+    )
+    add("--attention", choices=get_args(attention.Backend), default="sdpa", help="its kernels")
     add("--out", type=Path, help="folder of the mp4s; default <run>/generated, or <run>/vbench")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda is the GPU of this rank")
     return parser
@@ -101,6 +110,10 @@ def _generate(args: argparse.Namespace) -> None:
         pairs = enumerate(zip(prompts, told, strict=True))
         items = [Item(i, prompt, t, f"{file_name(title or prompt, i)}.mp4", i) for i, (prompt, t) in pairs]
     student = load_student(args.run, args.checkpoint).to(device_for(args.device, rank))
+    student.engine = args.engine
+    kernels = attention.use(args.attention)
+    if rank.rank == 0:
+        print(f"{kernels}, engine: {args.engine}")
     spec = _spec(student, args, rank)
     given = _given(student, args, listed)
     folder = args.out or args.run / ("vbench" if bench else "generated")

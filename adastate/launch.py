@@ -1,8 +1,8 @@
 """Starts a command of adastate as a process of its own; inside a SLURM job of conf/slurm.sh, as one for each task.
 
 The job runs `python -m adastate.launch COMMAND ...` once, on its first node, and this starts everything else through
-srun: a training stage on all tasks, anything else on one. While that one works the others do not exist, so nobody waits
-in a collective for shards, rollouts or an evaluation.
+srun: a training stage and trajectories on all tasks, anything else on one. While that one works the others do not
+exist, so nobody waits in a collective for shards, rollouts or an evaluation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from adastate import signals
 
 LOGS = "ADASTATE_SLURM_LOGS"
 """Variable of the environment with the folder of the job's logs, set by conf/slurm.sh: use srun."""
+
+EVERYWHERE = ("fit", "trajectories")
+"""Commands that run on all tasks of a job."""
 
 STRATEGY = "ddp_find_unused_parameters_true"
 """For several processes, unless the configuration names another: Distill trains one of two networks at a time."""
@@ -39,7 +43,7 @@ def run(argv: list[str]) -> int:
     finally:
         signals.restore(before)
     # when a task fails srun ends the others with SIGTERM, and tells of them: nobody has asked the run to stop
-    return 1 if logs and argv[0] == "fit" and code == 128 + signal.SIGTERM else code
+    return 1 if logs and argv[0] in EVERYWHERE and code == 128 + signal.SIGTERM else code
 
 
 def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str) -> list[str]:
@@ -50,7 +54,9 @@ def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str)
     words = ["srun", "--kill-on-bad-exit=1", "--open-mode=append", f"--output={logs}/%j-%t.log"]
     if "SLURM_CPUS_PER_TASK" in env:
         words.append(f"--cpus-per-task={env['SLURM_CPUS_PER_TASK']}")  # srun does not inherit it
-    if argv[0] != "fit":
+    if argv[0] == "trajectories":
+        return [*words, *command]  # every task writes its share
+    if argv[0] not in EVERYWHERE:
         return [*words, "--nodes=1", "--ntasks=1", "--ntasks-per-node=1", *command]
     nodes, tasks = int(env["SLURM_NNODES"]), int(env["SLURM_NTASKS_PER_NODE"])
     extra = [f"--trainer.num_nodes={nodes}", f"--trainer.devices={tasks}"]
@@ -59,6 +65,46 @@ def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str)
     if not any(word.startswith("--ckpt_path") for word in argv):
         extra.append("--ckpt_path=auto")
     return [*words, *command, *extra]
+
+
+def processes(argv: list[str], world: int) -> None:
+    """Runs `adastate ARGV` as `world` processes of this machine, which know their ranks as torchrun would tell them.
+
+    The first that fails ends the others.
+
+    Raises:
+        SystemExit: one has failed, or a signal has ended them.
+    """
+    command = [sys.executable, "-m", "adastate.main", *argv]
+    children = [
+        subprocess.Popen(command, env={**os.environ, "RANK": str(r), "WORLD_SIZE": str(world), "LOCAL_RANK": str(r)})
+        for r in range(world)
+    ]
+
+    def stop(number: int = signal.SIGTERM) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = signals.listen(tell=stop)
+    failed: list[tuple[int, int]] = []  # (process, exit code), the first first
+    try:
+        while (codes := [child.poll() for child in children]).count(None):
+            if any(codes):
+                failed = failed or [(r, code) for r, code in enumerate(codes) if code]
+                stop()
+            with suppress(subprocess.TimeoutExpired):
+                children[codes.index(None)].wait(0.2)
+    finally:
+        stop()  # where this process itself is being ended
+        signals.restore(before)
+    if signals.heard():
+        raise SystemExit(signals.AGAIN)
+    for rank, code in failed or [(r, code) for r, code in enumerate(codes) if code]:
+        raise SystemExit(
+            f"adastate {argv[0]}: process {rank} of {world} ended with {code}; what is whole is kept, run the same "
+            "command again to go on"
+        )
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -20,9 +20,10 @@ def flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, mask: Tensor | None =
     return _frame_mean((flow.float() - (noise - x0).float()).square(), mask)
 
 
-def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """The same for every sample, `[B]`: for curves by noise level."""
-    return (flow.float() - (noise - x0).float()).square().flatten(1).mean(1)
+def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, carries: Tensor | None = None) -> Tensor:
+    """The same for every sample, `[B]`, over the frames that `carries` [F] loss: for curves by noise level."""
+    error = (flow.float() - (noise - x0).float()).square()
+    return (error if carries is None else error[:, carries]).flatten(1).mean(1)
 
 
 def regression(x0_net: Tensor, x0: Tensor, mask: Tensor | None = None) -> Tensor:

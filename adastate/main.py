@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "generate": ("adastate.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
     "evaluate": ("adastate.evaluate", "measure rollouts against their prompts"),
     "compare": ("adastate.compare", "the same weights, prompts and noise under several systems, side by side"),
+    "study": ("adastate.study.command", "the paper's study in miniature: arms x seeds, measured, and a report"),
     "trajectories": ("adastate.trajectories", "write the teacher's ODE paths as shards"),
     "plan": ("adastate.plan.command", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
     "weights": ("adastate.weights.command", "look into checkpoints of any origin, import and export them"),
@@ -55,6 +56,9 @@ def fit(argv: list[str]) -> None:
         "exists and is not empty",
     ):
         warnings.filterwarnings("ignore", f".*{known}.*")
+    from adastate.net import attention
+
+    print(f"[adastate] {attention.use(composed.variables.get('run', {}).get('attention', 'sdpa'))}")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -141,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    before = signals.listen() if argv[0] in ("fit", "train") else {}
+    before = signals.listen() if argv[0] in ("fit", "train", "study") else {}
     from adastate.config import ConfigError  # brings torch with it, and takes seconds in which a signal may come
 
     run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
@@ -162,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _told(error: BaseException | None) -> BaseException | None:
     """The mistake behind `error` that has a sentence of its own: jsonargparse wraps what a constructor raises."""
-    ours = ("adastate.", "datamodules.")
+    ours = ("adastate.", "datamodules.", "callbacks.")
     while error is not None and not (isinstance(error, FileNotFoundError) or type(error).__module__.startswith(ours)):
         error = error.__cause__
     return error

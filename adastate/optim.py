@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """The weights that learn: all, or the adapters."""
+    return [p for p in net.parameters() if p.requires_grad]
+
+
 def adamw(
     net: nn.Module,
     lr: float,
@@ -21,16 +26,23 @@ def adamw(
     """What `configure_optimizers` returns.
 
     The rate rises linearly over `warmup` steps and falls linearly to a hundredth over the last `decay_share` of
-    `steps`; with `steps` below 1, a run without end, it stays.
+    `steps`. Without warm-up it begins at once; without `decay_share`, or in a run without end (`steps` below 1), it
+    stays.
     """
 
     def rate(step: int) -> float:
-        rest = min(1.0, (1 - step / steps) / decay_share + 0.01) if steps > 0 else 1.0
-        return min(1.0, (step + 1) / warmup) * rest
+        rest = min(1.0, (1 - step / steps) / decay_share + 0.01) if steps > 0 and decay_share > 0 else 1.0
+        return min(1.0, (step + 1) / max(warmup, 1)) * rest
 
-    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(trainable(net), lr, betas, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def clip_gradient(net: nn.Module, clip: float) -> Tensor:
+    """Clips the gradient of `net` to norm `clip`, and returns the norm that it had."""
+    norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 def clipped_step(net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]) -> Tensor:
@@ -38,8 +50,7 @@ def clipped_step(net: nn.Module, optimizer: Any, clip: float, permit: Callable[[
 
     Returns that norm. The gradient is gone afterwards in either case.
     """
-    norm = nn.utils.clip_grad_norm_(net.parameters(), clip)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    norm = clip_gradient(net, clip)
     if permit(norm):
         optimizer.step()
     optimizer.zero_grad()

@@ -19,7 +19,8 @@ def load_student(run: Path, weights: Path | None = None) -> Student:
     """The student of a run folder, or `weights` (safetensors) in that run's geometry; frozen, on the CPU."""
     source = weights or run / "student.safetensors"
     node = _model(run, "distill")["student"]
-    return _frozen(build(_with(node, weights=str(source)), Student))
+    # what was trained through adapters was written without them
+    return _frozen(build(_with(node, weights=str(source), lora=None), Student))
 
 
 def load_teacher(run: Path) -> Teacher:

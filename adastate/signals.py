@@ -82,7 +82,8 @@ def stopped(code: int) -> bool:
 def requeue() -> str:
     """Puts the SLURM job of this process back into the queue; says what came of it, "" outside a batch job.
 
-    A job that was cancelled, has timed out or is requeued already is left alone, and so is one without --requeue.
+    A job that was cancelled or is requeued already is left alone, and so is one without --requeue. One whose time is
+    over has SLURM's KillWait to save in.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
@@ -92,7 +93,8 @@ def requeue() -> str:
         facts = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
         if facts.get("BatchFlag") == "0":
             return ""
-        if facts.get("JobState") != "RUNNING":
+        over = facts.get("JobState") == "COMPLETING" and facts.get("Reason") == "TimeLimit"
+        if facts.get("JobState") != "RUNNING" and not over:
             return f"job {job} is {facts.get('JobState', 'unknown').lower()} and left alone"
         if facts.get("Requeue") != "1":
             return f"job {job} was submitted without --requeue"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,57 +12,25 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from adastate import flow, losses
+from adastate import initialise
+from adastate.bound import Bound
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
-from adastate.net import DiT, Size
-from adastate.net.fast import Streamer, is_whole
-from adastate.net.masks import block_causal, teacher_forcing
+from adastate.frozen import bring_back, leave_out
+from adastate.initialise import NOISY_PAST, Init
+from adastate.lora import Lora, adapt
+from adastate.net import DiT, Size, shard
+from adastate.net.engine import Engine
 from adastate.noise import SampleNoise
-from adastate.optim import adamw
+from adastate.optim import adamw, clip_gradient
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
-from adastate.stream.rollout import Noise, Step, forced, replay
-from adastate.stream.rollout import Student as Student_
-from adastate.types import Batch, Chunk, Memory, Probe
+from adastate.stream.rollout import Noise, Step, replay, switch_prompt
+from adastate.types import Batch, Chunk, Probe
 from adastate.weights import load, save
-
-Init = Literal["ode", "ode_noisy", "teacher_forcing", "diffusion_forcing", "consistency"]
 
 FROZEN = ("codec.", "ar_net.")
 """Parts of the module that no checkpoint holds."""
-
-NOISY_PAST = ("ode_noisy", "diffusion_forcing")
-
-
-class Bound:
-    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
-
-    Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
-    Bound is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the text
-    keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
-    """
-
-    def __init__(self, net: DiT, text: Tensor, fast: bool = True, share: bool = True) -> None:
-        self.net, self.text, self.fast, self.share = net, text, fast, share
-        self._keys: list[tuple[Tensor, Tensor]] | None = None
-        self._quiet: Student_ | None = None
-
-    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        if not torch.is_grad_enabled():
-            if self._quiet is None:
-                self._quiet = self._without_gradient()
-            return self._quiet(x, t, memory)
-        if self._keys is None or not self.share:
-            self._keys = self.net.text_keys(self.text)
-        return self.net(x, t, self._keys, memory=memory)
-
-    def _without_gradient(self) -> Student_:
-        keys, device = self.net.text_keys(self.text), self.text.device.type
-        if self.fast and is_whole(self.net):
-            mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            return Streamer(self.net, keys, mixed)
-        return lambda x, t, memory: self.net(x, t, keys, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -99,6 +68,8 @@ class Student(pl.LightningModule):
         out, save_every: safetensors file of the averaged weights.
         seed: of all randomness in training.
         compute_dtype, checkpointing: see DiT.
+        engine: what runs a stream's passes once its window is full: eager, compile or graph; see adastate.net.engine.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
     def __init__(
@@ -129,10 +100,13 @@ class Student(pl.LightningModule):
         seed: int = 0,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
+        lora: Lora | None = None,
+        engine: Engine = "eager",
     ) -> None:
         super().__init__()
         stream.chunks(rollout_frames)
         self.net = DiT(size, checkpointing, compute_dtype)
+        self.engine: Engine = engine
         self.codec, self.text, self.spec, self.grid = codec, text, stream, grid
         self.rollout_frames, self.init, self.init_state_target = rollout_frames, init, init_state_target
         self.lr, self.betas, self.weight_decay, self.clip = lr, betas, weight_decay, clip
@@ -145,8 +119,11 @@ class Student(pl.LightningModule):
             raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
         if weights is not None:
             load(self.net, weights)
+        self.lora = lora
+        adapt(self.net, lora, weights)
         self.ema = EMA(self.net, ema, ema_start, ema_warmup)
         self.ar_steps, self.ar_guidance = ar_steps, ar_guidance
+        self.learning, self.clip_gradient = "student", clip_gradient
         self.ar_net: DiT | None = None
         if ar_weights is not None:
             self.ar_net = DiT(size, compute_dtype=compute_dtype).requires_grad_(False)
@@ -182,27 +159,32 @@ class Student(pl.LightningModule):
         net: DiT | None = None,
         probe: Probe | None = None,
         spec: StreamSpec | None = None,
-        grad_from: int = 0,
         record: list[Step] | None = None,
+        cache: StateCache | None = None,
     ) -> Iterator[Chunk]:
-        """A fresh stream of `frames` latent frames; see adastate.stream.rollout."""
+        """A stream of `frames` latent frames, or so many more of the one that `cache` remembers; see
+        adastate.stream.rollout."""
         spec = spec or self.spec
+        used = cache is not None and cache.generated > 0
         return rollout(
             Bound(net or self.net, text),
             noise,
-            StateCache(spec, probe),
-            spec.chunks(frames),
+            StateCache(spec, probe) if cache is None else cache,
+            frames // spec.chunk_frames if used else spec.chunks(frames),
             self.latent_shape,
             exit_level,
             grad,
             finish,
-            grad_from=grad_from,
             record=record,
         )
 
-    def replay(self, text: Tensor, steps: Sequence[Step]) -> Iterator[Tensor]:
-        """A recorded rollout once more, chunk by chunk with gradient; see adastate.stream.rollout."""
-        return replay(Bound(self.net, text, share=False), StateCache(self.spec), steps)
+    def replay(self, text: Tensor, steps: Sequence[Step], cache: StateCache) -> Iterator[Tensor]:
+        """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
+        return replay(Bound(self.net, text, share=False), cache, steps)
+
+    def switch(self, text: Tensor, cache: StateCache) -> None:
+        """Turns the stream that `cache` remembers to a new prompt, in the stream's own way."""
+        switch_prompt(Bound(self.net, text), cache, self.spec.switch)
 
     @torch.no_grad()
     def stream(
@@ -230,14 +212,16 @@ class Student(pl.LightningModule):
         spec = spec or self.spec
         rows = range(len(prompts)) if index is None else index
         noise = noise or SampleNoise(seed, 0, rows, "stream", self.device)
-        cache = StateCache(spec, probe)
+        cache = StateCache(spec, probe, self.net.size.layers)
         if isinstance(probe, AttentionShare):
             probe.cache = cache
         net = self.ema.whole(self.net.patch_embedding.weight.dtype)
-        student = Bound(net, self.embed(prompts))
+        student = Bound(net, self.embed(prompts), engine=self.engine)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
-        scenes = {at: Scene(Bound(net, self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()}
+        scenes = {
+            at: Scene(student.other(self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()
+        }
         reencode = self._reencode if starts_with_a_picture(self.codec) else None
         chunks = rollout(
             student,
@@ -258,10 +242,12 @@ class Student(pl.LightningModule):
             yield chunk
 
     def _reencode(self, latents: Tensor, overlap: int) -> Tensor:
-        """The first of the last `overlap` latents, decoded and encoded again as a picture of its own."""
-        video = self.codec.decode(latents)
-        picture = video[:, -self.codec.pictures(overlap)]
-        return self.codec.encode(picture[:, None])
+        """The first of the last `overlap` latents as a picture of its own."""
+        return self.as_picture(latents[:, : latents.shape[1] - overlap + 1])
+
+    def as_picture(self, latents: Tensor) -> Tensor:
+        """The last picture of `latents` `[B, F, C, H, W]`, decoded and encoded again on its own: `[B, 1, C, H, W]`."""
+        return self.codec.encode(self.codec.decode(latents)[:, -1:])
 
     def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
         """Mean share of a chunk's attention that goes to the anchor, the past and its own pass, for every chunk."""
@@ -270,7 +256,37 @@ class Student(pl.LightningModule):
             pass
         return share.shares
 
+    # ---- what strategies look at: these, `learning`, `clip`, and `clip_gradient`, which they may replace
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {} if self.ar_net is None else {"ar": self.ar_net}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        """Shards the networks where the strategy leaves that to the module, as FsdpStrategy does."""
+        if self.device_mesh is not None:
+            for net in (self.net, *self.frozen.values(), *(average.net for average in self.averages.values())):
+                shard(net, self.device_mesh["data_parallel"])
+
     # ---- initialisation
+
+    def on_fit_start(self) -> None:
+        if self.init == "consistency" and hasattr(self.trainer.strategy, "engines"):
+            raise ValueError(
+                "init: consistency runs the average in each step, and ZeRO keeps it in pieces: use conf/zero/fsdp2.yaml"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = SampleNoise(self.seed, self.iteration, batch.index, "init", self.device)
@@ -282,95 +298,34 @@ class Student(pl.LightningModule):
         return loss
 
     def _regress(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
-        """Squared error of x0 or of the flow, for blocks at levels of their own."""
-        noisy, clean, t, target = self._pair(batch, noise)
+        made = initialise.pairs(self.init, batch, noise, self.spec)
         if self.init_state_target != "none":
-            predicted, noisy, t, target = self._forced_through_cache(noisy, clean, t, target, text)
+            through = initialise.forced_through_cache
+            predicted, made = through(self.net, made, text, self.spec, self.init_state_target)
         elif self.init in NOISY_PAST:
-            predicted = self.causal_at_once(noisy, t, text)
+            predicted = self.causal_at_once(made.noisy, made.t, text)
         else:
-            predicted = self._forced_at_once(self.net, noisy, clean, t, text)
-        if self.init in ("ode", "ode_noisy"):
-            return losses.regression(flow.to_x0(noisy, predicted, t, self.spec.shift), target)
-        return (predicted - target).square().mean()
+            predicted = initialise.forced_at_once(self.net, made.noisy, made.clean, made.t, text, self.spec)
+        return initialise.regression(self.init, predicted, made, self.spec.shift)
 
     def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
-        """|x0(x_t, t) - x0_average(x_s, s)|^2, where x_s is one step of the frozen network down the path from x_t."""
         assert self.ar_net is not None
-        clean, block = self._clips(batch), self.spec.chunk_frames
-        levels = flow.euler_times(self.ar_steps, self.spec.shift).to(self.device)
-        draw = torch.stack([noise.integers(self.ar_steps) for _ in range(clean.shape[1] // block)], 1)
-        here, there = (levels[draw + i].repeat_interleave(block, 1) for i in (0, 1))
-        eps = noise.normal(*clean.shape[1:])
-        x_t = _mix(clean, eps, here)
-        with torch.no_grad():
-            v = self._forced_at_once(self.ar_net, x_t, clean, here * flow.TIMESTEPS, text)
-            if self.ar_guidance:
-                nothing = self.embed([""]).expand(len(text), -1, -1)
-                u = self._forced_at_once(self.ar_net, x_t, clean, here * flow.TIMESTEPS, nothing)
-                v = v + self.ar_guidance * (v - u)
-            x_s = x_t + _wide(there - here) * v
-            average = self._forced_at_once(self.ema.net, x_s, clean, there * flow.TIMESTEPS, text)
-            target = x_s - _wide(there) * average  # at the end of the path, where `there` is 0, x_s itself
-        predicted = self._forced_at_once(self.net, x_t, clean, here * flow.TIMESTEPS, text)
-        return losses.regression(x_t - _wide(here) * predicted, target)
+        ar, clean = self.ar_net, initialise.clips(self.init, batch, self.spec)
+        nothing = self.embed([""]).expand(len(text), -1, -1)
 
-    def _pair(self, batch: Batch, noise: SampleNoise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(noisy, clean, timesteps [B, F], target) with one level per block; the target is x0, or the flow."""
-        block = self.spec.chunk_frames
-        if self.init in ("ode", "ode_noisy"):
-            if batch.trajectory is None or batch.levels is None:
-                raise ValueError(
-                    f"init: {self.init} regresses teacher trajectories; use TrajectoryData, or init: teacher_forcing"
-                )
-            path, clean = batch.trajectory, batch.trajectory[:, -1]
-            self.spec.chunks(clean.shape[1])
-            at = _nearest(batch.levels, self.spec.timesteps)
-            pick = torch.stack([noise.integers(len(at)) for _ in range(clean.shape[1] // block)], 1)
-            index = at.to(pick.device)[pick].repeat_interleave(block, 1)
-            rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
-            return path[rows, index, frames], clean, batch.levels.to(self.device)[index], clean
-        clean = self._clips(batch)
-        levels = flow.sigma_table(self.spec.shift).to(self.device) * flow.TIMESTEPS
-        draw = torch.stack([noise.integers(flow.TIMESTEPS) for _ in range(clean.shape[1] // block)], 1)
-        t = levels[draw].repeat_interleave(block, 1)
-        eps = noise.normal(*clean.shape[1:])
-        return flow.add_noise(clean, eps, t, self.spec.shift), clean, t, eps - clean
+        def after_clean(net: DiT, x: Tensor, t: Tensor, told: Tensor = text) -> Tensor:
+            return initialise.forced_at_once(net, x, clean, t, told, self.spec)
 
-    def _clips(self, batch: Batch) -> Tensor:
-        if batch.latents is None:
-            raise ValueError(f"init: {self.init} needs latents; use ShardData, WorldData(clips=...) or TrajectoryData")
-        self.spec.chunks(batch.latents.shape[1])
-        return batch.latents
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            v = after_clean(ar, x, t)
+            return v + self.ar_guidance * (v - after_clean(ar, x, t, nothing)) if self.ar_guidance else v
 
-    def _forced_at_once(self, net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Flow of all blocks in one forward over [clean copy | noisy copy]."""
-        return forced_at_once(net, noisy, clean, t, text, self.spec)
+        nets = partial(after_clean, self.ema.net), partial(after_clean, self.net)
+        return initialise.consistency(clean, noise, self.spec, self.ar_steps, guided, *nets)
 
     def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
-        past, block = self.spec.past_frames, self.spec.chunk_frames
-        mask = block_causal(noisy.shape[1], block, None if past is None else past + block)
-        return self.net(noisy, t, text, visible=mask)
-
-    def _forced_through_cache(
-        self, noisy: Tensor, clean: Tensor, t: Tensor, target: Tensor, text: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same chunk by chunk through the cache, each with a state that is taught a frame of its own chunk."""
-        size, queries = self.spec.chunk_frames, self.spec.state_frames
-        if queries > size:
-            raise ValueError(
-                f"a chunk of {size} frames has none to teach {queries} state frames; set init_state_target: none"
-            )
-        at = slice(0, queries) if self.init_state_target == "first" else slice(size - queries, size)
-
-        def with_state(x: Tensor) -> list[Tensor]:
-            return [torch.cat([chunk[:, at], chunk], 1) for chunk in x.split(size, 1)]
-
-        parts = [with_state(x) for x in (noisy, clean, t, target)]
-        predicted = forced(Bound(self.net, text), StateCache(self.spec), *parts[:3])
-        noisy, t, target = (torch.cat(parts[i], 1) for i in (0, 2, 3))
-        return torch.cat(list(predicted), 1), noisy, t, target
+        return initialise.causal_at_once(self.net, noisy, t, text, self.spec)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""
@@ -380,52 +335,24 @@ class Student(pl.LightningModule):
             self.save()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("init/gradient_norm", nn.utils.clip_grad_norm_(self.net.parameters(), self.clip))
+        self.log("init/gradient_norm", self.clip_gradient(self.net, self.clip))
 
     def on_train_end(self) -> None:
         self.save()
 
     def save(self) -> None:
-        if self.out and self.trainer.is_global_zero:
-            save(self.ema.net, Path(self.out), stream=asdict(self.spec))
+        if self.out is None:
+            return
+        net = self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out), stream=asdict(self.spec))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen parts come from their own files again."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(FROZEN)}
+        leave_out(self, checkpoint, FROZEN)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {k: v for k, v in self.state_dict().items() if k.startswith(FROZEN)}
-        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+        bring_back(self, checkpoint, FROZEN)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
         return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
-
-
-def forced_at_once(net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
-    """Flow `[B, F, C, H, W]` of all blocks of `noisy`, each after the clean blocks before it (teacher forcing)."""
-    frames = clean.shape[1]
-    mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
-    both, times = torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(t), t], 1)
-    return net(both, times, text, positions=[*range(frames)] * 2, visible=mask)[:, frames:]
-
-
-def _wide(levels: Tensor) -> Tensor:
-    """`[B, F]` over latents."""
-    return levels[:, :, None, None, None]
-
-
-def _mix(x0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
-    return (1 - _wide(levels)) * x0 + _wide(levels) * noise
-
-
-def _nearest(levels: Tensor, timesteps: tuple[float, ...]) -> Tensor:
-    """Index of each timestep in a trajectory's levels; one farther than 1 of 1000 away is an error."""
-    distance, at = (levels.cpu()[None] - torch.tensor(timesteps)[:, None]).abs().min(1)
-    if distance.max() > 1:
-        raise ValueError(
-            f"the trajectories hold timesteps {[round(v, 1) for v in levels.tolist()]}, the student steps at "
-            f"{[round(v, 1) for v in timesteps]}: write them anew with the student's steps and shift"
-        )
-    return at

@@ -14,11 +14,16 @@ from torch import Tensor, nn
 from adastate import flow, losses, solvers
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder
-from adastate.net import DiT, Size
+from adastate.frozen import bring_back, leave_out
+from adastate.lora import Lora, adapt
+from adastate.net import DiT, Size, shard
 from adastate.noise import SampleNoise
-from adastate.optim import adamw
+from adastate.optim import adamw, clip_gradient
 from adastate.types import Batch, Chunk
 from adastate.weights import load, save
+
+FROZEN = ("codec.",)
+"""Parts of the module that no checkpoint holds."""
 
 
 class Teacher(pl.LightningModule):
@@ -42,6 +47,7 @@ class Teacher(pl.LightningModule):
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
         compute_dtype, checkpointing: see `DiT`.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Teacher(pl.LightningModule):
         seed: int = 0,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         self.net = DiT(size, checkpointing, compute_dtype)
@@ -78,9 +85,10 @@ class Teacher(pl.LightningModule):
         self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
-        self.save_every = save_every
+        self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
         if weights is not None:
             load(self.net, weights)
+        adapt(self.net, lora, weights)
         self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
@@ -92,6 +100,32 @@ class Teacher(pl.LightningModule):
     @property
     def iteration(self) -> int:
         return self.ema.updates if self.ema is not None else 0
+
+    # ---- what strategies look at: these, `learning`, `clip`, and `clip_gradient`, which they may replace
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {} if self.ema is None else {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        """Shards the networks where the strategy leaves that to the module, as FsdpStrategy does."""
+        if self.device_mesh is not None:
+            for net in (self.net, *self.frozen.values(), *(average.net for average in self.averages.values())):
+                shard(net, self.device_mesh["data_parallel"])
+
+    # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
@@ -107,8 +141,8 @@ class Teacher(pl.LightningModule):
 
     @property
     def averaged(self) -> DiT:
-        """The weights to sample from."""
-        return self.net if self.ema is None else self.ema.net
+        """The weights to sample from; where they are in pieces every process must ask."""
+        return self.net if self.ema is None else self.ema.whole(self.net.patch_embedding.weight.dtype)
 
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents of a batch, encoded here if it brings video."""
@@ -161,10 +195,10 @@ class Teacher(pl.LightningModule):
         """
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
         levels = levels.to(noise.device)
-        x, path = noise, [noise]
+        x, path, net = noise, [noise], self.averaged
         for now, then in pairwise(levels):
             t = (now * flow.TIMESTEPS).expand(len(prompts))
-            x0 = self.x0(x, t, text, negative, self.averaged)
+            x0 = self.x0(x, t, text, negative, net)
             x = x0 + then / now * (x - x0)
             path.append(x)
         return torch.stack(path, 1)
@@ -183,10 +217,10 @@ class Teacher(pl.LightningModule):
     @torch.no_grad()
     def _unipc(self, prompts: list[str], noise: Tensor, steps: int, shift: float) -> Tensor:
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
-        levels, times = solvers.unipc_levels(steps, shift)
+        (levels, times), net = solvers.unipc_levels(steps, shift), self.averaged
 
         def predict(x: Tensor, i: int) -> Tensor:
-            return self.velocity(x, times[i].float().to(x.device).expand(len(x)), text, negative, self.averaged)
+            return self.velocity(x, times[i].float().to(x.device).expand(len(x)), text, negative, net)
 
         return solvers.unipc(predict, noise, levels)[-1]
 
@@ -200,15 +234,23 @@ class Teacher(pl.LightningModule):
         return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        self.log("teacher/gradient_norm", norm)
+        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.clip))
 
     def on_train_end(self) -> None:
         self._save()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint, FROZEN)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bring_back(self, checkpoint, FROZEN)
+
     def _save(self) -> None:
-        if self.out and self.trainer.is_global_zero:
-            save(self.averaged, Path(self.out))
+        if self.out is None:
+            return
+        net = self.net if self.ema is None else self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out))
 
 
 def _read_prompt(text: str) -> str:

@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from adastate.aside import Aside
 from adastate.encoders import Codec
 from adastate.given import Given
 from adastate.media import VideoWriter, strip
 from adastate.ranks import Rank
 from adastate.stream import StreamSpec
 from adastate.student import Student, Turn
+from adastate.types import Chunk
 from adastate.vbench import Item
 
 STRIP_CHUNKS = 200
@@ -58,6 +60,7 @@ class Clock:
     first: float = math.nan
     denoising: float = 0.0
     decoding: float = 0.0
+    together: float = 0.0  # where both happen at a time, and files are written meanwhile
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def write(
     clock: Clock,
     sheet: Path | None = None,
     tick: Callable[[int], None] = lambda frames: None,
+    overlap: bool | None = None,
 ) -> None:
     """Streams one batch of videos into the plan's folder; none is left there if it fails.
 
@@ -122,6 +126,7 @@ def write(
         clock: the batch is added to it.
         sheet: file of a strip, pictures over time and states below.
         tick: called with the latent frames of every chunk.
+        overlap: whether a chunk is decoded while the next one is denoised; None: on a GPU, which has room for both.
     """
     codec, decoder = student.codec, student.codec.stream()
     given = None if plan.given is None else plan.given.batch([item.row for item in items])
@@ -150,6 +155,25 @@ def write(
             script=plan.turns,
             index=[item.index for item in items],
         )
+
+        def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
+            """One chunk to pixels and into the files."""
+            nonlocal first, pictures
+            with aside.on(ready):
+                if given is not None and not files:
+                    video = decoder.decode(given)
+                    pictures += video.shape[1]
+                    append(video, None)
+                middle = time.perf_counter()
+                video = decoder.decode(chunk.content)
+                _sync(student.device)
+                clock.decoding += time.perf_counter() - middle
+                first = time.perf_counter() - began if math.isnan(first) else first
+                pictures, clock.made = pictures + video.shape[1], clock.made + video.shape[1] * len(items)
+                wanted = plan.states or sheet is not None
+                append(video, codec.decode(chunk.state) if wanted and chunk.state is not None else None)
+
+        aside = stack.enter_context(Aside(student.device, overlap))
         while True:
             start = time.perf_counter()
             chunk = next(chunks, None)
@@ -157,19 +181,11 @@ def write(
             clock.denoising += time.perf_counter() - start
             if chunk is None:
                 break
-            if given is not None and not files:
-                video = decoder.decode(given)
-                pictures += video.shape[1]
-                append(video, None)
-            middle = time.perf_counter()
-            video = decoder.decode(chunk.content)
-            _sync(student.device)
-            clock.decoding += time.perf_counter() - middle
-            first = time.perf_counter() - began if math.isnan(first) else first
-            pictures, clock.made = pictures + video.shape[1], clock.made + video.shape[1] * len(items)
-            wanted = plan.states or sheet is not None
-            append(video, codec.decode(chunk.state) if wanted and chunk.state is not None else None)
+            aside.do(decoded, chunk)
             tick(chunk.frames)
+        aside.finish()
+        if aside.overlaps:
+            clock.together += time.perf_counter() - began
     clock.first = first if math.isnan(clock.first) else clock.first
     clock.pictures, clock.streams = pictures, clock.streams + len(items)
     if sheet is not None:
@@ -202,7 +218,7 @@ def beside(video: Tensor, state: Tensor | None) -> Tensor:
 
 def _sync(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
 
 
 def run(
@@ -245,7 +261,7 @@ def run(
         denoising_s=round(clock.denoising, 3),
         decoding_s=round(clock.decoding, 3),
         pictures_s_without_decoding=round(clock.made / clock.denoising, 1),
-        pictures_s_with_decoding=round(clock.made / (clock.denoising + clock.decoding), 1),
+        pictures_s_with_decoding=round(clock.made / (clock.together or clock.denoising + clock.decoding), 1),
         device=str(student.device),
         chunk_frames=plan.spec.chunk_frames,
         steps=len(plan.spec.steps),

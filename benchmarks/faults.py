@@ -1,7 +1,7 @@
 """`make faults`: breaks runs in every way that we know of, many times, and prints what came of it.
 
 Runs are the real Distill at its smallest, on processes forked from this one. `--share 0.05` does a twentieth of it.
-A row is `held` if every trial was; the exit status is 1 otherwise.
+`--only stop` does what its name matches. A row is `held` if every trial was; the exit status is 1 otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -49,29 +50,73 @@ def sigkills(folder: Path, plan: Plan, wanted: int) -> Outcome:
         held += died if found == expected and same else 0
         deaths, runs = deaths + died, runs + 1
         shutil.rmtree(here)
-    name = f"SIGKILL at a random moment, {plan.strategy}, {plan.world} ranks"
+    name = f"SIGKILL at a random moment, {plan.strategy}, {ranks(plan)}"
     return Outcome(name, deaths, held, f"{runs} runs, each ended as the undisturbed one", time.monotonic() - began)
 
 
-def stops(folder: Path, plan: Plan) -> Outcome:
-    """Stopped after every single step once, and gone on with."""
+HOP = 5
+"""Steps from one stop of a run to its next, more than a loader has under way."""
+
+
+def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
+    """Stopped after each of the first `wanted` steps, and gone on with.
+
+    There are HOP runs, of which number k stops after k, k + HOP, ... A stop holds if what follows it, to the next stop
+    or to the end, has the undisturbed run's bits and samples.
+    """
     began = time.monotonic()
     if plan.data == "shards":
         kills.make_shards(folder)
-    expected, _ = kills.straight(plan, folder / "straight")
-    held = 0
-    for at in range(1, plan.iterations):
-        here = folder / f"at{at}"
-        for part in (replace(plan, iterations=at), plan):
-            for left in here.glob("done.*"):
-                left.unlink()
+    # Saved at the stops alone: it is the end of a run that saves here.
+    plan = replace(plan, iterations=wanted + HOP, every=10**6)
+    kills.straight(plan, folder / "straight", every_digest=True)
+    expected = json.loads((folder / "straight" / "digests.0").read_text())
+    usual = kills.samples(plan, folder / "straight")
+    held = stopped = 0
+    for first in range(1, min(HOP, wanted) + 1):
+        here, at = folder / f"from{first}", [*range(first, wanted + 1, HOP), plan.iterations]
+        for i, until in enumerate(at):
+            part = replace(plan, iterations=until)
             if not kills.wait(kills.launch(part, here), time.monotonic() + kills.LIMIT_S, here):
                 raise RuntimeError(f"hangs:\n{kills.tail(here)}")
-        same = kills.samples(plan, here) == kills.samples(plan, folder / "straight")
-        held += kills.result(plan, here) == expected and same
+            used = kills.samples(part, here)
+            same = kills.result(part, here) == expected[str(until)] and all(used[n] == usual[n] for n in used)
+            if i:
+                stopped, held = stopped + 1, held + (same and len(used) == until)
+            elif not same:
+                raise RuntimeError(f"differs before it was ever stopped:\n{kills.tail(here)}")
         shutil.rmtree(here)
-    name = f"stop at each step, {plan.strategy}, {plan.data}, {plan.workers} workers"
-    return Outcome(name, plan.iterations - 1, held, "bit-equal, same samples", time.monotonic() - began)
+    name = f"stop at each step, {plan.strategy}, {ranks(plan)}, {plan.data}, {plan.workers} workers"
+    told = f"bit-equal {HOP} steps later, or at the end, and the same samples"
+    return Outcome(name, stopped, held, told, time.monotonic() - began)
+
+
+def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
+    """Signals at random moments, to one rank, to all, or to all and their workers; held: one step of delay at most."""
+    began, dice, sent, held, runs, slowest = time.monotonic(), random.Random(7), 0, 0, 0, 0
+    if plan.data == "shards":
+        kills.make_shards(folder)
+    expected, seconds = kills.straight(plan, folder / "straight")
+    usual = kills.samples(plan, folder / "straight")
+    while sent < wanted:
+        here, mine, good = folder / f"run{runs}", 0, 0
+        while mine < 5 and sent + mine < wanted:
+            met, late = kills.asked(plan, here, seconds, dice)
+            if not met:
+                break
+            mine, good, slowest = mine + 1, good + (late <= 1), max(slowest, late)
+        if not kills.wait(kills.launch(plan, here), time.monotonic() + kills.LIMIT_S, here):
+            raise RuntimeError(f"hangs:\n{kills.tail(here)}")
+        same = kills.result(plan, here) == expected and kills.samples(plan, here) == usual
+        sent, held, runs = sent + mine, held + (good if same else 0), runs + 1
+        shutil.rmtree(here)
+    name = f"USR1 or TERM at a random moment, {plan.strategy}, {ranks(plan)}, {plan.workers} workers"
+    told = f"no hang, at most {slowest} step of delay; {runs} runs ended as the undisturbed one"
+    return Outcome(name, sent, held, told, time.monotonic() - began)
+
+
+def ranks(plan: Plan) -> str:
+    return "1 process" if plan.world == 1 else f"{plan.world} ranks"
 
 
 def worlds(folder: Path) -> Outcome:
@@ -92,14 +137,17 @@ def worlds(folder: Path) -> Outcome:
 TESTS = {
     "crash at every write, fsync and rename of a save": "tests/callbacks/test_whole.py",
     "full disk, damage, half an accumulation": "tests/callbacks/test_checkpoints.py",
-    "preemption signals": "tests/callbacks/test_preempt.py",
+    "a disk that is full for one rank of two": "tests/callbacks/test_disk.py",
+    "preemption signals, further": "tests/callbacks/test_preempt.py",
     "a rank that stops answering": "tests/callbacks/test_heartbeat.py",
-    "bad data: counted once, replaced, refused above a share": "tests/datamodules/test_ledger.py",
+    "12 kinds of bad data at 5% of samples; above a share": "tests/datamodules/test_ledger.py",
     "stop at each sample, world sizes, workers": "tests/datamodules/test_order.py",
     "hostile shards and videos": "tests/datamodules/test_guard.py",
     "hostile checkpoints": "tests/weights/test_files.py",
-    "NaN and spikes in losses and gradients": "tests/test_distill.py",
+    "hostile checkpoints in pieces": "tests/test_pieces.py",
+    "NaN and spikes in losses and gradients": "tests/test_updates.py",
     "SLURM: preempted, requeued, finished": "tests/test_slurm.py",
+    "SLURM: walltime over in training": "tests/test_walltime.py",
 }
 """Faults whose trials are tests."""
 
@@ -118,23 +166,33 @@ def tested(fault: str, path: str, keyword: str = "") -> Outcome:
     return Outcome(fault, passed + wrong, passed if found.returncode == 0 else 0, told, time.monotonic() - began)
 
 
-def plans(share: float, zero: bool) -> Iterator[Callable[[Path], Outcome]]:
-    many = max(2, round(200 * share))
-    yield lambda folder: sigkills(folder, Plan("ddp", 2), many)
-    yield lambda folder: sigkills(folder, Plan(), max(2, many // 2))
-    steps = max(4, round(40 * share))
-    strategies = ["one", "ddp", *(["zero1", "zero2", "zero3"] if zero else [])]
-    for strategy in strategies:
+def trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
+    """(name, what does it), in the order of the table."""
+
+    def at(name: str, act: Callable[..., Outcome], plan: Plan, count: float) -> tuple[str, Callable[[Path], Outcome]]:
+        many = max(2, round(count * share))
+        return f"{name} {plan.strategy} {plan.workers}", lambda folder: act(folder, plan, many)
+
+    sharded = ["zero1", "zero2", "zero3"] if zero else []
+    yield at("kill", sigkills, Plan("ddp", 2), 200)
+    yield at("kill", sigkills, Plan(), 100)
+    for strategy in sharded[1:]:
+        yield at("kill", sigkills, Plan(strategy, 2, iterations=6), 20)
+    for strategy in ("one", "ddp", *sharded):
         for workers in (0, 2):
-            plan = Plan(strategy, 1 if strategy == "one" else 2, data="shards", workers=workers, iterations=steps)
-            yield lambda folder, plan=plan: stops(folder, plan)  # type: ignore[misc]
-    yield worlds
+            world = 1 if strategy == "one" else 2
+            yield at("stop", stops, Plan(strategy, world, data="shards", workers=workers), 40)
+    yield at("preempt", preemptions, Plan(data="shards", workers=2, every=3), 30)
+    yield at("preempt", preemptions, Plan("ddp", 2, data="shards", workers=2, every=3), 40)
+    for strategy in sharded[1:]:
+        yield at("preempt", preemptions, Plan(strategy, 2, data="shards", iterations=6, every=3), 15)
+    yield "worlds", worlds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the trials")
-    parser.add_argument("--no-tests", action="store_true", help="only the faults that are no tests")
+    parser.add_argument("--only", default="", help="names that match, e.g. 'kill zero', 'stop', 'preempt ddp', 'tests'")
     parser.add_argument("--out", type=Path, default=Path("runs/faults.json"))
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -151,24 +209,25 @@ def main() -> None:
         found.append(outcome)
         good = "[green]held[/]" if outcome.held == outcome.trials else "[red]BROKEN[/]"
         console.print(f"{good} {outcome.held}/{outcome.trials} {outcome.fault} ({outcome.seconds:.0f} s)")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps([asdict(o) for o in found], indent=1))  # each as it comes: this takes an hour
 
-    for number, fault in enumerate(plans(args.share, zero)):
+    for name, fault in trials(args.share, zero):
+        if not re.search(args.only, name):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             try:
                 show(fault(Path(folder)))
             except Exception as error:
-                show(Outcome(f"fault {number}", 1, 0, str(error)[-400:], 0.0))
+                show(Outcome(name, 1, 0, str(error)[-400:], 0.0))
                 console.print(str(error)[-2000:])
-    if not args.no_tests:
-        for name, path in TESTS.items():
-            if (ROOT / path).is_file():
-                show(tested(name, path))
+    for name, path in TESTS.items():
+        if re.search(args.only, f"tests {name}"):
+            show(tested(name, path))
     table = Table("fault", "trials", "held", "what was compared", "s")
     for o in found:
         table.add_row(o.fault, str(o.trials), str(o.held), o.told, f"{o.seconds:.0f}")
     console.print(table)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps([asdict(o) for o in found], indent=1))
     if any(o.held < o.trials for o in found):
         raise SystemExit(1)
 

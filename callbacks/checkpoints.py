@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks import whole
 from callbacks.streams import iteration
@@ -77,10 +78,9 @@ class Checkpoints(Checkpoint):
             self._say_resumed(trainer, Path(trainer.ckpt_path).parent)
 
     def _say_resumed(self, trainer: pl.Trainer, folder: Path) -> None:
-        self.last, told = folder, {}
+        self.last, told, digest = folder, {}, ""
         if (folder / whole.MANIFEST).is_file():
-            told = whole.facts(folder)
-        digest = str(told.get("files", {}).get(STATE, {}).get("sha256", ""))[:12]
+            told, digest = whole.facts(folder), whole.fingerprint(folder)
         self._losses_then = told.get("losses", {})
         note(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
         then = f", where the losses were {_spelt(self._losses_then)}" if self._losses_then else ""
@@ -115,25 +115,20 @@ class Checkpoints(Checkpoint):
         now = iteration(trainer, pl_module)
         self._saved_at, self._saved_time = now, time.monotonic()
         name, began, error = f"{now:08d}", time.monotonic(), ""
-        scratch = self.root / f"{whole.UNFINISHED}{name}"
+        scratch, final = self.root / f"{whole.UNFINISHED}{name}", None
         if trainer.is_global_zero:
             try:
                 whole.begin(self.root, name)
             except OSError as failure:
                 error = _reason(failure, self.root)
-        trainer.strategy.barrier("begin checkpoint")
-        if trainer.strategy.reduce_boolean_decision(not error, all=True):
-            try:
-                trainer.save_checkpoint(scratch / STATE, weights_only=False)
-            except (OSError, RuntimeError) as failure:
-                if not _is_disk(failure, self.root):
-                    raise
-                error = _reason(failure, self.root)
-        final = None
-        if trainer.strategy.reduce_boolean_decision(not error, all=True) and trainer.is_global_zero:
+        # what any rank's disk refuses all have to know, or they would wait for each other
+        error = _first(trainer, error) or _first(trainer, self._write(trainer, scratch / STATE))
+        if not error:
+            written, error = self._digests(trainer, scratch)
+        if not error and trainer.is_global_zero:
             try:
                 self._copy_config(trainer, scratch)
-                final = whole.seal(scratch, self._facts(trainer, now))
+                final = whole.seal(scratch, self._facts(trainer, now), written)
                 self._prune()
             except OSError as failure:
                 error = _reason(failure, self.root)
@@ -146,6 +141,28 @@ class Checkpoints(Checkpoint):
         note(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
         trainer.strategy.barrier("end checkpoint")
         return final
+
+    def _write(self, trainer: pl.Trainer, path: Path) -> str:
+        """Has the strategy write; returns why a disk did not take it, on those ranks that found out."""
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except BaseException as failure:  # torch's own for sharded checkpoints is no Exception
+            reason = _of_disk(failure)
+            if reason is None:
+                raise
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # the others stand there
+            return _reason(reason, self.root)
+        return ""
+
+    def _digests(self, trainer: pl.Trainer, scratch: Path) -> tuple[dict[str, whole.File], str]:
+        """(all that was written, why it cannot be read); each rank reads a part, or one would keep the rest waiting."""
+        mine, error = dict[str, whole.File](), ""
+        try:
+            mine = whole.digests(scratch, trainer.global_rank, trainer.world_size)
+        except OSError as failure:
+            error = _reason(failure, self.root)
+        found = {name: file for part in _gathered(trainer, mine) for name, file in part.items()}
+        return found, _first(trainer, error)
 
     def _copy_config(self, trainer: pl.Trainer, scratch: Path) -> None:
         config = Path(trainer.default_root_dir) / "config.yaml"
@@ -258,12 +275,34 @@ def _spelt(losses: dict[str, float]) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in sorted(losses.items()))
 
 
-def _is_disk(failure: BaseException, root: Path) -> bool:
-    """torch.save tells of a full disk in a RuntimeError of its own words."""
+def _gathered(trainer: pl.Trainer, mine: Any) -> list[Any]:
+    """What each rank has, on all of them."""
+    if trainer.world_size == 1:
+        return [mine]
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, mine)
+    return found
+
+
+def _first(trainer: pl.Trainer, error: str) -> str:
+    """What the first rank that has an error says of it, on all ranks."""
+    return next(filter(None, _gathered(trainer, error)), "")
+
+
+def _of_disk(failure: BaseException) -> BaseException | None:
+    """The failure behind `failure` that a disk is to blame for.
+
+    torch.save tells of a full disk in a RuntimeError of its own words, and of what failed on any rank in one with all.
+    """
+    if isinstance(failure, CheckpointException):
+        found = [_of_disk(error) for error, _ in failure.failures.values()]
+        return found[0] if found and None not in found else None
     if isinstance(failure, OSError):
-        return failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+        return failure if full else None
     said = str(failure).lower()
-    return "no space" in said or "file write failed" in said or "pytorchstreamwriter" in said
+    told = ("no space", "file write failed", "pytorchstreamwriter", "unexpected pos")
+    return failure if isinstance(failure, RuntimeError) and any(words in said for words in told) else None
 
 
 def _reason(failure: BaseException, root: Path) -> str:

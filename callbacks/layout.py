@@ -27,9 +27,14 @@ OVERVIEW: dict[str, list[str]] = {
 }
 """For Distill. The charts of curves that a stage does not log stay empty: give other `charts` there."""
 
+ROLLOUTS = ("contrast", "saturation", "sharpness", "change", "contrast_drift", "saturation_drift")
+"""Measurements of the previews, each a chart with a curve for every horizon: the second category."""
+
 
 class Layout(pl.Callback):
     """Writes a custom-scalars layout: at most 12 curves that tell at a glance whether the run is healthy.
+
+    A second category has what the previews measure, 1x beside the long rollout (docs/health.md).
 
     Args:
         charts: title of each chart to the tags of its curves; None takes the overview of a distillation.
@@ -45,11 +50,15 @@ class Layout(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             if trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
-                logger.experiment._get_file_writer().add_summary(layout_summary({self.title: self.charts}))
+                # The plugin takes tags for regular expressions that match from the start on.
+                own = {title: [f"^{re.escape(tag)}$" for tag in curves] for title, curves in self.charts.items()}
+                watched = {what.replace("_", " "): [tags.measured_anywhere(what)] for what in ROLLOUTS}
+                summary = layout_summary({self.title: own, "rollouts": watched})
+                logger.experiment._get_file_writer().add_summary(summary)
 
 
 def layout_summary(categories: dict[str, dict[str, list[str]]]) -> Summary:
-    """Category to chart to tags, as TensorBoard's custom-scalars plugin reads it."""
+    """Category to chart to patterns of tags, as TensorBoard's custom-scalars plugin reads it."""
     layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(title=title, chart=[_chart(name, curves) for name, curves in charts.items()])
@@ -62,6 +71,4 @@ def layout_summary(categories: dict[str, dict[str, list[str]]]) -> Summary:
 
 
 def _chart(title: str, curves: list[str]) -> layout_pb2.Chart:
-    # The plugin takes tags for regular expressions that match from the start on.
-    exact = [f"^{re.escape(tag)}$" for tag in curves]
-    return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=exact))
+    return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=curves))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from adastate.media import to_uint8
+from callbacks.quality import measure
 from callbacks.streams import SharesAttention, Streams
 
 Forward = Callable[[], AbstractContextManager[None]]
@@ -40,6 +41,7 @@ class Preview:
     states: list[Tensor | None]  # its decoded hidden state, [B, T', 3, h, w]
     drift: Drift | None
     attention: dict[str, list[float]]  # mean share of each kind of key, chunk by chunk
+    quality: dict[str, float] = field(default_factory=dict)  # see callbacks.quality
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ def render(
         states=states,
         drift=drift([chunk.state for chunk in chunks]),
         attention=shares,
+        quality=measure(pictures, module.codec.fps),
     )
 
 

@@ -1,4 +1,4 @@
-"""Rollouts with fixed prompts and fixed noise while training goes on: video, hidden states, drift, attention shares."""
+"""Rollouts with fixed prompts and noise while training goes on: video, hidden states, and curves of what they show."""
 
 from __future__ import annotations
 
@@ -214,7 +214,8 @@ def _streams(module: pl.LightningModule) -> Streams:
 
 
 def _measurements(preview: Preview) -> dict[str, float]:
-    h, found = preview.horizon, {}
+    h = preview.horizon
+    found = {tags.measured(h, what): value for what, value in preview.quality.items()}
     if (d := preview.drift) is not None:
         found[tags.state_cosine(h)] = d.cosine[-1]
         if d.step:

@@ -9,6 +9,7 @@ SCORE_GAP = "student/score_gap"
 STUDENT_GRADIENT = "student/gradient_norm"
 CRITIC_GRADIENT = "critic/gradient_norm"
 CRITIC_LEVELS = ("critic/loss_low_noise", "critic/loss_middle_noise", "critic/loss_high_noise")
+SKIPPED_UPDATES = "guard/skipped"  # from the first one on
 
 # Logged by the callbacks.
 ITERATIONS_PER_S = "speed/iterations_per_s"
@@ -34,6 +35,16 @@ def state_cosine(horizon: int) -> str:
 def attention(horizon: int, slot: str) -> str:
     """Mean share over the chunks of a rollout."""
     return f"attention_{horizon}x/{slot}"
+
+
+def measured(horizon: int, what: str) -> str:
+    """A measurement of the pictures of a rollout, see callbacks.quality."""
+    return f"rollout_{horizon}x/{what}"
+
+
+def measured_anywhere(what: str) -> str:
+    """Pattern of the same measurement at all horizons."""
+    return rf"^rollout_\d+x/{what}$"
 
 
 def picture(horizon: int, what: str) -> str:

@@ -11,13 +11,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
 UNFINISHED, DOOMED = ".unfinished-", ".doomed-"
 """Prefixes of folders that are being written, and of those being deleted."""
+
+
+File = dict[str, int | str]
+"""`bytes` and `sha256` of one."""
 
 
 class Damaged(ValueError):
@@ -32,15 +36,33 @@ def begin(root: Path, name: str) -> Path:
     return scratch
 
 
-def seal(scratch: Path, facts: Mapping[str, Any]) -> Path:
+def digests(scratch: Path, part: int = 0, parts: int = 1, known: Container[str] = ()) -> dict[str, File]:
+    """What the manifest says of a folder's files, or of an even part of them, which are on the disk then.
+
+    Args:
+        known: files to leave out.
+    """
+    names = {str(p.relative_to(scratch)): p for p in scratch.rglob("*") if p.is_file()}
+    largest = sorted(names, key=lambda name: (-names[name].stat().st_size, name))
+    found: dict[str, File] = {}
+    for name in largest[part::parts]:
+        if name not in known:
+            found[name] = {"bytes": names[name].stat().st_size, "sha256": _digest(names[name])}
+            _sync(names[name])
+    return found
+
+
+def seal(scratch: Path, facts: Mapping[str, Any], known: Mapping[str, File] | None = None) -> Path:
     """Makes a written folder final and returns it.
 
     Every file is on the disk before the manifest is, the manifest before the rename, the rename before this returns.
+
+    Args:
+        facts: for the manifest.
+        known: what `digests` said of files already; the others are looked at here.
     """
-    files = {}
-    for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
-        files[str(path.relative_to(scratch))] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
-        _sync(path)
+    known = known or {}
+    files = dict(sorted({**known, **digests(scratch, known=known)}.items()))
     manifest = scratch / MANIFEST
     manifest.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
     _sync(manifest)
@@ -71,6 +93,11 @@ def facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder} has no readable {MANIFEST} ({error})") from error
     raise Damaged(f"{folder / MANIFEST} lists no files")
+
+
+def fingerprint(folder: Path) -> str:
+    """The first digits of the sha256 of the manifest, which holds those of all files."""
+    return _digest(folder / MANIFEST)[:12]
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Teacher trajectories in shards, written once and read endlessly.
 
-A trajectory is what a sampler passed through on its way from noise to data; ODE initialisation learns from it.
+A trajectory is what a sampler passed through on its way from noise to data; ODE initialisation learns from it. Where
+a causal sampler had clips for its past that are not its own ends, they are the last entry: there are two then at level
+0, the end of the path and the past. Causal-Forcing's public pairs are laid out so, too.
 """
 
 from __future__ import annotations
@@ -30,12 +32,35 @@ class TrajectoryWriter:
 
     All trajectories of a folder share their levels. Use it as a context manager, or call `close`: what is not in a
     whole shard by then is lost.
+
+    Args:
+        out: folder of the shards.
+        per_shard: trajectories in each.
+        made_with: how they are made (seed, steps, ...); a folder keeps what was made in one way.
+        rank, world: see ShardWriter.
+
+    Raises:
+        ShardError: the folder holds something else, or what was made in another way.
     """
 
-    def __init__(self, out: Path, per_shard: int = 256) -> None:
-        self._writer = ShardWriter(out, per_shard)
-        if self._writer.settings.setdefault("kind", "trajectories") != "trajectories":
-            raise ShardError(f"{out} holds {self._writer.settings['kind']}: write trajectories into another folder")
+    def __init__(
+        self,
+        out: Path,
+        per_shard: int = 256,
+        made_with: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._writer = ShardWriter(out, per_shard, rank=rank, world=world)
+        told = self._writer.settings
+        if told.setdefault("kind", "trajectories") != "trajectories":
+            raise ShardError(f"{out} holds {told['kind']}: write trajectories into another folder")
+        for name, value in (made_with or {}).items():
+            if told.setdefault(name, value) != value:
+                raise ShardError(
+                    f"{out} holds trajectories made with {name} {told[name]}, not {value}: write others into another "
+                    "folder"
+                )
 
     def done_keys(self) -> set[str]:
         """Keys in whole shards."""
@@ -88,7 +113,8 @@ class TrajectoryWriter:
 class TrajectoryData(pl.LightningDataModule):
     """Trajectories from shards, endlessly, in the same global order whatever the number of processes.
 
-    `latents` is the end of each trajectory. What cannot be used is skipped, as in ShardData.
+    `latents` is what was, or can be, the clean past of each trajectory: the clip stored with it, or else its own end.
+    What cannot be used is skipped, as in ShardData.
 
     Args:
         shards: folder, glob or brace pattern of .tar files, here or behind http(s)://, s3:// or gs://.
@@ -189,14 +215,21 @@ def _are_levels(levels: Any, entries: int) -> bool:
     return isinstance(levels, list) and len(levels) == entries and all(type(x) in (int, float) for x in levels)
 
 
+def with_past(levels: Sequence[float] | Tensor) -> bool:
+    """Whether the last entry of trajectories with these levels is the clip that was their past."""
+    told = [float(level) for level in levels]
+    return len(told) > 2 and told[-2:] == [0.0, 0.0]
+
+
 def _trajectory_batch(levels: Tensor, rows: Rows, indices: range) -> Batch:
     got = [rows[i] for i in indices]
-    trajectory = torch.stack([row.content for row in got]).float()
+    entries = torch.stack([row.content for row in got]).float()
+    own = len(levels) - with_past(levels)
     return Batch(
         index=torch.tensor(indices),
         prompts=[row.prompt for row in got],
-        latents=trajectory[:, -1],
-        trajectory=trajectory,
-        levels=levels,
+        latents=entries[:, -1],
+        trajectory=entries[:, :own],
+        levels=levels[:own],
         facts=[row.facts for row in got],
     )

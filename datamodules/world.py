@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -55,6 +55,7 @@ MOVERS: dict[str, tuple[int, int, int] | None] = {
     "nothing else moves": None,
 }
 BALL_RADIUS = 3.2
+Kind = Literal["plain", "journey"]
 TEMPLATES = (
     "a {speed} flight {heading} over a {palette}, {mover}",
     "flying {heading} over a {palette}, {speed}, {mover}",
@@ -117,39 +118,47 @@ def render(flights: Sequence[Flight], pictures: int, first: int = 0) -> Tensor:
     corner = camera.amin(1)
     span = int((camera.amax(1) - corner).max()) + VIEW
     cell0 = corner.div(CELL, rounding_mode="floor")
-    ground = _plain(flights, cell0, span // CELL + 2)
+    colours = torch.stack([torch.stack([_rgb(c) for c in PALETTES[f.palette]]) for f in flights])
+    side = (span // CELL + 2) * CELL
+    canvas = colours[:, 0, None, None].expand(-1, side, side, -1)
+    ground = strewn(canvas, [f.seed for f in flights], cell0, colours[:, 1], colours[:, 2])
+    return balls(seen(ground, camera - cell0[:, None] * CELL), flights, t).movedim(-1, 2).contiguous()
+
+
+def seen(ground: Tensor, corner: Tensor) -> Tensor:
+    """Views `[B, T, 32, 32, 3]` of `ground` [B, P, P, 3] with their corners at the pixels `corner` [B, T, 2] (x, y)."""
     pixel = torch.arange(VIEW)
-    local = camera - cell0[:, None] * CELL
-    xs, ys = local[..., 0, None] + pixel, local[..., 1, None] + pixel  # [B, T, 32]
-    b = torch.arange(len(flights))[:, None, None, None]
-    video = ground[b, ys[..., :, None], xs[..., None, :]]  # [B, T, 32, 32, 3]
-    return _balls(video, flights, t).movedim(-1, 2).contiguous()
+    xs, ys = corner[..., 0, None] + pixel, corner[..., 1, None] + pixel  # [B, T, 32]
+    b = torch.arange(len(ground))[:, None, None, None]
+    return ground[b, ys[..., :, None], xs[..., None, :]]
 
 
 def _rgb(colour: tuple[int, int, int]) -> Tensor:
     return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
 
 
-def _plain(flights: Sequence[Flight], cell0: Tensor, cells: int) -> Tensor:
-    """The ground `[B, P, P, 3]` of cells x cells cells from `cell0` [B, 2] (x, y) on, P = 16 cells."""
-    seeds = torch.tensor([f.seed & 0x7FFFFFFF for f in flights])[:, None, None]
+def strewn(
+    canvas: Tensor, flight_seeds: Sequence[int], cell0: Tensor, one: Tensor, other: Tensor, density: float = 0.8
+) -> Tensor:
+    """`canvas` [B, P, P, 3] with discs in two colours [B, 3]. Its corner is that of cell `cell0` [B, 2] (x, y), P is a
+    multiple of 16; `density` is the share of cells that have a disc."""
+    cells = canvas.shape[1] // CELL
+    seeds = torch.tensor([s & 0x7FFFFFFF for s in flight_seeds])[:, None, None]
     index = torch.arange(-1, cells + 1)
     cy = cell0[:, 1, None, None] + index[None, :, None]
     cx = cell0[:, 0, None, None] + index[None, None, :]
     there, radius, off_x, off_y, kind = _unit_hash(seeds, cx, cy, 5).unbind(-1)
-    radius = torch.where(there < 0.8, 3 + 3 * radius, torch.full_like(radius, -9.0))
+    radius = torch.where(there < density, 3 + 3 * radius, torch.full_like(radius, -9.0))
     centre_x = (index[None, None, :] + 0.5) * CELL + 8 * off_x - 4
     centre_y = (index[None, :, None] + 0.5) * CELL + 8 * off_y - 4
-    colours = torch.stack([torch.stack([_rgb(c) for c in PALETTES[f.palette]]) for f in flights])
     pixels = torch.arange(cells * CELL).float()
-    canvas = colours[:, 0, None, None].expand(-1, cells * CELL, cells * CELL, -1)
     for dy in (0, 1, 2):  # row-major over the neighbouring cells: the same overlap wherever the view starts
         for dx in (0, 1, 2):
             near = (slice(None), slice(dy, dy + cells), slice(dx, dx + cells))
             r, x, y, k = (_to_pixels(v[near]) for v in (radius, centre_x, centre_y, kind))
             distance = ((pixels[None, :, None] - y) ** 2 + (pixels[None, None, :] - x) ** 2).sqrt()
             alpha = torch.sigmoid((r - distance) * 2.5)[..., None]
-            colour = torch.where(k[..., None] < 0.5, colours[:, 1, None, None], colours[:, 2, None, None])
+            colour = torch.where(k[..., None] < 0.5, one[:, None, None], other[:, None, None])
             canvas = torch.lerp(canvas, colour, alpha)
     return canvas
 
@@ -168,7 +177,7 @@ def _unit_hash(seed: Tensor, x: Tensor, y: Tensor, count: int) -> Tensor:
     return (h & 0xFFFFFF).float() / 2**24
 
 
-def _balls(video: Tensor, flights: Sequence[Flight], t: Tensor) -> Tensor:
+def balls(video: Tensor, flights: Sequence[Flight], t: Tensor) -> Tensor:
     """Draws each flight's ball, which bounces between the edges of the view."""
     with_ball = [i for i, f in enumerate(flights) if MOVERS[f.mover] is not None]
     if not with_ball:
@@ -194,12 +203,12 @@ def ball_positions(flights: Sequence[Flight], t: Tensor) -> Tensor:
 class WorldLatents:
     """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
 
-    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec) -> None:
+    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec, kind: Kind = "plain") -> None:
         self.seed = seed
         self.prompts: list[str] = []
         parts = []
         for first in range(0, clips, 64):
-            some = world_batch(seed, range(first, min(first + 64, clips)), pictures)
+            some = world_batch(seed, range(first, min(first + 64, clips)), pictures, kind)
             assert some.video is not None
             parts.append(codec.encode(some.video).half())
             self.prompts += some.prompts
@@ -217,7 +226,11 @@ class WorldLatents:
         return torch.randperm(len(self.prompts), generator=g)
 
 
-def world_batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
+def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
+    if kind == "journey":
+        from datamodules import journey  # which is built of parts of this file
+
+        return journey.batch(seed, indices, pictures)
     flights = [flight(seed, i) for i in indices]
     return Batch(
         index=torch.tensor(list(indices)),
@@ -238,6 +251,7 @@ class WorldData(pl.LightningDataModule):
         clips: encode so many flights once with `codec` and stay with them, which spares rendering and encoding at
             every step; None renders new ones for ever.
         codec: needed with `clips`.
+        kind: `plain`, or `journey`, whose ground changes along the flight (datamodules/journey.py).
     """
 
     def __init__(
@@ -248,25 +262,29 @@ class WorldData(pl.LightningDataModule):
         workers: int = 0,
         clips: int | None = None,
         codec: Codec | None = None,
+        kind: Kind = "plain",
     ) -> None:
         super().__init__()
         if clips is not None and codec is None:
             raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
         self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
-        self.clips, self.codec = clips, codec
+        self.clips, self.codec, self.kind = clips, codec, kind
         self.cursor = Cursor()
 
     def batches(self, rank: int = 0, world: int = 1) -> Batches:
         total = self.batch * world
         if self.clips is None or self.codec is None:
-            return Batches(partial(world_batch, self.seed, pictures=self.pictures), self.batch, total, rank)
+            make = partial(world_batch, self.seed, pictures=self.pictures, kind=self.kind)
+            return Batches(make, self.batch, total, rank)
         if self.clips < total:
             raise ValueError(f"{self.clips} clips do not fill one global batch of {total}")
-        kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec)
+        kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec, self.kind)
         return Batches(kept.batch, self.batch, total, rank)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.pictures}
+        if self.kind != "plain":
+            identity["world"] = self.kind
         if self.clips is not None:
             identity["samples"] = self.clips
         workers = 0 if self.clips is not None else self.workers  # what is in memory needs no one to fetch it

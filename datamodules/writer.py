@@ -1,4 +1,7 @@
-"""Writing samples into WebDataset shards: whole or absent, and gone on with after an interruption."""
+"""Writing samples into WebDataset shards: whole or absent, and gone on with after an interruption.
+
+Several processes can fill one folder, each with shards of its own name; `join` makes one index of them in the end.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +30,30 @@ class ShardWriter:
     is rewritten. Opened again it goes on: what an interruption left half-written is removed, a last shard with room
     is filled up, and `keys` tells what is there.
 
+    Process r of several writes shard-00r-000000.tar, ... and index-00r.json, and touches nothing of the others. It
+    takes over what processes r + world, r + 2 world, ... of an earlier, larger world have left half-done.
+
     Args:
         out: folder of shard-000000.tar, ... and index.json.
         per_shard: samples of a shard.
         settings: all that the samples share, kept in index.json; None takes what is there.
+        rank, world: this process among those that write into the folder.
 
     Raises:
         ShardError: the folder cannot be written to, holds shards without an index.json, or other settings.
     """
 
-    def __init__(self, out: Path, per_shard: int, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, out: Path, per_shard: int, settings: dict[str, Any] | None = None, rank: int = 0, world: int = 1
+    ) -> None:
         if per_shard < 1:
             raise ShardError(f"{per_shard} clips a shard: give 1 or more")
+        self._alone, self._rank, self._world = world == 1, rank, world
+        tag = "" if self._alone else f"-{rank:03d}"
+        self._prefix, self._index = f"shard{tag}-", out / f"index{tag}.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            self._temporary = out / "writing.tmp"
+            self._temporary = out / f"writing{tag}.tmp"
             self._temporary.write_bytes(b"")
             self._temporary.unlink()  # also what an interruption left there
         except OSError as error:
@@ -57,20 +69,21 @@ class ShardWriter:
         self.sources: dict[str, Any] = manifest.get("sources", {})
         self.shards: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, set[str]] = {}  # of the samples of each whole shard
+        self._others: dict[str, set[str]] = {}  # of those of other processes
         self._writing: set[str] = set()
         self._tar: TarWriter | None = None
         self._adopt({entry["name"]: entry for entry in manifest.get("shards", [])})
         self._save()
 
     def keys(self) -> set[str]:
-        """Of the samples in whole shards."""
-        return set().union(*self._keys.values())
+        """Of the samples in whole shards, those of other processes as they were when this one began included."""
+        return set().union(*self._keys.values(), *self._others.values())
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Appends one sample; `members` maps kinds (`txt`, `latent.npy`, ...) to bytes."""
         if not re.fullmatch(r"[\w-]+", key):
             raise ShardError(f"key {key!r}: use letters, digits, _ and -, because a dot would end it")
-        if key in self._writing or any(key in keys for keys in self._keys.values()):
+        if key in self._writing or any(key in keys for keys in (*self._keys.values(), *self._others.values())):
             raise ShardError(f"key {key!r} is in {self.out} already: each sample needs one of its own")
         if self._tar is None:
             self._begin()
@@ -115,27 +128,42 @@ class ShardWriter:
     def _adopt(self, listed: dict[str, dict[str, Any]]) -> None:
         """Takes over the whole shards of the folder, those included that an interruption kept out of index.json."""
         for path in sorted(self.out.glob("shard-*.tar")):
+            owner = owner_of(path.name)
+            mine = self._alone or (owner or 0) % self._world == self._rank
             try:
                 keys = {sample.key for sample in read_shard(path)}
             except ShardError as error:
-                warnings.warn(f"{error}; it is removed, and its samples are made again", stacklevel=3)
-                path.unlink()
+                if mine:
+                    warnings.warn(f"{error}; it is removed, and its samples are made again", stacklevel=3)
+                    path.unlink()
+                continue
+            if not self._alone and owner != self._rank:
+                self._others[path.name] = keys
                 continue
             entry = listed.get(path.name, {})
             self._register(path, keys, entry if entry.get("bytes") == path.stat().st_size else None)
+        for path in self.out.glob("writing-*.tmp"):
+            if (owner_of(path.name) or 0) % self._world == self._rank and path != self._temporary:
+                path.unlink(missing_ok=True)
+        if self._alone:
+            for path in self.out.glob("index-*.json"):
+                path.unlink()  # what they tell is in index.json from now on
 
     def _register(self, path: Path, keys: set[str], entry: dict[str, Any] | None = None) -> None:
         self._keys[path.name] = keys
-        told = {"name": path.name, "samples": len(keys), "bytes": path.stat().st_size}
-        self.shards[path.name] = entry or told | {"sha256": sha256(path)}
+        self.shards[path.name] = entry or describe(path, len(keys))
 
     def _begin(self) -> None:
-        last = max(self.shards, default="")
+        last = max((name for name in self.shards if owner_of(name) == self._owner), default="")
         if last and len(self._keys[last]) < self.per_shard:
             self._open(last)
             self._copy(last, lambda key: True)
         else:
-            self._open(f"shard-{int(last[6:-4]) + 1 if last else 0:06d}.tar")
+            self._open(f"{self._prefix}{int(last[-10:-4]) + 1 if last else 0:06d}.tar")
+
+    @property
+    def _owner(self) -> int | None:
+        return None if self._alone else self._rank
 
     def _open(self, name: str) -> None:
         self._name = name
@@ -164,21 +192,101 @@ class ShardWriter:
         self._save()
 
     def _save(self) -> None:
-        manifest = {"settings": self.settings, "shards": list(self.shards.values()), "sources": self.sources}
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        index = self.out / "index.json"
-        if not index.is_file() or index.read_text() != text:
-            self.out.joinpath("index.tmp").write_text(text)
-            self.out.joinpath("index.tmp").replace(index)
+        write_index(self._index, self.settings, self.shards, self.sources)
+
+
+def write_index(
+    path: Path,
+    settings: Mapping[str, Any],
+    shards: Mapping[str, dict[str, Any]],
+    sources: Mapping[str, Any],
+    by: int | None = None,
+) -> None:
+    """Replaces an index at once, if it would change; `by` is the process that does it, where several may."""
+    manifest = {"settings": settings, "shards": [shards[name] for name in sorted(shards)], "sources": sources}
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        temporary = path.with_suffix(".tmp" if by is None else f".{by:03d}.tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+def join(out: Path, wanted: set[str], rank: int) -> bool:
+    """Makes one index.json of what several processes have written, if all the `wanted` keys are there.
+
+    Every process calls it when it has written its share. The last one finds everything; should two be the last, they
+    write the same. Returns whether everything is there.
+
+    Raises:
+        ShardError: a key is in two shards, or the processes had different settings.
+    """
+    manifest = read_manifest(out)
+    listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
+    shards: dict[str, dict[str, Any]] = {}
+    where: dict[str, str] = {}
+    for path in sorted(out.glob("shard-*.tar")):
+        try:
+            keys = [sample.key for sample in read_shard(path)]
+        except ShardError:
+            if path.exists():
+                raise
+            return False  # damaged, and removed by the process that makes it again
+        for key in keys:
+            if key in where:
+                raise ShardError(
+                    f"{out}: {key} is in {where[key]} and in {path.name}, so two runs have written there at once: "
+                    f"delete {path.name} and run again"
+                )
+            where[key] = path.name
+        entry = listed.get(path.name, {})
+        whole = entry.get("bytes") == path.stat().st_size and entry.get("samples") == len(keys)
+        shards[path.name] = entry if whole else describe(path, len(keys))
+    if not wanted <= where.keys():
+        return False
+    write_index(out / "index.json", manifest.get("settings", {}), shards, manifest.get("sources", {}), rank)
+    for path in out.glob("index-*.json"):
+        path.unlink(missing_ok=True)
+    return True
+
+
+def owner_of(name: str) -> int | None:
+    """The process that wrote shard-003-000001.tar, index-003.json or writing-003.tmp; None for one that was alone."""
+    found = re.fullmatch(r"(?:shard-(\d{3,})-\d{6}\.tar|index-(\d{3,})\.json|writing-(\d{3,})\.tmp)", name)
+    return int(next(group for group in found.groups() if group)) if found else None
+
+
+def describe(path: Path, samples: int) -> dict[str, Any]:
+    """What an index tells of a shard."""
+    return {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """What index.json says of a folder of shards; empty if there is none."""
-    path = out / "index.json"
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise ShardError(f"{path} is not readable ({error}): delete the folder and make it again") from error
+    """What index.json, and those that several processes are writing, say of a folder of shards; empty without any.
+
+    Raises:
+        ShardError: one of them is not readable, or they tell of different settings.
+    """
+    told: dict[str, Any] = {}
+    for path in [*out.glob("index.json"), *sorted(out.glob("index-*.json"))]:
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:  # another process has joined them meanwhile
+            continue
+        except ValueError as error:
+            raise ShardError(f"{path} is not readable ({error}): delete the folder and make it again") from error
+        if not told:
+            told = found
+            continue
+        for name, value in found.get("settings", {}).items():
+            if told["settings"].setdefault(name, value) != value:
+                raise ShardError(
+                    f"{out}: {path.name} tells of {name} {value}, another index of {told['settings'][name]}: choose "
+                    "another folder"
+                )
+        entries = {entry["name"]: entry for entry in [*told.get("shards", []), *found.get("shards", [])]}
+        told["shards"] = list(entries.values())
+        told["sources"] = {**told.get("sources", {}), **found.get("sources", {})}
+    return told
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Runs that are killed and go on: the real Distill at its smallest, saved after every iteration.
+"""Runs that are killed, stopped or asked to stop, and go on: the real Distill at its smallest.
 
 Processes are forked from one that has imported everything, so that a start costs a fraction of a second and hundreds
 of kills fit into minutes. `make faults` does many, tests/test_resume.py a few.
@@ -7,16 +7,19 @@ of kills fit into minutes. `make faults` does many, tests/test_resume.py a few.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +29,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adastate import signals
 from adastate.encoders import TinyCodec, TinyText
+from adastate.fsdp import FsdpStrategy
 from adastate.teacher import Teacher
 from adastate.types import Batch
-from callbacks import Checkpoints
+from callbacks import Checkpoints, Preempt
 from callbacks.checkpoints import at_boundary, newest
 from datamodules.prompts import PromptData
 from datamodules.shards import ShardData
 from datamodules.writer import ShardWriter
-from tests.rig import WORDS, tiny_distill
+from tests.rig import WORDS, tiny_distill, tiny_student
 from tests.tiny import GRID, SHAPE, SIZE
 
-LIMIT_S = 240
+LIMIT_S = 600
 """A run that takes longer hangs."""
 
 
@@ -46,12 +51,14 @@ class Plan:
     """What is run.
 
     Attributes:
-        stage: `distill`, or one with one network and Lightning's own optimisation: `teacher`.
-        strategy: `one` process, `ddp`, or a stage of ZeRO (`zero1`, `zero2`, `zero3`) on `world` processes.
+        stage: `distill`, or one with one network and Lightning's own optimisation: `teacher`, `init`.
+        strategy: `one` process; `ddp`, `fsdp2`, or a stage of ZeRO (`zero1`, `zero2`, `zero3`) on `world` processes.
         data: `prompts`, or `shards` with latents.
         workers: of the loader.
         iterations: of the whole run.
         every: iterations between checkpoints.
+        long: of long tuning, `windows` or `streaming`, whose streams are part of the checkpoints; "" for none.
+        full: rank whose disk is full in iteration 3.
     """
 
     strategy: str = "one"
@@ -62,15 +69,47 @@ class Plan:
     iterations: int = 8
     every: int = 1
     global_batch: int = 4
+    long: str = ""
+    full: int = -1
+
+
+class Full(pl.Callback):
+    """The system refuses this process files beyond a few kilobytes, for the length of one iteration."""
+
+    def __init__(self) -> None:
+        self.usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        limit = 16384 if pl_module.iteration == 2 else self.usual[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.usual[1]))
 
 
 class Digest(pl.Callback):
-    """Taken while the strategy still holds the weights."""
+    """Taken while the strategy still holds the weights: at the end, and with a `path` after every iteration too."""
 
-    value = ""
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.value, self.all = path, "", dict[int, str]()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if self.path is not None and at_boundary(pl_module):
+            self.all[pl_module.iteration] = digest(pl_module, trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.value = digest(pl_module, trainer)
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.all))
+
+
+class Late(pl.Callback):
+    """Counts the steps that begin after this rank has heard a signal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.steps = path, 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if signals.heard():
+            self.steps += 1
+            self.path.write_text(str(self.steps))
 
 
 class Consumed(pl.Callback):
@@ -93,7 +132,7 @@ class Consumed(pl.Callback):
             self.waiting = []
 
 
-def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
+def train(plan: Plan, folder: Path, rank: int, port: int, every_digest: bool = False) -> None:
     """One process of the run; goes on from the newest whole checkpoint and leaves `done.<rank>` with a digest."""
     torch.set_num_threads(1)
     os.environ |= {
@@ -109,10 +148,10 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
     batch = plan.global_batch // plan.world
     data: pl.LightningDataModule
     if plan.data == "prompts":
-        data = PromptData(batch=batch, workers=plan.workers)
+        data = PromptData(batch=batch, workers=plan.workers, pairs=bool(plan.long))
     else:
         data = ShardData(str(folder.parent / "shards"), batch=batch, workers=plan.workers, seed=3)
-    taken = Digest()
+    taken = Digest(folder / f"digests.{rank}" if every_digest else None)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=plan.world,
@@ -124,9 +163,12 @@ def train(plan: Plan, folder: Path, rank: int, port: int) -> None:
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[
-            Checkpoints(str(folder / "checkpoints"), every=plan.every, keep=2),
+            Late(folder / f"late.{rank}"),
             Consumed(folder / f"consumed.{rank}"),
             taken,
+            *([Full()] if rank == plan.full else []),
+            Preempt(),  # after those: it leaves by an exception
+            Checkpoints(str(folder / "checkpoints"), every=plan.every, keep=2),
         ],
     )
     start = newest(folder / "checkpoints")
@@ -143,7 +185,10 @@ def network(plan: Plan) -> Any:
             TinyText(SIZE.text_tokens, SIZE.text_width),
         )
         return Teacher(SIZE, codec=codec, text=text, grid=GRID, rollout_frames=6, lr=1e-3, ema=0.9, warmup=1)
-    return tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch)
+    if plan.stage == "init":
+        return tiny_student(init={"init": "teacher_forcing", "lr": 1e-3, "warmup": 1, "ema": 0.9})
+    long = {"long": plan.long, "long_frames": 12, "switch_share": 0.5} if plan.long else {}
+    return tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch, **long)
 
 
 def make_shards(folder: Path, clips: int = 40) -> None:
@@ -162,6 +207,8 @@ def strategy(plan: Plan) -> Any:
         return "auto"
     if plan.strategy == "ddp":
         return "ddp_find_unused_parameters_true"
+    if plan.strategy == "fsdp2":
+        return FsdpStrategy()
     from adastate.zero import ZeroStrategy
 
     return ZeroStrategy(stage=int(plan.strategy.removeprefix("zero")))
@@ -173,24 +220,29 @@ def digest(module: Any, trainer: pl.Trainer) -> str:
         tensors: list[Tensor] = []
         for name in module.trained:
             tensors += [v for _, v in sorted(trainer.strategy.whole_weights(name).items())]
-        tensors += list(module.student.ema.whole().state_dict().values())
+        tensors += list(getattr(module, "student", module).ema.whole().state_dict().values())
     else:
         tensors = [v for _, v in sorted(module.state_dict().items()) if isinstance(v, Tensor)]
         for optimizer in trainer.optimizers:
             for state in optimizer.state_dict()["state"].values():
                 tensors += [v for _, v in sorted(state.items()) if isinstance(v, Tensor)]
     made = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in (t.full_tensor() if hasattr(t, "full_tensor") else t for t in tensors):
         made.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     made.update(json.dumps([module.iteration, getattr(module, "student", module).ema.updates]).encode())
     made.update(json.dumps(trainer.datamodule.state_dict(), sort_keys=True).encode())
     return made.hexdigest()
 
 
-def launch(plan: Plan, folder: Path) -> list[int]:
+def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
     """Process ids of a start of the run, one a rank."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(asdict(plan)))
+    for old in (*folder.glob("done.*"), *folder.glob("late.*")):
+        old.unlink()
+    if plan.strategy.startswith("zero"):
+        _import_deepspeed()
+    before = signals.listen()  # a child listens from its first moment on
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -201,28 +253,41 @@ def launch(plan: Plan, folder: Path) -> list[int]:
             code = 1
             try:
                 os.setsid()  # its loader's workers die with it
+                signals.forget()
                 log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1), os.dup2(log, 2)
-                train(plan, folder, rank, port)
+                train(plan, folder, rank, port, every_digest)
                 code = 0
+            except SystemExit as stop:
+                code = int(stop.code or 0)
             except BaseException:
                 traceback.print_exc()
             finally:
                 sys.stdout.flush(), sys.stderr.flush()
                 os._exit(code)
         children.append(child)
+    signals.restore(before)
     return children
 
 
-def wait(children: list[int], until: float, folder: Path) -> bool:
-    """Whether all have ended by themselves, and well, before `until`; then they are reaped."""
+def _import_deepspeed() -> None:
+    """Once for all children: what an engine imports when it is made takes longer than a run here."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import adastate.zero  # noqa: F401
+
+    with suppress(ImportError):
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+
+
+def wait(children: list[int], until: float, folder: Path, well: tuple[int, ...] = (0,)) -> bool:
+    """Whether all have ended by themselves, with an exit code that is `well`, before `until`; then they are reaped."""
     left = dict.fromkeys(children)
     while left and time.monotonic() < until:
         for child in list(left):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 left.pop(child)
-                if status:
+                if os.waitstatus_to_exitcode(status) not in well:
                     kill([*left])
                     raise RuntimeError(f"a process ended with {status}:\n" + tail(folder))
         time.sleep(0.005)
@@ -250,10 +315,10 @@ def tail(folder: Path) -> str:
     return "\n".join(p.read_text(errors="replace")[-2000:] for p in sorted(folder.glob("log.*")))
 
 
-def straight(plan: Plan, folder: Path) -> tuple[str, float]:
-    """(digest, seconds) of the run without a fault."""
+def straight(plan: Plan, folder: Path, every_digest: bool = False) -> tuple[str, float]:
+    """(digest, seconds) of the run without a fault; `digests.<rank>` then has those of every iteration."""
     began = time.monotonic()
-    if not wait(launch(plan, folder), began + LIMIT_S, folder):
+    if not wait(launch(plan, folder, every_digest), began + LIMIT_S, folder):
         raise RuntimeError(f"the undisturbed run hangs:\n{tail(folder)}")
     return result(plan, folder), time.monotonic() - began
 
@@ -281,6 +346,31 @@ def killed(plan: Plan, folder: Path, kills: int, seconds: float, seed: int) -> t
             kill(children)
             raise RuntimeError(f"the resumed run hangs:\n{tail(folder)}")
     return result(plan, folder), done
+
+
+def asked(plan: Plan, folder: Path, seconds: float, dice: random.Random) -> tuple[bool, int]:
+    """Starts the run and asks it to stop at a random moment of its `seconds`, as SLURM would or by one rank's signal.
+
+    Returns:
+        (whether the signal met a living run, how many steps began on a rank after it had heard the signal).
+
+    Raises:
+        RuntimeError: it hangs, or ends otherwise than by stopping or by finishing.
+    """
+    children = launch(plan, folder)
+    if wait(children, time.monotonic() + dice.uniform(0.0, seconds), folder):
+        return False, 0
+    number, whom = dice.choice([signal.SIGUSR1, signal.SIGTERM]), dice.choice(["one", "all", "groups"])
+    for child in [dice.choice(children)] if whom == "one" else children:
+        try:
+            (os.killpg if whom == "groups" else os.kill)(child, number)
+        except ProcessLookupError:
+            continue  # not yet the leader of its group, or just ended
+    if not wait(children, time.monotonic() + LIMIT_S, folder, well=(0, signals.AGAIN)):
+        kill(children)
+        raise RuntimeError(f"hangs after {number.name} to {whom}:\n{tail(folder)}")
+    late = [int(p.read_text()) for p in folder.glob("late.*")]
+    return True, max(late, default=0)
 
 
 def samples(plan: Plan, folder: Path) -> dict[int, list[int]]:

@@ -16,7 +16,7 @@ from adastate.encoders import TinyCodec, TinyText
 from adastate.student import Student
 from adastate.teacher import Teacher
 from adastate.types import Batch
-from tests.tiny import GRID, SIZE, randomise, spec
+from tests.tiny import GRID, SHAPE, SIZE, randomise, spec
 
 WORDS = ("red", "fast", "north", "ball", "plain", "slow", "snow", "lava")
 
@@ -105,3 +105,36 @@ def fit(module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl
     )
     trainer.fit(module, datamodule=data)
     return trainer
+
+
+Weights = dict[str, Tensor]
+
+
+def weights(net: nn.Module) -> Weights:
+    return {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+
+def changed(net: nn.Module, before: Weights) -> list[bool]:
+    return [not torch.equal(v, before[k]) for k, v in net.state_dict().items()]
+
+
+def gradients_of(steps: int = 1, stream: dict[str, Any] | None = None, **options: Any) -> list[dict[str, Tensor]]:
+    seen = Gradients()
+    small = {"student_lr": 2e-6, "critic_lr": 2e-6, "iterations": steps, "student_every": 1}
+    fit(tiny_distill(stream, **small, **options), Prompts(), seen)
+    return [gradient for gradient, _ in seen.steps]
+
+
+class Pictures(nn.Module):
+    """A codec whose first latent is one picture and every other three."""
+
+    channels, scale, fps = SIZE.channels, 1, 8
+
+    def pictures(self, frames: int) -> int:
+        return 3 * frames - 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :1, :3]
+
+    def encode(self, video: Tensor) -> Tensor:
+        return torch.full((len(video), 1, *SHAPE), 7.0)

@@ -11,8 +11,6 @@ import yaml
 
 from adastate.evaluate import choose
 from adastate.main import main
-from adastate.stream import StreamSpec
-from adastate.trajectories import path_levels
 from datamodules.world import flight
 
 CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
@@ -31,7 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main(["trajectories", *common, *stage, teacher, "--clips", "16", "--steps", "4"])
     main(["fit", *common, teacher, "--config", "conf/stages/init.yaml", "--trainer.max_steps=3"])
     distill = ["--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
-    main(["fit", *common, teacher, *distill, "--run.iterations=3", "--model.critic_first=1"])
+    critic = f"--flow.critic={run}/teacher.safetensors"
+    main(["fit", *common, teacher, critic, *distill, "--run.iterations=3", "--model.critic_first=1"])
     return run
 
 
@@ -108,15 +107,32 @@ def test_real_clips_are_chosen_evenly_for_each_prompt(prompts: str, chosen: list
     assert choose("abaab", list(prompts)) == chosen
 
 
-def test_trajectories_pass_the_students_levels_and_are_not_written_twice(run: Path) -> None:
+def test_trajectories_are_not_written_twice(run: Path) -> None:
     index = run / "trajectories" / "index.json"
     before = index.stat().st_mtime_ns
     stage = ["--config", "conf/stages/teacher.yaml", f"--flow.teacher={run}/teacher.safetensors"]
     main(["trajectories", *CONFIG, *SMALL, f"--run.dir={run}", *stage, "--clips", "16", "--steps", "4"])
     assert index.stat().st_mtime_ns == before
-    levels, at = path_levels(StreamSpec(), 48)
-    assert len(levels) == 49 and levels[-1] == 0
-    assert [round(float(levels[i]) * 1000) for i in at] == [1000, 938, 833, 625, 0]
+
+
+def test_the_causal_route_to_an_initialisation(run: Path) -> None:
+    """Autoregressive diffusion, its own trajectories, and the student that learns them, as `make` has it."""
+    common = [*CONFIG, *SMALL, f"--run.dir={run}", f"--flow.teacher={run}/teacher.safetensors"]
+    stage = [*common, "--config", "conf/stages/init.yaml"]
+    main(["fit", *stage, "--config", "conf/recipes/init_ar_diffusion.yaml", "--trainer.max_steps=3"])
+    main(["trajectories", *common, "--teacher", "causal", "--clips", "16", "--steps", "4"])
+    out = f"--model.init_args.out={run}/causal.safetensors"
+    recipe = ["--config", "conf/recipes/init_causal_ode.yaml"]
+    main(["fit", *stage, *recipe, "--run.stage=causal", "--trainer.max_steps=3", out])
+    config = yaml.safe_load((run / "causal" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["weights"] == f"{run}/ar.safetensors"
+    assert config["data"]["init_args"]["shards"] == f"{run}/causal_trajectories"
+    assert read_facts(run / "causal_trajectories")["past"] == "own"
+    assert (run / "causal.safetensors").is_file()
+
+
+def read_facts(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "index.json").read_text())["settings"])
 
 
 def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from adastate import videos
+from adastate.aside import Aside
 from adastate.encoders import TinyCodec
 from adastate.generate import main
 from adastate.net import DiT, Size
@@ -106,6 +108,18 @@ def test_a_stream_is_the_shortest_of_whole_chunks_and_each_begins_where_the_last
 
 
 # ---- a prompt that changes
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_decoding_beside_the_denoising_changes_nothing(
+    run: Path, tmp_path: Path, overlap: bool, monkeypatch: Any
+) -> None:
+    plain = pictures(generate(run, tmp_path / "plain", "--prompt", "red ball")[0])
+    monkeypatch.setattr(videos, "Aside", lambda device, _: Aside(device, overlap))
+    other = pictures(generate(run, tmp_path / "other", "--prompt", "red ball")[0])
+    assert np.array_equal(plain, other)
+    timing = json.loads((tmp_path / "other" / "timing.json").read_text())
+    assert timing["pictures_s_with_decoding"] > 0
 
 
 def test_a_turn_changes_the_stream_from_its_chunk_on(run: Path, tmp_path: Path) -> None:

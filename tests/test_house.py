@@ -82,7 +82,7 @@ def test_imports_point_one_way() -> None:
         ("adastate/stream/cache.py", "from adastate.net import DiT"),
         ("adastate/net/dit.py", "from adastate.stream import StateCache"),
         ("adastate/net/dit.py", "import adastate.losses"),
-        ("adastate/flow.py", "from adastate.types import Batch"),
+        ("adastate/flow.py", "from adastate.net import DiT"),
         ("adastate/noise.py", "from adastate.ema import EMA"),
         ("adastate/student.py", "from adastate.teacher import Teacher"),
         ("adastate/student.py", "def late():\n    from adastate import distill"),

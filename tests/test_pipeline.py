@@ -10,13 +10,15 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from adastate import launch, pipeline, signals
-from adastate.pipeline import Stage, run_stage, stages
+from adastate import launch, pipeline, presets, signals
+from adastate.config import read_command
+from adastate.pipeline import run_stage
+from adastate.presets import INITS, Stage, stages
 
 
 def arguments(run: Path, **changes: object) -> argparse.Namespace:
     chosen = {"run": str(run), "size": "tiny", "data": "world", "teacher": "builtin", "clips": 8, "rest": []}
-    return argparse.Namespace(**{**chosen, **changes})
+    return argparse.Namespace(**{**chosen, "preset": "default", "init": "causal_ode", **changes})
 
 
 def names(run: Path, **changes: object) -> list[str]:
@@ -40,7 +42,7 @@ def test_the_clips_of_a_small_folder_overlap(tmp_path: Path, monkeypatch: pytest
     folder.mkdir()
     (folder / "a.mp4").write_bytes(b"0" * 100)
     assert overlap("clips") and overlap(str(folder)) and not overlap("world")
-    monkeypatch.setattr(pipeline, "SMALL_FOLDER", 99)
+    monkeypatch.setattr(presets, "SMALL_FOLDER", 99)
     assert overlap("clips") and not overlap(str(folder))
 
 
@@ -96,3 +98,91 @@ def test_a_stage_that_was_asked_to_stop_is_not_done_and_one_that_ended_first_is(
             run_stage(stage, tmp_path, Console(quiet=True))
         assert stop.value.code == signals.AGAIN
         assert f'"done": {done}' in (tmp_path / "stages" / f"stage-{code}.json").read_text()
+
+
+FULL = ["shards", "teacher", "trajectories", "ar", "causal trajectories", "init", "distill", "long"]
+
+
+def test_the_full_preset_goes_through_every_stage(tmp_path: Path) -> None:
+    tail = ["rollouts 1x", "rollouts 6x", "evaluate"]
+    assert names(tmp_path, preset="full") == [*FULL, *tail]
+    without = {"consistency": {"causal trajectories"}, "ar_diffusion": {"causal trajectories", "init"}}
+    for init in INITS[1:]:
+        left_out = without.get(init, {"ar", "causal trajectories"})
+        assert names(tmp_path, preset="full", init=init) == [name for name in [*FULL, *tail] if name not in left_out]
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("size", ["tiny", "wan_1_3b"])
+def test_every_stage_is_composed_and_begins_with_what_an_earlier_one_writes(
+    tmp_path: Path, size: str, init: str
+) -> None:
+    made = {"builtin" if size == "tiny" else "weights/Wan2.1-T2V-1.3B-Diffusers"}
+    for stage in stages(arguments(tmp_path, preset="full", size=size, init=init)):
+        if stage.argv[0] != "fit":
+            continue
+        config, rest = read_command(stage.argv[1:])
+        told = {word.partition("=")[0]: word.partition("=")[2] for word in rest if word.startswith("--model")}
+        model = config.lightning["model"]["init_args"]
+        mine = told.get("--model.init_args.weights", model.get("weights"))
+        begins = told.get("--model.init_args.student.init_args.weights", mine)
+        assert begins in made, (stage.name, begins)
+        assert config.variables["run"]["stage"] == stage.name, "the stage's folder has the stage's name"
+        made.add(told.get("--model.init_args.out", model["out"]))
+    assert str(tmp_path / "long.safetensors") in made
+
+
+def test_what_a_stage_made_of_other_things_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "paths"
+
+    def run(argv: list[str]) -> int:
+        out.mkdir(exist_ok=True)
+        (out / "index.json").write_text("{}")
+        (out / argv[-1]).write_text("")
+        return 0
+
+    def there(word: str, anew: bool = False) -> set[str]:
+        run_stage(Stage("paths", ["trajectories", word], makes=out), tmp_path, Console(quiet=True), anew)
+        return {p.name for p in out.iterdir()} - {"index.json"}
+
+    monkeypatch.setattr(launch, "run", run)
+    out.mkdir()
+    (out / "index.json").write_text("{}")
+    (out / "mine").write_text("")
+    assert there("a") == {"mine", "a"}, "what was not made by the pipeline is not taken away by it"
+    assert there("b") == {"b"}
+    (out / "b").unlink()
+    assert there("b") == set(), "done"
+    assert there("b", anew=True) == {"b"}
+
+
+def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    stage, console, clock = Stage("init", ["fit", "a"]), Console(quiet=True), [0.0]
+
+    def run(argv: list[str], values: list[float], seconds: float, code: int) -> int:
+        writer = SummaryWriter(str(tmp_path / "init"))
+        for step, value in enumerate(values):
+            writer.add_scalar("init/loss", value, step)
+        writer.close()
+        clock[0] += seconds
+        return code
+
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(launch, "run", lambda argv: run(argv, [9.0] * 40, 5.0, 1))
+    with pytest.raises(SystemExit):
+        run_stage(stage, tmp_path, console)
+    monkeypatch.setattr(launch, "run", lambda argv: run(argv, [2.0, 4.0, *[3.0] * 16, 1.0, 0.0], 7.0, 0))
+    other = Stage("init", ["fit", "b"])
+    told = run_stage(other, tmp_path, console)
+    assert told["seconds"] == 7.0 and [*told["losses"]["init/loss"]] == [3.0, 0.5], (
+        "another attempt's curve is not meant"
+    )
+    monkeypatch.setattr(launch, "run", lambda argv: run(argv, [1.0], 2.0, 1))
+    with pytest.raises(SystemExit):
+        run_stage(stage, tmp_path, console)
+    monkeypatch.setattr(launch, "run", lambda argv: run(argv, [1.0], 3.0, 0))
+    assert run_stage(stage, tmp_path, console)["seconds"] == 5.0, "both attempts of one command"

@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adastate import distill as distill_module
+from adastate import sampler as sampler_module
+from adastate.bound import Bound
 from adastate.config import ConfigError, compose
 from adastate.distill import Distill
 from adastate.encoders import TAEHV, TinyCodec
@@ -35,7 +37,6 @@ from adastate.plan.cost import (
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
 from adastate.plan.runs import PRETRAINED, DistillRun, Run, Setting, codec_parameters, read
 from adastate.stream import StateCache, rollout
-from adastate.student import Bound
 from tests.rig import Prompts, fit, tiny_distill
 from tests.tiny import GRID, ROOT, SIZE, Drawn, normal, random_net, read_system, spec
 
@@ -146,7 +147,7 @@ class Step:
         self.index = torch.arange(batch)
         self.text = self.module.student.embed(["red ball", "snow", "slow lava", "fast"][:batch])
         self.negative = self.module.student.embed([""])
-        monkeypatch.setattr(distill_module, "shared_integer", lambda *_: level)
+        monkeypatch.setattr(sampler_module, "shared_integer", lambda *_: level)
 
     def student(self) -> Tensor:
         sample = self.module.sample(distill_module.Part(self.text, self.index), "test", grad=True)
@@ -407,7 +408,7 @@ def test_the_command_builds_no_network(monkeypatch: Any, capsys: Any) -> None:
 
 def test_the_tables_say_what_fits(monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    main(["plan", *arguments("1.3B", "stages/distill.yaml"), "--gpus=8"])
+    main(["plan", *arguments("1.3B", "stages/distill.yaml"), "--gpus=8", "--training.batch=16"])
     said = capsys.readouterr().out
     assert "planned with --data.batch=8" in said, "64 is no multiple of 8 x 16"
     assert "1,418,996,800" in said and "exit passes" in said and "TFLOP/s" in said

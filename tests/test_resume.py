@@ -15,11 +15,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked
 PLANS = [
     pytest.param(Plan(), 4, id="one process, prompts"),
     pytest.param(Plan(workers=2), 2, id="one process, prompts, 2 workers"),
+    pytest.param(Plan(long="streaming"), 3, id="one process, streams carried on"),
+    pytest.param(Plan("ddp", 2, long="streaming"), 2, id="two processes, streams carried on"),
     pytest.param(Plan("ddp", 2), 3, id="two processes, prompts"),
     pytest.param(Plan(data="shards", workers=2), 2, id="one process, shards, 2 workers"),
     pytest.param(Plan("ddp", 2, data="shards"), 2, id="two processes, shards"),
     pytest.param(Plan("zero2", 2, iterations=4), 1, id="ZeRO-2, two processes"),
     pytest.param(Plan("zero3", 2, iterations=4, data="shards"), 1, id="ZeRO-3, two processes, shards"),
+    pytest.param(Plan("fsdp2", 2, iterations=4), 1, id="FSDP2, two processes"),
     pytest.param(Plan(stage="teacher", data="shards"), 2, id="the teacher, shards"),
 ]
 

@@ -77,15 +77,19 @@ def test_the_codec_that_stands_in_is_layered_over_a_size() -> None:
     assert codec == {"class_path": "adastate.encoders.TAEHV", "init_args": {"weights": "weights/taew2_1.pth"}}
 
 
-def test_a_smaller_critic_beside_the_larger_teacher_as_the_docs_show_it(tmp_path: Path) -> None:
+def test_a_critic_beside_the_larger_teacher_is_small_or_large_as_the_docs_show_it(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (CONF.parent / "docs/wan.md").read_text(), re.S)
     (tmp_path / "critic.yaml").write_text(block)
     names = ("base.yaml", "sizes/wan_1_3b.yaml", "sizes/wan_14b.yaml", "stages/distill.yaml")
-    nets = compose([*(CONF / n for n in names), tmp_path / "critic.yaml"]).lightning["model"]["init_args"]
-    shown = {
-        name: node["init_args"]["size"]["width"]
-        for name, node in nets.items()
-        if name in ("teacher", "student", "critic")
-    }
-    assert shown == {"teacher": 5120, "student": 1536, "critic": 1536}
-    assert "1.3B" in nets["critic"]["init_args"]["weights"] and "14B" in nets["teacher"]["init_args"]["weights"]
+    for more, width, weights in (([], 1536, "1.3B"), ([tmp_path / "critic.yaml"], 5120, "14B")):
+        nets = compose([*(CONF / n for n in names), *more]).lightning["model"]["init_args"]
+        shown = {name: nets[name]["init_args"]["size"]["width"] for name in ("teacher", "student", "critic")}
+        assert shown == {"teacher": 5120, "student": 1536, "critic": width}
+        assert weights in nets["critic"]["init_args"]["weights"] and "14B" in nets["teacher"]["init_args"]["weights"]
+
+
+def test_the_critic_starts_from_the_teacher_of_its_size() -> None:
+    for size in ("tiny", "wan_1_3b"):
+        names = ("base.yaml", f"sizes/{size}.yaml", "stages/distill.yaml")
+        nets = compose([CONF / n for n in names], ["flow.teacher=mine"]).lightning["model"]["init_args"]
+        assert [nets[name]["init_args"]["weights"] for name in ("teacher", "critic")] == ["mine", "mine"]

@@ -178,13 +178,15 @@ def test_a_preempted_job_goes_back_into_the_queue_and_ends_with_the_bits_of_an_u
 JOB = {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "4", launch.LOGS: "runs/a/slurm"}
 
 
-def test_a_training_stage_has_all_tasks_and_anything_else_has_one() -> None:
+def test_training_stages_and_trajectories_have_all_tasks_and_anything_else_has_one() -> None:
     fit = launch.srun(["adastate"], ["fit", "--config", "conf/base.yaml"], JOB, "runs/a/slurm")
     assert fit[0] == "srun" and "--output=runs/a/slurm/%j-%t.log" in fit and "--cpus-per-task=4" in fit
     assert {"--trainer.num_nodes=2", "--trainer.devices=8", "--ckpt_path=auto"} < set(fit)
     assert f"--trainer.strategy={launch.STRATEGY}" in fit and "--ntasks=1" not in fit
     other = launch.srun(["adastate"], ["evaluate", "--run", "runs/a"], JOB, "runs/a/slurm")
     assert "--ntasks=1" in other and "--nodes=1" in other and other[-1] == "adastate"
+    paths = launch.srun(["adastate"], ["trajectories", "--clips", "8"], JOB, "runs/a/slurm")
+    assert not [word for word in paths if "ntasks" in word or "nodes" in word] and paths[-1] == "adastate"
 
 
 def test_a_chosen_strategy_and_a_chosen_checkpoint_are_left_alone(tmp_path: Path) -> None:
@@ -218,7 +220,9 @@ def test_a_signal_to_the_pipeline_reaches_its_stage_and_no_other_begins() -> Non
     assert process.communicate(timeout=20)[0].split() == ["-15", "75"]
 
 
-@pytest.mark.parametrize(("argv", "code", "told"), [("fit", 75, 75), ("fit", 143, 1), ("shards", 143, 143)])
+@pytest.mark.parametrize(
+    ("argv", "code", "told"), [("fit", 75, 75), ("fit", 143, 1), ("trajectories", 143, 1), ("shards", 143, 143)]
+)
 def test_a_task_that_failed_does_not_pass_for_one_that_was_asked_to_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: str, code: int, told: int
 ) -> None:

@@ -14,8 +14,8 @@ from adastate.noise import SampleNoise
 from adastate.solvers import unipc, unipc_levels
 from adastate.teacher import Teacher
 from adastate.types import Batch
-from tests.rig import Gradients, fit
-from tests.test_student import Batches
+from tests.rig import Gradients, distance, fit
+from tests.test_initialise import Batches
 from tests.tiny import GRID, SHAPE, SIZE, normal, randomise
 
 X, T = normal(2, 3, *SHAPE), torch.tensor([900.0, 200.0])
@@ -92,6 +92,26 @@ def test_a_training_step_moves_net_and_average() -> None:
     assert not torch.equal(teacher.net.head.head.weight, before)
     assert teacher.ema is not None and not torch.equal(teacher.ema.net.head.head.weight, before)
     assert all(g.norm() > 0 for g in gradients.steps[0][0].values())
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    steps = []
+    for checkpointing in (False, True):
+        seen = Gradients()
+        batch = Batch(torch.tensor([0, 1]), ["red", "snow"], latents=X)
+        fit(tiny_teacher(checkpointing=checkpointing), Batches(batch), seen, max_steps=1)
+        steps.append(seen.steps[0][0])
+    assert distance(*steps) < 1e-5
+
+
+def test_a_checkpoint_leaves_the_codec_in_its_own_file() -> None:
+    teacher = tiny_teacher()
+    checkpoint = {"state_dict": teacher.state_dict()}
+    teacher.on_save_checkpoint(checkpoint)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"net", "ema"}
+    other = tiny_teacher()
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
 
 
 def test_video_is_encoded_and_nothing_is_an_error() -> None:

@@ -169,7 +169,7 @@ def test_ranks_that_draw_differently_all_stop_with_a_sentence(ranks: list[Found]
 
 def test_what_does_not_go_is_refused(ranks: list[Found]) -> None:
     for found in ranks:
-        assert "no ZeRO checkpoint at" in found["no checkpoint"]
+        assert "no sharded checkpoint at" in found["no checkpoint"]
         assert "precision bf16-true" in found["unknown precision"]
 
 
@@ -193,7 +193,7 @@ def test_what_does_not_go_together(kwargs: dict[str, Any], said: str) -> None:
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "fsdp2"])
 def test_a_resumed_run_ends_with_the_same_bits(ranks: list[Found], kind: str) -> None:
     for found in ranks:
         resumed, unbroken = found[f"{kind} resumed"], found[kind]
@@ -204,10 +204,10 @@ def test_a_resumed_run_ends_with_the_same_bits(ranks: list[Found], kind: str) ->
             assert apart(resumed["weights"][name], unbroken["weights"][name]) == 0, name
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "fsdp2"])
 def test_one_process_reads_whole_weights_from_shards(folder: Path, ranks: list[Found], kind: str) -> None:
     from adastate.net import DiT
-    from adastate.zero import consolidate
+    from adastate.pieces import consolidate
     from tests.zero_worker import NET
 
     found, saved = consolidate(folder / kind), torch.load(folder / kind / "whole.pt")
@@ -224,7 +224,7 @@ def alone(folder: Path, ranks: list[Found]) -> Found:
     return torch.load(folder / "alone.pt")
 
 
-@pytest.mark.parametrize("kind", ["zero1 alone", "zero2 alone", "zero3 alone", "zero1 to zero3"])
+@pytest.mark.parametrize("kind", ["zero1 alone", "zero2 alone", "zero3 alone", "fsdp2 alone", "zero1 to zero3"])
 def test_one_process_goes_on_where_two_were(ranks: list[Found], alone: Found, kind: str) -> None:
     whole, unbroken = alone[kind], ranks[0][kind.split()[0]]
     assert whole["iteration"] == 30 and whole["updates"] == 10 and whole["rates"] == unbroken["rates"][26:]
@@ -232,7 +232,7 @@ def test_one_process_goes_on_where_two_were(ranks: list[Found], alone: Found, ki
         assert apart(whole["weights"][name], unbroken["weights"][name]) < 1e-4, name
 
 
-@pytest.mark.parametrize(("was", "now"), [("zero1", "zero2"), ("zero2", "zero3")])
+@pytest.mark.parametrize(("was", "now"), [("zero1", "zero2"), ("zero2", "zero3"), ("zero3", "fsdp2")])
 def test_another_stage_goes_on(ranks: list[Found], was: str, now: str) -> None:
     for found in ranks:
         for name, weights in found[was]["weights"].items():
@@ -240,9 +240,9 @@ def test_another_stage_goes_on(ranks: list[Found], was: str, now: str) -> None:
 
 
 def test_no_checkpoint_to_consolidate(tmp_path: Path) -> None:
-    from adastate.zero import consolidate
+    from adastate.pieces import consolidate
 
-    with pytest.raises(FileNotFoundError, match="no ZeRO checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="no sharded checkpoint at"):
         consolidate(tmp_path)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from adastate.critic import Critic
 from adastate.distill import Distill
 from adastate.encoders import TinyCodec, TinyText
+from adastate.fsdp import FsdpStrategy
 from adastate.net import Size
 from adastate.student import Student
 from adastate.teacher import Teacher
@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "fsdp2": {},
 }
 STEPS, SAVED = 30, 26
-SAVING = ("zero1", "zero2", "zero3")
+SAVING = ("zero1", "zero2", "zero3", "fsdp2")
 SMALL = {"zero_optimization": {"reduce_bucket_size": 4096, "stage3_param_persistence_threshold": 0}}
 """Several buckets, and every weight in pieces, down to the biases."""
 
@@ -54,7 +54,7 @@ def strategy(kind: str) -> Any:
     if kind == "ddp":
         return "ddp_find_unused_parameters_true"
     if kind == "fsdp2":
-        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+        return FsdpStrategy()
     from adastate.zero import ZeroStrategy
 
     return ZeroStrategy(**KINDS[kind], config=SMALL)
@@ -231,9 +231,10 @@ def main(rank: int, world: int, out: Path) -> None:
         found[f"{kind} forbidden"] = run(kind, 4, batch=1, forbid={7, 10})
     for kind in SAVING:
         found[f"{kind} resumed"] = run(kind, STEPS, resume=out / kind, done=SAVED)
+    for kind in ("zero1", "zero2", "zero3"):
         found[f"{kind} bf16"] = run(kind, 2, precision="bf16-mixed")
-    found["zero1 to zero2"] = run("zero2", STEPS, resume=out / "zero1", done=SAVED)
-    found["zero2 to zero3"] = run("zero3", STEPS, resume=out / "zero2", done=SAVED)
+    for was, now in (("zero1", "zero2"), ("zero2", "zero3"), ("zero3", "fsdp2")):
+        found[f"{was} to {now}"] = run(now, STEPS, resume=out / was, done=SAVED)
     found["no checkpoint"] = told("zero2", resume=out / "nowhere")
     found["unknown precision"] = told("zero2", precision="bf16-true")
     found["ranks differ"] = told("zero3", seed=rank)

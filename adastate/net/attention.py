@@ -1,8 +1,10 @@
-"""Attention behind one signature. Torch's scaled_dot_product_attention picks the kernel (flash where it can)."""
+"""Attention behind one signature, by several kernels; torch's own function is the default, and enough."""
 
 from __future__ import annotations
 
+import importlib
 from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +12,50 @@ from torch.nn import functional as nnf
 
 from adastate.types import FrameMask
 
+Backend = Literal["sdpa", "flash_attn", "flash3", "flash4", "flex"]
+
+_HOOKS = {"flash3": ("FA3", "flash-attn-3"), "flash4": ("FA4", "flash-attn-4")}
+"""Implementations behind torch's own function: its name for them, and the package that registers them."""
+
+_backend: Backend = "sdpa"
+
 DENSE_LIMIT = 2**21
 """Up to so many (query, key) pairs a boolean mask is cheaper than one call per group of equal rows."""
+
+
+def use(backend: Backend) -> str:
+    """Chooses the kernels of this process; returns a line for the log.
+
+    `sdpa`: torch chooses. `flash_attn`: that package, where nothing is masked and numbers are half. `flash3`, `flash4`:
+    those kernels within torch's function. `flex`: torch's flex_attention where frames are masked. Where a kernel does
+    not apply, torch's function does.
+
+    Raises:
+        ValueError: there is no such backend, or it is not installed.
+    """
+    global _backend
+    told = f"attention: {backend}"
+    restore = getattr(torch.nn.attention, "restore_flash_attention_impl", None)
+    if _backend in _HOOKS and restore is not None:
+        restore()
+    if backend in _HOOKS:
+        name, package = _HOOKS[backend]
+        try:
+            torch.nn.attention.activate_flash_attention_impl(name)  # type: ignore[attr-defined]
+        except Exception as error:  # whatever it is that the package cannot be imported for
+            raise ValueError(
+                f"attention {backend!r} needs the package {package} and a torch with "
+                f"torch.nn.attention.activate_flash_attention_impl: {error}"
+            ) from error
+    elif backend == "flash_attn":
+        try:
+            told += f" {_flash_attn().__version__}"
+        except ImportError as error:
+            raise ValueError("attention 'flash_attn' needs the package: pip install flash-attn") from error
+    elif backend not in ("sdpa", "flex"):
+        raise ValueError(f"attention {backend!r}: there are sdpa, flash_attn, flash3, flash4 and flex")
+    _backend = backend
+    return told
 
 
 def attend(
@@ -22,9 +66,14 @@ def attend(
     A large mask is never built: queries of equal rows run together over just the keys that they see, which
     is exact, costs no more arithmetic than the mask leaves, and lets flash kernels do it.
     """
+    whole = visible is None or all(map(all, visible))
+    if whole and _backend == "flash_attn" and q_BLNK.is_cuda and q_BLNK.dtype in (torch.bfloat16, torch.float16):
+        return _flash_attn().flash_attn_func(q_BLNK, k_BLNK, v_BLNK)
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNK))
-    if visible is None or all(map(all, visible)):
+    if visible is None or whole:
         return _sdpa(q, k, v).transpose(1, 2)
+    if _backend == "flex":
+        return _flex(q.device.type)(q, k, v, block_mask=_block_mask(visible, frame_tokens, q.device)).transpose(1, 2)
     if q.shape[2] * k.shape[2] <= DENSE_LIMIT:
         return _sdpa(q, k, v, _token_mask(visible, frame_tokens, q.device)).transpose(1, 2)
     parts = []
@@ -74,3 +123,28 @@ def _groups(visible: FrameMask) -> list[tuple[int, int, tuple[bool, ...]]]:
         else:
             groups.append((i, i + 1, row))
     return groups
+
+
+@lru_cache(maxsize=1)
+def _flash_attn() -> Any:
+    return importlib.import_module("flash_attn")
+
+
+@lru_cache(maxsize=2)
+def _flex(device: str) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+
+
+@lru_cache(maxsize=64)
+def _block_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    seen = torch.tensor(visible, dtype=torch.bool, device=device)
+
+    def mask(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return seen[query // frame_tokens, key // frame_tokens]
+
+    shape = (len(visible) * frame_tokens, len(visible[0]) * frame_tokens)
+    return create_block_mask(mask, None, None, *shape, device=device)

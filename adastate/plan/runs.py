@@ -375,6 +375,8 @@ def _spec(found: dict[str, Any]) -> StreamSpec:
 
 
 def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net:
+    if found.get("lora"):
+        raise ConfigError(f"the {name} learns through adapters, and only full training is counted: leave lora out")
     size = _size(found)
     cast = found.get("compute_dtype") not in (None, "float32")
     return Net(name, parameters(size), size, trained, averaged, trained and bool(found["checkpointing"]), cast)

@@ -68,7 +68,6 @@ def rollout(
     finish: bool = True,
     scenes: Mapping[int, Scene] | None = None,
     reencode: Reencode | None = None,
-    grad_from: int = 0,
     record: list[Step] | None = None,
 ) -> Iterator[Chunk]:
     """Yields `chunks` chunks of a stream, each denoised together with its state.
@@ -89,7 +88,6 @@ def rollout(
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
         scenes: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
-        grad_from: with `grad`, the chunk of this call from which on it is meant.
         record: takes one Step a chunk, for `replay`.
     """
     spec = cache.spec
@@ -105,7 +103,6 @@ def rollout(
         yield from staircase(student, noise, cache, chunks, shape, finish, scenes, last, grad)
         return
     for index in range(chunks):
-        learns = grad and index >= grad_from
         if index in scenes:
             student = scenes[index].student
             switch_prompt(student, cache, scenes[index].switch or spec.switch)
@@ -114,11 +111,11 @@ def rollout(
         times = spec.levels(cache.generated)
         exit_at = max(0, len(times) - len(spec.timesteps) + last)
         x = _first_noise(noise, cache, queries, frames, shape)
-        exit_view = cache.view(frames, queries, keep=learns and spec.cache_grad == "straight_through")
-        quiet = cache.view(frames, queries)
+        exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
+        quiet = cache.view(frames, queries) if grad else exit_view
         for level in range(exit_at + 1):
             at_exit = level == exit_at
-            with torch.set_grad_enabled(learns and at_exit):
+            with torch.set_grad_enabled(grad and at_exit):
                 x0 = _predict(student, x, _times(x, times[level]), exit_view if at_exit else quiet, spec.shift)
             if not at_exit:
                 fresh = _draw(noise, cache.generated, level + 1, queries, frames, shape)
@@ -130,7 +127,7 @@ def rollout(
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
         cache.generated += 1
         if finish or index < chunks - 1:
-            clean = write(student, noise, cache, x0, queries, learns, exit_view)
+            clean = write(student, noise, cache, x0, queries, grad, exit_view)
             if record is not None:
                 record[-1].clean = clean
 
@@ -143,7 +140,7 @@ def replay(student: Student, cache: StateCache, steps: Sequence[Step]) -> Iterat
     more exit and clean pass a chunk, and the activations of one chunk however long the rollout.
 
     Args:
-        cache: a fresh one, as the recorded rollout began with.
+        cache: as the recorded rollout began with, a fresh one or a fork.
     """
     if cache.spec.cache_grad != "detached" or cache.spec.state_grad:
         raise ValueError(

@@ -37,10 +37,10 @@ class Section:
 
     @property
     def rank(self) -> int:
-        """Lower is taken first: an average, then a network, then a bare adapter, then what belongs to training."""
+        """Lower is taken first: networks before bare adapters, averages before others, what is for training last."""
         if OTHERS.search(self.label):
-            return 3
-        return 2 if self.adapter else 0 if EMA.search(self.label) else 1
+            return 4
+        return 2 * self.adapter + (not EMA.search(self.label))
 
 
 @dataclass(frozen=True)

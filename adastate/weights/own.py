@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from adastate.net import DiT
+from adastate.net.adapters import adapted, is_adapter, merged
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import BUILTIN, read
 from adastate.weights.files import Entry, WeightsError, parse_header, read_header, whole, write_safetensors
+from adastate.weights.names import to_diffusers
 from adastate.weights.report import Report, compare
 from adastate.weights.sources import locate
 
@@ -24,12 +28,50 @@ __all__ = ["BUILTIN", "facts", "load", "mismatch", "save"]
 def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
     """Writes `net` as safetensors under Wan's names, whole or not at all.
 
-    The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream.
+    The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
+    are merged, and lie alone in a second file beside it, `x.lora.safetensors` beside `x.safetensors`.
     """
     dtype = torch.float16 if half else None
-    entries = {name: Entry.of(tensor).cast(dtype) for name, tensor in net.state_dict().items()}
+    entries = {name: entry.cast(dtype) for name, entry in plain(net).items()}
     with whole(path) as scratch:
         write_safetensors(scratch, entries, header(asdict(net.size), stream))
+    if adapted(net):
+        save_adapters(net, path.with_suffix(".lora.safetensors"))
+
+
+def plain(net: DiT) -> dict[str, Entry]:
+    """The weights of `net` under Wan's names; adapters are merged one layer at a time, as it is read."""
+    layers = adapted(net)
+    found = {}
+    for name, tensor in net.state_dict().items():
+        if is_adapter(name):
+            continue
+        ours = name.replace(".base_layer.", ".")
+        module, _, kind = ours.rpartition(".")
+        found[ours] = Entry.of(tensor)
+        if kind == "weight" and module in layers:
+            found[ours] = Entry(tuple(tensor.shape), tensor.dtype, partial(_merged, layers[module]))
+    return found
+
+
+def _merged(layer: Any) -> Tensor:
+    return merged(layer)[0]
+
+
+def save_adapters(net: DiT, path: Path) -> None:
+    """Writes the adapters of `net` alone, as safetensors under diffusers' names: `pipe.load_lora_weights` reads it.
+
+    Their scale lies in B, so that alpha, which not every reader looks for, is the rank.
+    """
+    entries = {}
+    for module, layer in adapted(net).items():
+        (scale,) = layer.scaling.values()
+        (down,), (up,) = (tuple(factor.values()) for factor in (layer.lora_A, layer.lora_B))
+        there = f"transformer.{to_diffusers(f'{module}.weight')}".removesuffix(".weight")
+        entries[f"{there}.lora_A.weight"] = Entry.of(down.weight.detach())
+        entries[f"{there}.lora_B.weight"] = Entry.of(up.weight.detach() * scale)
+    with whole(path) as scratch:
+        write_safetensors(scratch, entries, {"format": "pt"})
 
 
 def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dict[str, str]:

@@ -1,12 +1,19 @@
-"""Checkpoints that several processes wrote in pieces (ZeRO), as whole weights on one."""
+"""Checkpoints that several processes wrote in pieces (ZeRO, FSDP2), as whole weights on one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from adastate.pieces import PiecesError, consolidate
 from adastate.weights.files import Entry, WeightsError
 
-NAMES = {"student": "student.net", "student_average": "student.ema.net", "critic": "critic.net"}
+NAMES = {
+    "student": "student.net",
+    "student_average": "student.ema.net",
+    "critic": "critic.net",
+    "teacher": "net",
+    "teacher_average": "ema.net",
+}
 """Our names of a checkpoint's networks -> those of an unsharded one."""
 
 
@@ -19,11 +26,9 @@ def state_of(folder: Path) -> Path | None:
 def gather(state: Path) -> dict[str, Entry]:
     """Every network's float32 weights, under the names that an unsharded checkpoint gives them."""
     try:
-        from adastate.zero import consolidate
-
         networks = consolidate(state)
-    except ImportError as error:
-        raise WeightsError(f"{state} is a ZeRO checkpoint: reading it needs deepspeed ({error})") from error
+    except PiecesError as error:
+        raise WeightsError(str(error)) from error
     return {
         f"{NAMES.get(network, network)}.{name}": Entry.of(tensor)
         for network, weights in networks.items()

@@ -193,7 +193,7 @@ def test_a_banner_says_from_where_and_that_the_loss_goes_on(tmp_path: Path, capl
     assert manifest["seed"] == 0 and set(manifest["losses"]) == {"critic/loss", "student/loss"}
     with caplog.at_level("INFO"):
         train(tmp_path, 3, resume=newest(tmp_path / "checkpoints"))
-    digest = manifest["files"][STATE]["sha256"][:12]
+    digest = whole.fingerprint(tmp_path / "checkpoints" / "00000002")
     assert f"00000002 (sha256 {digest}) at iteration 2, where the losses were critic/loss" in caplog.text
     assert "losses at iteration 3: critic/loss" in caplog.text
 

@@ -215,6 +215,8 @@ def test_a_job_is_requeued_only_if_that_is_wanted(tmp_path: Path, monkeypatch: p
         ("JobState=RUNNING BatchFlag=1 Requeue=1", "job 12 requeued", "requeue 12"),
         ("JobState=RUNNING BatchFlag=1 Requeue=0", "job 12 was submitted without --requeue", ""),
         ("JobState=CANCELLED BatchFlag=1 Requeue=1", "job 12 is cancelled and left alone", ""),
+        ("JobState=COMPLETING Reason=None BatchFlag=1 Requeue=1", "job 12 is completing and left alone", ""),
+        ("JobState=COMPLETING Reason=TimeLimit BatchFlag=1 Requeue=1", "job 12 requeued", "requeue 12"),
         ("JobState=RUNNING BatchFlag=0 Requeue=1", "", ""),
     ):
         scontrol = Scontrol(tmp_path, facts)

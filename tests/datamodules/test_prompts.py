@@ -110,3 +110,27 @@ def test_files_without_prompts_are_refused(tmp_path: Path, content: bytes | None
 def test_a_rank_lies_within_the_global_batch() -> None:
     with pytest.raises(ValueError, match="rank 1 with a batch of 4 does not fit into a global batch of 6"):
         Batches(lambda numbers: Batch(torch.tensor(numbers), []), 4, 6, rank=1)
+
+
+def test_pairs_are_the_same_flight_in_another_direction() -> None:
+    plain, paired = PromptData(batch=16), PromptData(batch=16, pairs=True)
+    a, b = (next(iter(data.batches())) for data in (plain, paired))
+    assert a.prompts == b.prompts and a.index.tolist() == b.index.tolist() and not a.next_prompts
+    assert len(b.next_prompts) == 16 and all(one != other for one, other in zip(b.prompts, b.next_prompts, strict=True))
+    for i, caption in enumerate(b.next_prompts):
+        first = flight(0, i)
+        assert first.palette in caption and first.mover in caption and f"{first.heading}," not in caption
+
+
+def test_two_files_go_line_by_line(tmp_path: Path, file: Path) -> None:
+    other = tmp_path / "next.txt"
+    other.write_text("".join(f"then {i}\n" for i in range(7)), encoding="utf-8")
+    batches = islice(PromptData(str(file), batch=4, next_file=str(other)).batches(), 4)
+    for batch in batches:
+        numbers = [p.removeprefix("prompt ") for p in batch.prompts]
+        assert batch.next_prompts == [f"then {n}" for n in numbers]
+    other.write_text("one\n")
+    with pytest.raises(ValueError, match=r"has 1 prompts, and .* 7: line by line"):
+        PromptData(str(file), next_file=str(other))
+    with pytest.raises(ValueError, match="give a next_file"):
+        PromptData(str(file), pairs=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -84,3 +89,78 @@ def test_bf16_with_gradient_is_the_same_attention(name: str) -> None:
     assert spelled.requires_grad and not kernel.requires_grad
     assert torch.allclose(spelled.float(), kernel.float(), atol=3e-2)
     assert torch.allclose(spelled.double(), by_hand(q, k, v, mask), atol=3e-2)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    yield
+    attention.use("sdpa")
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("name", MASKS)
+def test_flex_sees_what_the_mask_says(name: str) -> None:
+    mask = MASKS[name]
+    q, k, v = qkv(len(mask), len(mask[0]))
+    assert attention.use("flex") == "attention: flex"
+    got = attend(q, k, v, mask, L)
+    assert torch.allclose(got.double(), by_hand(q, k, v, mask), atol=1e-5)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("flash_attn", "needs the package: pip install flash-attn"),
+        ("flash3", "needs the package flash-attn-3"),
+        ("cudnn", "there are sdpa, flash_attn, flash3, flash4 and flex"),
+    ],
+)
+def test_what_is_not_there_is_told(backend: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    with pytest.raises(ValueError, match=message):
+        attention.use(backend)
+    q, k, v = qkv(2)
+    assert torch.allclose(attend(q, k, v).double(), by_hand(q, k, v, None), atol=1e-5)
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_package_is_asked_where_nothing_is_masked_and_numbers_are_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        asked.append(q.shape)
+        return q
+
+    package = SimpleNamespace(__version__="2", flash_attn_func=flash_attn_func)
+    monkeypatch.setattr(attention, "_flash_attn", lambda: package)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    assert attention.use("flash_attn") == "attention: flash_attn 2"
+    q, k, v = (x.bfloat16() for x in qkv(2))
+    attend(q, k, v)
+    attend(q, k, v, ((True, False), (True, True)), L)
+    attend(q.float(), k.float(), v.float())
+    assert asked == [q.shape]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need a CUDA device")
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("backend", ["flash_attn", "flash3", "flash4"])
+def test_flash_kernels_on_a_gpu(backend: Any) -> None:
+    q, k, v = (x.cuda().bfloat16().repeat(1, 1, 1, 8) for x in qkv(2, 6))
+    expected = attend(q, k, v).float()
+    try:
+        attention.use(backend)
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert (attend(q, k, v).float() - expected).norm() / expected.norm() < 2e-2
+
+
+@torch.no_grad()
+def test_bf16_on_a_cpu_by_rows_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (x.bfloat16() for x in qkv(4))
+    whole = attend(q, k, v)
+    monkeypatch.setattr(attention, "DENSE_LIMIT", 40)
+    assert torch.allclose(attend(q, k, v), whole, atol=1e-2)
+    assert torch.allclose(whole.double(), by_hand(q, k, v, None), atol=3e-2)

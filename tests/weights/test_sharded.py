@@ -13,11 +13,13 @@ from callbacks import whole
 from tests import kills
 from tests.kills import Plan
 
+PLANS = [Plan(iterations=2), Plan("zero3", 2, iterations=2), Plan("fsdp2", 2, iterations=2)]
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
-@pytest.mark.parametrize("plan", [Plan(iterations=2), Plan("zero3", 2, iterations=2)], ids=["one process", "ZeRO-3"])
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p.strategy)
 def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) -> None:
-    if plan.strategy != "one":
+    if plan.strategy == "zero3":
         pytest.importorskip("deepspeed")
     kills.straight(plan, tmp_path)
     folder = whole.folders(tmp_path / "checkpoints")[-1]

@@ -1,0 +1,71 @@
+"""What a video does, as pure functions of pixels. Video is `[B, T, 3, h, w]` in [-1, 1].
+
+`motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
+at the borders of chunks, `memory` (departure from the first view, repetition), `quality` (distance from real video).
+`curves` makes curves over time of them, `uncertainty` says how sure a mean is.
+"""
+
+from adastate.metrics.coherence import border_flicker, spread, warp_error
+from adastate.metrics.colour import apart, bright_hue, ground, ground_hue, hue, saturation, turned
+from adastate.metrics.composite import composite
+from adastate.metrics.curves import averaged, over_time
+from adastate.metrics.memory import departure, likeness, loop, repetition, thumbnails
+from adastate.metrics.motion import (
+    DIRECTIONS,
+    displacement,
+    dynamic_degree,
+    flow,
+    forward,
+    gone,
+    heading,
+    residual,
+)
+from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
+from adastate.metrics.quality import Moments, features, frechet, moments
+from adastate.metrics.raft import raft_flow
+from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval, statistic
+
+__all__ = [
+    "DIRECTIONS",
+    "Interval",
+    "Moments",
+    "Resamples",
+    "apart",
+    "averaged",
+    "bootstrap",
+    "border_flicker",
+    "bright_hue",
+    "change",
+    "composite",
+    "contrast",
+    "departure",
+    "difference",
+    "displacement",
+    "drift",
+    "dynamic_degree",
+    "features",
+    "flow",
+    "forward",
+    "frechet",
+    "gone",
+    "ground",
+    "ground_hue",
+    "heading",
+    "hue",
+    "interval",
+    "likeness",
+    "loop",
+    "moments",
+    "nearest",
+    "over_time",
+    "raft_flow",
+    "repetition",
+    "residual",
+    "saturation",
+    "sharpness",
+    "spread",
+    "statistic",
+    "thumbnails",
+    "turned",
+    "warp_error",
+]

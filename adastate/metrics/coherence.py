@@ -1,0 +1,45 @@
+"""Whether a picture follows from the one before it: what no motion explains, and what happens where chunks meet."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from adastate.metrics.motion import _overlap
+
+
+def spread(video: Tensor) -> Tensor:
+    """Variance over the pixels of a picture, mean over channels and pictures, `[B]`: the yardstick of what follows."""
+    return video.flatten(3).var(-1).mean((1, 2)).clamp_min(1e-6)
+
+
+def warp_error(video: Tensor, reach: int = 3) -> Tensor:
+    """What no motion of the camera explains, `[B, T - 1]`, for every picture and the one before it.
+
+    The smallest mean squared difference that a whole-pixel shift within `reach` leaves over the common area, over the
+    clip's `spread`. 0 for a still and for a sheet that slides; a little where things move by themselves; at most 2, for
+    unrelated pictures somewhat less, as the best of many shifts is taken.
+    """
+    before, after = video[:, :-1], video[:, 1:]
+    height, width = video.shape[-2:]
+    best = torch.full(before.shape[:2], math.inf, device=video.device)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            a, b = _overlap(before, dx, dy, height, width), _overlap(after, -dx, -dy, height, width)
+            best = torch.minimum(best, (a - b).square().mean((2, 3, 4)))
+    return best / spread(video)[:, None]
+
+
+def border_flicker(video: Tensor, chunk: int) -> Tensor:
+    """Change from picture to picture across borders of chunks over that within chunks, `[B]`; 1 is none.
+
+    Args:
+        chunk: pictures of a chunk; the clip begins with the first picture of one.
+    """
+    change = (video[:, 1:] - video[:, :-1]).abs().mean((2, 3, 4))
+    if chunk < 2 or change.shape[1] < chunk:
+        raise ValueError(f"{video.shape[1]} pictures in chunks of {chunk}: take chunks of 2 or more, and two of them")
+    at_border = (torch.arange(1, video.shape[1]) % chunk == 0).to(video.device)
+    return change[:, at_border].mean(1) / change[:, ~at_border].mean(1).clamp_min(1e-6)

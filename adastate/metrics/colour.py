@@ -1,0 +1,59 @@
+"""Colours of a clip. A hue is counted in turns, 0 to 1: the direction of a colour in the plane of the chroma."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ground(video: Tensor, colours: Tensor) -> Tensor:
+    """Index of the colour `[P, 3]` nearest to each clip's median colour, `[B]`."""
+    median = video.movedim(2, -1).flatten(1, 3).median(1).values
+    return (median[:, None] - colours[None].to(median)).square().sum(-1).argmin(1)
+
+
+def saturation(video: Tensor) -> Tensor:
+    """Spread between the largest and the smallest colour channel, mean over the clip, `[B]`."""
+    return (video.amax(2) - video.amin(2)).mean((1, 2, 3))
+
+
+def hue(colour: Tensor) -> Tensor:
+    """Hue `[...]` of colours `[..., 3]`; brightness and strength do not matter."""
+    angle = torch.arange(3, device=colour.device) * (2 * math.pi / 3)
+    x, y = (colour * angle.cos()).sum(-1), (colour * angle.sin()).sum(-1)
+    return torch.atan2(y, x) / (2 * math.pi) % 1.0
+
+
+def ground_hue(video: Tensor, margin: float = 0.15) -> Tensor:
+    """Hue of the ground in every picture, `[B, T]`: of the pixels less than `margin` brighter than the median."""
+    pixels = video.flatten(3).transpose(2, 3)  # [B, T, P, 3]
+    brightness = pixels.mean(-1)
+    ground_ = brightness < brightness.median(-1, keepdim=True).values + margin
+    return hue((pixels * ground_[..., None]).sum(2))
+
+
+def bright_hue(video: Tensor, above: float = 0.3, strength: float = 0.42, least: int = 8) -> Tensor:
+    """Hue of what is bright and coloured in every picture, `[B, T]`; nan where fewer than `least` pixels are.
+
+    Args:
+        above: least brightness of a pixel, the mean of its channels.
+        strength: least distance of its colour from grey; it keeps white out, and its blends with the ground.
+    """
+    pixels = video.flatten(3).transpose(2, 3)
+    grey = pixels.mean(-1, keepdim=True)
+    counts = (grey > above) & ((pixels - grey).norm(dim=-1, keepdim=True) > strength)
+    found = hue((pixels * counts).sum(2))
+    return torch.where(counts.sum((2, 3)) >= least, found, math.nan)
+
+
+def turned(hues: Tensor) -> Tensor:
+    """Turns since the first picture, `[B, T]` of `[B, T]`, laps counted: each step is taken the shorter way round."""
+    step = (hues[:, 1:] - hues[:, :-1] + 0.5) % 1.0 - 0.5
+    return torch.cat([torch.zeros_like(hues[:, :1]), step.cumsum(1)], 1)
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Turns between two hues the shorter way round, 0 to 0.5."""
+    return ((a - b + 0.5) % 1.0 - 0.5).abs()

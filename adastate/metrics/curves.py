@@ -1,0 +1,32 @@
+"""Measures over time: any measure of a clip, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def over_time(measure: Callable[[Tensor], Tensor], video: Tensor, window: int, stride: int | None = None) -> Tensor:
+    """`measure` of each window of `window` pictures, one after another or `stride` apart, `[B, n, ...]`.
+
+    What is left over at the end, less than a window, is not measured.
+    """
+    starts = range(0, video.shape[1] - window + 1, stride or window)
+    if not starts:
+        raise ValueError(f"{video.shape[1]} pictures hold no window of {window}")
+    return torch.stack([measure(video[:, i : i + window]) for i in starts], 1)
+
+
+def averaged(series: Tensor, window: int, offset: int = 0) -> Tensor:
+    """Means `[B, n]` of a series `[B, T]` over windows of `window`; what is nan is left out.
+
+    Args:
+        offset: picture at which the series begins: 1 if it is of pairs and value i belongs to picture i + 1. Windows
+            begin at picture 0, so the first one has that much less.
+    """
+    pad = series.new_full((len(series), offset), float("nan"))
+    padded = torch.cat([pad, series], 1)
+    whole = padded.shape[1] // window * window
+    return padded[:, :whole].unflatten(1, (-1, window)).nanmean(2)

@@ -1,0 +1,64 @@
+"""A rollout and its own past: how far it has left its first view, and whether it comes back to old content."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+SIDE = 8
+"""Pictures are compared at so many pixels a side, so that a shift by a pixel or two matters little."""
+
+
+def thumbnails(video: Tensor, side: int = SIDE) -> Tensor:
+    """`[B, T, 3 side side]`, pictures made small."""
+    small = nn.functional.adaptive_avg_pool2d(video.flatten(0, 1), side)
+    return small.flatten(1).unflatten(0, video.shape[:2])
+
+
+def departure(video: Tensor, first: int = 8) -> Tensor:
+    """How different each picture is from the one most like it among the first `first`, `[B, T]`.
+
+    Mean squared difference of thumbnails over twice the variance within them: 0 for a still, about 1 for another place
+    of the same kind, more where the colours have changed, too. It grows with the time that a flight takes to leave its
+    first view, so compare it with that of the true flight.
+    """
+    small = thumbnails(video)
+    per_channel = small.unflatten(-1, (3, -1))
+    spread = per_channel.var(-1).mean((1, 2)).clamp_min(1e-6)
+    distance = torch.cdist(small, small[:, :first]).square() / small.shape[-1]
+    return distance.amin(2) / (2 * spread[:, None])
+
+
+def likeness(video: Tensor) -> Tensor:
+    """Correlation of the thumbnails of any two pictures, each channel's mean taken off, `[B, T, T]`; 1 is the same."""
+    small = thumbnails(video).unflatten(-1, (3, -1))
+    centred = (small - small.mean(-1, keepdim=True)).flatten(2)
+    unit = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return unit @ unit.transpose(1, 2)
+
+
+def repetition(video: Tensor, gap: int) -> Tensor:
+    """Largest likeness of each picture to one at least `gap` before it, `[B, T]`; nan where there is none.
+
+    The largest of more candidates is larger, so it grows with time even in a true flight: compare it with that.
+    """
+    alike = likeness(video)
+    late = torch.arange(video.shape[1], device=video.device)
+    allowed = late[None, :] <= late[:, None] - gap
+    found = alike.masked_fill(~allowed, -math.inf).amax(2)
+    return torch.where(allowed.any(1), found, math.nan)
+
+
+def loop(video: Tensor, shortest: int = 4) -> tuple[Tensor, Tensor]:
+    """(period in pictures [B], strength [B]): the lag from `shortest` to half the clip at which a clip is most like
+    itself, and its mean likeness there. A loop has strength 1 at its period, the shortest of several that are as good;
+    a still repeats itself at every lag, so its period is `shortest`."""
+    alike, pictures = likeness(video), video.shape[1]
+    if pictures < 2 * shortest:
+        raise ValueError(f"{pictures} pictures are too few for a period of {shortest} or more: give twice as many")
+    lags = range(shortest, pictures // 2 + 1)
+    mean = torch.stack([alike.diagonal(-lag, 1, 2).mean(1) for lag in lags], 1)
+    at = (mean >= mean.amax(1, keepdim=True) - 1e-3).float().argmax(1)
+    return at + shortest, mean.gather(1, at[:, None])[:, 0]

@@ -1,0 +1,37 @@
+"""What the pictures of a clip look like, apart from what they show."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def contrast(video: Tensor) -> Tensor:
+    """Standard deviation over each picture's pixels, mean over the clip, `[B]`."""
+    return video.flatten(3).std(-1).mean((1, 2))
+
+
+def change(video: Tensor, gap: int = 1) -> Tensor:
+    """Mean absolute difference of pictures `gap` apart over the clip's contrast, `[B]`.
+
+    It sees motion of any part, where `displacement` needs the whole picture to move, but flicker as well: what moves
+    changes more over a larger gap, what flickers in place does not. 0 is a still; unrelated pictures score about 1.1.
+    """
+    return (video[:, gap:] - video[:, :-gap]).abs().mean((1, 2, 3, 4)) / contrast(video).clamp_min(1e-6)
+
+
+def sharpness(video: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, `[B]`."""
+    across = (video[..., 1:] - video[..., :-1]).abs().mean((1, 2, 3, 4))
+    down = (video[..., 1:, :] - video[..., :-1, :]).abs().mean((1, 2, 3, 4))
+    return (across + down) / 2
+
+
+def nearest(video: Tensor, others: Tensor) -> Tensor:
+    """Index of the clip of `others` [N, T, 3, h, w] whose mean picture is nearest to that of each clip, `[B]`."""
+    return torch.cdist(video.mean(1).flatten(1), others.mean(1).flatten(1)).argmin(1)
+
+
+def drift(first: Tensor, last: Tensor) -> Tensor:
+    """How far a quality has moved from the first to the last second: |log(last / first)|, `[B]`; 0 is none."""
+    return (last.clamp_min(1e-6) / first.clamp_min(1e-6)).log().abs()

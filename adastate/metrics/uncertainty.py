@@ -1,0 +1,87 @@
+"""How sure a mean is: bootstrap over seeds and prompts together (percentile intervals, Efron 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the percentile interval of its resamples."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each seed and each prompt is drawn in each resample: `[draws, S]` and `[draws, P]`.
+
+    The same resamples for two systems make a paired comparison: seed s and prompt p of the one are set against seed s
+    and prompt p of the other. Seeds and prompts are drawn independently, as every seed is measured on every prompt.
+    """
+
+    seeds: Tensor
+    prompts: Tensor
+
+    @classmethod
+    def draw(cls, seeds: int, prompts: int, draws: int = 1000, seed: int = 0) -> Resamples:
+        g = torch.Generator().manual_seed(seed)
+
+        def counts(n: int) -> Tensor:
+            drawn = torch.randint(n, (draws, n), generator=g)
+            return torch.zeros(draws, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(draws, n).double())
+
+        return cls(counts(seeds), counts(prompts))
+
+    def means(self, values: Tensor) -> Tensor:
+        """Mean of `values` [S, P] in every resample, `[draws]`; what is nan is left out."""
+        known = ~values.isnan()
+        total = torch.einsum("ds,sp,dp->d", self.seeds, values.nan_to_num().double(), self.prompts)
+        count = torch.einsum("ds,sp,dp->d", self.seeds, known.double(), self.prompts)
+        return total / count
+
+
+def interval(value: float, resampled: Tensor, level: float = 0.95) -> Interval:
+    """Percentiles of `resampled` [draws] around a value; draws that are nan are left out."""
+    kept = resampled[~resampled.isnan()].double()
+    if not len(kept):
+        return Interval(value, float("nan"), float("nan"))
+    tail = (1 - level) / 2
+    low, high = torch.quantile(kept, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(value, low, high)
+
+
+def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Mean of `values` [S, P], of S seeds on the same P prompts, with its interval. A row alone [P] is one seed.
+
+    With few seeds the interval is about as wide as the seeds are apart, and with one it says nothing of seeds.
+    """
+    table = values[None] if values.dim() == 1 else values
+    resamples = Resamples.draw(table.shape[0], table.shape[1], draws, seed)
+    return interval(float(table.nanmean()), resamples.means(table), level)
+
+
+def difference(a: Tensor, b: Tensor, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Mean of a - b, paired by seed and prompt; both `[S, P]` or `[P]`."""
+    if a.shape != b.shape:
+        raise ValueError(f"paired values have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
+    return bootstrap(a - b, draws, seed, level)
+
+
+def statistic(
+    compute: Callable[[Tensor, Tensor], float], seeds: int, prompts: int, draws: int = 200, seed: int = 0
+) -> Interval:
+    """Of any statistic: `compute(how often each seed, how often each prompt)`, once as they are and once a resample."""
+    resamples = Resamples.draw(seeds, prompts, draws, seed)
+    value = compute(torch.ones(seeds, dtype=torch.float64), torch.ones(prompts, dtype=torch.float64))
+    drawn = [compute(s, p) for s, p in zip(resamples.seeds, resamples.prompts, strict=True)]
+    return interval(value, torch.tensor(drawn, dtype=torch.float64))

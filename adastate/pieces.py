@@ -1,0 +1,261 @@
+"""Checkpoints of networks that lie in pieces on several processes, whatever strategy cut them.
+
+`<network>-<rank>.pt` has float32 weights, moments and average of what the rank holds, piece by piece, each with its
+place, so any number of ranks under any strategy can take up what any other wrote. `rest.pt` is what belongs to no
+network. All of it is plain data, and opened as such: the formats of DeepSpeed and torch.distributed are pickles, which
+could run code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+REST = "rest.pt"
+"""What is no network's in a checkpoint: counters, loops, callbacks, schedules."""
+
+AVERAGE = "average"
+
+
+class PiecesError(ValueError):
+    """What is wrong with a checkpoint in pieces, in one sentence."""
+
+
+WEIGHT = "weight"
+"""Name of the float32 weights among the parts of a piece; the others are the optimiser's, such as `exp_avg`."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` to `start + count` of a flattened parameter."""
+
+    name: str
+    param: nn.Parameter
+    start: int
+    count: int
+
+
+class Held(Protocol):
+    """What this rank holds of a network and of its optimiser's state."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """Of the whole parameters that learn, by name."""
+    pieces: list[Piece]
+    averages: list[Tensor] | None
+    """Of each piece, flat and in place; None where no average is kept."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups."""
+
+    def moments(self, piece: Piece) -> list[str]:
+        """Names of the parts that the optimiser keeps of a piece; none before its first step."""
+
+    def scalars(self) -> dict[str, Tensor]:
+        """What the optimiser counts, the same for all weights; empty where this rank has no piece."""
+
+    def part(self, piece: Piece, part: str) -> Tensor:
+        """The float32 weights of a piece, or one of its moments: [count], a view where that is possible."""
+
+    def write(self, piece: Piece, part: str, value: Tensor) -> None:
+        """Sets what `part` gives."""
+
+    def count(self, scalars: dict[str, Tensor]) -> None:
+        """Sets what `scalars` gives."""
+
+    def bring(self, saved: Saved) -> None:
+        """Sets copies of the weights that a strategy keeps beside the pieces; all ranks call it."""
+
+
+def write(folder: Path, name: str, held: Held, rank: int) -> None:
+    """This rank's file of one network; no other rank is waited for."""
+    pieces = []
+    for i, piece in enumerate(held.pieces):
+        parts = {part: held.part(piece, part) for part in (WEIGHT, *held.moments(piece))}
+        if held.averages is not None:
+            parts[AVERAGE] = held.averages[i]
+        pieces.append([piece.name, piece.start, parts])
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in held.groups]
+    told = {"shapes": held.shapes, "pieces": pieces, "scalars": held.scalars(), "groups": groups}
+    torch.save(told, folder / f"{name}-{rank:05}.pt")
+
+
+@torch.no_grad()
+def read(folder: Path, name: str, held: Held) -> None:
+    """Loads what any number of ranks under any strategy have written; all ranks together.
+
+    Raises:
+        PiecesError: what is there is of another network, not whole, or not plain data.
+    """
+    saved = Saved.open(folder, name)
+    if saved.shapes != held.shapes:
+        raise PiecesError(
+            f"{folder} holds another {name} than is trained: {saved.difference(held.shapes)}; resume it with the "
+            "config that lies beside it"
+        )
+    held.bring(saved)
+    for i, piece in enumerate(held.pieces):
+        for part in saved.parts(piece.name):
+            value = saved.cut(piece.name, part, piece.start, piece.count)
+            if part != AVERAGE:
+                held.write(piece, part, value)
+            elif held.averages is not None:
+                held.averages[i].copy_(value)
+    held.count(saved.scalars)
+    for group, other in zip(held.groups, saved.groups, strict=True):
+        group.update(other)
+
+
+def rest_of(module: nn.Module) -> dict[str, Any]:
+    """Buffers and counters; weights are in the pieces, and frozen ones in the files they came from."""
+    weights = {name for name, _ in module.named_parameters()}
+    return {k: v for k, v in module.state_dict().items() if k not in weights}
+
+
+def bring_rest(module: nn.Module, state: dict[str, Any]) -> None:
+    """Loads what `rest_of` gave."""
+    weights = {name for name, _ in module.named_parameters()}
+    module.load_state_dict({k: v for k, v in state.items() if k not in weights}, strict=False)
+
+
+def save_rest(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """What a Lightning checkpoint has beside the pieces; one rank calls it."""
+    torch.save({k: v for k, v in checkpoint.items() if k != "optimizer_states"}, folder / REST)
+
+
+def load_rest(folder: Path) -> dict[str, Any]:
+    require(folder)
+    found: dict[str, Any] = load(folder / REST)
+    return found
+
+
+def consolidate(folder: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Whole float32 weights of a checkpoint in pieces, by network and parameter, on one process.
+
+    Returns:
+        `student`, `critic` and `student_average` of Distill: state dicts of DiT, on the processor.
+
+    Raises:
+        FileNotFoundError: where there is no such checkpoint.
+        PiecesError: it is not plain data, or not whole.
+    """
+    folder = Path(folder)
+    require(folder)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in sorted({p.name[: -len("-00000.pt")] for p in folder.glob("*-00000.pt")}):
+        saved = Saved.open(folder, name)
+        found[name] = {key: saved.whole(key, WEIGHT) for key in saved.shapes}
+        if all(AVERAGE in saved.parts(key) for key in saved.shapes):
+            found[f"{name}_average"] = {key: saved.whole(key, AVERAGE) for key in saved.shapes}
+    return found
+
+
+def require(folder: Path) -> None:
+    """Refuses what is no checkpoint in pieces.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PiecesError: it was written in DeepSpeed's own files, or torch.distributed's.
+    """
+    if any(folder.glob("*/*/*_optim_states.pt")) or (folder / ".metadata").exists():
+        raise PiecesError(
+            f"{folder} holds files of DeepSpeed's or torch.distributed's own kind; they are pickles, which can run "
+            "code, and are not opened: go on with the version that wrote them"
+        )
+    if not (folder / REST).is_file():
+        raise FileNotFoundError(f"no sharded checkpoint at {folder}: there is no {REST} in it")
+
+
+@dataclass
+class Saved:
+    """What all ranks wrote of one network; tensors are mapped, and read when asked for."""
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    pieces: dict[str, list[tuple[int, dict[str, Tensor]]]] = field(default_factory=dict)
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Saved:
+        made = cls(folder)
+        files = sorted(folder.glob(f"{name}-?????.pt"))
+        if not files:
+            raise PiecesError(f"{folder} holds no {name}: it was saved by another stage of the training")
+        for file in files:
+            told = load(file)
+            try:
+                made.shapes = {k: tuple(int(n) for n in shape) for k, shape in told["shapes"].items()}
+                made.groups = [dict(group) for group in told["groups"]]
+                made.scalars = made.scalars or dict(told["scalars"])
+                for key, start, parts in told["pieces"]:
+                    made.pieces.setdefault(key, []).append((int(start), {k: v.flatten() for k, v in parts.items()}))
+            except (TypeError, KeyError, ValueError, AttributeError) as error:
+                raise PiecesError(f"{file} is not a rank's part of a {name} ({error!r}): copy it again") from error
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        """Pieces lie side by side and fill the weights, so that nothing is made that is not there."""
+        for key, shape in self.shapes.items():
+            at, whole = 0, True
+            for start, parts in sorted(self.pieces.get(key, []), key=lambda piece: piece[0]):
+                sizes = {part.numel() for part in parts.values()}
+                whole = whole and start == at and len(sizes) == 1 and WEIGHT in parts
+                at += max(sizes, default=0) if whole else 0
+            if not whole or at != prod(shape):
+                raise PiecesError(
+                    f"{self.folder} lacks a part of {key} from element {at} on, or has it twice: are the files "
+                    "of all ranks there, and of no other run?"
+                )
+
+    def difference(self, shapes: dict[str, tuple[int, ...]]) -> str:
+        return next(
+            f"{key} has shape {self.shapes.get(key)}, not {shapes.get(key)}"
+            for key in (*shapes, *self.shapes)
+            if self.shapes.get(key) != shapes.get(key)
+        )
+
+    def parts(self, key: str) -> set[str]:
+        return set.intersection(*(set(parts) for _, parts in self.pieces[key]))
+
+    def cut(self, key: str, part: str, start: int, count: int) -> Tensor:
+        """Elements `start` to `start + count` of a flattened weight or moment, whoever wrote them."""
+        found = torch.zeros(count)
+        for at, parts in self.pieces[key]:
+            held = parts[part]
+            first, last = max(start, at), min(start + count, at + held.numel())
+            if first < last:
+                found[first - start : last - start].copy_(held[first - at : last - at])
+        return found
+
+    def whole(self, key: str, part: str) -> Tensor:
+        shape = self.shapes[key]
+        return self.cut(key, part, 0, prod(shape)).view(shape)
+
+
+def load(file: Path) -> Any:
+    """What a file of ours holds, which is plain data; nothing in it is ever executed.
+
+    Raises:
+        PiecesError: it holds more than that, or is no such file.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a Python object, {named[1]}," if named else "something"
+        raise PiecesError(
+            f"{file} is refused: it holds {what} that is not plain data and might run code when it is read; take "
+            "another checkpoint"
+        ) from error
+    except Exception as error:  # whatever a broken file makes the unpickler stumble over
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise PiecesError(f"{file} is not a whole PyTorch file ({reason}): copy it again") from error

@@ -1,0 +1,176 @@
+"""`adastate study measure` and `real`: a run's rollouts, or real flights, into one file of numbers and a few pictures.
+
+Every run is rolled out with the same prompts and the same noise, given by its place in the stream, so that two arms are
+compared pair by pair. What is written: `measures.npz` with curves `[rollouts, horizons]`, moments of features and the
+pictures of the strips; `measures.json` with the protocol and the attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adastate.compare import TRAINED, roll
+from adastate.encoders import Codec, TinyCodec
+from adastate.media import to_uint8
+from adastate.metrics.quality import VERSION as FEATURES
+from adastate.runs import load_student
+from adastate.study import attention, measures
+from adastate.study.measures import Curves, curves, feature_moments
+from adastate.study.stages import flights
+from adastate.study.table import WORLDS
+from adastate.systems import System
+from datamodules import journey, world
+
+BATCH = 16
+SHOWN = 2
+"""Rollouts whose pictures are kept."""
+
+STRIP = 4
+"""Chunks of a stretch that are kept as pictures."""
+
+WINDOWS = (1, 2, 3, 4, 6)
+"""Window sizes for which attention is measured."""
+
+APART = 5000
+"""Pictures between the real flights that are measured and those that they are measured against."""
+
+HORIZON = 7
+"""Latent frames of a training horizon at the tiny size."""
+
+
+def write(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
+    """`measures.npz` and, when that is complete, `measures.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / ".measures.npz"
+    with part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(part, out / "measures.npz")
+    part = out / ".measures.json"
+    part.write_text(json.dumps(told, indent=1))
+    os.replace(part, out / "measures.json")
+
+
+def arrays(found: Sequence[Curves], moments: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """Of several batches of rollouts, curves as `curve/<name>`."""
+    joined = {f"curve/{name}": torch.cat([f[name] for f in found]).float().numpy() for name in found[0]}
+    return {**joined, "moments": torch.cat(list(moments)).numpy()}
+
+
+def stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a_horizon: int) -> dict[str, list[Any]]:
+    """The first chunks of a rollout and the last ones of each told horizon."""
+    found = {"start": list(chunks[:STRIP])}
+    for h in horizons:
+        end = h * chunks_a_horizon
+        found[f"{h}x"] = list(chunks[max(0, end - STRIP) : end])
+    return found
+
+
+def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
+    """Rolls the student of a run out and writes what is measured of it."""
+    student = load_student(run)
+    codec, frames = student.codec, student.rollout_frames
+    truth = list(flights(kind, rollouts, seed))
+    once, chunk = codec.pictures(frames), codec.pictures(student.chunk_frames)
+    system = System(TRAINED, "", student.spec, 0)
+    made = roll(student, system, [f.caption for f in truth], horizons[-1] * frames, seed, BATCH)
+    video, found, moments = made.video, [], []
+    for first in range(0, rollouts, BATCH):
+        some = video[first : first + BATCH]
+        found.append(curves(some, truth[first : first + BATCH], once, chunk, codec.fps))
+        moments.append(feature_moments(some, once))
+    kept = arrays(found, moments)
+    per = frames // student.chunk_frames
+    for name, part in stretches([c[:SHOWN] for c in made.chunks], horizons, per).items():
+        kept[f"shown/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
+    states = [s[:SHOWN] for s in made.states if s is not None]
+    if len(states) == len(made.chunks):
+        for name, part in stretches(states, horizons, per).items():
+            kept[f"states/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
+    looked = attention.measure(student, [f.caption for f in truth[:4]], WINDOWS, 2 * per, seed)
+    trained = student.spec.past_frames
+    if trained is not None and trained not in WINDOWS:
+        looked += attention.measure(student, [f.caption for f in truth[:4]], [trained], 2 * per, seed)
+    told = _protocol(kind, truth, horizons, seed, codec, once)
+    told["attention"] = [
+        {"past_frames": a.past_frames, "places": a.places, "shares": a.shares.round(5).tolist()} for a in looked
+    ]
+    told["trained_window"] = trained
+    told["pictures_s"] = round(video.shape[0] * video.shape[1] / made.seconds, 1)
+    write(run, kept, told)
+
+
+@torch.no_grad()
+def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
+    """The same of the true flights, as the codec gives them back, and the moments that distances are taken from."""
+    codec = TinyCodec(weights).eval().requires_grad_(False)
+    truth = list(flights(kind, rollouts, seed))
+    once, found, moments, reference, shown = codec.pictures(HORIZON), [], [], [], dict[str, np.ndarray]()
+    for first in range(0, rollouts, BATCH):
+        some = truth[first : first + BATCH]
+        video = _decoded(codec, kind, some, horizons[-1], once, 0)
+        found.append(curves(video, some, once, codec.pictures(1), codec.fps))
+        moments.append(feature_moments(video, once))
+        reference.append(feature_moments(_decoded(codec, kind, some, horizons[-1], once, APART), once).sum((0, 1)))
+        if first == 0:
+            parts = [to_uint8(c[:SHOWN]).numpy() for c in video.split(codec.pictures(1), 1)]
+            for name, chunks in stretches(parts, horizons, HORIZON).items():
+                shown[f"shown/{name}"] = np.concatenate(chunks, 1)
+    kept = {**arrays(found, moments), **shown, "reference": torch.stack(reference).sum(0).numpy()}
+    write(out, kept, _protocol(kind, truth, horizons, seed, codec, once))
+
+
+def _decoded(codec: TinyCodec, kind: str, some: Sequence[world.Flight], horizons: int, once: int, first: int) -> Tensor:
+    """Real flights through the codec, rendered a horizon at a time: a whole flight's ground would be large."""
+    parts = []
+    for h in range(horizons):
+        at = first + h * once
+        if kind == "journey":
+            video = journey.render([f for f in some if isinstance(f, journey.Journey)], once, at)
+        else:
+            video = world.render(some, once, at)
+        parts.append(codec.decode(codec.encode(video)))
+    return torch.cat(parts, 1)
+
+
+def _protocol(
+    kind: str, truth: Sequence[world.Flight], horizons: Sequence[int], seed: int, codec: Codec, once: int
+) -> dict[str, Any]:
+    return {
+        "world": kind,
+        "rollouts": len(truth),
+        "horizons": list(horizons),
+        "seed": seed,
+        "pictures": once,
+        "fps": codec.fps,
+        "measures": measures.VERSION,
+        "features": FEATURES,
+        "flow": "block matching",
+        "prompts": [f.caption for f in truth],
+    }
+
+
+def main(argv: list[str], real: bool) -> None:
+    parser = argparse.ArgumentParser(f"adastate study {'real' if real else 'measure'}", description=__doc__)
+    if real:
+        parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+        parser.add_argument("--codec", default="builtin", help="safetensors of the codec")
+    else:
+        parser.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
+    parser.add_argument("--world", choices=WORLDS, default="plain")
+    parser.add_argument("--rollouts", type=int, default=32)
+    parser.add_argument("--horizons", type=int, nargs="+", default=[1, 6, 20], help="stretches, the last is the length")
+    parser.add_argument("--seed", type=int, default=4242)
+    args = parser.parse_args(argv)
+    if real:
+        measure_real(args.out, args.codec, args.world, args.rollouts, args.horizons, args.seed)
+    else:
+        measure_run(args.run, args.world, args.rollouts, args.horizons, args.seed)

@@ -1,0 +1,139 @@
+"""What is measured of a rollout: curves over training horizons, each row a rollout, and moments of its features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adastate import metrics
+from datamodules.journey import Journey
+from datamodules.world import PALETTES, Flight
+
+Curves = dict[str, Tensor]
+
+VERSION = 1
+"""Of the measures. Raise it when one changes: runs measured by another are left out of a report."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is read.
+
+    Attributes:
+        about: one sentence for tables and axes.
+        better: 1 if more is better, -1 if less is, 0 if it should be as in real video.
+        digits: after the point.
+    """
+
+    about: str
+    better: int
+    digits: int = 2
+
+
+PARTS = ("forward", "flow", "warp_error", "contrast", "sharpness")
+"""Of the composite."""
+
+CAP = 0.1
+"""Of differences in block matching: a horizon of a journey may show no disc, and a ball must not lead then."""
+
+HUES = ("ground_hue", "livery_hue")
+"""Curves that are no measures: how far they are apart from rollout to rollout tells whether rollouts differ."""
+
+MEASURES = {
+    "forward": Measure("displacement along the prompted way over the prompted one", 0),
+    "heading": Measure("share of rollouts whose direction is the prompted one", 1),
+    "palette": Measure("share of rollouts whose ground is the prompted one", 1),
+    "turning": Measure("turns of the ground's hue over those of the true flight", 0),
+    "livery": Measure("turns between the discs' hue and that of the first horizon", -1, 3),
+    "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
+    "change": Measure("change from picture to picture over the contrast", 0, 3),
+    "departure": Measure("difference from the first second over that of unrelated places", 0),
+    "warp_error": Measure("what no motion explains of a picture by the one before it", -1, 3),
+    "flicker": Measure("change across borders of chunks over change within", 0),
+    "repetition": Measure("largest likeness to anything more than a horizon ago", 0),
+    "loop": Measure("likeness at the period at which a rollout is most like itself, over its last three horizons", 0),
+    "contrast": Measure("standard deviation over the pixels of a picture", 0, 3),
+    "saturation": Measure("spread of the colour channels", 0, 3),
+    "sharpness": Measure("difference of neighbouring pixels", 0, 3),
+    "frechet": Measure("log(1 + Frechet distance from real flights), features in their deviations", -1),
+    "composite": Measure(f"geometric mean of the likeness to real flights in {', '.join(PARTS)}", 1),
+}
+"""In the order in which they are shown. `frechet` and `composite` are made of the others when runs are compared."""
+
+
+def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, fps: int) -> Curves:
+    """Each measure `[B, n]` over horizons of `horizon` pictures.
+
+    Args:
+        video: `[B, T, 3, h, w]`, n whole horizons.
+        flights: the true one of each row.
+        chunk: pictures of a chunk.
+    """
+    velocity = torch.tensor([f.velocity for f in flights])
+    motion = metrics.over_time(lambda v: metrics.displacement(v, colour=True, cap=CAP), video, horizon)  # [B, n, 2]
+    named = [metrics.heading(m) for m in motion.unbind(1)]
+    right = [[float(name == f.heading) for name, f in zip(names, flights, strict=True)] for names in named]
+    found = {
+        "forward": metrics.forward(motion, velocity),
+        "heading": torch.tensor(right).T,
+        "flow": metrics.averaged(_small_batches(video), horizon, 2),
+        "change": metrics.over_time(metrics.change, video, horizon),
+        "departure": metrics.averaged(metrics.departure(video, fps), horizon),
+        "warp_error": metrics.averaged(metrics.warp_error(video), horizon, 1),
+        "flicker": metrics.over_time(lambda v: metrics.border_flicker(v, chunk), video, horizon),
+        "repetition": metrics.averaged(metrics.repetition(video, horizon), horizon),
+        "contrast": metrics.over_time(metrics.contrast, video, horizon),
+        "saturation": metrics.over_time(metrics.saturation, video, horizon),
+        "sharpness": metrics.over_time(metrics.sharpness, video, horizon),
+        "loop": _loop(video, horizon),
+    }
+    journeys = [f for f in flights if isinstance(f, Journey)]
+    if len(journeys) == len(flights):
+        return {**found, **_journey(video, journeys, horizon)}
+    colours = torch.tensor([PALETTES[p][0] for p in PALETTES]).float() / 127.5 - 1
+    grounds = metrics.over_time(lambda v: metrics.ground(v, colours), video, horizon)
+    told = torch.tensor([list(PALETTES).index(f.palette) for f in flights])
+    return {**found, "palette": (grounds == told[:, None]).float()}
+
+
+def _small_batches(video: Tensor) -> Tensor:
+    """Dynamic degree of every picture; dense flow of a few rows at a time, for it needs memory."""
+    return torch.cat([metrics.dynamic_degree(metrics.flow(some, reach=5)) for some in video.split(4)])
+
+
+def _loop(video: Tensor, horizon: int) -> Tensor:
+    """`[B, n]`, of the three horizons that end with each; nan before there are three."""
+    n, strengths = video.shape[1] // horizon, []
+    for last in range(n):
+        if last < 2:
+            strengths.append(video.new_full((len(video),), math.nan))
+        else:
+            strengths.append(metrics.loop(video[:, (last - 2) * horizon : (last + 1) * horizon])[1])
+    return torch.stack(strengths, 1)
+
+
+def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves:
+    """How fast the ground turns, over how fast it should; and how far the livery has come from its first horizon."""
+    turned = metrics.turned(metrics.ground_hue(video))
+    rate = torch.tensor([j.turning for j in journeys])[:, None]
+    turning = metrics.over_time(lambda x: (x[:, -1] - x[:, 0]) / (horizon - 1), turned, horizon) / rate
+    hue = metrics.bright_hue(video)
+    livery = metrics.averaged(metrics.apart(hue, _mean_hue(hue, horizon)[:, :1]), horizon)
+    hues = {"ground_hue": metrics.ground_hue(video), "livery_hue": hue}
+    return {"turning": turning, "livery": livery, **{k: _mean_hue(v, horizon) for k, v in hues.items()}}
+
+
+def _mean_hue(hue: Tensor, horizon: int) -> Tensor:
+    """`[B, n]`, of the pictures in which there is one."""
+    angle = 2 * math.pi * hue
+    x, y = (metrics.averaged(part, horizon) for part in (angle.cos(), angle.sin()))
+    return torch.atan2(y, x) / (2 * math.pi) % 1.0
+
+
+def feature_moments(video: Tensor, horizon: int) -> Tensor:
+    """Moments of the features of each rollout and horizon, `[B, n, 1 + D + D D]`; see metrics.Moments."""
+    return metrics.over_time(lambda v: metrics.moments(metrics.features(v)).sums, video, horizon)

@@ -1,0 +1,306 @@
+"""The report: one page and one Markdown file from whatever runs there are, with what is missing named."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from adastate.metrics import Interval
+from adastate.study import figures
+from adastate.study.claims import Decision, decide
+from adastate.study.measures import HUES, MEASURES
+from adastate.study.results import REAL, Results
+from adastate.study.table import Table, Task
+
+CURVES = ("forward", "turning", "livery", "departure", "warp_error", "frechet", "contrast", "sharpness", "repetition")
+COMPARED = ("forward", "turning", "livery", "warp_error", "frechet", "composite")
+COLUMNS = 6
+"""Measures that fit side by side on a printed page."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the report: a heading, text, rows of a table, a picture; whatever of these there is."""
+
+    title: str = ""
+    text: str = ""
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    picture: tuple[str, bytes] | None = None  # name, content
+
+
+def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Path:
+    """Writes `<root>/report/`: index.html, which holds its pictures itself, report.md and the pictures beside it."""
+    results = Results.read(root, list(table.arms))
+    wanted = table.tasks(table.budgets[budget], only)
+    blocks = compose(results, table, wanted)
+    folder = root / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.md", markdown(blocks, folder / "figures"))
+    _replace(folder / "index.html", page(blocks))
+    return folder / "index.html"
+
+
+def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Block]:
+    """The report's parts in order."""
+    blocks = [Block("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(results))]
+    anchors = [a for a in table.groups["anchors"].arms if a in results.arms]
+    if anchors:
+        blocks += _anchors(results, anchors)
+        blocks += _attention(results, anchors)
+    for name in table.groups:
+        blocks += _compared(results, name, [p for p in table.pairs(name) if results.seeds(*p)], table)
+    for at in results.horizons:
+        blocks += _numbers(results, at)
+    return [*blocks, *_variety(results), _measures(results), Block("What this does not show", CAUTIONS)]
+
+
+CAUTIONS = (
+    "One tiny world, one network size and one initialisation. Seeds differ in the noise of the distillation and in "
+    "nothing else, so what is said holds for students of this initialisation. Intervals resample seeds and rollouts; "
+    "with three seeds they are about as wide as the seeds lie apart. The claims are decided one by one, at 95% each, "
+    "without a correction for their number. The Frechet distance is taken on fixed random features, which know nothing "
+    "of what matters to people."
+)
+
+
+def summary(results: Results, wanted: Sequence[Task]) -> str:
+    done = sum(task.seed in results.arms.get(task.arm.name, {}) for task in wanted)
+    told = results.real.told
+    stretches = ", ".join(f"{h}x" for h in results.horizons)
+    return (
+        f"The {results.world} world; {done} of {len(wanted)} runs measured. Each on {results.rollouts} rollouts of "
+        f"{results.horizons[-1]} training horizons of {told['pictures']} pictures, told of at {stretches}: the horizon "
+        f"that ends there. All runs have the same prompts and noise (seed {told['seed']}). Brackets are 95% bootstrap "
+        "intervals over seeds and rollouts. Real flights went through the codec."
+    )
+
+
+def _missing(results: Results, wanted: Sequence[Task]) -> list[Block]:
+    gone: dict[str, list[int]] = {}
+    for task in wanted:
+        if task.seed not in results.arms.get(task.arm.name, {}):
+            gone.setdefault(task.arm.name, []).append(task.seed)
+    if not gone:
+        return []
+    told = "; ".join(f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in gone.items())
+    return [Block("What is missing", f"Not measured yet: {told}. Run the same study again for them.")]
+
+
+def _claims(decisions: Sequence[Decision]) -> list[Block]:
+    heads = ("claim of the paper", "verdict", "why")
+    rows = [(d.sentence, d.verdict, d.reason) for d in decisions]
+    tests = [
+        (d.name, o.test.sentence, "" if o.d is None else str(o.d), str(o.seeds), o.verdict)
+        for d in decisions
+        for o in d.outcomes
+    ]
+    rule = (
+        "The rules were written before any number was seen (conf/study/claims.yaml). d is the mean paired difference, "
+        "turned so that the claim says it is large. A claim is reproduced if all its tests are supported, and not "
+        "reproduced if any is refuted."
+    )
+    return [
+        Block("Claims", table=(heads, rows)),
+        Block("Their tests", rule, (("claim", "test", "d", "seeds", "outcome"), tests)),
+    ]
+
+
+def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
+    known = [m for m in CURVES if m == "frechet" or m in results.names]
+    blocks = []
+    for at in results.horizons[1:] or results.horizons:
+        figure = figures.dynamics_against_drift(results, arms, at)
+        text = "Up is motion, to the right is drift; real flights have the star."
+        blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", figures.svg(figure))))
+    blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
+    for row in range(2):
+        figure = figures.strips(results, arms, row)
+        prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
+        text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
+        blocks.append(_figure(f"Rollout {row + 1}", text, f"strips-{row + 1}", figure, figures.png))
+    return blocks
+
+
+def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
+    if not any(results.arms[a][s].attention for a in arms for s in results.arms[a]):
+        return []
+    return [
+        _figure(
+            "Attention",
+            "Share of each visible frame. Past frames are counted from the chunk backwards.",
+            "attention",
+            figures.attention_by_place(results, arms),
+        ),
+        _figure(
+            "",
+            "The same weights with other windows. 1 is an equal share.",
+            "attention-window",
+            figures.attention_by_window(results, arms),
+        ),
+        _figure(
+            "", "Share of the anchor by layer and level.", "attention-layer", figures.attention_by_layer(results, arms)
+        ),
+    ]
+
+
+TITLES = {
+    "anchors": "Equal numbers of past frames",
+    "keys": "Equal numbers of visible keys",
+    "ablations": "Size of state and window",
+    "alpha": "Horizon weight",
+    "switches": "Open switches",
+    "beyond": "Beyond the paper",
+}
+
+
+def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], table: Table) -> list[Block]:
+    if not pairs:
+        return []
+    known = [m for m in COMPARED if m in ("frechet", "composite") or m in results.names]
+    stretches = results.horizons
+    figure = figures.differences(results, pairs, known, stretches)
+    arms = dict.fromkeys(x for pair in pairs for x in pair)
+    told = "; ".join(f"{a}: {table.arms[a].about}" for a in arms)
+    blocks = [Block(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, figures.svg(figure)))]
+    for at in stretches:
+        rows = []
+        for a, b in pairs:
+            cells = [_cell(m, results.between(m, a, b, at)) for m in known]
+            rows.append((f"{a} - {b}", str(len(results.seeds(a, b))), *cells))
+        blocks += _tables(f"at {at}x", known, rows)
+    return blocks
+
+
+def _numbers(results: Results, at: int) -> list[Block]:
+    """Every measure of every arm in a horizon."""
+    known = [m for m in MEASURES if m in ("frechet", "composite") or m in results.names]
+    rows = []
+    for arm in (*results.arms, REAL):
+        cells = [_cell(m, results.mean(m, arm, at)) for m in known]
+        rows.append((arm, str(len(results.arms.get(arm, {})) or ""), *cells))
+    return [Block(f"All numbers at {at}x"), *_tables("", known, rows)]
+
+
+def _tables(corner: str, measures: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[Block]:
+    """A table of (name, seeds, one cell a measure), cut into several that fit on a page."""
+    blocks = []
+    for first in range(0, len(measures), COLUMNS):
+        heads = (corner, "seeds", *(m.replace("_", " ") for m in measures[first : first + COLUMNS]))
+        cut = [(*row[:2], *row[2 + first : 2 + first + COLUMNS]) for row in rows]
+        blocks.append(Block(table=(heads, cut)))
+    return blocks
+
+
+def _variety(results: Results) -> list[Block]:
+    """Whether rollouts differ in what no prompt tells; where they do not, nothing can be forgotten."""
+    known = [hue for hue in HUES if hue in results.names]
+    if not known:
+        return []
+    heads = ("", *(f"{hue.replace('_', ' ')} at {at}x" for hue in known for at in results.horizons))
+    rows = [
+        (arm, *(f"{results.variety(hue, arm, at):.2f}" for hue in known for at in results.horizons))
+        for arm in (*results.arms, REAL)
+    ]
+    text = (
+        "How far the hues of ground and discs are apart from rollout to rollout: 0 if all have the same, about 1 if "
+        "they are spread evenly. An arm that gives all rollouts one hue has nothing to forget."
+    )
+    return [Block("Variety", text, (heads, rows))]
+
+
+def _measures(results: Results) -> Block:
+    known = [m for m in MEASURES if m in ("frechet", "composite") or m in results.names]
+    better = {1: "more", -1: "less", 0: "as real"}
+    rows = [(m.replace("_", " "), MEASURES[m].about, better[MEASURES[m].better]) for m in known]
+    return Block("Measures", "", (("measure", "what it is", "better"), rows))
+
+
+def _cell(measure: str, i: Interval) -> str:
+    if math.isnan(i.value):
+        return ""
+    digits = MEASURES[measure].digits
+    return f"{i.value:.{digits}f} [{i.low:.{digits}f}, {i.high:.{digits}f}]"
+
+
+def _figure(title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = figures.svg) -> Block:
+    return Block(title, text, None, (name, as_(figure)))
+
+
+def markdown(blocks: Sequence[Block], pictures: Path) -> str:
+    """As Markdown; its pictures are written into a folder beside it."""
+    lines = ["# The study", ""]
+    for block in blocks:
+        if block.title:
+            lines += [f"## {block.title}", ""]
+        if block.text:
+            lines += [block.text, ""]
+        if block.picture:
+            path = figures.save(pictures, *block.picture)
+            lines += [f"![{block.title or block.picture[0]}]({pictures.name}/{path.name})", ""]
+        if block.table:
+            heads, rows = block.table
+            lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+            lines += [f"| {' | '.join(row)} |" for row in rows]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def page(blocks: Sequence[Block]) -> str:
+    """As one page that needs nothing beside it."""
+    parts = []
+    for block in blocks:
+        if block.title:
+            parts.append(f"<h2>{escape(block.title)}</h2>")
+        if block.text:
+            parts.append(f"<p>{escape(block.text)}</p>")
+        if block.picture:
+            name, content = block.picture
+            kind = "png" if content[:4] == b"\x89PNG" else "svg+xml"
+            data = base64.b64encode(content).decode()
+            parts.append(f'<img alt="{escape(block.title or name)}" src="data:image/{kind};base64,{data}">')
+        if block.table:
+            parts.append(_html(*block.table))
+    return PAGE.format("\n".join(parts))
+
+
+def _html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{_kind(cell)}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _kind(cell: str) -> str:
+    if cell in ("reproduced", "supported"):
+        return "yes"
+    if cell in ("not reproduced", "refuted"):
+        return "no"
+    return "number" if cell[:1].isdigit() or cell[:1] == "-" else ""
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The study</title><style>
+body {{ font: 15px/1.5 Georgia, serif; color: #111; max-width: 1080px; margin: 32px auto; padding: 0 24px; }}
+h1, h2, th {{ font-family: system-ui, sans-serif; }} h2 {{ font-size: 18px; margin: 36px 0 8px; }}
+p {{ max-width: 76ch; }} img {{ max-width: 100%; display: block; margin: 8px 0; }}
+.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: 12.5px; margin: 8px 0; }}
+th, td {{ padding: 3px 10px 3px 0; border-bottom: 1px solid #ccc; text-align: left; vertical-align: top; }}
+th {{ border-bottom: 1.5px solid #111; }} td.number {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td.yes {{ font-weight: bold; }} td.no {{ font-weight: bold; text-decoration: underline; }}
+@media print {{ body {{ margin: 0; max-width: none; font-size: 11px; }} table {{ font-size: 8px; }} }}
+</style><h1>The study</h1>
+{}
+</html>
+"""

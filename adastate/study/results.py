@@ -1,0 +1,210 @@
+"""What the run folders of a study hold, as tables `[seeds, rollouts]`, and paired differences between arms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adastate import metrics
+from adastate.config import ConfigError
+from adastate.metrics import Interval, Moments, Resamples
+from adastate.metrics.uncertainty import interval
+from adastate.study.attention import Attention
+from adastate.study.measures import PARTS
+
+REAL = "real flights"
+DRAWS = 1000
+FRECHET_DRAWS = 200
+"""Each takes an eigenvalue problem for every stretch."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured run.
+
+    Attributes:
+        folder: of the run.
+        arrays: of `measures.npz`.
+        told: `measures.json`.
+    """
+
+    folder: Path
+    arrays: Mapping[str, np.ndarray]
+    told: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Measured | None:
+        """None if the folder holds no whole measurement."""
+        if not (folder / "measures.json").is_file() or not (folder / "measures.npz").is_file():
+            return None
+        with np.load(folder / "measures.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name != "allow_pickle"}
+        return cls(folder, arrays, json.loads((folder / "measures.json").read_text()))
+
+    @property
+    def attention(self) -> list[Attention]:
+        return [
+            Attention(a["past_frames"], tuple(a["places"]), np.array(a["shares"], dtype=float))
+            for a in self.told.get("attention", [])
+        ]
+
+    @property
+    def trained_attention(self) -> Attention | None:
+        """Of the window that the run was trained with."""
+        return next((a for a in self.attention if a.past_frames == self.told.get("trained_window")), None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All measured runs of a study.
+
+    Attributes:
+        real: the true flights, measured in the same way.
+        arms: by name, then by seed.
+    """
+
+    root: Path
+    real: Measured
+    arms: Mapping[str, Mapping[int, Measured]]
+    _frechet: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, root: Path, names: Sequence[str]) -> Results:
+        """Runs measured by another protocol than the real flights are left out."""
+        real = Measured.read(root / "real")
+        if real is None:
+            raise ConfigError(f"no measured study at {root}: run `make study` first, or give its folder with --out")
+        arms: dict[str, dict[int, Measured]] = {}
+        for name in names:
+            folders = sorted((root / "arms" / name).glob("seed*"), key=lambda f: int(f.name.removeprefix("seed")))
+            found = {int(f.name.removeprefix("seed")): m for f in folders if (m := Measured.read(f)) is not None}
+            same = {s: m for s, m in found.items() if _protocol(m) == _protocol(real)}
+            if same:
+                arms[name] = same
+        return cls(root, real, arms)
+
+    @property
+    def world(self) -> str:
+        return str(self.real.told["world"])
+
+    @property
+    def horizons(self) -> list[int]:
+        return list(self.real.told["horizons"])
+
+    @property
+    def rollouts(self) -> int:
+        return int(self.real.told["rollouts"])
+
+    @property
+    def names(self) -> list[str]:
+        """Of the curves."""
+        return [k.removeprefix("curve/") for k in self.real.arrays if k.startswith("curve/")]
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Seeds that all of these arms have."""
+        sets = [set(self.arms.get(arm, {})) for arm in arms]
+        return sorted(set.intersection(*sets)) if sets else []
+
+    def curve(self, measure: str, arm: str, seeds: Sequence[int] | None = None) -> Tensor:
+        """`[S, P, n]`; the real flights count as one seed."""
+        key = f"curve/{measure}"
+        if arm == REAL:
+            return torch.from_numpy(self.real.arrays[key])[None].double()
+        runs = self.arms[arm]
+        return torch.stack([torch.from_numpy(runs[s].arrays[key]) for s in seeds or self.seeds(arm)]).double()
+
+    def values(self, measure: str, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
+        """`[S, P]` in the horizon number `at`, counted from 1."""
+        if measure == "composite":
+            parts = {name: self.values(name, arm, at, seeds) for name in PARTS}
+            real = {name: self.values(name, REAL, at).nanmean() for name in PARTS}
+            return metrics.composite(parts, real)
+        return self.curve(measure, arm, seeds)[..., at - 1]
+
+    # ---- the distance from real flights, which belongs to sets of rollouts
+
+    @cached_property
+    def _reference(self) -> tuple[Moments, Tensor]:
+        reference = Moments(torch.from_numpy(self.real.arrays["reference"]))
+        return reference, reference.covariance.diagonal().clamp_min(1e-12).sqrt()
+
+    def _moments(self, arm: str, at: int, seeds: Sequence[int]) -> Tensor:
+        """`[S, P, M]`."""
+        if arm == REAL:
+            return torch.from_numpy(self.real.arrays["moments"])[None, :, at - 1]
+        return torch.stack([torch.from_numpy(self.arms[arm][s].arrays["moments"][:, at - 1]) for s in seeds])
+
+    def frechet(self, arm: str, at: int, seeds: Sequence[int] | None = None, draws: int = FRECHET_DRAWS) -> Tensor:
+        """log(1 + distance) in the horizon `at`, `[1 + draws]`: as measured, then in every resample.
+
+        The logarithm makes a margin a share of the distance; the 1 keeps what is as near as real flights from counting.
+        """
+        chosen = [0] if arm == REAL else list(seeds or self.seeds(arm))
+        key = (arm, str(at), str(chosen), str(draws))
+        if key not in self._frechet:
+            sums = self._moments(arm, at, chosen)
+            resamples = Resamples.draw(sums.shape[0], sums.shape[1], draws)
+            weights = torch.einsum("ds,dp->dsp", resamples.seeds, resamples.prompts).flatten(1)
+            weights = torch.cat([torch.ones_like(weights[:1]), weights])
+            pooled = Moments(weights @ sums.flatten(0, 1))
+            reference, scale = self._reference
+            self._frechet[key] = metrics.frechet(pooled, reference, scale).log1p()
+        return self._frechet[key]
+
+    # ---- means and differences
+
+    def mean(self, measure: str, arm: str, at: int) -> Interval:
+        """Of an arm in the horizon `at`, over its seeds and all rollouts."""
+        if measure == "frechet":
+            found = self.frechet(arm, at)
+            return basic(found)
+        return metrics.bootstrap(self.values(measure, arm, at), DRAWS)
+
+    def between(self, measure: str, a: str, b: str, at: int) -> Interval:
+        """a - b in the horizon `at`, paired by seed and rollout, over the seeds that both have."""
+        seeds = self.seeds(a, b)
+        if measure == "frechet":
+            found = self.frechet(a, at, seeds) - self.frechet(b, at, seeds)
+            return basic(found)
+        return metrics.difference(self.values(measure, a, at, seeds), self.values(measure, b, at, seeds), DRAWS)
+
+    def change(self, measure: str, arm: str, early: int, late: int) -> Interval:
+        """Of an arm from the horizon `early` to `late`, paired by seed and rollout."""
+        if measure == "frechet":
+            found = self.frechet(arm, late) - self.frechet(arm, early)
+            return basic(found)
+        return metrics.difference(self.values(measure, arm, late), self.values(measure, arm, early), DRAWS)
+
+    def variety(self, hue: str, arm: str, at: int) -> float:
+        """How far the rollouts' hues are apart in the horizon `at`: 1 minus the length of the mean of their directions,
+        the mean over seeds. 0 if all are the same, about 1 if they are spread evenly."""
+        angle = 2 * torch.pi * self.values(hue, arm, at)
+        length = (angle.cos().nanmean(1).square() + angle.sin().nanmean(1).square()).sqrt()
+        return float((1 - length).mean())
+
+    def excess(self, arm: str, seeds: Sequence[int] | None = None) -> Tensor:
+        """Attention on the anchor over its share of the visible frames, `[S]`."""
+        runs = [self.arms[arm][s].trained_attention for s in seeds or self.seeds(arm)]
+        return torch.tensor([a.excess("anchor") if a is not None else float("nan") for a in runs], dtype=torch.float64)
+
+
+def basic(found: Tensor) -> Interval:
+    """Of a value and its resamples, by the basic bootstrap: 2 value - resample. A resample holds some rollouts twice,
+    which makes a set look farther from the real one than it is; this takes that off."""
+    return interval(float(found[0]), 2 * found[0] - found[1:])
+
+
+def _protocol(measured: Measured) -> tuple[Any, ...]:
+    told = measured.told
+    return tuple(
+        str(told.get(key))
+        for key in ("world", "rollouts", "horizons", "seed", "pictures", "measures", "features", "prompts")
+    )

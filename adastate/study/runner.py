@@ -1,0 +1,139 @@
+"""Runs of a study as processes of their own, so many at a time; killed anywhere and started again, they go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adastate import signals
+from adastate.pipeline import run_stage
+from adastate.study import stages
+from adastate.study.stages import Setting
+from adastate.study.table import Task
+
+LOG = "study.log"
+POLL = 0.5
+"""Seconds between looks at the processes."""
+
+ELSEWHERE = 77
+"""Exit code of a run that another process is at."""
+
+
+def run_one(setting: Setting, task: Task, console: Console, keep: bool = False) -> None:
+    """One run, in this process: what is done is skipped, what was begun goes on, what has changed begins anew."""
+    here = task.folder(setting.root)
+    here.mkdir(parents=True, exist_ok=True)
+    with claimed(here) as mine:
+        if not mine:
+            raise SystemExit(ELSEWHERE)
+        if stages.has_changed(setting, task):  # the new text last: killed before that, it is seen to have changed again
+            for old in ("stages", "distill"):
+                shutil.rmtree(here / old, ignore_errors=True)
+        (here / "arm.yaml").write_text(stages.arm_text(setting, task), encoding="utf-8")
+        anew = False
+        for stage in stages.run(setting, task):
+            done = run_stage(stage, here, console, anew, "study")
+            anew = anew or not done["skipped"]
+        if not keep:  # ten times what else a run leaves; nobody goes on from there
+            shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
+
+
+@contextmanager
+def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone is at the folder; given back by the system when the process ends, however it ends.
+
+    Args:
+        wait: until the others are done, instead of answering no.
+    """
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def command(task: Task, words: Sequence[str]) -> list[str]:
+    """The process that does one run; `words` say which study."""
+    return [sys.executable, "-m", "adastate.main", "study", "run", task.arm.name, str(task.seed), *words]
+
+
+def environment(jobs: int) -> dict[str, str]:
+    """Of the runs: each has its share of the cores, one where there are as many runs as cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+
+
+def run_all(
+    tasks: Sequence[Task],
+    start: Callable[[Task], list[str]],
+    log: Callable[[Task], Path],
+    jobs: int,
+    say: Callable[[str], Any],
+) -> list[Task]:
+    """Runs `start(task)` for every task, `jobs` at a time and in order; returns those that failed.
+
+    A failure does not stop the others. A signal that asks to stop is passed on, and ends in SystemExit.
+
+    Args:
+        log: file that takes what a run says.
+    """
+    waiting, running, failed = list(tasks), dict[Task, subprocess.Popen[bytes]](), list[Task]()
+    began, done = {}, 0
+
+    def pass_on(number: int) -> None:
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+
+    before = signals.listen((*signals.SIGNALS, "SIGINT"), tell=pass_on)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs and not signals.heard():
+                task = waiting.pop(0)
+                path = log(task)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as out:
+                    # a session of its own: Ctrl-C in a terminal comes here, and from here in the order of things
+                    running[task] = subprocess.Popen(
+                        start(task), stdout=out, stderr=out, env=environment(jobs), start_new_session=True
+                    )
+                began[task] = time.monotonic()
+                say(f"{_named(task)} begins ({done + len(running)} of {len(tasks)})")
+            for task, process in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[task]
+                done += 1
+                minutes, seconds = divmod(round(time.monotonic() - began[task]), 60)
+                if code == ELSEWHERE:
+                    say(f"{_named(task)} is being done by another process")
+                elif code in (0, signals.ENDED):
+                    say(f"{_named(task)} is done, {minutes}:{seconds:02d}")
+                elif not signals.heard():
+                    failed.append(task)
+                    say(f"{_named(task)} failed (exit {code}); its log is {log(task)}")
+            if signals.heard() and not running:
+                say(f"stopped by {signals.heard()}; run the same command again to go on")
+                raise SystemExit(signals.AGAIN)
+            time.sleep(POLL if running else 0)
+    finally:
+        signals.restore(before)
+    return failed
+
+
+def _named(task: Task) -> str:
+    return f"{task.arm.name}, seed {task.seed}"

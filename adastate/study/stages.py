@@ -1,0 +1,175 @@
+"""The stages of a study as command lines: what all runs share, and what a run is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from adastate.presets import Stage
+from adastate.study.table import Budget, Task
+from datamodules import journey, world
+
+PROMPTS = 2048
+"""Journeys whose captions are gathered; there are 96 different ones."""
+
+SHOWN = 4
+"""Prompts of the previews."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a study lies and what all its runs share.
+
+    Attributes:
+        root: its folder.
+        world: `journey` or `plain`.
+        teacher, codec: safetensors files to take instead of training them, "" for none; `builtin` in the plain world.
+        seed: of the prompts and the noise with which runs are measured.
+    """
+
+    root: Path
+    world: str
+    budget: Budget
+    teacher: str = ""
+    codec: str = ""
+    seed: int = 4242
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def teacher_weights(self) -> str:
+        return self.teacher or ("builtin" if self.world == "plain" else str(self.base / "teacher.safetensors"))
+
+    @property
+    def codec_weights(self) -> str:
+        return self.codec or ("builtin" if self.world == "plain" else str(self.base / "codec.safetensors"))
+
+    @property
+    def prompts(self) -> Path | None:
+        """File with the prompts to train on; the plain world has captions without end."""
+        return self.base / "prompts.txt" if self.world == "journey" else None
+
+    def init(self, past_frames: int | None) -> Path:
+        """Run folder of the initialisation for a window."""
+        return self.root / f"init-w{'all' if past_frames is None else past_frames}"
+
+    def layers(self, *files: str) -> list[str]:
+        """Command-line words that every training stage begins with."""
+        return [w for f in ("base.yaml", "sizes/tiny.yaml", *files) for w in ("--config", f"conf/{f}")]
+
+    @property
+    def networks(self) -> list[str]:
+        return [f"--codec.init_args.weights={self.codec_weights}", f"--flow.teacher={self.teacher_weights}"]
+
+
+def write_prompts(setting: Setting) -> None:
+    """The captions to train on."""
+    if setting.prompts is None or setting.prompts.is_file():
+        return
+    captions = sorted({journey.journey(1, i).caption for i in range(PROMPTS)})
+    setting.prompts.parent.mkdir(parents=True, exist_ok=True)
+    part = setting.prompts.with_name(".prompts.txt")
+    part.write_text("\n".join(captions) + "\n")
+    part.replace(setting.prompts)
+
+
+def shared(setting: Setting, tasks: Sequence[Task]) -> list[tuple[Path, Stage]]:
+    """What comes before the runs, each stage with the run folder that holds its mark."""
+    base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
+    watch = _watch(setting)
+    if setting.world == "journey" and not setting.codec:
+        words = setting.layers("stages/codec.yaml", "study/journey_codec.yaml")
+        stages.append(_fit(base, "codec", words, [f"--trainer.max_steps={budget.codec_steps}"]))
+    if setting.world == "journey" and not setting.teacher:
+        words = setting.layers("stages/teacher.yaml", "study/journey_teacher.yaml")
+        extra = [f"--codec.init_args.weights={setting.codec_weights}", *watch]
+        extra += [f"--data.clips={budget.teacher_clips}", f"--trainer.max_steps={budget.teacher_steps}"]
+        stages.append(_fit(base, "teacher", words, extra))
+    paths = base / "trajectories"
+    words = ["trajectories", *setting.layers("stages/teacher.yaml"), f"--run.dir={base}", *setting.networks]
+    told = ["--prompts", str(setting.prompts)] if setting.prompts else []
+    words += ["--clips", str(budget.trajectories), "--steps", "16", *told]
+    stages.append((base, Stage("trajectories", words, lambda: _count(paths), paths)))
+    for past in dict.fromkeys(task.arm.spec.past_frames for task in tasks):
+        extra = [*setting.networks, *watch, f"--stream.past_frames={'null' if past is None else past}"]
+        extra += [f"--data.shards={paths}", f"--trainer.max_steps={budget.init_steps}"]
+        stages.append(_fit(setting.init(past), "init", setting.layers("stages/init.yaml"), extra))
+    words = ["study", "real", "--out", str(setting.root / "real"), "--codec", setting.codec_weights]
+    stages.append((setting.root / "real", Stage("measure", [*words, *_measured(setting)])))
+    return stages
+
+
+def run(setting: Setting, task: Task) -> list[Stage]:
+    """The stages of one run: its distillation and its measurement."""
+    here = task.folder(setting.root)
+    layers = ("stages/distill.yaml", "stages/distill_tiny.yaml", "study/distill.yaml")
+    words = [*setting.layers(*layers), "--config", str(here / "arm.yaml"), f"--run.dir={here}", *setting.networks]
+    told = [f"--data.file={setting.prompts}"] if setting.prompts else []
+    measure = ["study", "measure", "--run", str(here), *_measured(setting)]
+    return [Stage("distill", ["fit", *words, *_watch(setting), *told]), Stage("measure", measure)]
+
+
+def arm_text(setting: Setting, task: Task) -> str:
+    """What sets a run apart, as a config file: `arm.yaml` in its folder.
+
+    The digest of the initialisation stands in it, so that a run from another one is seen to have changed.
+    """
+    weights = setting.init(task.arm.spec.past_frames) / "init.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else "none"
+    content = {
+        "run": {"seed": task.seed, "iterations": setting.budget.iterations},
+        "stream": dict(task.arm.stream),
+        "model": {"init_args": {**task.arm.model, "student": {"init_args": {"weights": str(weights)}}}},
+    }
+    told = f"# {task.arm.name}, seed {task.seed}: {task.arm.about}; initialisation {digest}\n"
+    return told + yaml.safe_dump(content, sort_keys=False)
+
+
+def has_changed(setting: Setting, task: Task) -> bool:
+    """Whether a run was begun as another one than the table has now."""
+    path = task.folder(setting.root) / "arm.yaml"
+    return path.is_file() and path.read_text(encoding="utf-8") != arm_text(setting, task)
+
+
+def is_done(stage: Stage, run_folder: Path) -> bool:
+    """Whether a stage's mark says so, for the same command."""
+    mark = run_folder / "stages" / f"{stage.name}.json"
+    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    return bool(known.get("done")) and known.get("argv") == stage.argv
+
+
+def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tuple[Path, Stage]:
+    return run_folder, Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
+
+
+def _measured(setting: Setting) -> list[str]:
+    budget = setting.budget
+    words = ["--world", setting.world, "--rollouts", str(budget.rollouts), "--seed", str(setting.seed)]
+    return [*words, "--horizons", *map(str, budget.horizons)]
+
+
+def _watch(setting: Setting) -> list[str]:
+    """Prompts of the previews: those of the world."""
+    if setting.world == "plain":
+        return []
+    told = [j.caption for j in journey.even_journeys(32, 1)[:: 32 // SHOWN + 1]]
+    return [f"--watch.prompts={json.dumps(told)}"]
+
+
+def flights(kind: str, count: int, seed: int) -> Sequence[world.Flight]:
+    """The true flights that runs are measured against."""
+    from adastate.evaluate import even_flights
+
+    return journey.even_journeys(count, seed) if kind == "journey" else even_flights(count, seed)
+
+
+def _count(shards: Path) -> str:
+    index = json.loads((shards / "index.json").read_text())
+    return f"{sum(s['samples'] for s in index['shards'])} in {shards}"

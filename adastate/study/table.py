@@ -1,0 +1,178 @@
+"""conf/study/arms.yaml: the arms of the study, their groups, and what each budget spends."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adastate.config import ConfigError
+from adastate.stream import StreamSpec
+
+ROOT = Path(__file__).parents[2]
+WORLDS = ("journey", "plain")
+FIRST = "anchors"
+"""The group whose seeds all come before any other group's."""
+
+
+def folder() -> Path:
+    """conf/study of the working directory, or else of the repository."""
+    here = Path("conf/study")
+    return here if here.is_dir() else ROOT / here
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One choice changed.
+
+    Attributes:
+        stream: the study's stream with what the arm changes, as it goes into a config file.
+        model: arguments of the distillation that it changes.
+        against: the arm that it is set against, "" for that of its group.
+        spec: the whole stream.
+    """
+
+    name: str
+    about: str
+    spec: StreamSpec
+    stream: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    model: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent.
+
+    Attributes:
+        iterations: of each distillation.
+        init_steps, codec_steps, teacher_steps: of the stages before it, where there are any.
+        teacher_clips: it learns from.
+        trajectories: of the teacher, for the initialisation.
+        rollouts: measured of each run.
+        horizons: stretches that are told of, in training horizons, ascending; the last is the length of the rollouts.
+        groups: seeds of each group.
+        arms: only these; empty for all.
+    """
+
+    iterations: int
+    init_steps: int
+    codec_steps: int
+    teacher_steps: int
+    teacher_clips: int
+    trajectories: int
+    rollouts: int
+    horizons: tuple[int, ...]
+    groups: Mapping[str, int]
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run: an arm and a seed."""
+
+    arm: Arm
+    seed: int
+
+    def folder(self, root: Path) -> Path:
+        return root / "arms" / self.arm.name / f"seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arms that belong together, and the one that they are set against."""
+
+    arms: tuple[str, ...]
+    against: str
+
+
+@dataclass(frozen=True)
+class Table:
+    stream: Mapping[str, Any]
+    arms: Mapping[str, Arm]
+    groups: Mapping[str, Group]
+    budgets: Mapping[str, Budget]
+
+    def tasks(self, budget: Budget, only: Sequence[str] = ()) -> list[Task]:
+        """The runs of a budget, in the order in which they tell most: all seeds of the anchors, seed 0 of every arm
+        before seed 1 of any; then seed 0 of the other groups, one group after another, then seed 1."""
+        for name in only:
+            _known(name, self.groups, "group")
+        seeds = {g: n for g, n in budget.groups.items() if not only or g in only}
+        turns = [(FIRST, seed) for seed in range(seeds.get(FIRST, 0))]
+        rest = [g for g in self.groups if g != FIRST and g in seeds]
+        turns += [(g, seed) for seed in range(max(seeds.values(), default=0)) for g in rest if seed < seeds[g]]
+        named = [(name, seed) for group, seed in turns for name in self.groups[group].arms]
+        wanted = dict.fromkeys(t for t in named if not budget.arms or t[0] in budget.arms)
+        return [Task(self.arms[name], seed) for name, seed in wanted]
+
+    def pairs(self, group: str) -> list[tuple[str, str]]:
+        """(arm, what it is set against) for the arms of a group."""
+        told = self.groups[group]
+        pairs = [(name, self.arms[name].against or told.against) for name in told.arms]
+        return [(a, b) for a, b in pairs if a != b]
+
+
+def read_table(path: Path | None = None) -> Table:
+    """The table of a file, checked.
+
+    Raises:
+        ConfigError: with the name that is wrong and the nearest right one.
+    """
+    path = path or folder() / "arms.yaml"
+    if not path.is_file():
+        raise ConfigError(f"no table of arms at {path}: run from the repository, or give --table")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for part in ("stream", "budgets", "groups", "arms"):
+        if part not in content:
+            raise ConfigError(f"{path} has no {part!r}; it needs stream, budgets, groups and arms")
+    arms = {name: _arm(name, entry or {}, content["stream"], path) for name, entry in content["arms"].items()}
+    groups = {name: Group(tuple(entry["arms"]), entry["against"]) for name, entry in content["groups"].items()}
+    for group in groups.values():
+        for name in (*group.arms, group.against):
+            _known(name, arms, "arm")
+    for arm in arms.values():
+        if arm.against:
+            _known(arm.against, arms, "arm")
+    budgets = {name: _budget(name, entry, groups, arms, path) for name, entry in content["budgets"].items()}
+    return Table(content["stream"], arms, groups, budgets)
+
+
+def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> Arm:
+    for key in entry:
+        _known(key, ("about", "stream", "model", "against"), f"key of arm {name!r}")
+    stream = entry.get("stream", {})
+    for key in stream:
+        _known(key, [f.name for f in fields(StreamSpec)], f"stream choice of arm {name!r}")
+    try:
+        spec = StreamSpec.of({**base, **stream})
+    except ValueError as error:
+        raise ConfigError(f"{path}, arm {name}: {error}") from error
+    return Arm(name, entry.get("about", ""), spec, {**base, **stream}, entry.get("model", {}), entry.get("against", ""))
+
+
+def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: Mapping[str, Any], path: Path) -> Budget:
+    for key in entry:
+        _known(key, [f.name for f in fields(Budget)], f"key of budget {name!r}")
+    missing = [f.name for f in fields(Budget) if f.name not in entry and f.name != "arms"]
+    if missing:
+        raise ConfigError(f"{path}, budget {name}: {', '.join(missing)} missing")
+    for group in entry["groups"]:
+        _known(group, groups, "group")
+    for arm in entry.get("arms", ()):
+        _known(arm, arms, "arm")
+    horizons = tuple(entry["horizons"])
+    if list(horizons) != sorted(set(horizons)) or not horizons or horizons[0] < 1:
+        raise ConfigError(f"{path}, budget {name}: horizons {list(horizons)} have to ascend from 1 or more")
+    return Budget(**{**entry, "horizons": horizons, "arms": tuple(entry.get("arms", ()))})
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"no {what} {name!r}; {hint}")

@@ -1,0 +1,91 @@
+"""The measures of a rollout, on true flights and on flights that go wrong in known ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate.study import measures
+from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
+from adastate.study.stages import flights
+from datamodules import journey, world
+
+ONCE, HORIZONS, ROWS = 21, 3, 4
+
+
+@cache
+def truth(kind: str) -> tuple[list[world.Flight], Tensor]:
+    some = [replace(f, mover="nothing else moves") for f in flights(kind, ROWS, 3)]
+    made = journey.render(some, ONCE * HORIZONS) if kind == "journey" else world.render(some, ONCE * HORIZONS)  # type: ignore[arg-type]
+    return some, made
+
+
+@cache
+def measured(kind: str, change: Callable[[Tensor], Tensor] = torch.clone) -> Curves:
+    some, video = truth(kind)
+    return curves(change(video), some, ONCE, 3, 8)
+
+
+@pytest.mark.parametrize("kind", ["plain", "journey"])
+def test_true_flights_move_as_told_and_follow(kind: str) -> None:
+    found = measured(kind)
+    assert all(c.shape == (ROWS, HORIZONS) for c in found.values()) and found.keys() <= {*MEASURES, *HUES}
+    assert torch.allclose(found["forward"], torch.ones(ROWS, HORIZONS)) and found["heading"].min() == 1
+    assert found["warp_error"].max() < 0.06 and found["flicker"].mean().item() == pytest.approx(1, abs=0.1)
+    assert found["repetition"][:, 0].isnan().all() and found["repetition"][:, 1:].max() < 0.97
+    assert found["loop"][:, :2].isnan().all() and found["loop"][:, 2:].max() < 0.95
+    assert set(PARTS) <= found.keys()
+
+
+def test_a_frozen_rollout_neither_moves_nor_leaves_and_repeats_itself() -> None:
+    found = measured("journey", lambda v: v[:, :1].expand_as(v))
+    for name in ("forward", "turning", "flow", "change", "departure", "warp_error"):
+        assert found[name].abs().max() < 1e-4, name
+    assert found["repetition"][:, 1:].min() > 0.999 and found["loop"][:, 2:].min() > 0.999
+
+
+def test_the_ground_of_a_journey_turns_as_fast_as_it_should_and_half_as_fast_at_half_the_speed() -> None:
+    assert (measured("journey")["turning"] - 1).abs().mean() < 0.15
+    slow = measured("journey", lambda v: v[:, torch.arange(v.shape[1]) // 2])
+    assert slow["turning"].mean().item() == pytest.approx(0.5, abs=0.1)
+    assert slow["forward"].mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_livery_that_wanders_is_seen() -> None:
+    some, video = truth("journey")
+    assert measured("journey")["livery"].nanmean() < 0.02
+    other = [replace(f, livery=(f.livery + 0.2) % 1) for f in some]  # type: ignore[call-arg,attr-defined]
+    swapped = torch.cat([video[:, :42], journey.render(other, 21, 42)], 1)  # type: ignore[arg-type]
+    found = curves(swapped, some, ONCE, 3, 8)["livery"].nanmean(0)
+    assert found[:2].max() < 0.02 and found[2].item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_flicker_decay_and_the_wrong_ground_are_seen() -> None:
+    def flickering(v: Tensor) -> Tensor:
+        return v + 0.2 * ((torch.arange(v.shape[1]) // 3) % 2)[None, :, None, None, None]
+
+    def fading(v: Tensor) -> Tensor:
+        return v * (0.8 ** (torch.arange(v.shape[1]) // ONCE))[None, :, None, None, None]
+
+    assert measured("plain", flickering)["flicker"].min() > 1.5
+    contrast, before = measured("plain", fading)["contrast"], measured("plain")["contrast"]
+    assert (contrast / before).mean(0).tolist() == pytest.approx([0.8**i for i in range(HORIZONS)], rel=1e-3)
+    assert measured("plain")["palette"].mean() == 1
+    assert measured("plain", lambda v: v.flip(0))["palette"].mean() < 0.5
+
+
+def test_moments_are_those_of_the_pairs_of_each_horizon() -> None:
+    _, video = truth("plain")
+    found = feature_moments(video, ONCE)
+    assert found.shape[:2] == (ROWS, HORIZONS) and found.dtype == torch.float64
+    assert found[0, 0, 0] == ONCE - 1, "pairs of pictures"
+
+
+def test_hues_are_averaged_around_the_circle() -> None:
+    found = measures._mean_hue(torch.tensor([[0.9, 0.1, 0.4, float("nan")]]), 2)
+    assert float((found[0, 0] + 0.5) % 1) == pytest.approx(0.5, abs=1e-5) and found[0, 1].item() == pytest.approx(0.4)

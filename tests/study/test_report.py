@@ -1,0 +1,46 @@
+"""The report: whole from whatever there is, and it says what is missing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from adastate.study import report
+from adastate.study.table import read_table
+from tests.study.made import study
+
+
+def test_a_page_that_needs_nothing_beside_it(tmp_path: Path) -> None:
+    study(
+        tmp_path,
+        seeds=2,
+        state={"state": True},
+        none={"places": ("past -1", "own 0"), "shares": (0.5, 0.5)},
+        alpha_0={},
+    )
+    page = report.write(tmp_path, read_table(), "full")
+    text = page.read_text()
+    HTMLParser().feed(text)
+    assert not re.search(r'(?:src|href)="(?!data:)', text), "everything is inside"
+    assert text.count("data:image/svg+xml") >= 8 and text.count("data:image/png") == 2
+    for word in ("Dynamics against drift at 6x", "Horizon weight", "2 of 3 seeds", "state, hidden", "What is missing"):
+        assert word in text or word == "state, hidden", word
+    assert "static (seed 0, 1, 2)" in text and "state (seed 2)" in text
+    notes = page.with_name("report.md").read_text()
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", notes):
+        assert (page.parent / picture).is_file(), picture
+    widths = {
+        len(row.split("|")) for row in notes.split("## Claims")[1].split("## ")[0].splitlines() if row.startswith("|")
+    }
+    assert len(widths) == 1, "rows of a table are equally long"
+
+
+def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
+    page = report.write(study(tmp_path), read_table(), "short")
+    assert "0 of 18 runs measured" in page.read_text()
+
+
+def test_the_same_numbers_make_the_same_report(tmp_path: Path) -> None:
+    first = report.write(study(tmp_path / "a", state={}), read_table(), "short").read_text()
+    assert report.write(study(tmp_path / "b", state={}), read_table(), "short").read_text() == first

@@ -1,0 +1,188 @@
+"""Runs in parallel, killed, failing, and gone on with; on processes that cost nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from adastate import signals
+from adastate.study import runner, stages
+from adastate.study.runner import ELSEWHERE, claimed, run_all
+from adastate.study.stages import Setting
+from adastate.study.table import Task, read_table
+
+TABLE = read_table()
+TASKS = TABLE.tasks(TABLE.budgets["short"])
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_tasks_begin_in_order_and_so_many_at_a_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    here = tmp_path / "running"
+    here.mkdir()
+    code = f"""if True:
+        import os, time, pathlib
+        mine = pathlib.Path({str(here)!r}) / str(os.getpid())
+        mine.touch()
+        time.sleep(0.3)
+        print(len(os.listdir(mine.parent)))
+        mine.unlink()"""
+    logs = {t: tmp_path / "logs" / f"{i}.log" for i, t in enumerate(TASKS[:4])}
+    assert run_all(TASKS[:4], lambda t: python(code), logs.__getitem__, 2, said.append) == []
+    begun = [line.split(" begins")[0] for line in said if "begins" in line]
+    assert begun == [f"{t.arm.name}, seed {t.seed}" for t in TASKS[:4]]
+    assert max(int(p.read_text()) for p in logs.values()) <= 2
+
+
+def test_a_failure_is_told_with_its_log_and_stops_nobody(tmp_path: Path) -> None:
+    said: list[str] = []
+    codes = {TASKS[0]: 3, TASKS[1]: ELSEWHERE, TASKS[2]: 0}
+
+    def start(task: Task) -> list[str]:
+        return python(f"raise SystemExit({codes[task]})")
+
+    assert run_all(TASKS[:3], start, lambda t: tmp_path / t.arm.name, 1, said.append) == [TASKS[0]]
+    told = " ".join(said)
+    assert f"failed (exit 3); its log is {tmp_path / 'state'}" in told and "by another process" in told
+
+
+def test_a_signal_is_passed_on_and_the_rest_is_left_for_another_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    code = """if True:
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *a: sys.exit(75))
+        open(sys.argv[1], "w")
+        time.sleep(60)"""
+    up = tmp_path / "up"
+
+    def interrupt() -> None:
+        for _ in range(600):
+            if up.exists():
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_all(TASKS[:3], lambda t: [*python(code), str(up)], lambda t: tmp_path / t.arm.name, 1, said.append)
+        assert stop.value.code == signals.AGAIN
+        assert sum("begins" in line for line in said) == 1 and "run the same command again" in said[-1]
+    finally:
+        signals.forget()
+
+
+def test_a_run_is_done_by_one_process_and_free_again_when_that_is_killed(tmp_path: Path) -> None:
+    with claimed(tmp_path) as mine:
+        assert mine
+        code = f"""if True:
+            import fcntl
+            fcntl.flock(open({str(tmp_path / ".lock")!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)"""
+        assert b"BlockingIOError" in subprocess.run(python(code), capture_output=True).stderr
+    hold = f"""if True:
+        import fcntl, time
+        file = open({str(tmp_path / ".lock")!r})
+        fcntl.flock(file, fcntl.LOCK_EX)
+        print("held", flush=True)
+        time.sleep(60)"""
+    other = subprocess.Popen(python(hold), stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline().strip() == "held"
+    with claimed(tmp_path) as mine:
+        assert not mine
+    other.kill()
+    other.wait()
+    with claimed(tmp_path) as mine:
+        assert mine
+
+
+def a_setting(root: Path, world: str = "journey") -> Setting:
+    return Setting(root, world, TABLE.budgets["short"], "t.safetensors", "c.safetensors")
+
+
+def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) -> None:
+    from adastate.config import read_command
+
+    study = a_setting(tmp_path)
+    for task in (TASKS[0], TASKS[5], Task(TABLE.arms["state_loss"], 1)):
+        path = task.folder(tmp_path) / "arm.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(stages.arm_text(study, task))
+        distill, measure = stages.run(study, task)
+        config, _ = read_command(distill.argv[1:])
+        found = config.lightning["model"]["init_args"]
+        assert found["seed"] == task.seed and found["iterations"] == TABLE.budgets["short"].iterations
+        assert found["student"]["init_args"]["stream"]["anchor"] == task.arm.spec.anchor
+        assert found["student"]["init_args"]["weights"] == str(tmp_path / "init-w1/init.safetensors")
+        assert found["out"] == str(task.folder(tmp_path) / "student.safetensors")
+        assert found.get("state_loss", "none") == task.arm.model.get("state_loss", "none")
+        assert measure.argv[:2] == ["study", "measure"]
+
+
+def test_initialisations_are_shared_by_all_arms_of_a_window(tmp_path: Path) -> None:
+    full = TABLE.tasks(TABLE.budgets["full"])
+    made = [folder.name for folder, stage in stages.shared(a_setting(tmp_path), full) if stage.name == "init"]
+    assert sorted(made) == ["init-w1", "init-w2", "init-w3", "init-w4"]
+    short = [stage.name for _, stage in stages.shared(a_setting(tmp_path), TASKS)]
+    assert short == ["trajectories", "init", "measure"]
+    untrained = Setting(tmp_path, "journey", TABLE.budgets["short"])
+    assert [s.name for _, s in stages.shared(untrained, TASKS)] == ["codec", "teacher", *short]
+    assert [s.name for _, s in stages.shared(Setting(tmp_path, "plain", TABLE.budgets["short"]), TASKS)] == short
+
+
+def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from adastate import launch
+
+    calls: list[str] = []
+    monkeypatch.setattr(launch, "run", lambda argv: calls.append(argv[0]) or 0)
+    study, task, console = a_setting(tmp_path), TASKS[0], Console(quiet=True)
+    runner.run_one(study, task, console)
+    assert not stages.has_changed(study, task)
+    runner.run_one(study, task, console)
+    assert calls == ["fit", "study"]
+    (tmp_path / "init-w1").mkdir()
+    (tmp_path / "init-w1/init.safetensors").write_bytes(b"weights")
+    assert stages.has_changed(study, task)
+    runner.run_one(study, task, console)
+    assert calls == ["fit", "study"] * 2 and not stages.has_changed(study, task)
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from adastate import launch
+
+    calls: list[list[str]] = []
+    here = TASKS[0].folder(tmp_path)
+
+    def stands_in(argv: list[str]) -> int:
+        calls.append(argv)
+        if argv[0] == "fit":
+            (here / "distill/checkpoints").mkdir(parents=True, exist_ok=True)
+        return 1 if len(calls) == 1 else 0
+
+    monkeypatch.setattr(launch, "run", stands_in)
+    study, console = a_setting(tmp_path), Console(quiet=True)
+    with pytest.raises(SystemExit, match="adastate study: the stage 'distill' failed"):
+        runner.run_one(study, TASKS[0], console)
+    runner.run_one(study, TASKS[0], console)
+    assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [("fit", False), ("fit", True), ("study", False)]
+    assert all(stages.is_done(s, here) for s in stages.run(study, TASKS[0]))
+    assert not (here / "distill/checkpoints").exists()
+    runner.run_one(study, TASKS[0], console)
+    assert len(calls) == 3, "what is done is not done again"
