@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.utils.checkpoint import checkpoint
 
+from adastate.net.activation import gelu
 from adastate.net.attention import attend
 from adastate.net.rope import rope_table, rotate
 from adastate.types import FrameMask, Memory, Positions
@@ -108,6 +109,13 @@ class Attention(nn.Module):
         return self.o(x_BLNK.flatten(-2))
 
 
+class GELU(nn.Module):
+    """In its tanh form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
+
 class Block(nn.Module):
     def __init__(self, size: Size, layer: int) -> None:
         super().__init__()
@@ -116,9 +124,7 @@ class Block(nn.Module):
         self.self_attn = Attention(size)
         self.cross_attn = Attention(size)
         self.norm3 = nn.LayerNorm(size.width, size.eps)
-        self.ffn = nn.Sequential(
-            nn.Linear(size.width, size.ffn), nn.GELU(approximate="tanh"), nn.Linear(size.ffn, size.width)
-        )
+        self.ffn = nn.Sequential(nn.Linear(size.width, size.ffn), GELU(), nn.Linear(size.ffn, size.width))
         self.modulation = nn.Parameter(torch.randn(1, 6, size.width) / size.width**0.5)
 
     def text_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:

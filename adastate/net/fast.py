@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as nnf
 
+from adastate.net.activation import gelu
 from adastate.net.adapters import merged
 from adastate.net.attention import attend
 from adastate.net.dit import Block, DiT, TextKeys
@@ -25,8 +25,6 @@ from adastate.types import Memory, Positions, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
-
-GELU = (2 / torch.pi) ** 0.5
 
 Linear = tuple[Tensor, Tensor]
 """(bias, weight transposed), as addmm takes them."""
@@ -158,7 +156,7 @@ class Passes:
         q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
         x = _linear(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
         h = _linear(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
-        return torch.addcmul(x, _linear(_gelu(h), layer.down), m.gate_ffn)
+        return torch.addcmul(x, _linear(gelu(h), layer.down), m.gate_ffn)
 
     def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
         """What a block does for the cache alone: its keys and values."""
@@ -254,11 +252,3 @@ def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:
     """One over the root mean square along the last axis, which stays, in float32."""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return torch.addcmul(eps, size, size, value=1 / x.shape[-1]).rsqrt_()
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form: on a CPU in place as x sigmoid(a x + b x^3), because torch's tanh is slow there."""
-    if x.device.type != "cpu":
-        return nnf.gelu(x, approximate="tanh")
-    y = x * x
-    return y.mul_(2 * GELU * 0.044715).add_(2 * GELU).mul_(x).sigmoid_().mul_(x)
