@@ -117,12 +117,12 @@ def _read(file: Path, lines: Lines) -> dict[str, Any]:
     text = file.read_text()
     try:
         node = yaml.compose(text)
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if node is None:
         return {}
     _record(node, (), file, lines)
-    content = yaml.safe_load(text)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no keys at its top level")
     return content
