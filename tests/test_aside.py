@@ -24,9 +24,7 @@ def test_work_is_done_in_order_and_to_the_end(overlap: bool) -> None:
     with Aside(CPU, overlap) as aside:
         assert aside.overlaps is overlap
         for i in range(9):
-            aside.do(
-                lambda c, ready: done.append((c.index, threading.current_thread() is threading.main_thread())), chunk(i)
-            )
+            aside.do(lambda c, ready: done.append((c.index, threading.current_thread() is main)), chunk(i))
         aside.finish()
     assert done == [(i, not overlap) for i in range(9)]
 
