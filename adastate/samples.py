@@ -120,8 +120,7 @@ def rolled(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: b
     """A stream of one horizon from its beginning."""
     spec = student.spec
     chunks = spec.chunks(student.rollout_frames)
-    layers = None if grad or record else student.net.size.layers
-    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec, layers=layers)
+    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec)
     return stretch(student, part.text, noise, cache, chunks, draw, grad, finish=False, record=record)
 
 

@@ -232,3 +232,14 @@ def test_consistency_trains_and_says_what_it_needs(autoregressive: str) -> None:
         tiny_student(init={"ar_weights": autoregressive})
     with pytest.raises(ValueError, match="needs a clean past; init is 'ode_noisy'"):
         tiny_student(init={"init": "ode_noisy", "init_state_target": "last"})
+
+
+def test_clips_that_were_the_past_of_a_trajectory_are_the_past_and_not_what_is_learnt() -> None:
+    """Causal ODE distillation: the target is where the autoregressive teacher arrived after these clips."""
+    spec, past = tiny_student().spec, normal(2, 6, *SHAPE, seed=9)
+    told = Batch(ODE.index, PROMPTS, latents=past, trajectory=ODE.trajectory, levels=ODE.levels)
+    after_clips, alone = (pairs("ode", batch, SampleNoise(0, 0, ODE.index, "init"), spec) for batch in (told, ODE))
+    assert ODE.trajectory is not None
+    assert torch.equal(after_clips.clean, past) and torch.equal(after_clips.target, ODE.trajectory[:, -1])
+    assert torch.equal(alone.clean, ODE.trajectory[:, -1]) and torch.equal(alone.target, ODE.trajectory[:, -1])
+    assert torch.equal(after_clips.noisy, alone.noisy) and torch.equal(after_clips.t, alone.t)

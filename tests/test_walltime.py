@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_slurm import ROOT, TINY, arguments, cluster, differences, events, state, straight, until  # noqa: F401
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.minutes
 
 ITERATIONS = 500
 """More than are done until SLURM looks at its clock, which is every 30 s."""

@@ -12,9 +12,6 @@ from torch.nn import functional as nnf
 
 from adastate.types import FrameMask
 
-FEW_KEYS = 32
-"""Up to so many keys (a tiny prompt's) products and softmax take half the time of torch's flash kernel on a CPU."""
-
 Backend = Literal["sdpa", "flash_attn", "flash3", "flash4", "flex"]
 
 _HOOKS = {"flash3": ("FA3", "flash-attn-3"), "flash4": ("FA4", "flash-attn-4")}
@@ -89,8 +86,8 @@ def attend(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """On a CPU, attention in bf16 and to few keys is spelled out: torch's flash kernel there is slower."""
-    if q.device.type != "cpu" or (q.dtype != torch.bfloat16 and k.shape[2] > FEW_KEYS):
+    """On a CPU, attention in bf16 is spelled out: torch's flash kernel there is slower, its backward four times."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.shape[2] * k.shape[2] > DENSE_LIMIT:
         if torch.is_grad_enabled() or mask is not None:

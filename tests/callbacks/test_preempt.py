@@ -74,7 +74,8 @@ def test_twenty_signals_at_random_moments_cost_a_step_at_most_and_nothing_of_the
         signals.forget()
         assert module.late <= 1
         folders = whole.folders(tmp_path / "run" / "checkpoints")
-        assert not folders or whole.verify(folders[-1])["iteration"] == module.iteration
+        # a run that is stopped before it has read its checkpoint has done nothing, and loses nothing
+        assert not folders or module.iteration in (0, whole.verify(folders[-1])["iteration"])
     for name, value in straight.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, module.state_dict()[name]), name
