@@ -19,6 +19,8 @@ WORLD   ?= journey
 JOBS    ?=
 # Threads that wait by spinning starve each other on a machine with few cores.
 export OMP_WAIT_POLICY ?= passive
+# but sleeping at once costs as much as a short operation: first they look out for the next one, for a moment
+export GOMP_SPINCOUNT ?= 3000
 
 ADASTATE := .venv/bin/adastate
 # SLURM=1 hands a training target to the cluster (docs/slurm.md)
@@ -111,8 +113,8 @@ faults: install ## kills, stops, damage, full disks, bad data: every fault many 
 bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
 	.venv/bin/python benchmarks/stages.py --base $(RUN) $(ARGS)
 
-bench: install ## chunk and step times of this machine, table and JSON
-	.venv/bin/python benchmarks/stream.py $(ARGS)
+bench: install ## streams and training steps of this machine against a plain path, table and JSON
+	.venv/bin/python benchmarks/bench.py $(ARGS)
 
 tensorboard: install ## all runs, with every image kept
 	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from adastate.evaluate import Row, Truth, even_flights, rows
@@ -183,19 +183,36 @@ def main(argv: list[str]) -> None:
         print(f"not trained for their anchor: {', '.join(strangers)} (the page says more)")
     console = Console()
     for part in _by_stretch(figures):
-        console.print(_rich(part))
-    print(f"page      {page}\nfigures   {out / 'compare.json'}")
+        for table in tables(part, console.width):
+            console.print(table)
+    print(f"page      {page} (all measures, videos)\nfigures   {out / 'compare.json'}")
 
 
-def _rich(figures: Sequence[Row]) -> Table:
-    """A row a system; the page has the other measures."""
-    measures = [m for m in MAIN if m in _measures(figures)]
-    table = Table(title=figures[0].name.rpartition(", ")[2])
-    table.add_column("system", no_wrap=True)
+def tables(figures: Sequence[Row], width: int) -> Iterator[Table]:
+    """A row a system and a column a measure of MAIN, in as many tables as a terminal of `width` characters needs."""
+    systems = [row.name.rpartition(", ")[0] for row in figures]
+    stretch = figures[0].name.rpartition(", ")[2]
+    room = width - max(map(len, (*systems, stretch))) - 2
+    columns, used = list[str](), 0
+    for measure in (m for m in MAIN if m in _measures(figures)):
+        wide = 2 + max(
+            map(len, (*measure.split("_"), *(_number(measure, row.figures.get(measure)) for row in figures)))
+        )
+        if columns and used + wide > room:
+            yield _rich(figures, systems, stretch, columns)
+            columns, used = [], 0
+        columns.append(measure)
+        used += wide
+    yield _rich(figures, systems, stretch, columns)
+
+
+def _rich(figures: Sequence[Row], systems: Sequence[str], stretch: str, measures: Sequence[str]) -> Table:
+    table = Table(Column(stretch, no_wrap=True, header_style="bold"), box=None)
     for measure in measures:
-        table.add_column(measure.replace("_", " "), justify="right")
-    for row in figures:
-        table.add_row(row.name.rpartition(", ")[0], *(_number(m, row.figures.get(m)) for m in measures))
+        table.add_column(measure.replace("_", " "), justify="right", vertical="bottom")
+    for name, row in zip(systems, figures, strict=True):
+        table.add_row(name, *(_number(m, row.figures.get(m)) for m in measures))
+    table.add_row()
     return table
 
 

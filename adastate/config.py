@@ -8,11 +8,13 @@ for, because an unknown key deserves its nearest neighbour, its file and its lin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import inspect
 import re
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weight
 VARIABLES = (
     "run", "size", "teacher_size", "critic_size", "stream", "codec", "text", "grid", "flow", "training", "watch"
 )  # fmt: skip
+
+FLAGS = ("config", "print_config", "help", "verbose")
+"""Of Lightning's command line, beside its blocks."""
 
 T = typing.TypeVar("T")
 Path_ = tuple[str, ...]
@@ -111,6 +116,40 @@ def is_variable(argument: str) -> bool:
     return argument.startswith("--") and name in VARIABLES
 
 
+def check_words(config: Config, words: Sequence[str]) -> None:
+    """Refuses words for Lightning ("--model.horizon_weight=4") that name what is not there, nearest neighbour told.
+
+    Raises:
+        ConfigError: for the first of them.
+    """
+    for word in (w for w in words if w.startswith("--")):
+        head, *path = word.partition("=")[0].removeprefix("--").rstrip("+").split(".")
+        if head == "trainer" and path and path[0] != "help":
+            _near(word, "the trainer", path[0], _parameters(pl.Trainer))
+        elif head not in (*LIGHTNING, *VARIABLES, *FLAGS):
+            _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
+        node = config.lightning.get(head)
+        if head not in ("model", "data") or {"class_path", "help"} & set(path):
+            continue
+        for part in (p for p in path if p != "init_args"):
+            if not isinstance(node, dict):
+                break
+            if "class_path" in node:
+                module, _, name = node["class_path"].rpartition(".")
+                _near(word, node["class_path"], part, _parameters(getattr(importlib.import_module(module), name)))
+                node = node.get("init_args") or {}
+            node = node.get(part)
+
+
+def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        raise ConfigError(
+            f"{word}: {what} has no {key!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
+        )
+
+
 def _read(file: Path, lines: Lines) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
@@ -173,6 +212,7 @@ def _check_class(node: Any, path: Path_, lines: Lines) -> None:
     hints = typing.get_type_hints(cls.__init__)
     for key, value in arguments.items():
         hint = hints.get(key)
+        _check_value(where, value, hint, (*path, "init_args", key), lines)
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
             _check_names(key, value, [f.name for f in dataclasses.fields(hint)], (*path, "init_args", key), lines)
         else:
@@ -186,6 +226,8 @@ def _check_block(name: str, block: Any, lines: Lines) -> None:
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
         _check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
+        for key, value in block.items():
+            _check_value(name, value, typing.get_type_hints(kinds[name])[key], (name, key), lines)
     elif isinstance(block, dict):
         _check_class(block, (name,), lines)
 
@@ -197,6 +239,24 @@ def _check_names(what: str, given: dict[str, Any], known: Sequence[str], path: P
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             at = lines.get((*path, str(key)), ".".join((*path, str(key))))
             raise ConfigError(f"{at}: {what} has no {key!r}; {hint}")
+
+
+def _check_value(what: str, value: Any, hint: Any, path: Path_, lines: Lines) -> None:
+    """Refuses a word where a number or one of certain words belongs; all else is left to jsonargparse."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = [w for kind in kinds if typing.get_origin(kind) is typing.Literal for w in typing.get_args(kind)]
+    numbers = [kind for kind in kinds if kind in (int, float)]
+    known = len(numbers) + (types.NoneType in kinds) + sum(typing.get_origin(k) is typing.Literal for k in kinds)
+    if not isinstance(value, str) or known != len(kinds) or value in words:
+        return
+    if numbers:
+        with contextlib.suppress(ValueError):
+            float(value)  # as 1e-4, which YAML takes for a word
+            return
+    near = difflib.get_close_matches(value, [w for w in words if isinstance(w, str)], n=1, cutoff=0.5)
+    one_of = [*(["a number"] if numbers else []), *map(str, words)]
+    hint_ = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(one_of)}"
+    raise ConfigError(f"{lines.get(path, '.'.join(path))}: {what} cannot have {path[-1]} {value!r}; {hint_}")
 
 
 def _parameters(cls: Any) -> list[str]:

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adastate import losses
+from adastate.conflicts import refuse_conflicts
 from adastate.critic import Critic
 from adastate.ema import EMA
 from adastate.encoders import Codec
 from adastate.frozen import bring_back, leave_out
+from adastate.global_batch import GlobalBatch
 from adastate.guard import Guard
-from adastate.net import DiT, shard
+from adastate.net import DiT
+from adastate.networks import shard_all
 from adastate.noise import SampleNoise
 from adastate.objective import Objective, Recipe, StateLoss
-from adastate.optim import clipped_step, trainable, warmed_up
+from adastate.optim import adamw_for, clipped_step, warmed_up
 from adastate.sampler import Long, Sampler, Source
 from adastate.samples import Part, Reward, Sample, again
 from adastate.student import Student
@@ -122,18 +124,10 @@ class Distill(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        spec = student.spec
-        untaught = spec.cache_grad == "detached" and not spec.state_grad and state_loss == "none"
-        if spec.anchor == "state" and spec.state_visibility == "previous" and untaught:
-            raise ValueError(
-                "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: "
-                "set state_loss: dmd, cache_grad: straight_through or state_grad: 1"
-            )
-        if state_loss != "none" and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):
-            raise ValueError("state_loss: dmd needs anchor: state with at most as many frames as a chunk")
+        refuse_conflicts(student.spec, student.lora, state_loss, source, replay)
         self.automatic_optimization = False
         self.teacher, self.student, self.critic = teacher.requires_grad_(False).eval(), student, critic
-        self.iterations, self.global_batch, self.student_every = iterations, global_batch, student_every
+        self.iterations, self.batch, self.student_every = iterations, GlobalBatch(global_batch), student_every
         self.critic_updates, self.critic_fresh, self.critic_first = critic_updates, critic_fresh, critic_first
         self.state_loss, self.source, self.replay, self.save_streams = state_loss, source, replay, save_streams
         self.sampler = Sampler(student, seed, source, long, long_frames, switch_share, plain_share)
@@ -154,7 +148,6 @@ class Distill(pl.LightningModule):
                 score_shift,
             ),
         )
-        self._check()
         self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
         self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
         self.warmup = (student_warmup, critic_warmup)
@@ -162,21 +155,6 @@ class Distill(pl.LightningModule):
         self.learning = ""
         self.updates = Updates(self, Guard(spike, patience=patience))
         self._iteration = 0
-        self._parts: list[Batch] = []
-
-    def _check(self) -> None:
-        spec = self.student.spec
-        plain = self.source == "rollout" and spec.schedule == "uniform"
-        if self.replay and not (plain and spec.cache_grad == "detached" and not spec.state_grad):
-            raise ValueError(
-                "replay sends gradients back chunk by chunk: it needs rollouts, schedule 'uniform' and a cache without "
-                f"gradient; got source {self.source!r}, schedule {spec.schedule!r}, cache_grad {spec.cache_grad!r}, "
-                f"state_grad {spec.state_grad}"
-            )
-        if self.replay and self.student.lora is not None and self.student.lora.dropout:
-            raise ValueError("replay runs passes again, in which lora's dropout would draw otherwise: set it to 0")
-        if self.state_loss != "none" and self.source != "rollout":
-            raise ValueError(f"state_loss looks at rollouts, and source is {self.source!r}: leave it as it is")
 
     # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
     # replace, `accumulate`, and these
@@ -196,15 +174,7 @@ class Distill(pl.LightningModule):
         return {"student": self.student.ema}
 
     def configure_model(self) -> None:
-        """Shards the networks where the strategy leaves that to the module: ModelParallelStrategy, for FSDP2."""
-        if self.device_mesh is not None:
-            if self.device_mesh["tensor_parallel"].size() > 1:
-                raise ValueError(
-                    "the networks are sharded over data only: set the strategy's data_parallel_size to the number of "
-                    "processes, and tensor_parallel_size to 1"
-                )
-            for net in (*self.trained.values(), *self.frozen.values(), *(ema.net for ema in self.averages.values())):
-                shard(net, self.device_mesh["data_parallel"])
+        shard_all(self)
 
     # ---- what callbacks look at
 
@@ -242,10 +212,10 @@ class Distill(pl.LightningModule):
         if self.iteration >= self.iterations:  # killed between the last checkpoint and its end, and gone on with
             self.trainer.should_stop = True
             return
-        self._parts.append(batch)
-        if len(self._parts) < self.accumulate:
+        collected = self.batch.add(batch, self.trainer.world_size)
+        if not collected:
             return
-        parts, self._parts = [self._part(slot, b) for slot, b in enumerate(self._parts)], []
+        parts = [Part.of(self.student, b, slot, self.sampler.switch_share > 0) for slot, b in enumerate(collected)]
         self.updates.begin()
         streams = self.sampler.streams
         if streams is not None:
@@ -258,15 +228,6 @@ class Distill(pl.LightningModule):
             self.updates.dismiss(str(bad))
         if not self.dismissed or self.updates.made:
             self._next_iteration()
-
-    def _part(self, slot: int, batch: Batch) -> Part:
-        turning = self.sampler.switch_share > 0
-        if turning and not batch.next_prompts:
-            raise ValueError(
-                "switch_share needs the prompt that comes next: give PromptData pairs: true or a next_file"
-            )
-        following = self.student.embed(batch.next_prompts) if turning else None
-        return Part(self.student.embed(batch.prompts), batch.index, batch.latents, following, slot)
 
     def _iterate(self, parts: list[Part]) -> None:
         """The updates of one iteration, over the parts of its batch."""
@@ -328,23 +289,17 @@ class Distill(pl.LightningModule):
     @property
     def accumulate(self) -> int:
         """Micro batches an iteration."""
-        micro = self._batch * self.trainer.world_size
-        if self.global_batch % micro:
-            raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of {self.trainer.world_size} processes x batch "
-                f"{self._batch}: change the datamodule's batch"
-            )
-        return self.global_batch // micro
+        return self.batch.parts(self.trainer.world_size)
 
     def on_fit_start(self) -> None:
         if self.replay and hasattr(self.trainer.strategy, "engines"):
             raise ValueError("replay goes back once a chunk, ZeRO's engines count one backward a batch: use DDP")
-        self._batch = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
+        self.batch.micro = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
         self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
 
     @property
     def micro_batch(self) -> int:
-        return self._batch
+        return self.batch.micro
 
     @property
     def guard(self) -> Guard:
@@ -366,7 +321,7 @@ class Distill(pl.LightningModule):
     @property
     def at_boundary(self) -> bool:
         """Whether the module stands between two iterations, so that a checkpoint is exact."""
-        return not self._parts
+        return self.batch.is_empty
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         leave_out(self, checkpoint, FROZEN)
@@ -397,10 +352,8 @@ class Distill(pl.LightningModule):
             save(net, Path(self.out), stream=asdict(self.student.spec))
 
     def configure_optimizers(self) -> Any:
-        def adamw(net: nn.Module, lr: float) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(trainable(net), lr, self.betas, weight_decay=self.weight_decay)
-
-        optimizers = [adamw(self.student.net, self.student_lr), adamw(self.critic.net, self.critic_lr)]
+        rates = {"student": self.student_lr, "critic": self.critic_lr}
+        optimizers = [adamw_for(net, rates[name], self.betas, self.weight_decay) for name, net in self.trained.items()]
         return optimizers, [warmed_up(o, n) for o, n in zip(optimizers, self.warmup, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:

@@ -7,9 +7,7 @@ networks included, and is a pickle. Written against Lightning 2.6.
 
 from __future__ import annotations
 
-import os
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -19,13 +17,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from adastate import pieces
 from adastate.ema import EMA
 from adastate.net import DiT, local
-from adastate.pieces import WEIGHT, Piece, Saved
+from adastate.networks import networks_of
+from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved
+from adastate.piecewise import Piecewise
 
 
-class FsdpStrategy(ModelParallelStrategy):
+class FsdpStrategy(Piecewise, ModelParallelStrategy):
     """Trains a module that shards its networks, over all processes.
 
     Raises:
@@ -42,41 +41,11 @@ class FsdpStrategy(ModelParallelStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         super().setup(trainer)
-        module: Any = self.lightning_module
-        if not hasattr(type(module), "trained"):
-            raise TypeError(
-                f"FsdpStrategy cannot train {type(module).__name__}, which does not say which networks it trains; "
-                "use conf/zero/ddp.yaml"
-            )
+        module = networks_of(self.lightning_module, "FsdpStrategy")
         for optimizer in self.optimizers:
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             (name,) = (n for n, net in module.trained.items() if any(id(p) in mine for p in net.parameters()))
             self.held[name] = FsdpPieces(module.trained[name], optimizer, module.averages.get(name))
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes a folder, each rank its own files, see adastate.pieces; no rank waits for another once it writes."""
-        folder = Path(self.broadcast(os.fspath(filepath)))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, held in self.held.items():
-            pieces.write(folder, name, held, self.global_rank)
-        if self.is_global_zero:
-            pieces.save_rest(folder, checkpoint)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads what save_checkpoint wrote, or ZeroStrategy, on any number of processes; nothing in it is executed."""
-        rest = pieces.load_rest(Path(checkpoint_path))
-        for name, held in self.held.items():
-            pieces.read(Path(checkpoint_path), name, held)
-        return rest
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
-
-    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
-
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return {}
 
 
 class FsdpPieces:
@@ -122,7 +91,7 @@ class FsdpPieces:
     def bring(self, saved: Saved) -> None:
         for group in self.optimizer.param_groups:
             for param in group["params"]:
-                for part in set.intersection(*map(saved.parts, saved.shapes)) - {WEIGHT, pieces.AVERAGE}:
+                for part in set.intersection(*map(saved.parts, saved.shapes)) - {WEIGHT, AVERAGE}:
                     self.optimizer.state[param].setdefault(part, torch.zeros_like(param))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from adastate import signals
+from adastate import process, signals
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
@@ -32,17 +32,25 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
 
 def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
-    from adastate.config import read_command
+    from adastate.config import ConfigError, check_words, read_command
 
     composed, rest = read_command(argv)
     config = composed.lightning
+    if not {"-h", "--help"} & set(rest):
+        check_words(composed, rest)
+        given = {word.partition("=")[0].removeprefix("--") for word in rest}
+        if not all(config.get(part) or part in given for part in ("model", "data")):
+            raise ConfigError(
+                "there is no stage to train: give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/"
+            )
     callbacks = (config.get("trainer") or {}).get("callbacks") or []
     if not any(c.get("class_path", "").endswith("Preempt") for c in callbacks):
         signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nobody would obey
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
-    rest = _resume(rest, Path(root) if root else None)
+    saved = any(c.get("class_path", "").endswith("Checkpoints") for c in callbacks)
+    rest = _resume(rest, Path(root) if root else None, together=saved)
     # what these say every time is known here: encoders are frozen, shards are streamed
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
@@ -94,16 +102,20 @@ def _lightning(argv: list[str]) -> bool:
     return bool(cli.trainer.is_global_zero)
 
 
-def _resume(arguments: list[str], root: Path | None) -> list[str]:
+def _resume(arguments: list[str], root: Path | None, together: bool = False) -> list[str]:
     """Resolves `--ckpt_path`: "auto" is the newest whole checkpoint of the run folder, if there is one.
 
     A checkpoint of this project is a folder; either it or the state in it may be named.
+
+    Args:
+        together: whether callbacks.Checkpoints holds it against its manifest later, on all ranks; else it is done here.
 
     Raises:
         Damaged: the named checkpoint is not what its manifest says.
     """
     from adastate.config import ConfigError
-    from callbacks.checkpoints import STATE, check, newest
+    from callbacks import whole
+    from callbacks.resuming import STATE, check, newest
 
     found = []
     words = iter(arguments)
@@ -115,10 +127,12 @@ def _resume(arguments: list[str], root: Path | None) -> list[str]:
         if value == "auto":
             if root is None:
                 raise ConfigError("--ckpt_path=auto looks in the run folder, and trainer.default_root_dir is not set")
-            state = newest(root / "checkpoints")
+            every = root / "checkpoints"
+            state = newest(every) if not together else every if whole.folders(every) else None
         else:
             state = Path(value) / STATE if (Path(value) / STATE).exists() else Path(value)
-            check(state)
+            if not together:
+                check(state)
         if state is not None:
             # What is ours holds plain data only, so no other kind of object is let in.
             found += [f"--ckpt_path={state}", "--weights_only=true"]
@@ -145,6 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    process.prepare()
     before = signals.listen() if argv[0] in ("fit", "train", "study") else {}
     from adastate.config import ConfigError  # brings torch with it, and takes seconds in which a signal may come
 

@@ -16,7 +16,7 @@ from adastate.stream import StateCache
 from adastate.stream.rollout import Step
 from adastate.stream.saved import fork
 from adastate.student import Student
-from adastate.types import Chunk
+from adastate.types import Batch, Chunk
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ class Part:
     latents: Tensor | None = None
     next_text: Tensor | None = None
     slot: int = 0
+
+    @classmethod
+    def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> Part:
+        """What `batch` brings; `turning` if streams are to change their prompt."""
+        if turning and not batch.next_prompts:
+            raise ValueError(
+                "switch_share needs the prompt that comes next: give PromptData pairs: true or a next_file"
+            )
+        following = student.embed(batch.next_prompts) if turning else None
+        return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -16,21 +14,18 @@ from adastate import initialise
 from adastate.bound import Bound
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
-from adastate.frozen import bring_back, leave_out
 from adastate.initialise import NOISY_PAST, Init
 from adastate.lora import Lora, adapt
-from adastate.net import DiT, Size, shard
+from adastate.net import DiT, Size
 from adastate.net.engine import Engine
 from adastate.noise import SampleNoise
-from adastate.optim import adamw, clip_gradient
+from adastate.one_network import OneNetwork
+from adastate.optim import clip_gradient
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, Step, replay, switch_prompt
 from adastate.types import Batch, Chunk, Probe
-from adastate.weights import load, save
-
-FROZEN = ("codec.", "ar_net.")
-"""Parts of the module that no checkpoint holds."""
+from adastate.weights import load
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Turn:
     switch: Switch | None = None
 
 
-class Student(pl.LightningModule):
+class Student(OneNetwork):
     """A causal video model that streams chunk by chunk.
 
     On its own it trains its initialisation from the teacher's weights (`adastate fit` with conf/stages/init.yaml);
@@ -71,6 +66,10 @@ class Student(pl.LightningModule):
         engine: what runs a stream's passes once its window is full: eager, compile or graph; see adastate.net.engine.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
+
+    left_out = ("codec.", "ar_net.")
+    tag = "init"
+    ema: EMA
 
     def __init__(
         self,
@@ -132,12 +131,12 @@ class Student(pl.LightningModule):
             codec.requires_grad_(False)
 
     @property
-    def iteration(self) -> int:
-        return self.ema.updates
-
-    @property
     def chunk_frames(self) -> int:
         return self.spec.chunk_frames
+
+    @property
+    def stream_fields(self) -> dict[str, Any]:
+        return asdict(self.spec)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -256,29 +255,9 @@ class Student(pl.LightningModule):
             pass
         return share.shares
 
-    # ---- what strategies look at: these, `learning`, `clip`, and `clip_gradient`, which they may replace
-
-    @property
-    def trained(self) -> dict[str, DiT]:
-        return {self.learning: self.net}
-
     @property
     def frozen(self) -> dict[str, DiT]:
         return {} if self.ar_net is None else {"ar": self.ar_net}
-
-    @property
-    def averages(self) -> dict[str, EMA]:
-        return {self.learning: self.ema}
-
-    @property
-    def accumulate(self) -> int:
-        return int(self.trainer.accumulate_grad_batches)
-
-    def configure_model(self) -> None:
-        """Shards the networks where the strategy leaves that to the module, as FsdpStrategy does."""
-        if self.device_mesh is not None:
-            for net in (self.net, *self.frozen.values(), *(average.net for average in self.averages.values())):
-                shard(net, self.device_mesh["data_parallel"])
 
     # ---- initialisation
 
@@ -326,33 +305,3 @@ class Student(pl.LightningModule):
     def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
         return initialise.causal_at_once(self.net, noisy, t, text, self.spec)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The average moves with the step, before any callback can save the one without the other."""
-        super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.net)
-        if self.iteration % self.save_every == 0:
-            self.save()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("init/gradient_norm", self.clip_gradient(self.net, self.clip))
-
-    def on_train_end(self) -> None:
-        self.save()
-
-    def save(self) -> None:
-        if self.out is None:
-            return
-        net = self.ema.whole()
-        if self.trainer.is_global_zero:
-            save(net, Path(self.out), stream=asdict(self.spec))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(self, checkpoint, FROZEN)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        bring_back(self, checkpoint, FROZEN)
-
-    def configure_optimizers(self) -> Any:
-        steps = self.trainer.max_steps
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)

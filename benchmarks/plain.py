@@ -13,6 +13,7 @@ from torch.nn import functional as nnf
 
 from adastate import flow
 from adastate.net import DiT
+from adastate.net.norm import RMSNorm
 
 
 class PlainStream:
@@ -91,8 +92,8 @@ class PlainStream:
         h = nnf.layer_norm(x.float(), x.shape[-1:], eps=size.eps).to(x.dtype)
         h = _modulated(h, e[0], e[1], frames)
         heads = (x.shape[0], x.shape[1], size.heads, -1)
-        q = own.norm_q(own.q(h)).view(heads)
-        k = own.norm_k(own.k(h)).view(heads)
+        q = _normed(own.q(h), own.norm_q).view(heads)
+        k = _normed(own.k(h), own.norm_k).view(heads)
         v = own.v(h).view(heads)
         q, k = _turned(q, grid, frames, table, self.frames), _turned(k, grid, frames, table, self.frames)
         keys, values = self.keys[i], self.values[i]
@@ -111,12 +112,16 @@ class PlainStream:
             q.transpose(1, 2), shown_k[:, : end + tokens].transpose(1, 2), shown_v[:, : end + tokens].transpose(1, 2)
         )
         x = x + _gated(own.o(out.transpose(1, 2).flatten(2)), e[2], frames)
-        q = cross.norm_q(cross.q(block.norm3(x))).view(heads)  # type: ignore[attr-defined]
+        q = _normed(cross.q(block.norm3(x)), cross.norm_q).view(heads)  # type: ignore[attr-defined]
         text_k, text_v = self.text_keys[i]
         out = nnf.scaled_dot_product_attention(q.transpose(1, 2), text_k.transpose(1, 2), text_v.transpose(1, 2))
         x = x + cross.o(out.transpose(1, 2).flatten(2))
         h = nnf.layer_norm(x.float(), x.shape[-1:], eps=size.eps).to(x.dtype)
         return x + _gated(block.ffn(_modulated(h, e[3], e[4], frames)), e[5], frames)  # type: ignore[attr-defined]
+
+
+def _normed(x: Tensor, norm: RMSNorm) -> Tensor:
+    return nnf.rms_norm(x, norm.weight.shape, norm.weight, norm.eps)
 
 
 def _modulated(h: Tensor, shift: Tensor, scale: Tensor, frames: int) -> Tensor:

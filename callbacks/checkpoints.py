@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import json
 import math
 import shutil
@@ -12,21 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks import whole
+from callbacks.agree import first, gathered
+from callbacks.resuming import FORMAT, STATE, look_first, versions
 from callbacks.streams import iteration
 
-STATE = "state.ckpt"
-"""What the strategy saves: a file, or with sharded engines a folder."""
-
-FORMAT = 1
-"""Of what a checkpoint holds. One from a later format is refused; raise it when an older reader would go wrong."""
-
-PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
 LOG = "run.log.jsonl"
 
 
@@ -65,17 +58,22 @@ class Checkpoints(Checkpoint):
         self._saved_at, self._saved_time = -1, time.monotonic()
         self.last: Path | None = None
         """The newest checkpoint of this run."""
+        self._resumed: Path | None = None
         self._losses_then: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             whole.sweep(self.root)
         trainer.strategy.barrier("sweep checkpoints")
+        look_first(trainer, self._found)
+
+    def _found(self, state: Path) -> None:
+        self._resumed = state.parent
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = iteration(trainer, pl_module)
-        if trainer.ckpt_path:
-            self._say_resumed(trainer, Path(trainer.ckpt_path).parent)
+        if self._resumed is not None:
+            self._say_resumed(trainer, self._resumed)
 
     def _say_resumed(self, trainer: pl.Trainer, folder: Path) -> None:
         self.last, told, digest = folder, {}, ""
@@ -122,7 +120,7 @@ class Checkpoints(Checkpoint):
             except OSError as failure:
                 error = _reason(failure, self.root)
         # what any rank's disk refuses all have to know, or they would wait for each other
-        error = _first(trainer, error) or _first(trainer, self._write(trainer, scratch / STATE))
+        error = first(trainer, error) or first(trainer, self._write(trainer, scratch / STATE))
         if not error:
             written, error = self._digests(trainer, scratch)
         if not error and trainer.is_global_zero:
@@ -161,8 +159,8 @@ class Checkpoints(Checkpoint):
             mine = whole.digests(scratch, trainer.global_rank, trainer.world_size)
         except OSError as failure:
             error = _reason(failure, self.root)
-        found = {name: file for part in _gathered(trainer, mine) for name, file in part.items()}
-        return found, _first(trainer, error)
+        found = {name: file for part in gathered(trainer, mine) for name, file in part.items()}
+        return found, first(trainer, error)
 
     def _copy_config(self, trainer: pl.Trainer, scratch: Path) -> None:
         config = Path(trainer.default_root_dir) / "config.yaml"
@@ -205,51 +203,9 @@ class Checkpoints(Checkpoint):
         return min(values, default=(0.0, None), key=lambda pair: pair[0])[1]
 
 
-def newest(root: Path) -> Path | None:
-    """The state to resume from: of the newest checkpoint whose checksums hold. Damaged ones are named and left out."""
-    folder, wrong = whole.newest_whole(root)
-    for sentence in wrong:
-        rank_zero_warn(f"{sentence}; going on from an earlier checkpoint")
-    if folder is None:
-        return None
-    _readable(folder, whole.facts(folder))
-    return folder / STATE
-
-
-def check(state: Path) -> None:
-    """Raises whole.Damaged unless the checkpoint that this state belongs to is what its manifest says, and readable."""
-    if (state.parent / whole.MANIFEST).is_file():
-        _readable(state.parent, whole.verify(state.parent))
-
-
-def _readable(folder: Path, manifest: dict[str, Any]) -> None:
-    written, mine = manifest.get("versions", {}), versions()
-    if manifest.get("format", FORMAT) > FORMAT:
-        raise whole.Damaged(
-            f"{folder} was written by adastate {written.get('adastate', 'of a later version')} in format "
-            f"{manifest['format']}; this one, {mine.get('adastate', 'not installed')}, reads formats up to {FORMAT}: "
-            "update it"
-        )
-    for name in ("lightning", "deepspeed"):
-        there, here = written.get(name, ""), mine.get(name, "")
-        if there and here and there.split(".")[:2] != here.split(".")[:2]:
-            rank_zero_warn(f"{folder} was saved with {name} {there}, and is read with {here}")
-
-
 def at_boundary(module: pl.LightningModule) -> bool:
     """Whether the module stands between two iterations, with no gradient half accumulated."""
     return bool(getattr(module, "at_boundary", True))
-
-
-def versions() -> dict[str, str]:
-    """Of the project and the packages that a checkpoint depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {**found, "torch": torch.__version__}
 
 
 def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
@@ -273,20 +229,6 @@ def _losses(trainer: pl.Trainer) -> dict[str, float]:
 
 def _spelt(losses: dict[str, float]) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in sorted(losses.items()))
-
-
-def _gathered(trainer: pl.Trainer, mine: Any) -> list[Any]:
-    """What each rank has, on all of them."""
-    if trainer.world_size == 1:
-        return [mine]
-    found: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(found, mine)
-    return found
-
-
-def _first(trainer: pl.Trainer, error: str) -> str:
-    """What the first rank that has an error says of it, on all ranks."""
-    return next(filter(None, _gathered(trainer, error)), "")
 
 
 def _of_disk(failure: BaseException) -> BaseException | None:

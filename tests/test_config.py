@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adastate.config import ConfigError, build, compose, is_variable, read_command
+from adastate.config import ConfigError, build, check_words, compose, is_variable, read_command
 from adastate.critic import Critic
 from adastate.encoders import TinyText
 
@@ -157,6 +157,47 @@ def test_a_command_line_is_split(write: Any) -> None:
     assert rest == ["--trainer.max_steps=1", "--print_config"]
     assert config.lightning["seed_everything"] == 5
     assert config.variables["size"] == {"width": 32, "layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--model.shfit=2", "adastate.critic.Critic has no 'shfit'; did you mean 'shift'?"),
+        ("--model.init_args.shfit=2", "adastate.critic.Critic has no 'shfit'; did you mean 'shift'?"),
+        ("--trainer.device=2", "the trainer has no 'device'; did you mean 'devices'?"),
+        ("--sise.layers=2", "`adastate fit` has no 'sise'; did you mean 'size'?"),
+    ],
+)
+def test_a_word_for_lightning_that_names_nothing(write: Any, word: str, told: str) -> None:
+    config = compose([write("base.yaml", BASE), write("stage.yaml", STAGE)])
+    with pytest.raises(ConfigError) as error:
+        check_words(config, ["--ckpt_path", "auto", "--model.shift=2", word])
+    assert str(error.value) == f"{word}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("stream.anchor=sttic", "--stream.anchor=sttic: stream cannot have anchor 'sttic'; did you mean 'static'?"),
+        ("size.width=wide", "--size.width=wide: size cannot have width 'wide'; it takes a number"),
+        ("model.init_args.time_shift=x", "adastate.critic.Critic cannot have time_shift 'x'; it takes a number"),
+    ],
+)
+def test_a_value_that_cannot_be(write: Any, word: str, told: str) -> None:
+    files = [write("base.yaml", BASE), write("stage.yaml", STAGE)]
+    with pytest.raises(ConfigError) as error:
+        compose(files, [word])
+    assert str(error.value).endswith(told)
+    compose(files, ["stream.anchor=static", "model.init_args.time_shift=1e-1", "model.init_args.shift=2"])
+
+
+def test_words_for_lightning_that_are_right(write: Any) -> None:
+    config = compose([write("base.yaml", BASE), write("stage.yaml", STAGE)])
+    check_words(config, [
+        "--model.shift=2", "--model.init_args.size.layers=3", "--model.class_path=adastate.critic.Critic",
+        "--trainer.callbacks+=callbacks.Progress", "--trainer.callbacks.every_s=1", "--trainer.devices", "2",
+        "--print_config", "--ckpt_path=auto", "--data.batch=3",
+    ])  # fmt: skip
 
 
 def test_which_arguments_are_variables() -> None:

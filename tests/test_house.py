@@ -14,11 +14,13 @@ FLOORS = (
     {"flow", "noise"},
     {"net", "stream", "losses", "metrics", "encoders", "media", "solvers", "pieces"},
     {"ema", "weights", "optim", "guard", "script", "vbench", "ranks", "lora", "frozen", "bound"},
-    {"initialise"},
+    {"initialise", "networks"},
+    {"one_network", "piecewise"},
     {"teacher", "student", "critic", "codec"},
     {"samples", "rewards"},
     {"carried", "objective", "updates"},
     {"sampler"},
+    {"conflicts", "global_batch"},
     {"distill"},
 )
 """Parts of adastate, each of which may import what lies on lower floors. What is not named is the roof: commands and

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
-from adastate.optim import adamw
+from adastate.optim import adamw, adamw_for
 
 
 def rates(steps: int, run: int, warmup: int = 4, decay_share: float = 0.5) -> list[float]:
@@ -38,3 +39,19 @@ def test_what_does_not_learn_is_not_in_the_optimiser() -> None:
     net.weight.requires_grad_(False)
     made = adamw(net, 1.0, (0.9, 0.99), 0.0, 0, 0.0, 1)
     assert [p is net.bias for g in made["optimizer"].param_groups for p in g["params"]] == [True]
+
+
+def test_in_one_operation_it_is_the_same_step() -> None:
+    ours, plain = nn.Linear(5, 3), nn.Linear(5, 3)
+    plain.load_state_dict(ours.state_dict())
+    optimizers = (
+        adamw_for(ours, 0.1, (0.0, 0.9), 0.1),
+        torch.optim.AdamW(plain.parameters(), 0.1, (0.0, 0.9), 1e-8, 0.1),
+    )
+    assert optimizers[0].param_groups[0]["fused"] and not optimizers[1].param_groups[0]["fused"]
+    for step in range(3):
+        for net, optimizer in zip((ours, plain), optimizers, strict=True):
+            net(torch.arange(5.0) + step).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert torch.allclose(ours.weight, plain.weight, rtol=1e-5)

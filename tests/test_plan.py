@@ -22,8 +22,10 @@ from adastate.distill import Distill
 from adastate.encoders import TAEHV, TinyCodec
 from adastate.main import main
 from adastate.net import DiT, Size
+from adastate.net.fast import Streamer
 from adastate.plan import memory
 from adastate.plan.command import GIB, layout, smallest_change
+from adastate.plan.configured import PRETRAINED, read
 from adastate.plan.cost import (
     Pass,
     Recipe,
@@ -35,7 +37,7 @@ from adastate.plan.cost import (
     text_flops,
 )
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
-from adastate.plan.runs import PRETRAINED, DistillRun, Run, Setting, codec_parameters, read
+from adastate.plan.runs import DistillRun, Run, Setting, codec_parameters
 from adastate.stream import StateCache, rollout
 from tests.rig import Prompts, fit, tiny_distill
 from tests.tiny import GRID, ROOT, SIZE, Drawn, normal, random_net, read_system, spec
@@ -44,8 +46,6 @@ CONF = ROOT / "conf"
 WAN = Size(width=1536, layers=30, heads=12, ffn=8960, channels=16, text_width=4096, text_tokens=512, freq=256)
 WAN_14B = replace(WAN, width=5120, layers=40, heads=40, ffn=13824)
 TOKENS = frame_tokens(SIZE, GRID)
-UNFUSED = replace(FLOAT32, fused=False)
-"""A CPU has no fused RMSNorm."""
 
 LAYERS = {
     "tiny": ["base.yaml", "sizes/tiny.yaml"],
@@ -143,7 +143,7 @@ class Step:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, level: int, batch: int = 4, **options: Any) -> None:
         stream = {"steps": (1000, 750, 500), **options.pop("stream", {})}
         self.module = tiny_distill(stream, **options)
-        self.module._batch = batch
+        self.module.batch.micro = batch
         self.index = torch.arange(batch)
         self.text = self.module.student.embed(["red ball", "snow", "slow lava", "fast"][:batch])
         self.negative = self.module.student.embed([""])
@@ -194,6 +194,33 @@ def test_a_latent_frame_in_the_cache() -> None:
     assert cache.bytes == 2 * 4 * frame_key_bytes(SIZE, TOKENS, FLOAT32)
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "systems").glob("*.yaml")))
+def test_a_stream_s_cache_is_what_is_allocated(name: str) -> None:
+    """With its raw keys, its turned ones and both states; ping-pong, which has no slab, within a tenth."""
+    s, net = read_system(name), random_net(replace(SIZE, rope_rows=2048))
+    told = memory.stream_bytes(SIZE, TOKENS, s, 42, 2, FLOAT32)
+    cache, slabs, loose = StateCache(s, layers=SIZE.layers), dict[int, Any](), [0]
+
+    def watched(view: Any) -> Any:
+        if view.board is not None:
+            slabs[id(view.board.slab)] = view.board.slab
+        copies = len(view._context) > 1  # of values, where anchor and window are joined
+        loose.append(cache.bytes + sum(k.nbytes + v.nbytes * copies for k, v in view._rotated.values()))
+        return view
+
+    streamer, made = Streamer(net, net.text_keys(normal(2, 4, 16))), cache.view
+    cache.view = lambda *a, **k: watched(made(*a, **k))  # type: ignore[method-assign]
+    with torch.no_grad():
+        list(rollout(streamer, Drawn(batch=2), cache, s.chunks(42), (SIZE.channels, *GRID), finish=False))
+    if slabs:
+        (slab,) = slabs.values()
+        assert told == slab.bytes
+        keys_and_values = 2 * slab.places * frame_key_bytes(SIZE, TOKENS, FLOAT32)
+        assert slab.bytes == keys_and_values * (1.5 if slab.turns else 1)
+    else:
+        assert told == pytest.approx(max(loose), rel=0.1)
+
+
 def tensors() -> dict[int, Any]:
     """Storages of all tensors that Python knows, by address."""
     gc.collect()
@@ -236,7 +263,7 @@ def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, An
     kept(Step(monkeypatch, 1, stream=stream))  # fills the tables of noise and rotation, which stay
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
     passes = rollout_passes(step.module.student.spec, 6, 1, grad=True)
-    told = kept_bytes(SIZE, TOKENS, passes, 4, UNFUSED, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
+    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
     assert told == pytest.approx(kept(step), rel=0.1)
 
 
@@ -270,7 +297,7 @@ def test_the_whole_step_is_what_is_measured(monkeypatch: Any, checkpointing: boo
     assert nets["student"].ema == held(module.student.ema.net.parameters()) and nets["teacher"].optimiser == 0
     still = sum(s.still for s in nets.values()) + nets["student"].gradients
     passes = rollout_passes(module.student.spec, 6, 1, grad=True)
-    told = kept_bytes(SIZE, TOKENS, passes, 4, UNFUSED, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
+    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
     assert still + told == pytest.approx(still + kept(step), rel=0.1)
 
 
@@ -298,7 +325,7 @@ def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], 
     for p in step.module.parameters():
         p.grad = None
     still = sum(states(n, "0", 1, FLOAT32).still for n in run.nets)
-    phases = [p for p in run.phases(Setting(batch=4), fused=False) if p.learning == "student"]
+    phases = [p for p in run.phases(Setting(batch=4)) if p.learning == "student"]
     told = still + 4 * parameters(SIZE) + max(p.total for p in phases)
     assert told == pytest.approx(still + allocated(lambda: step.student().backward()), rel=0.1)
 

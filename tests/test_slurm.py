@@ -20,7 +20,8 @@ import torch
 
 from adastate import launch
 from callbacks import whole
-from callbacks.checkpoints import LOG, STATE
+from callbacks.checkpoints import LOG
+from callbacks.resuming import STATE
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / ".ci" / "slurm-lab"

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from adastate.carried import Carried
 from adastate.samples import Part, Sample
 from callbacks import Checkpoints
-from callbacks.checkpoints import newest
+from callbacks.resuming import newest
 from tests.rig import (
     Prompts,
     Rows,

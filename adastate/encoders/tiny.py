@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from adastate.encoders.interfaces import StreamDecoder
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
+SHIPPED = {"builtin": PRETRAINED / "tiny_codec.safetensors", "journey": PRETRAINED / "journey_codec.safetensors"}
+"""Codecs that ship: of the tiny world, and of its journeys."""
 
 
 class TinyCodec(nn.Module):
@@ -23,8 +25,8 @@ class TinyCodec(nn.Module):
     to mean 0 and deviation 1 by statistics stored with the weights.
 
     Args:
-        weights: safetensors file; "builtin" is the codec of the tiny world that ships with the package, None starts
-            from random weights.
+        weights: safetensors file; "builtin" is the codec of the tiny world that ships with the package, "journey" that
+            of its journeys, None starts from random weights.
         width: of the convolutions.
         channels: latent channels.
         group: pictures a latent frame.
@@ -58,7 +60,7 @@ class TinyCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         if weights is not None:
-            path = PRETRAINED / "tiny_codec.safetensors" if weights == "builtin" else Path(weights)
+            path = SHIPPED.get(weights, Path(weights))
             if not path.is_file():
                 raise FileNotFoundError(f"no codec weights at {path}; `make train-codec` makes them")
             self.load_state_dict({k: v.float() for k, v in load_file(path).items()})

@@ -1,4 +1,4 @@
-"""GELU in its tanh form. On a CPU torch's spends its time in tanh; through a sigmoid it takes two thirds of it."""
+"""GELU in its tanh form. On a CPU torch's spends its time in tanh; through a sigmoid it takes half of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
 ROOT = (2 / torch.pi) ** 0.5
+LINEAR, CUBIC = 2 * ROOT, 2 * ROOT * 0.044715
+"""2 u = LINEAR x + CUBIC x^3."""
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -17,23 +20,36 @@ def gelu(x: Tensor) -> Tensor:
         return nnf.gelu(x, approximate="tanh")
     if torch.is_grad_enabled() and x.requires_grad:
         return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-    return _through_sigmoid(x)
+    f = _wide(x)
+    return _sigmoid(f).mul_(f).to(x.dtype)
 
 
-def _through_sigmoid(x: Tensor) -> Tensor:
-    y = x * x
-    return y.mul_(2 * ROOT * 0.044715).add_(2 * ROOT).mul_(x).sigmoid_().mul_(x)
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: in bf16 every operation would round, and take longer."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _sigmoid(f: Tensor) -> Tensor:
+    return torch.addcmul(f.new_tensor(LINEAR), f, f, value=CUBIC).mul_(f).sigmoid_()
 
 
 class _Gelu(torch.autograd.Function):
-    """The same with torch's own derivative."""
+    """Keeps its derivative in place of its input, so that backward is one product.
+
+    With s = sigmoid(2 u) and y = x s it is s + y (1 - s) (LINEAR + 3 CUBIC x^2).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _through_sigmoid(x)
+        f = _wide(x)
+        s = _sigmoid(f)
+        y = s * f
+        slope = torch.addcmul(f.new_tensor(LINEAR), f, f, value=3 * CUBIC)
+        ctx.save_for_backward(torch.addcmul(s, torch.addcmul(y, y, s, value=-1), slope).to(x.dtype))
+        return y.to(x.dtype)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *given: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.gelu_backward(given[0], x, approximate="tanh")  # type: ignore[no-any-return]
+        (derivative,) = ctx.saved_tensors
+        return given[0] * derivative  # type: ignore[no-any-return]

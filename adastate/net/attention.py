@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
 from adastate.types import FrameMask
@@ -97,10 +98,53 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def _spelled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    score = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _Spelled.apply(q, k, v, mask)  # type: ignore[no-any-return, no-untyped-call]
+    shape = q.shape
+    q, k, v = _flat(q, k, v)
+    return torch.bmm(_weights(q, k, mask), v).view(shape)
+
+
+def _flat(*x: Tensor) -> list[Tensor]:
+    """`[B, N, L, K]` as `[B N, L, K]`."""
+    return [y.reshape(-1, *y.shape[2:]) for y in x]
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    score = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5).float()
     if mask is not None:
-        score = score.masked_fill(~mask, float("-inf"))
-    return score.softmax(-1) @ v
+        score.masked_fill_(~mask, float("-inf"))
+    return score.softmax(-1).to(q.dtype)
+
+
+SHORT_ROWS = 64
+"""Below so many keys torch's softmax backward in bf16 takes longer than in float32, conversions included."""
+
+
+class _Spelled(torch.autograd.Function):
+    """Attention of `[B, N, L, K]` in bf16 as three products, with the softmax in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        shape = q.shape
+        q, k, v = _flat(q, k, v)
+        weight = _weights(q, k, mask)
+        ctx.save_for_backward(q, k, v, weight)
+        return torch.bmm(weight, v).view(shape)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weight = ctx.saved_tensors
+        batch_heads, scale = given[0].shape[:2], q.shape[-1] ** -0.5
+        (g,) = _flat(given[0])
+        dw = torch.bmm(g, v.transpose(1, 2))
+        kind = torch.float32 if weight.shape[-1] < SHORT_ROWS else weight.dtype
+        ds = torch._softmax_backward_data(dw.to(kind), weight.to(kind), -1, kind).to(q.dtype)
+        dq = torch.baddbmm(q.new_empty(1), ds, k, beta=0, alpha=scale)
+        dk = torch.baddbmm(q.new_empty(1), ds.transpose(1, 2), q, beta=0, alpha=scale)
+        dv = torch.bmm(weight.transpose(1, 2), g)
+        return *(x.unflatten(0, batch_heads) for x in (dq, dk, dv)), None
 
 
 @lru_cache(maxsize=64)

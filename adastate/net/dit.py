@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from adastate.net.activation import gelu
 from adastate.net.attention import attend
+from adastate.net.norm import RMSNorm
 from adastate.net.rope import rope_table, rotate
 from adastate.types import FrameMask, Memory, Positions
 
@@ -64,18 +65,6 @@ class Size:
             raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
 
 
-class RMSNorm(nn.Module):
-    """Over the full width, before the heads are split."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nnf.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
 class PatchEmbedding(nn.Conv3d):
     """Wan's convolution, as the matrix product over patches that it is: its stride is its kernel."""
 
@@ -96,14 +85,12 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(size.width, size.eps)
         self.norm_k = RMSNorm(size.width, size.eps)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
+    def query(self, x: Tensor, table: Tensor | None = None) -> Tensor:
+        """`[B, L, N, K]`, turned by the `table` if one is given, as all here."""
+        return self.norm_q(self.q(x), self.heads, table)  # type: ignore[no-any-return]
 
-    def query(self, x: Tensor) -> Tensor:
-        return self._split(self.norm_q(self.q(x)))
-
-    def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._split(self.norm_k(self.k(x))), self._split(self.v(x))
+    def keys(self, x: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.norm_k(self.k(x), self.heads, table), self.v(x).unflatten(-1, (self.heads, -1))
 
     def out(self, x_BLNK: Tensor) -> Tensor:
         return self.o(x_BLNK.flatten(-2))
@@ -150,9 +137,12 @@ class Block(nn.Module):
     ) -> Tensor:
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
         h = modulate(x, shift, scale, self.eps)
-        q = rotate(self.self_attn.query(h), pass_.rope)
-        raw, v = self.self_attn.keys(h)
-        k = rotate(raw, pass_.key_rope)
+        q = self.self_attn.query(h, pass_.rope)
+        if memory is not None and memory.keeps:
+            raw, v = self.self_attn.keys(h)
+            k = rotate(raw, pass_.key_rope)
+        else:
+            raw, (k, v) = None, self.self_attn.keys(h, pass_.key_rope)
         if memory is not None:
             k, v = memory.join(self.layer, raw, k, v, pass_.rotate)
             if memory.probe is not None:

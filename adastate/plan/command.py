@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from adastate.config import LIGHTNING, Config, ConfigError, read_command
+from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
-from adastate.plan.runs import Run, Setting, read, step_flops
+from adastate.plan.runs import Run, Setting, step_flops
 
 GIB = 2**30
 RATE, EFFICIENCY = 790.0, 0.4
@@ -25,7 +26,7 @@ RATE, EFFICIENCY = 790.0, 0.4
 USABLE = 0.92
 """Share of a GPU's memory to plan with; CUDA, NCCL and the allocator's gaps take the rest."""
 
-NAMES = {"ema": "EMA", "gathered": "weights gathered for a pass"}
+NAMES = {"ema": "EMA", "gathered": "gathered for a pass"}
 PARTS = ("weights", "gradients", "optimiser", "ema", "buckets", "gathered")
 
 
@@ -122,6 +123,7 @@ def plan(run: Run, at: Setting, memory: float, rate: float) -> dict[str, Any]:
         "tflops": rate,
         "seconds an iteration": flop / (rate * 1e12 * at.ranks),
         "memory": table,
+        "stream": run.stream(at),
         "chosen": at.zero,
         "gpu": memory * GIB,
         "usable": limit,
@@ -209,22 +211,28 @@ def show(found: dict[str, Any], console: Console, note: str = "") -> None:
 
     chosen = found["chosen"]
     stages = list(found["memory"])
-    table = Table("GiB a rank", *(("DDP" if s == "0" else f"ZeRO-{s}").replace("_", " + ") for s in stages), box=None)
+    table = Table(
+        Column("GiB a rank", no_wrap=True),
+        *(("DDP" if s == "0" else f"ZeRO-{s}").replace("_", " + ") for s in stages),
+        box=None,
+    )
     for name, values in _rows(found):
         table.add_row(name, *(f"{v / GIB:.2f}" if v else "-" for v in values))
     peaks = [found["memory"][s]["peak"] for s in stages]
     table.add_row("[bold]peak[/bold]", *(f"[{_colour(p, found)}]{p / GIB:.1f}[/]" for p in peaks))
-    table.add_row("  at", *(found["memory"][s]["peak phase"] for s in stages))
     console.print(table)
     console.print("Not all parts are held at the same time: the peak is that of the worst phase.", style="dim")
     for name, size in found["memory"][chosen]["processor"].items():
         console.print(f"{name}: {size / GIB:.1f} GiB of each process's host memory")
 
+    if found["stream"]:
+        console.print(f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache a prompt")
     size, usable = found["gpu"] / GIB, found["usable"] / GIB
     for stage in stages:
         name = "DDP" if stage == "0" else f"ZeRO-{stage}".replace("_", " + ")
         console.print(
-            f"{'> ' if stage == chosen else '  '}{name}: {_verdict(found['changes to fit'][stage], size, usable)}"
+            f"{'> ' if stage == chosen else '  '}{name}: {_verdict(found['changes to fit'][stage], size, usable)}; "
+            f"peak in {found['memory'][stage]['peak phase'].replace(':', ',')}"
         )
 
     flop = found["flop"]

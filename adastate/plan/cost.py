@@ -153,6 +153,18 @@ def forced_passes(spec: StreamSpec, frames: int) -> list[Pass]:
     return notes.passes
 
 
+def stream_places(spec: StreamSpec, frames: int) -> int:
+    """Latent frames of keys or of values for which a stream of `frames` has room at most, as `Student.stream` runs it:
+    each place of its slab has values and turned keys, and where keys are turned again raw ones."""
+    cache = StateCache(spec, layers=1)
+    notes = _Filled()
+    for _ in rollout(notes, _Zeros(), cache, spec.chunks(frames), (1, 1, 1), finish=False):
+        pass
+    if notes.numbers:
+        return notes.numbers
+    return max(2 * p.cached + p.rotated * (1 + p.joined) for p in rollout_passes(spec, frames))  # ping-pong has none
+
+
 class _Zeros:
     def normal(self, *shape: int) -> Tensor:
         return torch.zeros(1, *shape)
@@ -180,6 +192,22 @@ class _Notes:
         level, leaves = (None, False) if grad else (float(t[0, 0]), memory.clean)
         self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, level, leaves))
         view.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
+        return torch.zeros_like(x)
+
+
+class _Filled:
+    """The same in one layer of one number a key, which writes into the stream's slab."""
+
+    def __init__(self) -> None:
+        self.numbers = 0
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        assert isinstance(memory, View)
+        own = torch.zeros(1, x.shape[1], 1, 1)
+        memory.join(0, own if memory.keeps else None, own, own, lambda k, at: k)
+        if memory.board is not None:
+            self.numbers = max(self.numbers, memory.board.slab.bytes // own.element_size())
         return torch.zeros_like(x)
 
 

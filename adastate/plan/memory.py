@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adastate.net import Size
-from adastate.plan.cost import Pass, parameters, patch_width
+from adastate.plan.cost import Pass, parameters, patch_width, stream_places
+from adastate.stream import StreamSpec
 
 STAGES = ("0", "1", "2", "3", "3_teacher")
 """ZeRO stages; 0 is DDP, 3_teacher shards the frozen teacher, too."""
@@ -117,6 +118,11 @@ def cache_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precisio
     rotated = work.rotated * dtype.low * (1 + work.joined)
     a_frame = batch * size.layers * tokens * size.width
     return work.cached * batch * frame_key_bytes(size, tokens, dtype) + rotated * a_frame
+
+
+def stream_bytes(size: Size, tokens: int, spec: StreamSpec, frames: int, batch: int, dtype: Precision) -> int:
+    """The cache of `batch` streams of `frames` latent frames without gradient, from their first pass on."""
+    return stream_places(spec, frames) * size.layers * batch * tokens * size.width * dtype.low
 
 
 def working_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precision) -> int:

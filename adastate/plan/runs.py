@@ -1,24 +1,14 @@
-"""A composed config as a run that can be counted: its networks, what its steps compute, and what they hold."""
+"""Stages of training as runs that can be counted: their networks, what their steps compute, and what they hold."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from adastate.config import Config, ConfigError
-from adastate.net import Size
-from adastate.net.masks import teacher_forcing
 from adastate.plan import memory
-from adastate.plan.cost import Pass, Recipe, clip_flops, forced_passes, frame_tokens, parameters, stream_flops
+from adastate.plan.cost import Pass, Recipe, clip_flops, parameters, stream_flops
 from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, Precision
-from adastate.stream import StreamSpec
-
-PRETRAINED = {"WanVAE": 126_892_531, "TAEHV": 11_315_539, "UMT5": 5_680_910_336, "TinyText": 0}
-"""Parameters of encoders whose size is not in the config."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,10 @@ class Run:
     def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
         """The moments of an iteration at which most is held; `fused` as in Precision."""
 
+    def stream(self, at: Setting) -> int:
+        """Bytes of the cache of one stream of the horizon, as previews and `adastate generate` run it; 0: no stream."""
+        return 0
+
     @property
     def steps(self) -> dict[str, int]:
         """Optimiser steps of the run by network."""
@@ -141,6 +135,10 @@ class DistillRun(Run):
         first = -(-self.critic_first // self.student_every)
         student = max(0, -(-self.iterations // self.student_every) - first)
         return {"student": student, "critic": self.iterations * self.critic_updates}
+
+    def stream(self, at: Setting) -> int:
+        recipe, dtype = self.recipe, self.dtype(self.net("student"), at.zero)
+        return memory.stream_bytes(recipe.student, self.tokens, recipe.spec, self.frames, 1, dtype)
 
     @property
     def _rollouts(self) -> float:
@@ -266,138 +264,6 @@ def codec_parameters(width: int, channels: int, group: int) -> int:
     """Parameters of a TinyCodec."""
     shape = CodecRun("codec", (), (), 0, 0, 1, None, 0, "", width, channels, group, (4, 4))
     return sum(i * o * k * k + o for i, o, k, _ in shape._convolutions)
-
-
-# ---- from a config
-
-
-def read(config: Config) -> Run:
-    """The run of a composed config.
-
-    Raises:
-        ConfigError: it holds no stage that can be counted, or lacks what one needs.
-    """
-    model, data = (config.lightning.get(key) for key in ("model", "data"))
-    if not model or not data:
-        raise ConfigError("these config files hold no stage: add one of conf/stages/")
-    kind, found = _arguments(model)
-    _, fed = _arguments(data)
-    trainer = config.lightning.get("trainer") or {}
-    shared: dict[str, Any] = {
-        "batch": int(fed.get("batch", 1)),
-        "global_batch": None,
-        "iterations": max(0, int(trainer.get("max_steps") or 0)),
-        "precision": str(trainer.get("precision") or "32-true"),
-    }
-    readers = {"Distill": _distill, "Teacher": _teacher, "Student": _init, "CodecTraining": _codec}
-    if kind not in readers:
-        raise ConfigError(f"{kind} is no stage that can be counted; these are: {', '.join(readers)}")
-    return readers[kind](found, fed, config.variables, shared)
-
-
-def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    parts = {name: _arguments(found[name])[1] for name in ("student", "critic", "teacher")}
-    student, teacher = parts["student"], parts["teacher"]
-    nets = tuple(_net(name, p, name != "teacher", name == "student") for name, p in parts.items())
-    spec, size = _spec(student), _size(student)
-    tokens = frame_tokens(size, tuple(student["grid"]))
-    recipe = Recipe(
-        size,
-        _size(teacher),
-        _size(parts["critic"]),
-        spec,
-        tokens,
-        int(student["rollout_frames"]),
-        guided=float(teacher["guidance"]) != 0,
-        states=found["state_loss"] != "none",
-    )
-    shared |= {"iterations": int(found["iterations"]), "global_batch": int(found["global_batch"])}
-    names = ("student_every", "critic_updates", "critic_fresh", "critic_first")
-    spec.chunks(recipe.frames)
-    return DistillRun(
-        "distill",
-        nets,
-        _encoders(student),
-        tokens,
-        recipe.frames,
-        recipe=recipe,
-        **shared,
-        **{n: found[n] for n in names},
-    )
-
-
-def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    net, frames = _net("teacher", found, True, found["ema"] is not None), int(found["rollout_frames"])
-    tokens = frame_tokens(_size(found), tuple(found["grid"]))
-    passes = (Pass(frames, grad=True),)
-    return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
-
-
-def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    net, frames, spec = _net("student", found, True, True), int(found["rollout_frames"]), _spec(found)
-    tokens = frame_tokens(_size(found), tuple(found["grid"]))
-    spec.chunks(frames)
-    if found["init_state_target"] == "none":
-        mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
-        passes: tuple[Pass, ...] = (Pass(2 * frames, visible=mask, grad=True),)
-    else:
-        passes = tuple(forced_passes(spec, frames))
-    return ClipRun("init", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
-
-
-def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    kind, codec = _arguments(found["codec"])
-    if kind != "TinyCodec":
-        raise ConfigError(f"{kind} is not trained here, TinyCodec is")
-    shape: dict[str, Any] = {k: int(codec[k]) for k in ("width", "channels", "group")}
-    net = Net("codec", codec_parameters(**shape))
-    grid = variables.get("grid") or (8, 8)
-    frames = int(fed.get("pictures") or 0) // shape["group"]
-    return CodecRun("codec", (net,), (), 0, frames, **shape, side=(4 * grid[0], 4 * grid[1]), **shared)
-
-
-def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(class name, its arguments with what it takes where the config is silent)."""
-    module, _, name = node["class_path"].rpartition(".")
-    signature = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters.values()
-    silent = {p.name: p.default for p in signature if p.default is not p.empty}
-    return name, {**silent, **(node.get("init_args") or {})}
-
-
-def _size(found: dict[str, Any]) -> Size:
-    sizes: dict[str, Any] = {k: tuple(v) if k == "patch" else v for k, v in found["size"].items()}
-    return Size(**sizes)
-
-
-def _spec(found: dict[str, Any]) -> StreamSpec:
-    given = found["stream"]
-    return given if isinstance(given, StreamSpec) else StreamSpec.of(given)
-
-
-def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net:
-    if found.get("lora"):
-        raise ConfigError(f"the {name} learns through adapters, and only full training is counted: leave lora out")
-    size = _size(found)
-    cast = found.get("compute_dtype") not in (None, "float32")
-    return Net(name, parameters(size), size, trained, averaged, trained and bool(found["checkpointing"]), cast)
-
-
-def _encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
-    made = []
-    for part in ("codec", "text"):
-        if not found.get(part):
-            continue
-        kind, given = _arguments(found[part])
-        if kind == "TinyCodec":
-            count = codec_parameters(int(given["width"]), int(given["channels"]), int(given["group"]))
-        elif kind in PRETRAINED:
-            count = PRETRAINED[kind]
-        else:
-            raise ConfigError(f"the size of {kind} is not known, so {part} cannot be counted")
-        each = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4)
-        device = "processor" if kind == "UMT5" and given["device"] == "cpu" else "rank"
-        made.append(Encoder("VAE" if part == "codec" else "text encoder", count, count * each, device))
-    return tuple(made)
 
 
 def step_flops(works: list[Work]) -> float:

@@ -31,14 +31,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="Parts of it: adastate study list | run ARM SEED | report | measure --run R | real --out R",
     )
     found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, short or full")
-    found.add_argument("--world", choices=WORLDS, default="journey", help="journey trains a codec and a teacher first")
+    found.add_argument("--world", choices=WORLDS, default="journey", help="see datamodules/{world,journey}.py")
     found.add_argument(
         "--only", nargs="+", default=[], help="groups: anchors, keys, ablations, alpha, switches, beyond"
     )
     found.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default one a core")
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>-<budget>")
-    found.add_argument("--teacher", default="", help="safetensors to take instead of training a teacher")
-    found.add_argument("--codec", default="", help="safetensors to take instead of training a codec")
+    found.add_argument("--teacher", default="", help="safetensors, or scratch to train it first; default: what ships")
+    found.add_argument("--codec", default="", help="the same of the codec, which its teacher goes with")
     found.add_argument("--table", type=Path, help="instead of conf/study/arms.yaml")
     found.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     return found
@@ -49,8 +49,10 @@ def setting(args: argparse.Namespace, table: Table) -> Setting:
         raise ConfigError(f"no budget {args.budget!r}; known are {', '.join(table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world == "journey":
         raise ConfigError("a teacher knows the latents of its codec: give --teacher and --codec together")
+    if args.codec == stages.SCRATCH and (args.world, args.teacher) != ("journey", stages.SCRATCH):
+        raise ConfigError("--codec scratch: the study has a recipe for journeys alone, and its teacher comes after it")
     for file in (args.teacher, args.codec):
-        if file and file != "builtin" and not Path(file).is_file():
+        if file and file != stages.SCRATCH and file not in stages.SHIPPED.values() and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
     root = args.out or Path("runs/study") / f"{args.world}-{args.budget}"
     return Setting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)

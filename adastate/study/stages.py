@@ -17,6 +17,10 @@ from datamodules import journey, world
 PROMPTS = 2048
 """Journeys whose captions are gathered; there are 96 different ones."""
 
+SCRATCH = "scratch"
+SHIPPED = {"plain": "builtin", "journey": "journey"}
+"""Names of the codec and teacher of each world."""
+
 SHOWN = 4
 """Prompts of the previews."""
 
@@ -28,7 +32,7 @@ class Setting:
     Attributes:
         root: its folder.
         world: `journey` or `plain`.
-        teacher, codec: safetensors files to take instead of training them, "" for none; `builtin` in the plain world.
+        teacher, codec: safetensors files; "" for those that ship for this world, "scratch" to train them first.
         seed: of the prompts and the noise with which runs are measured.
     """
 
@@ -45,11 +49,16 @@ class Setting:
 
     @property
     def teacher_weights(self) -> str:
-        return self.teacher or ("builtin" if self.world == "plain" else str(self.base / "teacher.safetensors"))
+        return self._weights(self.teacher, "teacher")
 
     @property
     def codec_weights(self) -> str:
-        return self.codec or ("builtin" if self.world == "plain" else str(self.base / "codec.safetensors"))
+        return self._weights(self.codec, "codec")
+
+    def _weights(self, told: str, name: str) -> str:
+        if told == SCRATCH:
+            return str(self.base / f"{name}.safetensors")
+        return told or SHIPPED[self.world]
 
     @property
     def prompts(self) -> Path | None:
@@ -84,10 +93,10 @@ def shared(setting: Setting, tasks: Sequence[Task]) -> list[tuple[Path, Stage]]:
     """What comes before the runs, each stage with the run folder that holds its mark."""
     base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
     watch = _watch(setting)
-    if setting.world == "journey" and not setting.codec:
+    if setting.codec == SCRATCH:
         words = setting.layers("stages/codec.yaml", "study/journey_codec.yaml")
         stages.append(_fit(base, "codec", words, [f"--trainer.max_steps={budget.codec_steps}"]))
-    if setting.world == "journey" and not setting.teacher:
+    if setting.teacher == SCRATCH:
         words = setting.layers("stages/teacher.yaml", "study/journey_teacher.yaml")
         extra = [f"--codec.init_args.weights={setting.codec_weights}", *watch]
         extra += [f"--data.clips={budget.teacher_clips}", f"--trainer.max_steps={budget.teacher_steps}"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,34 +16,10 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from adastate import pieces
-from adastate.ema import EMA
+from adastate.networks import Networks, networks_of
+from adastate.piecewise import Piecewise
 from adastate.zero.settings import Offload, merge, settings
 from adastate.zero.shares import ZeroShares
-
-
-class Networks(Protocol):
-    """A module that this strategy can train: adastate's Distill, Teacher and Student.
-
-    One that optimises by itself steps through `clipped_step`; another asks `clip_gradient` before each step.
-    """
-
-    clipped_step: Callable[[nn.Module, Any, float, Callable[[Tensor], bool]], Tensor]
-    clip_gradient: Callable[[nn.Module, float], Tensor]
-    learning: str
-    clip: float
-
-    @property
-    def trained(self) -> dict[str, nn.Module]: ...
-
-    @property
-    def frozen(self) -> dict[str, nn.Module]: ...
-
-    @property
-    def averages(self) -> dict[str, EMA]: ...
-
-    @property
-    def accumulate(self) -> int: ...
 
 
 class _Precision(DeepSpeedPrecision):
@@ -65,7 +40,7 @@ class _Root(nn.Module):
         return loss
 
 
-class ZeroStrategy(DeepSpeedStrategy):
+class ZeroStrategy(Piecewise, DeepSpeedStrategy):
     """Trains the networks of a module in one DeepSpeed engine each, with ZeRO and without changing their forward.
 
     Gradients are clipped for each network by its own norm; a step that the module does not permit is not taken.
@@ -110,7 +85,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.offload_optimizer, self.offload_parameters = offload_optimizer, offload_parameters
         super().__init__(config=told)
         self.engines: dict[str, Any] = {}
-        self.shares: dict[str, ZeroShares] = {}
+        self.held: dict[str, ZeroShares] = {}
         self._backwards: dict[str, int] = {}
 
     # ---- processes
@@ -133,14 +108,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @property
     def networks(self) -> Networks:
-        module = self.lightning_module
-        missing = [n for n in ("trained", "frozen", "averages", "accumulate") if not hasattr(type(module), n)]
-        if missing:
-            raise TypeError(
-                f"ZeroStrategy cannot train {type(module).__name__}, which has no {', '.join(missing)} as Distill has; "
-                "use conf/zero/ddp.yaml"
-            )
-        return cast(Networks, module)
+        return networks_of(self.lightning_module, "ZeroStrategy")
 
     def init_deepspeed(self) -> None:
         module, networks = cast(pl.LightningModule, self.lightning_module), self.networks
@@ -177,10 +145,10 @@ class ZeroStrategy(DeepSpeedStrategy):
             self.engines[name], self._backwards[name] = engine, 0
             wrapped.append(engine.optimizer)
             where = torch.device("cpu") if self.offload_optimizer != "none" else self.root_device
-            self.shares[name] = ZeroShares(engine, networks.averages.get(name), where)
+            self.held[name] = ZeroShares(engine, networks.averages.get(name), where)
         self.optimizers, self.lr_scheduler_configs = wrapped, schedules
         if module.automatic_optimization:
-            networks.clip_gradient = lambda net, clip: self.shares[self._name(net)].gradient_norm()
+            networks.clip_gradient = lambda net, clip: self.held[self._name(net)].gradient_norm()
         else:
             networks.clipped_step = self._clipped_step
 
@@ -246,7 +214,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _clipped_step(self, net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]) -> Tensor:
         """adastate.optim.clipped_step for an engine, which clips by itself."""
         name = self._name(net)
-        norm = self.shares[name].gradient_norm()
+        norm = self.held[name].gradient_norm()
         if not permit(norm):
             self._discard(name)
             return norm
@@ -282,40 +250,4 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def whole_weights(self, name: str) -> dict[str, Tensor]:
         """Float32 weights of a trained network by name, on every rank; all ranks must call it."""
-        return self.shares[name].gather(self.shares[name].read())
-
-    # ---- checkpoints
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes a folder, each rank its own files, see adastate.pieces.
-
-        It is written in place: who wants it whole or absent hands in a scratch path and renames it afterwards. No rank
-        waits for another once it writes, so that one whose disk is full does not leave the others waiting.
-        """
-        folder = Path(self.broadcast(os.fspath(filepath)))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, shares in self.shares.items():
-            pieces.write(folder, name, shares, self.global_rank)
-        if self.is_global_zero:
-            pieces.save_rest(folder, checkpoint)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads what save_checkpoint wrote, whatever strategy and number of processes it was; nothing is executed.
-
-        Raises:
-            FileNotFoundError: where there is no such checkpoint.
-            PiecesError: it holds more than plain data, or other networks than these.
-        """
-        rest = pieces.load_rest(Path(checkpoint_path))
-        for name, shares in self.shares.items():
-            pieces.read(Path(checkpoint_path), name, shares)
-        return rest
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
-
-    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
-
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return {}
+        return self.held[name].gather(self.held[name].read())

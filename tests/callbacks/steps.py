@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from adastate import signals
 from callbacks import Checkpoints, Heartbeat, Preempt
-from callbacks.checkpoints import newest
+from callbacks.resuming import newest
 
 
 class Steps(pl.LightningModule):

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from adastate.types import Batch
 from callbacks import Checkpoints, whole
-from callbacks.checkpoints import LOG, STATE, check, newest
+from callbacks.checkpoints import LOG
+from callbacks.resuming import STATE, check, newest
 from tests.rig import tiny_distill
 
 

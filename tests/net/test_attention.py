@@ -91,6 +91,22 @@ def test_bf16_with_gradient_is_the_same_attention(name: str) -> None:
     assert torch.allclose(spelled.double(), by_hand(q, k, v, mask), atol=3e-2)
 
 
+@pytest.mark.parametrize("keys", [2, 6], ids=["few keys", "many"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+def test_gradients_of_bf16_are_those_of_float32_within_rounding(
+    keys: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT_ROWS", 4 * L)
+    mask = tuple(tuple(j <= i for j in range(keys)) for i in range(4)) if masked else None
+
+    def gradients(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        parts = [x.to(dtype).requires_grad_() for x in qkv(4, keys)]
+        return torch.autograd.grad(attend(*parts, mask, L), parts, normal(2, 4 * L, 2, 8, seed=4).to(dtype))
+
+    for a, b in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
+        assert (a.float() - b).norm() < 2e-2 * b.norm()
+
+
 @pytest.fixture
 def restored() -> Iterator[None]:
     yield

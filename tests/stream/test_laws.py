@@ -172,7 +172,7 @@ class RotatedOnWrite:
 
         class Pass:
             query_positions = key_positions = view.query_positions
-            visible, probe = view.visible, None
+            visible, probe, keeps = view.visible, None, True
 
             def join(self, layer: int, raw: Tensor, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
                 view.stage(layer, raw, v)
@@ -260,17 +260,25 @@ def test_law_5_holds_in_the_net(net: DiT, variant: dict[str, Any]) -> None:
 
 
 class Poisoner(NetStudent):
+    """Spoils all keys and values that a noisy pass has handed over, after it."""
+
     spoilt = 0
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        left: list[Tensor] = []
-        stage = memory.stage
-        memory.stage = lambda layer, k, v: (left.append(k), stage(layer, k, v))[1]
+        left: list[tuple[Tensor, ...]] = []
+        join = memory.join
+
+        def watched(layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
+            left.append((k, v) if raw is None else (raw, k, v))
+            return join(layer, raw, k, v, rotate)
+
+        memory.join = watched
         flow = super().__call__(x, t, memory)
         if float(t[0, 0]) > 0:
             self.spoilt += len(left)
-            for k in left:
-                k.fill_(float("nan"))
+            for layer in left:
+                for own in layer:
+                    own.fill_(float("nan"))
         return flow
 
 

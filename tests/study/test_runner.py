@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from adastate import signals
+from adastate.config import ConfigError
 from adastate.study import runner, stages
+from adastate.study.command import parser, setting
 from adastate.study.runner import ELSEWHERE, claimed, run_all
 from adastate.study.stages import Setting
 from adastate.study.table import Task, read_table
@@ -134,9 +136,26 @@ def test_initialisations_are_shared_by_all_arms_of_a_window(tmp_path: Path) -> N
     assert sorted(made) == ["init-w1", "init-w2", "init-w3", "init-w4"]
     short = [stage.name for _, stage in stages.shared(a_setting(tmp_path), TASKS)]
     assert short == ["trajectories", "init", "measure"]
-    untrained = Setting(tmp_path, "journey", TABLE.budgets["short"])
+    untrained = Setting(tmp_path, "journey", TABLE.budgets["short"], "scratch", "scratch")
     assert [s.name for _, s in stages.shared(untrained, TASKS)] == ["codec", "teacher", *short]
-    assert [s.name for _, s in stages.shared(Setting(tmp_path, "plain", TABLE.budgets["short"]), TASKS)] == short
+    assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
+    for world in ("plain", "journey"):  # what ships for it
+        assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]), TASKS)] == short
+
+
+def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").touch()
+    for wrong in (
+        ["--teacher", "scratch"],
+        ["--teacher", str(tmp_path / "a.safetensors")],
+        ["--codec", "scratch", "--teacher", str(tmp_path / "a.safetensors")],
+        ["--codec", "scratch", "--teacher", "scratch", "--world", "plain"],
+        ["--codec", "gone.safetensors", "--teacher", "gone.safetensors"],
+    ):
+        with pytest.raises(ConfigError):
+            setting(parser().parse_args(wrong), TABLE)
+    found = setting(parser().parse_args([]), TABLE)
+    assert (found.teacher_weights, found.codec_weights) == ("journey", "journey")
 
 
 def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
