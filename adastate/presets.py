@@ -34,6 +34,7 @@ FEW = {  # steps of the preset `full` at the tiny size: each stage stays below f
     "teacher": ["--trainer.max_steps=400", "--model.init_args.lr=3e-4", "--data.init_args.clips=2048"],
     "ar": ["--trainer.max_steps=500"],
     "init": ["--trainer.max_steps=500"],
+    "consistency": ["--trainer.max_steps=250"],
     "distill": ["--run.iterations=100"],
     "long": ["--run.iterations=30"],
 }
@@ -94,7 +95,7 @@ class Line:
             weights = self.run / "ar.safetensors"
         else:
             recipe = [] if init == "ode" else ["--config", f"conf/recipes/init_{init}.yaml"]
-            self._fit("init", *recipe, few=True)
+            self._fit("init", *recipe, few="consistency" if init == "consistency" else True)
         begin = "--model.init_args.student.init_args.weights"
         self._distill("distill", f"{begin}={weights}", few=True)
         long = self.run / "long.safetensors"
@@ -103,9 +104,10 @@ class Line:
         self._watch(long)
         return self.steps
 
-    def _fit(self, name: str, *extra: str, few: bool = False) -> None:
+    def _fit(self, name: str, *extra: str, few: bool | str = False) -> None:
+        """`few`: take FEW steps at the tiny size, those of the stage or of what is named."""
         stage = "init" if name == "ar" else name
-        less = FEW[name] if few and self.tiny else []
+        less = FEW[few if isinstance(few, str) else name] if few and self.tiny else []
         argv = ["fit", *self.base, "--config", f"conf/stages/{stage}.yaml", *extra, *less, *self.args.rest]
         self.steps.append(Stage(name, argv))
 

@@ -26,12 +26,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adastate.curves import LOSSES, curves, ends  # noqa: E402
+from adastate.systems import read_system  # noqa: E402
 
 TEACHER_STEPS = 300
 TEACHER_CLIPS = 2048
 INITS = ("ode", "ar_diffusion", "causal_ode", "consistency", "ode_noisy", "diffusion_forcing")
 OBJECTIVES = ("sid", "causvid", "rolling", "reward")
 BEFORE = {"causal_ode": "ar_diffusion", "consistency": "ar_diffusion"}
+CHUNKS_OF_ONE = tuple(
+    f"--stream.{name}={getattr(read_system('rolling_forcing', 1).spec, name)}"
+    for name in ("chunk_frames", "past_frames", "state_frames", "attention_frames")
+)
+"""What Rolling-Forcing's counts of latent frames are at the tiny size."""
+
 FIGURES = ("heading", "residual", "displacement", "contrast")
 
 
@@ -73,7 +80,8 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
         if job in OBJECTIVES:
             files.append(f"conf/recipes/distill_{job}.yaml")
         if job == "rolling":
-            files.append("conf/systems/rolling_forcing.yaml")
+            files.insert(0, "conf/systems/rolling_forcing.yaml")
+            extra = (*extra, *CHUNKS_OF_ONE)
         argv = ["fit", *common(job), *(word for file in files for word in ("--config", file)), *extra]
         argv += [f"--model.init_args.student.init_args.weights={weights}", f"--run.iterations={iterations}"]
         add(job, "distill", [*argv, "--trainer.log_every_n_steps=1"], *needs)
@@ -240,8 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, default=Path("runs/tiny"), help="a finished run of `make train`")
     parser.add_argument("--out", type=Path, default=Path("runs/stages"))
-    parser.add_argument("--steps", type=int, default=120, help="of every initialisation")
-    parser.add_argument("--iterations", type=int, default=30, help="of every distillation")
+    parser.add_argument("--steps", type=int, default=300, help="of every initialisation")
+    parser.add_argument("--iterations", type=int, default=60, help="of every distillation")
     parser.add_argument("--rollouts", type=int, default=16, help="of every evaluation")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each")
     parser.add_argument("--only", nargs="*", help="jobs to do; default: all")
