@@ -7,7 +7,9 @@ networks included, and is a pickle. Written against Lightning 2.6.
 
 from __future__ import annotations
 
+import os
 from math import prod
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -17,14 +19,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from adastate import pieces
 from adastate.ema import EMA
 from adastate.net import DiT, local
 from adastate.networks import networks_of
 from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved
-from adastate.piecewise import Piecewise
 
 
-class FsdpStrategy(Piecewise, ModelParallelStrategy):
+class FsdpStrategy(ModelParallelStrategy):
     """Trains a module that shards its networks, over all processes.
 
     Raises:
@@ -46,6 +48,23 @@ class FsdpStrategy(Piecewise, ModelParallelStrategy):
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             (name,) = (n for n, net in module.trained.items() if any(id(p) in mine for p in net.parameters()))
             self.held[name] = FsdpPieces(module.trained[name], optimizer, module.averages.get(name))
+
+    # ---- checkpoints, see adastate.pieces
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        pieces.save(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return pieces.restore(Path(checkpoint_path), self.held)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return {}  # it is in the pieces
 
 
 class FsdpPieces:

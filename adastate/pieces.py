@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -111,6 +112,35 @@ def read(folder: Path, name: str, held: Held) -> None:
     held.count(saved.scalars)
     for group, other in zip(held.groups, saved.groups, strict=True):
         group.update(other)
+
+
+def save(folder: Path, held: Mapping[str, Held], rank: int, checkpoint: dict[str, Any]) -> None:
+    """Writes this rank's files of a checkpoint, and rank 0 what Lightning has beside the networks.
+
+    It is written in place: who wants it whole or absent hands in a scratch path and renames it afterwards. No rank
+    waits for another once it writes, so that one whose disk is full does not leave the others waiting.
+
+    Args:
+        held: what this rank holds, by network.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mine in held.items():
+        write(folder, name, mine, rank)
+    if rank == 0:
+        save_rest(folder, checkpoint)
+
+
+def restore(folder: Path, held: Mapping[str, Held]) -> dict[str, Any]:
+    """Reads what `save` wrote, under any strategy and on any number of processes; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: where there is no such checkpoint.
+        PiecesError: it holds more than plain data, or other networks than these.
+    """
+    rest = load_rest(folder)
+    for name, mine in held.items():
+        read(folder, name, mine)
+    return rest
 
 
 def rest_of(module: nn.Module) -> dict[str, Any]:

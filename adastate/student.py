@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -14,18 +16,22 @@ from adastate import initialise
 from adastate.bound import Bound
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
+from adastate.frozen import bring_back, leave_out
 from adastate.initialise import NOISY_PAST, Init
 from adastate.lora import Lora, adapt
 from adastate.net import DiT, Size
 from adastate.net.engine import Engine
+from adastate.networks import shard_all
 from adastate.noise import SampleNoise
-from adastate.one_network import OneNetwork
-from adastate.optim import clip_gradient
+from adastate.optim import adamw, clip_gradient
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, Step, replay, switch_prompt
 from adastate.types import Batch, Chunk, Probe
-from adastate.weights import load
+from adastate.weights import load, save
+
+FROZEN = ("codec.", "ar_net.")
+"""Parts of the module that no checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Turn:
     switch: Switch | None = None
 
 
-class Student(OneNetwork):
+class Student(pl.LightningModule):
     """A causal video model that streams chunk by chunk.
 
     On its own it trains its initialisation from the teacher's weights (`adastate fit` with conf/stages/init.yaml);
@@ -66,10 +72,6 @@ class Student(OneNetwork):
         engine: what runs a stream's passes once its window is full: eager, compile or graph; see adastate.net.engine.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
-
-    left_out = ("codec.", "ar_net.")
-    tag = "init"
-    ema: EMA
 
     def __init__(
         self,
@@ -131,12 +133,12 @@ class Student(OneNetwork):
             codec.requires_grad_(False)
 
     @property
-    def chunk_frames(self) -> int:
-        return self.spec.chunk_frames
+    def iteration(self) -> int:
+        return self.ema.updates
 
     @property
-    def stream_fields(self) -> dict[str, Any]:
-        return asdict(self.spec)
+    def chunk_frames(self) -> int:
+        return self.spec.chunk_frames
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -255,9 +257,26 @@ class Student(OneNetwork):
             pass
         return share.shares
 
+    # ---- what strategies look at, see adastate.networks
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
     @property
     def frozen(self) -> dict[str, DiT]:
         return {} if self.ar_net is None else {"ar": self.ar_net}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        shard_all(self)
 
     # ---- initialisation
 
@@ -305,3 +324,33 @@ class Student(OneNetwork):
     def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
         return initialise.causal_at_once(self.net, noisy, t, text, self.spec)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.net)
+        if self.iteration % self.save_every == 0:
+            self.save()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("init/gradient_norm", self.clip_gradient(self.net, self.clip))
+
+    def on_train_end(self) -> None:
+        self.save()
+
+    def save(self) -> None:
+        if self.out is None:
+            return
+        net = self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out), stream=asdict(self.spec))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint, FROZEN)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bring_back(self, checkpoint, FROZEN)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from adastate import flow, losses, solvers
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder
+from adastate.frozen import bring_back, leave_out
 from adastate.lora import Lora, adapt
 from adastate.net import DiT, Size
+from adastate.networks import shard_all
 from adastate.noise import SampleNoise
-from adastate.one_network import OneNetwork
-from adastate.optim import clip_gradient
+from adastate.optim import adamw, clip_gradient
 from adastate.types import Batch, Chunk
-from adastate.weights import load
+from adastate.weights import load, save
+
+FROZEN = ("codec.",)
+"""Parts of the module that no checkpoint holds."""
 
 
-class Teacher(OneNetwork):
+class Teacher(pl.LightningModule):
     """A bidirectional video diffusion model over whole clips.
 
     Args:
@@ -45,9 +50,6 @@ class Teacher(OneNetwork):
         compute_dtype, checkpointing: see `DiT`.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
-
-    left_out = ("codec.",)
-    tag = "teacher"
 
     def __init__(
         self,
@@ -96,6 +98,31 @@ class Teacher(OneNetwork):
     def chunk_frames(self) -> int:
         return self.rollout_frames
 
+    @property
+    def iteration(self) -> int:
+        return self.ema.updates if self.ema is not None else 0
+
+    # ---- what strategies look at, see adastate.networks
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {} if self.ema is None else {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        shard_all(self)
+
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -131,6 +158,15 @@ class Teacher(OneNetwork):
         if self.text is None:
             raise ValueError("this teacher was made without a text encoder")
         return self.text.embed(prompts).to(self.device)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is None:
+            return
+        self.ema.update(self.net)
+        if self.iteration % self.save_every == 0:
+            self._save()
 
     def velocity(
         self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
@@ -190,6 +226,29 @@ class Teacher(OneNetwork):
         """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
         clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed)
         yield Chunk(0, 0, clip, None, passes=16)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.clip))
+
+    def on_train_end(self) -> None:
+        self._save()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint, FROZEN)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bring_back(self, checkpoint, FROZEN)
+
+    def _save(self) -> None:
+        if self.out is None:
+            return
+        net = self.net if self.ema is None else self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out))
 
 
 def _read_prompt(text: str) -> str:

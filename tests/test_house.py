@@ -15,7 +15,6 @@ FLOORS = (
     {"net", "stream", "losses", "metrics", "encoders", "media", "solvers", "pieces"},
     {"ema", "weights", "optim", "guard", "script", "vbench", "ranks", "lora", "frozen", "bound"},
     {"initialise", "networks"},
-    {"one_network", "piecewise"},
     {"teacher", "student", "critic", "codec"},
     {"samples", "rewards"},
     {"carried", "objective", "updates"},

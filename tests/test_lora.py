@@ -25,7 +25,7 @@ from adastate.lora import Lora, adapt
 from adastate.net import DiT
 from adastate.net.adapters import adapted, fold, is_adapter, merged
 from adastate.net.fast import Streamer
-from adastate.plan import runs
+from adastate.plan import configured
 from adastate.runs import load_student
 from adastate.stream import StateCache, rollout
 from adastate.student import Student
@@ -279,7 +279,7 @@ def test_a_plan_is_not_made_of_adapters() -> None:
     names = ("base", "sizes/wan_1_3b", "stages/distill", "recipes/distill_lora")
     config = compose([ROOT / "conf" / f"{name}.yaml" for name in names])
     with pytest.raises(ConfigError, match="the student learns through adapters, and only full training is counted"):
-        runs.read(config)
+        configured.read(config)
 
 
 # ---- what is refused

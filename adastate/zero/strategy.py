@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -16,8 +17,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
+from adastate import pieces
 from adastate.networks import Networks, networks_of
-from adastate.piecewise import Piecewise
 from adastate.zero.settings import Offload, merge, settings
 from adastate.zero.shares import ZeroShares
 
@@ -40,7 +41,7 @@ class _Root(nn.Module):
         return loss
 
 
-class ZeroStrategy(Piecewise, DeepSpeedStrategy):
+class ZeroStrategy(DeepSpeedStrategy):
     """Trains the networks of a module in one DeepSpeed engine each, with ZeRO and without changing their forward.
 
     Gradients are clipped for each network by its own norm; a step that the module does not permit is not taken.
@@ -251,3 +252,20 @@ class ZeroStrategy(Piecewise, DeepSpeedStrategy):
     def whole_weights(self, name: str) -> dict[str, Tensor]:
         """Float32 weights of a trained network by name, on every rank; all ranks must call it."""
         return self.held[name].gather(self.held[name].read())
+
+    # ---- checkpoints, see adastate.pieces
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        pieces.save(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return pieces.restore(Path(checkpoint_path), self.held)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return {}  # it is in the pieces
