@@ -21,6 +21,10 @@ SCRATCH = "scratch"
 SHIPPED = {"plain": "builtin", "journey": "journey"}
 """Names of the codec and teacher of each world."""
 
+GUIDANCE = {"plain": [], "journey": ["--flow.guidance=1.0"]}
+"""With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81 and with the contrast of real
+journeys (docs/teacher.md)."""
+
 SHOWN = 4
 """Prompts of the previews."""
 
@@ -75,7 +79,9 @@ class Setting:
 
     @property
     def networks(self) -> list[str]:
-        return [f"--codec.init_args.weights={self.codec_weights}", f"--flow.teacher={self.teacher_weights}"]
+        """Words about codec and teacher that all later stages are told."""
+        told = [f"--codec.init_args.weights={self.codec_weights}", f"--flow.teacher={self.teacher_weights}"]
+        return [*told, *GUIDANCE[self.world]]
 
 
 def write_prompts(setting: Setting) -> None:
