@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import pytest
 import torch
 
@@ -186,7 +187,6 @@ def test_prompts_are_cleaned_as_wan_cleans_them() -> None:
     ],
 )
 def test_prompts_are_cleaned_as_ftfy_cleans_them(prompt: str) -> None:
-    ftfy = pytest.importorskip("ftfy")
     theirs = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     assert clean(prompt) == " ".join(theirs.split())
 
