@@ -66,7 +66,9 @@ def fit(argv: list[str]) -> None:
         warnings.filterwarnings("ignore", f".*{known}.*")
     from adastate.net import attention
 
-    print(f"[adastate] {attention.use(composed.variables.get('run', {}).get('attention', 'sdpa'))}")
+    told = composed.variables.get("run", {})
+    process.use_threads(told.get("threads"))
+    print(f"[adastate] {attention.use(told.get('attention', 'sdpa'))}")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False))

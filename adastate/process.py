@@ -1,5 +1,4 @@
-"""What a process asks of the C library and of OpenMP, for steps of many short operations on a CPU. Not of torch, which
-comes after it."""
+"""What a process asks of the C library and of OpenMP, for steps of many short operations on a CPU."""
 
 from __future__ import annotations
 
@@ -33,6 +32,24 @@ def wait_briefly() -> None:
     """
     if os.environ.get("OMP_WAIT_POLICY", "").lower() != "active":
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def use_threads(count: int | None) -> None:
+    """Operations are shared by so many threads, unless OMP_NUM_THREADS has said it already; None leaves torch's choice.
+
+    Raises:
+        ConfigError: a count below 1.
+    """
+    if count is None or "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    from adastate.config import ConfigError
+
+    if count < 1:
+        raise ConfigError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
+
+    torch.set_num_threads(count)
 
 
 def keep_freed_memory() -> bool:

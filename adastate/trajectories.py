@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from adastate import flow, launch
+from adastate import flow, launch, process
 from adastate.config import Config, ConfigError, build, read_command
 from adastate.noise import SampleNoise
 from adastate.paths import Route, forced_paths, route, streamed_paths, whole_paths
@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     config, rest = read_command(argv)
     args = _parser().parse_args(rest)
+    process.use_threads(config.variables["run"].get("threads"))
     rank = this_rank(os.environ)
     for name in ("clips", "steps", "batch", "per_shard", "devices"):
         value = getattr(args, name)

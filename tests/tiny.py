@@ -115,6 +115,7 @@ VARIANTS: Sequence[dict[str, Any]] = (
     {"state_init": "first_frame", "state_frames": 3, "warmup": "growing", "clean_sees_old": False},
     {"state_position": "behind"},
     {"past_frames": 2},
+    {"state_frames": 2, "state_clocks": (1, 3)},
 )
 """AdaState's switches, each away from its default at least once."""
 

@@ -71,8 +71,8 @@ class Run:
         """Tokens through all networks for a sample of an iteration, backward not counted."""
 
     @abstractmethod
-    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
-        """The moments of an iteration at which most is held; `fused` as in Precision."""
+    def phases(self, at: Setting) -> list[Phase]:
+        """The moments of an iteration at which most is held."""
 
     def stream(self, at: Setting) -> int:
         """Bytes of the cache of one stream of the horizon, as previews and `adastate generate` run it; 0: no stream."""
@@ -94,7 +94,7 @@ class Run:
     def net(self, name: str) -> Net:
         return next(net for net in self.nets if net.name == name)
 
-    def dtype(self, net: Net, zero: str, fused: bool = True) -> Precision:
+    def dtype(self, net: Net, zero: str) -> Precision:
         """How passes of `net` run. ZeRO keeps weights in bfloat16 where DDP casts them in every pass."""
         if zero == "0" and net.compute_dtype:
             found = CAST
@@ -106,7 +106,7 @@ class Run:
             found = CAST if net.compute_dtype else FLOAT32
         if zero.startswith("3") and net.trained:
             found = replace(found, casts=True)  # weights gathered for a pass stay in its graph
-        return found if fused else replace(found, fused=False)
+        return found
 
     def optimiser_phases(self, at: Setting) -> list[Phase]:
         """AdamW works on all weights at a time, with one more copy of them."""
@@ -161,10 +161,10 @@ class DistillRun(Run):
         own = self.steps["student"] / max(1, self.iterations)
         return self.recipe.network_tokens(own, self._rollouts, self.critic_updates)
 
-    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+    def phases(self, at: Setting) -> list[Phase]:
         recipe, batch, tokens = self.recipe, at.batch, self.tokens
         student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
-        dtype, dtype_c, dtype_t = (self.dtype(n, at.zero, fused) for n in (student, critic, teacher))
+        dtype, dtype_c, dtype_t = (self.dtype(n, at.zero) for n in (student, critic, teacher))
         passes = recipe.passes(recipe.levels[-1], True)
         kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
         clip = Pass(self.frames)
@@ -212,10 +212,10 @@ class ClipRun(Run):
     def network_tokens(self) -> float:
         return float(self.tokens * sum(p.frames for p in self.passes))
 
-    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+    def phases(self, at: Setting) -> list[Phase]:
         net = self.nets[0]
         assert net.size is not None
-        dtype = self.dtype(net, at.zero, fused)
+        dtype = self.dtype(net, at.zero)
         kept = memory.kept_bytes(net.size, self.tokens, self.passes, at.batch, dtype, net.checkpointing)
         again = memory.again_bytes(net.size, self.tokens, self.passes, at.batch, dtype) * net.checkpointing
         clip = memory.clip_bytes(net.size, self.tokens, self.frames, at.batch)
@@ -251,7 +251,7 @@ class CodecRun(Run):
     def network_tokens(self) -> float:
         return 0.0
 
-    def phases(self, at: Setting, fused: bool = True) -> list[Phase]:
+    def phases(self, at: Setting) -> list[Phase]:
         area = self.side[0] * self.side[1] * self.frames * at.batch
         # each convolution's output is kept by what follows, and again as the next one's input
         kept = sum(2 * o * area // part for _, o, _, part in self._convolutions) * (

@@ -49,7 +49,7 @@ def _renew(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kep
     if spec.anchor == "none":
         return None, grown
     if state is not None:
-        return state, grown
+        return _ticked(spec.state_clocks, anchor, state), grown
     if spec.anchor == "state" and (anchor is not None or spec.state_init == "denoised"):
         return anchor, grown
     if anchor is None:
@@ -57,6 +57,17 @@ def _renew(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kep
     # Where a block is shorter than the anchor, the following ones go on filling it.
     missing = max(0, spec.state_frames - anchor.count)
     return (anchor.append(grown.first(missing)), grown.drop_first(missing)) if missing else (anchor, grown)
+
+
+def _ticked(clocks: tuple[int, ...], old: Kept | None, new: Kept) -> Kept:
+    """The state after a chunk: frames whose clock does not strike keep their old keys and values."""
+    if old is None or not clocks:
+        return new
+    chosen = [new if new.written[0] % clock == 0 else old for clock in clocks]
+    kept = chosen[0].first(1)
+    for i, frames in enumerate(chosen[1:], 1):
+        kept = kept.append(frames.drop_first(i).first(1))
+    return kept
 
 
 def _blocks(evicted: Kept, size: int) -> list[Kept]:

@@ -76,6 +76,8 @@ class StreamSpec:
             `behind`: after the chunk.
         state_init: `denoised` [D]: the first chunk denoises a state, too; `first_frame`: the first frames of the
             first chunk become the state, and are then no longer in the window.
+        state_clocks: chunks between two renewals of each frame of the state, one number a frame; empty: all at every
+            chunk, as AdaState has it. All are denoised with every chunk; the first chunk writes all.
         clean_sees_old: whether the clean pass still sees the old state [D].
         clean_keys: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
             frames at their own indices, the anchor only while it is among them.
@@ -111,6 +113,7 @@ class StreamSpec:
     state_visibility: Literal["both", "previous", "replace"] = "both"
     state_position: Literal["anchor", "behind"] = "anchor"
     state_init: Literal["denoised", "first_frame"] = "denoised"
+    state_clocks: tuple[int, ...] = ()
     clean_sees_old: bool = True
     clean_keys: Literal["same", "recent"] = "same"
     context_noise: float = 0.0
@@ -120,7 +123,7 @@ class StreamSpec:
     switch: Switch = Switch()
 
     def __post_init__(self) -> None:
-        for name in ("decay", "steps", "first_steps"):  # a config file has lists
+        for name in ("decay", "steps", "first_steps", "state_clocks"):  # a config file has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.switch, Mapping):
             object.__setattr__(self, "switch", Switch(**self.switch))
@@ -178,6 +181,13 @@ class StreamSpec:
         if self.anchor == "pingpong" and self.state_frames < self.pingpong_slots:
             raise ValueError(
                 f"pingpong_slots {self.pingpong_slots} are more than the {self.state_frames} frames kept in the anchor"
+            )
+        if self.state_clocks and not (
+            self.anchor == "state" and len(self.state_clocks) == self.state_frames and min(self.state_clocks) >= 1
+        ):
+            raise ValueError(
+                f"state_clocks {list(self.state_clocks)} with anchor {self.anchor!r} of {self.state_frames} frames: give "
+                "one number of chunks, at least 1, for each frame of a state"
             )
         if self.state_init == "first_frame" and self.state_frames > self.frames_of(0):
             raise ValueError(

@@ -20,7 +20,7 @@ from adastate.study import measure, runner, stages
 from adastate.study.stages import Setting
 from adastate.study.table import WORLDS, Table, Task, read_table
 
-DEPENDS = ("codec", "teacher", "trajectories")
+DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
 """Stages after whose change everything below them begins anew."""
 
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[], help="groups: anchors, keys, ablations, alpha, switches, beyond"
     )
     found.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default one a core")
-    found.add_argument("--out", type=Path, help="folder; default runs/study/<world>-<budget>")
+    found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")
     found.add_argument("--teacher", default="", help="safetensors, or scratch to train it first; default: what ships")
     found.add_argument("--codec", default="", help="the same of the codec, which its teacher goes with")
     found.add_argument("--table", type=Path, help="instead of conf/study/arms.yaml")
@@ -54,17 +54,17 @@ def setting(args: argparse.Namespace, table: Table) -> Setting:
     for file in (args.teacher, args.codec):
         if file and file != stages.SCRATCH and file not in stages.SHIPPED.values() and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
-    root = args.out or Path("runs/study") / f"{args.world}-{args.budget}"
+    root = args.out or Path("runs/study") / f"{args.world}{table.budgets[args.budget].suffix}"
     return Setting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
 
 
-def prepare(study: Setting, tasks: Sequence[Task], console: Console) -> None:
+def prepare(study: Setting, console: Console) -> None:
     """What all runs share; done by one process, for which others wait."""
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
         stages.write_prompts(study)
         anew = False
-        for folder, stage in stages.shared(study, tasks):
+        for folder, stage in stages.shared(study):
             folder.mkdir(parents=True, exist_ok=True)
             done = run_stage(stage, folder, console, anew, "study")
             anew = anew or (stage.name in DEPENDS and not done["skipped"])
@@ -78,7 +78,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     tasks = table.tasks(study.budget, args.only)
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: at least one run at a time")
-    prepare(study, tasks, console)
+    prepare(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
     console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
     failed = runner.run_all(
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
         if args.arm not in table.arms:
             raise ConfigError(f"no arm {args.arm!r}; known are {', '.join(table.arms)}")
         study, task = setting(args, table), Task(table.arms[args.arm], args.seed)
-        prepare(study, [task], Console())
+        prepare(study, Console())
         runner.run_one(study, task, Console(), args.keep)
     elif what == "report":
         from adastate.study import report

@@ -25,7 +25,7 @@ from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runs import load_student
 from adastate.study import attention, measures
 from adastate.study.measures import Curves, curves, feature_moments
-from adastate.study.stages import flights
+from adastate.study.stages import HORIZON, flights
 from adastate.study.table import WORLDS
 from adastate.systems import System
 from datamodules import journey, world
@@ -42,9 +42,6 @@ WINDOWS = (1, 2, 3, 4, 6)
 
 APART = 5000
 """Pictures between the real flights that are measured and those that they are measured against."""
-
-HORIZON = 7
-"""Latent frames of a training horizon at the tiny size."""
 
 
 def write(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:

@@ -21,9 +21,12 @@ SCRATCH = "scratch"
 SHIPPED = {"plain": "builtin", "journey": "journey"}
 """Names of the codec and teacher of each world."""
 
-GUIDANCE = {"plain": [], "journey": ["--flow.guidance=1.0"]}
-"""With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81 and with the contrast of real
-journeys (docs/teacher.md)."""
+GUIDANCE = {"plain": [], "journey": ["--flow.guidance=0.5"]}
+"""With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81, with 0.5 at 0.89
+(docs/teacher.md)."""
+
+HORIZON = 7
+"""Latent frames of a training horizon at the tiny size."""
 
 SHOWN = 4
 """Prompts of the previews."""
@@ -69,13 +72,19 @@ class Setting:
         """File with the prompts to train on; the plain world has captions without end."""
         return self.base / "prompts.txt" if self.world == "journey" else None
 
-    def init(self, past_frames: int | None) -> Path:
-        """Run folder of the initialisation for a window."""
-        return self.root / f"init-w{'all' if past_frames is None else past_frames}"
+    @property
+    def init(self) -> Path:
+        """Weights from which all distillations begin."""
+        return self.base / "init.safetensors"
 
     def layers(self, *files: str) -> list[str]:
         """Command-line words that every training stage begins with."""
         return [w for f in ("base.yaml", "sizes/tiny.yaml", *files) for w in ("--config", f"conf/{f}")]
+
+    @property
+    def window(self) -> list[str]:
+        """Words about the stream of the initialisation: everything of a horizon is in view, and there is no anchor."""
+        return [f"--stream.past_frames={HORIZON - 1}"]
 
     @property
     def networks(self) -> list[str]:
@@ -95,8 +104,12 @@ def write_prompts(setting: Setting) -> None:
     part.replace(setting.prompts)
 
 
-def shared(setting: Setting, tasks: Sequence[Task]) -> list[tuple[Path, Stage]]:
-    """What comes before the runs, each stage with the run folder that holds its mark."""
+def shared(setting: Setting) -> list[tuple[Path, Stage]]:
+    """What comes before the runs, each stage with the run folder that holds its mark.
+
+    The initialisation is causal ODE distillation (Causal-Forcing): a network that denoises chunk by chunk after a clean
+    past, its paths, and the student that learns to jump to their ends.
+    """
     base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
     watch = _watch(setting)
     if setting.codec == SCRATCH:
@@ -107,15 +120,13 @@ def shared(setting: Setting, tasks: Sequence[Task]) -> list[tuple[Path, Stage]]:
         extra = [f"--codec.init_args.weights={setting.codec_weights}", *watch]
         extra += [f"--data.clips={budget.teacher_clips}", f"--trainer.max_steps={budget.teacher_steps}"]
         stages.append(_fit(base, "teacher", words, extra))
-    paths = base / "trajectories"
-    words = ["trajectories", *setting.layers("stages/teacher.yaml"), f"--run.dir={base}", *setting.networks]
-    told = ["--prompts", str(setting.prompts)] if setting.prompts else []
-    words += ["--clips", str(budget.trajectories), "--steps", "16", *told]
-    stages.append((base, Stage("trajectories", words, lambda: _count(paths), paths)))
-    for past in dict.fromkeys(task.arm.spec.past_frames for task in tasks):
-        extra = [*setting.networks, *watch, f"--stream.past_frames={'null' if past is None else past}"]
-        extra += [f"--data.shards={paths}", f"--trainer.max_steps={budget.init_steps}"]
-        stages.append(_fit(setting.init(past), "init", setting.layers("stages/init.yaml"), extra))
+    stages.append(_trajectories(setting))
+    extra = [*setting.networks, *watch, *setting.window]
+    words = setting.layers("stages/init.yaml", "recipes/init_ar_diffusion.yaml")
+    stages.append(_fit(base, "ar", words, [*extra, f"--trainer.max_steps={budget.ar_steps}"]))
+    stages.append(_trajectories(setting, "causal"))
+    words = setting.layers("stages/init.yaml", "recipes/init_causal_ode.yaml")
+    stages.append(_fit(base, "init", words, [*extra, f"--trainer.max_steps={budget.init_steps}"]))
     words = ["study", "real", "--out", str(setting.root / "real"), "--codec", setting.codec_weights]
     stages.append((setting.root / "real", Stage("measure", [*words, *_measured(setting)])))
     return stages
@@ -136,7 +147,7 @@ def arm_text(setting: Setting, task: Task) -> str:
 
     The digest of the initialisation stands in it, so that a run from another one is seen to have changed.
     """
-    weights = setting.init(task.arm.spec.past_frames) / "init.safetensors"
+    weights = setting.init
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else "none"
     content = {
         "run": {"seed": task.seed, "iterations": setting.budget.iterations},
@@ -162,6 +173,17 @@ def is_done(stage: Stage, run_folder: Path) -> bool:
 
 def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tuple[Path, Stage]:
     return run_folder, Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
+
+
+def _trajectories(setting: Setting, kind: str = "") -> tuple[Path, Stage]:
+    """Paths of the teacher, or of the causal network."""
+    name = f"{kind} trajectories".strip()
+    out = setting.base / name.replace(" ", "_")
+    words = ["trajectories", *setting.layers("stages/teacher.yaml"), f"--run.dir={setting.base}", *setting.networks]
+    words += ["--clips", str(setting.budget.trajectories), "--steps", "16"]
+    words += [*setting.window, "--teacher", kind] if kind else []
+    words += ["--prompts", str(setting.prompts)] if setting.prompts else []
+    return setting.base, Stage(name, words, lambda: _count(out), out)
 
 
 def _measured(setting: Setting) -> list[str]:

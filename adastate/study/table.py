@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,19 @@ class Budget:
 
     Attributes:
         iterations: of each distillation.
-        init_steps, codec_steps, teacher_steps: of the stages before it, where there are any.
+        ar_steps, init_steps: of the two stages of the initialisation.
+        codec_steps, teacher_steps: of the stages before it, where there are any.
         teacher_clips: it learns from.
-        trajectories: of the teacher, for the initialisation.
+        trajectories: of the teacher, and of the causal network, for the initialisation.
         rollouts: measured of each run.
         horizons: stretches that are told of, in training horizons, ascending; the last is the length of the rollouts.
         groups: seeds of each group.
         arms: only these; empty for all.
+        suffix: of the study's folder; budgets that differ in nothing but their groups share one.
     """
 
     iterations: int
+    ar_steps: int
     init_steps: int
     codec_steps: int
     teacher_steps: int
@@ -69,6 +72,7 @@ class Budget:
     horizons: tuple[int, ...]
     groups: Mapping[str, int]
     arms: tuple[str, ...] = ()
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> 
 def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: Mapping[str, Any], path: Path) -> Budget:
     for key in entry:
         _known(key, [f.name for f in fields(Budget)], f"key of budget {name!r}")
-    missing = [f.name for f in fields(Budget) if f.name not in entry and f.name != "arms"]
+    missing = [f.name for f in fields(Budget) if f.default is MISSING and f.name not in entry]
     if missing:
         raise ConfigError(f"{path}, budget {name}: {', '.join(missing)} missing")
     for group in entry["groups"]:

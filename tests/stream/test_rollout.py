@@ -111,6 +111,33 @@ def test_chunks_are_numbered_along_the_stream(student: NetStudent) -> None:
     assert [(c.index, c.start, c.frames) for c in chunks] == [(0, 0, 2), (1, 2, 2), (2, 4, 2)]
 
 
+# ---- clocks of the state
+
+
+@pytest.mark.parametrize("init", ["denoised", "first_frame"])
+@torch.no_grad()
+def test_a_frame_of_the_state_stays_until_its_clock_strikes(student: NetStudent, init: str) -> None:
+    s = spec(state_frames=3, past_frames=3, state_clocks=(1, 4, 100), state_init=init)
+    for cache in (StateCache(s), StateCache(s, layers=len(student.net.blocks))):
+        written, first = [], None
+        for chunk in rollout(student, Drawn(), cache, 7, SHAPE):
+            if not chunk.index:  # which is emitted before its clean pass
+                continue
+            assert cache.anchor is not None
+            written.append(cache.anchor.written)
+            last = cache.anchor.drop_first(2).keys[0]
+            first = last if first is None else first
+            assert torch.equal(last, first), "as the first chunk left it"
+        assert written == [(c, c // 4 * 4, 0) for c in range(6)]
+
+
+@torch.no_grad()
+def test_clocks_that_all_strike_at_every_chunk_change_nothing(student: NetStudent) -> None:
+    plain, ticking = spec(state_frames=2), spec(state_frames=2, state_clocks=(1, 1))
+    for a, b in zip(*(rollout(student, Drawn(), StateCache(s), 4, SHAPE) for s in (plain, ticking)), strict=True):
+        assert torch.equal(a.content, b.content)
+
+
 # ---- given frames
 
 

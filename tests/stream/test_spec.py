@@ -68,6 +68,9 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
         {"anchor": "static", "position": "absolute", "clean_keys": "recent"},
         "counts attention_frames in stream time: got None with position 'absolute'",
     ),
+    ({"state_clocks": (1, 2)}, r"state_clocks \[1, 2\] with anchor 'state' of 1 frames: give one number of chunks"),
+    ({"state_clocks": (0,)}, "at least 1, for each frame of a state"),
+    ({"state_clocks": (1,), "anchor": "static"}, "with anchor 'static'"),
     ({"schedule": "staircase"}, "schedule 'staircase' has several levels in a pass, a state has one: use uniform"),
     (
         {"schedule": "staircase", "anchor": "static", "first_steps": [1000]},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from adastate import signals
-from adastate.config import ConfigError
+from adastate.config import ConfigError, read_command
 from adastate.study import runner, stages
 from adastate.study.command import parser, setting
 from adastate.study.runner import ELSEWHERE, claimed, run_all
@@ -112,8 +112,6 @@ def a_setting(root: Path, world: str = "journey") -> Setting:
 
 
 def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) -> None:
-    from adastate.config import read_command
-
     study = a_setting(tmp_path)
     for task in (TASKS[0], TASKS[5], Task(TABLE.arms["state_loss"], 1)):
         path = task.folder(tmp_path) / "arm.yaml"
@@ -124,23 +122,28 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
         found = config.lightning["model"]["init_args"]
         assert found["seed"] == task.seed and found["iterations"] == TABLE.budgets["short"].iterations
         assert found["student"]["init_args"]["stream"]["anchor"] == task.arm.spec.anchor
-        assert found["student"]["init_args"]["weights"] == str(tmp_path / "init-w1/init.safetensors")
+        assert found["student"]["init_args"]["weights"] == str(tmp_path / "base/init.safetensors")
         assert found["out"] == str(task.folder(tmp_path) / "student.safetensors")
         assert found.get("state_loss", "none") == task.arm.model.get("state_loss", "none")
         assert measure.argv[:2] == ["study", "measure"]
 
 
-def test_initialisations_are_shared_by_all_arms_of_a_window(tmp_path: Path) -> None:
-    full = TABLE.tasks(TABLE.budgets["full"])
-    made = [folder.name for folder, stage in stages.shared(a_setting(tmp_path), full) if stage.name == "init"]
-    assert sorted(made) == ["init-w1", "init-w2", "init-w3", "init-w4"]
-    short = [stage.name for _, stage in stages.shared(a_setting(tmp_path), TASKS)]
-    assert short == ["trajectories", "init", "measure"]
+def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
+    before = ["trajectories", "ar", "causal trajectories", "init", "measure"]
+    study = a_setting(tmp_path)
+    assert [stage.name for _, stage in stages.shared(study)] == before
+    begun = {line for t in TASKS for line in stages.arm_text(study, t).splitlines() if "weights:" in line}
+    assert len(begun) == 1 and str(tmp_path / "base/init.safetensors") in begun.pop()
+    for _, stage in stages.shared(study):  # it has no anchor yet and sees a whole horizon
+        if stage.argv[0] == "fit":
+            config, _ = read_command(stage.argv[1:])
+            found = config.lightning["model"]["init_args"]
+            assert found["stream"]["past_frames"] == 6 and found.get("init_state_target", "none") == "none"
     untrained = Setting(tmp_path, "journey", TABLE.budgets["short"], "scratch", "scratch")
-    assert [s.name for _, s in stages.shared(untrained, TASKS)] == ["codec", "teacher", *short]
+    assert [s.name for _, s in stages.shared(untrained)] == ["codec", "teacher", *before]
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
     for world in ("plain", "journey"):  # what ships for it
-        assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]), TASKS)] == short
+        assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before
 
 
 def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
@@ -172,8 +175,8 @@ def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
     assert not stages.has_changed(study, task)
     runner.run_one(study, task, console)
     assert calls == ["fit", "study"]
-    (tmp_path / "init-w1").mkdir()
-    (tmp_path / "init-w1/init.safetensors").write_bytes(b"weights")
+    study.base.mkdir()
+    study.init.write_bytes(b"weights")
     assert stages.has_changed(study, task)
     runner.run_one(study, task, console)
     assert calls == ["fit", "study"] * 2 and not stages.has_changed(study, task)
