@@ -6,6 +6,7 @@ SIZE    ?= tiny
 DATA    ?= world
 TEACHER ?= builtin
 PRESET  ?= default
+SYSTEM  ?=
 ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
@@ -29,7 +30,8 @@ GPUS      ?= 1
 VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
 TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v))")) conf/slurm.sh submit,$(ADASTATE))
 # wan_14b is a larger teacher over wan_1_3b
-CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml
+CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
+	$(if $(SYSTEM),--system $(SYSTEM))
 # each word of WITH is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(WITH),--config conf/recipes/$(1)_$(word).yaml)
 # ZERO=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
@@ -52,8 +54,8 @@ install: .venv/ready ## set up .venv
 	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=full goes through every kind of stage
-	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(ARGS)
+train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=full: every kind of stage; SYSTEM=longlive: another's stream
+	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
 
 test: install ## the tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)

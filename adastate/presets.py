@@ -63,7 +63,8 @@ class Line:
         self.args, self.run = args, Path(args.run)
         self.world, self.tiny = args.data == "world", args.size == "tiny"
         size = ["--config", "conf/base.yaml", "--config", f"conf/sizes/{args.size}.yaml"]
-        self.base = [*size, f"--run.dir={self.run}"]
+        system = ["--system", args.system] if args.system else []
+        self.base = [*size, *system, f"--run.dir={self.run}"]
         self.prompts = [] if self.world else ["--prompts", str(self.run / "prompts.txt")]
         self.steps: list[Stage] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from adastate.config import ConfigError, build, check_words, compose, is_variable, read_command
 from adastate.critic import Critic
 from adastate.encoders import TinyText
+from adastate.stream import StreamSpec
+from adastate.systems import names, read_system
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -240,3 +243,23 @@ def test_a_later_file_that_names_another_class_brings_its_own_arguments(tmp_path
     assert compose([first, second]).lightning["data"]["init_args"] == {"shards": "x"}
     second.write_text("data:\n  class_path: datamodules.world.WorldData\n  init_args: {batch: 5}\n")
     assert compose([first, second]).lightning["data"]["init_args"] == {"pictures": 6, "batch": 5}
+
+
+def test_a_system_is_trained_with_the_chunk_of_the_size() -> None:
+    tiny = [f"--config={CONF / name}" for name in ("base.yaml", "sizes/tiny.yaml")]
+    config, rest = read_command([*tiny, "--system", "longlive", "--stream.past_frames=4", "--seed_everything=1"])
+    assert rest == ["--seed_everything=1"]
+    expected = {**asdict(read_system("longlive", 1).spec), "past_frames": 4}
+    assert StreamSpec.of(config.variables["stream"]) == StreamSpec.of(expected)
+    with pytest.raises(ConfigError, match="did you mean 'longlive'"):
+        read_command([*tiny, "--system=longliv"])
+    with pytest.raises(ConfigError, match="made for the size's chunk: give --config conf/sizes/"):
+        read_command([tiny[0], "--system=longlive"])
+
+
+@pytest.mark.parametrize("system", names())
+def test_every_system_can_be_trained_at_the_tiny_size(system: str) -> None:
+    files = ("base.yaml", "sizes/tiny.yaml", "stages/init.yaml")
+    config, _ = read_command([*(f"--config={CONF / name}" for name in files), "--system", system])
+    student = config.lightning["model"]["init_args"]
+    assert StreamSpec.of(student["stream"]).chunk_frames == 1

@@ -18,7 +18,7 @@ from adastate.presets import INITS, Stage, stages
 
 def arguments(run: Path, **changes: object) -> argparse.Namespace:
     chosen = {"run": str(run), "size": "tiny", "data": "world", "teacher": "builtin", "clips": 8, "rest": []}
-    return argparse.Namespace(**{**chosen, "preset": "default", "init": "causal_ode", **changes})
+    return argparse.Namespace(**{**chosen, "preset": "default", "init": "causal_ode", "system": "", **changes})
 
 
 def names(run: Path, **changes: object) -> list[str]:
@@ -31,6 +31,13 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path, teacher="scratch") == ["shards", "teacher", *tail]
     assert names(tmp_path, data="clips") == ["clips", "shards", "codec", "teacher", *tail]
     assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
+
+
+def test_another_system_is_told_to_every_stage_that_composes_a_config(tmp_path: Path) -> None:
+    for stage in stages(arguments(tmp_path, system="longlive")):
+        if stage.argv[0] in ("fit", "trajectories"):
+            config, _ = read_command(stage.argv[1:])
+            assert config.variables["stream"]["anchor"] == "static", stage.name
 
 
 def test_the_clips_of_a_small_folder_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

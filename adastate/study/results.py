@@ -197,9 +197,13 @@ class Results:
 
 
 def basic(found: Tensor) -> Interval:
-    """Of a value and its resamples, by the basic bootstrap: 2 value - resample. A resample holds some rollouts twice,
-    which makes a set look farther from the real one than it is; this takes that off."""
-    return interval(float(found[0]), 2 * found[0] - found[1:])
+    """Of a value and its resamples, by the basic bootstrap: 2 value - resample, and the mean of that for the value.
+
+    A resample holds some rollouts twice, which makes a set look farther from the real one than it is, as the set itself
+    looks beside all flights that there could be; this takes that off.
+    """
+    mirrored = 2 * found[0] - found[1:]
+    return interval(float(mirrored.nanmean()), mirrored)
 
 
 def _protocol(measured: Measured) -> tuple[Any, ...]:
