@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from adastate.process import SPINS, VARIABLES, wait_briefly
+from adastate.config import ConfigError
+from adastate.process import SPINS, VARIABLES, use_threads, wait_briefly
 
 SCRIPT = """
 import resource, torch
@@ -63,6 +64,29 @@ def test_how_long_threads_wait(given: dict[str, str], expected: str | None, monk
         monkeypatch.setenv(name, value)
     wait_briefly()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "expected"), [(3, {}, [3]), (None, {}, []), (3, {"OMP_NUM_THREADS": "2"}, [])]
+)
+def test_threads_are_those_of_the_config_unless_the_environment_has_said_it(
+    asked: int | None, given: dict[str, str], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    use_threads(asked)
+    assert told == expected
+
+
+def test_no_thread_at_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pytest.raises(ConfigError, match="run.threads is 0"):
+        use_threads(0)
 
 
 def test_it_is_asked_for_before_torch_comes() -> None:

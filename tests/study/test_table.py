@@ -68,7 +68,7 @@ def test_groups_can_be_chosen_and_smoke_is_two_runs() -> None:
 def test_pairs_name_what_an_arm_is_set_against() -> None:
     table = read_table()
     assert ("none_keys", "state_keys") in table.pairs("keys") and ("alpha_0", "state") in table.pairs("alpha")
-    assert ("previous", "straight_through") in table.pairs("switches")
+    assert ("state_grad_3", "detached") in table.pairs("switches")
     assert all(a != b for group in table.groups for a, b in table.pairs(group))
 
 
