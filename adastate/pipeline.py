@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", choices=sizes, default="tiny", help="a file of conf/sizes/")
     parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
     parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
-    parser.add_argument("--system", default="", help="of conf/systems/: trains that one's stream; default: the size's own")
+    parser.add_argument("--system", default="", help="of conf/systems/, whose stream is trained; default: the size's")
     parser.add_argument("--clips", type=int, default=512, help="teacher trajectories for the initialisation")
     args, rest = parser.parse_known_args(argv)
     args.rest = rest

@@ -80,7 +80,7 @@ def _slots(
     recache: bool,
 ) -> Layout:
     # A slot is reserved for the state as soon as one is denoised; a static anchor takes its slots when it is there.
-    reserved = max(len(anchor), state_queries, spec.state_frames if spec.warmup == "fixed" else 0)
+    reserved = max(len(anchor), state_queries, spec.anchor_frames if spec.warmup == "fixed" else 0)
     if spec.warmup == "fixed":
         assert spec.past_frames is not None
         end = reserved + spec.past_frames

@@ -186,8 +186,8 @@ class StreamSpec:
             self.anchor == "state" and len(self.state_clocks) == self.state_frames and min(self.state_clocks) >= 1
         ):
             raise ValueError(
-                f"state_clocks {list(self.state_clocks)} with anchor {self.anchor!r} of {self.state_frames} frames: give "
-                "one number of chunks, at least 1, for each frame of a state"
+                f"state_clocks {list(self.state_clocks)} with anchor {self.anchor!r} of {self.state_frames} frames: "
+                "give one number of chunks, at least 1, for each frame of a state"
             )
         if self.state_init == "first_frame" and self.state_frames > self.frames_of(0):
             raise ValueError(
@@ -260,13 +260,18 @@ class StreamSpec:
         return self.chunk_frames * (len(self.steps) if self.schedule == "staircase" else 1)
 
     @property
+    def anchor_frames(self) -> int:
+        """Latent frames of the anchor when it is complete: a dual average has two memories beside its first frames,
+        whose places the oldest past frames have until something leaves the window."""
+        return self.state_frames + (2 if self.anchor == "dual_ema" else 0)
+
+    @property
     def window_frames(self) -> int | None:
         """Frames in view of a chunk when the window is full: anchor, past and chunk; None where nothing leaves."""
         if self.past_frames is None:
             return None
-        memories = 2 if self.anchor == "dual_ema" else 0
-        shown = self.pingpong_slots if self.anchor == "pingpong" else self.state_frames
-        return self.attention_frames or shown + memories + self.past_frames + self.chunk_frames
+        shown = self.pingpong_slots if self.anchor == "pingpong" else self.anchor_frames
+        return self.attention_frames or shown + self.past_frames + self.chunk_frames
 
     @property
     def places(self) -> int:
@@ -274,9 +279,8 @@ class StreamSpec:
         the first chunks."""
         if self.past_frames is None:
             return 4 * self._pass_frames
-        memories = 2 if self.anchor == "dual_ema" else 0
         states = 2 if self.anchor == "state" else 1
-        return states * self.state_frames + memories + self.past_frames + self._pass_frames
+        return states * self.anchor_frames + self.past_frames + self._pass_frames
 
     def frames_of(self, chunk: int) -> int:
         """Latent frames of the generated chunk `chunk`."""

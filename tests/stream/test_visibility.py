@@ -120,6 +120,19 @@ def test_public_systems(system: str, chunk: int, context: str, own: str) -> None
         assert queries == " ".join(k.split("@")[1] for k in own.split())
 
 
+@pytest.mark.parametrize("system", ["longlive_slot", "reward_forcing", "memrope", "adastate"])
+@pytest.mark.parametrize("past", [3, 6])
+def test_with_fixed_slots_a_chunk_has_its_final_ones_from_the_beginning(system: str, past: int) -> None:
+    """The places of an average that is not there yet belong to it: before, they hold the oldest past frames."""
+    s = replace(read_system(system), warmup="fixed", past_frames=past, steps=(1000,))
+    first = s.anchor_frames + past
+    for seen, _ in views(s, 9):
+        assert seen.places.chunk == (first, first + 1, first + 2)
+        assert seen.places.past == tuple(range(first - len(seen.places.past), first))
+        taken = (*seen.places.anchor, *seen.places.past)
+        assert min(taken, default=0) >= 0 and len(set(taken)) == len(taken)
+
+
 def test_infinity_rope_cut() -> None:
     """The first chunk of the scene stands far away in all its passes; the next one is back."""
     chunks = watch("infinity_rope", 7, {5: Switch("cut", 2)})

@@ -31,6 +31,10 @@ def test_every_arm_can_be_distilled(name: str) -> None:
     arm = read_table().arms[name]
     made = tiny_distill(dict(arm.stream), **arm.model)
     assert made.student.spec.anchor == arm.spec.anchor
+    chunks = list(
+        made.stream(["a"], 10 * arm.spec.chunk_frames)
+    )  # beyond its window, and what an average fills after it
+    assert len(chunks) == 10 and all(c.content.isfinite().all() for c in chunks)
 
 
 def test_anchors_are_compared_at_equal_pasts_and_at_equal_numbers_of_keys() -> None:
