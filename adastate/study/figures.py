@@ -114,9 +114,22 @@ def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndar
 
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
     """One point an arm: how much it moves against how far it has gone from real video, with intervals."""
+    axes = ("drift: log(1 + Frechet distance from real flights)", "dynamics: forward displacement over the prompted")
+    return _points(results, arms, ("frechet", "forward"), axes, at)
+
+
+def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
+    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
+    axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
+    return _points(results, arms, ("livery", "turning"), axes, at)
+
+
+def _points(
+    results: Results, arms: Sequence[str], measures: tuple[str, str], axes: tuple[str, str], at: int
+) -> Figure:
     figure, ax = plt.subplots(figsize=(5.6, 4))
     for i, arm in enumerate([*arms, REAL]):
-        x, y = results.mean("frechet", arm, at), results.mean("forward", arm, at)
+        x, y = (results.mean(measure, arm, at) for measure in measures)
         look = {"color": "#777777", "marker": "*"} if arm == REAL else style(i)
         ax.errorbar(
             x.value,
@@ -130,8 +143,8 @@ def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Fi
             color=look["color"],
             marker=look["marker"],
         )
-    ax.set_xlabel("drift: log(1 + Frechet distance from real flights)")
-    ax.set_ylabel("dynamics: forward displacement over the prompted")
+    ax.set_xlabel(axes[0])
+    ax.set_ylabel(axes[1])
     ax.set_title(f"in horizon {at}", fontsize=9, loc="left")
     ax.legend(fontsize=8, frameon=False)
     return figure

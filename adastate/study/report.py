@@ -118,6 +118,11 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
         figure = figures.dynamics_against_drift(results, arms, at)
         text = "Up is motion, to the right is drift; real flights have the star."
         blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", figures.svg(figure))))
+        if "livery" in results.names:
+            figure = figures.following_against_forgetting(results, arms, at)
+            text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
+            title, name = f"Following against forgetting at {at}x", f"following-{at}x"
+            blocks.append(Block(title, text, None, (name, figures.svg(figure))))
     blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
     for row in range(2):
         figure = figures.strips(results, arms, row)
