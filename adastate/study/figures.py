@@ -124,9 +124,7 @@ def following_against_forgetting(results: Results, arms: Sequence[str], at: int)
     return _points(results, arms, ("livery", "turning"), axes, at)
 
 
-def _points(
-    results: Results, arms: Sequence[str], measures: tuple[str, str], axes: tuple[str, str], at: int
-) -> Figure:
+def _points(results: Results, arms: Sequence[str], measures: tuple[str, str], axes: tuple[str, str], at: int) -> Figure:
     figure, ax = plt.subplots(figsize=(5.6, 4))
     for i, arm in enumerate([*arms, REAL]):
         x, y = (results.mean(measure, arm, at) for measure in measures)
