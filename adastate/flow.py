@@ -26,12 +26,14 @@ def warp(u: Tensor, shift: float) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def sigma_table(shift: float, entries: int = TIMESTEPS) -> Tensor:
     """`[entries]` falling float32 levels in (0, 1], the first being 1. Read-only: it is shared."""
     return warp(torch.linspace(1.0, 0.0, entries + 1)[:-1], shift)
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _ascending(shift: float, device: torch.device) -> tuple[Tensor, Tensor]:
     sigmas = sigma_table(shift).to(device).flip(0)
     return sigmas, (sigmas * TIMESTEPS).contiguous()

@@ -33,6 +33,7 @@ Probe = Callable[[int, Tensor, Tensor, FrameMask | None], None]
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)
 def one_level(batch: int, frames: int, t: float, device: torch.device) -> Tensor:
     """Timesteps `[B, F]`, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
     times = torch.full((batch, frames), t, device=device)

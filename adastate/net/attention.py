@@ -148,12 +148,14 @@ class _Spelled(torch.autograd.Function):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _token_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> Tensor:
     mask = torch.tensor(visible, dtype=torch.bool)
     return mask.repeat_interleave(frame_tokens, 0).repeat_interleave(frame_tokens, 1).to(device)
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _seen(row: tuple[bool, ...], frame_tokens: int, device: torch.device) -> Tensor:
     return torch.tensor(row).repeat_interleave(frame_tokens).nonzero()[:, 0].to(device)
 
@@ -182,6 +184,7 @@ def _flex(device: str) -> Any:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _block_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 

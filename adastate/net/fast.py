@@ -79,6 +79,8 @@ class Passes:
         self.eps = torch.tensor(net.size.eps, device=embedding.weight.device)
         self._levels: dict[float, Modulations] = {}
         self.steady = steady(engine, self.run, embedding.weight.device)
+        # In inference mode an operation costs less on the host; graphs and compiled programs have no use for it.
+        self._quiet = torch.inference_mode if self.steady is None else torch.no_grad
 
     def text(self, keys: TextKeys) -> TextKeys:
         """A prompt's keys, from `net.text_keys`, as `__call__` takes them."""
@@ -86,11 +88,13 @@ class Passes:
         weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
         return [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(keys, weights, strict=True)]
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
         """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]. A clean pass returns nothing of use."""
         with torch.autocast(x.device.type, enabled=False):
-            return self._forward(x, t, memory, text)
+            with self._quiet():
+                flow = self._forward(x, t, memory, text)
+            # as any other tensor, which a graph may keep
+            return flow.clone() if flow.is_inference() and not torch.is_inference_mode_enabled() else flow
 
     def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
         size = self.size

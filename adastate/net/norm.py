@@ -52,7 +52,7 @@ class _Norm(torch.autograd.Function):
         scaled = f * weight
         if table is None:
             return scaled.mul_(inverse).to(x.dtype).unflatten(-1, (heads, -1))
-        turned = _complex(scaled, heads) * (table * inverse[..., None])
+        turned = _complex(scaled, heads).mul_(table * inverse[..., None])
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
     @staticmethod
@@ -69,6 +69,6 @@ class _Norm(torch.autograd.Function):
         each = u * h
         w = weight.to(each.dtype)
         mean = (each @ w).div_(x.shape[-1]).unsqueeze(-1)
-        dx = torch.addcmul(u * w, h, mean, value=-1).mul_(inverse).to(x.dtype) if ctx.needs_input_grad[0] else None
+        dx = (u * w).addcmul_(h, mean, value=-1).mul_(inverse).to(x.dtype) if ctx.needs_input_grad[0] else None
         dw = each.sum((0, 1)).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None, None

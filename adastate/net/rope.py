@@ -22,6 +22,7 @@ def _ladder(dims: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # passes with gradient share it
 def rope_table(positions: Positions, height: int, width: int, head_dim: int, rows: int, device: torch.device) -> Tensor:
     """Unit complex numbers `[L, 1, K/2]` (complex64) for frames at `positions` of height x width tokens each.
 

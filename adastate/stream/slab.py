@@ -83,6 +83,7 @@ class Slab:
         self.tokens = tokens // frames
         shape = (self.layers, batch, self.places * self.tokens, heads, head_dim)
 
+        @torch.inference_mode(False)  # what lies here outlives the pass, and is written outside of passes as well
         def grown(old: Tensor | None) -> Tensor:
             new = own.new_zeros(shape)
             if fits and old is not None:
@@ -242,6 +243,7 @@ class Board:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _index(places: Positions, tokens: int, device: torch.device) -> Tensor:
     return (torch.tensor(places)[:, None] * tokens + torch.arange(tokens)).flatten().to(device)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adastate.net.fast import Streamer, is_whole
+from adastate.net.rope import rope_table
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
 from tests.tiny import SHAPE, SIZE, VARIANTS, Drawn, NetStudent, named, normal, random_net, read_system, spec
 
@@ -70,3 +71,24 @@ def test_pieces_of_weights_are_not_taken_for_whole_ones() -> None:
     assert is_whole(net)
     net.head.head.bias.data = torch.empty(0)
     assert not is_whole(net)
+
+
+@pytest.mark.parametrize("slab", [False, True])
+def test_what_a_stream_makes_and_remembers_can_be_part_of_a_graph(slab: bool) -> None:
+    """Passes run in inference mode, whose tensors no graph may keep: none of them gets out."""
+    rope_table.cache_clear()  # the first to ask is the stream
+    net = random_net()
+    text = normal(1, SIZE.text_tokens, SIZE.text_width)
+    cache = StateCache(spec(), layers=SIZE.layers if slab else None)
+    with torch.no_grad():
+        keys = net.text_keys(text)
+        made = list(rollout(Streamer(net, keys), Drawn(), cache, 3, SHAPE))
+    for chunk in made:
+        assert not chunk.content.is_inference() and chunk.state is not None and not chunk.state.is_inference()
+    assert cache.window is not None and cache.anchor is not None
+    assert not any(t.is_inference() for kept in (cache.window, cache.anchor) for t in (*kept.keys, *kept.values))
+    if not slab:  # which refuses gradients
+        x = torch.cat([made[0].state, made[0].content], 1)
+        view = cache.view(spec().chunk_frames, spec().state_frames)
+        net(x, torch.full(x.shape[:2], 500.0), keys, memory=view).square().sum().backward()
+        assert all(block.self_attn.k.weight.grad is not None for block in net.blocks)
