@@ -21,18 +21,26 @@ class Bound:
 
     Args:
         text: embeddings `[B, Lt, text_width]`.
-        engine: of the passes without gradient, see adastate.net.engine.
+        engine, fp8: of the passes without gradient, see adastate.net.fast.Passes.
     """
 
-    def __init__(self, net: DiT, text: Tensor, fast: bool = True, share: bool = True, engine: Engine = "eager") -> None:
-        self.net, self.text, self.fast, self.share, self.engine = net, text, fast, share, engine
+    def __init__(
+        self,
+        net: DiT,
+        text: Tensor,
+        fast: bool = True,
+        share: bool = True,
+        engine: Engine = "eager",
+        fp8: bool = False,
+    ) -> None:
+        self.net, self.text, self.fast, self.share, self.engine, self.fp8 = net, text, fast, share, engine, fp8
         self._keys: list[tuple[Tensor, Tensor]] | None = None
         self._quiet: Student | None = None
         self._passes: Passes | None = None
 
     def other(self, text: Tensor) -> Bound:
         """The same network, as it is now, with another prompt."""
-        bound = Bound(self.net, text, self.fast, self.share, self.engine)
+        bound = Bound(self.net, text, self.fast, self.share, self.engine, self.fp8)
         bound._passes = self._shared()
         return bound
 
@@ -49,7 +57,7 @@ class Bound:
         if self._passes is None and self.fast and is_whole(self.net):
             device = self.text.device.type
             mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            self._passes = Passes(self.net, mixed, self.engine)
+            self._passes = Passes(self.net, mixed, self.engine, self.fp8)
         return self._passes
 
     def _without_gradient(self) -> Student:

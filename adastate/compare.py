@@ -33,6 +33,7 @@ from adastate.runs import load_student
 from adastate.stream import StreamSpec
 from adastate.student import Student
 from adastate.systems import System, names, read_system
+from adastate.videos import streams_at_once
 from adastate.weights import facts, mismatch
 
 TRAINED = "as trained"
@@ -74,9 +75,11 @@ class Rollout:
 
 
 @torch.no_grad()
-def roll(student: Student, system: System, prompts: Sequence[str], frames: int, seed: int, batch: int = 16) -> Rollout:
+def roll(
+    student: Student, system: System, prompts: Sequence[str], frames: int, seed: int, batch: int | None = None
+) -> Rollout:
     """Streams of `frames` latent frames, a row a prompt."""
-    codec, parts = student.codec, list[Rollout]()
+    codec, parts, batch = student.codec, list[Rollout](), batch or streams_at_once(student.grid)
     size = student.net.size
     if system.rope_rows > size.rope_rows:
         for net in (student.net, student.ema.net):

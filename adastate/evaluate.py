@@ -31,6 +31,7 @@ from adastate import metrics
 from adastate.encoders import Codec
 from adastate.runs import load_student, load_teacher
 from adastate.student import Student
+from adastate.videos import streams_at_once
 from datamodules.shards import decode, read_shard
 from datamodules.video import to_float
 from datamodules.world import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
@@ -65,16 +66,16 @@ def even_flights(count: int, seed: int) -> list[Flight]:
 
 
 @torch.no_grad()
-def stream_pictures(student: Student, prompts: Sequence[str], frames: int, seed: int, batch: int = 16) -> Tensor:
-    """Decoded pictures `[B, T, 3, h, w]` of streams of `frames` latent frames, decoded as they come."""
-    out = []
+def stream_pictures(student: Student, prompts: Sequence[str], frames: int, seed: int) -> Tensor:
+    """Decoded pictures `[B, T, 3, h, w]` of streams of `frames` latent frames, decoded as they come; on the CPU."""
+    out, batch = [], streams_at_once(student.grid)
     with Progress(transient=True) as progress:
         task = progress.add_task("rollouts", total=len(prompts) * frames)
         for first in range(0, len(prompts), batch):
             some = list(prompts[first : first + batch])
             decoder, parts = student.codec.stream(), []
             for chunk in student.stream(some, frames, seed + first):
-                parts.append(decoder.decode(chunk.content))
+                parts.append(decoder.decode(chunk.content).cpu())
                 progress.advance(task, len(some) * chunk.frames)
             out.append(torch.cat(parts, 1))
     return torch.cat(out)
@@ -91,15 +92,22 @@ def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
     return chosen
 
 
-def read_footage(shards: Path, prompts: Sequence[str], pictures: int, codec: Codec) -> Footage | None:
-    """A real clip for each prompt; None if the folder holds no video."""
+def read_footage(
+    shards: Path, prompts: Sequence[str], pictures: int, codec: Codec, device: torch.device
+) -> Footage | None:
+    """A real clip for each prompt, through the codec, one at a time; None if the folder holds no video."""
     found = [sample for path in sorted(shards.glob("*.tar")) for sample in read_shard(path) if "mp4" in sample.members]
     if not found:
         return None
     captions = [" ".join(sample.read("txt").decode().split()) for sample in found]
     chosen = choose(captions, prompts)
-    video = torch.stack([to_float(decode(found[i], "mp4", pictures).content) for i in chosen])
-    return Footage(codec.decode(codec.encode(video)), [captions[i] for i in chosen])
+    clips = (to_float(decode(found[i], "mp4", pictures).content)[None] for i in chosen)
+    return Footage(torch.cat([through(codec, clip, device) for clip in clips]), [captions[i] for i in chosen])
+
+
+def through(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
+    """Video `[B, T, 3, h, w]` as the codec, which is on `device`, gives it back; on the CPU."""
+    return codec.decode(codec.encode(video.to(device))).cpu()
 
 
 def measure(video: Tensor, fps: int, truth: Truth) -> Figures:
@@ -155,28 +163,40 @@ def rows(video: Tensor, name: str, once: int, fps: int, truth: Truth) -> list[Ro
 
 
 def evaluate(
-    run: Path, weights: Path | None, count: int, horizon: int, prompts: list[str] | None, seed: int
+    run: Path,
+    weights: Path | None,
+    count: int,
+    horizon: int,
+    prompts: list[str] | None,
+    seed: int,
+    device: str = "cpu",
 ) -> list[Row]:
-    student = load_student(run, weights)
+    student = load_student(run, weights).to(device)
     frames, codec = student.rollout_frames, student.codec
     once, fps = codec.pictures(frames), codec.fps
     if prompts:
         texts = prompts * math.ceil(count / len(prompts))
-        truth = Truth(texts, footage=read_footage(run / "shards", texts, once, codec))
+        truth = Truth(texts, footage=read_footage(run / "shards", texts, once, codec, student.device))
         real = truth.footage.video if truth.footage else None
     else:
         flights = even_flights(count, seed)
         truth = Truth([f.caption for f in flights], flights)
-        real = codec.decode(codec.encode(render(flights, once)))
+        real = through(codec, render(flights, once), student.device)
     found = rows(stream_pictures(student, truth.prompts, horizon * frames, seed), "student", once, fps, truth)
-    found += rows(load_teacher_clips(run, truth.prompts, frames, seed), "teacher", once, fps, truth)
+    found += rows(load_teacher_clips(run, truth.prompts, frames, seed, device), "teacher", once, fps, truth)
     return found if real is None else found + rows(real, "real clips", once, fps, truth)
 
 
-def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int) -> Tensor:
-    teacher = load_teacher(run)
+def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, device: str = "cpu") -> Tensor:
+    """Decoded clips of the run's teacher, a row a prompt; on the CPU."""
+    teacher = load_teacher(run).to(device)
     assert teacher.codec is not None
-    return teacher.codec.decode(teacher.sample(prompts, frames, seed=seed))
+    rows, at_once = range(len(prompts)), streams_at_once(teacher.grid)
+    out = []
+    for some in (rows[first : first + at_once] for first in range(0, len(rows), at_once)):
+        clips = teacher.sample([prompts[i] for i in some], frames, seed=seed, index=some)
+        out.append(teacher.codec.decode(clips).cpu())
+    return torch.cat(out)
 
 
 def show(found: list[Row], console: Console) -> None:
@@ -204,10 +224,11 @@ def main(argv: list[str]) -> None:
         "--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's, with truth"
     )
     parser.add_argument("--seed", type=int, default=4242)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where the figures go; default <run>/evaluation.json")
     args = parser.parse_args(argv)
     prompts = [p for p in args.prompts.read_text().splitlines() if p.strip()] if args.prompts else None
-    found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed)
+    found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed, args.device)
     show(found, Console())
     out = args.json or args.run / "evaluation.json"
     protocol: dict[str, Any] = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed}

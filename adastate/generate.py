@@ -33,11 +33,8 @@ from adastate.stream import StreamSpec
 from adastate.student import Student, Turn
 from adastate.systems import names, read_system
 from adastate.vbench import Item, write_json
-from adastate.videos import Plan, Timing, chunk_starts, frames_for, run
+from adastate.videos import Plan, Timing, chunk_starts, frames_for, run, streams_at_once
 from adastate.weights import facts, mismatch
-
-BATCH_LATENTS = 1024
-"""Latents of a frame, over all streams of a batch, by default: one stream of Wan's size, 16 of the tiny one."""
 
 
 def file_name(prompt: str, index: int) -> str:
@@ -87,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         default="eager",
         help="of passes once the window is full; docs/performance.md",
     )
+    add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
     add("--attention", choices=get_args(attention.Backend), default="sdpa", help="its kernels")
     add("--out", type=Path, help="folder of the mp4s; default <run>/generated, or <run>/vbench")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda is the GPU of this rank")
@@ -110,10 +108,10 @@ def _generate(args: argparse.Namespace) -> None:
         pairs = enumerate(zip(prompts, told, strict=True))
         items = [Item(i, prompt, t, f"{file_name(title or prompt, i)}.mp4", i) for i, (prompt, t) in pairs]
     student = load_student(args.run, args.checkpoint).to(device_for(args.device, rank))
-    student.engine = args.engine
+    student.engine, student.fp8 = args.engine, args.fp8
     kernels = attention.use(args.attention)
     if rank.rank == 0:
-        print(f"{kernels}, engine: {args.engine}")
+        print(f"{kernels}, engine: {args.engine}" + ", products in FP8" * args.fp8)
     spec = _spec(student, args, rank)
     given = _given(student, args, listed)
     folder = args.out or args.run / ("vbench" if bench else "generated")
@@ -123,7 +121,7 @@ def _generate(args: argparse.Namespace) -> None:
     plan = Plan(frames, args.seed, spec, folder, records, given, turns, args.states)
     if bench:
         vbench.record(records, items, _settings(args, plan))
-    batch = args.batch or max(1, BATCH_LATENTS // (student.grid[0] * student.grid[1]))
+    batch = args.batch or streams_at_once(student.grid)
     timing = run(student, plan, items, rank, batch, args.strip, resume=bench)
     _report(plan, items, rank, timing, alone=not bench and rank.world == 1)
 

@@ -70,6 +70,7 @@ class Student(pl.LightningModule):
         seed: of all randomness in training.
         compute_dtype, checkpointing: see DiT.
         engine: what runs a stream's passes once its window is full: eager, compile or graph; see adastate.net.engine.
+        fp8: whether a stream's products run in FP8; see adastate.net.linear. Training does not use it.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
@@ -103,11 +104,13 @@ class Student(pl.LightningModule):
         checkpointing: bool = False,
         lora: Lora | None = None,
         engine: Engine = "eager",
+        fp8: bool = False,
     ) -> None:
         super().__init__()
         stream.chunks(rollout_frames)
         self.net = DiT(size, checkpointing, compute_dtype)
         self.engine: Engine = engine
+        self.fp8 = fp8
         self.codec, self.text, self.spec, self.grid = codec, text, stream, grid
         self.rollout_frames, self.init, self.init_state_target = rollout_frames, init, init_state_target
         self.lr, self.betas, self.weight_decay, self.clip = lr, betas, weight_decay, clip
@@ -217,7 +220,7 @@ class Student(pl.LightningModule):
         if isinstance(probe, AttentionShare):
             probe.cache = cache
         net = self.ema.whole(self.net.patch_embedding.weight.dtype)
-        student = Bound(net, self.embed(prompts), engine=self.engine)
+        student = Bound(net, self.embed(prompts), engine=self.engine, fp8=self.fp8)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
         scenes = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -202,10 +202,17 @@ class Teacher(pl.LightningModule):
         return torch.stack(path, 1)
 
     def sample(
-        self, prompts: list[str], frames: int, steps: int = 16, seed: int = 0, shift: float | None = None
+        self,
+        prompts: list[str],
+        frames: int,
+        steps: int = 16,
+        seed: int = 0,
+        shift: float | None = None,
+        index: Sequence[int] | None = None,
     ) -> Tensor:
-        """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, i)."""
-        noise = SampleNoise(seed, 0, range(len(prompts)), "sample", self.device)
+        """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, index[i]), that of its own number without."""
+        rows = range(len(prompts)) if index is None else index
+        noise = SampleNoise(seed, 0, rows, "sample", self.device)
         start = noise.normal(frames, self.net.size.channels, *self.grid)
         shift = self.shift if shift is None else shift
         if self.solver == "unipc":

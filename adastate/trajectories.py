@@ -29,6 +29,7 @@ from adastate.config import Config, ConfigError, build, read_command
 from adastate.noise import SampleNoise
 from adastate.paths import Route, forced_paths, route, streamed_paths, whole_paths
 from adastate.ranks import Rank, device_for, this_rank
+from adastate.runs import held
 from adastate.stream import StreamSpec
 from adastate.teacher import Teacher
 from adastate.vbench import fingerprint
@@ -184,7 +185,9 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> 
     if args.past and (args.teacher != "causal" or args.prompts):
         raise ValueError("--past goes with --teacher causal, and brings prompts of its own: the captions of its clips")
     teacher, weights = _teacher(variables, args)
-    teacher = teacher.eval().requires_grad_(False).to(device_for(args.device, rank))
+    teacher = teacher.eval().requires_grad_(False)
+    held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
+    teacher = teacher.to(device_for(args.device, rank))
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
     sampler = _sampler(teacher, spec, way, args, frames)
     made_with = {

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -112,11 +112,16 @@ class Batch:
         return len(self.prompts)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """As Tensor.to, for every tensor; Lightning moves batches with it."""
-        moved: dict[str, Any] = {
-            f.name: v.to(*args, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        """As Tensor.to, for every tensor; Lightning moves batches with it. Pinned memory is not waited for."""
+        return self._each(lambda x: x.to(*args, **{"non_blocking": x.is_pinned(), **kwargs}))
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU reads by itself; data loaders ask for it."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = {f.name: change(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **cast(dict[str, Any], changed))
 
 
 @dataclass(frozen=True)

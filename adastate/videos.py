@@ -25,8 +25,16 @@ from adastate.student import Student, Turn
 from adastate.types import Chunk
 from adastate.vbench import Item
 
+BATCH_LATENTS = 1024
+"""Latents of a frame, over all streams of a batch, by default: one stream of Wan's size, 16 of the tiny one."""
+
 STRIP_CHUNKS = 200
 """A strip shows so many chunks at most, so that memory stays flat whatever the length."""
+
+
+def streams_at_once(grid: tuple[int, int]) -> int:
+    """A batch of streams, or clips, of latents of this height and width that a device of ordinary size bears."""
+    return max(1, BATCH_LATENTS // (grid[0] * grid[1]))
 
 
 @dataclass(frozen=True)

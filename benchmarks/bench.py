@@ -42,6 +42,7 @@ def read(argv: list[str] | None = None) -> argparse.Namespace:
     add("--shapes", nargs="+", default=["small", "large"], choices=SHAPES, help="of the streams")
     add("--streams", nargs="+", default=["self_forcing, window 6", "adastate"], choices=STREAMS)
     add("--engines", nargs="+", default=["eager"], choices=["eager", "compile", "graph"])
+    add("--fp8", action="store_true", help="of every engine in bfloat16 one with products in FP8, too")
     add("--attention", default="sdpa", help="sdpa, flash_attn, flash3, flash4 or flex")
     add("--float32", action="store_true", help="only that")
     add("--rounds", type=int, default=7)
@@ -75,9 +76,9 @@ def main() -> None:
     for name in args.shapes if "stream" in args.parts else []:
         for kind in args.streams:
             if args.device.startswith("cuda") and name.startswith("wan"):
-                rows += on_gpu(name, kind, args.engines, args.device, args.out)
+                rows += on_gpu(name, kind, args.engines, args.fp8, args.device, args.out)
             else:
-                rows += stream.measure(name, kind, dtypes, args.engines, args.rounds, args.device)
+                rows += stream.measure(name, kind, dtypes, args.engines, args.fp8, args.rounds, args.device)
             write()
     for dtype in dtypes if "training" in args.parts else []:
         steps += training.measure(dtype, args.rounds, args.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ from adastate.net.fast import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec, rollout
 from benchmarks.clock import quartiles
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
-from benchmarks.stream import Row, ours
+from benchmarks.stream import FP8, Row, ours
 
 PICTURES = 4
 """Of a latent frame."""
 
 
-def on_gpu(name: str, stream: str, engines: list[Engine], device: str, out: Path) -> Iterator[Row]:
+def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str, out: Path) -> Iterator[Row]:
     """Pictures a second, time to the first frame, MFU against the measured rate of products, memory, and a profile."""
     shape, spec = SHAPES[name], STREAMS[stream]
     net, text = network(shape, device, torch.bfloat16)
     rate = product_rate(device)
     floor = Floor(shape, spec, device, torch.bfloat16)
-    for engine in engines:
-        passes = Passes(net, torch.bfloat16, engine)
+    for engine, rounded in product(engines, [False, True] if fp8 else [False]):
+        passes = Passes(net, torch.bfloat16, engine, rounded)
+        label = f"{engine}{FP8 * rounded}"
         ours(passes, text, shape, spec, 6, device)
         torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
@@ -39,7 +41,7 @@ def on_gpu(name: str, stream: str, engines: list[Engine], device: str, out: Path
         seconds, _ = ours(passes, text, shape, spec, shape.chunks, device)
         steady = seconds[8:]
         each = statistics.median(steady)
-        row = Row(name, stream, f"{engine} bfloat16", quartiles([1e3 * s / (len(spec.steps) + 1) for s in steady]))
+        row = Row(name, stream, f"{label} bfloat16", quartiles([1e3 * s / (len(spec.steps) + 1) for s in steady]))
         row.more = {
             "pictures_s": spec.chunk_frames * PICTURES / each,
             "first_frame_s": first_s,
@@ -52,7 +54,7 @@ def on_gpu(name: str, stream: str, engines: list[Engine], device: str, out: Path
         with torch.profiler.profile(activities=activities) as record:
             ours(passes, text, shape, spec, 4, device)
         out.parent.mkdir(parents=True, exist_ok=True)
-        record.export_chrome_trace(str(out.with_name(f"trace-{name}-{engine}.json")))
+        record.export_chrome_trace(str(out.with_name(f"trace-{name}-{label.replace(' ', '-')}.json")))
         parts = sorted(record.key_averages(), key=lambda e: -e.self_device_time_total)[:12]
         total = sum(e.self_device_time_total for e in record.key_averages()) or 1
         row.more["parts"] = {e.key[:60]: round(e.self_device_time_total / total, 3) for e in parts}

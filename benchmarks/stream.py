@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
 
 GUARD = {"small": 1.4, "large": 0.95}
 """Least median ratio of the plain path's time to ours; a regression is below it, a busy machine is not."""
+
+FP8 = " fp8"
+"""In the label of a variant with products in FP8."""
 
 
 @dataclass
@@ -95,7 +99,7 @@ def plain(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: 
 
 
 def measure(
-    name: str, stream: str, dtypes: list[torch.dtype], engines: list[Engine], rounds: int, device: str
+    name: str, stream: str, dtypes: list[torch.dtype], engines: list[Engine], fp8: bool, rounds: int, device: str
 ) -> list[Row]:
     """All variants of a shape and a stream, in turns."""
     shape, spec = SHAPES[name], STREAMS[stream]
@@ -109,9 +113,9 @@ def measure(
     variants["simple float32"] = lambda: simple(net, text, shape, spec, shape.chunks, device)
     reference = next(iter(variants))
     for dtype in dtypes:
-        for engine in engines:
-            made = Passes(net, dtype, engine)
-            label = f"{engine} {str(dtype).removeprefix('torch.')}"
+        for engine, rounded in product(engines, [False, True] if fp8 and dtype == torch.bfloat16 else [False]):
+            made = Passes(net, dtype, engine, rounded)
+            label = f"{engine}{FP8 * rounded} {str(dtype).removeprefix('torch.')}"
             variants[label] = lambda made=made: ours(made, text, shape, spec, shape.chunks, device)  # type: ignore[misc]
     floors = {str(d).removeprefix("torch."): Floor(shape, spec, device, d) for d in dtypes}
     times: dict[str, list[float]] = {v: [] for v in variants}
@@ -165,5 +169,5 @@ def wrong(rows: list[Row]) -> tuple[list[str], list[str]]:
         for r in judged
         if r.against and r.against[0] < GUARD[r.shape]
     ]
-    far = [r for r in rows if r.off > (1e-4 if r.variant.endswith("float32") else 2e-2)]
+    far = [r for r in rows if r.off > (1e-4 if r.variant.endswith("float32") else 0.2 if FP8 in r.variant else 2e-2)]
     return slow, [f"not the same: {r.shape}, {r.stream}, {r.variant} is {r.off:.1e} off" for r in far]

@@ -100,7 +100,8 @@ class _Loader(DataLoader[Batch]):
     """Goes on where it stopped when it is iterated again, as for a next epoch; its workers cannot know where."""
 
     def __init__(self, batches: Batches, workers: int, start: Callable[[], int] | None) -> None:
-        super().__init__(batches, batch_size=None, num_workers=workers)
+        # Memory that a GPU reads by itself, so that a batch's way there does not hold up the host.
+        super().__init__(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available())
         self.start = start
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

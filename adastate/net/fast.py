@@ -20,14 +20,12 @@ from adastate.net.adapters import merged
 from adastate.net.attention import attend
 from adastate.net.dit import Block, DiT, TextKeys
 from adastate.net.engine import Engine, Modulation, Modulations, Pass, stacked, steady
+from adastate.net.linear import Linear, apply, check_fp8, in_fp8
 from adastate.net.rope import rope_table, rotate
 from adastate.types import Memory, Positions, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
-
-Linear = tuple[Tensor, Tensor]
-"""(bias, weight transposed), as addmm takes them."""
 
 
 def is_whole(net: DiT) -> bool:
@@ -38,14 +36,15 @@ def is_whole(net: DiT) -> bool:
 class _Layer:
     """Weights of one block, cast and joined."""
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype, fp8: bool) -> None:
         own, cross = block.self_attn, block.cross_attn
 
         def linear(*layers: Any) -> Linear:
             weights, biases = zip(*map(merged, layers), strict=True)
-            if len(layers) == 1:
-                return biases[0].detach().to(dtype), weights[0].detach().to(dtype).t()
-            return torch.cat(biases).detach().to(dtype), torch.cat(weights).detach().to(dtype).t()
+            one = len(layers) == 1
+            bias, weight = (biases[0], weights[0]) if one else (torch.cat(biases), torch.cat(weights))
+            made = Linear(bias.detach().to(dtype), weight.detach().to(dtype).t())
+            return in_fp8(made) if fp8 else made
 
         self.qkv, self.out = linear(own.q, own.k, own.v), linear(own.o)
         self.norm_qk = torch.stack([own.norm_q.weight, own.norm_k.weight]).detach().float()
@@ -64,18 +63,22 @@ class Passes:
         net: whole, not in shards.
         dtype: of the passes; None takes the net's own.
         engine: see adastate.net.engine; what it cannot serve runs eagerly.
+        fp8: the products of the blocks in FP8; embeddings and head stay in `dtype`, which has to be bfloat16.
     """
 
-    def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager") -> None:
+    def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager", fp8: bool = False) -> None:
         self.net, self.size = net, net.size
-        self.dtype = dtype or net.compute_dtype or net.patch_embedding.weight.dtype
-        self.layers = [_Layer(block, self.dtype) for block in net.blocks]  # type: ignore[arg-type]
         embedding = net.patch_embedding
+        self.dtype = dtype or net.compute_dtype or embedding.weight.dtype
+        if fp8:
+            check_fp8(self.dtype, embedding.weight.device)
+        self.layers = [_Layer(block, self.dtype, fp8) for block in net.blocks]  # type: ignore[arg-type]
         assert embedding.bias is not None
-        self.embedding = embedding.bias.detach().to(self.dtype), embedding.weight.detach().flatten(1).to(self.dtype).t()
+        flat = embedding.weight.detach().flatten(1).to(self.dtype)
+        self.embedding = Linear(embedding.bias.detach().to(self.dtype), flat.t())
         weight, bias = merged(net.head.head)
         assert bias is not None
-        self.head = bias.detach().to(self.dtype), weight.detach().to(self.dtype).t()
+        self.head = Linear(bias.detach().to(self.dtype), weight.detach().to(self.dtype).t())
         self.eps = torch.tensor(net.size.eps, device=embedding.weight.device)
         self._levels: dict[float, Modulations] = {}
         self.steady = steady(engine, self.run, embedding.weight.device)
@@ -134,19 +137,19 @@ class Passes:
 
     def run(self, patches: Tensor, made: Modulations, pass_: Pass, clean: bool) -> Tensor | None:
         """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
-        x = _linear(patches, self.embedding)
+        x = apply(patches, self.embedding)
         for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
             if clean and i == len(self.layers) - 1:
                 self._leave(i, layer, m, x, pass_)
                 return None
             x = self._block(i, layer, m, x, pass_)
-        return _linear(_norm(x, *made.head, self.size.eps), self.head)
+        return apply(_norm(x, *made.head, self.size.eps), self.head)
 
     def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> Tensor:
         """`x` [B L, D]."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
-        qkv = _linear(_norm(x, m.scale, m.shift, eps), layer.qkv)
+        qkv = apply(_norm(x, m.scale, m.shift, eps), layer.qkv)
         v = qkv.narrow(1, 2 * width, width).view(apart)
         qk = qkv.narrow(1, 0, 2 * width).view(-1, 2, width)
         raw, turned = self._turned(qk, layer.norm_qk, pass_.table, pass_)
@@ -155,19 +158,18 @@ class Passes:
         if pass_.probe is not None:
             pass_.probe(index, q, k, pass_.visible)
         out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
-        x = torch.addcmul(x, _linear(out, layer.out), m.gate)
-        q = _linear(_norm(x, *layer.norm_text, eps), layer.q_text)
+        x = torch.addcmul(x, apply(out, layer.out), m.gate)
+        q = apply(_norm(x, *layer.norm_text, eps), layer.q_text)
         q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
-        x = _linear(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
-        h = _linear(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
-        return torch.addcmul(x, _linear(gelu(h), layer.down), m.gate_ffn)
+        x = apply(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
+        h = apply(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
+        return torch.addcmul(x, apply(gelu(h), layer.down), m.gate_ffn)
 
     def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
         """What a block does for the cache alone: its keys and values."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
-        bias, weight = layer.qkv
-        k, v = _linear(_norm(x, m.scale, m.shift, eps), (bias[width:], weight[:, width:])).split(width, 1)
+        k, v = apply(_norm(x, m.scale, m.shift, eps), layer.qkv.after(width)).split(width, 1)
         raw, turned = self._turned(k[:, None], layer.norm_qk[1:], pass_.table[:, -1:], pass_)
         raw = raw[:, :, 0] if raw is not None else None
         pass_.join(index, raw, turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
@@ -221,7 +223,7 @@ class Streamer:
     """`net` with a prompt bound: (x, t, memory) -> flow, without gradient.
 
     Args:
-        net, dtype, engine: see Passes.
+        net, dtype, engine, fp8: see Passes.
         text_keys: of `net.text_keys`.
         passes: those of another Streamer of the same net, to be shared.
     """
@@ -233,16 +235,13 @@ class Streamer:
         dtype: torch.dtype | None = None,
         engine: Engine = "eager",
         passes: Passes | None = None,
+        fp8: bool = False,
     ) -> None:
-        self.passes = passes or Passes(net, dtype, engine)
+        self.passes = passes or Passes(net, dtype, engine, fp8)
         self.text = self.passes.text(text_keys)
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         return self.passes(x, t, memory, self.text)
-
-
-def _linear(x: Tensor, layer: Linear) -> Tensor:
-    return torch.addmm(layer[0], x, layer[1])
 
 
 def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:

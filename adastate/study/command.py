@@ -33,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, short or full")
     found.add_argument("--world", choices=WORLDS, default="journey", help="see datamodules/{world,journey}.py")
     found.add_argument(
-        "--only", nargs="+", default=[], help="groups: anchors, carrier, keys, ablations, alpha, gradient, switches, beyond"
+        "--only",
+        nargs="+",
+        default=[],
+        help="groups: anchors, carrier, keys, ablations, alpha, gradient, switches, beyond",
     )
     found.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default one a core")
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")

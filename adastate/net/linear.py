@@ -1,0 +1,78 @@
+"""Linear layers as passes without gradient run them: one product with its bias, in the dtype of the pass or in FP8."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max
+ALIGNED = 16
+"""Of what the FP8 products of GPUs want both sides of a weight to be a multiple."""
+
+
+class Linear(NamedTuple):
+    """One layer, or several joined.
+
+    Attributes:
+        bias: `[out]`.
+        weight: `[in, out]`, as addmm takes it; in FP8 divided by `scale`.
+        scale: `[1, out]` float32, of a weight in FP8.
+    """
+
+    bias: Tensor
+    weight: Tensor
+    scale: Tensor | None = None
+
+    def after(self, outputs: int) -> Linear:
+        """The same without its first outputs."""
+        scale = self.scale if self.scale is None else self.scale[:, outputs:]
+        return Linear(self.bias[outputs:], self.weight[:, outputs:], scale)
+
+
+def apply(x: Tensor, layer: Linear) -> Tensor:
+    """`[L, in]` to `[L, out]`. In FP8 each token is scaled to the largest of its own values, and rounded."""
+    if layer.scale is None:
+        return torch.addmm(layer.bias, x, layer.weight)
+    values, scale = _rounded(x)
+    return torch._scaled_mm(
+        values,
+        layer.weight,
+        scale,
+        layer.scale,
+        bias=layer.bias,
+        out_dtype=x.dtype,
+        use_fast_accum=x.is_cuda,
+    )
+
+
+def in_fp8(layer: Linear) -> Linear:
+    """The layer with its weight in FP8, each output scaled to the largest of its own weights.
+
+    Raises:
+        ValueError: its sizes are not what FP8 products take.
+    """
+    if any(n % ALIGNED for n in layer.weight.shape):
+        raise ValueError(
+            f"fp8 takes widths that are multiples of {ALIGNED}; a layer of this network is "
+            f"{layer.weight.shape[0]} x {layer.weight.shape[1]}: leave fp8 out"
+        )
+    rows, scale = _rounded(layer.weight.t())
+    return Linear(layer.bias, rows.t(), scale.t())
+
+
+def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
+    """Raises ValueError where there are no FP8 products for passes in `dtype`."""
+    if dtype != torch.bfloat16:
+        raise ValueError(f"fp8 belongs to passes in bfloat16, these are in {dtype}: set compute_dtype: bfloat16")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no FP8 products (Ada, Hopper and later do)")
+
+
+def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(values in FP8 `[n, in]`, what to multiply each row with `[n, 1]`)."""
+    rows = rows.float()
+    scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST
+    return (rows / scale).clamp(-LARGEST, LARGEST).to(FP8).contiguous(), scale
