@@ -23,7 +23,7 @@ class Critic(pl.LightningModule):
         weights: safetensors file or "builtin" to start from (the teacher's own, as a rule).
         shift: of the noise table; the teacher's.
         time_shift: shift of the timesteps drawn for training; None takes `shift`.
-        compute_dtype, checkpointing: see DiT.
+        compute_dtype, checkpointing, compiled: see DiT.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
@@ -35,10 +35,11 @@ class Critic(pl.LightningModule):
         time_shift: float | None = None,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
+        compiled: bool = False,
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = DiT(size, checkpointing, compute_dtype)
+        self.net = DiT(size, checkpointing, compute_dtype, compiled)
         self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
         if weights is not None:
             load(self.net, weights)

@@ -47,7 +47,7 @@ class Teacher(pl.LightningModule):
         ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
-        compute_dtype, checkpointing: see `DiT`.
+        compute_dtype, checkpointing, compiled: see `DiT`.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
@@ -76,10 +76,11 @@ class Teacher(pl.LightningModule):
         seed: int = 0,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
+        compiled: bool = False,
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = DiT(size, checkpointing, compute_dtype)
+        self.net = DiT(size, checkpointing, compute_dtype, compiled)
         self.codec, self.text = codec, text
         self.rollout_frames = rollout_frames
         self.grid, self.shift, self.guidance = grid, shift, guidance

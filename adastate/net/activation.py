@@ -19,7 +19,7 @@ _LINEAR = torch.tensor(LINEAR, dtype=torch.float64)
 
 def gelu(x: Tensor) -> Tensor:
     """x (1 + tanh(u)) / 2 = x sigmoid(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return nnf.gelu(x, approximate="tanh")
     if torch.is_grad_enabled() and x.requires_grad:
         return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]

@@ -7,8 +7,9 @@ through the `Memory` it is handed (adastate.types).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange
@@ -127,10 +128,11 @@ class Block(nn.Module):
         recompute: bool = False,
     ) -> Tensor:
         """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` backward runs it once more."""
+        run = _compiled(BACKEND) if pass_.compiled else Block._forward
         if recompute:
             # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
-            return checkpoint(self._forward, x, e, text, pass_, memory, use_reentrant=False)
-        return self._forward(x, e, text, pass_, memory)
+            return checkpoint(run, self, x, e, text, pass_, memory, use_reentrant=False)  # type: ignore[no-any-return]
+        return run(self, x, e, text, pass_, memory)
 
     def _forward(
         self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
@@ -151,6 +153,16 @@ class Block(nn.Module):
         q = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
         return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
+
+
+BACKEND = "inductor"
+"""Of torch.compile."""
+
+
+@lru_cache(maxsize=4)
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """Block._forward: one program for all layers of a network and all passes of a shape."""
+    return torch.compile(Block._forward, backend=backend, dynamic=False)
 
 
 class Head(nn.Module):
@@ -187,6 +199,7 @@ class _Pass:
     grid: tuple[int, int]
     visible: FrameMask | None
     rows: int
+    compiled: bool
 
     @property
     def frame_tokens(self) -> int:
@@ -204,12 +217,16 @@ class DiT(nn.Module):
         checkpointing: recompute each block's activations in backward; same gradients, less memory.
         compute_dtype: cast the float32 master weights to this dtype once per forward ("bfloat16"). Autocast
             would cast them at every use, which on a CPU costs more than bf16 gains.
+        compiled: run the blocks through torch.compile in passes over whole clips that see everything: scores, the
+            critic's loss, a teacher's training. They have few shapes in a run, each of which is compiled once.
     """
 
-    def __init__(self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None) -> None:
+    def __init__(
+        self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.size = size
-        self.checkpointing = checkpointing
+        self.checkpointing, self.compiled = checkpointing, compiled
         self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
         d = size.width
         self.patch_embedding = PatchEmbedding(size.channels, d, kernel_size=size.patch, stride=size.patch)
@@ -304,7 +321,10 @@ class DiT(nn.Module):
         rope = rope_table(at, *grid, head_dim, rows, x.device)
         key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
-        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_rows)
+        compiled = self.compiled and memory is None and visible is None
+        if compiled:  # compilers know no complex numbers
+            rope = key_rope = torch.view_as_real(rope)
+        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_rows, compiled)
 
     def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
         """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""

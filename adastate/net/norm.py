@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, heads: int, table: Tensor | None = None) -> Tensor:
         """`x` [B, L, D] -> [B, L, N, K], turned where a `table` [L, 1, K/2] of rotary positions is given."""
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Norm.apply(x, self.weight, self.eps, heads, table)  # type: ignore[no-any-return, no-untyped-call]
         normed = nnf.rms_norm(x, self.weight.shape, self.weight, self.eps).unflatten(-1, (heads, -1))
         return normed if table is None else rotate(normed, table)

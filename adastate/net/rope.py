@@ -53,6 +53,12 @@ def rope_table(positions: Positions, height: int, width: int, head_dim: int, row
 
 
 def rotate(x_BLNK: Tensor, table: Tensor) -> Tensor:
-    """Turns adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32."""
-    pairs = torch.view_as_complex(x_BLNK.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2).to(x_BLNK.dtype)
+    """Turns adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32.
+
+    A table may also be given as real numbers `[L, 1, K/2, 2]`, cosines and sines, for compilers.
+    """
+    pairs = x_BLNK.float().unflatten(-1, (-1, 2))
+    if not table.is_complex():
+        (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x_BLNK.dtype)
+    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2).to(x_BLNK.dtype)

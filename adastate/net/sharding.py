@@ -14,6 +14,7 @@ def shard(net: DiT, mesh: DeviceMesh) -> None:
 
     Where the net has a compute_dtype, weights are gathered in it; gradients are reduced in float32.
     """
+    refuse_compiled(net, "FSDP")
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     policy = MixedPrecisionPolicy(net.compute_dtype, torch.float32, cast_forward_inputs=False)
@@ -21,6 +22,12 @@ def shard(net: DiT, mesh: DeviceMesh) -> None:
         fully_shard(module, mesh=mesh, mp_policy=policy)
         # a second way in: without this, text keys would be made of pieces
         register_fsdp_forward_method(module, "text_keys")
+
+
+def refuse_compiled(net: DiT, strategy: str) -> None:
+    """Raises ValueError where a compiled network would be cut into pieces."""
+    if net.compiled:
+        raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out flow.compiled=true")
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from adastate import pieces
+from adastate.net import refuse_compiled
 from adastate.networks import Networks, networks_of
 from adastate.zero.settings import Offload, merge, settings
 from adastate.zero.shares import ZeroShares
@@ -174,6 +175,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         for name, net in {**networks.trained, **networks.frozen}.items():
             dtype = getattr(net, "compute_dtype", None)
             in_pieces = self.stage == 3 and (name in networks.trained or self.shard_frozen)
+            if in_pieces:
+                refuse_compiled(net, "ZeRO-3")
             if in_pieces and dtype not in (None, torch.bfloat16 if half else torch.float32):
                 raise ValueError(
                     f"compute_dtype {dtype} of the {name} would cast weights that ZeRO-3 keeps in pieces: set "
