@@ -124,12 +124,13 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
             blocks.append(Block(title, text, None, (name, figures.svg(figure))))
     blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
-    for row in range(2):
-        figure = figures.strips(results, arms, row)
-        prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
-        text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
-        blocks.append(_figure(f"Rollout {row + 1}", text, f"strips-{row + 1}", figure, figures.png))
-    return blocks
+    return blocks + [_strips(results, arms, row, f"strips-{row + 1}") for row in range(2)]
+
+
+def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> Block:
+    prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
+    text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
+    return _figure(f"Rollout {row + 1}", text, name, figures.strips(results, arms, row), figures.png)
 
 
 def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
@@ -156,10 +157,12 @@ def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
 
 TITLES = {
     "anchors": "Equal numbers of past frames",
+    "carrier": "No past frame in view",
     "keys": "Equal numbers of visible keys",
     "ablations": "Size of state and window",
     "alpha": "Horizon weight",
     "switches": "Open switches",
+    "gradient": "Gradient through the cache",
     "beyond": "Beyond the paper",
 }
 
@@ -179,6 +182,8 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
             cells = [_cell(m, results.between(m, a, b, at)) for m in known]
             rows.append((f"{a} - {b}", str(len(results.seeds(a, b))), *cells))
         blocks += _tables(f"at {at}x", known, rows)
+    if name != "anchors":  # whose pictures stand above
+        blocks.append(_strips(results, list(arms), 0, f"strips-{name}"))
     return blocks
 
 
