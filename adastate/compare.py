@@ -25,15 +25,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from torch import Tensor
 
-from adastate.evaluate import Row, Truth, even_flights, rows
+from adastate.evaluate import Row, Truth, ends, even_flights, rows
 from adastate.generate import file_name
 from adastate.media import VideoWriter, strip
 from adastate.noise import PlacedNoise
+from adastate.portions import streams_at_once
 from adastate.runs import load_student
 from adastate.stream import StreamSpec
 from adastate.student import Student
 from adastate.systems import System, names, read_system
-from adastate.videos import streams_at_once
 from adastate.weights import facts, mismatch
 
 TRAINED = "as trained"
@@ -257,8 +257,8 @@ def _entry(
     prompts = truth.prompts[: args.shown]
     sheet = strip(shown, states, prompts=prompts, fps=codec.fps, title=title, horizon=horizon)
     sheet.save(folder / "strip.png")
-    figures = rows(made.video, title, once, codec.fps, truth)
-    pictures = made.video.shape[0] * made.video.shape[1]
+    figures = rows(ends(made.chunks, once, codec.fps), title, once, codec.fps, truth)
+    pictures = sum(chunk.shape[0] * chunk.shape[1] for chunk in made.chunks)
     return Entry(
         title,
         system,

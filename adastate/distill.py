@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,8 +195,14 @@ class Distill(pl.LightningModule):
     def chunk_frames(self) -> int:
         return self.student.chunk_frames
 
-    def stream(self, prompts: list[str], frames: int, seed: int = 0) -> Iterator[Chunk]:
-        return self.student.stream(prompts, frames, seed)
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.student.grid
+
+    def stream(
+        self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
+    ) -> Iterator[Chunk]:
+        return self.student.stream(prompts, frames, seed, index=index)
 
     def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
         return self.student.attention_share(prompts, frames, seed)

@@ -16,7 +16,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor
 
 from adastate import metrics
-from adastate.encoders import Codec
+from adastate.encoders import Codec, StreamDecoder
+from adastate.portions import portions
 from adastate.runs import load_student, load_teacher
 from adastate.student import Student
-from adastate.videos import streams_at_once
 from datamodules.shards import decode, read_shard
 from datamodules.video import to_float
 from datamodules.world import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
@@ -65,20 +65,52 @@ def even_flights(count: int, seed: int) -> list[Flight]:
     ]
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What is measured of videos: a beginning and the last second. Long ones as a whole would fill a machine's memory.
+
+    Attributes:
+        first: `[B, T, 3, h, w]`, the horizon and at least a second.
+        last: the last second, likewise.
+        pictures: of each video.
+    """
+
+    first: Tensor
+    last: Tensor
+    pictures: int
+
+
+def ends(parts: Iterable[Tensor], once: int, fps: int) -> Ends:
+    """Of videos `[B, T, 3, h, w]` that come in parts, with a horizon of `once` pictures."""
+    first, last, count, wanted = list[Tensor](), list[Tensor](), 0, max(once, fps)
+    for part in parts:
+        if count < wanted:
+            first.append(part[:, : wanted - count])
+        count += part.shape[1]
+        last.append(part)
+        while sum(p.shape[1] for p in last[1:]) >= fps:
+            last.pop(0)
+    return Ends(torch.cat(first, 1), torch.cat(last, 1)[:, -fps:], count)
+
+
 @torch.no_grad()
-def stream_pictures(student: Student, prompts: Sequence[str], frames: int, seed: int) -> Tensor:
-    """Decoded pictures `[B, T, 3, h, w]` of streams of `frames` latent frames, decoded as they come; on the CPU."""
-    out, batch = [], streams_at_once(student.grid)
+def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int, once: int) -> Ends:
+    """Of streams of `frames` latent frames, decoded as they come; on the CPU."""
+    found = list[Ends]()
     with Progress(transient=True) as progress:
         task = progress.add_task("rollouts", total=len(prompts) * frames)
-        for first in range(0, len(prompts), batch):
-            some = list(prompts[first : first + batch])
-            decoder, parts = student.codec.stream(), []
-            for chunk in student.stream(some, frames, seed + first):
-                parts.append(decoder.decode(chunk.content).cpu())
-                progress.advance(task, len(some) * chunk.frames)
-            out.append(torch.cat(parts, 1))
-    return torch.cat(out)
+        for part in portions(len(prompts), student.grid):
+            some, decoder = [prompts[i] for i in part], student.codec.stream()
+
+            def decoded(
+                some: list[str] = some, decoder: StreamDecoder = decoder, first: int = part.start
+            ) -> Iterator[Tensor]:
+                for chunk in student.stream(some, frames, seed + first):
+                    yield decoder.decode(chunk.content).cpu()
+                    progress.advance(task, len(some) * chunk.frames)
+
+            found.append(ends(decoded(), once, student.codec.fps))
+    return Ends(torch.cat([e.first for e in found]), torch.cat([e.last for e in found]), found[0].pictures)
 
 
 def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
@@ -148,16 +180,16 @@ class Row:
     figures: Figures
 
 
-def rows(video: Tensor, name: str, once: int, fps: int, truth: Truth) -> list[Row]:
+def rows(video: Ends, name: str, once: int, fps: int, truth: Truth) -> list[Row]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [Row(f"{name}, 1x", measure(video[:, :once], fps, truth))]
-    if video.shape[1] > once:
-        first, last = video[:, :fps], video[:, -fps:]
+    found = [Row(f"{name}, 1x", measure(video.first[:, :once], fps, truth))]
+    if video.pictures > once:
+        first, last = video.first[:, :fps], video.last
         drifts = {
             f"{quality.__name__}_drift": metrics.drift(quality(first), quality(last)).mean().item()
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
-        times = video.shape[1] / once
+        times = video.pictures / once
         found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth), **drifts}))
     return found
 
@@ -182,18 +214,20 @@ def evaluate(
         flights = even_flights(count, seed)
         truth = Truth([f.caption for f in flights], flights)
         real = through(codec, render(flights, once), student.device)
-    found = rows(stream_pictures(student, truth.prompts, horizon * frames, seed), "student", once, fps, truth)
-    found += rows(load_teacher_clips(run, truth.prompts, frames, seed, device), "teacher", once, fps, truth)
-    return found if real is None else found + rows(real, "real clips", once, fps, truth)
+    found = rows(stream_ends(student, truth.prompts, horizon * frames, seed, once), "student", once, fps, truth)
+    clips = load_teacher_clips(run, truth.prompts, frames, seed, device)
+    for name, video in (("teacher", clips), ("real clips", real)):
+        if video is not None:
+            found += rows(ends([video], once, fps), name, once, fps, truth)
+    return found
 
 
 def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, device: str = "cpu") -> Tensor:
     """Decoded clips of the run's teacher, a row a prompt; on the CPU."""
     teacher = load_teacher(run).to(device)
     assert teacher.codec is not None
-    rows, at_once = range(len(prompts)), streams_at_once(teacher.grid)
     out = []
-    for some in (rows[first : first + at_once] for first in range(0, len(rows), at_once)):
+    for some in portions(len(prompts), teacher.grid):
         clips = teacher.sample([prompts[i] for i in some], frames, seed=seed, index=some)
         out.append(teacher.codec.decode(clips).cpu())
     return torch.cat(out)

@@ -23,7 +23,7 @@ from adastate import pieces
 from adastate.ema import EMA
 from adastate.net import DiT, local
 from adastate.networks import networks_of
-from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved
+from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved, counters
 
 
 class FsdpStrategy(ModelParallelStrategy):
@@ -105,7 +105,7 @@ class FsdpPieces:
     def count(self, scalars: dict[str, Tensor]) -> None:
         for group in self.optimizer.param_groups:
             for param in group["params"]:  # those of which this rank holds nothing, too
-                self.optimizer.state[param].update({k: v.clone() for k, v in scalars.items()})
+                self.optimizer.state[param].update(counters(scalars, param, group))
 
     def bring(self, saved: Saved) -> None:
         for group in self.optimizer.param_groups:

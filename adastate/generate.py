@@ -26,6 +26,7 @@ from adastate import script, vbench
 from adastate.given import Given
 from adastate.net import attention
 from adastate.net.engine import Engine
+from adastate.portions import streams_at_once
 from adastate.ranks import Rank, device_for, this_rank
 from adastate.runs import load_student
 from adastate.script import Cue
@@ -33,7 +34,7 @@ from adastate.stream import StreamSpec
 from adastate.student import Student, Turn
 from adastate.systems import names, read_system
 from adastate.vbench import Item, write_json
-from adastate.videos import Plan, Timing, chunk_starts, frames_for, run, streams_at_once
+from adastate.videos import Plan, Timing, chunk_starts, frames_for, run
 from adastate.weights import facts, mismatch
 
 

@@ -69,10 +69,16 @@ class Held(Protocol):
         """Sets what `part` gives."""
 
     def count(self, scalars: dict[str, Tensor]) -> None:
-        """Sets what `scalars` gives."""
+        """Sets what `scalars` gives, where the optimiser looks for it: see `counters`."""
 
     def bring(self, saved: Saved) -> None:
         """Sets copies of the weights that a strategy keeps beside the pieces; all ranks call it."""
+
+
+def counters(scalars: dict[str, Tensor], weights: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Copies of an optimiser's counters: a fused step reads them on its weights' device, any other on the host."""
+    device = weights.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
+    return {k: v.detach().to(device, copy=True) for k, v in scalars.items()}
 
 
 def write(folder: Path, name: str, held: Held, rank: int) -> None:
@@ -111,7 +117,8 @@ def read(folder: Path, name: str, held: Held) -> None:
                 held.averages[i].copy_(value)
     held.count(saved.scalars)
     for group, other in zip(held.groups, saved.groups, strict=True):
-        group.update(other)
+        # how a step is computed is for the machine at hand to say
+        group.update({k: v for k, v in other.items() if k not in ("fused", "foreach")})
 
 
 def save(folder: Path, held: Mapping[str, Held], rank: int, checkpoint: dict[str, Any]) -> None:

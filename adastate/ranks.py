@@ -34,8 +34,13 @@ def this_rank(env: Mapping[str, str]) -> Rank:
 
 
 def device_for(name: str, rank: Rank) -> torch.device:
-    """`name`, and for a plain "cuda" the GPU of this process; a machine that shows each process its own has one."""
+    """`name`, and for a plain "cuda" the GPU of this process; a machine that shows each process its own has one.
+
+    From then on "cuda" means that GPU wherever the process says so: in an encoder's settings, in a graph's streams.
+    """
     device = torch.device(name)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count():
-        return torch.device("cuda", rank.local % torch.cuda.device_count())
+    if device.type == "cuda" and torch.cuda.device_count():
+        if device.index is None:
+            device = torch.device("cuda", rank.local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     return device

@@ -230,9 +230,11 @@ class Teacher(pl.LightningModule):
 
         return solvers.unipc(predict, noise, levels)[-1]
 
-    def stream(self, prompts: list[str], frames: int, seed: int = 0) -> Iterator[Chunk]:
+    def stream(
+        self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
+    ) -> Iterator[Chunk]:
         """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
-        clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed)
+        clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed, index=index)
         yield Chunk(0, 0, clip, None, passes=16)
 
     def configure_optimizers(self) -> Any:

@@ -234,8 +234,9 @@ def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teach
 
 def _sampler(teacher: Teacher, spec: StreamSpec, way: Route, args: argparse.Namespace, frames: int) -> Sampler:
     if args.past:
-        assert teacher.codec is not None
-        clips = Clips(args.past, frames, teacher.codec.pictures(frames), teacher.codec.encode)
+        codec = teacher.codec
+        assert codec is not None
+        clips = Clips(args.past, frames, codec.pictures(frames), lambda video: codec.encode(video.to(teacher.device)))
 
         def after_clips(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
             past, prompts = clips.stack(rows)

@@ -18,23 +18,15 @@ from torch import Tensor
 from adastate.aside import Aside
 from adastate.encoders import Codec
 from adastate.given import Given
-from adastate.media import VideoWriter, strip
+from adastate.media import VideoWriter, strip, to_uint8
 from adastate.ranks import Rank
 from adastate.stream import StreamSpec
 from adastate.student import Student, Turn
 from adastate.types import Chunk
 from adastate.vbench import Item
 
-BATCH_LATENTS = 1024
-"""Latents of a frame, over all streams of a batch, by default: one stream of Wan's size, 16 of the tiny one."""
-
 STRIP_CHUNKS = 200
 """A strip shows so many chunks at most, so that memory stays flat whatever the length."""
-
-
-def streams_at_once(grid: tuple[int, int]) -> int:
-    """A batch of streams, or clips, of latents of this height and width that a device of ordinary size bears."""
-    return max(1, BATCH_LATENTS // (grid[0] * grid[1]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ def write(
 
         def append(video: Tensor, hidden: Tensor | None) -> None:
             if sheet is not None and len(kept) < STRIP_CHUNKS:
-                kept.append((video, hidden))
+                kept.append((to_uint8(video), None if hidden is None else to_uint8(hidden)))  # not on the GPU
             if plan.states:
                 video = beside(video, hidden)
             for i, clip in enumerate(video):

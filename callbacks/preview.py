@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adastate.encoders import Codec
 from adastate.media import to_uint8
+from adastate.portions import portions
+from adastate.types import Chunk
 from callbacks.quality import measure
 from callbacks.streams import SharesAttention, Streams
 
@@ -68,18 +72,26 @@ def render(
     # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training.
     # Everything that all ranks do together comes before anything that only one does, so that an error in the
     # decoder cannot leave the others waiting.
+    rows = portions(len(prompts), module.grid)
     with torch.no_grad(), forward():
-        chunks = list(module.stream(prompts, frames, seed))
+        made = [list(module.stream([prompts[i] for i in some], frames, seed, index=some)) for some in rows]
         shares: dict[str, list[float]] = {}
         if attention and isinstance(module, SharesAttention):
-            shares = module.attention_share(prompts, frames, seed)
+            shares = module.attention_share([prompts[i] for i in rows[0]], frames, seed)
+    chunks = made[0]
     if not keep or sum(chunk.frames for chunk in chunks) < frames:
         return None
     with torch.no_grad():
-        decoder = module.codec.stream()
-        pictures = [to_uint8(decoder.decode(chunk.content)) for chunk in chunks]
-        # A state is a clip of its own: its decoder knows nothing of the stream's.
-        states = [None if chunk.state is None else to_uint8(module.codec.decode(chunk.state)) for chunk in chunks]
+        decoded = [_decoded(module.codec, part) for part in made]
+    pictures = [torch.cat(parts) for parts in zip(*(p for p, _ in decoded), strict=True)]
+    states = [
+        None if one is None else torch.cat([one, *others])
+        for one, *others in zip(*(s for _, s in decoded), strict=True)
+    ]
+    hidden = [
+        None if one.state is None else torch.cat([one.state, *(c.state for c in others)])
+        for one, *others in zip(*made, strict=True)
+    ]
     return Preview(
         iteration=module.iteration,
         horizon=horizon,
@@ -90,10 +102,17 @@ def render(
         fps=module.codec.fps,
         chunks=pictures,
         states=states,
-        drift=drift([chunk.state for chunk in chunks]),
+        drift=drift(hidden),
         attention=shares,
         quality=measure(pictures, module.codec.fps),
     )
+
+
+def _decoded(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:
+    """(pictures, states) of every chunk, in bytes on the CPU. A state is a clip of its own, decoded apart."""
+    decoder = codec.stream()
+    pictures = [to_uint8(decoder.decode(chunk.content)) for chunk in chunks]
+    return pictures, [None if chunk.state is None else to_uint8(codec.decode(chunk.state)) for chunk in chunks]
 
 
 def drift(states: Sequence[Tensor | None]) -> Drift | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -29,8 +29,14 @@ class Streams(Counts, Protocol):
     def rollout_frames(self) -> int:
         """Latent frames of a training rollout: the horizon."""
 
-    def stream(self, prompts: list[str], frames: int, seed: int) -> Iterator[Chunk]:
-        """Averaged weights, and the same noise whenever the seed is the same."""
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Latent height and width."""
+
+    def stream(
+        self, prompts: list[str], frames: int, seed: int, *, index: Sequence[int] | None = None
+    ) -> Iterator[Chunk]:
+        """Averaged weights; row i's noise is that of (seed, index[i]), and without an index of (seed, i)."""
 
 
 @runtime_checkable

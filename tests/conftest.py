@@ -9,9 +9,13 @@ from adastate.net import DiT
 from tests.tiny import NetStudent, random_net
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # before anything that a module's tests share is made
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 

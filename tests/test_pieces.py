@@ -54,6 +54,14 @@ def test_whole_weights_from_any_number_of_ranks(tmp_path: Path, cuts: tuple[int,
     assert saved.parts("a") == {"weight", "exp_avg", "average"} and float(saved.scalars["step"]) == 3
 
 
+@pytest.mark.parametrize(("group", "device"), [({"fused": True}, "meta"), ({"fused": None}, "cpu"), ({}, "cpu")])
+def test_counters_lie_where_the_step_reads_them(group: dict[str, Any], device: str) -> None:
+    """A fused step of weights on a GPU takes the address of its counter, and that of one on the host crashes it."""
+    step = torch.tensor(3.0)
+    found = pieces.counters({"step": step}, torch.zeros(2, device="meta"), group)["step"]
+    assert found.device.type == device and found is not step
+
+
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a rank is missing": (lambda f: (f / "student-00001.pt").unlink(), "lacks a part of a from element 5 on"),
     "the first rank is missing": (lambda f: (f / "student-00000.pt").unlink(), "lacks a part of a from element 0 on"),

@@ -23,7 +23,10 @@ def test_a_rank_out_of_its_world_is_told() -> None:
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert [device_for("cuda", Rank(r, 4, r)).index for r in range(4)] == [0, 1, 0, 1]
     assert device_for("cuda:1", Rank(0, 4, 0)).index == 1
-    assert device_for("cpu", Rank(1, 4, 1)).type == "cpu"
+    assert [device.index for device in current] == [0, 1, 0, 1, 1], "what says cuda elsewhere means this one"
+    assert device_for("cpu", Rank(1, 4, 1)).type == "cpu" and len(current) == 5

@@ -109,6 +109,15 @@ def test_two_streams_do_not_disturb_each_other(vae: WanVAE, latents: torch.Tenso
     assert torch.equal(torch.cat(parts[0], 1), whole) and torch.equal(torch.cat(parts[1], 1), alone)
 
 
+def test_its_precision_is_its_own(folder: Path, vae: WanVAE, latents: torch.Tensor, whole: torch.Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vae.decode(latents), vae.decode(latents)) and torch.allclose(vae.decode(latents), whole)
+    half = WanVAE(str(folder), dtype="bfloat16")
+    assert half.vae.dtype == torch.bfloat16
+    off = (half.decode(latents) - whole).norm() / whole.norm()
+    assert 0 < off < 0.1 and half.decode(latents).dtype == torch.float32
+
+
 def test_one_picture_is_one_latent_the_first_of_any_clip_that_begins_with_it(
     vae: WanVAE, video: torch.Tensor, latents: torch.Tensor, whole: torch.Tensor
 ) -> None:
@@ -131,31 +140,35 @@ def test_umt5_pads_with_zero_rows_and_encodes_each_prompt_once(folder: Path) -> 
 
 
 class Counted:
-    """The encoder, noting how many prompts it is given in each call."""
+    """Notes how many prompts the encoder is given in each call."""
 
     def __init__(self, text: UMT5) -> None:
-        self.model, self.rows = text.model, list[int]()
-
-    def to(self, device: torch.device) -> Counted:
-        return self
-
-    def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-        self.rows.append(len(ids))
-        return self.model(ids, mask)
+        self.rows = list[int]()
+        text.model.register_forward_pre_hook(lambda _, given: self.rows.append(len(given[0])))
 
 
 def test_the_prompts_used_last_are_remembered_and_no_more(folder: Path) -> None:
     text = UMT5(str(folder), tokens=6, dtype="float32", keep=2)
-    text.model = counted = Counted(text)
+    counted = Counted(text)
     for prompts in (["a"], ["ball"], ["a"], ["bounces", "bounces"], ["a"], ["ball"]):
         text.embed(prompts)
     assert counted.rows == [1, 1, 1, 1], "a stays, as it is in use; ball was forgotten for bounces"
     assert text.embed(["a", "ball", "bounces"]).shape == (3, 6, 16), "more at once than are kept"
 
 
+def test_its_weights_stay_on_the_host_and_autocast_leaves_it_alone(folder: Path) -> None:
+    text = UMT5(str(folder), tokens=6, dtype="float32")
+    plain = text.embed(["a ball"])
+    before = {name: p.data_ptr() for name, p in text.model.named_parameters()}
+    text._known.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(text.embed(["a ball"]), plain)
+    assert {name: p.data_ptr() for name, p in text.model.named_parameters()} == before
+
+
 def test_the_negative_prompt_is_read_from_its_file_and_embedded_once(folder: Path, tmp_path: Path) -> None:
     text, file = UMT5(str(folder), tokens=6, dtype="float32"), tmp_path / "negative.txt"
-    text.model = counted = Counted(text)
+    counted = Counted(text)
     file.write_text("bounces a\n", encoding="utf-8")
     size = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=16, text_tokens=6, freq=8)
     teacher = Teacher(size, text=text, grid=(4, 4), negative_prompt=str(file), ema=None)

@@ -21,6 +21,7 @@ class WanVAE(nn.Module):
     Args:
         pretrained: folder or hub name for `AutoencoderKLWan.from_pretrained`.
         subfolder: of the VAE in it; the Wan2.1 repositories in diffusers' layout have it in `vae`.
+        dtype: of its weights and its arithmetic, "bfloat16" say, for half the memory; None takes the file's.
 
     Raises:
         FileNotFoundError: the VAE is neither in a folder nor within reach; see `load_part`.
@@ -30,9 +31,10 @@ class WanVAE(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, pretrained: str, subfolder: str | None = "vae", fps: int = 16) -> None:
+    def __init__(self, pretrained: str, subfolder: str | None = "vae", fps: int = 16, dtype: str | None = None) -> None:
         super().__init__()
-        load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder)
+        kind = {"torch_dtype": getattr(torch, dtype)} if dtype else {}
+        load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder, **kind)
         self.vae: Any = load_part(pretrained, Part("Wan VAE", subfolder), load).eval().requires_grad_(False)
         self.channels, self.fps = self.vae.config.z_dim, fps
         self.register_buffer("mean", torch.tensor(self.vae.config.latents_mean).view(1, -1, 1, 1, 1))
@@ -47,7 +49,8 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"the Wan VAE takes 4F - 3 pictures, got {video.shape[1]}: cut the clip to 1, 5, 9, ... 81"
             )
-        z = self.vae.encode(video.transpose(1, 2).to(self.vae.dtype)).latent_dist.mode()
+        with torch.autocast(video.device.type, enabled=False):  # or training would see other latents than a stream
+            z = self.vae.encode(video.transpose(1, 2).to(self.vae.dtype)).latent_dist.mode()
         return ((z.float() - self.mean) / self.std).transpose(1, 2)
 
     @torch.no_grad()
@@ -71,6 +74,10 @@ class _WanStream:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._decode(latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
         vae = self.codec.vae
         z = (latents.transpose(1, 2).float() * self.codec.std + self.codec.mean).to(vae.dtype)
         z = vae.post_quant_conv(z)
@@ -90,7 +97,9 @@ class UMT5:
     Args:
         pretrained: folder or hub name; subfolders `text_encoder` and `tokenizer` as in diffusers' Wan repositories.
         tokens: padded length.
-        device, dtype: where the encoder runs.
+        device, dtype: where the encoder runs. Without a device that is a GPU where there is one. The weights (11.4 GB
+            in bfloat16) stay on the host all the same, and come over for each call with prompts that are not known
+            yet, so that they leave the GPU's memory to those who train.
         keep: prompts whose embeddings are kept, those used last, so that a prompt in use (the negative one) is
             encoded once. A hundred tokens take 0.8 MB in bfloat16.
 
@@ -99,7 +108,7 @@ class UMT5:
     """
 
     def __init__(
-        self, pretrained: str, tokens: int = 512, device: str = "cpu", dtype: str = "bfloat16", keep: int = 1024
+        self, pretrained: str, tokens: int = 512, device: str | None = None, dtype: str = "bfloat16", keep: int = 1024
     ) -> None:
         transformers = need("transformers")
         words, net = Part("UMT5 tokenizer", "tokenizer", "tokenizer_config.json"), Part("UMT5 encoder", "text_encoder")
@@ -107,6 +116,7 @@ class UMT5:
         self.tokenizer: Any = load_part(pretrained, words, load)
         encoder = transformers.UMT5EncoderModel
         load = partial(encoder.from_pretrained, subfolder=net.subfolder, dtype=getattr(torch, dtype))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokens, self.device, self.keep = tokens, torch.device(device), keep
         self.model: Any = load_part(pretrained, net, load).eval().requires_grad_(False)
         self.width = int(self.model.config.d_model)
@@ -123,9 +133,7 @@ class UMT5:
                 max_length=self.tokens,
                 return_tensors="pt",
             ).to(self.device)
-            # not before: with several processes "cuda" is a device of their own only once the trainer has set it
-            self.model = self.model.to(self.device)
-            hidden = self.model(ids.input_ids, ids.attention_mask).last_hidden_state.cpu()
+            hidden = self._encode(ids.input_ids, ids.attention_mask).cpu()
             lengths = ids.attention_mask.sum(1).tolist()
             self._known.update({p: h[:n].clone() for p, h, n in zip(new, hidden, lengths, strict=True)})
         out = torch.zeros(len(prompts), self.tokens, self.width)
@@ -135,6 +143,14 @@ class UMT5:
         for old in list(self._known)[: -self.keep]:
             del self._known[old]
         return out
+
+    def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """With copies of the weights on the device. With several processes "cuda" is the one that each has set."""
+        here = {name: t for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
+        weights = {name: t.to(self.device) for name, t in here.items()}
+        with torch.autocast(self.device.type, enabled=False):  # its norms and logits are made for its own dtype
+            found: Tensor = torch.func.functional_call(self.model, weights, (ids, mask)).last_hidden_state
+        return found
 
 
 def clean(prompt: str) -> str:

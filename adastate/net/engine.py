@@ -27,7 +27,7 @@ Join = Callable[[int, Tensor | None, Tensor, Tensor, Rotate], tuple[Tensor, Tens
 
 
 class Modulation(NamedTuple):
-    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B L, D]` by token."""
+    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B F, D]`, one a frame."""
 
     scale: Tensor  # 1 + scale
     shift: Tensor
@@ -136,7 +136,8 @@ class _Graph:
                 call(*self._inputs)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # thread_local: another thread may be decoding the chunk before, and allocate
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._out = call(*self._inputs)
 
     def __call__(self, inputs: list[Tensor]) -> Tensor | None:

@@ -124,7 +124,7 @@ class Passes:
             probe=memory.probe,
         )
         patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
-        made = self._modulate(t, pass_.frame_tokens)
+        made = self._modulate(t)
         fixed = memory.slots(turn) if self.steady is not None and host_level(t) is not None else None
         if fixed is not None and self.steady is not None:
             out = self.steady(patches, made, pass_, fixed, memory.clean)
@@ -158,12 +158,12 @@ class Passes:
         if pass_.probe is not None:
             pass_.probe(index, q, k, pass_.visible)
         out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
-        x = torch.addcmul(x, apply(out, layer.out), m.gate)
+        x = _gated(x, apply(out, layer.out), m.gate)
         q = apply(_norm(x, *layer.norm_text, eps), layer.q_text)
         q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
         x = apply(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
         h = apply(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
-        return torch.addcmul(x, apply(gelu(h), layer.down), m.gate_ffn)
+        return _gated(x, apply(gelu(h), layer.down), m.gate_ffn)
 
     def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
         """What a block does for the cache alone: its keys and values."""
@@ -190,7 +190,7 @@ class Passes:
             turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
         return (weighted * inverse if pass_.keeps else None), turned
 
-    def _modulate(self, t: Tensor, frame_tokens: int) -> Modulations:
+    def _modulate(self, t: Tensor) -> Modulations:
         """At timesteps `t` [B, F]."""
         level = host_level(t)
         if level is not None and level in self._levels:
@@ -200,9 +200,9 @@ class Passes:
         time = self.net._time(times, times.shape).detach().to(self.dtype)
         e = self.net.time_projection(time.to(self.net.head.modulation.dtype)).detach().unflatten(-1, (6, -1))
 
-        def spread(v: Tensor) -> Tensor:  # [B, F, D] -> [D], or by token
+        def spread(v: Tensor) -> Tensor:  # [B, F, D] -> [D], or by frame
             v = v.to(self.dtype)
-            return v[0, 0] if one else v.repeat_interleave(frame_tokens, 1).flatten(0, 1)
+            return v[0, 0] if one else v.flatten(0, 1)
 
         found = []
         for layer in self.layers:
@@ -248,7 +248,16 @@ def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     """LayerNorm, then scale and shift: with one timestep they are its weight and bias."""
     if scale.dim() == 1:
         return torch.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    return torch.addcmul(shift, torch.layer_norm(x, x.shape[-1:], eps=eps), scale)
+    frames = torch.layer_norm(x, x.shape[-1:], eps=eps).unflatten(0, (len(scale), -1))
+    return torch.addcmul(shift[:, None], frames, scale[:, None]).flatten(0, 1)
+
+
+def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate y, with one gate for all or one a frame."""
+    if gate.dim() == 1:
+        return torch.addcmul(x, y, gate)
+    frames = (len(gate), -1)
+    return torch.addcmul(x.unflatten(0, frames), y.unflatten(0, frames), gate[:, None]).flatten(0, 1)
 
 
 def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:

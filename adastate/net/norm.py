@@ -27,7 +27,8 @@ class RMSNorm(nn.Module):
         """`x` [B, L, D] -> [B, L, N, K], turned where a `table` [L, 1, K/2] of rotary positions is given."""
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Norm.apply(x, self.weight, self.eps, heads, table)  # type: ignore[no-any-return, no-untyped-call]
-        normed = nnf.rms_norm(x, self.weight.shape, self.weight, self.eps).unflatten(-1, (heads, -1))
+        # Autocast makes this norm in float32 on a GPU, and would leave keys wider than values.
+        normed = nnf.rms_norm(x, self.weight.shape, self.weight, self.eps).to(x.dtype).unflatten(-1, (heads, -1))
         return normed if table is None else rotate(normed, table)
 
 

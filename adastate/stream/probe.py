@@ -9,6 +9,9 @@ from adastate.types import FrameMask
 
 KINDS = ("state", "past", "own")
 
+QUERIES = 512
+"""Looked at in one operation."""
+
 
 class AttentionShare:
     """Mean attention of chunk queries on the anchor ("state"), the past and the pass's own keys, chunk by chunk.
@@ -33,13 +36,16 @@ class AttentionShare:
             return  # a clean pass that is barred from the old state
         tokens = q.shape[1] // (len(places.state) + len(places.chunk))
         first = len(places.state) * tokens
-        scores = q[:, first:].transpose(1, 2).float() @ k.permute(0, 2, 3, 1).float() * q.shape[-1] ** -0.5
         old, past = len(places.anchor) * tokens, len(places.past) * tokens
-        if visible is not None:
-            hidden = [j for j, seen in enumerate(visible[-1]) if not seen]
+        hidden = [j for j, seen in enumerate(visible[-1]) if not seen] if visible is not None else []
+        own, keys = q[:, first:].transpose(1, 2), k.permute(0, 2, 3, 1).float()
+        weight = keys.new_zeros(keys.shape[-1])
+        for some in own.split(QUERIES, 2):  # all at once would take gigabytes at the size of real videos
+            scores = some.float() @ keys * q.shape[-1] ** -0.5
             for j in hidden:
                 scores[..., j * tokens : (j + 1) * tokens] = float("-inf")
-        weight = scores.softmax(-1).mean((0, 1, 2))
+            weight += scores.softmax(-1).mean((0, 1)).sum(0)
+        weight /= own.shape[2]
         parts = (weight[:old], weight[old : old + past], weight[old + past :])
         so_far = self._sums.setdefault(cache.chunks, [0.0, 0.0, 0.0])
         self._sums[cache.chunks] = [a + float(part.sum()) for a, part in zip(so_far, parts, strict=True)]

@@ -20,6 +20,9 @@ from torch import Tensor
 from adastate.stream.frames import Frames, Kept
 from adastate.types import Positions, Rotate, Slots
 
+AT_ONCE = 2**24
+"""Numbers that are turned in one operation: few of them are quick so, and more would need gigabytes in between."""
+
 
 class Slab:
     """Keys and values of all layers, `[layers, B, places * L, N, K]` each, made by the first pass.
@@ -94,13 +97,16 @@ class Slab:
         self.raw = grown(self.raw) if self.turns else None
 
     def turn(self, at: dict[int, int], rotate: Rotate) -> None:
-        """Brings the cached keys of places `at` to the RoPE indices given there, all layers at once."""
+        """Brings the cached keys of places `at` to the RoPE indices given there, small layers together."""
         if self.raw is None or all(self._at.get(place) == index for place, index in at.items()):
             return
         assert self.keys is not None
         last = max(at) + 1
-        everywhere = tuple(at.get(place, 0) for place in range(last))
-        self.keys[:, :, : last * self.tokens] = rotate(self.raw[:, :, : last * self.tokens], everywhere)
+        everywhere, shown = tuple(at.get(place, 0) for place in range(last)), slice(last * self.tokens)
+        several = max(1, AT_ONCE // max(1, self.raw[0, :, shown].numel()))
+        for first in range(0, self.layers, several):
+            some = slice(first, first + several)
+            self.keys[some, :, shown] = rotate(self.raw[some, :, shown], everywhere)
         self._at = dict(at)
 
     def wrote(self, places: Positions, indices: Positions) -> None:

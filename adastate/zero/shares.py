@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.ema import EMA
-from adastate.pieces import WEIGHT, Piece, Saved
+from adastate.pieces import WEIGHT, Piece, Saved, counters
 
 
 class ZeroShares:
@@ -115,8 +115,9 @@ class ZeroShares:
             (flat.data if part == WEIGHT else state[part])[at : at + piece.count].copy_(value)
 
     def count(self, scalars: dict[str, Tensor]) -> None:
+        (group,) = self.groups
         for piece in self.pieces:
-            self._state(piece).update({k: v.clone() for k, v in scalars.items()})
+            self._state(piece).update(counters(scalars, self._flat(piece.param)[0], group))
 
     def bring(self, saved: Saved) -> None:
         import deepspeed

@@ -40,7 +40,7 @@ class FlatCodec(nn.Module):
 class Watched(pl.LightningModule):
     """Satisfies `Streams`. Chunk c is flat at -1 + c/10, its state at 1 - c/10."""
 
-    rollout_frames, chunk_frames = 6, 3
+    rollout_frames, chunk_frames, grid = 6, 3, (8, 8)
 
     def __init__(self, fails: bool = False, with_state: bool = True, with_shares: bool = True) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Watched(pl.LightningModule):
         if with_shares:
             self.attention_share = self._shares
 
-    def stream(self, prompts: list[str], frames: int, seed: int) -> Iterator[Chunk]:
+    def stream(self, prompts: list[str], frames: int, seed: int, index: Any = None) -> Iterator[Chunk]:
         self.streamed.append((self.iteration, frames))
         if self.fails:
             raise RuntimeError("no such luck")

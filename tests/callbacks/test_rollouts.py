@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import av
@@ -176,7 +177,7 @@ def timed(watched, clock, iteration_s, preview_s):
             clock.now += iteration_s
             return super().training_step(batch, batch_idx)
 
-        def stream(self, prompts, frames, seed):
+        def stream(self, prompts, frames, seed, index=None):
             clock.now += preview_s * frames / self.rollout_frames
             yield from super().stream(prompts, frames, seed)
 
@@ -248,7 +249,7 @@ def test_other_ranks_run_the_same_passes_and_write_nothing(watched):
 def test_a_module_that_knows_no_longer_clip_is_not_shown_under_a_wrong_length(watched):
     module = watched().eval()
     stream = module.stream
-    module.stream = lambda prompts, frames, seed: stream(prompts, min(frames, 6), seed)
+    module.stream = lambda prompts, frames, seed, index: stream(prompts, min(frames, 6), seed, index)
     assert render(module, PROMPTS, 1, 0, torch.no_grad, False, True).frames == 6
     assert render(module, PROMPTS, 2, 0, torch.no_grad, False, True) is None
 
@@ -275,7 +276,7 @@ def test_only_network_passes_run_in_the_precision_context(watched):
 
     module = watched().eval()
     stream, decode = module.stream, module.codec.decode
-    module.stream = lambda *a: (inside.append(("pass", Context.active)), stream(*a))[1]
+    module.stream = lambda *a, **k: (inside.append(("pass", Context.active)), stream(*a, **k))[1]
     module.codec.decode = lambda z: (inside.append(("decode", Context.active)), decode(z))[1]
     render(module, PROMPTS, 1, 0, Context, False, True)
     assert set(inside) == {("pass", True), ("decode", False)}
@@ -332,3 +333,23 @@ def test_a_module_that_cannot_stream_is_refused_when_fit_begins(fit):
 
     with pytest.raises(TypeError, match=r"cannot watch BoringModel.*stream\(\)"):
         fit(BoringModel(), Rollouts(PROMPTS))
+
+
+def test_a_preview_streams_as_many_prompts_at_a_time_as_a_device_bears(watched):
+    asked = []
+
+    class Large(watched):
+        grid = (60, 104)
+
+        def stream(self, prompts, frames, seed, index=None):
+            asked.append((prompts, list(index)))
+            yield from super().stream(prompts, frames, seed)
+
+        def attention_share(self, prompts, frames, seed):
+            asked.append((prompts, "shares"))
+            return self._shares(prompts, frames, seed)
+
+    module = Large(with_shares=False).eval()
+    made = render(module, ["a", "b", "c"], 2, 7, nullcontext, True, True)
+    assert asked == [(["a"], [0]), (["b"], [1]), (["c"], [2]), (["a"], "shares")]
+    assert all(len(chunk) == 3 for chunk in (*made.chunks, *made.states)) and len(made.chunks) == 4

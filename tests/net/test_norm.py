@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -53,3 +55,16 @@ def test_weights_that_do_not_learn_get_no_gradient() -> None:
     made.requires_grad_(False)
     made(x, HEADS, TABLE).sum().backward()
     assert x.grad is not None and made.weight.grad is None
+
+
+def test_keys_are_no_wider_than_values_where_the_norm_is_made_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As autocast has it on a GPU; the meta device takes the same way."""
+
+    def wide(x: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
+        return torch.empty(x.shape, device=x.device, dtype=torch.float32)
+
+    monkeypatch.setattr(nnf, "rms_norm", wide)
+    x = torch.empty(1, 4, 32, device="meta", dtype=torch.bfloat16)
+    layer = RMSNorm(32, 1e-6).to("meta")
+    turn = torch.empty(4, 1, 8, device="meta", dtype=torch.complex64)
+    assert layer(x, 2).dtype == layer(x, 2, turn).dtype == torch.bfloat16
