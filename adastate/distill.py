@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from adastate import losses
@@ -300,8 +301,10 @@ class Distill(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.replay and hasattr(self.trainer.strategy, "engines"):
             raise ValueError("replay goes back once a chunk, ZeRO's engines count one backward a batch: use DDP")
-        self.batch.micro = int(self.trainer.datamodule.batch)  # type: ignore[attr-defined]
-        self.accumulate  # noqa: B018 - refuse a wrong batch before the first step
+        data, world = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
+        told, data.batch = data.batch, self.batch.fit(data.batch, world)  # its loader is made after this
+        if data.batch != told:
+            rank_zero_info(f"{world} processes share {self.batch.size} prompts an iteration: batch {data.batch} each")
 
     @property
     def micro_batch(self) -> int:

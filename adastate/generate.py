@@ -223,6 +223,7 @@ def _settings(args: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "frames": plan.frames,
         "weights": vbench.fingerprint(args.checkpoint or args.run / "student.safetensors"),
         "given": vbench.fingerprint(before) if before else None,
+        **({"fp8": True} if args.fp8 else {}),
         **{f"stream.{name}": value for name, value in asdict(plan.spec).items()},
     }
 

@@ -22,6 +22,16 @@ class GlobalBatch:
     def is_empty(self) -> bool:
         return not self._held
 
+    def fit(self, batch: int, world: int) -> int:
+        """Sets and returns the micro batch: `batch`, or less where so many processes share an iteration.
+
+        Raises:
+            ValueError: as `parts`.
+        """
+        self.micro = batch if self.size % world else min(batch, self.size // world)
+        self.parts(world)
+        return self.micro
+
     def parts(self, world: int) -> int:
         """Micro batches of one of `world` processes in an iteration.
 

@@ -57,7 +57,7 @@ def adapt(net: DiT, lora: Lora | None, weights: str | None) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ModuleNotFoundError("lora needs peft: pip install 'adastate[lora]'") from error
+        raise ModuleNotFoundError("lora needs peft: pip install -e '.[lora]'") from error
     inject_adapter_in_model(
         LoraConfig(
             r=lora.rank,

@@ -95,6 +95,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--clips", type=int, default=512, help="teacher trajectories for the initialisation")
     args, rest = parser.parse_known_args(argv)
     args.rest = rest
+    if args.size.startswith("wan"):
+        raise SystemExit(
+            "adastate train: the pipeline is for the tiny size, whose clips and prompts it makes. The stages of "
+            f"{args.size} are called one by one, with prompts of your own: docs/wan.md has the commands"
+        )
     console, run = Console(), Path(args.run)
     _require_room(run, console)
     done: list[tuple[Stage, dict[str, Any]]] = []

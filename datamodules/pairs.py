@@ -136,7 +136,7 @@ def _opened(path: Path) -> Iterator[_Read]:
     try:
         import lmdb
     except ImportError as error:
-        raise ShardError("reading an LMDB needs the package lmdb: pip install 'adastate[lmdb]'") from error
+        raise ShardError("reading an LMDB needs the package lmdb: pip install -e '.[lmdb]'") from error
     try:
         with lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir()) as environment:
             _require_whole(path, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])

@@ -32,3 +32,11 @@ def test_parts_that_do_not_make_it_up_are_refused() -> None:
     collected.micro = 3
     with pytest.raises(ValueError, match="global_batch 8 is not a multiple of 2 processes x batch 3: change the data"):
         collected.add(batch(0), 2)
+
+
+def test_processes_share_an_iteration_as_far_as_it_goes() -> None:
+    assert [GlobalBatch(16).fit(16, world) for world in (1, 2, 4, 16)] == [16, 8, 4, 1]
+    assert GlobalBatch(64).fit(1, 8) == 1 and GlobalBatch(64).fit(4, 8) == 4
+    for batch, world in ((16, 3), (5, 2), (1, 32)):
+        with pytest.raises(ValueError, match=f"of {world} processes x batch"):
+            GlobalBatch(16).fit(batch, world)

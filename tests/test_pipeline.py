@@ -193,3 +193,10 @@ def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(
         run_stage(stage, tmp_path, console)
     monkeypatch.setattr(launch, "run", lambda argv: run(argv, [1.0], 3.0, 0))
     assert run_stage(stage, tmp_path, console)["seconds"] == 5.0, "both attempts of one command"
+
+
+@pytest.mark.parametrize("size", ["wan_1_3b", "wan_14b"])
+def test_the_real_sizes_are_not_taken_through_clips_of_the_tiny_world(size: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="called one by one, with prompts of your own: docs/wan"):
+        pipeline.main(["--run", str(tmp_path / "run"), "--size", size])
+    assert not (tmp_path / "run").exists()

@@ -52,7 +52,9 @@ def use(backend: Backend) -> str:
         try:
             told += f" {_flash_attn().__version__}"
         except ImportError as error:
-            raise ValueError("attention 'flash_attn' needs the package: pip install flash-attn") from error
+            raise ValueError(
+                "attention 'flash_attn' needs the package: pip install --no-build-isolation -e '.[flash]'"
+            ) from error
     elif backend not in ("sdpa", "flex"):
         raise ValueError(f"attention {backend!r}: there are sdpa, flash_attn, flash3, flash4 and flex")
     _backend = backend

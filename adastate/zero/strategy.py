@@ -81,7 +81,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             import deepspeed  # noqa: F401
         except ImportError as error:
             raise ModuleNotFoundError(
-                "ZeroStrategy needs DeepSpeed: pip install 'adastate[gpu]', or take conf/zero/ddp.yaml or fsdp2.yaml"
+                "ZeroStrategy needs DeepSpeed: pip install -e '.[gpu]', or take conf/zero/ddp.yaml or fsdp2.yaml"
             ) from error
         self.stage, self.shard_frozen = stage, shard_frozen
         self.offload_optimizer, self.offload_parameters = offload_optimizer, offload_parameters

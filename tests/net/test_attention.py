@@ -127,7 +127,7 @@ def test_flex_sees_what_the_mask_says(name: str) -> None:
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("flash_attn", "needs the package: pip install flash-attn"),
+        ("flash_attn", "needs the package: pip install --no-build-isolation"),
         ("flash3", "needs the package flash-attn-3"),
         ("cudnn", "there are sdpa, flash_attn, flash3, flash4 and flex"),
     ],
