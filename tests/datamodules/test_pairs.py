@@ -96,5 +96,5 @@ def test_what_is_no_lmdb_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ShardError, match="cannot be read as an LMDB"):
         LmdbPairs(tmp_path)
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ShardError, match=r"needs the package lmdb: pip install 'adastate\[lmdb\]'"):
+    with pytest.raises(ShardError, match=r"needs the package lmdb: pip install -e"):
         LmdbPairs(tmp_path)
