@@ -142,6 +142,7 @@ def _encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
         else:
             raise ConfigError(f"the size of {kind} is not known, so {part} cannot be counted")
         each = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4)
-        device = "processor" if kind == "UMT5" and given["device"] == "cpu" else "rank"
+        # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept
+        device = "processor" if kind == "UMT5" else "rank"
         made.append(Encoder("VAE" if part == "codec" else "text encoder", count, count * each, device))
     return tuple(made)

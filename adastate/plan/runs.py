@@ -23,7 +23,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder; `device` is where it runs, a rank's own or the processor of its machine."""
+    """A frozen encoder; `device` is where its weights lie, a rank's own or the processor of its machine."""
 
     name: str
     parameters: int
