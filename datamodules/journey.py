@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from adastate.types import Batch
-from datamodules.world import CELL, HEADINGS, MOVERS, SPEEDS, VIEW, Flight, balls, flight, seen, strewn
+from datamodules.world import CELL, HEADINGS, SPEEDS, VIEW, Flight, balls, flight, seen, strewn
 
 LAP = 192.0
 """Pixels of flight in which the ground's hue goes once round. A training clip of 21 pictures flies 20 to 57."""
@@ -102,6 +102,12 @@ def colour(hue: Tensor, shade: tuple[float, float]) -> Tensor:
 
 def render(journeys: Sequence[Journey], pictures: int, first: int = 0) -> Tensor:
     """Pictures first..first+pictures-1 of each journey, `[B, T, 3, 32, 32]` in [-1, 1]."""
+    view = scenery(journeys, pictures, first)
+    return balls(view, journeys, torch.arange(first, first + pictures)).movedim(-1, 2).contiguous()
+
+
+def scenery(journeys: Sequence[Journey], pictures: int, first: int = 0) -> Tensor:
+    """Ground and discs without the ball, `[B, T, 32, 32, 3]`."""
     t = torch.arange(first, first + pictures)
     velocity = torch.tensor([j.velocity for j in journeys])
     start = torch.tensor([j.start for j in journeys])
@@ -112,9 +118,7 @@ def render(journeys: Sequence[Journey], pictures: int, first: int = 0) -> Tensor
     canvas = _ground(journeys, cell0 * CELL - start, side)
     livery = colour(torch.tensor([j.livery for j in journeys]), DISC)
     ground = strewn(canvas, [j.seed for j in journeys], cell0, livery, livery, DENSITY)
-    with_balls = [j for j in journeys if MOVERS[j.mover] is not None]
-    view = seen(ground, camera - cell0[:, None] * CELL)
-    return (balls(view, journeys, t) if with_balls else view).movedim(-1, 2).contiguous()
+    return seen(ground, camera - cell0[:, None] * CELL)
 
 
 def _ground(journeys: Sequence[Journey], corner: Tensor, side: int) -> Tensor:

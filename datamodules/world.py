@@ -55,7 +55,7 @@ MOVERS: dict[str, tuple[int, int, int] | None] = {
     "nothing else moves": None,
 }
 BALL_RADIUS = 3.2
-Kind = Literal["plain", "journey"]
+Kind = Literal["plain", "journey", "fog"]
 TEMPLATES = (
     "a {speed} flight {heading} over a {palette}, {mover}",
     "flying {heading} over a {palette}, {speed}, {mover}",
@@ -227,10 +227,10 @@ class WorldLatents:
 
 
 def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
-    if kind == "journey":
-        from datamodules import journey  # which is built of parts of this file
+    if kind != "plain":
+        from datamodules import fog, journey  # which are built of parts of this file
 
-        return journey.batch(seed, indices, pictures)
+        return (journey if kind == "journey" else fog).batch(seed, indices, pictures)
     flights = [flight(seed, i) for i in indices]
     return Batch(
         index=torch.tensor(list(indices)),
@@ -251,7 +251,8 @@ class WorldData(pl.LightningDataModule):
         clips: encode so many flights once with `codec` and stay with them, which spares rendering and encoding at
             every step; None renders new ones for ever.
         codec: needed with `clips`.
-        kind: `plain`, or `journey`, whose ground changes along the flight (datamodules/journey.py).
+        kind: `plain`; `journey`, whose ground changes along the flight (datamodules/journey.py); or `fog`, a journey
+            through banks of fog (datamodules/fog.py).
     """
 
     def __init__(

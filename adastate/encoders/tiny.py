@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from adastate.encoders.interfaces import StreamDecoder
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-SHIPPED = {"builtin": PRETRAINED / "tiny_codec.safetensors", "journey": PRETRAINED / "journey_codec.safetensors"}
-"""Codecs that ship: of the tiny world, and of its journeys."""
+SHIPPED = {
+    "builtin": PRETRAINED / "tiny_codec.safetensors",
+    "journey": PRETRAINED / "journey_codec.safetensors",
+    "fog": PRETRAINED / "fog_codec.safetensors",
+}
+"""Codecs that ship: of the tiny world, of its journeys and of those through fog."""
 
 
 class TinyCodec(nn.Module):

@@ -1,7 +1,8 @@
 """What a video does, as pure functions of pixels. Video is `[B, T, 3, h, w]` in [-1, 1].
 
 `motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
-at the borders of chunks, `memory` (departure from the first view, repetition), `quality` (distance from real video).
+at the borders of chunks, `memory` (departure from the first view, repetition, what is kept
+while out of view), `quality` (distance from real video).
 `curves` makes curves over time of them, `uncertainty` says how sure a mean is.
 """
 
@@ -9,7 +10,7 @@ from adastate.metrics.coherence import border_flicker, spread, warp_error
 from adastate.metrics.colour import apart, bright_hue, ground, ground_hue, hue, saturation, turned
 from adastate.metrics.composite import composite
 from adastate.metrics.curves import averaged, over_time
-from adastate.metrics.memory import departure, likeness, loop, repetition, thumbnails
+from adastate.metrics.memory import across_gaps, departure, likeness, loop, repetition, thumbnails
 from adastate.metrics.motion import (
     DIRECTIONS,
     displacement,
@@ -30,6 +31,7 @@ __all__ = [
     "Interval",
     "Moments",
     "Resamples",
+    "across_gaps",
     "apart",
     "averaged",
     "bootstrap",

@@ -26,12 +26,18 @@ def hue(colour: Tensor) -> Tensor:
     return torch.atan2(y, x) / (2 * math.pi) % 1.0
 
 
-def ground_hue(video: Tensor, margin: float = 0.15) -> Tensor:
-    """Hue of the ground in every picture, `[B, T]`: of the pixels less than `margin` brighter than the median."""
+def ground_hue(video: Tensor, margin: float = 0.15, strength: float = 0.0) -> Tensor:
+    """Hue of the ground in every picture, `[B, T]`: of the pixels less than `margin` brighter than the median.
+
+    Args:
+        strength: least distance of their mean colour from grey; nan where it is less.
+    """
     pixels = video.flatten(3).transpose(2, 3)  # [B, T, P, 3]
     brightness = pixels.mean(-1)
-    ground_ = brightness < brightness.median(-1, keepdim=True).values + margin
-    return hue((pixels * ground_[..., None]).sum(2))
+    ground_ = (brightness < brightness.median(-1, keepdim=True).values + margin)[..., None]
+    mean = (pixels * ground_).sum(2) / ground_.sum(2).clamp_min(1)
+    from_grey = (mean - mean.mean(-1, keepdim=True)).norm(dim=-1)
+    return torch.where(from_grey >= strength, hue(mean), math.nan)
 
 
 def bright_hue(video: Tensor, above: float = 0.3, strength: float = 0.42, least: int = 8) -> Tensor:

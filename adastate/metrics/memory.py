@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from adastate.metrics.colour import apart
 
 SIDE = 8
 """Pictures are compared at so many pixels a side, so that a shift by a pixel or two matters little."""
@@ -29,6 +32,27 @@ def departure(video: Tensor, first: int = 8) -> Tensor:
     spread = per_channel.var(-1).mean((1, 2)).clamp_min(1e-6)
     distance = torch.cdist(small, small[:, :first]).square() / small.shape[-1]
     return distance.amin(2) / (2 * spread[:, None])
+
+
+def across_gaps(hues: Tensor, rate: Tensor, least: int) -> Tensor:
+    """How far a hue is from where it should be after it was out of view, `[B, T]`, in turns, 0 to 0.5.
+
+    A value stands at the first picture after every gap that has a hue before it; nan everywhere else. Hues that have
+    nothing to do with each other are 0.25 apart in the mean.
+
+    Args:
+        hues: `[B, T]`, in turns; nan where there is none.
+        rate: turns a picture, of each row, `[B]`.
+        least: pictures of the shortest gap that counts.
+    """
+    found = torch.full_like(hues, math.nan)
+    for row, (line, pace) in enumerate(zip(hues, rate.tolist(), strict=True)):
+        seen = (~line.isnan()).nonzero()[:, 0].tolist()
+        for before, after in pairwise(seen):
+            if after - before > least:
+                due = line[before] + pace * (after - before)
+                found[row, after] = apart(line[after], due)
+    return found
 
 
 def likeness(video: Tensor) -> Tensor:

@@ -31,12 +31,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="Parts of it: adastate study list | run ARM SEED | report | measure --run R | real --out R",
     )
     found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, short or full")
-    found.add_argument("--world", choices=WORLDS, default="journey", help="see datamodules/{world,journey}.py")
+    found.add_argument("--world", choices=WORLDS, default="journey", help="see datamodules/{journey,fog,world}.py")
     found.add_argument(
         "--only",
         nargs="+",
         default=[],
-        help="groups: anchors, carrier, keys, ablations, alpha, gradient, switches, beyond",
+        help="groups: anchors, carrier, keys, ablations, alpha, gradient, long, switches, beyond, reach",
     )
     found.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default one a core")
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")
@@ -50,10 +50,10 @@ def parser() -> argparse.ArgumentParser:
 def setting(args: argparse.Namespace, table: Table) -> Setting:
     if args.budget not in table.budgets:
         raise ConfigError(f"no budget {args.budget!r}; known are {', '.join(table.budgets)}")
-    if bool(args.teacher) != bool(args.codec) and args.world == "journey":
+    if bool(args.teacher) != bool(args.codec) and args.world != "plain":
         raise ConfigError("a teacher knows the latents of its codec: give --teacher and --codec together")
-    if args.codec == stages.SCRATCH and (args.world, args.teacher) != ("journey", stages.SCRATCH):
-        raise ConfigError("--codec scratch: the study has a recipe for journeys alone, and its teacher comes after it")
+    if args.codec == stages.SCRATCH and (args.world == "plain" or args.teacher != stages.SCRATCH):
+        raise ConfigError("--codec scratch: the study has recipes for journeys alone, and its teacher comes after it")
     for file in (args.teacher, args.codec):
         if file and file != stages.SCRATCH and file not in stages.SHIPPED.values() and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")

@@ -119,9 +119,13 @@ def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Fi
 
 
 def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
-    axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
-    return _points(results, arms, ("livery", "turning"), axes, at)
+    """One point an arm: how fast the ground turns against what was lost, with intervals: the ground's hue behind fog,
+    or, under a clear sky, the livery of the first horizon."""
+    lost = ("recall", "turns of the hue after fog from the one due")
+    if "recall" not in results.names:
+        lost = ("livery", "turns of the livery from its first horizon")
+    axes = (f"forgetting: {lost[1]}", "following: turning over that of the true flight")
+    return _points(results, arms, (lost[0], "turning"), axes, at)
 
 
 def _points(results: Results, arms: Sequence[str], measures: tuple[str, str], axes: tuple[str, str], at: int) -> Figure:

@@ -25,10 +25,10 @@ from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runs import load_student
 from adastate.study import attention, measures
 from adastate.study.measures import Curves, curves, feature_moments
-from adastate.study.stages import HORIZON, flights
+from adastate.study.stages import HORIZON, flights, render
 from adastate.study.table import WORLDS
 from adastate.systems import System
-from datamodules import journey, world
+from datamodules.world import Flight
 
 BATCH = 16
 SHOWN = 2
@@ -125,21 +125,17 @@ def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Se
     write(out, kept, _protocol(kind, truth, horizons, seed, codec, once))
 
 
-def _decoded(codec: TinyCodec, kind: str, some: Sequence[world.Flight], horizons: int, once: int, first: int) -> Tensor:
+def _decoded(codec: TinyCodec, kind: str, some: Sequence[Flight], horizons: int, once: int, first: int) -> Tensor:
     """Real flights through the codec, rendered a horizon at a time: a whole flight's ground would be large."""
     parts = []
     for h in range(horizons):
         at = first + h * once
-        if kind == "journey":
-            video = journey.render([f for f in some if isinstance(f, journey.Journey)], once, at)
-        else:
-            video = world.render(some, once, at)
-        parts.append(codec.decode(codec.encode(video)))
+        parts.append(codec.decode(codec.encode(render(kind, some, once, at))))
     return torch.cat(parts, 1)
 
 
 def _protocol(
-    kind: str, truth: Sequence[world.Flight], horizons: Sequence[int], seed: int, codec: Codec, once: int
+    kind: str, truth: Sequence[Flight], horizons: Sequence[int], seed: int, codec: Codec, once: int
 ) -> dict[str, Any]:
     return {
         "world": kind,

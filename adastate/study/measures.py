@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
-from datamodules.journey import Journey
+from datamodules.fog import Foggy
+from datamodules.journey import GROUND, Journey
 from datamodules.world import PALETTES, Flight
 
 Curves = dict[str, Tensor]
@@ -40,6 +41,15 @@ PARTS = ("forward", "flow", "warp_error", "contrast", "sharpness")
 CAP = 0.1
 """Of differences in block matching: a horizon of a journey may show no disc, and a ball must not lead then."""
 
+CHROMA = GROUND[1] * math.sqrt(1.5)
+"""Distance from grey of the ground under a clear sky."""
+
+CLEAR = 0.5
+"""Share of it that the ground's hue is read from; what has less is fog."""
+
+SHORT, LONG = 5, 10
+"""Pictures without a hue that count as a bank of fog, and as a long one. From 5 on a past latent holds nothing else."""
+
 HUES = ("ground_hue", "livery_hue")
 """Curves that are no measures: how far they are apart from rollout to rollout tells whether rollouts differ."""
 
@@ -49,6 +59,9 @@ MEASURES = {
     "palette": Measure("share of rollouts whose ground is the prompted one", 1),
     "turning": Measure("turns of the ground's hue over those of the true flight", 0),
     "livery": Measure("turns between the discs' hue and that of the first horizon", -1, 3),
+    "recall": Measure("after fog, turns between the ground's hue and the one due; unrelated hues 0.25", -1, 3),
+    "recall_long": Measure("the same after banks of fog of ten pictures or more", -1, 3),
+    "fog": Measure("share of pictures in which the ground has no hue", 0),
     "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
     "change": Measure("change from picture to picture over the contrast", 0, 3),
     "departure": Measure("difference from the first second over that of unrelated places", 0),
@@ -74,16 +87,19 @@ def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, f
         chunk: pictures of a chunk.
     """
     velocity = torch.tensor([f.velocity for f in flights])
-    motion = metrics.over_time(lambda v: metrics.displacement(v, colour=True, cap=CAP), video, horizon)  # [B, n, 2]
+    foggy = [f for f in flights if isinstance(f, Foggy)]
+    # Fog that grows brighter and darker is no motion, but it would outweigh what moves.
+    level = video - video.mean((2, 3, 4), keepdim=True) if foggy else video
+    motion = metrics.over_time(lambda v: metrics.displacement(v, colour=True, cap=CAP), level, horizon)  # [B, n, 2]
     named = [metrics.heading(m) for m in motion.unbind(1)]
     right = [[float(name == f.heading) for name, f in zip(names, flights, strict=True)] for names in named]
     found = {
         "forward": metrics.forward(motion, velocity),
         "heading": torch.tensor(right).T,
-        "flow": metrics.averaged(_small_batches(video), horizon, 2),
+        "flow": metrics.averaged(_small_batches(level), horizon, 2),
         "change": metrics.over_time(metrics.change, video, horizon),
         "departure": metrics.averaged(metrics.departure(video, fps), horizon),
-        "warp_error": metrics.averaged(metrics.warp_error(video), horizon, 1),
+        "warp_error": metrics.averaged(metrics.warp_error(level), horizon, 1),
         "flicker": metrics.over_time(lambda v: metrics.border_flicker(v, chunk), video, horizon),
         "repetition": metrics.averaged(metrics.repetition(video, horizon), horizon),
         "contrast": metrics.over_time(metrics.contrast, video, horizon),
@@ -93,7 +109,7 @@ def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, f
     }
     journeys = [f for f in flights if isinstance(f, Journey)]
     if len(journeys) == len(flights):
-        return {**found, **_journey(video, journeys, horizon)}
+        return {**found, **(_fog(video, foggy, horizon) if foggy else _journey(video, journeys, horizon))}
     colours = torch.tensor([PALETTES[p][0] for p in PALETTES]).float() / 127.5 - 1
     grounds = metrics.over_time(lambda v: metrics.ground(v, colours), video, horizon)
     told = torch.tensor([list(PALETTES).index(f.palette) for f in flights])
@@ -118,13 +134,31 @@ def _loop(video: Tensor, horizon: int) -> Tensor:
 
 def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves:
     """How fast the ground turns, over how fast it should; and how far the livery has come from its first horizon."""
-    turned = metrics.turned(metrics.ground_hue(video))
+    ground = metrics.ground_hue(video)
     rate = torch.tensor([j.turning for j in journeys])[:, None]
+    turned = metrics.turned(ground)
     turning = metrics.over_time(lambda x: (x[:, -1] - x[:, 0]) / (horizon - 1), turned, horizon) / rate
+    return {"turning": turning, **_hues(video, ground, horizon)}
+
+
+def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
+    """The same where fog hides the ground at times, and whether it comes out of the fog as it should."""
+    ground = metrics.ground_hue(video, strength=CLEAR * CHROMA)
+    rate = torch.tensor([j.turning for j in journeys])
+    step = (ground[:, 1:] - ground[:, :-1] + 0.5) % 1.0 - 0.5
+    found = {
+        "turning": metrics.averaged(step, horizon, 1) / rate[:, None],
+        "fog": metrics.averaged(ground.isnan().float(), horizon),
+    }
+    for name, least in (("recall", SHORT), ("recall_long", LONG)):
+        found[name] = metrics.averaged(metrics.across_gaps(ground, rate, least), horizon)
+    return {**found, **_hues(video, ground, horizon)}
+
+
+def _hues(video: Tensor, ground: Tensor, horizon: int) -> Curves:
     hue = metrics.bright_hue(video)
     livery = metrics.averaged(metrics.apart(hue, _mean_hue(hue, horizon)[:, :1]), horizon)
-    hues = {"ground_hue": metrics.ground_hue(video), "livery_hue": hue}
-    return {"turning": turning, "livery": livery, **{k: _mean_hue(v, horizon) for k, v in hues.items()}}
+    return {"livery": livery, "ground_hue": _mean_hue(ground, horizon), "livery_hue": _mean_hue(hue, horizon)}
 
 
 def _mean_hue(hue: Tensor, horizon: int) -> Tensor:

@@ -18,8 +18,19 @@ from adastate.study.measures import HUES, MEASURES
 from adastate.study.results import REAL, Results
 from adastate.study.table import Table, Task
 
-CURVES = ("forward", "turning", "livery", "departure", "warp_error", "frechet", "contrast", "sharpness", "repetition")
-COMPARED = ("forward", "turning", "livery", "warp_error", "frechet", "composite")
+CURVES = (
+    "forward",
+    "turning",
+    "recall",
+    "livery",
+    "departure",
+    "warp_error",
+    "frechet",
+    "contrast",
+    "sharpness",
+    "repetition",
+)
+COMPARED = ("forward", "turning", "recall", "recall_long", "livery", "warp_error", "frechet", "composite")
 COLUMNS = 6
 """Measures that fit side by side on a printed page."""
 
@@ -120,7 +131,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
         blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", figures.svg(figure))))
         if "livery" in results.names:
             figure = figures.following_against_forgetting(results, arms, at)
-            text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
+            text = "Up the ground is followed, to the right something is forgotten; unrelated hues are 0.25 apart."
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
             blocks.append(Block(title, text, None, (name, figures.svg(figure))))
     blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
@@ -163,6 +174,8 @@ TITLES = {
     "alpha": "Horizon weight",
     "switches": "Open switches",
     "gradient": "Gradient through the cache",
+    "reach": "How far back the window reaches",
+    "long": "Training on rollouts of four horizons",
     "beyond": "Beyond the paper",
 }
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from torch import Tensor
 
 from adastate.presets import Stage
 from adastate.study.table import Budget, Task
-from datamodules import journey, world
+from datamodules import fog, journey, world
 
 PROMPTS = 2048
 """Journeys whose captions are gathered; there are 96 different ones."""
 
 SCRATCH = "scratch"
-SHIPPED = {"plain": "builtin", "journey": "journey"}
+SHIPPED = {"plain": "builtin", "journey": "journey", "fog": "fog"}
 """Names of the codec and teacher of each world."""
 
-GUIDANCE = {"plain": [], "journey": ["--flow.guidance=0.5"]}
+GUIDANCE = {"plain": [], "journey": ["--flow.guidance=0.5"], "fog": ["--flow.guidance=0.5"]}
 """With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81, with 0.5 at 0.89
 (docs/teacher.md)."""
 
@@ -38,7 +39,7 @@ class Setting:
 
     Attributes:
         root: its folder.
-        world: `journey` or `plain`.
+        world: `journey`, `fog` or `plain`.
         teacher, codec: safetensors files; "" for those that ship for this world, "scratch" to train them first.
         seed: of the prompts and the noise with which runs are measured.
     """
@@ -70,7 +71,7 @@ class Setting:
     @property
     def prompts(self) -> Path | None:
         """File with the prompts to train on; the plain world has captions without end."""
-        return self.base / "prompts.txt" if self.world == "journey" else None
+        return self.base / "prompts.txt" if self.world != "plain" else None
 
     @property
     def init(self) -> Path:
@@ -113,10 +114,10 @@ def shared(setting: Setting) -> list[tuple[Path, Stage]]:
     base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
     watch = _watch(setting)
     if setting.codec == SCRATCH:
-        words = setting.layers("stages/codec.yaml", "study/journey_codec.yaml")
+        words = setting.layers("stages/codec.yaml", f"study/{setting.world}_codec.yaml")
         stages.append(_fit(base, "codec", words, [f"--trainer.max_steps={budget.codec_steps}"]))
     if setting.teacher == SCRATCH:
-        words = setting.layers("stages/teacher.yaml", "study/journey_teacher.yaml")
+        words = setting.layers("stages/teacher.yaml", f"study/{setting.world}_teacher.yaml")
         extra = [f"--codec.init_args.weights={setting.codec_weights}", *watch]
         extra += [f"--data.clips={budget.teacher_clips}", f"--trainer.max_steps={budget.teacher_steps}"]
         stages.append(_fit(base, "teacher", words, extra))
@@ -204,7 +205,18 @@ def flights(kind: str, count: int, seed: int) -> Sequence[world.Flight]:
     """The true flights that runs are measured against."""
     from adastate.evaluate import even_flights
 
-    return journey.even_journeys(count, seed) if kind == "journey" else even_flights(count, seed)
+    drawn: dict[str, Callable[[int, int], Sequence[world.Flight]]] = {
+        "plain": even_flights,
+        "journey": journey.even_journeys,
+        "fog": fog.even_foggy,
+    }
+    return drawn[kind](count, seed)
+
+
+def render(kind: str, some: Sequence[world.Flight], pictures: int, first: int) -> Tensor:
+    """Pictures first..first+pictures-1 of flights of a world, `[B, T, 3, 32, 32]`."""
+    renderers: dict[str, Callable[..., Tensor]] = {"plain": world.render, "journey": journey.render, "fog": fog.render}
+    return renderers[kind](some, pictures, first)
 
 
 def _count(shards: Path) -> str:

@@ -14,7 +14,7 @@ from adastate.config import ConfigError
 from adastate.stream import StreamSpec
 
 ROOT = Path(__file__).parents[2]
-WORLDS = ("journey", "plain")
+WORLDS = ("journey", "fog", "plain")
 FIRST = "anchors"
 """The group whose seeds all come before any other group's."""
 

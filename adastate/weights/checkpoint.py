@@ -14,8 +14,12 @@ from adastate.weights.files import Entry, WeightsError, parse_header
 from adastate.weights.report import Fit, Report, compare
 from adastate.weights.sources import Stored, open_source
 
-BUILTIN = {"builtin": PRETRAINED / "tiny_teacher.safetensors", "journey": PRETRAINED / "journey_teacher.safetensors"}
-"""Teachers that ship: of the tiny world, and of its journeys (datamodules/journey.py)."""
+BUILTIN = {
+    "builtin": PRETRAINED / "tiny_teacher.safetensors",
+    "journey": PRETRAINED / "journey_teacher.safetensors",
+    "fog": PRETRAINED / "fog_teacher.safetensors",
+}
+"""Teachers that ship: of the tiny world, of its journeys and of those through fog (datamodules)."""
 
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 OTHERS = re.compile(r"critic|fake_score|real_score|teacher")

@@ -11,6 +11,14 @@ from datamodules.world import PALETTES
 from tests.metrics.flights import clips, flights
 
 
+def test_grey_ground_has_no_hue_where_a_strength_is_asked() -> None:
+    video = torch.full((1, 2, 3, 16, 16), 0.2)
+    video[:, 1] = journey.colour(torch.tensor(0.4), journey.GROUND)[:, None, None]
+    found = metrics.ground_hue(video, strength=0.3)
+    assert found[0, 0].isnan() and found[0, 1].item() == pytest.approx(0.4, abs=1e-4)
+    assert not metrics.ground_hue(video).isnan().any()
+
+
 def test_the_ground_is_the_palette_s() -> None:
     colours = torch.tensor([PALETTES[name][0] for name in PALETTES]) / 127.5 - 1
     names = list(PALETTES)

@@ -30,6 +30,18 @@ def test_another_colour_is_farther_than_another_place() -> None:
     assert colour > place + 1
 
 
+def test_what_was_out_of_view_is_held_against_where_it_should_be() -> None:
+    away = torch.full((6,), torch.nan)
+    rate = torch.tensor([0.02, 0.02])
+    kept = torch.cat([torch.tensor([0.9, 0.92]), away, torch.tensor([0.06, 0.08])])  # past the end of the ring
+    lost = torch.cat([torch.tensor([0.9, 0.92]), away, torch.tensor([0.3, 0.32])])
+    found = metrics.across_gaps(torch.stack([kept, lost]), rate, 5)
+    assert found[:, 8].tolist() == pytest.approx([0.0, 0.24], abs=1e-5), "where the gap ends"
+    assert found.isnan().sum() == 18, "and nowhere else"
+    assert metrics.across_gaps(kept[None], rate[:1], 7).isnan().all(), "six pictures are no gap of seven"
+    assert metrics.across_gaps(kept[None, 2:], rate[:1], 5).isnan().all(), "nothing was seen before it"
+
+
 def test_a_loop_has_its_period() -> None:
     clip = slide(2, 1, 7)
     period, strength = metrics.loop(clip.repeat(1, 4, 1, 1, 1))

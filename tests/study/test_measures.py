@@ -12,8 +12,8 @@ from torch import Tensor
 
 from adastate.study import measures
 from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
-from adastate.study.stages import flights
-from datamodules import journey, world
+from adastate.study.stages import flights, render
+from datamodules import fog, journey, world
 
 ONCE, HORIZONS, ROWS = 21, 3, 4
 
@@ -21,8 +21,7 @@ ONCE, HORIZONS, ROWS = 21, 3, 4
 @cache
 def truth(kind: str) -> tuple[list[world.Flight], Tensor]:
     some = [replace(f, mover="nothing else moves") for f in flights(kind, ROWS, 3)]
-    made = journey.render(some, ONCE * HORIZONS) if kind == "journey" else world.render(some, ONCE * HORIZONS)  # type: ignore[arg-type]
-    return some, made
+    return some, render(kind, some, ONCE * HORIZONS, 0)
 
 
 @cache
@@ -63,6 +62,28 @@ def test_a_livery_that_wanders_is_seen() -> None:
     swapped = torch.cat([video[:, :42], journey.render(other, 21, 42)], 1)  # type: ignore[arg-type]
     found = curves(swapped, some, ONCE, 3, 8)["livery"].nanmean(0)
     assert found[:2].max() < 0.02 and found[2].item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_in_fog_true_flights_follow_and_remember() -> None:
+    found = measured("fog")
+    assert found.keys() <= {*MEASURES, *HUES} and set(PARTS) <= found.keys()
+    assert (found["turning"] - 1).abs().mean() < 0.1 and found["forward"].mean() > 0.9
+    assert found["recall"].nanmean() < 0.01 and found["recall_long"].nanmean() < 0.01
+    assert 0.5 < found["fog"].mean() < 0.8
+
+
+def test_a_scene_that_fog_has_wiped_out_is_seen_to_be_another() -> None:
+    """From bank to bank the ground is where it should be plus a quarter of the ring; within the clear it follows."""
+    some, _ = truth("fog")
+    pictures, changed = ONCE * HORIZONS, []
+    for flight in some:
+        assert isinstance(flight, fog.Foggy)
+        bank = ((torch.arange(pictures) / flight.period + flight.phase + 0.5) // 1).long()
+        others = [fog.render([replace(flight, region=flight.region + 0.25 * b)], pictures) for b in range(6)]
+        changed.append(torch.cat(others)[bank % 6, torch.arange(pictures)])
+    found = curves(torch.stack(changed), some, ONCE, 3, 8)
+    assert found["recall"].nanmean().item() == pytest.approx(0.25, abs=0.01)
+    assert (found["turning"] - 1).abs().mean() < 0.1
 
 
 def test_flicker_decay_and_the_wrong_ground_are_seen() -> None:

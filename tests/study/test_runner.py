@@ -142,7 +142,7 @@ def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
     untrained = Setting(tmp_path, "journey", TABLE.budgets["short"], "scratch", "scratch")
     assert [s.name for _, s in stages.shared(untrained)] == ["codec", "teacher", *before]
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
-    for world in ("plain", "journey"):  # what ships for it
+    for world in ("plain", "journey", "fog"):  # what ships for it
         assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before
 
 
