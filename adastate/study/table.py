@@ -32,7 +32,7 @@ class Arm:
     Attributes:
         stream: the study's stream with what the arm changes, as it goes into a config file.
         model: arguments of the distillation that it changes.
-        against: the arm that it is set against, "" for that of its group.
+        against: the arms that it is set against; none for that of its group.
         spec: the whole stream.
     """
 
@@ -41,7 +41,7 @@ class Arm:
     spec: StreamSpec
     stream: Mapping[str, Any] = field(default_factory=dict, hash=False)
     model: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    against: str = ""
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ class Table:
     def pairs(self, group: str) -> list[tuple[str, str]]:
         """(arm, what it is set against) for the arms of a group."""
         told = self.groups[group]
-        pairs = [(name, self.arms[name].against or told.against) for name in told.arms]
-        return [(a, b) for a, b in pairs if a != b]
+        return [(a, b) for a in told.arms for b in self.arms[a].against or (told.against,) if a != b]
 
 
 def read_table(path: Path | None = None) -> Table:
@@ -140,8 +139,8 @@ def read_table(path: Path | None = None) -> Table:
         for name in (*group.arms, group.against):
             _known(name, arms, "arm")
     for arm in arms.values():
-        if arm.against:
-            _known(arm.against, arms, "arm")
+        for name in arm.against:
+            _known(name, arms, "arm")
     budgets = {name: _budget(name, entry, groups, arms, path) for name, entry in content["budgets"].items()}
     return Table(content["stream"], arms, groups, budgets)
 
@@ -156,7 +155,9 @@ def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> 
         spec = StreamSpec.of({**base, **stream})
     except ValueError as error:
         raise ConfigError(f"{path}, arm {name}: {error}") from error
-    return Arm(name, entry.get("about", ""), spec, {**base, **stream}, entry.get("model", {}), entry.get("against", ""))
+    against = entry.get("against", ())
+    told = (against,) if isinstance(against, str) else tuple(against)
+    return Arm(name, entry.get("about", ""), spec, {**base, **stream}, entry.get("model", {}), told)
 
 
 def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: Mapping[str, Any], path: Path) -> Budget:

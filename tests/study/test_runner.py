@@ -139,8 +139,11 @@ def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
             config, _ = read_command(stage.argv[1:])
             found = config.lightning["model"]["init_args"]
             assert found["stream"]["past_frames"] == 6 and found.get("init_state_target", "none") == "none"
-    untrained = Setting(tmp_path, "journey", TABLE.budgets["short"], "scratch", "scratch")
-    assert [s.name for _, s in stages.shared(untrained)] == ["codec", "teacher", *before]
+    for world in ("journey", "fog"):
+        untrained = Setting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
+        told = [s for _, s in stages.shared(untrained)]
+        assert [s.name for s in told] == ["codec", "teacher", *before]
+        assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[:2]] == [True, True]
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
     for world in ("plain", "journey", "fog"):  # what ships for it
         assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before

@@ -22,7 +22,7 @@ def test_every_arm_is_a_stream_and_its_arguments_exist() -> None:
     for arm in table.arms.values():
         assert set(arm.model) <= set(known), arm.name
         assert arm.spec.chunk_frames == 1 and arm.about
-        assert arm.against in ("", *table.arms)
+        assert set(arm.against) <= set(table.arms)
     assert {arm.spec.anchor for arm in table.arms.values()} == set(ANCHORS)
 
 
@@ -73,6 +73,7 @@ def test_pairs_name_what_an_arm_is_set_against() -> None:
     table = read_table()
     assert ("none_keys", "state_keys") in table.pairs("keys") and ("alpha_0", "state") in table.pairs("alpha")
     assert ("state_grad_3", "detached") in table.pairs("switches")
+    assert {("static_long", "long"), ("static_long", "static")} <= set(table.pairs("long")), "one arm, two rivals"
     assert all(a != b for group in table.groups for a, b in table.pairs(group))
 
 
