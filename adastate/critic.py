@@ -7,9 +7,9 @@ from torch import Tensor
 
 from adastate import flow, losses
 from adastate.lora import Lora, adapt
-from adastate.net import DiT, Size
+from adastate.net import Size
 from adastate.noise import SampleNoise
-from adastate.weights import load
+from adastate.weights import network
 
 BANDS = ("low", "middle", "high")
 """Equal bands of sigma for which the loss is told apart."""
@@ -39,10 +39,8 @@ class Critic(pl.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = DiT(size, checkpointing, compute_dtype, compiled)
+        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype, compiled=compiled)
         self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
-        if weights is not None:
-            load(self.net, weights)
         adapt(self.net, lora, weights)
 
     def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:

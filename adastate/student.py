@@ -28,7 +28,7 @@ from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, roll
 from adastate.stream.probe import AttentionShare
 from adastate.stream.rollout import Noise, Step, replay, switch_prompt
 from adastate.types import Batch, Chunk, Probe
-from adastate.weights import load, save
+from adastate.weights import network, save
 
 FROZEN = ("codec.", "ar_net.")
 """Parts of the module that no checkpoint holds."""
@@ -108,7 +108,6 @@ class Student(pl.LightningModule):
     ) -> None:
         super().__init__()
         stream.chunks(rollout_frames)
-        self.net = DiT(size, checkpointing, compute_dtype)
         self.engine: Engine = engine
         self.fp8 = fp8
         self.codec, self.text, self.spec, self.grid = codec, text, stream, grid
@@ -121,8 +120,7 @@ class Student(pl.LightningModule):
             raise ValueError(f"init_state_target {init_state_target!r} needs a clean past; init is {init!r}")
         if (init == "consistency") != (ar_weights is not None):
             raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
-        if weights is not None:
-            load(self.net, weights)
+        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
         adapt(self.net, lora, weights)
         self.ema = EMA(self.net, ema, ema_start, ema_warmup)
@@ -130,8 +128,7 @@ class Student(pl.LightningModule):
         self.learning, self.clip_gradient = "student", clip_gradient
         self.ar_net: DiT | None = None
         if ar_weights is not None:
-            self.ar_net = DiT(size, compute_dtype=compute_dtype).requires_grad_(False)
-            load(self.ar_net, ar_weights)
+            self.ar_net = network(size, ar_weights, compute_dtype=compute_dtype).requires_grad_(False)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 

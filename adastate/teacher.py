@@ -21,7 +21,7 @@ from adastate.networks import shard_all
 from adastate.noise import SampleNoise
 from adastate.optim import adamw, clip_gradient
 from adastate.types import Batch, Chunk
-from adastate.weights import load, save
+from adastate.weights import network, save
 
 FROZEN = ("codec.",)
 """Parts of the module that no checkpoint holds."""
@@ -80,7 +80,7 @@ class Teacher(pl.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = DiT(size, checkpointing, compute_dtype, compiled)
+        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype, compiled=compiled)
         self.codec, self.text = codec, text
         self.rollout_frames = rollout_frames
         self.grid, self.shift, self.guidance = grid, shift, guidance
@@ -88,8 +88,6 @@ class Teacher(pl.LightningModule):
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
         self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
-        if weights is not None:
-            load(self.net, weights)
         adapt(self.net, lora, weights)
         self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):

@@ -3,7 +3,7 @@
 from adastate.weights.checkpoint import Checkpoint, read
 from adastate.weights.export import export, import_
 from adastate.weights.files import WeightsError
-from adastate.weights.own import BUILTIN, facts, load, mismatch, save
+from adastate.weights.own import BUILTIN, facts, load, mismatch, network, save
 from adastate.weights.report import Report
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "import_",
     "load",
     "mismatch",
+    "network",
     "read",
     "save",
 ]

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from adastate.net import DiT
+from adastate.net import DiT, Size
 from adastate.net.adapters import adapted, is_adapter, merged
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import BUILTIN, read
@@ -22,7 +22,7 @@ from adastate.weights.names import to_diffusers
 from adastate.weights.report import Report, compare
 from adastate.weights.sources import locate
 
-__all__ = ["BUILTIN", "facts", "load", "mismatch", "save"]
+__all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]
 
 
 def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
@@ -101,6 +101,23 @@ def load(net: DiT, source: str) -> Report:
         tensor.copy_(checkpoint.entries[name].read())
     rank_zero_info(checkpoint.report.line())
     return checkpoint.report
+
+
+def network(size: Size, weights: str | None = None, **options: Any) -> DiT:
+    """A network in float32 on the host, with the weights of a source that `load` knows, or random ones without.
+
+    Random weights that a file's would replace are never drawn: for the large sizes that takes longer than reading.
+
+    Args:
+        options: of `DiT`.
+    """
+    if weights is None:
+        return DiT(size, **options)
+    with torch.device("meta"):
+        net = DiT(size, **options)
+    net = net.to_empty(device="cpu")
+    load(net, weights)
+    return net
 
 
 def facts(source: str | Path) -> dict[str, Any]:
