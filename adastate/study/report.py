@@ -66,6 +66,7 @@ def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Bloc
         blocks += _attention(results, anchors)
     for name in table.groups:
         blocks += _compared(results, name, [p for p in table.pairs(name) if results.seeds(*p)], table)
+    blocks += _recall(results, table)
     for at in results.horizons:
         blocks += _numbers(results, at)
     return [*blocks, *_variety(results), _measures(results), Block("What this does not show", CAUTIONS)]
@@ -198,6 +199,24 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
     if name != "anchors":  # whose pictures stand above
         blocks.append(_strips(results, list(arms), 0, f"strips-{name}"))
     return blocks
+
+
+def _recall(results: Results, table: Table) -> list[Block]:
+    """Over all horizons: banks of fog are too few in one of them."""
+    if "recall" not in results.names:
+        return []
+    names = ("recall", "recall_long")
+    pairs = dict.fromkeys(pair for name in table.groups for pair in table.pairs(name) if results.seeds(*pair))
+    rows = [
+        (arm, str(len(results.arms.get(arm, {})) or ""), *(_cell(m, results.overall(m, arm)) for m in names))
+        for arm in (*results.arms, REAL)
+    ]
+    rows += [
+        (f"{a} - {b}", str(len(results.seeds(a, b))), *(_cell(m, results.overall(m, a, b)) for m in names))
+        for a, b in pairs
+    ]
+    text = "Turns between the hue that comes out of the fog and the one due, over all horizons; unrelated hues 0.25."
+    return [Block("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows))]
 
 
 def _numbers(results: Results, at: int) -> list[Block]:

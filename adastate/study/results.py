@@ -176,6 +176,15 @@ class Results:
             return basic(found)
         return metrics.difference(self.values(measure, a, at, seeds), self.values(measure, b, at, seeds), DRAWS)
 
+    def overall(self, measure: str, arm: str, other: str = "") -> Interval:
+        """Of an arm over all horizons, or paired with another one; for what happens seldom."""
+        if not other:
+            return metrics.bootstrap(self.curve(measure, arm).nanmean(-1), DRAWS)
+        seeds = self.seeds(arm, other)
+        return metrics.difference(
+            self.curve(measure, arm, seeds).nanmean(-1), self.curve(measure, other, seeds).nanmean(-1), DRAWS
+        )
+
     def change(self, measure: str, arm: str, early: int, late: int) -> Interval:
         """Of an arm from the horizon `early` to `late`, paired by seed and rollout."""
         if measure == "frechet":

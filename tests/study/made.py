@@ -26,6 +26,9 @@ NAMES = (
     "saturation",
     "sharpness",
 )
+HUES = ("turning", "livery", "ground_hue", "livery_hue")
+OWN = {"plain": ("palette",), "journey": HUES, "fog": (*HUES, "recall", "recall_long", "fog")}
+"""Measures of each world."""
 WIDTH = 4
 """Features."""
 
@@ -52,8 +55,7 @@ def made(
     """A measured run: each measure goes in a straight line from its first level to its last, 1 where none is given."""
     g = torch.Generator().manual_seed(1000 + seed)
     arrays: dict[str, np.ndarray] = {"moments": features(shift, seed).numpy()}
-    names = (*NAMES, "turning", "livery", "ground_hue", "livery_hue") if world == "journey" else (*NAMES, "palette")
-    for name in names:
+    for name in (*NAMES, *OWN[world]):
         first, last = (levels or {}).get(name, (1.0, 1.0))
         noise = 0.02 * torch.randn(ROLLOUTS, 1, generator=g)
         arrays[f"curve/{name}"] = (torch.linspace(first, last, HORIZONS[-1]) + noise).numpy()
