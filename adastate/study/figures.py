@@ -115,23 +115,37 @@ def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndar
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
     """One point an arm: how much it moves against how far it has gone from real video, with intervals."""
     axes = ("drift: log(1 + Frechet distance from real flights)", "dynamics: forward displacement over the prompted")
-    return _points(results, arms, ("frechet", "forward"), axes, at)
+    return _points(_at(results, arms, ("frechet", "forward"), at), axes, f"in horizon {at}")
 
 
 def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how fast the ground turns against what was lost, with intervals: the ground's hue behind fog,
-    or, under a clear sky, the livery of the first horizon."""
-    lost = ("recall", "turns of the hue after fog from the one due")
-    if "recall" not in results.names:
-        lost = ("livery", "turns of the livery from its first horizon")
-    axes = (f"forgetting: {lost[1]}", "following: turning over that of the true flight")
-    return _points(results, arms, (lost[0], "turning"), axes, at)
+    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
+    axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
+    return _points(_at(results, arms, ("livery", "turning"), at), axes, f"in horizon {at}")
 
 
-def _points(results: Results, arms: Sequence[str], measures: tuple[str, str], axes: tuple[str, str], at: int) -> Figure:
+def remembering(results: Results, arms: Sequence[str]) -> Figure:
+    """One point an arm: how far the ground has left the first view against what was lost in the fog, with intervals."""
+    axes = (
+        "forgetting: turns of the hue after fog from the one due",
+        "leaving: turns of the hue from the first horizon's",
+    )
+    points = [(arm, results.overall("recall", arm), results.overall("from_start", arm)) for arm in [*arms, REAL]]
+    return _points(points, axes, "over all horizons")
+
+
+Point = tuple[str, Interval, Interval]
+"""Of an arm: its name, x and y."""
+
+
+def _at(results: Results, arms: Sequence[str], measures: tuple[str, str], at: int) -> list[Point]:
+    x, y = measures
+    return [(arm, results.mean(x, arm, at), results.mean(y, arm, at)) for arm in [*arms, REAL]]
+
+
+def _points(points: Sequence[Point], axes: tuple[str, str], title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(5.6, 4))
-    for i, arm in enumerate([*arms, REAL]):
-        x, y = (results.mean(measure, arm, at) for measure in measures)
+    for i, (arm, x, y) in enumerate(points):
         look = {"color": "#777777", "marker": "*"} if arm == REAL else style(i)
         ax.errorbar(
             x.value,
@@ -147,7 +161,7 @@ def _points(results: Results, arms: Sequence[str], measures: tuple[str, str], ax
         )
     ax.set_xlabel(axes[0])
     ax.set_ylabel(axes[1])
-    ax.set_title(f"in horizon {at}", fontsize=9, loc="left")
+    ax.set_title(title, fontsize=9, loc="left")
     ax.legend(fontsize=8, frameon=False)
     return figure
 

@@ -61,6 +61,7 @@ MEASURES = {
     "livery": Measure("turns between the discs' hue and that of the first horizon", -1, 3),
     "recall": Measure("after fog, turns between the ground's hue and the one due; unrelated hues 0.25", -1, 3),
     "recall_long": Measure("the same after banks of fog of ten pictures or more", -1, 3),
+    "from_start": Measure("turns of the ground's hue from that of the first horizon; unrelated hues 0.25", 0, 3),
     "fog": Measure("share of pictures in which the ground has no hue", 0),
     "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
     "change": Measure("change from picture to picture over the contrast", 0, 3),
@@ -75,7 +76,10 @@ MEASURES = {
     "frechet": Measure("log(1 + Frechet distance from real flights), features in their deviations", -1),
     "composite": Measure(f"geometric mean of the likeness to real flights in {', '.join(PARTS)}", 1),
 }
-"""In the order in which they are shown. `frechet` and `composite` are made of the others when runs are compared."""
+"""In the order in which they are shown."""
+
+MADE = {"frechet": (), "composite": PARTS, "from_start": ("ground_hue",)}
+"""Measures that are made when runs are compared, and the curves of which."""
 
 
 def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, fps: int) -> Curves:

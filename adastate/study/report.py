@@ -30,8 +30,8 @@ CURVES = (
     "sharpness",
     "repetition",
 )
-COMPARED = ("forward", "turning", "recall", "recall_long", "livery", "warp_error", "frechet", "composite")
-COLUMNS = 6
+COMPARED = ("forward", "turning", "recall", "recall_long", "livery", "warp_error", "flicker", "frechet", "composite")
+COLUMNS = 8
 """Measures that fit side by side on a printed page."""
 
 
@@ -113,9 +113,9 @@ def _claims(decisions: Sequence[Decision]) -> list[Block]:
         for o in d.outcomes
     ]
     rule = (
-        "The rules were written before any number was seen (conf/study/claims.yaml). d is the mean paired difference, "
-        "turned so that the claim says it is large. A claim is reproduced if all its tests are supported, and not "
-        "reproduced if any is refuted."
+        "The rules were written before any number of their arms was seen (conf/study/claims.yaml). d is the mean "
+        "paired difference, turned so that the claim says it is large. A claim is reproduced if all its tests are "
+        "supported, and not reproduced if any is refuted."
     )
     return [
         Block("Claims", table=(heads, rows)),
@@ -124,7 +124,7 @@ def _claims(decisions: Sequence[Decision]) -> list[Block]:
 
 
 def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
-    known = [m for m in CURVES if m == "frechet" or m in results.names]
+    known = [m for m in CURVES if m in results.measures]
     blocks = []
     for at in results.horizons[1:] or results.horizons:
         figure = figures.dynamics_against_drift(results, arms, at)
@@ -132,7 +132,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
         blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", figures.svg(figure))))
         if "livery" in results.names:
             figure = figures.following_against_forgetting(results, arms, at)
-            text = "Up the ground is followed, to the right something is forgotten; unrelated hues are 0.25 apart."
+            text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
             blocks.append(Block(title, text, None, (name, figures.svg(figure))))
     blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
@@ -184,7 +184,7 @@ TITLES = {
 def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], table: Table) -> list[Block]:
     if not pairs:
         return []
-    known = [m for m in COMPARED if m in ("frechet", "composite") or m in results.names]
+    known = [m for m in COMPARED if m in results.measures]
     stretches = results.horizons
     figure = figures.differences(results, pairs, known, stretches)
     arms = dict.fromkeys(x for pair in pairs for x in pair)
@@ -205,7 +205,7 @@ def _recall(results: Results, table: Table) -> list[Block]:
     """Over all horizons: banks of fog are too few in one of them."""
     if "recall" not in results.names:
         return []
-    names = ("recall", "recall_long")
+    names = ("recall", "recall_long", "from_start")
     pairs = dict.fromkeys(pair for name in table.groups for pair in table.pairs(name) if results.seeds(*pair))
     rows = [
         (arm, str(len(results.arms.get(arm, {})) or ""), *(_cell(m, results.overall(m, arm)) for m in names))
@@ -215,13 +215,19 @@ def _recall(results: Results, table: Table) -> list[Block]:
         (f"{a} - {b}", str(len(results.seeds(a, b))), *(_cell(m, results.overall(m, a, b)) for m in names))
         for a, b in pairs
     ]
-    text = "Turns between the hue that comes out of the fog and the one due, over all horizons; unrelated hues 0.25."
-    return [Block("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows))]
+    text = (
+        "Over all horizons: turns between the hue that comes out of the fog and the one due (recall), and between the "
+        "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who forgets is far to "
+        "the right, who clings to the first view is low."
+    )
+    arms = [arm for arm in results.arms if results.seeds(arm)]
+    picture = ("fog", figures.svg(figures.remembering(results, arms)))
+    return [Block("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows), picture)]
 
 
 def _numbers(results: Results, at: int) -> list[Block]:
     """Every measure of every arm in a horizon."""
-    known = [m for m in MEASURES if m in ("frechet", "composite") or m in results.names]
+    known = results.measures
     rows = []
     for arm in (*results.arms, REAL):
         cells = [_cell(m, results.mean(m, arm, at)) for m in known]
@@ -257,7 +263,7 @@ def _variety(results: Results) -> list[Block]:
 
 
 def _measures(results: Results) -> Block:
-    known = [m for m in MEASURES if m in ("frechet", "composite") or m in results.names]
+    known = results.measures
     better = {1: "more", -1: "less", 0: "as real"}
     rows = [(m.replace("_", " "), MEASURES[m].about, better[MEASURES[m].better]) for m in known]
     return Block("Measures", "", (("measure", "what it is", "better"), rows))

@@ -18,7 +18,7 @@ from adastate.config import ConfigError
 from adastate.metrics import Interval, Moments, Resamples
 from adastate.metrics.uncertainty import interval
 from adastate.study.attention import Attention
-from adastate.study.measures import PARTS
+from adastate.study.measures import MADE, MEASURES, PARTS
 
 REAL = "real flights"
 DRAWS = 1000
@@ -108,6 +108,11 @@ class Results:
         """Of the curves."""
         return [k.removeprefix("curve/") for k in self.real.arrays if k.startswith("curve/")]
 
+    @property
+    def measures(self) -> list[str]:
+        """Those of MEASURES that this study has."""
+        return [m for m in MEASURES if set(MADE.get(m, (m,))) <= set(self.names)]
+
     def seeds(self, *arms: str) -> list[int]:
         """Seeds that all of these arms have."""
         sets = [set(self.arms.get(arm, {})) for arm in arms]
@@ -115,6 +120,11 @@ class Results:
 
     def curve(self, measure: str, arm: str, seeds: Sequence[int] | None = None) -> Tensor:
         """`[S, P, n]`; the real flights count as one seed."""
+        if measure == "from_start":
+            hues = self.curve("ground_hue", arm, seeds)
+            away = metrics.apart(hues, hues[..., :1])
+            away[..., 0] = torch.nan  # from itself
+            return away
         key = f"curve/{measure}"
         if arm == REAL:
             return torch.from_numpy(self.real.arrays[key])[None].double()

@@ -37,12 +37,15 @@ def test_a_page_that_needs_nothing_beside_it(tmp_path: Path) -> None:
 
 
 def test_what_fog_hides_is_told_over_all_horizons(tmp_path: Path) -> None:
-    kept, lost = {"levels": {"recall": (0.1, 0.1)}}, {"levels": {"recall": (0.25, 0.25)}}
+    kept, lost = {"levels": {"recall": (0.1, 0.1)}}, {"levels": {"recall": (0.25, 0.25), "ground_hue": (0.0, 0.5)}}
     page = report.write(study(tmp_path, world="fog", state=kept, none=lost, none_w3=lost), read_table(), "reach")
     told = page.with_name("report.md").read_text()
     rows = told.split("## What fog hides")[1].split("##")[0]
     assert re.search(r"\| none - state \| 3 \| 0\.1[45]\d \[0\.1", rows), rows
     assert re.search(r"\| state \| 3 \| 0\.(09|10)", rows)
+    assert re.search(r"\| none \| 3 \|.*\| 0\.2[67]\d \[[^|]*\] \|$", rows, re.M), (
+        "and how far it has left its first view"
+    )
     assert "as another; with the state it is the same. | reproduced" in told
 
 
