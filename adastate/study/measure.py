@@ -24,7 +24,7 @@ from adastate.media import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runs import load_student
 from adastate.study import attention, measures
-from adastate.study.measures import Curves, curves, feature_moments
+from adastate.study.measures import Curves, curves, feature_moments, hidden
 from adastate.study.stages import HORIZON, flights, render
 from adastate.study.table import WORLDS
 from adastate.systems import System
@@ -79,18 +79,22 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
     once, chunk = codec.pictures(frames), codec.pictures(student.chunk_frames)
     system = System(TRAINED, "", student.spec, 0)
     made = roll(student, system, [f.caption for f in truth], horizons[-1] * frames, seed, BATCH)
-    video, found, moments = made.video, [], []
+    video, found, moments = made.video, list[Curves](), list[Tensor]()
+    states = [s for s in made.states if s is not None]
+    whole = len(states) == len(made.chunks)
+    middles = torch.stack([s[:, s.shape[1] // 2] for s in states], 1) if whole else None
     for first in range(0, rollouts, BATCH):
         some = video[first : first + BATCH]
-        found.append(curves(some, truth[first : first + BATCH], once, chunk, codec.fps))
+        flown = truth[first : first + BATCH]
+        behind = hidden(some, None if middles is None else middles[first : first + BATCH], flown, once)
+        found.append({**curves(some, flown, once, chunk, codec.fps), **behind})
         moments.append(feature_moments(some, once))
     kept = arrays(found, moments)
     per = frames // student.chunk_frames
     for name, part in stretches([c[:SHOWN] for c in made.chunks], horizons, per).items():
         kept[f"shown/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
-    states = [s[:SHOWN] for s in made.states if s is not None]
-    if len(states) == len(made.chunks):
-        for name, part in stretches(states, horizons, per).items():
+    if whole:
+        for name, part in stretches([s[:SHOWN] for s in states], horizons, per).items():
             kept[f"states/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
     looked = attention.measure(student, [f.caption for f in truth[:4]], WINDOWS, 2 * per, seed)
     trained = student.spec.past_frames
@@ -114,7 +118,7 @@ def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Se
     for first in range(0, rollouts, BATCH):
         some = truth[first : first + BATCH]
         video = _decoded(codec, kind, some, horizons[-1], once, 0)
-        found.append(curves(video, some, once, codec.pictures(1), codec.fps))
+        found.append({**curves(video, some, once, codec.pictures(1), codec.fps), **hidden(video, None, some, once)})
         moments.append(feature_moments(video, once))
         reference.append(feature_moments(_decoded(codec, kind, some, horizons[-1], once, APART), once).sum((0, 1)))
         if first == 0:

@@ -61,6 +61,9 @@ MEASURES = {
     "livery": Measure("turns between the discs' hue and that of the first horizon", -1, 3),
     "recall": Measure("after fog, turns between the ground's hue and the one due; unrelated hues 0.25", -1, 3),
     "recall_long": Measure("the same after banks of fog of ten pictures or more", -1, 3),
+    "held": Measure("share of chunks whose hidden state, decoded, has a hue", 0),
+    "recall_held": Measure("recall after banks before whose end the hidden state had a hue", -1, 3),
+    "recall_lost": Measure("recall after those before whose end it had none", -1, 3),
     "from_start": Measure("turns of the ground's hue from that of the first horizon; unrelated hues 0.25", 0, 3),
     "fog": Measure("share of pictures in which the ground has no hue", 0),
     "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
@@ -157,6 +160,31 @@ def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
     for name, least in (("recall", SHORT), ("recall_long", LONG)):
         found[name] = metrics.averaged(metrics.across_gaps(ground, rate, least), horizon)
     return {**found, **_hues(video, ground, horizon)}
+
+
+def hidden(video: Tensor, states: Tensor | None, flights: Sequence[Flight], horizon: int) -> Curves:
+    """What the hidden state has to do with what comes out of the fog, `[B, n]`; empty but in fog.
+
+    Args:
+        states: decoded, a picture a chunk, `[B, chunks, 3, h, w]`; None where a stream has none, and all is nan then.
+    """
+    foggy = [f for f in flights if isinstance(f, Foggy)]
+    if not foggy:
+        return {}
+    names, shape = ("held", "recall_held", "recall_lost"), (len(video), video.shape[1] // horizon)
+    if states is None:
+        return {name: video.new_full(shape, math.nan) for name in names}
+    chunk = video.shape[1] // states.shape[1]
+    has = ~metrics.ground_hue(states, strength=CLEAR * CHROMA).isnan()
+    before = has.roll(1, 1).repeat_interleave(chunk, 1)  # the state that a chunk found in the cache
+    recall = metrics.across_gaps(
+        metrics.ground_hue(video, strength=CLEAR * CHROMA), torch.tensor([f.turning for f in foggy]), SHORT
+    )
+    return {
+        "held": metrics.averaged(has.float(), horizon // chunk),
+        "recall_held": metrics.averaged(recall.where(before, math.nan), horizon),
+        "recall_lost": metrics.averaged(recall.where(~before, math.nan), horizon),
+    }
 
 
 def _hues(video: Tensor, ground: Tensor, horizon: int) -> Curves:

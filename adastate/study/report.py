@@ -31,7 +31,7 @@ CURVES = (
     "repetition",
 )
 COMPARED = ("forward", "turning", "recall", "recall_long", "livery", "warp_error", "flicker", "frechet", "composite")
-COLUMNS = 8
+COLUMNS = 7
 """Measures that fit side by side on a printed page."""
 
 
@@ -205,7 +205,7 @@ def _recall(results: Results, table: Table) -> list[Block]:
     """Over all horizons: banks of fog are too few in one of them."""
     if "recall" not in results.names:
         return []
-    names = ("recall", "recall_long", "from_start")
+    names = ("recall", "recall_long", "recall_held", "recall_lost", "held", "from_start")
     pairs = dict.fromkeys(pair for name in table.groups for pair in table.pairs(name) if results.seeds(*pair))
     rows = [
         (arm, str(len(results.arms.get(arm, {})) or ""), *(_cell(m, results.overall(m, arm)) for m in names))
@@ -218,7 +218,8 @@ def _recall(results: Results, table: Table) -> list[Block]:
     text = (
         "Over all horizons: turns between the hue that comes out of the fog and the one due (recall), and between the "
         "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who forgets is far to "
-        "the right, who clings to the first view is low."
+        "the right, who clings to the first view is low. Held: the share of chunks whose hidden state has a hue, and "
+        "recall where it had one when the fog lifted, and where it had none."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
     picture = ("fog", figures.svg(figures.remembering(results, arms)))

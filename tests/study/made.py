@@ -27,7 +27,8 @@ NAMES = (
     "sharpness",
 )
 HUES = ("turning", "livery", "ground_hue", "livery_hue")
-OWN = {"plain": ("palette",), "journey": HUES, "fog": (*HUES, "recall", "recall_long", "fog")}
+FOG = ("recall", "recall_long", "recall_held", "recall_lost", "held", "fog")
+OWN = {"plain": ("palette",), "journey": HUES, "fog": (*HUES, *FOG)}
 """Measures of each world."""
 WIDTH = 4
 """Features."""

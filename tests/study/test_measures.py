@@ -86,6 +86,20 @@ def test_a_scene_that_fog_has_wiped_out_is_seen_to_be_another() -> None:
     assert (found["turning"] - 1).abs().mean() < 0.1
 
 
+def test_a_state_that_holds_the_ground_is_told_from_one_that_has_lost_it() -> None:
+    some, video = truth("fog")
+    clear = journey.render([f for f in some if isinstance(f, fog.Foggy)], ONCE * HORIZONS)[:, 1::3]
+    lost = torch.arange(clear.shape[1]) >= 2 * ONCE // 3
+    states = torch.where(lost[None, :, None, None, None], torch.full_like(clear, 0.1), clear)
+    found = measures.hidden(video, states, some, ONCE)
+    assert found["held"].mean(0).tolist() == [1, 1, 0]
+    assert found["recall_held"][:, :2].nanmean() < 0.01 and found["recall_lost"][:, :2].isnan().all()
+    assert not found["recall_lost"][:, 2].isnan().all()
+    none = measures.hidden(video, None, some, ONCE)
+    assert all(c.shape == (ROWS, HORIZONS) and c.isnan().all() for c in none.values())
+    assert measures.hidden(video, None, truth("journey")[0], ONCE) == {}
+
+
 def test_flicker_decay_and_the_wrong_ground_are_seen() -> None:
     def flickering(v: Tensor) -> Tensor:
         return v + 0.2 * ((torch.arange(v.shape[1]) // 3) % 2)[None, :, None, None, None]
