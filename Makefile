@@ -103,7 +103,7 @@ parity: install ## replay the fixtures in FIXTURES and compare them with what th
 compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
 	$(ADASTATE) compare --run $(RUN) $(ARGS)
 
-study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report (docs/study.md)
+study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report; WORLD=fog BUDGET=reach: who remembers? (docs/study.md)
 	$(ADASTATE) study --budget $(BUDGET) --world $(WORLD) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 study-report: install ## the report anew, from the runs of BUDGET that there are
