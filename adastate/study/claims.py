@@ -1,4 +1,4 @@
-"""The paper's claims, each decided by a rule that was written down before any number was seen."""
+"""The paper's claims, each decided by the rule of conf/study/claims.yaml; docs/study.md tells what was written when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adastate.study.measures import MEASURES
 from adastate.study.results import DRAWS, Results
 from adastate.study.table import folder
 
-REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "undecided"
+REPRODUCED, NOT, UNDECIDED, WITHDRAWN = "reproduced", "not reproduced", "undecided", "withdrawn"
 SUPPORTED, REFUTED, OPEN, MISSING = "supported", "refuted", "open", "missing"
 ATTENTION = "anchor_excess"
 
@@ -116,7 +116,9 @@ def _decide(results: Results, claim: Mapping[str, Any], seeds: int) -> Decision:
     tests = [Comparison(t) for t in claim["tests"] if t.get("world", results.world) == results.world]
     outcomes = [_outcome(results, test) for test in tests]
     reason = ""
-    if not outcomes:
+    if "withdrawn" in claim:
+        verdict = f"{WITHDRAWN}: {claim['withdrawn']}"
+    elif not outcomes:
         verdict, reason = UNDECIDED, f"no test of it in the {results.world} world"
     elif any(o.verdict == MISSING for o in outcomes):
         gone = dict.fromkeys(a for o in outcomes if o.verdict == MISSING for a in o.test.arms)
@@ -128,7 +130,7 @@ def _decide(results: Results, claim: Mapping[str, Any], seeds: int) -> Decision:
     elif all(o.verdict == SUPPORTED for o in outcomes):
         verdict = REPRODUCED
     else:
-        verdict, reason = UNDECIDED, "an interval leaves it open"
+        verdict, reason = UNDECIDED, "a range of seeds leaves it open"
     return Decision(claim["name"], claim["sentence"], verdict, outcomes, reason)
 
 

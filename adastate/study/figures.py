@@ -113,21 +113,21 @@ def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndar
 
 
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how much it moves against how far it has gone from real video, with intervals."""
+    """One point an arm: how much it moves against how far it has gone from real video, with ranges of seeds."""
     axes = ("drift: log(1 + Frechet distance from real flights)", "dynamics: forward displacement over the prompted")
     return _points(_at(results, arms, ("frechet", "forward"), at), axes, f"in horizon {at}")
 
 
 def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
+    """One point an arm: how fast the ground turns against how far the livery has wandered, with ranges."""
     axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
     return _points(_at(results, arms, ("livery", "turning"), at), axes, f"in horizon {at}")
 
 
 def remembering(results: Results, arms: Sequence[str]) -> Figure:
-    """One point an arm: how far the ground has left the first view against what was lost in the fog, with intervals."""
+    """One point an arm: how far the ground has left the first view against recall after fog, with ranges of seeds."""
     axes = (
-        "forgetting: turns of the hue after fog from the one due",
+        "recall: turns of the hue after fog from the one due",
         "leaving: turns of the hue from the first horizon's",
     )
     points = [(arm, results.overall("recall", arm), results.overall("from_start", arm)) for arm in [*arms, REAL]]
@@ -174,7 +174,7 @@ def _around(i: Interval) -> list[list[float]]:
 def differences(
     results: Results, pairs: Sequence[tuple[str, str]], measures: Sequence[str], stretches: Sequence[int]
 ) -> Figure:
-    """Paired differences with intervals: a panel a measure, a row a pair (arm, what it is set against)."""
+    """Paired differences with ranges of seeds: a panel a measure, a row a pair (arm, what it is set against)."""
     figure, grid = plt.subplots(
         1, len(measures), figsize=(2.3 * len(measures) + 1.2, 0.42 * len(pairs) + 1.3), squeeze=False, sharey=True
     )

@@ -74,10 +74,10 @@ def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Bloc
 
 CAUTIONS = (
     "One tiny world, one network size and one initialisation. Seeds differ in the noise of the distillation and in "
-    "nothing else, so what is said holds for students of this initialisation. Intervals resample seeds and rollouts; "
-    "with three seeds they are about as wide as the seeds lie apart. The claims are decided one by one, at 95% each, "
-    "without a correction for their number. The Frechet distance is taken on fixed random features, which know nothing "
-    "of what matters to people."
+    "nothing else, so what is said holds for students of this initialisation. Ranges of seeds go about from the lowest "
+    "seed to the highest and are no 95% intervals: three seeds do not tell how often one would hold the mean of many. "
+    "The claims are decided one by one, without a correction for their number. The Frechet distance is taken on fixed "
+    "random features, which know nothing of what matters to people."
 )
 
 
@@ -88,8 +88,9 @@ def summary(results: Results, wanted: Sequence[Task]) -> str:
     return (
         f"The {results.world} world; {done} of {len(wanted)} runs measured. Each on {results.rollouts} rollouts of "
         f"{results.horizons[-1]} training horizons of {told['pictures']} pictures, told of at {stretches}: the horizon "
-        f"that ends there. All runs have the same prompts and noise (seed {told['seed']}). Brackets are 95% bootstrap "
-        "intervals over seeds and rollouts. Real flights went through the codec."
+        f"that ends there. All runs have the same prompts and noise (seed {told['seed']}). Brackets are ranges of "
+        "seeds: the 2.5th and 97.5th percentile of a bootstrap over seeds and rollouts. Real flights went through the "
+        "codec."
     )
 
 
@@ -113,9 +114,9 @@ def _claims(decisions: Sequence[Decision]) -> list[Block]:
         for o in d.outcomes
     ]
     rule = (
-        "The rules were written before any number of their arms was seen (conf/study/claims.yaml). d is the mean "
+        "The rules are in conf/study/claims.yaml; docs/study.md tells which was written when. d is the mean "
         "paired difference, turned so that the claim says it is large. A claim is reproduced if all its tests are "
-        "supported, and not reproduced if any is refuted."
+        "supported, and not reproduced if any is refuted; one whose tests do not test what it says is withdrawn."
     )
     return [
         Block("Claims", table=(heads, rows)),
@@ -135,7 +136,8 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
             blocks.append(Block(title, text, None, (name, figures.svg(figure))))
-    blocks.append(_figure("Over time", "Means with 95% intervals.", "curves", figures.over_time(results, arms, known)))
+    curves = figures.over_time(results, arms, known)
+    blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves", curves))
     return blocks + [_strips(results, arms, row, f"strips-{row + 1}") for row in range(2)]
 
 
@@ -217,9 +219,11 @@ def _recall(results: Results, table: Table) -> list[Block]:
     ]
     text = (
         "Over all horizons: turns between the hue that comes out of the fog and the one due (recall), and between the "
-        "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who forgets is far to "
-        "the right, who clings to the first view is low. Held: the share of chunks whose hidden state has a hue, and "
-        "recall where it had one when the fog lifted, and where it had none."
+        "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who comes out over "
+        "an unrelated hue is far to the right, who clings to the first view is low. Held: the share of chunks whose "
+        "hidden state has a hue, and recall where it had one when the fog lifted, and where it had none. A stream "
+        "whose hue never changes has a recall of 0.105, so a small one is no memory. Means over all horizons decide "
+        "no claim."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
     picture = ("fog", figures.svg(figures.remembering(results, arms)))
