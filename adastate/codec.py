@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adastate.encoders import TinyCodec
+from adastate.runtime import atomic
 from adastate.types import Batch
 
 
@@ -60,8 +61,8 @@ class CodecTraining(pl.LightningModule):
         self.codec.mean.copy_(mean)
         self.codec.std.copy_((square - mean.square()).clamp_min(1e-6).sqrt())
         if self.trainer.is_global_zero:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.half().cpu().contiguous() for k, v in self.codec.state_dict().items()}, self.out)
+            with atomic.replacing(Path(self.out)) as scratch:
+                save_file({k: v.half().cpu().contiguous() for k, v in self.codec.state_dict().items()}, scratch)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.codec.parameters(), self.lr)

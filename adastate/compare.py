@@ -11,7 +11,6 @@ Weights are not neutral: a student trained with one anchor is at home there. The
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from adastate.media import VideoWriter, strip
 from adastate.noise import PlacedNoise
 from adastate.portions import streams_at_once
 from adastate.runs import load_student
+from adastate.runtime import atomic
 from adastate.stream import StreamSpec
 from adastate.student import Student
 from adastate.systems import System, names, read_system
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> None:
     protocol = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed, "run": str(args.run)}
     told_ = {e.title: {"stream": told(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
     rows_ = {row.name: row.figures for row in figures}
-    (out / "compare.json").write_text(json.dumps({"protocol": protocol, "systems": told_, "rows": rows_}, indent=1))
+    atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})
     page = write_page(out, entries, truth.prompts[: args.shown], args.run, args.horizon)
     strangers = [e.title for e in entries if e.warning]
     if strangers:
@@ -300,9 +300,8 @@ def write_page(out: Path, entries: Sequence[Entry], prompts: Sequence[str], run:
     text = PAGE.format(
         run=escape(str(run)), horizon=horizon, videos="".join(videos), tables=tables, about=about, strips=strips
     )
-    page, part = out / "compare.html", out / ".compare.html.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(page)
+    page = out / "compare.html"
+    atomic.write_text(page, text)
     return page
 
 

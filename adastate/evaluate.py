@@ -12,7 +12,6 @@ prompt for its caption.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections import Counter
@@ -31,6 +30,7 @@ from adastate import metrics
 from adastate.encoders import Codec, StreamDecoder
 from adastate.portions import portions
 from adastate.runs import load_student, load_teacher
+from adastate.runtime import atomic
 from adastate.student import Student
 from datamodules.shards import decode, read_shard
 from datamodules.video import to_float
@@ -266,5 +266,5 @@ def main(argv: list[str]) -> None:
     show(found, Console())
     out = args.json or args.run / "evaluation.json"
     protocol: dict[str, Any] = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed}
-    out.write_text(json.dumps({"protocol": protocol, "rows": {r.name: r.figures for r in found}}, indent=1))
+    atomic.write_json(out, {"protocol": protocol, "rows": {r.name: r.figures for r in found}})
     print(f"figures in {out}")

@@ -25,6 +25,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from adastate.runtime import atomic
+
 GROUND = (19, 20, 23)
 FAINT = (52, 54, 60)
 DIM = (148, 151, 160)
@@ -70,7 +72,7 @@ class VideoWriter:
         self.height, self.width, self.pictures = height, width, 0
         self.scale = scale or math.ceil(WATCHABLE / min(height, width, WATCHABLE))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._part = atomic.scratch_of(self.path)
         self._container: Any = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.height, self._stream.width = _even(height * self.scale), _even(width * self.scale)
@@ -99,7 +101,7 @@ class VideoWriter:
             raise ValueError(f"no pictures for {self.path}: append some before closing, or call discard()")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._part.replace(self.path)
+        atomic.settle(self._part, self.path)
 
     def discard(self) -> None:
         """Drops what was written; an older file of that name stays."""

@@ -21,6 +21,7 @@ from rich.table import Table
 from adastate import launch, signals
 from adastate.curves import curves, ends
 from adastate.presets import INITS, Stage, stages
+from adastate.runtime import atomic
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
@@ -45,14 +46,13 @@ def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False, com
         shutil.rmtree(stage.makes)  # what this stage made of other things must not be mixed with what it makes now
     console.rule(f"[bold]{stage.name}", align="left")
     console.print(f"[dim]adastate {shlex.join(argv)}", highlight=False)
-    mark.parent.mkdir(parents=True, exist_ok=True)
     before, since = (known.get("seconds", 0.0), known.get("since", 0.0)) if begun else (0.0, time.time())
     told: dict[str, Any] = {"argv": stage.argv, "done": False, "since": since, "seconds": before}
-    mark.write_text(json.dumps(told, indent=1))
+    atomic.write_json(mark, told)
     began = time.monotonic()
     code = launch.run(argv)
     told["seconds"] = round(before + time.monotonic() - began, 1)
-    mark.write_text(json.dumps(told, indent=1))
+    atomic.write_json(mark, told)
     if signals.stopped(code):
         console.print(f"{stage.name} was asked to stop, and has; run the same command again to go on from here")
         raise SystemExit(signals.AGAIN)
@@ -63,7 +63,7 @@ def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False, com
         )
     found = curves(run / stage.name, since=since) if argv[0] == "fit" else {}
     told |= {"done": True, "losses": {tag: ends(values) for tag, values in found.items()}, "result": stage.result()}
-    mark.write_text(json.dumps(told, indent=1))
+    atomic.write_json(mark, told)
     if code == signals.ENDED:
         console.print(f"asked to stop at the end of {stage.name}; run the same command again for the rest")
         raise SystemExit(signals.AGAIN)
@@ -111,8 +111,9 @@ def main(argv: list[str]) -> None:
     for stage, mark in done:
         minutes, seconds = divmod(round(mark["seconds"]), 60)
         spent = f"{minutes}:{seconds:02d}" + (" (before)" if mark["skipped"] else "")
-        losses = mark.get("losses", {})  # marks of earlier versions have none
-        fell = [f"{tag.replace('/loss', '')} {first:.3f} -> {last:.3f}" for tag, (first, last) in losses.items()]
+        fell = [
+            f"{tag.replace('/loss', '')} {first:.3f} -> {last:.3f}" for tag, (first, last) in mark["losses"].items()
+        ]
         table.add_row(stage.name, spent, "\n".join(fell), mark["result"])
     console.print(table)
     console.print("[dim]loss: means over the first and the last tenth; those of a distillation need not fall")
@@ -124,7 +125,5 @@ def main(argv: list[str]) -> None:
 def _record(run: Path, done: list[tuple[Stage, dict[str, Any]]]) -> None:
     """What is known of the stages so far, as stages.json."""
     kept = ("seconds", "losses", "result")
-    told = [{"stage": stage.name, **{k: mark[k] for k in kept if k in mark}} for stage, mark in done]
-    part = run / "stages.tmp"
-    part.write_text(json.dumps(told, indent=1))
-    part.replace(run / "stages.json")
+    told = [{"stage": stage.name, **{k: mark[k] for k in kept}} for stage, mark in done]
+    atomic.write_json(run / "stages.json", told)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from adastate.runtime import atomic
 from datamodules.shards import find_shards, read_shard
 from datamodules.world import FPS
 
@@ -193,7 +194,7 @@ def _captions(shards: Path, out: Path) -> int:
         for path in find_shards(str(shards))
         for sample in read_shard(path)
     }
-    out.write_text("\n".join(sorted(captions)) + "\n")
+    atomic.write_text(out, "\n".join(sorted(captions)) + "\n")
     return len(captions)
 
 

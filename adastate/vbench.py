@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adastate.runtime import atomic
+
 SAMPLES = 5
 
 LONGEST = 228
@@ -114,10 +116,7 @@ def fingerprint(path: Path, blocks: int = 64) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all, however many ranks write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    atomic.write_json(path, content, f"{socket.gethostname()}.{os.getpid()}")
 
 
 def _read(path: Path) -> dict[str, Any]:

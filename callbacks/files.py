@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 
 from adastate.media import VideoWriter, gif_bytes, strip
+from adastate.runtime import atomic
 from callbacks import figures, tags
 from callbacks.gallery import INDEX, write_gallery
 from callbacks.preview import Preview
@@ -117,12 +118,9 @@ class PreviewFiles:
 
     def _png(self, preview: Preview, folder: str, what: str, image: Image.Image) -> str:
         path = self.run / folder / f"{preview.name}-{what}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
         image.save(data, "PNG", optimize=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(data.getvalue())
-        part.replace(path)
+        atomic.write_bytes(path, data.getvalue())
         self._image(preview, what, data.getvalue())
         return str(path.relative_to(self.run))
 

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from adastate.runtime import atomic
+
 INDEX = "previews.jsonl"
 """One line a preview: iteration, horizon, prompts and the paths of its files, relative to the run folder."""
 
@@ -34,10 +36,8 @@ def write_gallery(run: Path) -> Path:
     empty = "<p>No preview yet. The Rollouts callback writes the first when the fit starts.</p>"
     links = " ".join(f'<a href="#i{i}">{i:,}</a>' for i in iterations)
     page = run / "gallery.html"
-    part = run / ".gallery.html.part"
     text = PAGE.format(name=escape(_run_name(run)), links=links, body="\n".join(body) or empty)
-    part.write_text(text, encoding="utf-8")
-    part.replace(page)
+    atomic.write_text(page, text)
     return page
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from adastate.runtime.atomic import sync
 
 MANIFEST = "manifest.json"
 UNFINISHED, DOOMED = ".unfinished-", ".doomed-"
@@ -48,7 +49,7 @@ def digests(scratch: Path, part: int = 0, parts: int = 1, known: Container[str] 
     for name in largest[part::parts]:
         if name not in known:
             found[name] = {"bytes": names[name].stat().st_size, "sha256": _digest(names[name])}
-            _sync(names[name])
+            sync(names[name])
     return found
 
 
@@ -65,9 +66,9 @@ def seal(scratch: Path, facts: Mapping[str, Any], known: Mapping[str, File] | No
     files = dict(sorted({**known, **digests(scratch, known=known)}.items()))
     manifest = scratch / MANIFEST
     manifest.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
-    _sync(manifest)
+    sync(manifest)
     for folder in [p for p in scratch.rglob("*") if p.is_dir()] + [scratch]:
-        _sync(folder)
+        sync(folder)
     final = scratch.with_name(scratch.name.removeprefix(UNFINISHED))
     if final.exists():
         # Not a moment without a whole folder: the one that is there stays until this one stands beside it.
@@ -76,7 +77,7 @@ def seal(scratch: Path, facts: Mapping[str, Any], known: Mapping[str, File] | No
         delete(final)
         scratch = aside
     scratch.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     return final
 
 
@@ -162,11 +163,3 @@ def _leftovers(root: Path) -> Iterator[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from torch import Tensor
 from webdataset import TarWriter  # type: ignore[import-untyped]
 
+from adastate.runtime import atomic
 from datamodules.shards import ShardError, read_shard
 
 
@@ -183,10 +183,8 @@ class ShardWriter:
     def _finish(self) -> None:
         assert self._tar is not None
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        path = self._temporary.replace(self.out / self._name)
+        path = atomic.settle(self._temporary, self.out / self._name, durable=True)
         self._register(path, self._writing)
         self._tar, self._writing = None, set()
         self._save()
@@ -206,9 +204,7 @@ def write_index(
     manifest = {"settings": settings, "shards": [shards[name] for name in sorted(shards)], "sources": sources}
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     if not path.is_file() or path.read_text() != text:
-        temporary = path.with_suffix(".tmp" if by is None else f".{by:03d}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        atomic.write_text(path, text, "" if by is None else f"{by:03d}")
 
 
 def join(out: Path, wanted: set[str], rank: int) -> bool:

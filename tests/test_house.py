@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    {"types", "portions"},
+    {"runtime", "types", "portions"},
     {"flow", "noise"},
     {"net", "stream", "losses", "metrics", "encoders", "media", "solvers", "pieces"},
     {"ema", "weights", "optim", "guard", "script", "vbench", "ranks", "lora", "frozen", "bound"},
@@ -60,8 +60,8 @@ def wrong(file: Path, source: str) -> list[str]:
             allowed = floor(part) == ROOF
         elif target == "adastate":
             lower = {
-                "datamodules": ("types", "encoders"),
-                "callbacks": ("types", "portions", "media", "metrics", "encoders", "signals"),
+                "datamodules": ("runtime", "types", "encoders"),
+                "callbacks": ("runtime", "types", "portions", "media", "metrics", "encoders", "signals"),
             }
             allowed = there in lower[package]
         else:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from adastate import metrics
 from adastate.metrics import Interval
+from adastate.runtime import atomic
 from adastate.study.attention import Attention
 from adastate.study.results import REAL, Measured, Results, basic
 
@@ -317,6 +318,5 @@ def _legend(figure: Figure, ax: Axes) -> None:
 def save(folder: Path, name: str, content: bytes) -> Path:
     """`<name>.svg` or `.png`, by what it is."""
     path = folder / f"{name}.{'png' if content[:4] == bytes([0x89]) + b'PNG' else 'svg'}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    atomic.write_bytes(path, content)
     return path

@@ -8,8 +8,6 @@ pictures of the strips; `measures.json` with the protocol and the attention.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from adastate.encoders import Codec, TinyCodec
 from adastate.media import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runs import load_student
+from adastate.runtime import atomic
 from adastate.study import attention, measures
 from adastate.study.measures import Curves, curves, feature_moments, hidden
 from adastate.study.stages import HORIZON, flights, render
@@ -46,14 +45,9 @@ APART = 5000
 
 def write(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
     """`measures.npz` and, when that is complete, `measures.json`."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / ".measures.npz"
-    with part.open("wb") as file:
+    with atomic.replacing(out / "measures.npz") as part, part.open("wb") as file:  # savez adds .npz to a bare name
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(part, out / "measures.npz")
-    part = out / ".measures.json"
-    part.write_text(json.dumps(told, indent=1))
-    os.replace(part, out / "measures.json")
+    atomic.write_json(out / "measures.json", told)
 
 
 def arrays(found: Sequence[Curves], moments: Sequence[Tensor]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from adastate.metrics import Interval
+from adastate.runtime import atomic
 from adastate.study import figures
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
@@ -52,8 +53,8 @@ def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Pa
     blocks = compose(results, table, wanted)
     folder = root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.md", markdown(blocks, folder / "figures"))
-    _replace(folder / "index.html", page(blocks))
+    atomic.write_text(folder / "report.md", markdown(blocks, folder / "figures"))
+    atomic.write_text(folder / "index.html", page(blocks))
     return folder / "index.html"
 
 
@@ -336,12 +337,6 @@ def _kind(cell: str) -> str:
     if cell in ("not reproduced", "refuted"):
         return "no"
     return "number" if cell[:1].isdigit() or cell[:1] == "-" else ""
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The study</title><style>

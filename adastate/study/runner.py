@@ -17,6 +17,7 @@ from rich.console import Console
 
 from adastate import signals
 from adastate.pipeline import run_stage
+from adastate.runtime import atomic
 from adastate.study import stages
 from adastate.study.stages import Setting
 from adastate.study.table import Task
@@ -39,7 +40,7 @@ def run_one(setting: Setting, task: Task, console: Console, keep: bool = False) 
         if stages.has_changed(setting, task):  # the new text last: killed before that, it is seen to have changed again
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
-        (here / "arm.yaml").write_text(stages.arm_text(setting, task), encoding="utf-8")
+        atomic.write_text(here / "arm.yaml", stages.arm_text(setting, task))
         anew = False
         for stage in stages.run(setting, task):
             done = run_stage(stage, here, console, anew, "study")

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from adastate.presets import Stage
+from adastate.runtime import atomic
 from adastate.study.table import Budget, Task
 from datamodules import fog, journey, world
 
@@ -99,10 +100,7 @@ def write_prompts(setting: Setting) -> None:
     if setting.prompts is None or setting.prompts.is_file():
         return
     captions = sorted({journey.journey(1, i).caption for i in range(PROMPTS)})
-    setting.prompts.parent.mkdir(parents=True, exist_ok=True)
-    part = setting.prompts.with_name(".prompts.txt")
-    part.write_text("\n".join(captions) + "\n")
-    part.replace(setting.prompts)
+    atomic.write_text(setting.prompts, "\n".join(captions) + "\n")
 
 
 def shared(setting: Setting) -> list[tuple[Path, Stage]]:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 
+from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import Checkpoint
-from adastate.weights.files import Entry, WeightsError, whole, write_safetensors
+from adastate.weights.files import Entry, WeightsError, write_safetensors
 from adastate.weights.names import to_diffusers
 from adastate.weights.own import header
 
@@ -51,7 +52,7 @@ def export(
     config = geo.diffusers_config(size) if layout == "diffusers" else geo.wan_config(size)
     # diffusers and transformers ask for `format`; the rest lets the file come back as it was.
     metadata = {"format": "pt", **header(asdict(size), checkpoint.report.stream)}
-    with whole(out) as scratch:
+    with atomic.replacing(out) as scratch:
         scratch.mkdir()
         _write_json(scratch / "config.json", config)
         shards = split(entries, int(shard_gb * 1e9))
@@ -76,7 +77,7 @@ def import_(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None,
         raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
     size = geo.size_of(checkpoint.report.geometry)
     entries = {name: entry.cast(dtype) for name, entry in checkpoint.entries.items()}
-    with whole(out) as scratch:
+    with atomic.replacing(out) as scratch:
         write_safetensors(scratch, entries, header(asdict(size), checkpoint.report.stream))
     return out
 

@@ -6,11 +6,9 @@ import json
 import math
 import pickle
 import re
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,28 +133,8 @@ def _tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 # ---- writing
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A scratch path that becomes `path` (a file or a folder) if all goes well, and else is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.partial")
-    _remove(scratch)
-    try:
-        yield scratch
-        if scratch.is_dir() and path.is_dir():
-            old = path.with_name(f"{path.name}.old")
-            _remove(old)
-            path.rename(old)
-            scratch.rename(path)
-            _remove(old)
-        else:
-            scratch.replace(path)
-    finally:
-        _remove(scratch)
-
-
 def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Writes `entries` as safetensors, one at a time; call it on a scratch path (see `whole`)."""
+    """Writes `entries` as safetensors, one at a time; call it on a scratch path (adastate.runtime.atomic)."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     # The widest dtype first keeps every tensor aligned, which memory-mapped readers count on.
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
@@ -173,10 +151,3 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mappin
         for name in order:
             tensor = entries[name].read().detach().cpu().contiguous().reshape(-1)
             file.write(tensor.view(torch.uint8).numpy().data)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

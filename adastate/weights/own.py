@@ -15,9 +15,10 @@ from torch import Tensor
 
 from adastate.net import DiT, Size
 from adastate.net.adapters import adapted, is_adapter, merged
+from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import BUILTIN, read
-from adastate.weights.files import Entry, WeightsError, parse_header, read_header, whole, write_safetensors
+from adastate.weights.files import Entry, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.names import to_diffusers
 from adastate.weights.report import Report, compare
 from adastate.weights.sources import locate
@@ -33,7 +34,7 @@ def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | N
     """
     dtype = torch.float16 if half else None
     entries = {name: entry.cast(dtype) for name, entry in plain(net).items()}
-    with whole(path) as scratch:
+    with atomic.replacing(path) as scratch:
         write_safetensors(scratch, entries, header(asdict(net.size), stream))
     if adapted(net):
         save_adapters(net, path.with_suffix(".lora.safetensors"))
@@ -70,7 +71,7 @@ def save_adapters(net: DiT, path: Path) -> None:
         there = f"transformer.{to_diffusers(f'{module}.weight')}".removesuffix(".weight")
         entries[f"{there}.lora_A.weight"] = Entry.of(down.weight.detach())
         entries[f"{there}.lora_B.weight"] = Entry.of(up.weight.detach() * scale)
-    with whole(path) as scratch:
+    with atomic.replacing(path) as scratch:
         write_safetensors(scratch, entries, {"format": "pt"})
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from adastate.weights.files import Entry, WeightsError, open_file, read_header, whole, write_safetensors
+from adastate.weights.files import Entry, WeightsError, open_file, read_header, write_safetensors
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -92,29 +92,6 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_text("hello")
     with pytest.raises(WeightsError, match="not a whole PyTorch file"):
         open_file(tmp_path / "x.pt")
-
-
-def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "x"
-    with pytest.raises(RuntimeError), whole(path) as scratch:
-        scratch.write_text("half")
-        raise RuntimeError
-    assert list(path.parent.iterdir()) == []
-    path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path) as scratch:
-        scratch.mkdir()
-        (scratch / "part").write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    for content in ("one", "two"):
-        with whole(path) as scratch:
-            scratch.mkdir()
-            (scratch / content).write_text(content)
-    assert [p.name for p in path.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_cast_leaves_integers_alone() -> None:
