@@ -194,13 +194,27 @@ def test_a_value_that_cannot_be(write: Any, word: str, told: str) -> None:
     compose(files, ["stream.anchor=static", "model.init_args.time_shift=1e-1", "model.init_args.shift=2"])
 
 
-def test_words_for_lightning_that_are_right(write: Any) -> None:
+RIGHT = {
+    "--model.shift=2": "shift",
+    "--model.init_args.size.layers=3": "size",
+    "--model.class_path=adastate.critic.Critic": "model",
+    "--trainer.callbacks+=callbacks.Progress": "callbacks",
+    "--trainer.callbacks.every_s=1": "callbacks",
+    "--trainer.devices": "devices",
+    "--print_config": "print_config",
+    "--ckpt_path=auto": "ckpt_path",
+    "--data.batch=3": "data",
+}
+"""Words for Lightning, and the name in each of which a letter more is a mistake."""
+
+
+def test_words_for_lightning_pass_and_with_a_letter_more_they_do_not(write: Any) -> None:
     config = compose([write("base.yaml", BASE), write("stage.yaml", STAGE)])
-    check_words(config, [
-        "--model.shift=2", "--model.init_args.size.layers=3", "--model.class_path=adastate.critic.Critic",
-        "--trainer.callbacks+=callbacks.Progress", "--trainer.callbacks.every_s=1", "--trainer.devices", "2",
-        "--print_config", "--ckpt_path=auto", "--data.batch=3",
-    ])  # fmt: skip
+    check_words(config, [*RIGHT, "2"])
+    for word, name in RIGHT.items():
+        wrong = word.replace(name, f"{name}x", 1)
+        with pytest.raises(ConfigError, match=f"has no '{name}x'; did you mean '{name}'"):
+            check_words(config, [wrong])
 
 
 def test_which_arguments_are_variables() -> None:

@@ -1,16 +1,13 @@
-"""The laws of a stream (docs of the method, 1-8), each a test of that name. Law 2 is test_parity.py."""
+"""The laws of a stream (docs/method.md), each a test of that name. Law 2 is test_parity.py, law 8 test_cost.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from adastate.encoders import TinyCodec
 from adastate.net import DiT
@@ -21,32 +18,10 @@ from adastate.noise import SampleNoise
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import View
 from adastate.types import Chunk, Memory, Rotate
-from tests.tiny import (
-    DOT,
-    GRID,
-    SHAPE,
-    SIZE,
-    VARIANTS,
-    Drawn,
-    NetStudent,
-    TaggedStudent,
-    named,
-    normal,
-    random_net,
-    spec,
-)
+from tests.stream.rig import content, stream
+from tests.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, NetStudent, TaggedStudent, named, random_net, spec
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
-
-
-@torch.no_grad()
-def stream(student: Any, cache: StateCache, chunks: int, seed: int = 0, **kwargs: Any) -> list[Chunk]:
-    shape = SHAPE if not isinstance(student, NetStudent) or student.net.size == SIZE else (DOT.channels, 2, 2)
-    return list(rollout(student, Drawn(seed), cache, chunks, shape, **kwargs))
-
-
-def content(chunks: list[Chunk]) -> Tensor:
-    return torch.cat([c.content for c in chunks], 1)
 
 
 # ---- 1
@@ -352,100 +327,3 @@ def test_law_7_state_and_content_are_the_rows_of_the_last_denoising_pass(student
     for chunk, clean in zip(chunks, student.passes[2::3], strict=True):
         assert chunk.state is not None
         assert torch.equal(torch.cat([chunk.state, chunk.content], 1), clean[0]), "the clean pass takes [state | chunk]"
-
-
-# ---- 8
-
-
-def count(chunks: Iterator[Chunk]) -> int:
-    """FLOPs of the next step. The counter knows attention on a CPU only where it is spelled out."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        next(chunks)
-    return counter.get_total_flops()
-
-
-@pytest.mark.parametrize(
-    "variant",
-    [{"steps": (1000,)}, {"state_frames": 3, "past_frames": 6, "chunk_frames": 1, "steps": (1000,)}],
-    ids=["defaults", "F_s=3 W_p=6 F=1"],
-)
-@torch.no_grad()
-def test_law_8_cost_is_constant_over_400_chunks(variant: dict[str, Any]) -> None:
-    s = spec(**variant)
-    student, cache = NetStudent(random_net(DOT)), StateCache(s)
-    assert s.past_frames is not None
-    flops, sizes, reads = set(), set(), set()
-    chunks = rollout(student, Drawn(), cache, 400, (DOT.channels, 2, 2))
-    next(chunks)
-    for index in range(1, 400):  # a step is the clean pass of the chunk before, and the passes of this one
-        student.passes.clear()
-        if index in (12, 13, 40, 398, 399):
-            flops.add(count(chunks))
-        else:
-            next(chunks)
-        if index >= 12:
-            sizes.add((cache.bytes, cache.tokens))
-            reads.add(tuple(len(view.seen) for _, _, view, _ in student.passes))
-    kept = s.state_frames + s.past_frames
-    assert sizes == {(kept * 2 * DOT.width * 4, kept)}, "keys and values of F_s + W_p frames, and nothing else"
-    assert reads == {(kept, kept)}
-    assert len(flops) == 1 and flops.pop() > 0
-
-
-@torch.no_grad()
-def test_law_8_fails_without_a_window() -> None:
-    cache = StateCache(spec(past_frames=None, warmup="growing", steps=(1000,)))
-    chunks = rollout(NetStudent(random_net(DOT)), Drawn(), cache, 6, (DOT.channels, 2, 2))
-    flops, tokens = [], []
-    for _ in range(6):
-        flops.append(count(chunks))
-        tokens.append(cache.tokens)
-    assert tokens == [0, 4, 7, 10, 13, 16]
-    assert flops[1] < flops[2] < flops[3] < flops[4] < flops[5], "the counter sees attention"
-
-
-def test_the_cost_of_the_state_is_a_third_more_queries() -> None:
-    """4 frames denoised for 3 shown, with the defaults."""
-    tagged = TaggedStudent()
-    stream(tagged, StateCache(StreamSpec()), 2)
-    assert {len(view.query_positions) for view in tagged.views} == {4}
-    assert len(tagged.views) == 2 * 5
-
-
-def test_memory_holds_no_more_than_its_frames(student: NetStudent) -> None:
-    """Evicted frames are let go: what is kept is a copy, not a view into larger tensors."""
-    cache = StateCache(spec())
-    stream(student, cache, 4)
-    held = [t for f in (cache.anchor, cache.window) if f is not None for t in (*f.keys, *f.values)]
-    assert sum(t.untyped_storage().nbytes() for t in held) == cache.bytes
-
-
-def test_reset_forgets(student: NetStudent) -> None:
-    cache = StateCache(spec())
-    first = content(stream(student, cache, 3))
-    assert not torch.allclose(first, content(stream(student, cache, 3)), atol=1e-3), "a used cache goes on"
-    cache.reset()
-    assert (cache.bytes, cache.tokens, cache.frames, cache.chunks) == (0, 0, 0, 0)
-    assert torch.equal(first, content(stream(student, cache, 3)))
-
-
-def test_a_stream_goes_on_where_it_stopped(student: NetStudent) -> None:
-    """Two rollouts on one cache are one longer rollout."""
-    whole = content(stream(student, StateCache(spec()), 4))
-    cache, noise = StateCache(spec()), Drawn()
-    with torch.no_grad():
-        parts = [c for n in (1, 3) for c in rollout(student, noise, cache, n, SHAPE)]
-    assert [c.start for c in parts] == [0, 3, 6, 9]
-    assert torch.equal(whole, content(parts))
-
-
-def test_rows_of_a_batch_do_not_mix(net: DiT) -> None:
-    """A stream of two prompts is two streams."""
-    text = normal(2, SIZE.text_tokens, SIZE.text_width, seed=9)
-
-    def run(rows: list[int]) -> Tensor:
-        noise = SampleNoise(1, 0, rows, "stream")
-        with torch.no_grad():
-            return content(list(rollout(NetStudent(net, text[rows]), noise, StateCache(spec()), 3, SHAPE)))
-
-    assert torch.allclose(run([0, 1]), torch.cat([run([0]), run([1])]), atol=2e-5)

@@ -1,21 +1,33 @@
-"""Every impossible stream is refused at construction, with the numbers and the remedy in the sentence."""
+"""Every impossible stream is refused at construction, with the numbers and the remedy in the sentence; others run."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
-from adastate.stream import StreamSpec
+from adastate.stream import StateCache, StreamSpec, rollout
+from tests.tiny import ROOT, SHAPE, Drawn, TaggedStudent
 
 
-def test_the_defaults_are_adastate_s() -> None:
-    s = StreamSpec()
-    assert (s.anchor, s.state_frames, s.chunk_frames, s.past_frames) == ("state", 1, 3, 3)
-    assert (s.position, s.warmup, s.state_visibility, s.state_position) == ("slot", "fixed", "both", "anchor")
-    assert (s.state_init, s.clean_sees_old, s.context_renoise) == ("denoised", True, False)
-    assert (s.cache_grad, s.state_grad) == ("detached", 0)
-    assert s.timesteps == pytest.approx((1000, 937.5, 833.3333, 625))
+def told_defaults() -> dict[str, Any]:
+    """`stream.<name>` to its default, where a row of the tables in docs/method.md is about one name and one value."""
+    found = {}
+    for line in (ROOT / "docs/method.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        names = [name for cell in cells[:2] for name in re.findall(r"^`stream\.(\w+)`$", cell)]
+        value = re.match(r"`?(\w+)`?(?: \[|;|$)", cells[-1])
+        if names and value:
+            found[names[0]] = yaml.safe_load(value[1])
+    return found
+
+
+def test_the_defaults_are_those_of_the_docs() -> None:
+    told, spec = told_defaults(), StreamSpec()
+    assert {"state_frames", "chunk_frames", "past_frames", "state_visibility", "warmup", "cache_grad"} <= told.keys()
+    assert told == {name: getattr(spec, name) for name in told}
 
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
@@ -108,8 +120,13 @@ RIGHT: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("right", RIGHT, ids=str)
-def test_accepted(right: dict[str, Any]) -> None:
-    StreamSpec(**right)
+def test_accepted_and_streamed(right: dict[str, Any]) -> None:
+    s = StreamSpec(**right)
+    chunks = list(rollout(TaggedStudent(), Drawn(), StateCache(s), 3, SHAPE))
+    assert [(c.start, c.frames) for c in chunks] == [(n * s.chunk_frames, s.chunk_frames) for n in range(3)]
+    states = [0 if c.state is None else c.state.shape[1] for c in chunks]
+    first = 0 if s.state_init == "first_frame" else s.state_frames
+    assert states == ([first, s.state_frames, s.state_frames] if s.anchor == "state" else [0] * 3)
 
 
 def test_a_length_is_a_multiple_of_the_chunk() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,8 +23,11 @@ def test_all_systems_are_there() -> None:
     assert set(SYSTEMS) >= TEN
     assert {"causal_forcing_pp", "longlive_slot", "adastate_s3_w9", "adastate_s1_w9", "adastate_s1_w6"} <= set(SYSTEMS)
     assert read_system("adastate") == StreamSpec() == read_system("adastate_s1_w6")
-    s3 = read_system("adastate_s3_w9")
-    assert (s3.state_frames, s3.past_frames, s3.window_frames) == (3, 6, 12)
+    for name in (n for n in SYSTEMS if n.startswith("adastate_s")):
+        state, window = map(int, re.findall(r"\d+", name))
+        spec = read_system(name)
+        assert (spec.state_frames, (spec.past_frames or 0) + spec.chunk_frames) == (state, window), name
+        assert spec.window_frames == state + window, name
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
