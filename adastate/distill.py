@@ -347,8 +347,7 @@ class Distill(pl.LightningModule):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._iteration = state["iteration"]
-        if "guard" in state:
-            self.guard.load_state_dict(state["guard"])
+        self.guard.load_state_dict(state["guard"])
 
     def on_train_end(self) -> None:
         self.save()

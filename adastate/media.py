@@ -48,7 +48,7 @@ def to_uint8(pictures: Tensor) -> Tensor:
     if pictures.dtype == torch.uint8:
         return pictures.cpu()
     level = torch.nan_to_num(pictures.detach().float(), nan=-1.0, posinf=-1.0, neginf=-1.0)
-    return (level * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+    return ((level.clamp(-1, 1) + 1) * 127.5).round_().to(torch.uint8).cpu()
 
 
 class VideoWriter:
@@ -129,7 +129,7 @@ def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int 
     `max_frames` every k-th picture is kept at its own time; beyond 0.25 s a picture that turns into a time lapse.
     """
     stride = math.ceil(video.shape[0] / max_frames)
-    frames = [fit(picture, max_height) for picture in to_uint8(video[::stride])]
+    frames = [_shown(picture, max_height) for picture in to_uint8(video[::stride])]
     # One palette for all: a palette a frame doubles the size and makes still grounds flicker.
     k = math.ceil(frames[0].height / 64)
     sample = [np.asarray(frame)[::k, ::k] for frame in frames]
@@ -141,7 +141,7 @@ def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int 
     return out.getvalue()
 
 
-def fit(picture: Tensor, height: int) -> Image.Image:
+def _shown(picture: Tensor, height: int) -> Image.Image:
     """`[3, h, w]` as an image at most `height` high: enlarged by a whole factor, or shrunk to exactly that."""
     image = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
     size = _fitted(picture.shape[-2], picture.shape[-1], height)
@@ -153,6 +153,19 @@ def _fitted(h: int, w: int, height: int) -> tuple[int, int]:
     if h <= height:
         return w * (height // h), h * (height // h)
     return max(1, round(w * height / h)), height
+
+
+def held(state: Tensor, length: int) -> Tensor:
+    """A state `[..., T', 3, h, w]` for as many pictures as its chunk has, each for an equal part of them."""
+    return state[..., torch.arange(length) * state.shape[-4] // length, :, :, :]
+
+
+def beside(video: Tensor, state: Tensor | None) -> Tensor:
+    """Video `[..., T, 3, h, w]` left, the state of its chunk right, held to its length; black where there is none."""
+    black = 0 if video.dtype == torch.uint8 else -1
+    right = torch.full_like(video, black) if state is None else held(state, video.shape[-4])
+    gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], black)
+    return torch.cat([video, gap, right], -1)
 
 
 @dataclass(frozen=True)
@@ -257,7 +270,7 @@ def _place(
             continue
         shown = min(group.columns, clip.shape[0])
         for i in range(shown):
-            image = fit(clip[i * clip.shape[0] // shown], cell[1])
+            image = _shown(clip[i * clip.shape[0] // shown], cell[1])
             sheet.paste(image, (group.left + i * (cell[0] + PICTURE_GAP), top))
 
 

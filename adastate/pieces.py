@@ -199,13 +199,7 @@ def require(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: there is none.
-        PiecesError: it was written in DeepSpeed's own files, or torch.distributed's.
     """
-    if any(folder.glob("*/*/*_optim_states.pt")) or (folder / ".metadata").exists():
-        raise PiecesError(
-            f"{folder} holds files of DeepSpeed's or torch.distributed's own kind; they are pickles, which can run "
-            "code, and are not opened: go on with the version that wrote them"
-        )
     if not (folder / REST).is_file():
         raise FileNotFoundError(f"no sharded checkpoint at {folder}: there is no {REST} in it")
 

@@ -106,7 +106,6 @@ class Batch:
     trajectory: Tensor | None = None  # [B, J, F, C, H, W], from noise to data
     levels: Tensor | None = None  # [J] timesteps of `trajectory`, in [0, 1000]
     next_prompts: list[str] = field(default_factory=list)  # to which the streams of a long tuning turn
-    facts: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompts)

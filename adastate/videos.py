@@ -18,7 +18,7 @@ from torch import Tensor
 from adastate.aside import Aside
 from adastate.encoders import Codec
 from adastate.given import Given
-from adastate.media import VideoWriter, strip, to_uint8
+from adastate.media import VideoWriter, beside, strip, to_uint8
 from adastate.ranks import Rank
 from adastate.stream import StreamSpec
 from adastate.student import Student, Turn
@@ -205,15 +205,6 @@ def _strip(
     horizon = student.rollout_frames // plan.spec.chunk_frames if plan.given is None else None
     clips, hidden = [v for v, _ in kept], [h for _, h in kept]
     return strip(clips, hidden, prompts=[item.prompt for item in items], fps=fps, title=title, horizon=horizon)
-
-
-def beside(video: Tensor, state: Tensor | None) -> Tensor:
-    """Video left, the state of its chunk right, held to the chunk's length; black where there is none."""
-    length = video.shape[1]
-    held = None if state is None else state[:, torch.arange(length) * state.shape[1] // length]
-    state = torch.full_like(video, -1.0) if held is None else held
-    gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], -1.0)
-    return torch.cat([video, gap, state], -1)
 
 
 def _sync(device: torch.device) -> None:

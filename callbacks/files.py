@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 
-from adastate.media import VideoWriter, gif_bytes, strip
+from adastate.media import VideoWriter, beside, gif_bytes, held, strip
 from adastate.runtime import atomic
 from callbacks import figures, tags
 from callbacks.gallery import INDEX, write_gallery
@@ -77,7 +77,7 @@ class PreviewFiles:
             if state is not None:
                 entry["states"].append(self._mp4(preview, row, "-state", state))
             k = math.ceil(len(video) / GIF_PICTURES)
-            shown = video[::k] if state is None else _beside(video[::k], state[::k])
+            shown = video[::k] if state is None else beside(video[::k], state[::k])
             self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k))
         # Last, and in one write: the gallery lists only what is complete.
         with (self.run / INDEX).open("a") as index:
@@ -142,15 +142,5 @@ def _held(preview: Preview, row: int) -> Tensor | None:
         return None
     clips = []
     for chunk, state in zip(preview.chunks, preview.states, strict=True):
-        length = chunk.shape[1]
-        if state is None:
-            clips.append(torch.zeros_like(chunk[row]))
-        else:
-            clips.append(state[row][torch.arange(length) * state.shape[1] // length])
+        clips.append(torch.zeros_like(chunk[row]) if state is None else held(state[row], chunk.shape[1]))
     return torch.cat(clips)
-
-
-def _beside(video: Tensor, state: Tensor) -> Tensor:
-    """Video left, state right, `[T, 3, h, 2w + gap]`."""
-    gap = torch.full_like(video[..., : max(1, video.shape[-1] // 32)], 20)
-    return torch.cat([video, gap, state], -1)

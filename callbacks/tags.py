@@ -9,7 +9,6 @@ SCORE_GAP = "student/score_gap"
 STUDENT_GRADIENT = "student/gradient_norm"
 CRITIC_GRADIENT = "critic/gradient_norm"
 CRITIC_LEVELS = ("critic/loss_low_noise", "critic/loss_middle_noise", "critic/loss_high_noise")
-SKIPPED_UPDATES = "guard/skipped"  # from the first one on
 
 # Logged by the callbacks.
 ITERATIONS_PER_S = "speed/iterations_per_s"

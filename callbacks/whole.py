@@ -128,19 +128,6 @@ def folders(root: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p.name.partition("-")[0].zfill(12), p.name))
 
 
-def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
-    """(the newest folder that is what its manifest says, what is wrong with newer ones)."""
-    wrong = []
-    for folder in reversed(folders(root)):
-        try:
-            verify(folder)
-        except Damaged as error:
-            wrong.append(str(error))
-        else:
-            return folder, wrong
-    return None, wrong
-
-
 def delete(folder: Path) -> None:
     """Renamed first: a folder that is half deleted never stands under its final name."""
     doomed = folder.with_name(f"{DOOMED}{folder.name}")

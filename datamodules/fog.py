@@ -69,7 +69,6 @@ def batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
         index=torch.tensor(list(indices)),
         prompts=[f.caption for f in flights],
         video=render(flights, pictures) if pictures else None,
-        facts=[f.facts for f in flights],
     )
 
 

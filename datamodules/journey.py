@@ -89,7 +89,6 @@ def batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
         index=torch.tensor(list(indices)),
         prompts=[j.caption for j in journeys],
         video=render(journeys, pictures) if pictures else None,
-        facts=[j.facts for j in journeys],
     )
 
 

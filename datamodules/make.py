@@ -24,8 +24,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from adastate.encoders import Codec, TinyCodec, WanVAE
+from adastate.media import to_uint8
 from datamodules.shards import ShardError
-from datamodules.video import VideoError, encode_clip, import_clips, probe, read_clips, to_float, to_uint8
+from datamodules.video import VideoError, encode_clip, import_clips, probe, read_clips, to_float
 from datamodules.world import FPS, VIEW, flight, render
 from datamodules.writer import ShardWriter, npy, read_manifest, sha256
 

@@ -45,7 +45,6 @@ class ShardData(pl.LightningDataModule):
         max_skipped_share: share of unusable samples that are skipped; more are refused.
         memory_gb: decoded clips are kept in memory up to this much.
         read_timeout_s: of one read, which is tried three times.
-        forgive: older name of max_skipped_share.
     """
 
     def __init__(
@@ -59,13 +58,12 @@ class ShardData(pl.LightningDataModule):
         max_skipped_share: float = 0.05,
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
-        forgive: float | None = None,
     ) -> None:
         super().__init__()
         if frames is not None and frames < 1:
             raise ValueError(f"data.frames is {frames}: give 1 or more, or null for whole clips")
         self.shards, self.batch, self.frames, self.seed, self.workers = shards, batch, frames, seed, workers
-        self.max_skipped_share = max_skipped_share if forgive is None else forgive
+        self.max_skipped_share = max_skipped_share
         self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
         self.rows: Rows | None = None
         self.cursor = Cursor()
@@ -130,5 +128,4 @@ def _clip_batch(rows: Rows, indices: range) -> Batch:
         prompts=[row.prompt for row in got],
         video=to_float(content) if video else None,
         latents=None if video else content.float(),
-        facts=[row.facts for row in got],
     )

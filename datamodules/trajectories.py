@@ -124,7 +124,6 @@ class TrajectoryData(pl.LightningDataModule):
         max_skipped_share: share of unusable samples that are skipped; more are refused.
         memory_gb: trajectories are kept in memory up to this much.
         read_timeout_s: of one read, which is tried three times.
-        forgive: older name of max_skipped_share.
     """
 
     def __init__(
@@ -136,11 +135,10 @@ class TrajectoryData(pl.LightningDataModule):
         max_skipped_share: float = 0.05,
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
-        forgive: float | None = None,
     ) -> None:
         super().__init__()
         self.shards, self.batch, self.seed, self.workers = shards, batch, seed, workers
-        self.max_skipped_share = max_skipped_share if forgive is None else forgive
+        self.max_skipped_share = max_skipped_share
         self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
         self.rows: Rows | None = None
         self.cursor = Cursor()
@@ -231,5 +229,4 @@ def _trajectory_batch(levels: Tensor, rows: Rows, indices: range) -> Batch:
         latents=entries[:, -1],
         trajectory=entries[:, :own],
         levels=levels[:own],
-        facts=[row.facts for row in got],
     )

@@ -102,16 +102,6 @@ def probe(path: Path) -> Probe:
     return Probe(width, height, fps, seconds + 1 / fps, len(times))
 
 
-def read_frames(path: Path) -> Iterator[tuple[float, Tensor]]:
-    """(seconds since the first picture, picture `[3, h, w]` uint8) of every frame.
-
-    Raises:
-        VideoError: not a video, or it breaks off; then the frames before the break have been given.
-    """
-    for frame in _decode(path):
-        yield frame.time, _rgb(frame)
-
-
 def read_clips(
     path: Path, size: tuple[int, int], pictures: int, fps: float, stride: int | None = None
 ) -> Iterator[Clip]:
@@ -120,7 +110,7 @@ def read_clips(
     `stride` is the pictures between the starts of clips of one scene; None is `pictures`, one clip after another.
 
     Raises:
-        VideoError: as `read_frames`.
+        VideoError: not a video, or it breaks off; then the clips before the break have been given.
     """
     numbered = number_scenes(_decode(path), _thumbnail)
     for _, scene in groupby(numbered, key=itemgetter(0)):
@@ -259,13 +249,6 @@ def number_scenes(frames: Iterable[X], thumbnail: Callable[[X], Tensor]) -> Iter
             yield scene, waiting.popleft()
 
 
-def find_cuts(video: Tensor) -> list[int]:
-    """Numbers of the frames of `[T, 3, h, w]` uint8 with which a new scene begins."""
-    thumbs = interpolate(video, (THUMB, THUMB), mode="bilinear", antialias=True)
-    scenes = [scene for scene, _ in number_scenes(thumbs, lambda thumb: thumb)]
-    return [i for i in range(1, len(scenes)) if scenes[i] != scenes[i - 1]]
-
-
 def encode_clip(video: Tensor, fps: float, crf: int = 18, full_colour: bool = False) -> bytes:
     """`[T, 3, h, w]` uint8 -> an h264 mp4, the same bytes every time.
 
@@ -299,33 +282,9 @@ def encode_clip(video: Tensor, fps: float, crf: int = 18, full_colour: bool = Fa
     return out.getvalue()
 
 
-def decode_clip(data: bytes, name: str = "clip") -> Tensor:
-    """An mp4 in memory -> `[T, 3, h, w]` uint8.
-
-    Raises:
-        VideoError: with `name`, if the bytes are not a whole mp4 video.
-    """
-    try:
-        # The format is given, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
-        with av.open(io.BytesIO(data), "r", format="mp4") as container:
-            stream = _video_stream(container, name)
-            pictures = [torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
-            declared = stream.frames
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{name}: not a readable mp4 ({_reason(error)})") from error
-    if not pictures or len(pictures) < declared:
-        raise VideoError(f"{name}: truncated, {len(pictures)} of {declared} pictures")
-    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
-
-
 def to_float(video: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]."""
     return video.float() / 127.5 - 1
-
-
-def to_uint8(video: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, rounded; what lies outside is clamped."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def import_clips(wheels: Path | None, out: Path) -> list[Path]:

@@ -236,7 +236,6 @@ def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "
         index=torch.tensor(list(indices)),
         prompts=[f.caption for f in flights],
         video=render(flights, pictures) if pictures else None,
-        facts=[f.facts for f in flights],
     )
 
 

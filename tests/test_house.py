@@ -60,7 +60,7 @@ def wrong(file: Path, source: str) -> list[str]:
             allowed = floor(part) == ROOF
         elif target == "adastate":
             lower = {
-                "datamodules": ("runtime", "types", "encoders"),
+                "datamodules": ("runtime", "types", "encoders", "media"),
                 "callbacks": ("runtime", "types", "portions", "media", "metrics", "encoders", "signals"),
             }
             allowed = there in lower[package]

@@ -117,9 +117,9 @@ def events(run: Path) -> list[dict[str, Any]]:
 
 
 def state(run: Path) -> dict[str, Any]:
-    folder, wrong = whole.newest_whole(run / "distill" / "checkpoints")
-    assert folder is not None and not wrong
-    return dict(torch.load(folder / STATE, weights_only=True))
+    newest = whole.folders(run / "distill" / "checkpoints")[-1]
+    whole.verify(newest)
+    return dict(torch.load(newest / STATE, weights_only=True))
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

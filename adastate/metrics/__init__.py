@@ -17,14 +17,13 @@ from adastate.metrics.motion import (
     dynamic_degree,
     flow,
     forward,
-    gone,
     heading,
     residual,
 )
 from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
 from adastate.metrics.quality import Moments, features, frechet, moments
 from adastate.metrics.raft import raft_flow
-from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval, statistic
+from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval
 
 __all__ = [
     "DIRECTIONS",
@@ -49,7 +48,6 @@ __all__ = [
     "flow",
     "forward",
     "frechet",
-    "gone",
     "ground",
     "ground_hue",
     "heading",
@@ -66,7 +64,6 @@ __all__ = [
     "saturation",
     "sharpness",
     "spread",
-    "statistic",
     "thumbnails",
     "turned",
     "warp_error",

@@ -75,12 +75,6 @@ def forward(motion: Tensor, velocity: Tensor) -> Tensor:
     return (motion * v).sum(-1) / v.square().sum(-1)
 
 
-def gone(path: Tensor, height: int, width: int) -> Tensor:
-    """Share of the first view that is out of view once the camera has moved by `path` [..., 2] pixels."""
-    left = (1 - path.abs() / torch.tensor([width, height]).to(path)).clamp_min(0)
-    return 1 - left.prod(-1)
-
-
 def flow(video: Tensor, gap: int = 2, reach: int = 5, block: int = 7, least: float = 0.02) -> Tensor:
     """Optical flow of the scene `[B, T - gap, 2, h, w]`, (x, y) pixels a picture, by block matching around every pixel.
 

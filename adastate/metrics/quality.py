@@ -19,8 +19,6 @@ VERSION = 1
 
 SEED = 20260530
 CONVOLVED = 16
-WIDTH = CONVOLVED + 10
-"""Features of a pair."""
 
 
 @cache
@@ -33,7 +31,7 @@ def _weights() -> tuple[Tensor, Tensor]:
 
 
 def features(video: Tensor) -> Tensor:
-    """`[B, T - 1, WIDTH]`, one row for each pair of neighbouring pictures."""
+    """`[B, T - 1, CONVOLVED + 10]`, one row for each pair of neighbouring pictures."""
     before, after = video[:, :-1], video[:, 1:]
     pairs = torch.cat([before, after], 2).flatten(0, 1).float()
     first, second = (w.to(pairs) for w in _weights())
@@ -66,12 +64,6 @@ class Moments:
     @property
     def width(self) -> int:
         return round((self.sums.shape[-1] - 0.75) ** 0.5 - 0.5)
-
-    def pooled(self, weights: Tensor | None = None) -> Moments:
-        """Of all rows `[N, ...]` together, each counted `weights` [N] times."""
-        if weights is None:
-            return Moments(self.sums.sum(0))
-        return Moments(torch.tensordot(weights.to(self.sums), self.sums, dims=1))
 
 
 def moments(found: Tensor) -> Moments:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,13 +74,3 @@ def difference(a: Tensor, b: Tensor, draws: int = 1000, seed: int = 0, level: fl
     if a.shape != b.shape:
         raise ValueError(f"paired values have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
     return bootstrap(a - b, draws, seed, level)
-
-
-def statistic(
-    compute: Callable[[Tensor, Tensor], float], seeds: int, prompts: int, draws: int = 200, seed: int = 0
-) -> Interval:
-    """Of any statistic: `compute(how often each seed, how often each prompt)`, once as they are and once a resample."""
-    resamples = Resamples.draw(seeds, prompts, draws, seed)
-    value = compute(torch.ones(seeds, dtype=torch.float64), torch.ones(prompts, dtype=torch.float64))
-    drawn = [compute(s, p) for s, p in zip(resamples.seeds, resamples.prompts, strict=True)]
-    return interval(value, torch.tensor(drawn, dtype=torch.float64))

@@ -288,10 +288,6 @@ class Recipe:
         cost = clip_flops(self.critic, self.tokens, Pass(self.frames), self.scores)
         return cost.trained(self.checkpointing[1])
 
-    def critic_step(self, level: int | None = None) -> float:
-        """With a rollout of its own."""
-        return self.rollout(False, level) + self.critic_update
-
     def network_tokens(self, grad_rollouts: float, rollouts: float, updates: float) -> float:
         """Tokens that pass through any of the networks, for so many of each a sample; backward not counted."""
         made = [sum(p.frames for p in self.passes(i, False)) for i in self.levels]

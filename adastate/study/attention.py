@@ -17,9 +17,6 @@ from adastate.types import FrameMask
 Place = tuple[str, int]
 """What kind of key, and which: ("anchor", i-th), ("past", -distance to the chunk), ("state", i-th), ("own", i-th)."""
 
-CLEAN = -1
-"""Level of the clean pass."""
-
 
 class AttentionByPlace(AttentionShare):
     """Mean attention of a chunk's queries on each visible frame, by layer, by level, and by place.

@@ -29,6 +29,19 @@ def test_a_sealed_folder_says_what_is_in_it(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["7"]
 
 
+def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
+    """(the newest folder that is what its manifest says, what is wrong with newer ones)."""
+    wrong = []
+    for folder in reversed(whole.folders(root)):
+        try:
+            whole.verify(folder)
+        except Damaged as error:
+            wrong.append(str(error))
+        else:
+            return folder, wrong
+    return None, wrong
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a bit flipped": (lambda f: (f / "state.ckpt").write_bytes(b"weighuR"[:7]), "has other bytes than were written"),
     "truncated": (lambda f: (f / "part" / "shard-0").write_bytes(b"we"), "part/shard-0 has 2 bytes, not 14"),
@@ -42,12 +55,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_seen_and_an_earlier_folder_is_taken(tmp_path: Path, kind: str) -> None:
     good, bad = write(tmp_path, "8"), write(tmp_path, "16")
-    assert whole.newest_whole(tmp_path) == (bad, [])
+    assert newest_whole(tmp_path) == (bad, [])
     spoil, sentence = DAMAGE[kind]
     spoil(bad)
     with pytest.raises(Damaged, match=sentence):
         whole.verify(bad)
-    found, wrong = whole.newest_whole(tmp_path)
+    found, wrong = newest_whole(tmp_path)
     assert found == good
     assert len(wrong) == (0 if kind == "manifest gone" else 1), "without a manifest it is no finished folder"
 
@@ -101,7 +114,7 @@ def test_killed_before_every_single_step_of_a_save_one_whole_folder_is_left(tmp_
             except Killed:
                 finished = False
         died += not finished
-        found, wrong = whole.newest_whole(root)
+        found, wrong = newest_whole(root)
         assert found is not None and wrong == [], f"died before step {at}"
         for folder in whole.folders(root):
             whole.verify(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import av
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -28,6 +30,13 @@ def film(path: Path, *lengths: int, fps: float = 10, caption: str | None = "a pa
     if caption is not None:
         path.with_suffix(".txt").write_text(caption)
     return path
+
+
+def frames(source: Path | bytes) -> Tensor:
+    """Every picture of an upright video, `[T, 3, h, w]` uint8."""
+    with av.open(str(source) if isinstance(source, Path) else io.BytesIO(source)) as container:
+        pictures = [torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
+    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 class StubCodec:

@@ -16,7 +16,7 @@ import torch
 from datamodules.guard import all_finite, read_json, read_mp4, read_npy
 from datamodules.samples import read_shard
 from datamodules.shards import ShardData, ShardError
-from datamodules.video import decode_clip
+from tests.datamodules.footage import frames
 from tests.datamodules.hostile import ARRAYS, TARS, VIDEOS, WORDS, latents, sample, tar, video
 
 CASES = (
@@ -67,7 +67,7 @@ def test_what_is_good_is_read_as_numpy_and_our_decoder_read_it() -> None:
             out = io.BytesIO()
             np.save(out, array)
             assert np.array_equal(read_npy(out.getvalue()).numpy(), array)
-    assert torch.equal(read_mp4(video(7)), decode_clip(video(7)))
+    assert torch.equal(read_mp4(video(7)), frames(video(7)))
     assert read_json(json.dumps({"a": [1, {"b": None}]}).encode()) == {"a": [1, {"b": None}]}
     assert read_npy(latents(3)).unique().tolist() == [3.0]
 

@@ -63,8 +63,8 @@ def test_rows_are_what_was_written(tmp_path: Path) -> None:
     assert sorted(batch.prompts) == [f"clip {i}" for i in range(10)]
     assert batch.index.tolist() == list(range(10)) and batch.index.dtype == torch.int64
     assert batch.latents is not None and batch.latents.dtype == torch.float32 and batch.video is None
-    for row, prompt, facts in zip(batch.latents, batch.prompts, batch.facts, strict=True):
-        assert torch.equal(row, latents(facts["i"])) and prompt == f"clip {facts['i']}"
+    for row, prompt in zip(batch.latents, batch.prompts, strict=True):
+        assert torch.equal(row, latents(int(prompt.removeprefix("clip "))))
 
 
 def test_video_comes_as_numbers_between_minus_one_and_one(tmp_path: Path) -> None:
@@ -74,7 +74,6 @@ def test_video_comes_as_numbers_between_minus_one_and_one(tmp_path: Path) -> Non
     batch = take(ShardData(str(tmp_path), batch=1, want="video", frames=4), 1)[0]
     assert batch.video is not None and batch.video.shape == (1, 4, 3, 16, 16) and batch.latents is None
     assert (batch.video[0] - to_float(clip[:4])).abs().mean() < 0.02
-    assert batch.facts == [{}]
 
 
 def test_webdataset_itself_reads_our_shards(tmp_path: Path) -> None:
@@ -127,8 +126,8 @@ def test_without_memory_and_with_workers_the_batches_are_the_same(tmp_path: Path
 def test_frames_are_cropped_from_the_start(tmp_path: Path) -> None:
     batch = take(ShardData(write(tmp_path, 4), batch=2, frames=2), 1)[0]
     assert batch.latents is not None
-    for row, facts in zip(batch.latents, batch.facts, strict=True):
-        assert torch.equal(row, latents(facts["i"])[:2])
+    for row, prompt in zip(batch.latents, batch.prompts, strict=True):
+        assert torch.equal(row, latents(int(prompt.removeprefix("clip ")))[:2])
 
 
 def test_a_stream_resumes_where_it_stopped(tmp_path: Path) -> None:
@@ -242,7 +241,9 @@ def test_few_bad_samples_are_skipped_counted_and_named_and_many_refused(tmp_path
     assert "clip 5" not in captions(batches) and len(set(captions(batches))) == 19
     assert torch.cat([b.index for b in batches]).tolist() == list(range(40))
 
-    many = ShardData(write(tmp_path / "many", 20, change=only(3, 5, 8, **change)), batch=5, frames=4, forgive=0.1)
+    many = ShardData(
+        write(tmp_path / "many", 20, change=only(3, 5, 8, **change)), batch=5, frames=4, max_skipped_share=0.1
+    )
     with (
         warnings.catch_warnings(),
         pytest.raises(ShardError, match=rf"3 of 20 samples .* cannot be used: 3 with .*{says}"),
@@ -269,7 +270,7 @@ def test_a_bad_sample_gives_its_place_to_the_next_in_the_order(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore:skipping")
 def test_a_set_without_any_good_sample_is_refused_even_if_all_is_forgiven(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="none of the 3 samples"):
-        ShardData(write(tmp_path, 3, change=only(0, 1, 2, txt=b"")), batch=1, forgive=1).setup()
+        ShardData(write(tmp_path, 3, change=only(0, 1, 2, txt=b"")), batch=1, max_skipped_share=1).setup()
 
 
 def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path) -> None:

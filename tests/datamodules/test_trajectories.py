@@ -34,9 +34,9 @@ def test_trajectories_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert batch.trajectory.dtype == torch.float32 and batch.trajectory.shape == (6, 3, 2, 4, 3, 3)
     assert batch.levels.tolist() == LEVELS
     assert torch.equal(batch.latents, batch.trajectory[:, -1])
-    for row, prompt, facts in zip(batch.trajectory, batch.prompts, batch.facts, strict=True):
-        assert torch.equal(row, trajectory(facts["i"])) and prompt == f"prompt {facts['i']}"
-    assert sorted(fact["i"] for fact in batch.facts) == list(range(6))
+    for row, prompt in zip(batch.trajectory, batch.prompts, strict=True):
+        assert torch.equal(row, trajectory(int(prompt.removeprefix("prompt "))))
+    assert sorted(batch.prompts) == [f"prompt {i}" for i in range(6)]
 
 
 def test_the_global_order_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:

@@ -111,11 +111,6 @@ def test_forward_is_the_share_of_the_prompted_motion() -> None:
     assert metrics.forward(motion[:, None].expand(-1, 4, -1), velocity).shape == (3, 4)
 
 
-def test_gone_is_the_area_that_has_left_the_view() -> None:
-    path = torch.tensor([[0.0, 0], [16, 0], [-16, 16], [40, 0]])
-    assert metrics.gone(path, 32, 32).tolist() == pytest.approx([0, 0.5, 0.75, 1])
-
-
 def test_raft_without_weights_says_where_they_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"raft_small.*use flow"):

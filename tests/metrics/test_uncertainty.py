@@ -51,13 +51,3 @@ def test_what_is_not_known_is_left_out() -> None:
     values = torch.tensor([[1.0, math.nan, 3.0], [1.0, 2.0, math.nan]])
     assert metrics.bootstrap(values).value == pytest.approx(1.75)
     assert math.isnan(metrics.bootstrap(torch.full((2, 2), math.nan)).low)
-
-
-def test_any_statistic_has_an_interval_that_a_mean_would_have_too() -> None:
-    values = normal(3, 30)
-
-    def mean(seeds: torch.Tensor, prompts: torch.Tensor) -> float:
-        return float((seeds @ values @ prompts) / (seeds.sum() * prompts.sum()))
-
-    ours, known = metrics.statistic(mean, 3, 30, draws=500), metrics.bootstrap(values, draws=500)
-    assert (ours.value, ours.low, ours.high) == pytest.approx((known.value, known.low, known.high))
