@@ -38,8 +38,8 @@ RECIPES   = $(foreach word,$(WITH),--config conf/recipes/$(1)_$(word).yaml)
 SHARDED   = $(if $(ZERO),--config conf/zero/$(ZERO).yaml)
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
-.PHONY: help install train test lint format plan shards trajectories train-codec train-teacher train-init train-distill \
-	generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
+.PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
+	train-distill generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,14 @@ install: .venv/ready ## set up .venv
 train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=full: every kind of stage; SYSTEM=longlive: another's stream
 	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
 
-test: install ## the tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+# a file stays in one process, for what its tests share; tests/conftest.py says which files begin
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: install ## the tests without those of test-slow; ARGS="-m minutes tests/test_walltime.py": what waits for a clock
+	$(PYTEST) -m 'not slow and not minutes' $(ARGS)
+
+test-slow: install ## the rest of the tests: every strategy, every size, many kills
+	$(PYTEST) -m 'slow and not minutes' $(ARGS)
 
 lint: install ## ruff and mypy
 	.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""One process of tests/test_lora.py: `python -m tests.lora_worker RANK WORLD OUT` distils adapters under each strategy.
+"""One process of tests/test_lora.py: `python -m tests.lora_worker RANK WORLD OUT KIND...` distils adapters.
 
 Run apart from pytest, because processes that train together have to be started, not forked. OUT holds base.safetensors,
 and gets rank<RANK>.pt: by strategy, the adapters after two iterations, and the average with its adapters merged.
@@ -6,7 +6,6 @@ and gets rank<RANK>.pt: by strategy, the adapters after two iterations, and the 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ from adastate.net.adapters import fold, is_adapter
 from tests.test_lora import tiny_distill
 from tests.zero_worker import From, strategy, whole
 
-KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 RESUMED = ("fsdp2", "zero2", "zero3")
 GLOBAL = 4
 
@@ -66,10 +64,8 @@ def run(
     return found.weights
 
 
-def main(rank: int, world: int, out: Path) -> None:
+def main(rank: int, world: int, out: Path, kinds: list[str]) -> None:
     torch.set_num_threads(1)
-    has = importlib.util.find_spec("deepspeed") is not None
-    kinds = [kind for kind in KINDS if has or not kind.startswith("zero")]
     base = out / "base.safetensors"
     runs = {}
     for kind in kinds:
@@ -83,4 +79,4 @@ def main(rank: int, world: int, out: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["LOCAL_RANK"] = sys.argv[1]
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -115,6 +115,7 @@ def test_trajectories_are_not_written_twice(run: Path) -> None:
     assert index.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_causal_route_to_an_initialisation(run: Path) -> None:
     """Autoregressive diffusion, its own trajectories, and the student that learns them, as `make` has it."""
     common = [*CONFIG, *SMALL, f"--run.dir={run}", f"--flow.teacher={run}/teacher.safetensors"]

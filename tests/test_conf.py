@@ -202,6 +202,7 @@ def test_every_system_streams(place: Place, name: str) -> None:
     assert made.shape == (1, frames, 16, 8, 8) and made.isfinite().all()
 
 
+@pytest.mark.slow
 def test_every_strategy_trains(place: Place) -> None:
     """In a process of its own, for it is left as the head of a group of one."""
     env = {

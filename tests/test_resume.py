@@ -12,19 +12,25 @@ from tests.kills import Plan
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
-PLANS = [
-    pytest.param(Plan(), 4, id="one process, prompts"),
-    pytest.param(Plan(workers=2), 2, id="one process, prompts, 2 workers"),
-    pytest.param(Plan(long="streaming"), 3, id="one process, streams carried on"),
-    pytest.param(Plan("ddp", 2, long="streaming"), 2, id="two processes, streams carried on"),
-    pytest.param(Plan("ddp", 2), 3, id="two processes, prompts"),
-    pytest.param(Plan(data="shards", workers=2), 2, id="one process, shards, 2 workers"),
-    pytest.param(Plan("ddp", 2, data="shards"), 2, id="two processes, shards"),
-    pytest.param(Plan("zero2", 2, iterations=4), 1, id="ZeRO-2, two processes"),
-    pytest.param(Plan("zero3", 2, iterations=4, data="shards"), 1, id="ZeRO-3, two processes, shards"),
-    pytest.param(Plan("fsdp2", 2, iterations=4), 1, id="FSDP2, two processes"),
-    pytest.param(Plan(stage="teacher", data="shards"), 2, id="the teacher, shards"),
-]
+FEW = {
+    "one process, prompts": (Plan(), 2),
+    "one process, shards, 2 workers": (Plan(data="shards", workers=2), 2),
+    "two processes, prompts": (Plan("ddp", 2), 2),
+    "ZeRO-2, two processes": (Plan("zero2", 2, iterations=4), 1),
+    "FSDP2, two processes": (Plan("fsdp2", 2, iterations=4), 1),
+}
+MORE = {
+    "one process, prompts, killed often": (Plan(), 8),
+    "one process, prompts, 2 workers": (Plan(workers=2), 2),
+    "one process, streams carried on": (Plan(long="streaming"), 3),
+    "two processes, streams carried on": (Plan("ddp", 2, long="streaming"), 2),
+    "two processes, prompts, killed often": (Plan("ddp", 2), 6),
+    "two processes, shards": (Plan("ddp", 2, data="shards"), 2),
+    "ZeRO-3, two processes, shards": (Plan("zero3", 2, iterations=4, data="shards"), 1),
+    "the teacher, shards": (Plan(stage="teacher", data="shards"), 2),
+}
+PLANS = [pytest.param(*plan, id=name) for name, plan in FEW.items()]
+PLANS += [pytest.param(*plan, id=name, marks=pytest.mark.slow) for name, plan in MORE.items()]
 
 
 @pytest.mark.parametrize(("plan", "deaths"), PLANS)

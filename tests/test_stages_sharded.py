@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from callbacks import whole
 from tests import kills
 from tests.kills import Plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+FEW = (("zero2", "teacher"), ("fsdp2", "init"))
+EVERY = product(("zero1", "zero2", "zero3", "fsdp2"), ("teacher", "init"))
 
 
-@pytest.mark.parametrize("stage", ["teacher", "init"])
-@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize(
+    ("strategy", "stage"),
+    [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in FEW)],
+)
 def test_the_weights_are_those_of_ddp_and_a_killed_run_ends_with_the_same_bits(
-    tmp_path: Path, stage: str, strategy: str
+    tmp_path: Path, strategy: str, stage: str
 ) -> None:
     if strategy.startswith("zero"):
         pytest.importorskip("deepspeed")

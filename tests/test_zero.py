@@ -1,4 +1,7 @@
-"""DDP, ZeRO-1, 2 and 3, a sharded teacher, offload and FSDP2 train the same Distill: two processes over gloo."""
+"""DDP, ZeRO-1, 2 and 3, a sharded teacher, offload and FSDP2 train the same Distill: two processes over gloo.
+
+`make test` sees ZeRO-2 and FSDP2 against DDP; every strategy, in longer runs, is `make test-slow`'s.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +20,30 @@ import yaml
 from torch import Tensor
 
 from tests.rig import distance
+from tests.zero_worker import EVERY, FEW, NET, SWEEPS
 
 ROOT = Path(__file__).parent.parent
 Found = dict[str, Any]
-LONG = ("zero1", "zero2", "zero3", "zero3_teacher", "fsdp2")
-SHORT = ("zero2_offload", "zero3_offload")
-
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[dev]'"
 )
-pytestmark = [pytest.mark.slow, needs_deepspeed]
+pytestmark = needs_deepspeed
 
 
-def launch(folder: Path, world: int, seconds: int = 600) -> None:
+def each(name: str, *argnames: str) -> pytest.MarkDecorator:
+    """A test for every entry of a sweep's field, those of FEW fast and those that only EVERY has slow."""
+    few, every = ([x for field in name.split() for x in getattr(sweep, field)] for sweep in (FEW, EVERY))
+    one = len(argnames) == 1
+    cases = [pytest.param(*([x] if one else x), id=x if one else " to ".join(x)) for x in few]
+    cases += [
+        pytest.param(*([x] if one else x), id=x if one else " to ".join(x), marks=pytest.mark.slow)
+        for x in every
+        if x not in few
+    ]
+    return pytest.mark.parametrize(argnames, cases)
+
+
+def launch(sweep: str, folder: Path, world: int, seconds: int = 600) -> None:
     """Runs tests.zero_worker in `world` processes."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -49,7 +64,7 @@ def launch(folder: Path, world: int, seconds: int = 600) -> None:
         with (folder / f"log{rank}of{world}.txt").open("w") as log:
             ranks.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.zero_worker", str(rank), str(world), str(folder)],
+                    [sys.executable, "-m", "tests.zero_worker", sweep, str(rank), str(world), str(folder)],
                     env={**env, "LOCAL_RANK": str(rank)}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
                 )
             )  # fmt: skip
@@ -62,16 +77,38 @@ def launch(folder: Path, world: int, seconds: int = 600) -> None:
     assert codes == [0] * world, "\n".join(told)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("zero")
-    launch(made, 2)
-    return made
+class Runs:
+    """A sweep of two processes, and what one process made of their checkpoints; each when it is asked for."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder, self.sweep = name, folder, SWEEPS[name]
+
+    @cached_property
+    def ranks(self) -> list[Found]:
+        launch(self.name, self.folder, 2)
+        return [torch.load(self.folder / f"rank{rank}.pt") for rank in (0, 1)]
+
+    @cached_property
+    def alone(self) -> Found:
+        assert self.ranks
+        launch(self.name, self.folder, 1)
+        return torch.load(self.folder / "alone.pt")
 
 
 @pytest.fixture(scope="module")
-def ranks(folder: Path) -> list[Found]:
-    return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
+    return {name: Runs(name, tmp_path_factory.mktemp(name)) for name in SWEEPS}
+
+
+@pytest.fixture
+def runs(request: pytest.FixtureRequest, sweeps: dict[str, Runs]) -> Runs:
+    """Of every strategy for a test that is slow, of a few for another."""
+    return sweeps["every" if request.node.get_closest_marker("slow") else "few"]
+
+
+@pytest.fixture
+def ranks(runs: Runs) -> list[Found]:
+    return runs.ranks
 
 
 def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -82,7 +119,7 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 # ---- the same training
 
 
-@pytest.mark.parametrize("kind", LONG + SHORT)
+@each("long short", "kind")
 def test_one_step_has_the_gradients_and_losses_of_ddp(ranks: list[Found], kind: str) -> None:
     """Reduced, clipped, in float32: of the student and of the critic."""
     for found in ranks:
@@ -91,32 +128,38 @@ def test_one_step_has_the_gradients_and_losses_of_ddp(ranks: list[Found], kind: 
         assert found[kind]["curve"][0] == pytest.approx(found["ddp"]["curve"][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", LONG)
-def test_thirty_steps_have_the_losses_of_ddp(ranks: list[Found], kind: str) -> None:
+@each("long", "kind")
+def test_all_steps_have_the_losses_of_ddp(runs: Runs, kind: str) -> None:
     """Looser towards the end: Adam with beta1 = 0 makes a sign of a gradient near zero, and rounding decides it."""
-    for found in ranks:
+    for found in runs.ranks:
         curve, reference = found[kind]["curve"], found["ddp"]["curve"]
-        assert len(curve) == len(reference) == found[kind]["iteration"] == 30
+        assert len(curve) == len(reference) == found[kind]["iteration"] == runs.sweep.steps
         for i, (a, b) in enumerate(zip(curve, reference, strict=True)):
             assert a == pytest.approx(b, rel=1e-5 if i < 2 else 1e-3), i
 
 
+@each("long", "kind")
+def test_all_steps_end_near_the_weights_of_ddp(ranks: list[Found], kind: str) -> None:
+    for name in ("student", "critic"):
+        assert apart(ranks[0][kind]["weights"][name], ranks[0]["ddp"]["weights"][name]) < 1e-3
+
+
+@pytest.mark.slow
 def test_stages_differ_by_nothing_but_rounding(ranks: list[Found]) -> None:
-    kinds = {kind: ranks[0][kind]["weights"] for kind in ("ddp", *LONG)}
+    kinds = {kind: found["weights"] for kind, found in ranks[0].items() if kind in EVERY.long}
     for name in ("student", "critic"):
         assert apart(kinds["zero2"][name], kinds["zero1"][name]) == 0
         assert apart(kinds["zero3_teacher"][name], kinds["zero3"][name]) == 0, "sharding the teacher changes no bit"
-        for kind in LONG:
-            assert apart(kinds[kind][name], kinds["ddp"][name]) < 1e-3, kind
 
 
-@pytest.mark.parametrize("kind", ("ddp", *LONG, *SHORT))
+@each("long short", "kind")
 def test_all_ranks_hold_the_same_weights(ranks: list[Found], kind: str) -> None:
-    for name, weights in ranks[0][kind]["weights"].items():
-        assert apart(weights, ranks[1][kind]["weights"][name]) == 0, name
+    for each_kind in (kind, "ddp"):
+        for name, weights in ranks[0][each_kind]["weights"].items():
+            assert apart(weights, ranks[1][each_kind]["weights"][name]) == 0, name
 
 
-@pytest.mark.parametrize("kind", LONG)
+@each("long", "kind")
 def test_each_network_has_its_own_schedule(ranks: list[Found], kind: str) -> None:
     """Two steps of warm-up for the student, four for the critic, which steps in every iteration."""
     assert ranks[0][kind]["rates"] == ranks[0]["ddp"]["rates"]
@@ -124,7 +167,7 @@ def test_each_network_has_its_own_schedule(ranks: list[Found], kind: str) -> Non
     assert critic == pytest.approx((1e-3, 1.5e-3, 2e-3, 2e-3, 2e-3)) and student == pytest.approx((1e-3,) * 5)
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3_teacher"])
+@each("parts", "kind")
 def test_accumulation_is_one_step(ranks: list[Found], kind: str) -> None:
     """Two micro batches of one prompt, twice on two ranks, are the batch of four."""
     for found in ranks:
@@ -134,7 +177,7 @@ def test_accumulation_is_one_step(ranks: list[Found], kind: str) -> None:
         assert found[f"{kind} in parts"]["iteration"] == 1 == found[f"{kind} in parts"]["updates"]
 
 
-@pytest.mark.parametrize("kind", LONG + SHORT)
+@each("long short", "kind")
 def test_the_average_on_shards_is_that_of_whole_weights(ranks: list[Found], kind: str) -> None:
     for found in ranks:
         average, reference = found[kind]["weights"]["student_average"], found[kind]["reference"]
@@ -142,14 +185,14 @@ def test_the_average_on_shards_is_that_of_whole_weights(ranks: list[Found], kind
         assert apart(average, found[kind]["weights"]["student"]) > 1e-4, "and it is an average"
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
+@each("half", "kind")
 def test_bf16_is_near_float32(ranks: list[Found], kind: str) -> None:
     half, full = ranks[0][f"{kind} bf16"]["curve"], ranks[0][kind]["curve"]
     for a, b in zip(half, full, strict=False):
         assert a == pytest.approx(b, rel=2e-2) and a != b
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp2"])
+@each("forbidden", "kind")
 def test_an_update_that_the_guard_forbids_leaves_no_trace(ranks: list[Found], kind: str) -> None:
     """Once between the backward passes of two micro batches, and once by the norm of both."""
     for found in ranks:
@@ -193,46 +236,41 @@ def test_what_does_not_go_together(kwargs: dict[str, Any], said: str) -> None:
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "fsdp2"])
-def test_a_resumed_run_ends_with_the_same_bits(ranks: list[Found], kind: str) -> None:
-    for found in ranks:
+@each("saving", "kind")
+def test_a_resumed_run_ends_with_the_same_bits(runs: Runs, kind: str) -> None:
+    steps, saved = runs.sweep.steps, runs.sweep.saved
+    for found in runs.ranks:
         resumed, unbroken = found[f"{kind} resumed"], found[kind]
-        assert resumed["iteration"] == 30 and resumed["updates"] == unbroken["updates"] == 10
-        assert [c["critic/loss"] for c in resumed["curve"]] == [c["critic/loss"] for c in unbroken["curve"][26:]]
-        assert resumed["rates"] == unbroken["rates"][26:]
+        assert resumed["iteration"] == steps and resumed["updates"] == unbroken["updates"] == steps // 3
+        assert [c["critic/loss"] for c in resumed["curve"]] == [c["critic/loss"] for c in unbroken["curve"][saved:]]
+        assert resumed["rates"] == unbroken["rates"][saved:]
         for name in unbroken["weights"]:
             assert apart(resumed["weights"][name], unbroken["weights"][name]) == 0, name
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "fsdp2"])
-def test_one_process_reads_whole_weights_from_shards(folder: Path, ranks: list[Found], kind: str) -> None:
+@each("saving", "kind")
+def test_one_process_reads_whole_weights_from_shards(runs: Runs, kind: str) -> None:
     from adastate.net import DiT
     from adastate.pieces import consolidate
-    from tests.zero_worker import NET
 
-    found, saved = consolidate(folder / kind), torch.load(folder / kind / "whole.pt")
+    assert runs.ranks
+    found, saved = consolidate(runs.folder / kind), torch.load(runs.folder / kind / "whole.pt")
     assert found.keys() == {"student", "critic", "student_average"} == saved.keys()
     for name, weights in found.items():
         assert apart(weights, saved[name]) == 0, name
         DiT(NET).load_state_dict(weights)
 
 
-@pytest.fixture(scope="module")
-def alone(folder: Path, ranks: list[Found]) -> Found:
-    """What one process made of the checkpoints of two."""
-    launch(folder, 1)
-    return torch.load(folder / "alone.pt")
-
-
-@pytest.mark.parametrize("kind", ["zero1 alone", "zero2 alone", "zero3 alone", "fsdp2 alone", "zero1 to zero3"])
-def test_one_process_goes_on_where_two_were(ranks: list[Found], alone: Found, kind: str) -> None:
-    whole, unbroken = alone[kind], ranks[0][kind.split()[0]]
-    assert whole["iteration"] == 30 and whole["updates"] == 10 and whole["rates"] == unbroken["rates"][26:]
+@each("alone", "was", "now")
+def test_one_process_goes_on_where_two_were(runs: Runs, was: str, now: str) -> None:
+    whole, unbroken, steps = runs.alone[f"{was} to {now}"], runs.ranks[0][was], runs.sweep.steps
+    assert whole["iteration"] == steps and whole["updates"] == steps // 3
+    assert whole["rates"] == unbroken["rates"][runs.sweep.saved :]
     for name in unbroken["weights"]:
         assert apart(whole["weights"][name], unbroken["weights"][name]) < 1e-4, name
 
 
-@pytest.mark.parametrize(("was", "now"), [("zero1", "zero2"), ("zero2", "zero3"), ("zero3", "fsdp2")])
+@each("changes", "was", "now")
 def test_another_stage_goes_on(ranks: list[Found], was: str, now: str) -> None:
     for found in ranks:
         for name, weights in found[was]["weights"].items():

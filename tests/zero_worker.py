@@ -1,7 +1,7 @@
-"""One process of tests/test_zero.py: `python -m tests.zero_worker RANK WORLD OUT` runs every strategy in turn.
+"""One process of tests/test_zero.py: `python -m tests.zero_worker SWEEP RANK WORLD OUT` runs strategies in turn.
 
-One launch for all, because importing and meeting each other costs more than the runs. What is found out is saved to
-OUT/rank<RANK>.pt, by strategy.
+One launch for all of a sweep, because importing and meeting each other costs more than the runs. What is found out is
+saved to OUT/rank<RANK>.pt, by strategy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,49 @@ KINDS: dict[str, dict[str, Any]] = {
     "zero3_offload": {"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
     "fsdp2": {},
 }
-STEPS, SAVED = 30, 26
-SAVING = ("zero1", "zero2", "zero3", "fsdp2")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is run.
+
+    Attributes:
+        long: strategies beside DDP for all `steps`, of which `saving` leave a checkpoint after `saved`.
+        short: for four steps.
+        parts: with two micro batches an iteration.
+        forbidden: with a guard that forbids updates.
+        half: in bfloat16.
+        changes: (strategy that saves, strategy that goes on), with two processes.
+        alone: the same, and one process goes on.
+    """
+
+    steps: int
+    saved: int
+    long: tuple[str, ...]
+    saving: tuple[str, ...]
+    parts: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    half: tuple[str, ...]
+    changes: tuple[tuple[str, str], ...]
+    alone: tuple[tuple[str, str], ...] = ()
+    short: tuple[str, ...] = ()
+
+
+FEW = Sweep(
+    steps=12, saved=8, long=("zero2", "fsdp2"), saving=("zero2", "fsdp2"), parts=("zero2",),
+    forbidden=("zero2", "fsdp2"), half=("zero2",), changes=(("zero2", "fsdp2"),), alone=(("zero2", "zero2"),),
+)  # fmt: skip
+"""A witness of every behaviour."""
+
+EVERY = Sweep(
+    steps=30, saved=26, long=("zero1", "zero2", "zero3", "zero3_teacher", "fsdp2"),
+    saving=("zero1", "zero2", "zero3", "fsdp2"), parts=("zero1", "zero2", "zero3_teacher"),
+    forbidden=("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp2"), half=("zero1", "zero2", "zero3"),
+    changes=(("zero1", "zero2"), ("zero2", "zero3"), ("zero3", "fsdp2")),
+    alone=(*((k, k) for k in ("zero1", "zero2", "zero3", "fsdp2")), ("zero1", "zero3")),
+    short=("zero2_offload", "zero3_offload"),
+)  # fmt: skip
+SWEEPS = {"few": FEW, "every": EVERY}
 SMALL = {"zero_optimization": {"reduce_bucket_size": 4096, "stage3_param_persistence_threshold": 0}}
 """Several buckets, and every weight in pieces, down to the biases."""
 
@@ -154,11 +196,11 @@ class Notes(pl.Callback):
 
 
 class Save(pl.Callback):
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, after: int) -> None:
+        self.path, self.after = path, after
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        if pl_module.iteration == SAVED:
+        if pl_module.iteration == self.after:
             trainer.save_checkpoint(self.path)
             saved = {name: whole(trainer, pl_module, name) for name in pl_module.trained}
             average = {k: v.cpu() for k, v in pl_module.student.ema.whole().state_dict().items()}
@@ -167,7 +209,7 @@ class Save(pl.Callback):
 
 
 def run(
-    kind: str, iterations: int, batch: int = 2, resume: Path | None = None, done: int = 0, save: Path | None = None,
+    kind: str, iterations: int, batch: int = 2, resume: Path | None = None, done: int = 0, save: Save | None = None,
     precision: str = "32-true", world: int = 2, forbid: set[int] | None = None, **kwargs: Any,
 ) -> dict[str, Any]:  # fmt: skip
     notes, began = Notes(), time.monotonic()
@@ -180,7 +222,7 @@ def run(
     if forbid:
         trainer.callbacks.append(Forbid(forbid))  # type: ignore[attr-defined]
     if save is not None:
-        trainer.callbacks.append(Save(save))  # type: ignore[attr-defined]
+        trainer.callbacks.append(save)  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=From(batch, done), ckpt_path=resume, weights_only=False)
     return {
         "curve": notes.curve, "gradients": notes.gradients, "reference": notes.reference, "weights": notes.weights,
@@ -212,29 +254,27 @@ def told(kind: str, **kwargs: Any) -> str:
     return "nothing"
 
 
-def main(rank: int, world: int, out: Path) -> None:
+def main(sweep: Sweep, rank: int, world: int, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     if world == 1:  # what two processes saved
-        for kind in SAVING:
-            found[f"{kind} alone"] = run(kind, STEPS, resume=out / kind, done=SAVED, world=1, batch=4)
-        found["zero1 to zero3"] = run("zero3", STEPS, resume=out / "zero1", done=SAVED, world=1, batch=4)
+        for was, now in sweep.alone:
+            found[f"{was} to {now}"] = run(now, sweep.steps, resume=out / was, done=sweep.saved, world=1, batch=4)
         torch.save(found, out / "alone.pt")
         return
-    for kind in KINDS:
-        offload = "offload" in kind
-        save = out / kind if kind in SAVING else None
-        found[kind] = run(kind, 4 if offload else STEPS, save=save)
-    for kind in ("ddp", "zero1", "zero2", "zero3_teacher"):
+    for kind in ("ddp", *sweep.long, *sweep.short):
+        save = Save(out / kind, sweep.saved) if kind in sweep.saving else None
+        found[kind] = run(kind, 4 if kind in sweep.short else sweep.steps, save=save)
+    for kind in ("ddp", *sweep.parts):
         found[f"{kind} in parts"] = run(kind, 1, batch=1)
-    for kind in ("ddp", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp2"):
+    for kind in ("ddp", *sweep.forbidden):
         found[f"{kind} forbidden"] = run(kind, 4, batch=1, forbid={7, 10})
-    for kind in SAVING:
-        found[f"{kind} resumed"] = run(kind, STEPS, resume=out / kind, done=SAVED)
-    for kind in ("zero1", "zero2", "zero3"):
+    for kind in sweep.saving:
+        found[f"{kind} resumed"] = run(kind, sweep.steps, resume=out / kind, done=sweep.saved)
+    for kind in sweep.half:
         found[f"{kind} bf16"] = run(kind, 2, precision="bf16-mixed")
-    for was, now in (("zero1", "zero2"), ("zero2", "zero3"), ("zero3", "fsdp2")):
-        found[f"{was} to {now}"] = run(now, STEPS, resume=out / was, done=SAVED)
+    for was, now in sweep.changes:
+        found[f"{was} to {now}"] = run(now, sweep.steps, resume=out / was, done=sweep.saved)
     found["no checkpoint"] = told("zero2", resume=out / "nowhere")
     found["unknown precision"] = told("zero2", precision="bf16-true")
     found["ranks differ"] = told("zero3", seed=rank)
@@ -242,5 +282,5 @@ def main(rank: int, world: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["LOCAL_RANK"] = sys.argv[1]
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    os.environ["LOCAL_RANK"] = sys.argv[2]
+    main(SWEEPS[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -99,7 +99,7 @@ def test_frozen_networks_are_not_in_it_and_plain_data_is_all_there_is(tmp_path: 
     assert not [n for n in names if n.startswith(("teacher.", "student.codec."))]
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5))])
 def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
     """Stopped after each iteration once."""
     straight, trainer = train(tmp_path / "a", 6, every=100)

@@ -17,9 +17,10 @@ from tests.kills import Plan
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
 
-@pytest.mark.parametrize(
-    ("strategy", "rank"), [("ddp", 0), ("zero2", 0), ("zero2", 1), ("zero3", 1), ("fsdp2", 0), ("fsdp2", 1)]
-)
+FEW, MORE = (("ddp", 0), ("zero2", 1)), (("zero2", 0), ("zero3", 1), ("fsdp2", 0), ("fsdp2", 1))
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)])
 def test_a_full_disk_of_one_rank_costs_that_checkpoint_alone(tmp_path: Path, strategy: str, rank: int) -> None:
     if strategy.startswith("zero"):
         pytest.importorskip("deepspeed")

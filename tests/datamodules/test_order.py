@@ -101,7 +101,6 @@ class Seen(pl.Callback):
         self.rows += batch.index.tolist()
 
 
-@pytest.mark.slow
 def test_distillation_itself_goes_on_behind_its_last_whole_iteration(tmp_path: Path) -> None:
     """Three micro batches an iteration; saved within and behind iterations."""
     rig = pytest.importorskip("tests.rig")

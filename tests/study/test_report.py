@@ -6,20 +6,25 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from adastate.study import report
 from adastate.study.table import read_table
 from tests.study.made import study
 
 
-def test_a_page_that_needs_nothing_beside_it(tmp_path: Path) -> None:
-    study(
-        tmp_path,
-        seeds=2,
-        state={"state": True},
-        none={"places": ("past -1", "own 0"), "shares": (0.5, 0.5)},
-        alpha_0={},
-    )
-    page = report.write(tmp_path, read_table(), "full")
+def full(folder: Path) -> Path:
+    """A report of three arms in two seeds, one with states."""
+    none = {"places": ("past -1", "own 0"), "shares": (0.5, 0.5)}
+    return report.write(study(folder, seeds=2, state={"state": True}, none=none, alpha_0={}), read_table(), "full")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return full(tmp_path_factory.mktemp("full"))
+
+
+def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
     text = page.read_text()
     HTMLParser().feed(text)
     assert not re.search(r'(?:src|href)="(?!data:)', text), "everything is inside"
@@ -54,6 +59,5 @@ def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
     assert "0 of 18 runs measured" in page.read_text()
 
 
-def test_the_same_numbers_make_the_same_report(tmp_path: Path) -> None:
-    first = report.write(study(tmp_path / "a", state={}), read_table(), "short").read_text()
-    assert report.write(study(tmp_path / "b", state={}), read_table(), "short").read_text() == first
+def test_the_same_numbers_make_the_same_report(page: Path, tmp_path: Path) -> None:
+    assert full(tmp_path).read_text() == page.read_text()

@@ -13,11 +13,15 @@ from callbacks import whole
 from tests import kills
 from tests.kills import Plan
 
-PLANS = [Plan(iterations=2), Plan("zero3", 2, iterations=2), Plan("fsdp2", 2, iterations=2)]
+PLANS = [
+    pytest.param(Plan(iterations=2), id="one"),
+    pytest.param(Plan("fsdp2", 2, iterations=2), id="fsdp2"),
+    pytest.param(Plan("zero3", 2, iterations=2), id="zero3", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
-@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p.strategy)
+@pytest.mark.parametrize("plan", PLANS)
 def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) -> None:
     if plan.strategy == "zero3":
         pytest.importorskip("deepspeed")
