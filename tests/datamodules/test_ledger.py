@@ -213,10 +213,9 @@ def test_a_slow_disk_is_asked_again_and_then_left_behind(tmp_path: Path, monkeyp
     data.setup()
     assert data.rows is not None
     data.rows.patience.pause = 0.01
-    start = time.monotonic()
     with pytest.warns(UserWarning, match=r"clip-100 cannot be read \(no answer within 0.15 s\)"):
         got = {p for b in islice(iter(data.batches()), 20) for p in b.prompts}
-    assert time.monotonic() - start < 10
+    assert slow["clip-007"] == 0 and slow["clip-100"] > 90, "asked a few times, not for ever"
     assert "clip 7" in got and "clip 100" not in got and data.skipped == {"out of reach": 1}
 
 
