@@ -6,10 +6,10 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from adastate import flow, losses
-from adastate.lora import Lora, adapt
+from adastate.lora import Lora
 from adastate.net import Size
+from adastate.networks import learner
 from adastate.noise import SampleNoise
-from adastate.weights import network
 
 BANDS = ("low", "middle", "high")
 """Equal bands of sigma for which the loss is told apart."""
@@ -39,9 +39,9 @@ class Critic(pl.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype, compiled=compiled)
+        options = {"checkpointing": checkpointing, "compute_dtype": compute_dtype, "compiled": compiled}
+        self.net = learner(size, weights, lora, **options)
         self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
-        adapt(self.net, lora, weights)
 
     def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
@@ -57,7 +57,7 @@ class Critic(pl.LightningModule):
         x = x.detach()
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.time_shift)
         eps = noise.normal(*x.shape[1:])
-        predicted = self.net(flow.add_noise(x, eps, t, self.shift), t, text)
+        predicted = flow.predicted(self.net, x, eps, t, text, self.shift)
         each = losses.per_sample_flow_matching(predicted, x, eps, carries)
         band = (flow.sigma(t, self.shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
         found = {

@@ -8,7 +8,7 @@ entry a timestep is snapped. Hence t = 0 means sigma(0) = 0.00498 at shift 5, no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -89,6 +89,11 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
     if s.dim() == 0:  # on the host, and by the same rounding
         return float(1 - s) * x0 + float(s) * noise
     return (1 - s) * x0 + s * noise
+
+
+def predicted(net: Callable[..., Tensor], x0: Tensor, noise: Tensor, t: Tensor, text: Tensor, shift: float) -> Tensor:
+    """Flow that `net` predicts of `x0` with `noise` at `t` [B], all `[B, F, C, H, W]`: what is trained and scored."""
+    return net(add_noise(x0, noise, t, shift), t, text)
 
 
 def to_x0(x_t: Tensor, flow: Tensor, t: Tensor, shift: float) -> Tensor:

@@ -7,9 +7,7 @@ networks included, and is a pickle. Written against Lightning 2.6.
 
 from __future__ import annotations
 
-import os
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -19,11 +17,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from adastate import pieces
+from adastate import in_pieces
 from adastate.ema import EMA
 from adastate.net import DiT, local
 from adastate.networks import networks_of
-from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved, counters
+from adastate.pieces import AVERAGE, WEIGHT, Piece, Saved, counters, moments_of, scalars_of
 
 
 class FsdpStrategy(ModelParallelStrategy):
@@ -49,22 +47,13 @@ class FsdpStrategy(ModelParallelStrategy):
             (name,) = (n for n, net in module.trained.items() if any(id(p) in mine for p in net.parameters()))
             self.held[name] = FsdpPieces(module.trained[name], optimizer, module.averages.get(name))
 
-    # ---- checkpoints, see adastate.pieces
+    # ---- checkpoints, see adastate.in_pieces
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        pieces.save(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return pieces.restore(Path(checkpoint_path), self.held)
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
-
-    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
-
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return {}  # it is in the pieces
+    save_checkpoint = in_pieces.save_checkpoint
+    load_checkpoint = in_pieces.load_checkpoint
+    lightning_module_state_dict = in_pieces.lightning_module_state_dict
+    load_model_state_dict = in_pieces.load_model_state_dict
+    optimizer_state = in_pieces.optimizer_state
 
 
 class FsdpPieces:
@@ -84,11 +73,10 @@ class FsdpPieces:
         return self.optimizer.param_groups
 
     def moments(self, piece: Piece) -> list[str]:
-        return [k for k, v in self.optimizer.state[piece.param].items() if torch.is_tensor(v) and v.dim()]
+        return moments_of(self.optimizer.state[piece.param])
 
     def scalars(self) -> dict[str, Tensor]:
-        state = self.optimizer.state[self.pieces[0].param] if self.pieces else {}
-        return {k: v.detach().clone() for k, v in state.items() if torch.is_tensor(v) and not v.dim()}
+        return scalars_of(self.optimizer.state[self.pieces[0].param]) if self.pieces else {}
 
     def part(self, piece: Piece, part: str) -> Tensor:
         held = piece.param if part == WEIGHT else self.optimizer.state[piece.param][part]

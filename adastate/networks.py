@@ -9,7 +9,9 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from adastate.ema import EMA
-from adastate.net import DiT, shard
+from adastate.lora import Lora, adapt
+from adastate.net import DiT, Size, shard
+from adastate.weights import network
 
 
 class Networks(Protocol):
@@ -39,6 +41,13 @@ class Networks(Protocol):
     @property
     def accumulate(self) -> int:
         """Micro batches a step."""
+
+
+def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> DiT:
+    """A network that is to learn: with `lora` only its adapters do. Arguments as of `network` and `adapt`."""
+    net = network(size, weights, **options)
+    adapt(net, lora, weights)
+    return net
 
 
 def networks_of(module: pl.LightningModule | None, strategy: str) -> Networks:

@@ -8,8 +8,6 @@ could run code.
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -19,10 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from adastate.runtime import plain
+
 REST = "rest.pt"
 """What is no network's in a checkpoint: counters, loops, callbacks, schedules."""
 
 AVERAGE = "average"
+OTHER = "take another checkpoint"
 
 
 class PiecesError(ValueError):
@@ -73,6 +74,16 @@ class Held(Protocol):
 
     def bring(self, saved: Saved) -> None:
         """Sets copies of the weights that a strategy keeps beside the pieces; all ranks call it."""
+
+
+def moments_of(state: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors with an axis in an optimiser's state of one weight: they are cut as the weight is."""
+    return [k for k, v in state.items() if torch.is_tensor(v) and v.dim()]
+
+
+def scalars_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of what an optimiser counts in its state of one weight."""
+    return {k: v.detach().clone() for k, v in state.items() if torch.is_tensor(v) and not v.dim()}
 
 
 def counters(scalars: dict[str, Tensor], weights: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
@@ -169,7 +180,7 @@ def save_rest(folder: Path, checkpoint: dict[str, Any]) -> None:
 
 def load_rest(folder: Path) -> dict[str, Any]:
     require(folder)
-    found: dict[str, Any] = load(folder / REST)
+    found: dict[str, Any] = plain.load(folder / REST, PiecesError, OTHER)
     return found
 
 
@@ -221,7 +232,7 @@ class Saved:
         if not files:
             raise PiecesError(f"{folder} holds no {name}: it was saved by another stage of the training")
         for file in files:
-            told = load(file)
+            told = plain.load(file, PiecesError, OTHER)
             try:
                 made.shapes = {k: tuple(int(n) for n in shape) for k, shape in told["shapes"].items()}
                 made.groups = [dict(group) for group in told["groups"]]
@@ -270,23 +281,3 @@ class Saved:
     def whole(self, key: str, part: str) -> Tensor:
         shape = self.shapes[key]
         return self.cut(key, part, 0, prod(shape)).view(shape)
-
-
-def load(file: Path) -> Any:
-    """What a file of ours holds, which is plain data; nothing in it is ever executed.
-
-    Raises:
-        PiecesError: it holds more than that, or is no such file.
-    """
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a Python object, {named[1]}," if named else "something"
-        raise PiecesError(
-            f"{file} is refused: it holds {what} that is not plain data and might run code when it is read; take "
-            "another checkpoint"
-        ) from error
-    except Exception as error:  # whatever a broken file makes the unpickler stumble over
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise PiecesError(f"{file} is not a whole PyTorch file ({reason}): copy it again") from error

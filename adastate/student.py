@@ -18,10 +18,10 @@ from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.frozen import bring_back, leave_out
 from adastate.initialise import NOISY_PAST, Init
-from adastate.lora import Lora, adapt
+from adastate.lora import Lora
 from adastate.net import DiT, Size
 from adastate.net.engine import Engine
-from adastate.networks import shard_all
+from adastate.networks import learner, shard_all
 from adastate.noise import SampleNoise
 from adastate.optim import adamw, clip_gradient
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
@@ -120,9 +120,8 @@ class Student(pl.LightningModule):
             raise ValueError(f"init_state_target {init_state_target!r} needs a clean past; init is {init!r}")
         if (init == "consistency") != (ar_weights is not None):
             raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
-        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype)
+        self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
-        adapt(self.net, lora, weights)
         self.ema = EMA(self.net, ema, ema_start, ema_warmup)
         self.ar_steps, self.ar_guidance = ar_steps, ar_guidance
         self.learning, self.clip_gradient = "student", clip_gradient

@@ -15,13 +15,13 @@ from adastate import flow, losses, solvers
 from adastate.ema import EMA
 from adastate.encoders import Codec, TextEncoder
 from adastate.frozen import bring_back, leave_out
-from adastate.lora import Lora, adapt
+from adastate.lora import Lora
 from adastate.net import DiT, Size
-from adastate.networks import shard_all
+from adastate.networks import learner, shard_all
 from adastate.noise import SampleNoise
 from adastate.optim import adamw, clip_gradient
 from adastate.types import Batch, Chunk
-from adastate.weights import network, save
+from adastate.weights import save
 
 FROZEN = ("codec.",)
 """Parts of the module that no checkpoint holds."""
@@ -80,7 +80,8 @@ class Teacher(pl.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        self.net = network(size, weights, checkpointing=checkpointing, compute_dtype=compute_dtype, compiled=compiled)
+        options = {"checkpointing": checkpointing, "compute_dtype": compute_dtype, "compiled": compiled}
+        self.net = learner(size, weights, lora, **options)
         self.codec, self.text = codec, text
         self.rollout_frames = rollout_frames
         self.grid, self.shift, self.guidance = grid, shift, guidance
@@ -88,7 +89,6 @@ class Teacher(pl.LightningModule):
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
         self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
         self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
-        adapt(self.net, lora, weights)
         self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
@@ -131,7 +131,7 @@ class Teacher(pl.LightningModule):
         keep = noise.uniform() >= self.dropout
         prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
         eps = noise.normal(*x0.shape[1:])
-        predicted = self.net(flow.add_noise(x0, eps, t, self.shift), t, self.embed(prompts))
+        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.shift)
         loss = losses.flow_matching(predicted, x0, eps)
         self.log("teacher/loss", loss, prog_bar=True)
         return loss

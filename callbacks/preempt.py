@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from adastate import signals
 from callbacks.checkpoints import Checkpoints, at_boundary, note
-from callbacks.streams import iteration
+from callbacks.streams import iteration, iterations_apart
 
 WORKER_S = 600
 """Seconds that a loader worker outlives a SIGTERM: its process has to finish a step and a save first."""
@@ -44,9 +44,7 @@ class Preempt(pl.Callback):
     """
 
     def __init__(self, signals: Sequence[str] = signals.SIGNALS, every: int = 1, requeue: bool = True) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1 iteration")
-        self.signals, self.every, self.requeue = tuple(signals), every, requeue
+        self.signals, self.every, self.requeue = tuple(signals), iterations_apart(every), requeue
         self._before: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

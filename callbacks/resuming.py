@@ -106,8 +106,8 @@ def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
 
 
 def _readable(folder: Path, manifest: dict[str, Any]) -> None:
-    written, mine = manifest.get("versions", {}), versions()
-    if manifest.get("format", FORMAT) > FORMAT:
+    written, mine = manifest["versions"], versions()
+    if manifest["format"] > FORMAT:
         raise whole.Damaged(
             f"{folder} was written by adastate {written.get('adastate', 'of a later version')} in format "
             f"{manifest['format']}; this one, {mine.get('adastate', 'not installed')}, reads formats up to {FORMAT}: "

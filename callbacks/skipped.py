@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning.pytorch as pl
 
 from callbacks import tags
-from callbacks.streams import iteration, log_scalars
+from callbacks.streams import iteration, iterations_apart, log_scalars
 
 
 @runtime_checkable
@@ -27,9 +27,7 @@ class Skipped(pl.Callback):
     """
 
     def __init__(self, every: int = 50) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1 iteration")
-        self.every = every
+        self.every = iterations_apart(every)
         self._logged = -1
 
     def on_train_batch_end(

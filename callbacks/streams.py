@@ -57,6 +57,17 @@ def iteration(trainer: pl.Trainer, module: pl.LightningModule) -> int:
     return module.iteration if isinstance(module, Counts) else trainer.global_step
 
 
+def iterations_apart(every: int) -> int:
+    """`every` as a callback's argument.
+
+    Raises:
+        ValueError: below 1.
+    """
+    if every < 1:
+        raise ValueError(f"every={every} must be at least 1 iteration")
+    return every
+
+
 def log_scalars(trainer: pl.Trainer, metrics: dict[str, float], step: int) -> None:
     """Writes to all loggers at the module's own iteration, which `module.log` cannot."""
     if trainer.is_global_zero:

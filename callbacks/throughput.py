@@ -13,7 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from adastate.types import Batch
 from callbacks import tags
-from callbacks.streams import Streams, iteration, log_scalars
+from callbacks.streams import Streams, iteration, iterations_apart, log_scalars
 
 
 class FetchTimer(PassThroughProfiler):
@@ -49,9 +49,7 @@ class Throughput(pl.Callback):
     """
 
     def __init__(self, every: int = 50) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1 iteration")
-        self.every = every
+        self.every = iterations_apart(every)
         self._fetches: FetchTimer | None = None
         self._frames = 0
         self._start, self._first, self._waited = 0.0, 0, 0.0

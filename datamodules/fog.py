@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from adastate.types import Batch
 from datamodules import journey
 from datamodules.journey import GROUND, Journey
 from datamodules.world import balls
@@ -60,16 +59,6 @@ def even_foggy(count: int, seed: int) -> list[Foggy]:
 def _veiled(clear: Journey, seed: int, index: int) -> Foggy:
     digest = hashlib.blake2b(f"fog {seed} {index}".encode(), digest_size=4).digest()
     return Foggy(**asdict(clear), period=PERIODS[index % len(PERIODS)], phase=int.from_bytes(digest, "big") / 2**32)
-
-
-def batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
-    """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
-    flights = [foggy(seed, i) for i in indices]
-    return Batch(
-        index=torch.tensor(list(indices)),
-        prompts=[f.caption for f in flights],
-        video=render(flights, pictures) if pictures else None,
-    )
 
 
 def brightness(flights: Sequence[Foggy], t: Tensor) -> Tensor:

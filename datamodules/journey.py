@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from adastate.types import Batch
 from datamodules.world import CELL, HEADINGS, SPEEDS, VIEW, Flight, balls, flight, seen, strewn
 
 LAP = 192.0
@@ -80,16 +79,6 @@ def even_journeys(count: int, seed: int) -> list[Journey]:
         journey(seed, i, heading=headings[i % 8], speed=speeds[(i // 8) % 2], mover=COMPANY[(i // 16) % 2])
         for i in range(count)
     ]
-
-
-def batch(seed: int, indices: Sequence[int], pictures: int) -> Batch:
-    """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
-    journeys = [journey(seed, i) for i in indices]
-    return Batch(
-        index=torch.tensor(list(indices)),
-        prompts=[j.caption for j in journeys],
-        video=render(journeys, pictures) if pictures else None,
-    )
 
 
 def colour(hue: Tensor, shade: tuple[float, float]) -> Tensor:

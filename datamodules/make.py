@@ -104,8 +104,7 @@ def make_shards(
     stride = pictures if stride is None else stride
     if stride < 1:
         raise ShardError(f"a stride of {stride} pictures between clips: give 1 or more")
-    if stride != pictures:  # left out otherwise, so that sets of before there were strides keep their keys
-        settings["stride"] = stride
+    settings["stride"] = stride
     clip_bytes = _clip_bytes(size, pictures, fps, latents)
     before = read_manifest(out)
     with Progress(console=Console(stderr=True)) as progress:
@@ -138,7 +137,7 @@ def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Fact
     state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
     clips = 0
     try:
-        for clip in read_clips(source.path, size, pictures, fps, settings.get("stride")):
+        for clip in read_clips(source.path, size, pictures, fps, settings["stride"]):
             key = f"{words}-{source.digest}-{clips:05d}"
             if key not in present:
                 facts = {"source": source.name, "start": round(clip.start, 3), **shape}

@@ -24,6 +24,9 @@ from datamodules.samples import BadSample, Places, Sample
 _PROBES = 7
 """Good samples that vote on the shape of a set."""
 
+CHECK_EVERY = 20
+"""Batches between two agreements of all processes that the data is good enough to go on."""
+
 _PATIENCE_S = 300.0
 _MOST_IN_A_ROW = 10_000
 _READ_BEFORE_GIVING_UP = 1000
@@ -205,13 +208,16 @@ class Rows:
             f"{self.max_skipped_share:g}, and {shard} is worst, {most} with {cause}"
         )
 
-    def refuse_together(self, trainer: pl.Trainer | None) -> None:
+    def refuse_together(self, trainer: pl.Trainer | None, begun: int) -> None:
         """Ends the run in all processes at the same batch, as one that ended alone would leave the others waiting.
+
+        Args:
+            begun: batches that went into training; every `CHECK_EVERY` of them the processes agree.
 
         Raises:
             ShardError: some process has met too many bad samples.
         """
-        if trainer is None or trainer.world_size == 1:
+        if trainer is None or trainer.world_size == 1 or begun % CHECK_EVERY != 1:
             return
         excess = self.excess()
         if trainer.strategy.reduce_boolean_decision(excess is not None, all=False):

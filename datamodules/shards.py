@@ -26,8 +26,6 @@ from datamodules.video import to_float
 __all__ = ["BadSample", "Row", "Rows", "Sample", "ShardData", "ShardError", "decode", "find_shards", "read_shard"]
 
 LEDGER = "skipped.jsonl"
-CHECK_EVERY = 20
-"""Batches between two agreements of all processes that the data is good enough to go on."""
 
 
 class ShardData(pl.LightningDataModule):
@@ -103,8 +101,8 @@ class ShardData(pl.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.cursor.begin(batch, self.trainer)
-        if self.rows is not None and self.cursor.begun % CHECK_EVERY == 1:
-            self.rows.refuse_together(self.trainer)
+        if self.rows is not None:
+            self.rows.refuse_together(self.trainer, self.cursor.begun)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from datamodules.order import Batches, Cursor, together
 from datamodules.remote import Patience
 from datamodules.rows import Rows
 from datamodules.samples import BadSample, Sample
-from datamodules.shards import CHECK_EVERY, ShardError, ledger_path
+from datamodules.shards import ShardError, ledger_path
 from datamodules.writer import ShardWriter, npy
 
 
@@ -180,8 +180,8 @@ class TrajectoryData(pl.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.cursor.begin(batch, self.trainer)
-        if self.rows is not None and self.cursor.begun % CHECK_EVERY == 1:
-            self.rows.refuse_together(self.trainer)
+        if self.rows is not None:
+            self.rows.refuse_together(self.trainer, self.cursor.begun)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ and a rollout can therefore be *measured* against its prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
@@ -227,15 +227,20 @@ class WorldLatents:
 
 
 def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
-    if kind != "plain":
-        from datamodules import fog, journey  # which are built of parts of this file
+    """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
+    from datamodules import fog, journey  # which are built of parts of this file
 
-        return (journey if kind == "journey" else fog).batch(seed, indices, pictures)
-    flights = [flight(seed, i) for i in indices]
+    parts: dict[Kind, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
+        "plain": (flight, render),
+        "journey": (journey.journey, journey.render),
+        "fog": (fog.foggy, fog.render),
+    }
+    draw, show = parts[kind]
+    flights = [draw(seed, i) for i in indices]
     return Batch(
         index=torch.tensor(list(indices)),
         prompts=[f.caption for f in flights],
-        video=render(flights, pictures) if pictures else None,
+        video=show(flights, pictures) if pictures else None,
     )
 
 

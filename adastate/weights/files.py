@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
-import re
 import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from adastate.runtime import plain
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -104,18 +103,7 @@ def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, A
 
 def _open_torch(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors of a torch.save file, memory-mapped where its format allows; nothing in it is ever executed."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a Python object, {named[1]}," if named else "something"
-        raise WeightsError(
-            f"{path} is refused: it holds {what} that is not a tensor and might run code when it is read; "
-            "save its tensors alone, as safetensors"
-        ) from error
-    except Exception as error:  # whatever a broken file makes the unpickler stumble over
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise WeightsError(f"{path} is not a whole PyTorch file ({reason}): copy it again") from error
+    content = plain.load(path, WeightsError, "save its tensors alone, as safetensors")
     version = content.get("pytorch-lightning_version") if isinstance(content, Mapping) else None
     facts = {"lightning": str(version)} if version else {}
     return {name: Entry.of(tensor) for name, tensor in _tensors(content, "")}, facts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.ema import EMA
-from adastate.pieces import WEIGHT, Piece, Saved, counters
+from adastate.pieces import WEIGHT, Piece, Saved, counters, moments_of, scalars_of
 
 
 class ZeroShares:
@@ -74,11 +74,10 @@ class ZeroShares:
         return cast(list[dict[str, Any]], self.engine.basic_optimizer.param_groups)
 
     def moments(self, piece: Piece) -> list[str]:
-        return [k for k, v in self._state(piece).items() if torch.is_tensor(v) and v.dim()]
+        return moments_of(self._state(piece))
 
     def scalars(self) -> dict[str, Tensor]:
-        state = self._state(self.pieces[0]) if self.pieces else {}
-        return {k: v.detach().clone() for k, v in state.items() if torch.is_tensor(v) and not v.dim()}
+        return scalars_of(self._state(self.pieces[0])) if self.pieces else {}
 
     def part(self, piece: Piece, part: str) -> Tensor:
         param: Any = piece.param

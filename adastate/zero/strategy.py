@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -17,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from adastate import pieces
+from adastate import in_pieces
 from adastate.net import refuse_compiled
 from adastate.networks import Networks, networks_of
 from adastate.zero.settings import Offload, merge, settings
@@ -256,19 +255,10 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Float32 weights of a trained network by name, on every rank; all ranks must call it."""
         return self.held[name].gather(self.held[name].read())
 
-    # ---- checkpoints, see adastate.pieces
+    # ---- checkpoints, see adastate.in_pieces
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        pieces.save(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return pieces.restore(Path(checkpoint_path), self.held)
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        return pieces.rest_of(cast(pl.LightningModule, self.lightning_module))
-
-    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        pieces.bring_rest(cast(pl.LightningModule, self.lightning_module), checkpoint["state_dict"])
-
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return {}  # it is in the pieces
+    save_checkpoint = in_pieces.save_checkpoint
+    load_checkpoint = in_pieces.load_checkpoint
+    lightning_module_state_dict = in_pieces.lightning_module_state_dict
+    load_model_state_dict = in_pieces.load_model_state_dict
+    optimizer_state = in_pieces.optimizer_state

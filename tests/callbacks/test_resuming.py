@@ -16,7 +16,7 @@ import torch
 
 from callbacks import whole
 from callbacks.checkpoints import LOG
-from callbacks.resuming import STATE, check, look_first, newest
+from callbacks.resuming import FORMAT, STATE, check, look_first, newest, versions
 from tests import kills
 from tests.kills import Plan
 
@@ -29,7 +29,7 @@ def write(root: Path, name: str) -> Path:
     (scratch / STATE).mkdir()
     for i in range(6):
         (scratch / STATE / f"student-{i:05}.pt").write_bytes(bytes([i]) * (100 + i))
-    return whole.seal(scratch, {"iteration": int(name)})
+    return whole.seal(scratch, {"iteration": int(name), "format": FORMAT, "versions": versions()})
 
 
 def spoil(file: Path) -> None:
