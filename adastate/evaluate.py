@@ -6,7 +6,8 @@ whose headings, speeds and palettes are spread evenly, so the truth is known. Pr
 equally often and only what needs no truth is measured; real clips of the run's shards, through the codec, are the
 reference. "Change" tells the dynamics then: from picture to picture, and over half a second, which is more for motion
 and the same for flicker. "Scene" is the share of rollouts whose nearest real clip, by the mean picture, has their
-prompt for its caption.
+prompt for its caption. "Optical flow" and "dynamic degree", the mean length of all flow vectors and of the largest
+twentieth, in pixels a picture, are RAFT's, and left out where torchvision or its weights are not installed.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ def through(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
     return codec.decode(codec.encode(video.to(device))).cpu()
 
 
-def measure(video: Tensor, fps: int, truth: Truth) -> Figures:
-    """Figures of one stretch of video; means over the clips, the residual's median."""
+def measure(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> Figures:
+    """Figures of one stretch of video; means over the clips, the residual's median. Those of `flow` with one only."""
     motion = metrics.displacement(video)
     found = {
         "displacement": motion.norm(dim=1).mean().item(),
@@ -153,6 +154,9 @@ def measure(video: Tensor, fps: int, truth: Truth) -> Figures:
         "saturation": metrics.saturation(video).mean().item(),
         "sharpness": metrics.sharpness(video).mean().item(),
     }
+    if flow is not None:
+        moved = torch.cat([_lengths(flow(clip)) for clip in video.split(1)])
+        found["optical_flow"], found["dynamic_degree"] = moved.mean(0).tolist()
     footage, flights = truth.footage, truth.flights
     if footage is not None and set(truth.prompts) <= set(footage.captions):
         like = [footage.captions[i] for i in metrics.nearest(video, footage.video).tolist()]
@@ -174,15 +178,20 @@ def measure(video: Tensor, fps: int, truth: Truth) -> Figures:
     }
 
 
+def _lengths(flow: Tensor) -> Tensor:
+    """Mean length of all vectors of `[B, T, 2, h, w]` and of the largest of each picture, `[B, 2]`."""
+    return torch.stack([flow.norm(dim=2).mean((1, 2, 3)), metrics.dynamic_degree(flow).mean(1)], 1)
+
+
 @dataclass(frozen=True)
 class Row:
     name: str
     figures: Figures
 
 
-def rows(video: Ends, name: str, once: int, fps: int, truth: Truth) -> list[Row]:
+def rows(video: Ends, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> list[Row]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [Row(f"{name}, 1x", measure(video.first[:, :once], fps, truth))]
+    found = [Row(f"{name}, 1x", measure(video.first[:, :once], fps, truth, flow))]
     if video.pictures > once:
         first, last = video.first[:, :fps], video.last
         drifts = {
@@ -190,7 +199,7 @@ def rows(video: Ends, name: str, once: int, fps: int, truth: Truth) -> list[Row]
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
         times = video.pictures / once
-        found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth), **drifts}))
+        found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
     return found
 
 
@@ -202,6 +211,7 @@ def evaluate(
     prompts: list[str] | None,
     seed: int,
     device: str = "cpu",
+    flow: metrics.Flow | None = None,
 ) -> list[Row]:
     student = load_student(run, weights).to(device)
     frames, codec = student.rollout_frames, student.codec
@@ -214,11 +224,12 @@ def evaluate(
         flights = even_flights(count, seed)
         truth = Truth([f.caption for f in flights], flights)
         real = through(codec, render(flights, once), student.device)
-    found = rows(stream_ends(student, truth.prompts, horizon * frames, seed, once), "student", once, fps, truth)
+    streams = stream_ends(student, truth.prompts, horizon * frames, seed, once)
+    found = rows(streams, "student", once, fps, truth, flow)
     clips = load_teacher_clips(run, truth.prompts, frames, seed, device)
     for name, video in (("teacher", clips), ("real clips", real)):
         if video is not None:
-            found += rows(ends([video], once, fps), name, once, fps, truth)
+            found += rows(ends([video], once, fps), name, once, fps, truth, flow)
     return found
 
 
@@ -242,6 +253,15 @@ def show(found: list[Row], console: Console) -> None:
     console.print(table)
 
 
+def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
+    """RAFT on `device`; None, and a line that says why, where it is not to be had."""
+    try:
+        return metrics.raft_flow(file, device)
+    except metrics.NoRaft as why:
+        print(f"optical flow is left out: {why}")
+        return None
+
+
 def _format(column: str, value: float | None) -> str:
     if value is None:
         return ""
@@ -260,9 +280,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where the figures go; default <run>/evaluation.json")
+    parser.add_argument(
+        "--raft", type=Path, help="torchvision's weights of raft_small, for optical flow; default: torch's hub folder"
+    )
     args = parser.parse_args(argv)
     prompts = [p for p in args.prompts.read_text().splitlines() if p.strip()] if args.prompts else None
-    found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed, args.device)
+    flow = flow_or_why(args.raft, args.device)
+    found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed, args.device, flow)
     show(found, Console())
     out = args.json or args.run / "evaluation.json"
     protocol: dict[str, Any] = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed}

@@ -2,7 +2,8 @@
 
 `motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
 at the borders of chunks, `memory` (departure from the first view, repetition, what is kept
-while out of view), `quality` (distance from real video).
+while out of view), `quality` (distance from real video), `raft` (optical flow by a network of
+torchvision's, where it is installed).
 `curves` makes curves over time of them, `uncertainty` says how sure a mean is.
 """
 
@@ -22,13 +23,15 @@ from adastate.metrics.motion import (
 )
 from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
 from adastate.metrics.quality import Moments, features, frechet, moments
-from adastate.metrics.raft import raft_flow
+from adastate.metrics.raft import Flow, NoRaft, raft_flow
 from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval
 
 __all__ = [
     "DIRECTIONS",
+    "Flow",
     "Interval",
     "Moments",
+    "NoRaft",
     "Resamples",
     "across_gaps",
     "apart",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-def load(path: Path, error: type[ValueError], instead: str) -> Any:
+def load(path: Path, error: type[Exception], instead: str) -> Any:
     """What a file of torch.save holds, on the processor, memory-mapped where its format allows.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,9 +108,3 @@ def test_forward_is_the_share_of_the_prompted_motion() -> None:
     motion = torch.tensor([[1.0, 5], [1, 1], [0, 1]])
     assert metrics.forward(motion, velocity).tolist() == pytest.approx([0.5, 1, -1])
     assert metrics.forward(motion[:, None].expand(-1, 4, -1), velocity).shape == (3, 4)
-
-
-def test_raft_without_weights_says_where_they_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"raft_small.*use flow"):
-        metrics.raft_flow(still(2))
