@@ -34,6 +34,14 @@ STREAMS: list[dict[str, Any]] = [
 ]
 
 
+def cases(streams: list[dict[str, Any]]) -> list[Any]:
+    """The first two are witnesses; the others are slow."""
+    return [
+        pytest.param(s, id=", ".join(s) or "defaults", marks=pytest.mark.slow if i > 1 else ())
+        for i, s in enumerate(streams)
+    ]
+
+
 def test_a_latent_frame_in_the_cache() -> None:
     assert frame_key_bytes(WAN, 1560, memory.BFLOAT16) / 2**20 == pytest.approx(274.2, abs=0.05)
     net, text = random_net(), normal(2, 4, 16)
@@ -97,7 +105,7 @@ def kept(step: Step) -> int:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("stream", STREAMS, ids=lambda s: ", ".join(map(str, s)) or "defaults")
+@pytest.mark.parametrize("stream", cases(STREAMS))
 def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, Any], checkpointing: bool) -> None:
     kept(Step(monkeypatch, 1, stream=stream))  # fills the tables of noise and rotation, which stay
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
@@ -147,7 +155,7 @@ def allocated(work: Any) -> int:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("stream", STREAMS[:3], ids=lambda s: ", ".join(map(str, s)) or "defaults")
+@pytest.mark.parametrize("stream", cases(STREAMS[:3]))
 def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], checkpointing: bool) -> None:
     """Of a whole student step, scores and backward included, beside the networks and their optimisers."""
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)

@@ -54,7 +54,7 @@ def test_exit_levels_change_with_the_iteration() -> None:
     text, index = distill.student.embed(["red"]), torch.tensor([0])
     levels = set()
     for i in range(8):
-        distill.set_extra_state({"iteration": i})
+        distill.set_extra_state({**distill.get_extra_state(), "iteration": i})
         levels.add(distill.rollout(text, index, "student", grad=False)[0].passes - 2)
     assert levels == {0, 1}
 

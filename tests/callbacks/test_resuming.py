@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytes
 
 
 @needs_fork
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("fsdp2", "zero2"))])
 def test_a_run_of_two_processes(tmp_path: Path, strategy: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Its newest checkpoint damaged, it goes on from the one before, to the same bits; named, that one is refused."""
     if strategy == "zero2":
