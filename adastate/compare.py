@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from torch import Tensor
 
-from adastate.evaluate import Row, Truth, ends, even_flights, rows
+from adastate.evaluate import Row, Truth, ends, even_flights, rows, spelt
 from adastate.generate import file_name
 from adastate.media import VideoWriter, strip
 from adastate.noise import PlacedNoise
@@ -198,9 +198,7 @@ def tables(figures: Sequence[Row], width: int) -> Iterator[Table]:
     room = width - max(map(len, (*systems, stretch))) - 2
     columns, used = list[str](), 0
     for measure in (m for m in MAIN if m in _measures(figures)):
-        wide = 2 + max(
-            map(len, (*measure.split("_"), *(_number(measure, row.figures.get(measure)) for row in figures)))
-        )
+        wide = 2 + max(map(len, (*measure.split("_"), *(spelt(measure, row.figures.get(measure)) for row in figures))))
         if columns and used + wide > room:
             yield _rich(figures, systems, stretch, columns)
             columns, used = [], 0
@@ -214,7 +212,7 @@ def _rich(figures: Sequence[Row], systems: Sequence[str], stretch: str, measures
     for measure in measures:
         table.add_column(measure.replace("_", " "), justify="right", vertical="bottom")
     for name, row in zip(systems, figures, strict=True):
-        table.add_row(name, *(_number(m, row.figures.get(m)) for m in measures))
+        table.add_row(name, *(spelt(m, row.figures.get(m)) for m in measures))
     table.add_row()
     return table
 
@@ -311,17 +309,11 @@ def _table(figures: Sequence[Row]) -> str:
     head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in measures)
     body = "".join(
         f"<tr><th>{escape(row.name.rpartition(', ')[0])}</th>"
-        + "".join(f"<td class=n>{_number(m, row.figures.get(m))}</td>" for m in measures)
+        + "".join(f"<td class=n>{spelt(m, row.figures.get(m))}</td>" for m in measures)
         + "</tr>"
         for row in figures
     )
     return f"<h3>{escape(stretch)}</h3><table><tr><th></th>{head}</tr>{body}</table>"
-
-
-def _number(measure: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0%}" if measure in ("heading", "speed", "palette", "scene") else f"{value:.3f}"
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>adastate compare</title><style>

@@ -249,7 +249,7 @@ def show(found: list[Row], console: Console) -> None:
     measures = list(dict.fromkeys(m for row in found for m in row.figures))
     table = Table("", *(row.name.replace(", ", "\n") for row in found))
     for measure_ in measures:
-        table.add_row(measure_.replace("_", " "), *(_format(measure_, row.figures.get(measure_)) for row in found))
+        table.add_row(measure_.replace("_", " "), *(spelt(measure_, row.figures.get(measure_)) for row in found))
     console.print(table)
 
 
@@ -262,7 +262,8 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
         return None
 
 
-def _format(column: str, value: float | None) -> str:
+def spelt(column: str, value: float | None) -> str:
+    """A figure as people read it: shares in percent, nothing where it was not measured."""
     if value is None:
         return ""
     return f"{value:.0%}" if column in ("scene", "heading", "speed", "palette") else f"{value:.3f}"

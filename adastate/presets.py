@@ -118,7 +118,7 @@ class Line:
         shards = run / "shards"
         if self.world:
             argv = ["shards", "--world", "256", "--out", str(shards)]
-            self.steps.append(Stage("shards", argv, lambda: _count(shards)))
+            self.steps.append(Stage("shards", argv, lambda: count(shards)))
             return
         videos = run / "clips" if data == "clips" else Path(data)
         if data == "clips":
@@ -127,7 +127,7 @@ class Line:
         if data == "clips" or sum(p.stat().st_size for p in videos.rglob("*") if p.is_file()) <= SMALL_FOLDER:
             cut += ["--stride", "1"]
         self.steps.append(
-            Stage("shards", cut, lambda: f"{_count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
+            Stage("shards", cut, lambda: f"{count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
         )
         self.base += [f"--watch.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
         self._fit("codec", "--config", "conf/data/codec_shards.yaml")
@@ -153,7 +153,7 @@ class Line:
         out = self.run / name.replace(" ", "_")
         argv = ["trajectories", *self.base, "--config", "conf/stages/teacher.yaml", "--clips", str(self.args.clips)]
         argv += ["--steps", "16", *([] if "--past" in extra else self.prompts), *extra]
-        self.steps.append(Stage(name, argv, lambda: _count(out), makes=out))
+        self.steps.append(Stage(name, argv, lambda: count(out), makes=out))
 
     def _distill(self, name: str, *extra: str, few: bool = False) -> None:
         words = ["fit", *self.base, "--config", "conf/stages/distill.yaml"]
@@ -182,7 +182,8 @@ def previewed() -> list[str]:
     return list(yaml.safe_load(Path("conf/base.yaml").read_text())["watch"]["prompts"])
 
 
-def _count(folder: Path) -> str:
+def count(folder: Path) -> str:
+    """How many samples a folder of shards holds, in words."""
     index = json.loads((folder / "index.json").read_text())
     return f"{sum(s['samples'] for s in index['shards'])} clips in {folder}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor
 
-from adastate.presets import Stage
+from adastate.presets import Stage, count
 from adastate.runtime import atomic
 from adastate.study.table import Budget, Task
 from datamodules import fog, journey, world
@@ -182,7 +182,7 @@ def _trajectories(setting: Setting, kind: str = "") -> tuple[Path, Stage]:
     words += ["--clips", str(setting.budget.trajectories), "--steps", "16"]
     words += [*setting.window, "--teacher", kind] if kind else []
     words += ["--prompts", str(setting.prompts)] if setting.prompts else []
-    return setting.base, Stage(name, words, lambda: _count(out), out)
+    return setting.base, Stage(name, words, lambda: count(out), out)
 
 
 def _measured(setting: Setting) -> list[str]:
@@ -215,8 +215,3 @@ def render(kind: str, some: Sequence[world.Flight], pictures: int, first: int) -
     """Pictures first..first+pictures-1 of flights of a world, `[B, T, 3, 32, 32]`."""
     renderers: dict[str, Callable[..., Tensor]] = {"plain": world.render, "journey": journey.render, "fog": fog.render}
     return renderers[kind](some, pictures, first)
-
-
-def _count(shards: Path) -> str:
-    index = json.loads((shards / "index.json").read_text())
-    return f"{sum(s['samples'] for s in index['shards'])} in {shards}"
