@@ -35,7 +35,7 @@ CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf
 # each word of WITH is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(WITH),--config conf/recipes/$(1)_$(word).yaml)
 # ZERO=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
-SHARDED   = $(if $(ZERO),--config conf/zero/$(ZERO).yaml)
+SHARDED   = $(if $(ZERO),--config conf/strategy/$(ZERO).yaml)
 RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
@@ -60,7 +60,7 @@ train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=fu
 # a file stays in one process, for what its tests share; tests/conftest.py says which files begin
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: install ## the tests without those of test-slow; ARGS="-m minutes tests/test_walltime.py": what waits for a clock
+test: install ## the tests without those of test-slow; ARGS="-m minutes tests/launch/test_walltime.py": what waits for a clock
 	$(PYTEST) -m 'not slow and not minutes' $(ARGS)
 
 test-slow: install ## the rest of the tests: every strategy, every size, many kills
@@ -119,7 +119,7 @@ faults: install ## kills, stops, damage, full disks, bad data: every fault many 
 	.venv/bin/python benchmarks/faults.py $(ARGS)
 
 bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
-	.venv/bin/python benchmarks/stages.py --base $(RUN) $(ARGS)
+	.venv/bin/python benchmarks/stage_table.py --base $(RUN) $(ARGS)
 
 bench: install ## streams and training steps of this machine against a plain path, table and JSON
 	.venv/bin/python benchmarks/bench.py $(ARGS)

@@ -13,26 +13,31 @@ from pathlib import Path
 
 import yaml
 
-from adastate import process, signals
+from adastate.runtime import signals, threads
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
-    "train": ("adastate.pipeline", "the whole pipeline, from data to evaluated rollouts"),
-    "generate": ("adastate.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
-    "evaluate": ("adastate.evaluate", "measure rollouts against their prompts"),
-    "compare": ("adastate.compare", "the same weights, prompts and noise under several systems, side by side"),
-    "study": ("adastate.study.command", "the paper's study in miniature: arms x seeds, measured, and a report"),
-    "trajectories": ("adastate.trajectories", "write the teacher's ODE paths as shards"),
-    "plan": ("adastate.plan.command", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
-    "weights": ("adastate.weights.command", "look into checkpoints of any origin, import and export them"),
-    "parity": ("adastate.parity.main", "replay recorded runs of the reference implementations, compare every tensor"),
-    "shards": ("datamodules.make", "turn a folder of videos (or the tiny world) into shards"),
+    "train": ("adastate.launch.pipeline", "the whole pipeline, from data to evaluated rollouts"),
+    "generate": ("adastate.inference.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
+    "evaluate": ("adastate.evaluation.evaluate", "measure rollouts against their prompts"),
+    "compare": (
+        "adastate.evaluation.compare",
+        "the same weights, prompts and noise under several systems, side by side",
+    ),
+    "study": ("adastate.study.cli", "the paper's study in miniature: arms x seeds, measured, and a report"),
+    "trajectories": ("adastate.inference.write_trajectories", "write the teacher's ODE paths as shards"),
+    "plan": ("adastate.plan.cli", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
+    "weights": ("adastate.weights.cli", "look into checkpoints of any origin, import and export them"),
+    "parity": ("adastate.parity.cli", "replay recorded runs of the reference implementations, compare every tensor"),
+    "shards": ("datamodules.tools.make_shards", "turn a folder of videos (or the tiny world) into shards"),
 }
 
 
 def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
-    from adastate.config import ConfigError, check_words, read_command
+    from adastate.config.command_line import read_command
+    from adastate.config.schema import ConfigError
+    from adastate.config.validate import check_words
 
     composed, rest = read_command(argv)
     config = composed.lightning
@@ -64,10 +69,10 @@ def fit(argv: list[str]) -> None:
         "exists and is not empty",
     ):
         warnings.filterwarnings("ignore", f".*{known}.*")
-    from adastate.net import attention
+    from adastate.models import attention
 
     told = composed.variables.get("run", {})
-    process.use_threads(told.get("threads"))
+    threads.use_threads(told.get("threads"))
     print(f"[adastate] {attention.use(told.get('attention', 'sdpa'))}")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
@@ -115,9 +120,9 @@ def _resume(arguments: list[str], root: Path | None, together: bool = False) -> 
     Raises:
         Damaged: the named checkpoint is not what its manifest says.
     """
-    from adastate.config import ConfigError
-    from callbacks import whole
-    from callbacks.resuming import STATE, check, newest
+    from adastate.config.schema import ConfigError
+    from callbacks.checkpointing import atomic_folder
+    from callbacks.checkpointing.resume import STATE, check, newest
 
     found = []
     words = iter(arguments)
@@ -130,7 +135,7 @@ def _resume(arguments: list[str], root: Path | None, together: bool = False) -> 
             if root is None:
                 raise ConfigError("--ckpt_path=auto looks in the run folder, and trainer.default_root_dir is not set")
             every = root / "checkpoints"
-            state = newest(every) if not together else every if whole.folders(every) else None
+            state = newest(every) if not together else every if atomic_folder.folders(every) else None
         else:
             state = Path(value) / STATE if (Path(value) / STATE).exists() else Path(value)
             if not together:
@@ -161,9 +166,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    process.prepare()
+    threads.prepare()
     before = signals.listen() if argv[0] in ("fit", "train", "study") else {}
-    from adastate.config import ConfigError  # brings torch with it, and takes seconds in which a signal may come
+    from adastate.config.schema import ConfigError  # brings torch with it, and takes seconds in which a signal may come
 
     run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
     try:

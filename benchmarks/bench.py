@@ -21,14 +21,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from adastate import process
+from adastate.runtime import threads
 
-process.prepare()  # as the commands do, before torch comes
+threads.prepare()  # as the commands do, before torch comes
 
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from adastate.net import attention  # noqa: E402
+from adastate.models import attention  # noqa: E402
 from benchmarks import stream, training  # noqa: E402
 from benchmarks.gpu import on_gpu  # noqa: E402
 from benchmarks.growth import growth  # noqa: E402

@@ -26,8 +26,8 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests import kills  # noqa: E402
-from tests.kills import Plan  # noqa: E402
+from tests.support import kills  # noqa: E402
+from tests.support.kills import Plan  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ TESTS = {
     "stop at each sample, world sizes, workers": "tests/datamodules/test_order.py",
     "hostile shards and videos": "tests/datamodules/test_guard.py",
     "hostile checkpoints": "tests/weights/test_files.py",
-    "hostile checkpoints in pieces": "tests/test_pieces.py",
-    "NaN and spikes in losses and gradients": "tests/test_updates.py",
-    "SLURM: preempted, requeued, finished": "tests/test_slurm.py",
-    "SLURM: walltime over in training": "tests/test_walltime.py",
+    "hostile checkpoints in pieces": "tests/weights/test_sharded_checkpoint.py",
+    "NaN and spikes in losses and gradients": "tests/optim/test_manual_optimization.py",
+    "SLURM: preempted, requeued, finished": "tests/launch/test_slurm.py",
+    "SLURM: walltime over in training": "tests/launch/test_walltime.py",
 }
 """Faults whose trials are tests."""
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from adastate.net.engine import Engine
-from adastate.net.fast import Passes, Streamer
+from adastate.models.engine import Engine
+from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec, rollout
 from benchmarks.clock import quartiles
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adastate.net.fast import Passes, Streamer
+from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from benchmarks.shapes import SHAPES, STREAMS, Shape, network
 from benchmarks.stream import streamed

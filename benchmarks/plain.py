@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from adastate import flow
-from adastate.net import DiT
-from adastate.net.norm import RMSNorm
+from adastate.diffusion import flow
+from adastate.models.norm import RMSNorm
+from adastate.models.wan import DiT
 
 
 class PlainStream:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from adastate.net import DiT, Size
+from adastate.models.wan import DiT, Size
 from adastate.stream import StreamSpec
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from adastate.net import DiT
-from adastate.net.engine import Engine
-from adastate.net.fast import Passes, Streamer
+from adastate.models.engine import Engine
+from adastate.models.wan import DiT
+from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec, rollout
 from benchmarks.clock import Clock, Spread, quartiles, ratios, told
 from benchmarks.plain import PlainStream

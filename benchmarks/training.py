@@ -17,18 +17,20 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from adastate import bound, optim
-from adastate.critic import Critic
-from adastate.distill import Distill
+from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import TinyCodec, TinyText
-from adastate.net import Size, activation, attention, dit
-from adastate.net.norm import RMSNorm
-from adastate.net.rope import rotate
-from adastate.noise import SampleNoise
-from adastate.samples import Part
+from adastate.models import activation, attention
+from adastate.models.norm import RMSNorm
+from adastate.models.rope import rotate
+from adastate.models.wan import Size, dit
+from adastate.optim import adamw
 from adastate.stream import StreamSpec
-from adastate.student import Student
-from adastate.teacher import Teacher
+from adastate.training import conditioned
+from adastate.training.critic import Critic
+from adastate.training.distill import Distill
+from adastate.training.rollout_samples import Part
+from adastate.training.student import Student
+from adastate.training.teacher import Teacher
 from benchmarks.clock import Clock, Spread, quartiles, ratios, told
 
 BATCH = 16
@@ -75,7 +77,7 @@ class Steps:
         self.index, self.clock = torch.arange(BATCH), Clock(device)
         self.clip = self.text.new_zeros(0)
         # at rate 0 both sides have the same weights all the time
-        self.optimizers = {k: optim.adamw_for(net, 0.0, (0.0, 0.99), 0.01) for k, net in self.module.trained.items()}
+        self.optimizers = {k: adamw.adamw_for(net, 0.0, (0.0, 0.99), 0.01) for k, net in self.module.trained.items()}
 
     def __call__(self, name: str, iteration: int) -> tuple[float, Tensor]:
         """(seconds, gradient of all weights)."""
@@ -93,7 +95,7 @@ class Steps:
         seconds = self.clock() - began
         gradient = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
         began = self.clock()
-        optim.clipped_step(net, self.optimizers[name], 1.0, lambda _: True)
+        adamw.clipped_step(net, self.optimizers[name], 1.0, lambda _: True)
         if name == "student":
             module.student.ema.update(net)
         return seconds + self.clock() - began, gradient
@@ -119,7 +121,7 @@ def plain(steps: Steps) -> Iterator[None]:
         for module in (activation, dit):
             swapped.enter_context(mock.patch.object(module, "gelu", gelu))
         swapped.enter_context(mock.patch.object(attention, "_spelled", spelled))
-        swapped.enter_context(mock.patch.object(bound, "is_whole", lambda net: False))
+        swapped.enter_context(mock.patch.object(conditioned, "is_whole", lambda net: False))
         groups = [g for o in steps.optimizers.values() for g in o.param_groups]
         fused = [g["fused"] for g in groups]
         for group in groups:

@@ -1,15 +1,15 @@
 """What a run shows while it trains: previews, decoded states, a gallery, an overview, throughput, one line of progress.
 
-Callbacks call public methods of the LightningModule (see `callbacks.streams`) and never touch nets or caches.
+Callbacks call public methods of the LightningModule (see `callbacks.protocols`) and never touch nets or caches.
 """
 
-from callbacks.checkpoints import Checkpoints
-from callbacks.heartbeat import Heartbeat
-from callbacks.layout import Layout
-from callbacks.preempt import Preempt
-from callbacks.progress import Progress
-from callbacks.rollouts import Rollouts
-from callbacks.skipped import Skipped
-from callbacks.throughput import Throughput
+from callbacks.checkpointing.checkpoints import Checkpoints
+from callbacks.checkpointing.preempt import Preempt
+from callbacks.monitoring.heartbeat import Heartbeat
+from callbacks.monitoring.progress import Progress
+from callbacks.monitoring.skipped_samples import Skipped
+from callbacks.monitoring.throughput import Throughput
+from callbacks.previews.rollouts import Rollouts
+from callbacks.previews.tensorboard_layout import Layout
 
 __all__ = ["Checkpoints", "Heartbeat", "Layout", "Preempt", "Progress", "Rollouts", "Skipped", "Throughput"]

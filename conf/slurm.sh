@@ -33,4 +33,4 @@ fi
 
 # The batch shell gets none of the signals that its tasks get; at the end of the walltime they have 120 s.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
-exec "${ADASTATE_PYTHON:-.venv/bin/python}" -m adastate.launch "$@"
+exec "${ADASTATE_PYTHON:-.venv/bin/python}" -m adastate.launch.slurm_job "$@"

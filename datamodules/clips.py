@@ -1,60 +1,129 @@
-"""Clips of a folder of shards by their number: what a causal teacher has for its past."""
+"""Training on clips from WebDataset shards.
+
+Shards are data, not programs: plain tar files, here or behind a URL, never webdataset's `pipe:` commands, and only the
+kinds of members that we know are decoded, never pickles. Samples are read where they lie, so that every process reads
+its own rows only and any place in the order can be gone to directly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules.decode import decode
-from datamodules.guard import ShardError
-from datamodules.samples import find_shards, read_shard
-from datamodules.trajectories import with_past
-from datamodules.video import to_float
+from adastate.media.video import to_float
+from adastate.types import Batch
+from datamodules.shards.dataset import Rows
+from datamodules.shards.decode import Row, decode
+from datamodules.shards.index import BadSample, Sample, find_shards, read_shard
+from datamodules.shards.remote import Patience
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.sampler import Batches, Cursor, together
 
-KINDS = ("latent.npy", "trajectory.npy", "mp4")
-"""What is taken of a sample, in this order: latents, the end of a trajectory, or video, which is encoded."""
+__all__ = ["BadSample", "Row", "Rows", "Sample", "ShardData", "ShardError", "decode", "find_shards", "read_shard"]
+
+LEDGER = "skipped.jsonl"
 
 
-class Clips:
-    """Latents `[F, C, H, W]` and prompts by number.
+class ShardData(pl.LightningDataModule):
+    """Clips from WebDataset shards, endlessly, in the same global order whatever the number of processes.
+
+    What cannot be used is skipped, and listed in skipped.jsonl in the Trainer's default_root_dir.
 
     Args:
-        shards: pattern, as `find_shards` takes it.
-        frames: latent frames of a clip, from its start.
-        pictures: pictures that these stand for.
-        encode: video `[1, T, 3, h, w]` to latents.
-
-    Raises:
-        ShardError: no shards, damaged ones, or none of the kinds.
+        shards: folder, glob or brace pattern of .tar files, here or behind http(s)://, s3:// or gs://.
+        batch: clips a process and step.
+        frames: latent frames wanted (pictures, for video), from the start of each clip; null gives them whole.
+        seed: of the order.
+        workers: loader processes (0: read in the training process).
+        want: latents as stored, or video in [-1, 1].
+        max_skipped_share: share of unusable samples that are skipped; more are refused.
+        memory_gb: decoded clips are kept in memory up to this much.
+        read_timeout_s: of one read, which is tried three times.
     """
 
-    def __init__(self, shards: str, frames: int, pictures: int, encode: Callable[[Tensor], Tensor]) -> None:
-        self.shards, self.frames, self.pictures, self.encode = shards, frames, pictures, encode
-        self._samples = [sample for path in find_shards(shards) for sample in read_shard(path)]
-        members = self._samples[0].members
-        kind = next((kind for kind in KINDS if kind in members), None)
-        if kind is None:
-            raise ShardError(f"{shards} has no clips, only {', '.join(members)}: give shards of latents or video")
-        self.kind = kind
+    def __init__(
+        self,
+        shards: str,
+        batch: int = 16,
+        frames: int | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        want: Literal["latents", "video"] = "latents",
+        max_skipped_share: float = 0.05,
+        memory_gb: float = 2.0,
+        read_timeout_s: float = 60.0,
+    ) -> None:
+        super().__init__()
+        if frames is not None and frames < 1:
+            raise ValueError(f"data.frames is {frames}: give 1 or more, or null for whole clips")
+        self.shards, self.batch, self.frames, self.seed, self.workers = shards, batch, frames, seed, workers
+        self.max_skipped_share = max_skipped_share
+        self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
+        self.rows: Rows | None = None
+        self.cursor = Cursor()
 
-    def __len__(self) -> int:
-        return len(self._samples)
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Bad samples met so far, by cause; under a Trainer those of all processes and loader workers."""
+        return self.rows.skipped if self.rows else {}
 
-    def __getitem__(self, number: int) -> tuple[Tensor, str]:
-        """Clip `number` modulo their count. Raises BadSample, a ShardError, for one that cannot be used."""
-        sample = self._samples[number % len(self)]
-        if self.kind == "mp4":
-            row = decode(sample, self.kind, self.pictures)
-            return self.encode(to_float(row.content)[None])[0].float().cpu(), row.prompt
-        row = decode(sample, self.kind, self.frames)
-        content = row.content.float()
-        if self.kind == "trajectory.npy":
-            content = content[-2 if with_past(row.facts.get("levels") or []) else -1]
-        return content, row.prompt
+    def setup(self, stage: str | None = None) -> None:
+        self.rows = self.rows or together(self.trainer, self._read)
 
-    def stack(self, numbers: list[int]) -> tuple[Tensor, list[str]]:
-        """(`[B, F, C, H, W]`, prompts)."""
-        found = [self[number] for number in numbers]
-        return torch.stack([clip for clip, _ in found]), [prompt for _, prompt in found]
+    def _read(self) -> Rows:
+        kind = "mp4" if self.want == "video" else "latent.npy"
+        patience = Patience(self.read_timeout_s)
+        return Rows(
+            self.shards,
+            kind,
+            self.frames,
+            self.seed,
+            self.max_skipped_share,
+            self.memory_gb,
+            ledger_path(self.trainer),
+            patience,
+        )
+
+    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+        self.setup()
+        assert self.rows is not None
+        return self.rows.batches(_clip_batch, self.batch, rank, world)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        self.setup()
+        assert self.rows is not None
+        identity = {"kind": f"shards of {self.want}", "seed": self.seed, **self.rows.identity}
+        return self.cursor.loader(self.trainer, self.batches, self.workers, identity)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.cursor.begin(batch, self.trainer)
+        if self.rows is not None:
+            self.rows.refuse_together(self.trainer, self.cursor.begun)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.cursor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state_dict)
+
+
+def ledger_path(trainer: pl.Trainer | None) -> Path | None:
+    """Where a run writes down what it skips."""
+    return Path(trainer.default_root_dir) / LEDGER if trainer else None
+
+
+def _clip_batch(rows: Rows, indices: range) -> Batch:
+    got = [rows[i] for i in indices]
+    content = torch.stack([row.content for row in got])
+    video = rows.kind == "mp4"
+    return Batch(
+        index=torch.tensor(indices),
+        prompts=[row.prompt for row in got],
+        video=to_float(content) if video else None,
+        latents=None if video else content.float(),
+    )

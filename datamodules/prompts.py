@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from adastate.types import Batch
-from datamodules.order import Batches, Cursor, Order
-from datamodules.world import HEADINGS, Flight, flight, world_batch
+from datamodules.shards.sampler import Batches, Cursor, Order
+from datamodules.world_data import world_batch
+from datamodules.worlds.flyover import HEADINGS, Flight, flight
 
 
 def read_prompts(file: Path) -> list[str]:

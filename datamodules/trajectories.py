@@ -19,12 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate.types import Batch
-from datamodules.order import Batches, Cursor, together
-from datamodules.remote import Patience
-from datamodules.rows import Rows
-from datamodules.samples import BadSample, Sample
-from datamodules.shards import ShardError, ledger_path
-from datamodules.writer import ShardWriter, npy
+from datamodules.clips import ledger_path
+from datamodules.shards.clip_reader import with_past
+from datamodules.shards.dataset import Rows
+from datamodules.shards.index import BadSample, Sample
+from datamodules.shards.remote import Patience
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.sampler import Batches, Cursor, together
+from datamodules.shards.shard_writer import ShardWriter, npy
 
 
 class TrajectoryWriter:
@@ -211,12 +213,6 @@ def require_levels(levels: list[float], entries: int, sample: Sample, facts: Map
 
 def _are_levels(levels: Any, entries: int) -> bool:
     return isinstance(levels, list) and len(levels) == entries and all(type(x) in (int, float) for x in levels)
-
-
-def with_past(levels: Sequence[float] | Tensor) -> bool:
-    """Whether the last entry of trajectories with these levels is the clip that was their past."""
-    told = [float(level) for level in levels]
-    return len(told) > 2 and told[-2:] == [0.0, 0.0]
 
 
 def _trajectory_batch(levels: Tensor, rows: Rows, indices: range) -> Batch:

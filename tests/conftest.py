@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.net import DiT
-from tests.tiny import NetStudent, random_net
+from adastate.models.wan import DiT
+from tests.support.tiny import NetStudent, random_net
 
 LONG = (
-    "zero", "stages_sharded", "lora", "resume", "preempt", "disk", "heartbeat", "commands", "trajectories", "conf",
-    "plan_memory", "law11", "report", "safe", "pipeline", "checkpoints", "generate", "make", "engine", "pieces",
-    "resuming", "sharded", "wan_encoders", "measures",
+    "zero", "stages_sharded", "lora", "resume_command", "preempt", "disk", "heartbeat", "commands",
+    "write_trajectories", "conf", "plan_memory", "law11", "report", "safe", "pipeline", "checkpoints", "generate",
+    "make_shards", "engine", "sharded_checkpoint", "resume", "sharded_networks", "wan_encoders", "measures",
 )  # fmt: skip
 """Files that take long, the longest first."""
 

@@ -9,9 +9,9 @@ import av
 import pytest
 import yaml
 
-from adastate.evaluate import choose
+from adastate.evaluation.evaluate import choose
 from adastate.main import main
-from datamodules.world import flight
+from datamodules.worlds.flyover import flight
 
 CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
 SMALL = ["--size.width=32", "--size.layers=1", "--size.ffn=64", "--watch.every=1000", "--watch.long=0"]

@@ -15,24 +15,24 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from adastate.config import build, compose
+from adastate.config.compose import build, compose
 from adastate.encoders import TAEHV
 from adastate.main import main
-from adastate.net import DiT, Size
-from adastate.net.adapters import adapted, fold, is_adapter
-from adastate.student import Student
+from adastate.models.adapters import adapted, fold, is_adapter
+from adastate.models.wan import DiT, Size
+from adastate.training.student import Student
 from adastate.weights import load, save
-from datamodules.make import main as make_shards
+from datamodules.shards.shard_writer import ShardWriter, npy
+from datamodules.tools.make_shards import main as make_shards
 from datamodules.trajectories import TrajectoryWriter
-from datamodules.writer import ShardWriter, npy
-from tests.rig import fit
-from tests.test_wan_encoders import folder as encoders  # noqa: F401 - a fixture: a VAE and a text encoder, tiny
-from tests.tiny import normal, randomise
+from tests.encoders.test_wan_encoders import folder as encoders  # noqa: F401 - a fixture: a VAE and a text encoder, tiny
+from tests.support.rig import fit
+from tests.support.tiny import normal, randomise
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 FILES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.yaml"))
-ZERO = [name for name in FILES if name.startswith("zero/")]
+STRATEGIES = [name for name in FILES if name.startswith("strategy/")]
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "ffn": 16}
 WAN = {**SMALL, "text_width": 16, "text_tokens": 8, "freq": 16}
@@ -58,7 +58,7 @@ def layers(name: str) -> list[str]:
         "systems": ["stages/distill"],
         "codecs": ["stages/distill"],
         "stages": [],
-        "zero": DISTILL,
+        "strategy": DISTILL,
         "data": [f"stages/{stage}"],
         "recipes": DISTILL if stage == "distill" else [f"stages/{stage}"],
         "study": DISTILL if file == "distill" else [f"stages/{file.partition('_')[2]}"],
@@ -157,7 +157,7 @@ def test_the_base_runs_a_stage_through_the_command_line(place: Place, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in FILES if n not in {"base", *NO_LAYERS, *ZERO} and not n.startswith("systems/")]
+    "name", [n for n in FILES if n not in {"base", *NO_LAYERS, *STRATEGIES} and not n.startswith("systems/")]
 )
 def test_every_file_trains(place: Place, name: str) -> None:
     module: Any = place.step(layers(name), *MORE.get(name, []))
@@ -212,7 +212,9 @@ def test_every_strategy_trains(place: Place) -> None:
     words = [sys.executable, "-m", "tests.test_conf", str(place.folder), str(place.encoders)]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert [line.removeprefix("trained ") for line in done.stdout.splitlines() if line.startswith("trained ")] == ZERO
+    assert [
+        line.removeprefix("trained ") for line in done.stdout.splitlines() if line.startswith("trained ")
+    ] == STRATEGIES
 
 
 def test_what_is_no_layer_is_there_and_a_file_without_a_rule_is_seen() -> None:
@@ -225,6 +227,6 @@ if __name__ == "__main__":
     os.environ.setdefault("MASTER_PORT", "29517")
     here = Place.__new__(Place)
     here.folder, here.encoders = Path(sys.argv[1]), Path(sys.argv[2])
-    for each in ZERO:
+    for each in STRATEGIES:
         here.step(layers(each))
         print("trained", each, flush=True)

@@ -49,7 +49,7 @@ def test_the_readme_shows_pictures_that_exist() -> None:
 
 
 def test_every_config_file_of_a_stage_and_a_size_is_composed_without_complaint() -> None:
-    from adastate.config import compose
+    from adastate.config.compose import compose
 
     for size in sorted((ROOT / "conf/sizes").glob("*.yaml")):
         base = (

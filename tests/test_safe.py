@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adastate.config import ConfigError, compose
+from adastate.config.compose import compose
+from adastate.config.schema import ConfigError
 
 ROOT = Path(__file__).parents[1]
 STAGE = ["conf/base.yaml", "conf/sizes/tiny.yaml", "conf/stages/init.yaml"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.config import compose
-from adastate.net import DiT, Size
+from adastate.config.compose import compose
+from adastate.models.wan import DiT, Size
 from adastate.stream import StreamSpec
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -9,7 +9,7 @@ from adastate.encoders.hub import EncoderError
 from adastate.encoders.interfaces import Codec, StreamDecoder, TextEncoder, starts_with_a_picture
 from adastate.encoders.taehv import TAEHV
 from adastate.encoders.tiny import PRETRAINED, TinyCodec, TinyText
-from adastate.encoders.wan import UMT5, WanVAE
+from adastate.encoders.wan_vae import UMT5, WanVAE
 
 __all__ = [
     "PRETRAINED",

@@ -11,19 +11,11 @@ from adastate.metrics.coherence import border_flicker, spread, warp_error
 from adastate.metrics.colour import apart, bright_hue, ground, ground_hue, hue, saturation, turned
 from adastate.metrics.composite import composite
 from adastate.metrics.curves import averaged, over_time
-from adastate.metrics.memory import across_gaps, departure, likeness, loop, repetition, thumbnails
-from adastate.metrics.motion import (
-    DIRECTIONS,
-    displacement,
-    dynamic_degree,
-    flow,
-    forward,
-    heading,
-    residual,
-)
+from adastate.metrics.motion import DIRECTIONS, displacement, dynamic_degree, flow, forward, heading, residual
 from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
 from adastate.metrics.quality import Moments, features, frechet, moments
 from adastate.metrics.raft import Flow, NoRaft, raft_flow
+from adastate.metrics.scene_memory import across_gaps, departure, likeness, loop, repetition, thumbnails
 from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval
 
 __all__ = [

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adastate.net import DiT, Size
+from adastate.models.wan import DiT, Size
 
 SIZE_OF = {
     "dim": "width",

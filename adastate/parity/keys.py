@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from adastate.parity.compare import Compared
 from adastate.parity.fixture import Fixture
+from adastate.parity.tolerances import Compared
 
 
 def names(text: str) -> frozenset[str]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adastate.net import DiT
-from adastate.net.masks import block_causal, teacher_forcing
-from adastate.parity.compare import Compared, absolute
+from adastate.models.masks import block_causal, teacher_forcing
+from adastate.models.wan import DiT
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay
+from adastate.parity.tolerances import Compared, absolute
 from adastate.types import FrameMask
 
 PARTS = {"self_attn": "self_attn.o", "cross_attn": "cross_attn.o", "ffn": "ffn"}

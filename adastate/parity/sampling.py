@@ -7,11 +7,11 @@ import re
 import torch
 from torch import Tensor
 
-from adastate.parity import compare
-from adastate.parity.compare import Compared
+from adastate.diffusion.solvers import Predict, unipc, unipc_levels
+from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay, names
-from adastate.solvers import Predict, unipc, unipc_levels
+from adastate.parity.tolerances import Compared
 
 SHIFT = ("shift", "flow_shift", "timestep_shift", "sample_shift")
 STEPS = ("num_inference_steps", "sampling_steps", "sample_steps", "num_steps", "steps")
@@ -57,13 +57,13 @@ def replay(f: Fixture) -> list[Compared]:
     recorded, x0_given = _by_step(f.inputs, FLOWS), _by_step(f.inputs, X0S)
     steps = _steps(f, recorded or x0_given, start)
     levels, times = unipc_levels(steps, shift)
-    found = [compare.table(k, times.to(v.dtype), v, 0.0) for k, v in f.outputs.items() if k.startswith("timestep")]
+    found = [tolerances.table(k, times.to(v.dtype), v, 0.0) for k, v in f.outputs.items() if k.startswith("timestep")]
     for name in f.outputs.keys() & {"sigmas", "levels"}:
-        found.append(compare.table(name, levels[: len(f.outputs[name])], f.outputs[name]))
+        found.append(tolerances.table(name, levels[: len(f.outputs[name])], f.outputs[name]))
     for name, ours in (("timesteps", times), ("sigmas", levels)):
         if f.meta.get(name):
             listed = torch.tensor(f.meta[name])
-            found.append(compare.table(f"meta.{name}", ours[: len(listed)], listed))
+            found.append(tolerances.table(f"meta.{name}", ours[: len(listed)], listed))
     if start is None:
         return found
     flows: list[Tensor] = []
@@ -184,7 +184,7 @@ def _compare(outputs: dict[str, Tensor], values: list[Tensor], start: Tensor) ->
             got = torch.stack(values)
         else:
             continue
-        found.append(compare.absolute(name, got.reshape(expected.shape), expected))
+        found.append(tolerances.absolute(name, got.reshape(expected.shape), expected))
     return found
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate import flow
-from adastate.net import DiT
-from adastate.net.rope import rope_table, rotate
-from adastate.noise import RecordedNoise
-from adastate.parity import compare
-from adastate.parity.compare import Compared
+from adastate.diffusion import flow
+from adastate.diffusion.noise import RecordedNoise
+from adastate.models.rope import rope_table, rotate
+from adastate.models.wan import DiT
+from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay, names
+from adastate.parity.tolerances import Compared
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
 from adastate.stream.cache import View
 from adastate.types import Memory
@@ -134,14 +134,14 @@ def training(f: Fixture) -> list[Compared]:
             continue
         latents, loss, gradients = train(f, cache_grad)
         if not found:
-            found += [compare.absolute("output", latents, f.outputs["output"])]
+            found += [tolerances.absolute("output", latents, f.outputs["output"])]
             if "loss" in f.outputs:
-                found += [compare.scalar("loss", loss, f.outputs["loss"])]
+                found += [tolerances.scalar("loss", loss, f.outputs["loss"])]
         for name, expected in f.outputs.items():
             if name.startswith(prefix):
-                found.append(compare.gradient(name, gradients[name.removeprefix(prefix)], expected))
+                found.append(tolerances.gradient(name, gradients[name.removeprefix(prefix)], expected))
         if norms in f.meta:
-            found.append(compare.norms(f"meta.{norms}", gradients, f.meta[norms]))
+            found.append(tolerances.norms(f"meta.{norms}", gradients, f.meta[norms]))
     return found
 
 
@@ -218,13 +218,13 @@ def _table(f: Fixture, spec: StreamSpec) -> list[Compared]:
     found = []
     for key, expected in (("denoising_step_list", f.outputs.get("denoising_step_list")),):
         if expected is not None:
-            found.append(compare.table(key, torch.tensor(spec.timesteps), expected.float()))
+            found.append(tolerances.table(key, torch.tensor(spec.timesteps), expected.float()))
     for key, times in (("warped", spec.timesteps), ("warped_first_chunk", spec.levels(0))):
         if key in f.meta:
-            found.append(compare.table(f"meta.{key}", torch.tensor(times), torch.tensor(f.meta[key])))
+            found.append(tolerances.table(f"meta.{key}", torch.tensor(times), torch.tensor(f.meta[key])))
     first = f.outputs.get("denoising_step_list_first_chunk")
     if first is not None:
-        found.append(compare.table("denoising_step_list_first_chunk", torch.tensor(spec.levels(0)), first.float()))
+        found.append(tolerances.table("denoising_step_list_first_chunk", torch.tensor(spec.levels(0)), first.float()))
     return found
 
 
@@ -234,7 +234,7 @@ def _latents(f: Fixture, made: Tensor, given: Tensor | None) -> list[Compared]:
         return []
     if given is not None and expected.shape[1] == made.shape[1] + given.shape[1]:
         made = torch.cat([given, made], 1)
-    return [compare.absolute("latents", made, expected)]
+    return [tolerances.absolute("latents", made, expected)]
 
 
 def _calls(f: Fixture, spec: StreamSpec, passes: list[Pass]) -> list[Compared]:
@@ -261,10 +261,10 @@ def _calls(f: Fixture, spec: StreamSpec, passes: list[Pass]) -> list[Compared]:
     for name, match in named.items():
         call_at = index.get((int(match[1]), int(match[2])))
         if call_at is None:
-            found.append(compare.not_comparable(name, "the list of calls does not hold it"))
+            found.append(tolerances.not_comparable(name, "the list of calls does not hold it"))
             continue
         x0 = flow.to_x0(call_at.x, call_at.flow, call_at.t, spec.shift)
-        found.append(compare.absolute(name, call_at.flow if match[3] == "flow" else x0, f.outputs[name]))
+        found.append(tolerances.absolute(name, call_at.flow if match[3] == "flow" else x0, f.outputs[name]))
     return found
 
 
@@ -281,7 +281,7 @@ def _windows(f: Fixture, spec: StreamSpec, passes: list[Pass]) -> list[Compared]
     for name in names_:
         made = joint[int(name[6:8])]
         got = made.flow if name.endswith("flow") else flow.to_x0(made.x, made.flow, made.t, spec.shift)
-        found.append(compare.absolute(name, got, f.outputs[name]))
+        found.append(tolerances.absolute(name, got, f.outputs[name]))
     return found
 
 
@@ -309,11 +309,11 @@ def _cache(f: Fixture, cache: StateCache) -> list[Compared]:
                 at = tuple(frames.source)
                 ours = rotate(ours, rope_table(at, height, width, ours.shape[-1], 8192, ours.device))
             rows = [places[s] for s in frames.source]
-            differences.append(compare.absolute(name, ours.unflatten(1, (-1, tokens)), theirs[:, rows]))
+            differences.append(tolerances.absolute(name, ours.unflatten(1, (-1, tokens)), theirs[:, rows]))
         if differences:
             found.append(max(differences, key=lambda c: c.share))
         else:
-            found.append(compare.not_comparable(name, "no frame of it is kept here"))
+            found.append(tolerances.not_comparable(name, "no frame of it is kept here"))
     return found
 
 

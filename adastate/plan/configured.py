@@ -6,9 +6,9 @@ import importlib
 import inspect
 from typing import Any
 
-from adastate.config import Config, ConfigError
-from adastate.net import Size
-from adastate.net.masks import teacher_forcing
+from adastate.config.schema import Config, ConfigError
+from adastate.models.masks import teacher_forcing
+from adastate.models.wan import Size
 from adastate.plan.cost import Pass, Recipe, forced_passes, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run, codec_parameters

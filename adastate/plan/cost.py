@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adastate.net import Size
+from adastate.models.wan import Size
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import View
-from adastate.stream.rollout import forced
+from adastate.stream.teacher_forcing import forced
 from adastate.types import FrameMask, Memory
 
 SCORES = 2.5

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adastate.net import Size
+from adastate.models.wan import Size
 from adastate.plan.cost import Pass, parameters, patch_width, stream_places
 from adastate.stream import StreamSpec
 

@@ -4,7 +4,9 @@ The network comes as a callable: nothing here imports it.
 """
 
 from adastate.stream.cache import StateCache
-from adastate.stream.rollout import Scene, prefill, rollout
+from adastate.stream.passes import Scene
+from adastate.stream.prompt_switch import prefill
+from adastate.stream.rollout import rollout
 from adastate.stream.spec import StreamSpec, Switch
 
 __all__ = ["Scene", "StateCache", "StreamSpec", "Switch", "prefill", "rollout"]

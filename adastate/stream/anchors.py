@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adastate.stream.frames import HIDDEN, Frames, Kept
+from adastate.stream.kv_frames import HIDDEN, Frames, Kept
 from adastate.stream.spec import StreamSpec
 
 MEMORIES = 2

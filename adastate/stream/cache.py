@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from adastate.stream.anchors import retain
-from adastate.stream.frames import HIDDEN, Frames, Kept
+from adastate.stream.kv_frames import HIDDEN, Frames, Kept
+from adastate.stream.kv_slab import Board, Placed, Slab
 from adastate.stream.positions import Layout, layout
-from adastate.stream.slab import Board, Placed, Slab
 from adastate.stream.spec import StreamSpec
 from adastate.types import FrameMask, Positions, Probe, Rotate, Slots
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from adastate import flow
+from adastate.diffusion import flow
 
 
 @dataclass(frozen=True)

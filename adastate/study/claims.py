@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from adastate import metrics
-from adastate.config import ConfigError
+from adastate.config.schema import ConfigError
 from adastate.metrics import Interval
 from adastate.study.measures import MEASURES
 from adastate.study.results import DRAWS, Results

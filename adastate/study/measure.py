@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adastate.compare import TRAINED, roll
+from adastate.config.systems import System
 from adastate.encoders import Codec, TinyCodec
-from adastate.media import to_uint8
+from adastate.evaluation.compare import TRAINED, roll
+from adastate.media.video import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
-from adastate.runs import load_student
 from adastate.runtime import atomic
-from adastate.study import attention, measures
+from adastate.study import attention_by_place, measures
+from adastate.study.arm_stages import HORIZON, flights, render
 from adastate.study.measures import Curves, curves, feature_moments, hidden
-from adastate.study.stages import HORIZON, flights, render
 from adastate.study.table import WORLDS
-from adastate.systems import System
-from datamodules.world import Flight
+from adastate.training.load_run import load_student
+from datamodules.worlds.flyover import Flight
 
 BATCH = 16
 SHOWN = 2
@@ -90,10 +90,10 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
     if whole:
         for name, part in stretches([s[:SHOWN] for s in states], horizons, per).items():
             kept[f"states/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
-    looked = attention.measure(student, [f.caption for f in truth[:4]], WINDOWS, 2 * per, seed)
+    looked = attention_by_place.measure(student, [f.caption for f in truth[:4]], WINDOWS, 2 * per, seed)
     trained = student.spec.past_frames
     if trained is not None and trained not in WINDOWS:
-        looked += attention.measure(student, [f.caption for f in truth[:4]], [trained], 2 * per, seed)
+        looked += attention_by_place.measure(student, [f.caption for f in truth[:4]], [trained], 2 * per, seed)
     told = _protocol(kind, truth, horizons, seed, codec, once)
     told["attention"] = [
         {"past_frames": a.past_frames, "places": a.places, "shares": a.shares.round(5).tolist()} for a in looked

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
-from datamodules.fog import Foggy
-from datamodules.journey import GROUND, Journey
-from datamodules.world import PALETTES, Flight
+from datamodules.worlds.flyover import PALETTES, Flight
+from datamodules.worlds.fog import Foggy
+from datamodules.worlds.journey import GROUND, Journey
 
 Curves = dict[str, Tensor]
 

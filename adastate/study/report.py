@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from adastate.metrics import Interval
 from adastate.runtime import atomic
-from adastate.study import figures
+from adastate.study import plots
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
 from adastate.study.results import REAL, Results
@@ -129,15 +129,15 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
     known = [m for m in CURVES if m in results.measures]
     blocks = []
     for at in results.horizons[1:] or results.horizons:
-        figure = figures.dynamics_against_drift(results, arms, at)
+        figure = plots.dynamics_against_drift(results, arms, at)
         text = "Up is motion, to the right is drift; real flights have the star."
-        blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", figures.svg(figure))))
+        blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", plots.svg(figure))))
         if "livery" in results.names:
-            figure = figures.following_against_forgetting(results, arms, at)
+            figure = plots.following_against_forgetting(results, arms, at)
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
-            blocks.append(Block(title, text, None, (name, figures.svg(figure))))
-    curves = figures.over_time(results, arms, known)
+            blocks.append(Block(title, text, None, (name, plots.svg(figure))))
+    curves = plots.over_time(results, arms, known)
     blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves", curves))
     return blocks + [_strips(results, arms, row, f"strips-{row + 1}") for row in range(2)]
 
@@ -145,7 +145,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
 def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> Block:
     prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
     text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
-    return _figure(f"Rollout {row + 1}", text, name, figures.strips(results, arms, row), figures.png)
+    return _figure(f"Rollout {row + 1}", text, name, plots.strips(results, arms, row), plots.png)
 
 
 def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
@@ -156,16 +156,16 @@ def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
             "Attention",
             "Share of each visible frame. Past frames are counted from the chunk backwards.",
             "attention",
-            figures.attention_by_place(results, arms),
+            plots.attention_by_place(results, arms),
         ),
         _figure(
             "",
             "The same weights with other windows. 1 is an equal share.",
             "attention-window",
-            figures.attention_by_window(results, arms),
+            plots.attention_by_window(results, arms),
         ),
         _figure(
-            "", "Share of the anchor by layer and level.", "attention-layer", figures.attention_by_layer(results, arms)
+            "", "Share of the anchor by layer and level.", "attention-layer", plots.attention_by_layer(results, arms)
         ),
     ]
 
@@ -189,10 +189,10 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
         return []
     known = [m for m in COMPARED if m in results.measures]
     stretches = results.horizons
-    figure = figures.differences(results, pairs, known, stretches)
+    figure = plots.differences(results, pairs, known, stretches)
     arms = dict.fromkeys(x for pair in pairs for x in pair)
     told = "; ".join(f"{a}: {table.arms[a].about}" for a in arms)
-    blocks = [Block(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, figures.svg(figure)))]
+    blocks = [Block(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, plots.svg(figure)))]
     for at in stretches:
         rows = []
         for a, b in pairs:
@@ -227,7 +227,7 @@ def _recall(results: Results, table: Table) -> list[Block]:
         "no claim."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
-    picture = ("fog", figures.svg(figures.remembering(results, arms)))
+    picture = ("fog", plots.svg(plots.remembering(results, arms)))
     return [Block("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows), picture)]
 
 
@@ -282,7 +282,7 @@ def _cell(measure: str, i: Interval) -> str:
     return f"{i.value:.{digits}f} [{i.low:.{digits}f}, {i.high:.{digits}f}]"
 
 
-def _figure(title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = figures.svg) -> Block:
+def _figure(title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = plots.svg) -> Block:
     return Block(title, text, None, (name, as_(figure)))
 
 
@@ -295,7 +295,7 @@ def markdown(blocks: Sequence[Block], pictures: Path) -> str:
         if block.text:
             lines += [block.text, ""]
         if block.picture:
-            path = figures.save(pictures, *block.picture)
+            path = plots.save(pictures, *block.picture)
             lines += [f"![{block.title or block.picture[0]}]({pictures.name}/{path.name})", ""]
         if block.table:
             heads, rows = block.table

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
-from adastate.config import ConfigError
+from adastate.config.schema import ConfigError
 from adastate.metrics import Interval, Moments, Resamples
 from adastate.metrics.uncertainty import interval
-from adastate.study.attention import Attention
+from adastate.study.attention_by_place import Attention
 from adastate.study.measures import MADE, MEASURES, PARTS
 
 REAL = "real flights"

@@ -15,11 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
-from adastate import signals
-from adastate.pipeline import run_stage
-from adastate.runtime import atomic
-from adastate.study import stages
-from adastate.study.stages import Setting
+from adastate.launch.pipeline import run_stage
+from adastate.runtime import atomic, signals
+from adastate.study import arm_stages
+from adastate.study.arm_stages import Setting
 from adastate.study.table import Task
 
 LOG = "study.log"
@@ -37,12 +36,14 @@ def run_one(setting: Setting, task: Task, console: Console, keep: bool = False) 
     with claimed(here) as mine:
         if not mine:
             raise SystemExit(ELSEWHERE)
-        if stages.has_changed(setting, task):  # the new text last: killed before that, it is seen to have changed again
+        if arm_stages.has_changed(
+            setting, task
+        ):  # the new text last: killed before that, it is seen to have changed again
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
-        atomic.write_text(here / "arm.yaml", stages.arm_text(setting, task))
+        atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
         anew = False
-        for stage in stages.run(setting, task):
+        for stage in arm_stages.run(setting, task):
             done = run_stage(stage, here, console, anew, "study")
             anew = anew or not done["skipped"]
         if not keep:  # ten times what else a run leaves; nobody goes on from there

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from adastate.config import ConfigError
+from adastate.config.schema import ConfigError
 from adastate.stream import StreamSpec
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 from adastate.weights.checkpoint import Checkpoint, read
 from adastate.weights.export import export, import_
 from adastate.weights.files import WeightsError
-from adastate.weights.own import BUILTIN, facts, load, mismatch, network, save
-from adastate.weights.report import Report
+from adastate.weights.load_report import Report
+from adastate.weights.native import BUILTIN, facts, load, mismatch, network, save
 
 __all__ = [
     "BUILTIN",

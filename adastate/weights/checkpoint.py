@@ -9,9 +9,9 @@ from pathlib import Path
 
 from adastate.encoders import PRETRAINED
 from adastate.weights import geometry as geo
-from adastate.weights import lora, names
+from adastate.weights import key_maps, lora_merge
 from adastate.weights.files import Entry, WeightsError, parse_header
-from adastate.weights.report import Fit, Report, compare
+from adastate.weights.load_report import Fit, Report, compare
 from adastate.weights.sources import Stored, open_source
 
 BUILTIN = {
@@ -93,7 +93,7 @@ def read(
     layout = _layout(section)
     raw = {layout(name): entry for name, entry in section.entries.items()}
     _refuse_pictures(raw, stored.path)
-    made, entries = lora.adapters(raw)
+    made, entries = lora_merge.adapters(raw)
     about = Report(
         source=str(stored.path),
         origin=_origin(stored, section),
@@ -108,7 +108,7 @@ def read(
         raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
     notes: tuple[str, ...] = ()
     if made:
-        entries, note = lora.merge(entries, made, lora_alpha)
+        entries, note = lora_merge.merge(entries, made, lora_alpha)
         notes += (note,)
     geometry, heads_from, odd = _geometry(stored, entries, heads)
     untold = tuple(name for name in geo.TELLING if name not in entries)
@@ -127,7 +127,7 @@ def read(
 
 def _over_base(
     path: Path,
-    made: Mapping[str, lora.Adapter],
+    made: Mapping[str, lora_merge.Adapter],
     others: Mapping[str, Entry],
     about: Report,
     base: str | Path | None,
@@ -141,9 +141,9 @@ def _over_base(
         note = f"rank {ranks}, {len(made)} layers; it needs the weights that it changes: --base"
         return Checkpoint(path, {}, replace(about, size="that of its base", notes=(note,)))
     if others:
-        raise WeightsError(f"{path} is a LoRA with more than low-rank factors: {names.groups(list(others))}")
+        raise WeightsError(f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}")
     below = read(base, heads=heads).require()
-    merged, note = lora.merge(below.entries, made, alpha)
+    merged, note = lora_merge.merge(below.entries, made, alpha)
     report = replace(
         below.report,
         source=about.source,
@@ -162,8 +162,8 @@ def sections(stored: Stored) -> list[Section]:
     by_prefix: dict[str, dict[str, Entry]] = {}
     rest: dict[str, Entry] = {}
     for raw, entry in stored.entries.items():
-        name = names.unwrap(raw)
-        place = names.split(name)
+        name = key_maps.unwrap(raw)
+        place = key_maps.split(name)
         if place is None:
             rest[name] = entry
             continue
@@ -173,18 +173,18 @@ def sections(stored: Stored) -> list[Section]:
         into[place[1]] = entry
     found = []
     for prefix, entries in by_prefix.items():
-        telling = [name for name in entries if names.NETWORK.match(name) or names.LORA.match(name)]
+        telling = [name for name in entries if key_maps.NETWORK.match(name) or key_maps.LORA.match(name)]
         if telling:
             # What lies among the weights and is none of them is unexpected, not somebody else's.
             stray = {name.removeprefix(prefix): entry for name, entry in rest.items() if name.startswith(prefix)}
-            factors = all(names.LORA.match(name) for name in telling)
+            factors = all(key_maps.LORA.match(name) for name in telling)
             found.append(Section(prefix, entries | stray, factors))
     return found
 
 
 def _choose(found: list[Section], key: str | None, stored: Stored) -> Section:
     if not found:
-        seen = names.groups([names.unwrap(n) for n in stored.entries]) or "no tensor at all"
+        seen = key_maps.groups([key_maps.unwrap(n) for n in stored.entries]) or "no tensor at all"
         raise WeightsError(
             f"{stored.path} is of unknown origin: it holds {seen}; looked for blocks.N.self_attn.q (Wan's names) or "
             "blocks.N.attn1.to_q (diffusers'), bare or behind any prefix, or their LoRA factors lora_A and lora_B"
@@ -204,7 +204,7 @@ def _choose(found: list[Section], key: str | None, stored: Stored) -> Section:
 
 def _layout(section: Section) -> Callable[[str], str]:
     """Gives a section's names as Wan has them; what has no such name keeps its own, and will be unexpected."""
-    return (lambda name: names.to_wan(name) or name) if _is_diffusers(section) else lambda name: name
+    return (lambda name: key_maps.to_wan(name) or name) if _is_diffusers(section) else lambda name: name
 
 
 def _is_diffusers(section: Section) -> bool:
@@ -212,7 +212,7 @@ def _is_diffusers(section: Section) -> bool:
 
 
 def _refuse_pictures(entries: Mapping[str, Entry], path: Path) -> None:
-    extra = [name for name in entries if names.PICTURES.search(name)]
+    extra = [name for name in entries if key_maps.PICTURES.search(name)]
     patch, out = entries.get("patch_embedding.weight"), entries.get("head.head.weight")
     into = patch.shape[1] if patch is not None and len(patch.shape) == 5 else 0
     per_patch = patch.shape[3] * patch.shape[4] if patch is not None and into else 1
@@ -257,8 +257,8 @@ def _beside(stored: Stored, found: list[Section], section: Section) -> tuple[str
     others = [f"{s.label or 'a network'} ({len(s.entries)})" for s in found if s is not section]
     prefixes = tuple(s.prefix for s in found)
     if "" not in prefixes:
-        rest = [n for n in map(names.unwrap, stored.entries) if not n.startswith(prefixes)]
-        others += [names.groups(rest)] if rest else []
+        rest = [n for n in map(key_maps.unwrap, stored.entries) if not n.startswith(prefixes)]
+        others += [key_maps.groups(rest)] if rest else []
     return tuple(others)
 
 

@@ -14,8 +14,8 @@ from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import Checkpoint
 from adastate.weights.files import Entry, WeightsError, write_safetensors
-from adastate.weights.names import to_diffusers
-from adastate.weights.own import header
+from adastate.weights.key_maps import to_diffusers
+from adastate.weights.native import header
 
 Layout = Literal["diffusers", "wan"]
 STEM = "diffusion_pytorch_model"

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adastate.runtime import plain
+from adastate.runtime import plain_data
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -103,7 +103,7 @@ def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, A
 
 def _open_torch(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors of a torch.save file, memory-mapped where its format allows; nothing in it is ever executed."""
-    content = plain.load(path, WeightsError, "save its tensors alone, as safetensors")
+    content = plain_data.load(path, WeightsError, "save its tensors alone, as safetensors")
     version = content.get("pytorch-lightning_version") if isinstance(content, Mapping) else None
     facts = {"lightning": str(version)} if version else {}
     return {name: Entry.of(tensor) for name, tensor in _tensors(content, "")}, facts

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from adastate.net import DiT, Size
+from adastate.models.wan import DiT, Size
 from adastate.weights.files import Entry, WeightsError
 
 _WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "freq": 256}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adastate.weights.files import Entry, WeightsError, open_file
-from adastate.weights.sharded import gather, state_of
+from adastate.weights.sharded_networks import gather, state_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")

@@ -10,7 +10,7 @@ import torch
 
 from adastate.types import Batch
 from datamodules.prompts import Batches, Order, PromptData, read_prompts
-from datamodules.world import flight
+from datamodules.worlds.flyover import flight
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.make import write_world
-from datamodules.shards import ShardError, find_shards
+from datamodules.shards.index import find_shards
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import ShardWriter, npy
+from datamodules.tools.make_shards import write_world
 from datamodules.trajectories import TrajectoryData, TrajectoryWriter
-from datamodules.writer import ShardWriter, npy
-from tests.datamodules.footage import StubCodec
+from tests.support.sample_videos import StubCodec
 
 LEVELS = [1000.0, 937.5, 0.0]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adastate import metrics
-from tests.metrics.synthetic import slide, still, unrelated
+from tests.support.synthetic import slide, still, unrelated
 
 
 def test_a_sheet_that_slides_follows_as_well_as_a_still() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules import journey
-from datamodules.world import PALETTES
-from tests.metrics.flights import clips, flights
+from datamodules.worlds import journey
+from datamodules.worlds.flyover import PALETTES
+from tests.support.flights import clips, flights
 
 
 def test_grey_ground_has_no_hue_where_a_strength_is_asked() -> None:

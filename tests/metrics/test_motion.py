@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules.world import render
-from tests.metrics.flights import PICTURES, clips, flights, velocities
-from tests.metrics.synthetic import sheet, slide, still
+from datamodules.worlds.flyover import render
+from tests.support.flights import PICTURES, clips, flights, velocities
+from tests.support.synthetic import sheet, slide, still
 
 
 def test_displacement_is_exact() -> None:

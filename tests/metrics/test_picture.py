@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules.world import render
-from tests.metrics.flights import PICTURES, clips, flights
+from datamodules.worlds.flyover import render
+from tests.support.flights import PICTURES, clips, flights
 
 
 def test_contrast_and_sharpness_fall_with_what_they_measure() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from adastate import metrics
 from adastate.metrics.quality import CONVOLVED, VERSION
-from datamodules.world import flight, render
-from tests.metrics.synthetic import slide
+from datamodules.worlds.flyover import flight, render
+from tests.support.synthetic import slide
 
 
 def test_features_are_fixed() -> None:

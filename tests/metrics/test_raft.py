@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from adastate import metrics
-from adastate.evaluate import Truth, flow_or_why, measure
+from adastate.evaluation.evaluate import Truth, flow_or_why, measure
 from adastate.metrics.raft import LEAST, NAME, PAIRS
-from tests.metrics.synthetic import still
+from tests.support.synthetic import still
 
 
 class StandIn(nn.Module):

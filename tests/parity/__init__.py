@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adastate.parity.compare import Compared
 from adastate.parity.fixture import Fixture, read
+from adastate.parity.tolerances import Compared
 
 __all__ = ["DATA", "Fixture", "failed", "load", "write"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from adastate.parity.systems import replay
+from adastate.parity.replay import replay
 from tests.parity import failed, load, write
-from tests.tiny import normal
+from tests.support.tiny import normal
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
-from adastate.parity.systems import replay
-from adastate.solvers import unipc_levels
+from adastate.diffusion.solvers import unipc_levels
+from adastate.parity.replay import replay
 from tests.parity import Fixture, failed, load, write
-from tests.tiny import normal
+from tests.support.tiny import normal
 
 STEPS, SHIFT = 6, 5.0
 NOISE, FLOWS = normal(1, 3, 16, 8, 12, seed=1), [normal(1, 3, 16, 8, 12, seed=i) for i in range(2, 2 + STEPS)]

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from adastate.net import DiT
-from adastate.noise import SampleNoise
+from adastate.diffusion.noise import SampleNoise
+from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.types import Chunk
-from tests.stream.rig import content, stream
-from tests.tiny import DOT, SHAPE, SIZE, Drawn, NetStudent, TaggedStudent, normal, random_net, spec
+from tests.support.stream_rig import content, stream
+from tests.support.tiny import DOT, SHAPE, SIZE, Drawn, NetStudent, TaggedStudent, normal, random_net, spec
 
 
 def count(chunks: Iterator[Chunk]) -> int:

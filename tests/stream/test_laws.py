@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import TinyCodec
-from adastate.net import DiT
-from adastate.net.masks import block_causal, teacher_forcing
-from adastate.net.rope import rope_table
-from adastate.net.rope import rotate as turn
-from adastate.noise import SampleNoise
+from adastate.models.masks import block_causal, teacher_forcing
+from adastate.models.rope import rope_table
+from adastate.models.rope import rotate as turn
+from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import View
 from adastate.types import Chunk, Memory, Rotate
-from tests.stream.rig import content, stream
-from tests.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, NetStudent, TaggedStudent, named, random_net, spec
+from tests.support.stream_rig import content, stream
+from tests.support.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, NetStudent, TaggedStudent, named, random_net, spec
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
 

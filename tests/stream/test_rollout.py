@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate import flow
-from adastate.net import DiT
-from adastate.net.masks import teacher_forcing
-from adastate.noise import RecordedNoise
+from adastate.diffusion import flow
+from adastate.diffusion.noise import RecordedNoise
+from adastate.models.masks import teacher_forcing
+from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec, prefill, rollout
-from adastate.stream.rollout import forced
+from adastate.stream.teacher_forcing import forced
 from adastate.types import Chunk, Memory
-from tests.tiny import SHAPE, Drawn, NetStudent, TaggedStudent, normal, random_net, slots, spec
+from tests.support.tiny import SHAPE, Drawn, NetStudent, TaggedStudent, normal, random_net, slots, spec
 
 LEVELS = {"steps": (1000, 750, 250)}
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from adastate.stream import StateCache, StreamSpec, rollout
-from tests.tiny import ROOT, SHAPE, Drawn, TaggedStudent
+from tests.support.tiny import ROOT, SHAPE, Drawn, TaggedStudent
 
 
 def told_defaults() -> dict[str, Any]:

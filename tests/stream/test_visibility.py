@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
-from adastate.stream.frames import HIDDEN
-from tests.tiny import Drawn, TaggedStudent, read_system, slots
+from adastate.stream.kv_frames import HIDDEN
+from tests.support.tiny import Drawn, TaggedStudent, read_system, slots
 
 
 def views(spec: StreamSpec, chunks: int) -> list[list[Any]]:

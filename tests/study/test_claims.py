@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from adastate.config import ConfigError
+from adastate.config.schema import ConfigError
 from adastate.metrics import Interval
 from adastate.study import claims
 from adastate.study.claims import NOT, OPEN, REFUTED, REPRODUCED, SUPPORTED, UNDECIDED, Comparison, decide
 from adastate.study.results import REAL, Results
 from adastate.study.table import read_table
-from tests.study.made import study
+from tests.support.made_study import study
 
 STEADY = {"warp_error": (0.1, 0.1)}
 

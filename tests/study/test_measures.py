@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from adastate.study import measures
+from adastate.study.arm_stages import flights, render
 from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
-from adastate.study.stages import flights, render
-from datamodules import fog, journey, world
+from datamodules.worlds import flyover, fog, journey
 
 ONCE, HORIZONS, ROWS = 21, 3, 4
 
 
 @cache
-def truth(kind: str) -> tuple[list[world.Flight], Tensor]:
+def truth(kind: str) -> tuple[list[flyover.Flight], Tensor]:
     some = [replace(f, mover="nothing else moves") for f in flights(kind, ROWS, 3)]
     return some, render(kind, some, ONCE * HORIZONS, 0)
 

@@ -10,7 +10,7 @@ import pytest
 
 from adastate.study import report
 from adastate.study.table import read_table
-from tests.study.made import study
+from tests.support.made_study import study
 
 
 def full(folder: Path) -> Path:

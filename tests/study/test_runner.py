@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from adastate import signals
-from adastate.config import ConfigError, read_command
-from adastate.study import runner, stages
-from adastate.study.command import parser, setting
+from adastate.config.command_line import read_command
+from adastate.config.schema import ConfigError
+from adastate.runtime import signals
+from adastate.study import arm_stages, runner
+from adastate.study.arm_stages import Setting
+from adastate.study.cli import parser, setting
 from adastate.study.runner import ELSEWHERE, claimed, run_all
-from adastate.study.stages import Setting
 from adastate.study.table import Task, read_table
 
 TABLE = read_table()
@@ -116,8 +117,8 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
     for task in (TASKS[0], TASKS[5], Task(TABLE.arms["state_loss"], 1)):
         path = task.folder(tmp_path) / "arm.yaml"
         path.parent.mkdir(parents=True)
-        path.write_text(stages.arm_text(study, task))
-        distill, measure = stages.run(study, task)
+        path.write_text(arm_stages.arm_text(study, task))
+        distill, measure = arm_stages.run(study, task)
         config, _ = read_command(distill.argv[1:])
         found = config.lightning["model"]["init_args"]
         assert found["seed"] == task.seed and found["iterations"] == TABLE.budgets["short"].iterations
@@ -131,22 +132,22 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
 def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
     before = ["trajectories", "ar", "causal trajectories", "init", "measure"]
     study = a_setting(tmp_path)
-    assert [stage.name for _, stage in stages.shared(study)] == before
-    begun = {line for t in TASKS for line in stages.arm_text(study, t).splitlines() if "weights:" in line}
+    assert [stage.name for _, stage in arm_stages.shared(study)] == before
+    begun = {line for t in TASKS for line in arm_stages.arm_text(study, t).splitlines() if "weights:" in line}
     assert len(begun) == 1 and str(tmp_path / "base/init.safetensors") in begun.pop()
-    for _, stage in stages.shared(study):  # it has no anchor yet and sees a whole horizon
+    for _, stage in arm_stages.shared(study):  # it has no anchor yet and sees a whole horizon
         if stage.argv[0] == "fit":
             config, _ = read_command(stage.argv[1:])
             found = config.lightning["model"]["init_args"]
             assert found["stream"]["past_frames"] == 6 and found.get("init_state_target", "none") == "none"
     for world in ("journey", "fog"):
         untrained = Setting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
-        told = [s for _, s in stages.shared(untrained)]
+        told = [s for _, s in arm_stages.shared(untrained)]
         assert [s.name for s in told] == ["codec", "teacher", *before]
         assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[:2]] == [True, True]
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
     for world in ("plain", "journey", "fog"):  # what ships for it
-        assert [s.name for _, s in stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before
+        assert [s.name for _, s in arm_stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before
 
 
 def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
@@ -169,20 +170,20 @@ def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
 ) -> None:
     from rich.console import Console
 
-    from adastate import launch
+    from adastate.launch import process_group
 
     calls: list[str] = []
-    monkeypatch.setattr(launch, "run", lambda argv: calls.append(argv[0]) or 0)
+    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv[0]) or 0)
     study, task, console = a_setting(tmp_path), TASKS[0], Console(quiet=True)
     runner.run_one(study, task, console)
-    assert not stages.has_changed(study, task)
+    assert not arm_stages.has_changed(study, task)
     runner.run_one(study, task, console)
     assert calls == ["fit", "study"]
     study.base.mkdir()
     study.init.write_bytes(b"weights")
-    assert stages.has_changed(study, task)
+    assert arm_stages.has_changed(study, task)
     runner.run_one(study, task, console)
-    assert calls == ["fit", "study"] * 2 and not stages.has_changed(study, task)
+    assert calls == ["fit", "study"] * 2 and not arm_stages.has_changed(study, task)
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
@@ -190,7 +191,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
 ) -> None:
     from rich.console import Console
 
-    from adastate import launch
+    from adastate.launch import process_group
 
     calls: list[list[str]] = []
     here = TASKS[0].folder(tmp_path)
@@ -201,13 +202,13 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
             (here / "distill/checkpoints").mkdir(parents=True, exist_ok=True)
         return 1 if len(calls) == 1 else 0
 
-    monkeypatch.setattr(launch, "run", stands_in)
+    monkeypatch.setattr(process_group, "run", stands_in)
     study, console = a_setting(tmp_path), Console(quiet=True)
     with pytest.raises(SystemExit, match="adastate study: the stage 'distill' failed"):
         runner.run_one(study, TASKS[0], console)
     runner.run_one(study, TASKS[0], console)
     assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [("fit", False), ("fit", True), ("study", False)]
-    assert all(stages.is_done(s, here) for s in stages.run(study, TASKS[0]))
+    assert all(arm_stages.is_done(s, here) for s in arm_stages.run(study, TASKS[0]))
     assert not (here / "distill/checkpoints").exists()
     runner.run_one(study, TASKS[0], console)
     assert len(calls) == 3, "what is done is not done again"

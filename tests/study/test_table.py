@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adastate.config import ConfigError
-from adastate.distill import Distill
+from adastate.config.schema import ConfigError
 from adastate.study.table import folder, read_table
-from tests.rig import tiny_distill
+from adastate.training.distill import Distill
+from tests.support.rig import tiny_distill
 
 ANCHORS = ["state", "none", "static", "ema", "dual_ema", "pingpong"]
 

@@ -87,8 +87,8 @@ def record(out: Path) -> None:
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2"]
     sides = {
         "plain": [],
-        "ddp": ["--config", "conf/zero/ddp.yaml", *two],
-        "zero2": ["--config", "conf/zero/zero2.yaml", *two],
+        "ddp": ["--config", "conf/strategy/ddp.yaml", *two],
+        "zero2": ["--config", "conf/strategy/zero2.yaml", *two],
     }
     for name, words in sides.items():
         adastate(*DISTILL, *words, "--run.iterations=6", f"--run.dir={runs / name}")
@@ -117,9 +117,9 @@ def streams(out: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 
-    from adastate.config import build, compose
-    from adastate.student import Student, Turn
-    from adastate.systems import names, read_system
+    from adastate.config.compose import build, compose
+    from adastate.config.systems import names, read_system
+    from adastate.training.student import Student, Turn
 
     torch.set_num_threads(1)
     os.chdir(ROOT)

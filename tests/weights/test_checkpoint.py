@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adastate.net import DiT
+from adastate.models.wan import DiT
 from adastate.weights import WeightsError, read
 from adastate.weights import geometry as geo
-from tests.rig import Prompts, fit, tiny_distill, tiny_student
-from tests.tiny import SIZE, random_net
-from tests.weights.rig import diffusers_names, folder, prefixed, same, state, wrapped
+from tests.support.rig import Prompts, fit, tiny_distill, tiny_student
+from tests.support.tiny import SIZE, random_net
+from tests.support.weights_rig import diffusers_names, folder, prefixed, same, state, wrapped
 
 
 def put(path: Path, content: Any) -> Path:

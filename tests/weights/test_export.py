@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.net import DiT
+from adastate.models.wan import DiT
 from adastate.weights import Checkpoint, WeightsError, export, facts, import_, read, save
 from adastate.weights import geometry as geo
 from adastate.weights.export import split
 from adastate.weights.files import Entry
-from tests.tiny import SHAPE, SIZE, normal, random_net
-from tests.weights.rig import same, state, wrapped
+from tests.support.tiny import SHAPE, SIZE, normal, random_net
+from tests.support.weights_rig import same, state, wrapped
 
 STREAM = {"anchor": "state", "state_frames": 1, "steps": [1000, 500]}
 

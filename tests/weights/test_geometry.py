@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from adastate.net import DiT, Size
+from adastate.models.wan import DiT, Size
 from adastate.weights import geometry as geo
 from adastate.weights.files import Entry, WeightsError
-from tests.tiny import SIZE
+from tests.support.tiny import SIZE
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from adastate.net import DiT
+from adastate.models.wan import DiT
 from adastate.weights.files import WeightsError
 from adastate.weights.sources import locate, open_source
-from tests.weights.rig import folder, state
+from tests.support.weights_rig import folder, state
 
 WAN = {"_class_name": "WanModel", "dim": 64}
 

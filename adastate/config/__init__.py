@@ -1,0 +1,1 @@
+"""YAML files and overrides: composed, checked, and turned into what Lightning reads."""

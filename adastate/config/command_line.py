@@ -1,0 +1,52 @@
+"""Command lines of config files and overrides, read into one configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from adastate.config.compose import compose
+from adastate.config.schema import VARIABLES, Config, ConfigError
+
+
+def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
+    """Composes the `--config` files and variable overrides of a command line; the other arguments come back.
+
+    `--system longlive` is the stream of conf/systems/longlive.yaml for the size's chunk, below any override.
+    """
+    files, overrides, rest, system = [], [], [], ""
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-c"):
+            files.append(Path(next(words, "")))
+        elif word.startswith("--config="):
+            files.append(Path(word.partition("=")[2]))
+        elif word.partition("=")[0] == "--system":
+            system = word.partition("=")[2] or next(words, "")
+        elif is_variable(word):
+            overrides.append((word if "=" in word else f"{word}={next(words, '')}").removeprefix("--"))
+        else:
+            rest.append(word)
+    if system:
+        overrides = [*_of_system(system, compose(files, overrides)), *overrides]
+    return compose(files, overrides), rest
+
+
+def _of_system(name: str, config: Config) -> list[str]:
+    """The overrides that make the stream of a config another system's."""
+    from adastate.config.systems import read_system  # which composes its file here
+
+    stream = config.variables.get("stream") or {}
+    if "chunk_frames" not in stream:
+        raise ConfigError(f"--system {name} is made for the size's chunk: give --config conf/sizes/... before it")
+    system = read_system(name, stream["chunk_frames"])
+    found = [f"stream.{key}={json.dumps(value)}" for key, value in dataclasses.asdict(system.spec).items()]
+    return found + ([f"size.rope_rows={system.rope_rows}"] if system.rope_rows else [])
+
+
+def is_variable(argument: str) -> bool:
+    """Whether a command-line argument ("--stream.past_frames=6") sets a variable of ours."""
+    name = argument.removeprefix("--").split("=")[0].split(".")[0]
+    return argument.startswith("--") and name in VARIABLES

@@ -1,0 +1,67 @@
+"""The compared systems, conf/systems/*.yaml, each a stream on whichever weights."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from adastate.config.compose import compose
+from adastate.config.schema import ConfigError
+from adastate.stream import StreamSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class System:
+    """A system as a stream.
+
+    Attributes:
+        description: the comment at the head of its file, as one text.
+        rope_rows: time positions that its stream needs; 0 if any network has enough.
+    """
+
+    name: str
+    description: str
+    spec: StreamSpec
+    rope_rows: int = 0
+
+
+def folder() -> Path:
+    """conf/systems of the working directory, as everything in conf/ is found, or else of the repository."""
+    here = Path("conf/systems")
+    return here if here.is_dir() else ROOT / here
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def read_system(name_or_path: str | Path, chunk_frames: int) -> System:
+    """A system by its name in conf/systems, or by the path of a .yaml file, for chunks of `chunk_frames` frames."""
+    path = _file(str(name_or_path))
+    variables = compose([path]).variables
+    if not variables.get("stream"):
+        raise ConfigError(f"{path} has no stream block, so it describes no system")
+    comment = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("#").strip())
+    try:
+        spec = StreamSpec.of(variables["stream"]).rescaled(chunk_frames)
+    except ValueError as error:
+        raise ConfigError(f"{path} with chunks of {chunk_frames}: {error}") from error
+    rows = (variables.get("size") or {}).get("rope_rows", 0)
+    return System(path.stem, " ".join(comment), spec, rows)
+
+
+def _file(name: str) -> Path:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)  # compose says what is wrong with it
+    if name in names():
+        return folder() / f"{name}.yaml"
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names())}"
+    raise ConfigError(f"no system {name!r}; {hint}")

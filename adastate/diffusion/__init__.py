@@ -1,0 +1,1 @@
+"""Flow matching: noise, solvers, losses. The maths and nothing else."""

@@ -1,0 +1,1 @@
+"""Videos from prompts, and teacher trajectories."""

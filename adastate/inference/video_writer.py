@@ -1,0 +1,263 @@
+"""Streams to files: batches of videos, written as they are made, and what that took."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from adastate.encoders import Codec
+from adastate.inference.conditioning import Given
+from adastate.inference.decode_worker import Aside
+from adastate.inference.vbench import Item
+from adastate.media.strip import strip
+from adastate.media.video import VideoWriter, beside, to_uint8
+from adastate.runtime.ranks import Rank
+from adastate.stream import StreamSpec
+from adastate.training.student import Student, Turn
+from adastate.types import Chunk
+
+STRIP_CHUNKS = 200
+"""A strip shows so many chunks at most, so that memory stays flat whatever the length."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all streams of a call have in common.
+
+    Attributes:
+        frames: latent frames to make, those given not counted.
+        folder: where the videos go; `records`: where all else goes.
+        turns: new prompts, by chunk.
+        states: the decoded state stands to the right of the video.
+    """
+
+    frames: int
+    seed: int
+    spec: StreamSpec
+    folder: Path
+    records: Path
+    given: Given | None = None
+    turns: Mapping[int, Turn] = field(default_factory=dict)
+    states: bool = False
+
+
+@dataclass
+class Clock:
+    """Sums of seconds and pictures over batches; writing files, and what is given, count in neither."""
+
+    streams: int = 0
+    pictures: int = 0  # of each stream, as in its file
+    made: int = 0  # of all streams together
+    first: float = math.nan
+    denoising: float = 0.0
+    decoding: float = 0.0
+    together: float = 0.0  # where both happen at a time, and files are written meanwhile
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and pictures a second of the streams of a process; writing the files counts in neither."""
+
+    streams: int
+    pictures: int  # of each stream
+    first_picture_s: float  # from the call to the first decoded picture
+    denoising_s: float
+    decoding_s: float
+    pictures_s_without_decoding: float  # of all streams together
+    pictures_s_with_decoding: float
+    device: str
+    chunk_frames: int
+    steps: int
+    window_frames: int | None
+    batch: int = 1
+    skipped: int = 0  # videos that were there already
+
+
+# ---- lengths
+
+
+def span(codec: Codec, before: int, frames: int) -> int:
+    """Pictures of `frames` latent frames that follow `before` others."""
+    return (codec.pictures(before + frames) if before + frames else 0) - (codec.pictures(before) if before else 0)
+
+
+def frames_for(seconds: float, codec: Codec, spec: StreamSpec, given: int = 0) -> int:
+    """Latent frames, whole chunks, that make at least so many seconds after `given` others."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{seconds} seconds is no length; give --seconds above 0")
+    frames, chunk = spec.frames_of(0), spec.chunk_frames
+    while (have := span(codec, given, frames)) < seconds * codec.fps:
+        per_chunk = span(codec, given + frames, chunk)
+        frames += chunk * max(1, math.floor((seconds * codec.fps - have) / per_chunk))
+    return frames
+
+
+def chunk_starts(frames: int, codec: Codec, spec: StreamSpec, given: int = 0) -> list[float]:
+    """Second at which each chunk of a stream begins, counted from its first generated picture."""
+    before = [0, *range(spec.frames_of(0), frames, spec.chunk_frames)]
+    return [span(codec, given, b) / codec.fps for b in before]
+
+
+# ---- streams
+
+
+@torch.no_grad()
+def write(
+    student: Student,
+    plan: Plan,
+    items: Sequence[Item],
+    clock: Clock,
+    sheet: Path | None = None,
+    tick: Callable[[int], None] = lambda frames: None,
+    overlap: bool | None = None,
+) -> None:
+    """Streams one batch of videos into the plan's folder; none is left there if it fails.
+
+    Args:
+        clock: the batch is added to it.
+        sheet: file of a strip, pictures over time and states below.
+        tick: called with the latent frames of every chunk.
+        overlap: whether a chunk is decoded while the next one is denoised; None: on a GPU, which has room for both.
+    """
+    codec, decoder = student.codec, student.codec.stream()
+    given = None if plan.given is None else plan.given.batch([item.row for item in items])
+    kept: list[tuple[Tensor, Tensor | None]] = []
+    began, first, pictures = time.perf_counter(), math.nan, 0
+    with ExitStack() as stack:
+        files: list[VideoWriter] = []
+
+        def append(video: Tensor, hidden: Tensor | None) -> None:
+            if sheet is not None and len(kept) < STRIP_CHUNKS:
+                kept.append((to_uint8(video), None if hidden is None else to_uint8(hidden)))  # not on the GPU
+            if plan.states:
+                video = beside(video, hidden)
+            for i, clip in enumerate(video):
+                if len(files) == i:
+                    path = plan.folder / items[i].name
+                    files.append(stack.enter_context(VideoWriter(path, codec.fps, *clip.shape[-2:])))
+                files[i].append(clip)
+
+        chunks = student.stream(
+            [item.told for item in items],
+            plan.frames,
+            plan.seed,
+            given,
+            spec=plan.spec,
+            script=plan.turns,
+            index=[item.index for item in items],
+        )
+
+        def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
+            """One chunk to pixels and into the files."""
+            nonlocal first, pictures
+            with aside.on(ready):
+                if given is not None and not files:
+                    video = decoder.decode(given)
+                    pictures += video.shape[1]
+                    append(video, None)
+                middle = time.perf_counter()
+                video = decoder.decode(chunk.content)
+                _sync(student.device)
+                clock.decoding += time.perf_counter() - middle
+                first = time.perf_counter() - began if math.isnan(first) else first
+                pictures, clock.made = pictures + video.shape[1], clock.made + video.shape[1] * len(items)
+                wanted = plan.states or sheet is not None
+                append(video, codec.decode(chunk.state) if wanted and chunk.state is not None else None)
+
+        aside = stack.enter_context(Aside(student.device, overlap))
+        while True:
+            start = time.perf_counter()
+            chunk = next(chunks, None)
+            _sync(student.device)
+            clock.denoising += time.perf_counter() - start
+            if chunk is None:
+                break
+            aside.do(decoded, chunk)
+            tick(chunk.frames)
+        aside.finish()
+        if aside.overlaps:
+            clock.together += time.perf_counter() - began
+    clock.first = first if math.isnan(clock.first) else clock.first
+    clock.pictures, clock.streams = pictures, clock.streams + len(items)
+    if sheet is not None:
+        _strip(student, plan, items, kept, pictures).save(sheet)
+
+
+def _strip(
+    student: Student,
+    plan: Plan,
+    items: Sequence[Item],
+    kept: Sequence[tuple[Tensor, Tensor | None]],
+    pictures: int,
+) -> Image.Image:
+    fps = student.codec.fps
+    title = f"{pictures / fps:.1f} s, states below their chunks"
+    # a given chunk stands before the horizon's first
+    horizon = student.rollout_frames // plan.spec.chunk_frames if plan.given is None else None
+    clips, hidden = [v for v, _ in kept], [h for _, h in kept]
+    return strip(clips, hidden, prompts=[item.prompt for item in items], fps=fps, title=title, horizon=horizon)
+
+
+def _sync(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def run(
+    student: Student, plan: Plan, items: Sequence[Item], rank: Rank, batch: int, sheet: bool, resume: bool
+) -> Timing | None:
+    """This rank's share of `items`, batch by batch; None if nothing was left to do.
+
+    Item i is the work of rank i % world, whatever is done already. With `resume` a video that is there is not made
+    again.
+    """
+    mine = list(enumerate(items))[rank.rank :: rank.world]
+    todo = [(i, item) for i, item in mine if not (resume and (plan.folder / item.name).is_file())]
+    batches = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    clock, began = Clock(), time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    terminal = Console().is_terminal
+    with Progress(*columns, transient=True, disable=not terminal) as progress:
+        task = progress.add_task("streaming", total=plan.frames * len(todo), rate="")
+        for number, part in enumerate(batches):
+            if len(batches) > 1:
+                progress.update(task, description=f"streaming {clock.streams + len(part)} of {len(todo)} videos")
+
+            def tick(frames: int, streams: int = len(part)) -> None:
+                spent = clock.denoising + clock.decoding
+                rate = f"{clock.made / spent:.1f} pictures/s" if clock.made else ""
+                progress.update(task, advance=frames * streams, rate=rate)
+
+            name = "strip.png" if len(part) == len(items) else f"strip-{part[0][0]:03d}.png"
+            write(student, plan, [item for _, item in part], clock, plan.records / name if sheet else None, tick)
+            if len(batches) > 1 and not terminal:  # a log of many hours wants lines
+                left = (time.perf_counter() - began) / (number + 1) * (len(batches) - number - 1)
+                who = f"rank {rank.rank} of {rank.world}: " if rank.world > 1 else ""
+                print(f"{who}{clock.streams} of {len(todo)} videos, {left / 60:.0f} min left", flush=True)
+    if not todo:
+        return None
+    return Timing(
+        streams=clock.streams,
+        pictures=clock.pictures,
+        first_picture_s=round(clock.first, 3),
+        denoising_s=round(clock.denoising, 3),
+        decoding_s=round(clock.decoding, 3),
+        pictures_s_without_decoding=round(clock.made / clock.denoising, 1),
+        pictures_s_with_decoding=round(clock.made / (clock.together or clock.denoising + clock.decoding), 1),
+        device=str(student.device),
+        chunk_frames=plan.spec.chunk_frames,
+        steps=len(plan.spec.steps),
+        window_frames=plan.spec.window_frames,
+        batch=min(batch, len(todo)),
+        skipped=len(mine) - len(todo),
+    )

@@ -1,0 +1,305 @@
+"""`adastate trajectories`: a teacher's ODE paths, written as shards for the causal initialisation.
+
+The teacher is the bidirectional one, or with `--teacher causal` the network of the recipe ar_diffusion, chunk by chunk:
+after its own chunks, or after those of real clips (`--past`). Pairs that others have published as LMDB are taken over
+with `--from-lmdb`.
+
+Under torchrun, srun or `--devices N` every process writes its share into shards of its own. Killed at any time and run
+again, with as many processes or another number, it goes on; the same seed gives the same paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from adastate.config.command_line import read_command
+from adastate.config.compose import build
+from adastate.config.schema import Config, ConfigError
+from adastate.diffusion import flow
+from adastate.diffusion.noise import SampleNoise
+from adastate.inference.ode_paths import Route, forced_paths, route, streamed_paths, whole_paths
+from adastate.inference.vbench import fingerprint
+from adastate.launch import process_group
+from adastate.runtime import threads
+from adastate.runtime.ranks import Rank, device_for, this_rank
+from adastate.stream import StreamSpec
+from adastate.training.load_run import held
+from adastate.training.teacher import Teacher
+from datamodules.prompts import read_prompts
+from datamodules.shards.clip_reader import Clips
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import join
+from datamodules.tools.lmdb_pairs import LmdbPairs
+from datamodules.trajectories import TrajectoryWriter
+from datamodules.worlds.flyover import flight
+
+SHARD_BYTES = 2**28
+"""Of a shard, about: what is not in a whole shard when a process is killed is made again."""
+
+MOST_A_SHARD = 256
+LOG_EVERY_S = 60.0
+BATCH_LATENTS = 2048
+"""Latents of a frame, over all samples of a batch, by default: one clip of Wan's size, 32 of the tiny one."""
+
+Sampler = Callable[[list[int], Tensor], tuple[Tensor, list[str]]]
+"""(numbers, noise `[B, F, C, H, W]`) -> paths `[B, J, F, C, H, W]` and their prompts."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be written.
+
+    Attributes:
+        count: trajectories, numbered from 0.
+        told: timesteps of their entries.
+        made_with: how they are made; a folder keeps what was made in one way.
+        facts: of each, beside its number.
+        per_shard: trajectories in a shard.
+    """
+
+    count: int
+    told: list[float]
+    made_with: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    per_shard: int
+
+
+def owner(number: int, world: int) -> int:
+    """Which of `world` processes makes trajectory `number`: every one has the same share of any stretch of numbers.
+
+    The share of one process in a world is spread over all of another, so that what a lost process has not done is
+    done by all.
+    """
+    turn = hashlib.blake2b(str(number // world).encode(), digest_size=4).digest()
+    return (number + int.from_bytes(turn, "big")) % world
+
+
+def write_share(
+    order: Order, made: Callable[[list[int]], Iterator[tuple[int, Tensor, str]]], out: Path, rank: Rank, batch: int
+) -> bool:
+    """Writes what is missing of this process's share; whether nothing is missing of all.
+
+    Args:
+        made: the (number, path `[J, F, C, H, W]`, prompt) of some numbers.
+    """
+    mine = [i for i in range(order.count) if owner(i, rank.world) == rank.rank]
+    parent, console, said = os.getppid(), Console(), time.monotonic()
+    with (
+        TrajectoryWriter(out, order.per_shard, order.made_with, rank.rank, rank.world) as writer,
+        Progress(console=console, transient=True, disable=rank.rank > 0 or not console.is_terminal) as progress,
+    ):
+        done = writer.done_keys()
+        todo = [i for i in mine if _key(i) not in done]
+        task = progress.add_task("trajectories", total=len(mine), completed=len(mine) - len(todo))
+        for first in range(0, len(todo), batch):
+            if os.getppid() != parent:
+                raise SystemExit("adastate trajectories: whoever started this process is gone; run it again to go on")
+            rows = todo[first : first + batch]
+            for i, path, prompt in made(rows):
+                writer.add(_key(i), path, order.told, prompt, {"index": i, **order.facts})
+            progress.advance(task, len(rows))
+            if not console.is_terminal and time.monotonic() - said > LOG_EVERY_S:  # a log of many hours wants lines
+                said = time.monotonic()
+                print(f"rank {rank.rank} of {rank.world}: {first + len(rows)} of {len(todo)} trajectories", flush=True)
+    return rank.world == 1 or join(out, {_key(i) for i in range(order.count)}, rank.rank)
+
+
+def sampled(
+    teacher: Teacher, sampler: Sampler, frames: int, seed: int
+) -> Callable[[list[int]], Iterator[tuple[int, Tensor, str]]]:
+    """Paths from the noise of (seed, number), whatever else is in their batch."""
+
+    def made(rows: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+        noise = SampleNoise(seed, 0, rows, "trajectory", teacher.device)
+        paths, prompts = sampler(rows, noise.normal(frames, teacher.net.size.channels, *teacher.grid))
+        yield from zip(rows, paths.cpu(), prompts, strict=True)
+
+    return made
+
+
+def _key(i: int) -> str:
+    return f"{i:08d}"
+
+
+# ---- the command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("adastate trajectories", description=__doc__)
+    add = parser.add_argument
+    add("--teacher", choices=("bidirectional", "causal"), default="bidirectional")
+    add("--weights", type=Path, help="of the causal teacher; default <run.dir>/ar.safetensors")
+    add("--past", help="shards of clips that stand before the causal teacher's chunks; default: its own chunks")
+    add("--from-lmdb", type=Path, metavar="FOLDER", help="take over published pairs; --levels says which they have")
+    add("--out", type=Path, help="folder of the shards; default <run.dir>/trajectories, or /causal_trajectories")
+    add("--clips", type=int, default=1024, help="paths to write (default: %(default)s)")
+    add("--prompts", type=Path, help="text file, one prompt a line; default: captions of the tiny world")
+    add("--steps", type=int, default=48, help="of the solver (default: %(default)s)")
+    add("--solver", choices=("euler", "unipc"), default="euler")
+    add("--guidance", type=float, help="w in c + w (c - u); default: the teacher's")
+    add("--levels", nargs="+", default=[], help="timesteps before the shift to keep beside the student's; or 'every'")
+    add("--batch", type=int, help="paths at a time; default 1 at Wan's size, 32 at the tiny one")
+    add("--seed", type=int, default=0)
+    add("--per-shard", type=int, help="paths in a shard; default: 256 MB of them, at most 256")
+    add("--devices", type=int, default=1, help="processes to start on this machine")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda is the GPU of this rank")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    config, rest = read_command(argv)
+    args = _parser().parse_args(rest)
+    threads.use_threads(config.variables["run"].get("threads"))
+    rank = this_rank(os.environ)
+    for name in ("clips", "steps", "batch", "per_shard", "devices"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    if args.devices > 1 and rank.world == 1:
+        process_group.processes(["trajectories", *argv], args.devices)
+        return
+    folder = "causal_trajectories" if args.teacher == "causal" else "trajectories"
+    out = args.out or Path(config.variables["run"]["dir"]) / folder
+    try:
+        whole = _import(config, args, out, rank) if args.from_lmdb else _sample(config, args, out, rank)
+    except ValueError as error:  # of levels, shards, prompts: each says what is wrong
+        raise SystemExit(f"adastate trajectories: {' '.join(str(error).split())}") from error
+    who = f"rank {rank.rank} of {rank.world}: " if rank.world > 1 else ""
+    print(f"{who}all trajectories are in {out}" if whole else f"{who}done; others are still at work in {out}")
+
+
+def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> bool:
+    variables = config.variables
+    spec, frames = StreamSpec(**variables.get("stream", {})), variables["flow"]["rollout_frames"]
+    spec.chunks(frames)
+    every = args.levels == ["every"]
+    way = route(spec, args.steps, args.solver, [] if every else _numbers(args.levels), every)
+    if args.past and (args.teacher != "causal" or args.prompts):
+        raise ValueError("--past goes with --teacher causal, and brings prompts of its own: the captions of its clips")
+    teacher, weights = _teacher(variables, args)
+    teacher = teacher.eval().requires_grad_(False)
+    held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
+    teacher = teacher.to(device_for(args.device, rank))
+    teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
+    sampler = _sampler(teacher, spec, way, args, frames)
+    made_with = {
+        "teacher": f"{args.teacher} {fingerprint(Path(weights))}",
+        "past": "clips" if args.past else "own" if args.teacher == "causal" else "none",
+        "seed": args.seed,
+        "steps": args.steps,
+        "solver": args.solver,
+        "guidance": teacher.guidance,
+    }
+    told = [*way.told, 0.0] if args.past else way.told
+    facts = {"seed": args.seed, "steps": args.steps}
+    size = 2 * len(told) * frames * teacher.net.size.channels * teacher.grid[0] * teacher.grid[1]
+    order = Order(args.clips, told, made_with, facts, args.per_shard or _per_shard(size))
+    batch = args.batch or max(1, BATCH_LATENTS // (teacher.grid[0] * teacher.grid[1]))
+    return write_share(order, sampled(teacher, sampler, frames, args.seed), out, rank, batch)
+
+
+def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teacher, str]:
+    """(the teacher, its weights). The causal one is a network of the student's size, taught by teacher forcing."""
+    flows = variables["flow"]
+    causal = args.teacher == "causal"
+    weights = str(args.weights or Path(variables["run"]["dir"]) / "ar.safetensors") if causal else flows["teacher"]
+    if causal and weights != "builtin" and not Path(weights).exists():
+        raise ConfigError(
+            f"no weights of an autoregressive network at {weights}: make them with `make train-init "
+            "WITH=ar_diffusion`, or name them with --weights"
+        )
+    node = {
+        "size": variables["size"] if causal else variables["teacher_size"],
+        "codec": variables["codec"],
+        "text": variables["text"],
+        "grid": variables["grid"],
+        "rollout_frames": flows["rollout_frames"],
+        "weights": weights,
+        "shift": flows["teacher_shift"],
+        "guidance": flows["guidance"],
+        "negative_prompt": flows["negative_prompt"],
+        "compute_dtype": flows["compute_dtype"],
+        "ema": None,
+    }
+    return build({"class_path": "adastate.training.teacher.Teacher", "init_args": node}, Teacher), weights
+
+
+def _sampler(teacher: Teacher, spec: StreamSpec, way: Route, args: argparse.Namespace, frames: int) -> Sampler:
+    if args.past:
+        codec = teacher.codec
+        assert codec is not None
+        clips = Clips(args.past, frames, codec.pictures(frames), lambda video: codec.encode(video.to(teacher.device)))
+
+        def after_clips(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
+            past, prompts = clips.stack(rows)
+            past = past.to(noise)
+            if past.shape != noise.shape:
+                raise ShardError(
+                    f"{args.past}: clips of {list(past.shape[1:])}, the teacher makes {list(noise.shape[1:])}"
+                )
+            paths = forced_paths(teacher, spec, way, prompts, noise, past)
+            return torch.cat([paths, past[:, None]], 1), prompts
+
+        return after_clips
+    told = read_prompts(args.prompts) if args.prompts else None
+
+    def sample(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
+        # few prompts are sampled several times
+        prompts = [told[i % len(told)] if told else flight(1, i).caption for i in rows]
+        if args.teacher == "causal":
+            return streamed_paths(teacher, spec, way, prompts, noise), prompts
+        return whole_paths(teacher, way, prompts, noise), prompts
+
+    return sample
+
+
+def _import(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> bool:
+    """Published pairs as shards of ours."""
+    variables = config.variables
+    spec, pairs = StreamSpec(**variables.get("stream", {})), LmdbPairs(args.from_lmdb)
+    told = _published(spec, _numbers(args.levels), pairs.shape[0], args.from_lmdb)
+    frames, shape = variables["flow"]["rollout_frames"], (variables["size"]["channels"], *variables["grid"])
+    if pairs.shape[1:] != (frames, *shape):
+        raise ShardError(
+            f"{args.from_lmdb}: its clips are {list(pairs.shape[1:])}, this configuration has {[frames, *shape]}: "
+            "name the size that they were made for, conf/sizes/wan_1_3b.yaml say"
+        )
+    size = 2 * len(told) * frames * shape[0] * shape[1] * shape[2]
+    made_with = {"source": args.from_lmdb.name}
+    order = Order(len(pairs), told, made_with, {"source": args.from_lmdb.name}, args.per_shard or _per_shard(size))
+    return write_share(order, pairs.rows, out, rank, batch=16)
+
+
+def _published(spec: StreamSpec, levels: Sequence[float], entries: int, source: Path) -> list[float]:
+    """Timesteps of published pairs, whose files do not tell them: those given, the end, and what was the past."""
+    if not levels or entries - len(levels) not in (1, 2):
+        raise ShardError(
+            f"{source}: its pairs have {entries} entries, --levels names {len(levels)}: name the level of each before "
+            "the shift, but not the end of the path and the clip that a causal teacher had for its past behind it"
+        )
+    steps = [int(level) for level in levels]
+    warped = flow.warp_steps(steps, spec.shift)
+    return [*(warped if spec.warp_steps else map(float, steps)), *[0.0] * (entries - len(levels))]
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"--levels takes timesteps, or the one word 'every'; got {' '.join(words)}") from None
+
+
+def _per_shard(size: int) -> int:
+    return max(1, min(MOST_A_SHARD, SHARD_BYTES // size))

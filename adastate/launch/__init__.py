@@ -1,0 +1,1 @@
+"""The pipeline, its stages, groups of processes, and the SLURM job."""

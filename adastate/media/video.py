@@ -1,0 +1,160 @@
+"""Video files: mp4 written picture by picture, animated GIFs, and pictures fitted into them."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from adastate.runtime import atomic
+
+WATCHABLE = 256
+"""Shorter side, in pixels, below which a video file is enlarged."""
+
+LIKENESS = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2018: "'", 0x2019: "'"}
+"""Times sign, dashes and single quotes, which PIL's built-in font has not."""
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Floats in [-1, 1] to bytes on the CPU, same shape; bytes pass. What is not finite becomes black."""
+    if pictures.dtype == torch.uint8:
+        return pictures.cpu()
+    level = torch.nan_to_num(pictures.detach().float(), nan=-1.0, posinf=-1.0, neginf=-1.0)
+    return ((level.clamp(-1, 1) + 1) * 127.5).round_().to(torch.uint8).cpu()
+
+
+class VideoWriter:
+    """Streams pictures into an h264 mp4; memory does not grow with the length of the video.
+
+    The file appears under its name when it is complete: until `close` it lies beside it as `.<name>.part`.
+    As a context manager it closes at the end, and leaves nothing behind if the block raises.
+
+    Args:
+        path: of the mp4; its folder is made.
+        fps: pictures a second.
+        height, width: of the pictures, in pixels. Odd sides are padded by one, as h264 needs even ones.
+        scale: whole factor of enlargement, pixels stay squares; None enlarges tiny video to `WATCHABLE`.
+        crf: quality of x264, smaller is better; 18 is hard to tell from the original.
+    """
+
+    def __init__(
+        self, path: str | Path, fps: float, height: int, width: int, scale: int | None = None, crf: int = 18
+    ) -> None:
+        self.path = Path(path)
+        self.height, self.width, self.pictures = height, width, 0
+        self.scale = scale or math.ceil(WATCHABLE / min(height, width, WATCHABLE))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = atomic.scratch_of(self.path)
+        self._container: Any = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        self._stream.height, self._stream.width = _even(height * self.scale), _even(width * self.scale)
+        self._stream.pix_fmt = "yuv420p"
+        # One thread and a quick preset: a preview is encoded while training wants the processor.
+        self._stream.options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
+
+    def append(self, pictures: Tensor) -> None:
+        """Adds `[T, 3, h, w]` to the end of the video."""
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.height, self.width):
+            raise ValueError(
+                f"pictures of shape {tuple(pictures.shape)}, but {self.path.name} takes "
+                f"[T, 3, {self.height}, {self.width}]"
+            )
+        for picture in to_uint8(pictures).permute(0, 2, 3, 1).numpy():
+            large = picture.repeat(self.scale, 0).repeat(self.scale, 1)
+            odd = [(0, side % 2) for side in large.shape[:2]]
+            even = np.pad(large, (*odd, (0, 0)), mode="edge") if any(pad for _, pad in odd) else large
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            self.pictures += 1
+
+    def close(self) -> None:
+        """Completes the file and gives it its name."""
+        if not self.pictures:
+            self.discard()
+            raise ValueError(f"no pictures for {self.path}: append some before closing, or call discard()")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        atomic.settle(self._part, self.path)
+
+    def discard(self) -> None:
+        """Drops what was written; an older file of that name stays."""
+        self._container.close()
+        self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def _even(side: int) -> int:
+    return side + side % 2
+
+
+def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int = 40) -> bytes:
+    """`[T, 3, h, w]` as an endless GIF, small enough for an event file.
+
+    Tiny pictures are enlarged by a whole factor, large ones shrunk to `max_height`. Of a video longer than
+    `max_frames` every k-th picture is kept at its own time; beyond 0.25 s a picture that turns into a time lapse.
+    """
+    stride = math.ceil(video.shape[0] / max_frames)
+    frames = [_shown(picture, max_height) for picture in to_uint8(video[::stride])]
+    # One palette for all: a palette a frame doubles the size and makes still grounds flicker.
+    k = math.ceil(frames[0].height / 64)
+    sample = [np.asarray(frame)[::k, ::k] for frame in frames]
+    palette = Image.fromarray(np.concatenate(sample)).quantize(256, Image.Quantize.MEDIANCUT)
+    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    out = io.BytesIO()
+    pause = round(1000 * min(stride / fps, 0.25))
+    flat[0].save(out, "GIF", save_all=True, append_images=flat[1:], duration=pause, loop=0)
+    return out.getvalue()
+
+
+def _shown(picture: Tensor, height: int) -> Image.Image:
+    """`[3, h, w]` as an image at most `height` high: enlarged by a whole factor, or shrunk to exactly that."""
+    image = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
+    size = _fitted(picture.shape[-2], picture.shape[-1], height)
+    return image.resize(size, Image.Resampling.NEAREST if size[1] >= picture.shape[-2] else Image.Resampling.LANCZOS)
+
+
+def _fitted(h: int, w: int, height: int) -> tuple[int, int]:
+    """Width and height of a picture of h x w made to fit."""
+    if h <= height:
+        return w * (height // h), h * (height // h)
+    return max(1, round(w * height / h)), height
+
+
+def held(state: Tensor, length: int) -> Tensor:
+    """A state `[..., T', 3, h, w]` for as many pictures as its chunk has, each for an equal part of them."""
+    return state[..., torch.arange(length) * state.shape[-4] // length, :, :, :]
+
+
+def beside(video: Tensor, state: Tensor | None) -> Tensor:
+    """Video `[..., T, 3, h, w]` left, the state of its chunk right, held to its length; black where there is none."""
+    black = 0 if video.dtype == torch.uint8 else -1
+    right = torch.full_like(video, black) if state is None else held(state, video.shape[-4])
+    gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], black)
+    return torch.cat([video, gap, right], -1)
+
+
+def file_name(prompt: str, index: int) -> str:
+    words = re.sub(r"[^\w-]+", "-", prompt.lower()).strip("-")[:60]
+    return f"{index:03d}-{words or 'empty'}"
+
+
+def to_float(video: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return video.float() / 127.5 - 1

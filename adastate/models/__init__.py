@@ -1,0 +1,1 @@
+"""One folder per backbone; beside them what backbones share."""

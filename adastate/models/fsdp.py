@@ -1,0 +1,44 @@
+"""FSDP2: each block's weights in pieces over the processes, gathered for its own pass only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from adastate.models.wan.dit import DiT
+
+
+def shard(net: DiT, mesh: DeviceMesh) -> None:
+    """Shards `net` in place over the one-dimensional `mesh`; call it before an optimiser takes the parameters.
+
+    Where the net has a compute_dtype, weights are gathered in it; gradients are reduced in float32.
+    """
+    refuse_compiled(net, "FSDP")
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    policy = MixedPrecisionPolicy(net.compute_dtype, torch.float32, cast_forward_inputs=False)
+    for module in (*net.blocks, net):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        # a second way in: without this, text keys would be made of pieces
+        register_fsdp_forward_method(module, "text_keys")
+
+
+def refuse_compiled(net: DiT, strategy: str) -> None:
+    """Raises ValueError where a compiled network would be cut into pieces."""
+    if net.compiled:
+        raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out flow.compiled=true")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's piece of a sharded tensor, or the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def is_sharded(net: nn.Module) -> bool:
+    return any(hasattr(p, "full_tensor") for p in net.parameters())
+
+
+def whole_weights(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of a sharded net by name, on every process; all of them must call it."""
+    return {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in net.state_dict().items()}

@@ -1,0 +1,335 @@
+"""The Wan2.1 diffusion transformer, with Wan's own parameter names.
+
+One set of weights serves three uses: no mask and no memory is the bidirectional teacher or critic; a frame
+mask is the block-causal training forward; a memory is the streaming student. The network sees the cache only
+through the `Memory` it is handed (adastate.types).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.utils.checkpoint import checkpoint
+
+from adastate.models.activation import gelu
+from adastate.models.attention import attend
+from adastate.models.norm import RMSNorm
+from adastate.models.rope import rope_table, rotate
+from adastate.types import FrameMask, Memory, Positions
+
+TextKeys = list[tuple[Tensor, Tensor]]
+"""Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Geometry of the network. The defaults are the tiny size; conf/sizes/ holds Wan2.1's.
+
+    Attributes:
+        width: model width D, a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads N; head dim K = width / heads must be even.
+        ffn: hidden width of the feed-forward layers.
+        channels: latent channels C.
+        text_width: width of the text embeddings.
+        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
+        freq: width of the sinusoidal time embedding.
+        patch: patch size in time (1), height and width.
+        rope_rows: rows of the RoPE table in time; a position beyond is an error.
+        eps: of every normalisation.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    ffn: int = 512
+    channels: int = 16
+    text_width: int = 64
+    text_tokens: int = 16
+    freq: int = 64
+    patch: tuple[int, int, int] = (1, 2, 2)
+    rope_rows: int = 1024
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
+        if (self.width // self.heads) % 2:
+            raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
+        if self.patch[0] != 1:
+            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
+
+
+class PatchEmbedding(nn.Conv3d):
+    """Wan's convolution, as the matrix product over patches that it is: its stride is its kernel."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return nnf.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class Attention(nn.Module):
+    """Projections and q/k norms of one attention; what attends to what is decided in Block."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.heads = size.heads
+        self.q = nn.Linear(size.width, size.width)
+        self.k = nn.Linear(size.width, size.width)
+        self.v = nn.Linear(size.width, size.width)
+        self.o = nn.Linear(size.width, size.width)
+        self.norm_q = RMSNorm(size.width, size.eps)
+        self.norm_k = RMSNorm(size.width, size.eps)
+
+    def query(self, x: Tensor, table: Tensor | None = None) -> Tensor:
+        """`[B, L, N, K]`, turned by the `table` if one is given, as all here."""
+        return self.norm_q(self.q(x), self.heads, table)  # type: ignore[no-any-return]
+
+    def keys(self, x: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.norm_k(self.k(x), self.heads, table), self.v(x).unflatten(-1, (self.heads, -1))
+
+    def out(self, x_BLNK: Tensor) -> Tensor:
+        return self.o(x_BLNK.flatten(-2))
+
+
+class GELU(nn.Module):
+    """In its tanh form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
+
+class Block(nn.Module):
+    def __init__(self, size: Size, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.eps = size.eps
+        self.self_attn = Attention(size)
+        self.cross_attn = Attention(size)
+        self.norm3 = nn.LayerNorm(size.width, size.eps)
+        self.ffn = nn.Sequential(nn.Linear(size.width, size.ffn), GELU(), nn.Linear(size.ffn, size.width))
+        self.modulation = nn.Parameter(torch.randn(1, 6, size.width) / size.width**0.5)
+
+    def text_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cross_attn.keys(context)
+
+    def forward(
+        self,
+        x: Tensor,
+        e: Tensor,
+        text: tuple[Tensor, Tensor],
+        pass_: _Pass,
+        memory: Memory | None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` backward runs it once more."""
+        run = _compiled(BACKEND) if pass_.compiled else Block._forward
+        if recompute:
+            # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
+            return checkpoint(run, self, x, e, text, pass_, memory, use_reentrant=False)  # type: ignore[no-any-return]
+        return run(self, x, e, text, pass_, memory)
+
+    def _forward(
+        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
+    ) -> Tensor:
+        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
+        h = modulate(x, shift, scale, self.eps)
+        q = self.self_attn.query(h, pass_.rope)
+        if memory is not None and memory.keeps:
+            raw, v = self.self_attn.keys(h)
+            k = rotate(raw, pass_.key_rope)
+        else:
+            raw, (k, v) = None, self.self_attn.keys(h, pass_.key_rope)
+        if memory is not None:
+            k, v = memory.join(self.layer, raw, k, v, pass_.rotate)
+            if memory.probe is not None:
+                memory.probe(self.layer, q, k, pass_.visible)
+        x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
+        q = self.cross_attn.query(self.norm3(x))
+        x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
+        return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
+
+
+BACKEND = "inductor"
+"""Of torch.compile."""
+
+
+@lru_cache(maxsize=4)
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    """Block._forward: one program for all layers of a network and all passes of a shape."""
+    return torch.compile(Block._forward, backend=backend, dynamic=False)
+
+
+class Head(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.eps = size.eps
+        self.head = nn.Linear(size.width, size.channels * size.patch[1] * size.patch[2])
+        self.modulation = nn.Parameter(torch.randn(1, 2, size.width) / size.width**0.5)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """`e` [B, F, D]: the time embedding itself, not its projection."""
+        shift, scale = (self.modulation + e[:, :, None]).unbind(2)
+        return self.head(modulate(x, shift, scale, self.eps))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without affine, then (1 + scale) and shift of every frame: `x` [B, F*L, D], the others [B, F, D]."""
+    h = nnf.layer_norm(x, x.shape[-1:], eps=eps).unflatten(1, (shift.shape[1], -1))
+    return torch.addcmul(shift[:, :, None], h, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate y with one gate `[B, F, D]` a frame."""
+    frames = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, frames), y.unflatten(1, frames), gate[:, :, None]).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What every block of one pass needs to know."""
+
+    rope: Tensor
+    key_rope: Tensor
+    grid: tuple[int, int]
+    visible: FrameMask | None
+    rows: int
+    compiled: bool
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def rotate(self, k_BLNK: Tensor, positions: Positions) -> Tensor:
+        return rotate(k_BLNK, rope_table(positions, *self.grid, k_BLNK.shape[-1], self.rows, k_BLNK.device))
+
+
+class DiT(nn.Module):
+    """Predicts the flow eps - x0 of noisy latents `[B, F, C, H, W]`.
+
+    Args:
+        size: geometry.
+        checkpointing: recompute each block's activations in backward; same gradients, less memory.
+        compute_dtype: cast the float32 master weights to this dtype once per forward ("bfloat16"). Autocast
+            would cast them at every use, which on a CPU costs more than bf16 gains.
+        compiled: run the blocks through torch.compile in passes over whole clips that see everything: scores, the
+            critic's loss, a teacher's training. They have few shapes in a run, each of which is compiled once.
+    """
+
+    def __init__(
+        self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.checkpointing, self.compiled = checkpointing, compiled
+        self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
+        d = size.width
+        self.patch_embedding = PatchEmbedding(size.channels, d, kernel_size=size.patch, stride=size.patch)
+        self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
+        self.time_embedding = nn.Sequential(nn.Linear(size.freq, d), nn.SiLU(), nn.Linear(d, d))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
+        self.head = Head(size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for part in (self.text_embedding, self.time_embedding):
+            for layer in part:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor | TextKeys,
+        positions: Sequence[int] | None = None,
+        visible: FrameMask | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """One pass.
+
+        Args:
+            x: noisy latents `[B, F, C, H, W]`.
+            t: timesteps in [0, 1000], `[B]` or one per frame `[B, F]`.
+            text: embeddings `[B, Lt, text_width]`, or the keys that `text_keys` made of them.
+            positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
+            visible: which frames see which (no memory).
+            memory: cached keys and values to attend to, and where to leave this pass's own.
+
+        Returns:
+            Flow `[B, F, C, H, W]` in the dtype of `x`.
+        """
+        dtype = self.patch_embedding.weight.dtype
+        if self.compute_dtype not in (None, dtype):
+            cast = {name: p.to(self.compute_dtype) for name, p in self.named_parameters()}
+            return torch.func.functional_call(self, cast, (x, t, text, positions, visible, memory), strict=True)
+        tokens, pass_ = self._embed(x.to(dtype), positions, visible, memory)
+        time = self._time(t, x.shape[:2]).to(dtype)
+        e = self.time_projection(time).unflatten(-1, (6, -1))
+        keys = text if isinstance(text, list) else self.text_keys(text)
+        for block, layer_keys in zip(self.blocks, keys, strict=True):
+            arguments = (tokens, e, layer_keys, pass_, memory)
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            if recompute and not isinstance(self.head.modulation, nn.Parameter):
+                # Recomputation comes when forward's cast weights are gone from the modules: hand them over.
+                weights = dict(block.named_parameters())
+                tokens = checkpoint(torch.func.functional_call, block, weights, arguments, use_reentrant=False)
+            else:
+                tokens = block(*arguments, recompute)
+        out = self.head(tokens, time)
+        _, ph, pw = self.size.patch
+        grid = {"f": x.shape[1], "h": pass_.grid[0], "w": pass_.grid[1], "p": ph, "q": pw}
+        return rearrange(out, "b (f h w) (p q c) -> b f c (h p) (w q)", **grid).to(x.dtype)
+
+    def text_keys(self, text: Tensor) -> TextKeys:
+        """Keys and values of a prompt for every layer, from embeddings `[B, Lt, text_width]`."""
+        if text.shape[-1] != self.size.text_width:
+            raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
+        # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.
+        context = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
+        return [block.text_keys(context) for block in self.blocks]  # type: ignore[operator, union-attr]
+
+    def _embed(
+        self, x: Tensor, positions: Sequence[int] | None, visible: FrameMask | None, memory: Memory | None
+    ) -> tuple[Tensor, _Pass]:
+        _, ph, pw = self.size.patch
+        frames, channels, height, width = x.shape[1:]
+        if channels != self.size.channels or height % ph or width % pw:
+            raise ValueError(
+                f"latents are {channels} x {height} x {width}; the network takes {self.size.channels} channels "
+                f"and a grid divisible by the patch {ph} x {pw}"
+            )
+        if memory is not None:
+            positions, visible = memory.query_positions, memory.visible
+        at = tuple(positions) if positions is not None else tuple(range(frames))
+        if len(at) != frames:
+            raise ValueError(f"{frames} frames, but {len(at)} positions")
+        grid = (height // ph, width // pw)
+        head_dim, rows = self.size.width // self.size.heads, self.size.rope_rows
+        rope = rope_table(at, *grid, head_dim, rows, x.device)
+        key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
+        patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
+        compiled = self.compiled and memory is None and visible is None
+        if compiled:  # compilers know no complex numbers
+            rope = key_rope = torch.view_as_real(rope)
+        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_rows, compiled)
+
+    def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
+        """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""
+        t = t if t.dim() == 2 else t[:, None].expand(batch_frames)
+        half = self.size.freq // 2
+        rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
+        angle = t.double()[..., None] * rates
+        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.patch_embedding.weight.dtype))

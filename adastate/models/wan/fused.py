@@ -1,0 +1,266 @@
+"""The same network for passes without gradient, in fewer and larger operations.
+
+A stream runs the network at a handful of timesteps, one for all frames of a pass. So what depends on the timestep
+alone is computed once for each: the six modulations of a layer become the weight and bias of its layer norms and the
+gate of its residual. Query, key and value come from one matrix product, and are normalised and rotated together. The
+weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing is
+approximated: it equals DiT.forward up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from adastate.models.activation import gelu
+from adastate.models.adapters import merged
+from adastate.models.attention import attend
+from adastate.models.engine import Engine, Modulation, Modulations, Pass, stacked, steady
+from adastate.models.linear import Linear, apply, check_fp8, in_fp8
+from adastate.models.rope import rope_table, rotate
+from adastate.models.wan.dit import Block, DiT, TextKeys
+from adastate.types import Memory, Positions, host_level
+
+MOST_LEVELS = 64
+"""Timesteps whose modulations are kept; a step list has about five."""
+
+
+def is_whole(net: DiT) -> bool:
+    """Whether this process holds all weights, as a Streamer needs; under ZeRO-3 and FSDP it holds pieces."""
+    return all(p.numel() > 0 and not hasattr(p, "full_tensor") and not hasattr(p, "ds_id") for p in net.parameters())
+
+
+class _Layer:
+    """Weights of one block, cast and joined."""
+
+    def __init__(self, block: Block, dtype: torch.dtype, fp8: bool) -> None:
+        own, cross = block.self_attn, block.cross_attn
+
+        def linear(*layers: Any) -> Linear:
+            weights, biases = zip(*map(merged, layers), strict=True)
+            one = len(layers) == 1
+            bias, weight = (biases[0], weights[0]) if one else (torch.cat(biases), torch.cat(weights))
+            made = Linear(bias.detach().to(dtype), weight.detach().to(dtype).t())
+            return in_fp8(made) if fp8 else made
+
+        self.qkv, self.out = linear(own.q, own.k, own.v), linear(own.o)
+        self.norm_qk = torch.stack([own.norm_q.weight, own.norm_k.weight]).detach().float()
+        self.norm_text = block.norm3.weight.detach().to(dtype), block.norm3.bias.detach().to(dtype)
+        self.q_text, self.norm_q_text = linear(cross.q), cross.norm_q.weight.detach()
+        self.out_text = linear(cross.o)
+        self.up, self.down = linear(block.ffn[0]), linear(block.ffn[2])
+        self.modulation = block.modulation.detach().float()
+
+
+class Passes:
+    """Passes of `net` without gradient, for any prompt. Weights are joined and cast when it is made, the others shared:
+    after a training step a new one is to be made.
+
+    Args:
+        net: whole, not in shards.
+        dtype: of the passes; None takes the net's own.
+        engine: see adastate.models.engine; what it cannot serve runs eagerly.
+        fp8: the products of the blocks in FP8; embeddings and head stay in `dtype`, which has to be bfloat16.
+    """
+
+    def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager", fp8: bool = False) -> None:
+        self.net, self.size = net, net.size
+        embedding = net.patch_embedding
+        self.dtype = dtype or net.compute_dtype or embedding.weight.dtype
+        if fp8:
+            check_fp8(self.dtype, embedding.weight.device)
+        self.layers = [_Layer(block, self.dtype, fp8) for block in net.blocks]  # type: ignore[arg-type]
+        assert embedding.bias is not None
+        flat = embedding.weight.detach().flatten(1).to(self.dtype)
+        self.embedding = Linear(embedding.bias.detach().to(self.dtype), flat.t())
+        weight, bias = merged(net.head.head)
+        assert bias is not None
+        self.head = Linear(bias.detach().to(self.dtype), weight.detach().to(self.dtype).t())
+        self.eps = torch.tensor(net.size.eps, device=embedding.weight.device)
+        self._levels: dict[float, Modulations] = {}
+        self.steady = steady(engine, self.run, embedding.weight.device)
+        # In inference mode an operation costs less on the host; graphs and compiled programs have no use for it.
+        self._quiet = torch.inference_mode if self.steady is None else torch.no_grad
+
+    def text(self, keys: TextKeys) -> TextKeys:
+        """A prompt's keys, from `net.text_keys`, as `__call__` takes them."""
+        # The weight of the norm of the text's queries is moved to its keys, where it costs nothing.
+        weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
+        return [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(keys, weights, strict=True)]
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
+        """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]. A clean pass returns nothing of use."""
+        with torch.autocast(x.device.type, enabled=False):
+            with self._quiet():
+                flow = self._forward(x, t, memory, text)
+            # as any other tensor, which a graph may keep
+            return flow.clone() if flow.is_inference() and not torch.is_inference_mode_enabled() else flow
+
+    def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
+        size = self.size
+        _, ph, pw = size.patch
+        grid = (x.shape[3] // ph, x.shape[4] // pw)
+        head_dim = size.width // size.heads
+
+        def table(at: Positions) -> Tensor:
+            return rope_table(at, *grid, head_dim, size.rope_rows, x.device)
+
+        def turn(k: Tensor, at: Positions) -> Tensor:
+            return rotate(k, table(at))
+
+        queries, keys = memory.query_positions, memory.key_positions
+        pass_ = Pass(
+            batch=x.shape[0],
+            frame_tokens=grid[0] * grid[1],
+            table=table(queries)[:, None] if queries == keys else torch.stack([table(queries), table(keys)], 1),
+            keeps=memory.keeps,
+            visible=memory.visible,
+            join=memory.join,
+            turn=turn,
+            text=text,
+            probe=memory.probe,
+        )
+        patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
+        made = self._modulate(t)
+        fixed = memory.slots(turn) if self.steady is not None and host_level(t) is not None else None
+        if fixed is not None and self.steady is not None:
+            out = self.steady(patches, made, pass_, fixed, memory.clean)
+        else:
+            out = self.run(patches, made, pass_, memory.clean)
+        if out is None:
+            return x.new_empty(0)
+        shape = {"b": x.shape[0], "f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
+        return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
+
+    def run(self, patches: Tensor, made: Modulations, pass_: Pass, clean: bool) -> Tensor | None:
+        """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
+        x = apply(patches, self.embedding)
+        for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
+            if clean and i == len(self.layers) - 1:
+                self._leave(i, layer, m, x, pass_)
+                return None
+            x = self._block(i, layer, m, x, pass_)
+        return apply(_norm(x, *made.head, self.size.eps), self.head)
+
+    def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> Tensor:
+        """`x` [B L, D]."""
+        width, heads, eps = self.size.width, self.size.heads, self.size.eps
+        apart = (pass_.batch, -1, heads, width // heads)
+        qkv = apply(_norm(x, m.scale, m.shift, eps), layer.qkv)
+        v = qkv.narrow(1, 2 * width, width).view(apart)
+        qk = qkv.narrow(1, 0, 2 * width).view(-1, 2, width)
+        raw, turned = self._turned(qk, layer.norm_qk, pass_.table, pass_)
+        q, k = turned.to(x.dtype).unbind(2)
+        k, v = pass_.join(index, raw[:, :, 1] if raw is not None else None, k, v, pass_.turn)
+        if pass_.probe is not None:
+            pass_.probe(index, q, k, pass_.visible)
+        out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
+        x = _gated(x, apply(out, layer.out), m.gate)
+        q = apply(_norm(x, *layer.norm_text, eps), layer.q_text)
+        q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
+        x = apply(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
+        h = apply(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
+        return _gated(x, apply(gelu(h), layer.down), m.gate_ffn)
+
+    def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
+        """What a block does for the cache alone: its keys and values."""
+        width, heads, eps = self.size.width, self.size.heads, self.size.eps
+        apart = (pass_.batch, -1, heads, width // heads)
+        k, v = apply(_norm(x, m.scale, m.shift, eps), layer.qkv.after(width)).split(width, 1)
+        raw, turned = self._turned(k[:, None], layer.norm_qk[1:], pass_.table[:, -1:], pass_)
+        raw = raw[:, :, 0] if raw is not None else None
+        pass_.join(index, raw, turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
+
+    def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: Pass) -> tuple[Tensor | None, Tensor]:
+        """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
+
+        The norm's division is made on the table, which all heads share, and not on the products.
+        """
+        shape = (pass_.batch, -1, x.shape[1], self.size.heads, self.size.width // self.size.heads)
+        inverse = _inverse_rms(x, self.eps).view(*shape[:3], 1, 1)
+        weighted = (x * weight).view(shape)
+        pairs = weighted.unflatten(-1, (-1, 2))
+        if table.is_complex():
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * (table * inverse)).flatten(-2)
+        else:  # for compilers, which know no complex numbers
+            (a, b), (cos, sin) = pairs.unbind(-1), (table * inverse[..., None]).unbind(-1)
+            turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+        return (weighted * inverse if pass_.keeps else None), turned
+
+    def _modulate(self, t: Tensor) -> Modulations:
+        """At timesteps `t` [B, F]."""
+        level = host_level(t)
+        if level is not None and level in self._levels:
+            return self._levels[level]
+        one = level is not None
+        times = t[:1, :1] if one else t
+        time = self.net._time(times, times.shape).detach().to(self.dtype)
+        e = self.net.time_projection(time.to(self.net.head.modulation.dtype)).detach().unflatten(-1, (6, -1))
+
+        def spread(v: Tensor) -> Tensor:  # [B, F, D] -> [D], or by frame
+            v = v.to(self.dtype)
+            return v[0, 0] if one else v.flatten(0, 1)
+
+        found = []
+        for layer in self.layers:
+            shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (layer.modulation + e.float()).unbind(2)
+            parts = (1 + scale, shift, gate, 1 + scale_ffn, shift_ffn, gate_ffn)
+            found.append(Modulation(*map(spread, parts)))
+        shift, scale = (self.net.head.modulation.detach().float() + time.float()[:, :, None]).unbind(2)
+        made = Modulations(found, (spread(1 + scale), spread(shift)))
+        if level is not None:
+            made = stacked(made) if self.steady is not None else made
+            if len(self._levels) >= MOST_LEVELS:
+                self._levels.clear()
+            self._levels[level] = made
+        return made
+
+
+class Streamer:
+    """`net` with a prompt bound: (x, t, memory) -> flow, without gradient.
+
+    Args:
+        net, dtype, engine, fp8: see Passes.
+        text_keys: of `net.text_keys`.
+        passes: those of another Streamer of the same net, to be shared.
+    """
+
+    def __init__(
+        self,
+        net: DiT,
+        text_keys: TextKeys,
+        dtype: torch.dtype | None = None,
+        engine: Engine = "eager",
+        passes: Passes | None = None,
+        fp8: bool = False,
+    ) -> None:
+        self.passes = passes or Passes(net, dtype, engine, fp8)
+        self.text = self.passes.text(text_keys)
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        return self.passes(x, t, memory, self.text)
+
+
+def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LayerNorm, then scale and shift: with one timestep they are its weight and bias."""
+    if scale.dim() == 1:
+        return torch.layer_norm(x, x.shape[-1:], scale, shift, eps)
+    frames = torch.layer_norm(x, x.shape[-1:], eps=eps).unflatten(0, (len(scale), -1))
+    return torch.addcmul(shift[:, None], frames, scale[:, None]).flatten(0, 1)
+
+
+def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate y, with one gate for all or one a frame."""
+    if gate.dim() == 1:
+        return torch.addcmul(x, y, gate)
+    frames = (len(gate), -1)
+    return torch.addcmul(x.unflatten(0, frames), y.unflatten(0, frames), gate[:, None]).flatten(0, 1)
+
+
+def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:
+    """One over the root mean square along the last axis, which stays, in float32."""
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.addcmul(eps, size, size, value=1 / x.shape[-1]).rsqrt_()

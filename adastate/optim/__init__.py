@@ -1,0 +1,1 @@
+"""AdamW, averages, the spike guard, accumulation, and manual optimisation."""

@@ -1,0 +1,138 @@
+"""Backward passes and optimiser steps of a module that steps by itself, each looked at before it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from adastate.models.wan import DiT
+from adastate.optim.spike_guard import Guard
+
+
+class BadUpdateError(RuntimeError):
+    """What the guard forbids, in a few words."""
+
+
+class Learner(Protocol):
+    """What is asked of the module: Lightning's own, and what strategies look at as well (see Distill)."""
+
+    learning: str
+
+    @property
+    def clipped_step(self) -> Callable[[nn.Module, Any, float, Callable[[Tensor], bool]], Tensor]: ...
+
+    @property
+    def clip(self) -> float: ...
+
+    @property
+    def out(self) -> str | None: ...
+
+    @property
+    def trainer(self) -> Any: ...
+
+    @property
+    def trained(self) -> dict[str, DiT]: ...
+
+    @property
+    def accumulate(self) -> int: ...
+
+    @property
+    def iteration(self) -> int: ...
+
+    @property
+    def micro_batch(self) -> int: ...
+
+    def log(self, name: str, value: Any, *, prog_bar: bool = ..., batch_size: int | None = ...) -> None: ...
+
+    def log_dict(self, dictionary: Any, *, batch_size: int | None = ...) -> None: ...
+
+    def manual_backward(self, loss: Tensor) -> None: ...
+
+    def optimizers(self) -> Any: ...
+
+    def lr_schedulers(self) -> Any: ...
+
+
+class Updates:
+    """Goes back and steps for `module`, unless the guard forbids it, and writes the curves of both.
+
+    Attributes:
+        dismissed: what the guard said of the last iteration.
+        made: whether this iteration has updated anything.
+    """
+
+    def __init__(self, module: Learner, guard: Guard) -> None:
+        self.module, self.guard = module, guard
+        self.dismissed, self.made = "", False
+
+    def begin(self) -> None:
+        """A new iteration."""
+        self.dismissed, self.made = "", False
+
+    def backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        """Of one micro batch, for the network `name`."""
+        self.note(name, loss, found)
+        self.module.learning = name
+        self.module.manual_backward(loss / self.module.accumulate)
+
+    def note(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
+        """Judges a loss before its backward, and logs it."""
+        module = self.module
+        self._judge(f"{name} loss", module.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+        module.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=module.micro_batch)
+        # Lightning would draw the curves over its own step count; `step` overrides it.
+        module.log_dict({**found, "step": float(module.iteration)}, batch_size=module.micro_batch)
+
+    def step(self, name: str) -> None:
+        """One optimiser step, of the gradients of the whole global batch; logs their norm before it is clipped."""
+        module, at = self.module, [*self.module.trained].index(name)
+        optimizer, schedule = module.optimizers()[at], module.lr_schedulers()[at]
+        wrong = ""
+
+        def permit(norm: Tensor) -> bool:
+            nonlocal wrong
+            wrong = self.guard.look({f"{name} gradient norm": float(norm)})
+            return not wrong
+
+        norm = module.clipped_step(module.trained[name], optimizer, module.clip, permit)
+        if wrong:
+            raise BadUpdateError(wrong)
+        self.made = True
+        schedule.step()
+        module.log(f"{name}/gradient_norm", norm, batch_size=module.micro_batch)
+
+    def _judge(self, name: str, value: Tensor | Any) -> None:
+        wrong = self.guard.look({name: float(value)})
+        if wrong:
+            raise BadUpdateError(wrong)
+
+    def dismiss(self, wrong: str) -> None:
+        """Drops the gradients of an iteration that the guard stopped.
+
+        Raises:
+            RuntimeError: when it has stopped too many in a row, with the last good checkpoint.
+        """
+        module = self.module
+        for net in module.trained.values():
+            net.zero_grad()
+        self.dismissed = f"iteration {module.iteration}: {wrong}; the update is left out"
+        rank_zero_warn(self.dismissed)
+        module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
+        if self.guard.tired:
+            last = getattr(module.trainer.checkpoint_callback, "last", None)
+            whole = module.out if module.out and Path(module.out).is_file() else None
+            raise RuntimeError(
+                f"{self.guard.in_a_row} bad updates in a row, the last at {self.dismissed}; "
+                + (f"the last good checkpoint is {last}" if last else "there is no checkpoint yet")
+                + (f", whole weights are in {whole}" if whole else "")
+                + ": lower the learning rates, or look at the data"
+            )
+
+    def settle(self) -> None:
+        """The iteration is over."""
+        if not self.dismissed:
+            self.guard.settle()

@@ -1,0 +1,56 @@
+"""Copies of a cache: one to go on with later, and one of plain data, for a checkpoint."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from adastate.stream.cache import StateCache
+from adastate.stream.kv_frames import Frames
+from adastate.stream.spec import StreamSpec
+
+PLAIN = ("origin", "frames", "chunks", "generated", "recent", "shared_noise", "cut")
+"""What of a cache is a number, a tensor or nothing."""
+
+
+def fork(cache: StateCache) -> StateCache:
+    """A second cache with the same memory; either goes on without the other, as frames are never changed in place.
+
+    Raises:
+        ValueError: for a cache whose frames have places in a Slab, which every commit writes anew.
+    """
+    if cache._slab is not None:
+        raise ValueError("a cache with a Slab is one stream's alone: make it without `layers`")
+    other = copy(cache)
+    other._rotated, other.latest = {}, None
+    return other
+
+
+def detached(cache: StateCache) -> StateCache:
+    """A second cache with the same memory and no graph."""
+    other = fork(cache)
+    other.anchor, other.window = (f.detach() if f is not None else None for f in (cache.anchor, cache.window))
+    return other
+
+
+def saved(cache: StateCache) -> dict[str, Any]:
+    """What `restored` needs: numbers, lists and tensors whose first axis is the batch."""
+    frames = {name: _frames(getattr(cache, name)) for name in ("anchor", "window")}
+    return {**{name: getattr(cache, name) for name in PLAIN}, **frames}
+
+
+def restored(spec: StreamSpec, state: dict[str, Any]) -> StateCache:
+    cache = StateCache(spec)
+    for name in PLAIN:
+        setattr(cache, name, state[name])
+    for name in ("anchor", "window"):
+        if state[name] is not None:
+            parts = {k: tuple(v) for k, v in state[name].items()}
+            setattr(cache, name, Frames(**parts))
+    return cache
+
+
+def _frames(frames: Frames | None) -> dict[str, list[Any]] | None:
+    if frames is None:
+        return None
+    return {name: list(getattr(frames.detach(), name)) for name in ("keys", "values", "source", "written")}

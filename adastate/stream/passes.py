@@ -1,0 +1,113 @@
+"""Single network passes of a stream: what goes in, what is written to the cache, and the types that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adastate.diffusion import flow
+from adastate.diffusion.noise import PlacedNoise
+from adastate.stream.cache import StateCache, View
+from adastate.stream.spec import Switch
+from adastate.types import Memory, one_level
+
+Student = Callable[[Tensor, Tensor, Memory], Tensor]
+"""(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
+
+Reencode = Callable[[Tensor, int], Tensor]
+"""(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
+
+
+class Noise(Protocol):
+    def normal(self, *shape: int) -> Tensor:
+        """The next standard normals `[B, *shape]`."""
+
+
+@dataclass
+class Step:
+    """What it takes to run a chunk's exit pass again: see `replay`.
+
+    Attributes:
+        x: noisy [state | content] at the exit level, `[B, S + F, C, H, W]`.
+        t: that level, `[B, S + F]`.
+        queries: state frames S.
+        clean: input of the clean pass; None where that was spared.
+    """
+
+    x: Tensor
+    t: Tensor
+    queries: int
+    clean: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A new prompt within a stream.
+
+    Attributes:
+        student: the network with the new prompt bound, so with text keys of its own.
+        switch: what becomes of the cache; None takes the stream's own choice.
+    """
+
+    student: Student
+    switch: Switch | None = None
+
+
+def write(
+    student: Student,
+    noise: Noise,
+    cache: StateCache,
+    x0: Tensor,
+    queries: int,
+    grad: bool = False,
+    exit_view: View | None = None,
+) -> Tensor:
+    """The clean pass over [state | content] `x0`, and the commit of what it wrote; returns the pass's input."""
+    spec = cache.spec
+    attached = grad and spec.state_grad > 0
+    view = cache.view(x0.shape[1] - queries, queries, clean=True, keep=True)
+    with torch.set_grad_enabled(attached):
+        clean = x0 if attached else x0.detach()
+        t = _times(clean, spec.context_noise)
+        if spec.context_renoise:
+            fresh = _draw(noise, cache.generated, -1, queries, clean.shape[1] - queries, _shape(clean))
+            clean = flow.add_noise(clean, fresh, t, spec.shift)
+        student(clean, t, view)
+    straight = grad and spec.cache_grad == "straight_through"
+    cache.commit(view, exit_view if straight else None)
+    cache.remember(x0[:, queries:])
+    return clean
+
+
+def _first_noise(noise: Noise, cache: StateCache, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+    if not cache.spec.shared_noise:
+        return _draw(noise, cache.generated, 0, queries, frames, shape)
+    if cache.shared_noise is None:
+        cache.shared_noise = _draw(noise, 0, 0, queries, frames, shape)
+    return cache.shared_noise
+
+
+def _draw(noise: Noise, chunk: int, level: int, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+    """Normals for [state | content]: the next ones of a source, or those of this place."""
+    if not isinstance(noise, PlacedNoise):
+        return noise.normal(queries + frames, *shape)
+    content = noise.at(chunk, level, "content").normal(frames, *shape)
+    if not queries:
+        return content
+    return torch.cat([noise.at(chunk, level, "state").normal(queries, *shape), content], 1)
+
+
+def _predict(student: Student, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
+    return flow.to_x0(x, student(x, times, view), times, shift)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    return (x.shape[2], x.shape[3], x.shape[4])
+
+
+def _times(x: Tensor, t: float) -> Tensor:
+    return one_level(x.shape[0], x.shape[1], t, x.device)

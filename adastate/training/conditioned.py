@@ -1,0 +1,67 @@
+"""A network with a prompt, as a stream calls it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adastate.models.engine import Engine
+from adastate.models.wan import DiT
+from adastate.models.wan.fused import Passes, Streamer, is_whole
+from adastate.stream.passes import Student
+from adastate.types import Memory
+
+
+class Bound:
+    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
+
+    Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
+    Bound is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the text
+    keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
+
+    Args:
+        text: embeddings `[B, Lt, text_width]`.
+        engine, fp8: of the passes without gradient, see adastate.models.wan.fused.Passes.
+    """
+
+    def __init__(
+        self,
+        net: DiT,
+        text: Tensor,
+        fast: bool = True,
+        share: bool = True,
+        engine: Engine = "eager",
+        fp8: bool = False,
+    ) -> None:
+        self.net, self.text, self.fast, self.share, self.engine, self.fp8 = net, text, fast, share, engine, fp8
+        self._keys: list[tuple[Tensor, Tensor]] | None = None
+        self._quiet: Student | None = None
+        self._passes: Passes | None = None
+
+    def other(self, text: Tensor) -> Bound:
+        """The same network, as it is now, with another prompt."""
+        bound = Bound(self.net, text, self.fast, self.share, self.engine, self.fp8)
+        bound._passes = self._shared()
+        return bound
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        if not torch.is_grad_enabled():
+            if self._quiet is None:
+                self._quiet = self._without_gradient()
+            return self._quiet(x, t, memory)
+        if self._keys is None or not self.share:
+            self._keys = self.net.text_keys(self.text)
+        return self.net(x, t, self._keys, memory=memory)
+
+    def _shared(self) -> Passes | None:
+        if self._passes is None and self.fast and is_whole(self.net):
+            device = self.text.device.type
+            mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            self._passes = Passes(self.net, mixed, self.engine, self.fp8)
+        return self._passes
+
+    def _without_gradient(self) -> Student:
+        keys, passes = self.net.text_keys(self.text), self._shared()
+        if passes is not None:
+            return Streamer(self.net, keys, passes=passes)
+        return lambda x, t, memory: self.net(x, t, keys, memory=memory)

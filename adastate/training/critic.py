@@ -1,0 +1,68 @@
+"""Critic: the bidirectional network that follows the student's distribution and gives the fake score."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from adastate.diffusion import flow, losses
+from adastate.diffusion.noise import SampleNoise
+from adastate.distributed.protocol import learner
+from adastate.models.lora import Lora
+from adastate.models.wan import Size
+
+BANDS = ("low", "middle", "high")
+"""Equal bands of sigma for which the loss is told apart."""
+
+
+class Critic(pl.LightningModule):
+    """Flow matching on the student's rollouts.
+
+    Args:
+        size: geometry of the network, the teacher's or the student's.
+        weights: safetensors file or "builtin" to start from (the teacher's own, as a rule).
+        shift: of the noise table; the teacher's.
+        time_shift: shift of the timesteps drawn for training; None takes `shift`.
+        compute_dtype, checkpointing, compiled: see DiT.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        weights: str | None = None,
+        shift: float = 5.0,
+        time_shift: float | None = None,
+        compute_dtype: str | None = None,
+        checkpointing: bool = False,
+        compiled: bool = False,
+        lora: Lora | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"checkpointing": checkpointing, "compute_dtype": compute_dtype, "compiled": compiled}
+        self.net = learner(size, weights, lora, **options)
+        self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
+
+    def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
+        return flow.to_x0(x_t, self.net(x_t, t, text), t, self.shift)
+
+    def loss(
+        self, x: Tensor, text: Tensor, noise: SampleNoise, carries: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
+
+        `carries` [F] leaves out frames that are mere context.
+        """
+        x = x.detach()
+        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.time_shift)
+        eps = noise.normal(*x.shape[1:])
+        predicted = flow.predicted(self.net, x, eps, t, text, self.shift)
+        each = losses.per_sample_flow_matching(predicted, x, eps, carries)
+        band = (flow.sigma(t, self.shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
+        found = {
+            f"critic/loss_{name}_noise": each[band == i].mean().detach()
+            for i, name in enumerate(BANDS)
+            if bool((band == i).any())
+        }
+        return each.mean(), found

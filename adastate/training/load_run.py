@@ -1,0 +1,72 @@
+"""Run folders: how a finished run becomes a student or teacher again.
+
+A run folder holds one folder per stage with the resolved `config.yaml`, and the weights that the stages wrote. What is
+loaded runs as in training: where the trainer computed in bfloat16, the networks are held in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from adastate.config.compose import build
+from adastate.config.schema import ConfigError
+from adastate.models.wan import DiT
+from adastate.optim.ema import EMA
+from adastate.training.student import Student
+from adastate.training.teacher import Teacher
+
+
+def load_student(run: Path, weights: Path | None = None) -> Student:
+    """The student of a run folder, or `weights` (safetensors) in that run's geometry; frozen, on the CPU."""
+    source = weights or run / "student.safetensors"
+    config = _config(run, "distill")
+    # what was trained through adapters was written without them
+    student = _frozen(build(_with(_model(config)["student"], weights=str(source), lora=None), Student))
+    student.ema = EMA(held(student.net, config["trainer"].get("precision")), 0.0)  # of frozen weights: the same ones
+    return student
+
+
+def load_teacher(run: Path) -> Teacher:
+    """The teacher that the run distilled, able to sample clips; frozen, on the CPU."""
+    config = _config(run, "distill")
+    model = _model(config)
+    student = model["student"]["init_args"]
+    shared = {name: student[name] for name in ("codec", "text", "grid")}
+    teacher = _frozen(build(_with(model["teacher"], **shared), Teacher))
+    held(teacher.net, config["trainer"].get("precision"))
+    return teacher
+
+
+def held(net: DiT, precision: str | int | None) -> DiT:
+    """A frozen network as a trainer of this precision computes: its weights in bfloat16 where that does.
+
+    A network with a dtype of its own to compute in stays as it is.
+    """
+    if str(precision or "").startswith("bf16") and net.compute_dtype is None:
+        net.to(torch.bfloat16)
+    return net
+
+
+def _config(run: Path, stage: str) -> dict[str, Any]:
+    path = run / stage / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
+        )
+    return {"trainer": {}, **yaml.safe_load(path.read_text())}
+
+
+def _model(config: dict[str, Any]) -> dict[str, Any]:
+    return dict(config["model"]["init_args"])
+
+
+def _with(node: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**node, "init_args": {**node["init_args"], **changes}}
+
+
+def _frozen(module: Any) -> Any:
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,216 @@
+"""Samples of the student for the scores to look at, and the ways in which one rollout gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adastate.diffusion import flow
+from adastate.diffusion.noise import SampleNoise
+from adastate.encoders import starts_with_a_picture
+from adastate.stream import StateCache
+from adastate.stream.cache_state import fork
+from adastate.stream.passes import Step
+from adastate.training.student import Student
+from adastate.types import Batch, Chunk
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro batch.
+
+    Attributes:
+        text: embeddings of the prompts.
+        index: global sample numbers `[B]`.
+        latents: where the data has them.
+        next_text: embeddings of the prompts to which a stream may change.
+        slot: number of the micro batch in its iteration.
+    """
+
+    text: Tensor
+    index: Tensor
+    latents: Tensor | None = None
+    next_text: Tensor | None = None
+    slot: int = 0
+
+    @classmethod
+    def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> Part:
+        """What `batch` brings; `turning` if streams are to change their prompt."""
+        if turning and not batch.next_prompts:
+            raise ValueError(
+                "switch_share needs the prompt that comes next: give PromptData pairs: true or a next_file"
+            )
+        following = student.embed(batch.next_prompts) if turning else None
+        return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip of the student.
+
+    Attributes:
+        x: `[B, F, C, H, W]`, with gradient where asked for.
+        chunks: of the stream that it was, with their states, as far as they may learn; none where it was no stream.
+            Frames of `x` before them are context.
+        carries: which frames `[F]` carry loss; None for all.
+        text: what its scores are told; None for the prompt of its Part.
+        start: the cache before the first of `chunks`, and
+        steps: what it takes to run them again; both only where they were recorded.
+    """
+
+    x: Tensor
+    chunks: list[Chunk]
+    carries: Tensor | None = None
+    text: Tensor | None = None
+    start: StateCache | None = None
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def context(self) -> int:
+        """Frames of `x` before its chunks."""
+        return self.x.shape[1] - sum(c.frames for c in self.chunks) if self.chunks else 0
+
+    def told(self, text: Tensor) -> Tensor:
+        """What its scores are told, where `text` is its Part's."""
+        return text if self.text is None else self.text
+
+    def mask(self) -> Tensor | None:
+        """`[B, F]`."""
+        return None if self.carries is None else self.carries.to(self.x.device)[None].expand(self.x.shape[:2])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is one for all samples and ranks in a rollout.
+
+    Attributes:
+        level: exit level.
+        first: first chunk of a window.
+        switch: chunk with which the next prompt begins; None: it never does.
+        uniform: chunks go one by one, where the stream is a staircase.
+    """
+
+    level: int
+    first: int = 0
+    switch: int | None = None
+    uniform: bool = False
+
+
+def stretch(
+    student: Student,
+    text: Tensor,
+    noise: SampleNoise,
+    cache: StateCache,
+    chunks: int,
+    draw: Draw,
+    grad: bool = False,
+    finish: bool = True,
+    record: bool = False,
+) -> Sample:
+    """`chunks` chunks more of the stream that `cache` remembers."""
+    steps: list[Step] = []
+    start = fork(cache) if record else None
+    spec = replace(student.spec, schedule="uniform") if draw.uniform else student.spec
+    frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))
+    with torch.set_grad_enabled(grad):
+        made = list(
+            student.rollout(
+                text, noise, frames, draw.level, grad, finish, spec=spec, record=steps if record else None, cache=cache
+            )
+        )
+        x = torch.cat([c.content for c in made], 1)
+    return Sample(x, made, text=text, start=start, steps=steps)
+
+
+def rolled(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+    """A stream of one horizon from its beginning."""
+    spec = student.spec
+    chunks = spec.chunks(student.rollout_frames)
+    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec)
+    return stretch(student, part.text, noise, cache, chunks, draw, grad, finish=False, record=record)
+
+
+def window(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+    """One horizon of a stream, from chunk `draw.first` on; what comes before has no gradient (Self-Forcing++).
+
+    Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
+    context: see `overlapping`. A change that was drawn for the inside of the window comes right after that chunk, so
+    that all frames that carry loss were made for the prompt that the scores are told.
+    """
+    size = student.chunk_frames
+    last = draw.first + student.rollout_frames // size
+    inside = draw.switch is not None and draw.first < draw.switch < last
+    picture = draw.first > 0 and starts_with_a_picture(student.codec)
+    ahead = draw.first + (inside or picture)
+    turn = ahead if inside else last if draw.switch is None else min(draw.switch, last)
+    cache, text = StateCache(student.spec), part.text
+    before = [stretch(student, text, noise, cache, min(turn, ahead), draw).x] if min(turn, ahead) else []
+    if turn <= ahead:
+        assert part.next_text is not None
+        text = part.next_text
+        student.switch(text, cache)
+        before += [stretch(student, text, noise, cache, ahead - turn, draw).x] if ahead > turn else []
+    sample = stretch(student, text, noise, cache, last - ahead, draw, grad, finish=False, record=record)
+    return overlapping(student, torch.cat(before, 1), sample, picture) if inside or picture else sample
+
+
+def overlapping(student: Student, before: Tensor, sample: Sample, picture: bool) -> Sample:
+    """`sample` with the last chunk of the latents `before` it in front, which carries no loss.
+
+    The teacher knows clips that begin with a picture. With `picture` the first latent becomes one: what stands before
+    is decoded up to it, and its last picture is encoded on its own (Self-Forcing's and LongLive's long tuning).
+    """
+    size = student.chunk_frames
+    before = before[:, -student.rollout_frames :].detach()
+    front = before[:, -size:]
+    if picture:
+        with torch.no_grad():
+            first = student.as_picture(before[:, : before.shape[1] - size + 1])
+            front = torch.cat([first.to(front), front[:, 1:]], 1)
+    x = torch.cat([front, sample.x], 1)
+    return replace(sample, x=x, carries=torch.arange(x.shape[1]) >= size)
+
+
+def noised(student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool) -> Sample:
+    """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
+
+    What CausVid's distillation looks at: nothing of the student's own making is in the context.
+    """
+    spec = student.spec
+    chunks = spec.chunks(latents.shape[1])
+    levels = torch.tensor(spec.timesteps, device=latents.device)
+    pick = torch.stack([noise.integers(len(levels)) for _ in range(chunks)], 1)
+    t = levels[pick].repeat_interleave(spec.chunk_frames, 1)
+    x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.shift)
+    with torch.set_grad_enabled(grad):
+        return Sample(flow.to_x0(x_t, student.causal_at_once(x_t, t, text), t, spec.shift), [])
+
+
+def again(student: Student, text: Tensor, sample: Sample, gradient: Tensor) -> Iterator[Tensor]:
+    """Runs the chunks of a recorded sample once more, with a graph of one chunk at a time; see stream.rollout.replay.
+
+    Args:
+        sample: with the chunks whose states have taken their gradients.
+        gradient: of `sample.x`.
+
+    Yields:
+        sum(x0 g) of every chunk [state | content]; their backward passes together are that of the sample.
+    """
+    assert sample.start is not None
+    parts = gradient[:, sample.context :].split(student.chunk_frames, 1)
+    made = student.replay(sample.told(text), sample.steps, sample.start)
+    for x0, step, chunk, g in zip(made, sample.steps, sample.chunks, parts, strict=True):
+        if step.queries:
+            assert chunk.state is not None
+            of_state = torch.zeros_like(chunk.state) if chunk.state.grad is None else chunk.state.grad
+            g = torch.cat([of_state, g], 1)
+        yield (x0 * g.to(x0)).sum()
+
+
+# The result is a Tensor; were that said, jsonargparse would look for a class of tensors in the config.
+Reward = Callable[[Tensor], Any]
+"""Decoded video `[B, T, 3, h, w]` in [-1, 1] -> one number per clip `[B]`, larger for better."""

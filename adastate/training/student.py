@@ -1,0 +1,359 @@
+"""Student: the causal network with its state cache, and the stages that initialise it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from adastate.diffusion.noise import SampleNoise
+from adastate.distributed.protocol import learner, shard_all
+from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
+from adastate.models.engine import Engine
+from adastate.models.lora import Lora
+from adastate.models.wan import DiT, Size
+from adastate.optim.adamw import adamw, clip_gradient
+from adastate.optim.ema import EMA
+from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
+from adastate.stream.attention_probe import AttentionShare
+from adastate.stream.passes import Noise, Step
+from adastate.stream.prompt_switch import switch_prompt
+from adastate.stream.rollout import replay
+from adastate.training import initialization
+from adastate.training.conditioned import Bound
+from adastate.training.initialization import NOISY_PAST, Init
+from adastate.types import Batch, Chunk, Probe
+from adastate.weights import network, save
+from adastate.weights.checkpoint_filter import bring_back, leave_out
+
+FROZEN = ("codec.", "ar_net.")
+"""Parts of the module that no checkpoint holds."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """New prompts within streams, one a row; `switch` None takes the stream's own choice."""
+
+    prompts: list[str]
+    switch: Switch | None = None
+
+
+class Student(pl.LightningModule):
+    """A causal video model that streams chunk by chunk.
+
+    On its own it trains its initialisation from the teacher's weights (`adastate fit` with conf/stages/init.yaml);
+    inside Distill it is trained on its own rollouts.
+
+    Args:
+        size: geometry of the network.
+        codec, text: latents to pixels and prompts to embeddings.
+        stream: every choice of the stream, see StreamSpec.
+        grid: latent height and width.
+        rollout_frames: latent frames of a training rollout, the horizon; a multiple of the chunk.
+        weights: safetensors file or "builtin" (the tiny teacher) to start from; None for random.
+        init: objective of the initialisation. `ode`: causal ODE regression, from points of the trajectories at the
+            student's own levels to their end, with the clean past as context (Causal-Forcing); `ode_noisy`: the same
+            with the past as noisy as its own level says, the way CausVid and Self-Forcing begin; `teacher_forcing`:
+            autoregressive diffusion, flow matching with the clean past as context; `diffusion_forcing`: the same with
+            a noisy past; `consistency`: causal consistency distillation, one step of a frozen autoregressive
+            diffusion network down, and the same answer from there (Causal-Forcing++).
+        ar_weights, ar_steps, ar_guidance: that network, the levels of its path, and its guidance c + w (c - u).
+        init_state_target: what a state is taught in initialisation: nothing (there is no state slot then), or the
+            `first` or `last` frames of its own chunk.
+        lr, betas, weight_decay, clip, warmup, decay_share: of the initialisation's AdamW, as in Teacher.
+        ema, ema_start, ema_warmup: average of the weights, see EMA.
+        out, save_every: safetensors file of the averaged weights.
+        seed: of all randomness in training.
+        compute_dtype, checkpointing: see DiT.
+        engine: what runs a stream's passes once its window is full: eager, compile or graph; see
+            adastate.models.engine.
+        fp8: whether a stream's products run in FP8; see adastate.models.linear. Training does not use it.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        codec: Codec,
+        text: TextEncoder,
+        stream: StreamSpec = StreamSpec(),  # noqa: B008 - frozen
+        grid: tuple[int, int] = (60, 104),
+        rollout_frames: int = 21,
+        weights: str | None = None,
+        init: Init = "ode",
+        ar_weights: str | None = None,
+        ar_steps: int = 48,
+        ar_guidance: float = 0.0,
+        init_state_target: Literal["none", "first", "last"] = "none",
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        warmup: int = 20,
+        decay_share: float = 0.4,
+        ema: float = 0.99,
+        ema_start: int = 0,
+        ema_warmup: bool = False,
+        out: str | None = None,
+        save_every: int = 500,
+        seed: int = 0,
+        compute_dtype: str | None = None,
+        checkpointing: bool = False,
+        lora: Lora | None = None,
+        engine: Engine = "eager",
+        fp8: bool = False,
+    ) -> None:
+        super().__init__()
+        stream.chunks(rollout_frames)
+        self.engine: Engine = engine
+        self.fp8 = fp8
+        self.codec, self.text, self.spec, self.grid = codec, text, stream, grid
+        self.rollout_frames, self.init, self.init_state_target = rollout_frames, init, init_state_target
+        self.lr, self.betas, self.weight_decay, self.clip = lr, betas, weight_decay, clip
+        self.warmup, self.decay_share, self.out, self.save_every, self.seed = warmup, decay_share, out, save_every, seed
+        if init_state_target != "none" and stream.anchor != "state":
+            raise ValueError(f"init_state_target {init_state_target!r} needs anchor: state, not {stream.anchor!r}")
+        if init_state_target != "none" and init in (*NOISY_PAST, "consistency"):
+            raise ValueError(f"init_state_target {init_state_target!r} needs a clean past; init is {init!r}")
+        if (init == "consistency") != (ar_weights is not None):
+            raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
+        self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
+        self.lora = lora
+        self.ema = EMA(self.net, ema, ema_start, ema_warmup)
+        self.ar_steps, self.ar_guidance = ar_steps, ar_guidance
+        self.learning, self.clip_gradient = "student", clip_gradient
+        self.ar_net: DiT | None = None
+        if ar_weights is not None:
+            self.ar_net = network(size, ar_weights, compute_dtype=compute_dtype).requires_grad_(False)
+        if isinstance(codec, nn.Module):
+            codec.requires_grad_(False)
+
+    @property
+    def iteration(self) -> int:
+        return self.ema.updates
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.spec.chunk_frames
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return (self.net.size.channels, *self.grid)
+
+    def embed(self, prompts: list[str]) -> Tensor:
+        return self.text.embed(prompts).to(self.device)
+
+    # ---- streaming
+
+    def rollout(
+        self,
+        text: Tensor,
+        noise: Noise,
+        frames: int,
+        exit_level: int | None = None,
+        grad: bool = False,
+        finish: bool = False,
+        net: DiT | None = None,
+        probe: Probe | None = None,
+        spec: StreamSpec | None = None,
+        record: list[Step] | None = None,
+        cache: StateCache | None = None,
+    ) -> Iterator[Chunk]:
+        """A stream of `frames` latent frames, or so many more of the one that `cache` remembers; see
+        adastate.stream.rollout."""
+        spec = spec or self.spec
+        used = cache is not None and cache.generated > 0
+        return rollout(
+            Bound(net or self.net, text),
+            noise,
+            StateCache(spec, probe) if cache is None else cache,
+            frames // spec.chunk_frames if used else spec.chunks(frames),
+            self.latent_shape,
+            exit_level,
+            grad,
+            finish,
+            record=record,
+        )
+
+    def replay(self, text: Tensor, steps: Sequence[Step], cache: StateCache) -> Iterator[Tensor]:
+        """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
+        return replay(Bound(self.net, text, share=False), cache, steps)
+
+    def switch(self, text: Tensor, cache: StateCache) -> None:
+        """Turns the stream that `cache` remembers to a new prompt, in the stream's own way."""
+        switch_prompt(Bound(self.net, text), cache, self.spec.switch)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompts: list[str],
+        frames: int,
+        seed: int = 0,
+        given: Tensor | None = None,
+        probe: Probe | None = None,
+        spec: StreamSpec | None = None,
+        script: Mapping[int, Turn] | None = None,
+        index: Sequence[int] | None = None,
+        noise: Noise | None = None,
+    ) -> Iterator[Chunk]:
+        """Streams `frames` latent frames with the averaged weights.
+
+        Args:
+            seed: row i's noise is that of (seed, index[i]), however rows are batched.
+            given: clean latents `[B, F, C, H, W]` that stand before the stream (image to video, continuation).
+            spec: another stream than the one of training: the compared systems run on the same weights.
+            script: new prompts, by the chunk with which they begin.
+            index: of the rows; 0, 1, ... without.
+            noise: another source than that of seed and index.
+        """
+        spec = spec or self.spec
+        rows = range(len(prompts)) if index is None else index
+        noise = noise or SampleNoise(seed, 0, rows, "stream", self.device)
+        cache = StateCache(spec, probe, self.net.size.layers)
+        if isinstance(probe, AttentionShare):
+            probe.cache = cache
+        net = self.ema.whole(self.net.patch_embedding.weight.dtype)
+        student = Bound(net, self.embed(prompts), engine=self.engine, fp8=self.fp8)
+        if given is not None:
+            prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
+        scenes = {
+            at: Scene(student.other(self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()
+        }
+        reencode = self._reencode if starts_with_a_picture(self.codec) else None
+        chunks = rollout(
+            student,
+            noise,
+            cache,
+            spec.chunks(frames),
+            self.latent_shape,
+            finish=False,
+            scenes=scenes,
+            reencode=reencode,
+        )
+        # A generator keeps the grad mode of whoever calls next(): set it around each step, not around the loop.
+        while True:
+            with torch.no_grad():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _reencode(self, latents: Tensor, overlap: int) -> Tensor:
+        """The first of the last `overlap` latents as a picture of its own."""
+        return self.as_picture(latents[:, : latents.shape[1] - overlap + 1])
+
+    def as_picture(self, latents: Tensor) -> Tensor:
+        """The last picture of `latents` `[B, F, C, H, W]`, decoded and encoded again on its own: `[B, 1, C, H, W]`."""
+        return self.codec.encode(self.codec.decode(latents)[:, -1:])
+
+    def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
+        """Mean share of a chunk's attention that goes to the anchor, the past and its own pass, for every chunk."""
+        share = AttentionShare()
+        for _ in self.stream(prompts, frames, seed, probe=share):
+            pass
+        return share.shares
+
+    # ---- what strategies look at, see adastate.distributed.protocol
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {} if self.ar_net is None else {"ar": self.ar_net}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        shard_all(self)
+
+    # ---- initialisation
+
+    def on_fit_start(self) -> None:
+        if self.init == "consistency" and hasattr(self.trainer.strategy, "engines"):
+            raise ValueError(
+                "init: consistency runs the average in each step, and ZeRO keeps it in pieces: "
+                "use conf/strategy/fsdp2.yaml"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        noise = SampleNoise(self.seed, self.iteration, batch.index, "init", self.device)
+        text = self.embed(batch.prompts)
+        loss = (
+            self._consistency(batch, noise, text) if self.init == "consistency" else self._regress(batch, noise, text)
+        )
+        self.log("init/loss", loss, prog_bar=True)
+        return loss
+
+    def _regress(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
+        made = initialization.pairs(self.init, batch, noise, self.spec)
+        if self.init_state_target != "none":
+            through = initialization.forced_through_cache
+            predicted, made = through(self.net, made, text, self.spec, self.init_state_target)
+        elif self.init in NOISY_PAST:
+            predicted = self.causal_at_once(made.noisy, made.t, text)
+        else:
+            predicted = initialization.forced_at_once(self.net, made.noisy, made.clean, made.t, text, self.spec)
+        return initialization.regression(self.init, predicted, made, self.spec.shift)
+
+    def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
+        assert self.ar_net is not None
+        ar, clean = self.ar_net, initialization.clips(self.init, batch, self.spec)
+        nothing = self.embed([""]).expand(len(text), -1, -1)
+
+        def after_clean(net: DiT, x: Tensor, t: Tensor, told: Tensor = text) -> Tensor:
+            return initialization.forced_at_once(net, x, clean, t, told, self.spec)
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            v = after_clean(ar, x, t)
+            return v + self.ar_guidance * (v - after_clean(ar, x, t, nothing)) if self.ar_guidance else v
+
+        nets = partial(after_clean, self.ema.net), partial(after_clean, self.net)
+        return initialization.consistency(clean, noise, self.spec, self.ar_steps, guided, *nets)
+
+    def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
+        return initialization.causal_at_once(self.net, noisy, t, text, self.spec)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.net)
+        if self.iteration % self.save_every == 0:
+            self.save()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("init/gradient_norm", self.clip_gradient(self.net, self.clip))
+
+    def on_train_end(self) -> None:
+        self.save()
+
+    def save(self) -> None:
+        if self.out is None:
+            return
+        net = self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out), stream=asdict(self.spec))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint, FROZEN)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bring_back(self, checkpoint, FROZEN)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)

@@ -1,0 +1,267 @@
+"""Teacher: the bidirectional network. It trains by flow matching, or stands frozen and gives the real score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from adastate.diffusion import flow, losses, solvers
+from adastate.diffusion.noise import SampleNoise
+from adastate.distributed.protocol import learner, shard_all
+from adastate.encoders import Codec, TextEncoder
+from adastate.models.lora import Lora
+from adastate.models.wan import DiT, Size
+from adastate.optim.adamw import adamw, clip_gradient
+from adastate.optim.ema import EMA
+from adastate.types import Batch, Chunk
+from adastate.weights import save
+from adastate.weights.checkpoint_filter import bring_back, leave_out
+
+FROZEN = ("codec.",)
+"""Parts of the module that no checkpoint holds."""
+
+
+class Teacher(pl.LightningModule):
+    """A bidirectional video diffusion model over whole clips.
+
+    Args:
+        size: geometry of the network.
+        codec, text: pixels to latents and prompts to embeddings; a teacher that only scores latents needs neither.
+        grid: latent height and width of the clips it samples.
+        rollout_frames: latent frames of a clip.
+        weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
+        shift: of the noise table; more puts more of the levels near noise.
+        guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
+            usual convention u + g (c - u).
+        negative_prompt: what u is conditioned on; a name that ends in .txt is a file that holds it.
+        solver: of the ODE in `sample`: `euler`, or Wan2.1's own `unipc`, which needs fewer steps.
+        dropout: share of prompts replaced by the negative prompt while training.
+        lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
+            last `decay_share` of `trainer.max_steps`.
+        ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
+        out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
+        seed: of all randomness in training.
+        compute_dtype, checkpointing, compiled: see `DiT`.
+        lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        codec: Codec | None = None,
+        text: TextEncoder | None = None,
+        grid: tuple[int, int] = (60, 104),
+        rollout_frames: int = 21,
+        weights: str | None = None,
+        shift: float = 5.0,
+        guidance: float = 3.0,
+        negative_prompt: str = "",
+        solver: Literal["euler", "unipc"] = "euler",
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        warmup: int = 60,
+        decay_share: float = 0.3,
+        ema: float | None = 0.999,
+        out: str | None = None,
+        save_every: int = 500,
+        seed: int = 0,
+        compute_dtype: str | None = None,
+        checkpointing: bool = False,
+        compiled: bool = False,
+        lora: Lora | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"checkpointing": checkpointing, "compute_dtype": compute_dtype, "compiled": compiled}
+        self.net = learner(size, weights, lora, **options)
+        self.codec, self.text = codec, text
+        self.rollout_frames = rollout_frames
+        self.grid, self.shift, self.guidance = grid, shift, guidance
+        self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
+        self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
+        self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
+        self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
+        self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
+        if isinstance(codec, nn.Module):
+            codec.requires_grad_(False)
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.rollout_frames
+
+    @property
+    def iteration(self) -> int:
+        return self.ema.updates if self.ema is not None else 0
+
+    # ---- what strategies look at, see adastate.distributed.protocol
+
+    @property
+    def trained(self) -> dict[str, DiT]:
+        return {self.learning: self.net}
+
+    @property
+    def frozen(self) -> dict[str, DiT]:
+        return {}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        return {} if self.ema is None else {self.learning: self.ema}
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.accumulate_grad_batches)
+
+    def configure_model(self) -> None:
+        shard_all(self)
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x0 = self.latents(batch)
+        noise = SampleNoise(self.seed, self.iteration, batch.index, "teacher", x0.device)
+        t = flow.sigma_table(self.shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
+        keep = noise.uniform() >= self.dropout
+        prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
+        eps = noise.normal(*x0.shape[1:])
+        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.shift)
+        loss = losses.flow_matching(predicted, x0, eps)
+        self.log("teacher/loss", loss, prog_bar=True)
+        return loss
+
+    @property
+    def averaged(self) -> DiT:
+        """The weights to sample from; where they are in pieces every process must ask."""
+        return self.net if self.ema is None else self.ema.whole(self.net.patch_embedding.weight.dtype)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Clean latents of a batch, encoded here if it brings video."""
+        if batch.latents is not None:
+            return batch.latents
+        if batch.video is None:
+            raise ValueError(
+                "this stage needs latents or video, but the datamodule gives prompts only: use WorldData or ShardData"
+            )
+        if self.codec is None:
+            raise ValueError("this teacher was made without a codec and cannot encode video")
+        return self.codec.encode(batch.video)
+
+    def embed(self, prompts: list[str]) -> Tensor:
+        if self.text is None:
+            raise ValueError("this teacher was made without a text encoder")
+        return self.text.embed(prompts).to(self.device)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The average moves with the step, before any callback can save the one without the other."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is None:
+            return
+        self.ema.update(self.net)
+        if self.iteration % self.save_every == 0:
+            self._save()
+
+    def velocity(
+        self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
+    ) -> Tensor:
+        """Guided flow c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
+        net = net or self.net
+        if negative is None or self.guidance == 0:
+            return net(x_t, t, text)
+        c, u = net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([text, negative.expand_as(text)])).chunk(2)
+        return c + self.guidance * (c - u)
+
+    def x0(
+        self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
+    ) -> Tensor:
+        """Guided prediction of x0, c + w (c - u) of x0s as of flows, for `x_t` [B, F, C, H, W] at `t` [B]."""
+        return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net), t, self.shift)
+
+    @torch.no_grad()
+    def trajectory(self, prompts: list[str], noise: Tensor, levels: Tensor) -> Tensor:
+        """Guided deterministic Euler path from `noise` [B, F, C, H, W] along `levels`, from 1 to 0.
+
+        Returns:
+            Samples at every level, `[B, len(levels), F, C, H, W]`, from noise to data.
+        """
+        text, negative = self.embed(prompts), self.embed([self.negative_prompt])
+        levels = levels.to(noise.device)
+        x, path, net = noise, [noise], self.averaged
+        for now, then in pairwise(levels):
+            t = (now * flow.TIMESTEPS).expand(len(prompts))
+            x0 = self.x0(x, t, text, negative, net)
+            x = x0 + then / now * (x - x0)
+            path.append(x)
+        return torch.stack(path, 1)
+
+    def sample(
+        self,
+        prompts: list[str],
+        frames: int,
+        steps: int = 16,
+        seed: int = 0,
+        shift: float | None = None,
+        index: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, index[i]), that of its own number without."""
+        rows = range(len(prompts)) if index is None else index
+        noise = SampleNoise(seed, 0, rows, "sample", self.device)
+        start = noise.normal(frames, self.net.size.channels, *self.grid)
+        shift = self.shift if shift is None else shift
+        if self.solver == "unipc":
+            return self._unipc(prompts, start, steps, shift)
+        return self.trajectory(prompts, start, flow.euler_times(steps, shift))[:, -1]
+
+    @torch.no_grad()
+    def _unipc(self, prompts: list[str], noise: Tensor, steps: int, shift: float) -> Tensor:
+        text, negative = self.embed(prompts), self.embed([self.negative_prompt])
+        (levels, times), net = solvers.unipc_levels(steps, shift), self.averaged
+
+        def predict(x: Tensor, i: int) -> Tensor:
+            return self.velocity(x, times[i].float().to(x.device).expand(len(x)), text, negative, net)
+
+        return solvers.unipc(predict, noise, levels)[-1]
+
+    def stream(
+        self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
+    ) -> Iterator[Chunk]:
+        """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
+        clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed, index=index)
+        yield Chunk(0, 0, clip, None, passes=16)
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.max_steps
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.clip))
+
+    def on_train_end(self) -> None:
+        self._save()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out(self, checkpoint, FROZEN)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        bring_back(self, checkpoint, FROZEN)
+
+    def _save(self) -> None:
+        if self.out is None:
+            return
+        net = self.net if self.ema is None else self.ema.whole()
+        if self.trainer.is_global_zero:
+            save(net, Path(self.out))
+
+
+def _read_prompt(text: str) -> str:
+    if not text.endswith(".txt"):
+        return text
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"no negative prompt at {text}; conf/prompts/ holds Wan2.1's")
+    return Path(text).read_text(encoding="utf-8").strip()

@@ -1,0 +1,144 @@
+"""Our own files: safetensors under Wan's names, with the geometry and what else is known in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from adastate.models.adapters import adapted, is_adapter, merged
+from adastate.models.wan import DiT, Size
+from adastate.runtime import atomic
+from adastate.weights import geometry as geo
+from adastate.weights.checkpoint import BUILTIN, read
+from adastate.weights.files import Entry, WeightsError, parse_header, read_header, write_safetensors
+from adastate.weights.key_maps import to_diffusers
+from adastate.weights.load_report import Report, compare
+from adastate.weights.sources import locate
+
+__all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]
+
+
+def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
+    """Writes `net` as safetensors under Wan's names, whole or not at all.
+
+    The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
+    are merged, and lie alone in a second file beside it, `x.lora.safetensors` beside `x.safetensors`.
+    """
+    dtype = torch.float16 if half else None
+    entries = {name: entry.cast(dtype) for name, entry in plain(net).items()}
+    with atomic.replacing(path) as scratch:
+        write_safetensors(scratch, entries, header(asdict(net.size), stream))
+    if adapted(net):
+        save_adapters(net, path.with_suffix(".lora.safetensors"))
+
+
+def plain(net: DiT) -> dict[str, Entry]:
+    """The weights of `net` under Wan's names; adapters are merged one layer at a time, as it is read."""
+    layers = adapted(net)
+    found = {}
+    for name, tensor in net.state_dict().items():
+        if is_adapter(name):
+            continue
+        ours = name.replace(".base_layer.", ".")
+        module, _, kind = ours.rpartition(".")
+        found[ours] = Entry.of(tensor)
+        if kind == "weight" and module in layers:
+            found[ours] = Entry(tuple(tensor.shape), tensor.dtype, partial(_merged, layers[module]))
+    return found
+
+
+def _merged(layer: Any) -> Tensor:
+    return merged(layer)[0]
+
+
+def save_adapters(net: DiT, path: Path) -> None:
+    """Writes the adapters of `net` alone, as safetensors under diffusers' names: `pipe.load_lora_weights` reads it.
+
+    Their scale lies in B, so that alpha, which not every reader looks for, is the rank.
+    """
+    entries = {}
+    for module, layer in adapted(net).items():
+        (scale,) = layer.scaling.values()
+        (down,), (up,) = (tuple(factor.values()) for factor in (layer.lora_A, layer.lora_B))
+        there = f"transformer.{to_diffusers(f'{module}.weight')}".removesuffix(".weight")
+        entries[f"{there}.lora_A.weight"] = Entry.of(down.weight.detach())
+        entries[f"{there}.lora_B.weight"] = Entry.of(up.weight.detach() * scale)
+    with atomic.replacing(path) as scratch:
+        write_safetensors(scratch, entries, {"format": "pt"})
+
+
+def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dict[str, str]:
+    return {"size": json.dumps(geometry)} | ({"stream": json.dumps(dict(stream))} if stream else {})
+
+
+def load(net: DiT, source: str) -> Report:
+    """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
+
+    What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before.
+    """
+    checkpoint = read(source)
+    theirs = checkpoint.report.geometry
+    told = checkpoint.report.heads_from == geo.SAID
+    compared = {k: v for k, v in theirs.items() if k != "heads" or told}
+    if differ := geo.difference(compared, net.size):
+        known = geo.name_of(theirs)
+        remedy = f"conf/sizes/{known}.yaml is theirs" if known != "other" else "choose the matching conf/sizes/*.yaml"
+        raise WeightsError(f"{checkpoint.path} holds a network of another size: {differ}; {remedy}")
+    own = net.state_dict()
+    fit = compare(checkpoint.entries, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    if not checkpoint.entries:
+        checkpoint.require()
+    if not fit.whole:
+        raise WeightsError(f"{checkpoint.path} does not fit the network: {fit}")
+    for name, tensor in own.items():
+        tensor.copy_(checkpoint.entries[name].read())
+    rank_zero_info(checkpoint.report.line())
+    return checkpoint.report
+
+
+def network(size: Size, weights: str | None = None, **options: Any) -> DiT:
+    """A network in float32 on the host, with the weights of a source that `load` knows, or random ones without.
+
+    Random weights that a file's would replace are never drawn: for the large sizes that takes longer than reading.
+
+    Args:
+        options: of `DiT`.
+    """
+    if weights is None:
+        return DiT(size, **options)
+    with torch.device("meta"):
+        net = DiT(size, **options)
+    net = net.to_empty(device="cpu")
+    load(net, weights)
+    return net
+
+
+def facts(source: str | Path) -> dict[str, Any]:
+    """What the header of our own file says, read without its tensors: `size`, `stream`; empty for any other source."""
+    files = locate(BUILTIN.get(str(source), Path(source)))
+    return parse_header(files[0], read_header(files[0]))
+
+
+def mismatch(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """One sentence if weights trained with one anchor are used with another, else None.
+
+    Both are fields of a StreamSpec, of which `anchor` and `state_frames` are compared; if `trained` does not name its
+    anchor, nothing is known and nothing is said.
+    """
+    if "anchor" not in trained:
+        return None
+    names = [name for name in ("anchor", "state_frames") if name in trained and name in wanted]
+    if all(trained[name] == wanted[name] for name in names):
+        return None
+    had = ", ".join(f"{name}: {trained[name]}" for name in names)
+    has = ", ".join(f"{name}: {wanted[name]}" for name in names)
+    set_ = " ".join(f"--stream.{name}={trained[name]}" for name in names)
+    return f"these weights were trained with {had} and are used with {has}, which they have not learnt: set {set_}"

@@ -1,0 +1,163 @@
+"""Stops a run that is asked to by a signal: all ranks after the same step, saved whole, ready to go on."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+
+from adastate.runtime import signals
+from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, note
+from callbacks.protocols import iteration, iterations_apart
+
+WORKER_S = 600
+"""Seconds that a loader worker outlives a SIGTERM: its process has to finish a step and a save first."""
+
+
+class Preempted(SystemExit):
+    """The run was asked to stop, and has: `code` says so to whoever started it."""
+
+
+class Preempt(pl.Callback):
+    """Obeys signals at a batch boundary: every rank stops after the same step, and they save together.
+
+    The handler only notes the signal. After each iteration the ranks agree, in one reduction of one number, whether any
+    has heard one; then the trainer's `Checkpoints` saves, rank 0 requeues the SLURM job, and all leave with the exit
+    code `signals.AGAIN`. A signal that comes while the run is set up stops it before the first step; one that comes at
+    its end lets it finish. A second one changes nothing.
+
+    Lightning's own handlers are not installed: it would save inside the handler, where ranks stand at different
+    places, and at SIGTERM begin a broadcast there, which no other rank answers.
+
+    Args:
+        signals: what to listen to.
+        every: iterations between agreements. At 1 a signal is obeyed at the end of the step in which it comes.
+        requeue: whether to put the SLURM job back into the queue, if it may be.
+    """
+
+    def __init__(self, signals: Sequence[str] = signals.SIGNALS, every: int = 1, requeue: bool = True) -> None:
+        self.signals, self.every, self.requeue = tuple(signals), iterations_apart(every), requeue
+        self._before: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._before = signals.listen(self.signals)
+        connector: Any = trainer._signal_connector
+        connector.register_signal_handlers = _leave_signals_alone
+        if trainer.datamodule is not None:  # type: ignore[attr-defined]
+            spare_workers(trainer.datamodule, self.signals)  # type: ignore[attr-defined]
+        self._before_the_first_step(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before_the_first_step(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        now = iteration(trainer, pl_module)
+        if now % self.every or not at_boundary(pl_module) or not self._agree(trainer) or _last(trainer):
+            return
+        checkpoints = [c for c in trainer.callbacks if isinstance(c, Checkpoints)]  # type: ignore[attr-defined]
+        saved = None
+        if checkpoints:
+            saved = checkpoints[0].save(trainer, pl_module)
+        else:
+            rank_zero_warn("no callbacks.Checkpoints among the callbacks: nothing was saved")
+        self._stop(trainer, now, f"saved {saved}" if saved else "not saved")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(trainer)  # so that rank 0 can tell with its exit code what any rank heard
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        signals.restore(self._before)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, Preempted):
+            signals.restore(self._before)
+
+    def _agree(self, trainer: pl.Trainer) -> bool:
+        """Whether any rank was asked to stop; afterwards every rank knows."""
+        asked = trainer.strategy.reduce_boolean_decision(bool(signals.heard()), all=False)
+        if asked and not signals.heard():
+            signals.note("a signal to another rank")
+        return asked
+
+    def _before_the_first_step(self, trainer: pl.Trainer) -> None:
+        if self._agree(trainer):
+            self._stop(trainer, None, "before its first step")
+
+    def _stop(self, trainer: pl.Trainer, now: int | None, how: str) -> None:
+        trainer.strategy.barrier("preempted")
+        if trainer.is_global_zero:
+            # SLURM ends every process of a requeued job, so what there is to say is said first
+            at = "" if now is None else f" at iteration {now}"
+            rank_zero_info(f"[adastate] {signals.heard()}: stopped{at}, {how}")
+            told: dict[str, Any] = {} if now is None else {"iteration": now}
+            note(trainer, "preempted", signal=signals.heard(), how=how, **told)
+        signals.ignore(self.signals)
+        if trainer.is_global_zero:
+            queued = signals.requeue() if self.requeue else ""
+            if queued:
+                note(trainer, "requeue", said=queued)
+            rank_zero_info(f"[adastate] {queued or f'go on with: {_command()}'}")
+        raise Preempted(0 if _started_by_lightning(trainer) else signals.AGAIN)
+
+
+class Patient:
+    """First call of a loader worker: a signal to the whole job must not end it while its process saves.
+
+    SIGTERM is also how that process ends a worker that hangs, so it is obeyed, later.
+    """
+
+    def __init__(self, names: Sequence[str], then: Callable[[int], None] | None) -> None:
+        self.names, self.then = names, then
+
+    def __call__(self, worker: int) -> None:
+        signals.restore({name: _in_a_while if name == "SIGTERM" else signal.SIG_IGN for name in self.names})
+        if self.then is not None:
+            self.then(worker)
+
+
+def spare_workers(data: Any, names: Sequence[str]) -> None:
+    """Makes the loader workers of a datamodule patient; Lightning starts them before any later hook of a callback."""
+    make = data.train_dataloader
+
+    def train_dataloader() -> Any:
+        loaders = make()
+        for loader in tree_leaves(loaders):
+            if isinstance(loader, DataLoader) and loader.num_workers:
+                loader.worker_init_fn = Patient(names, loader.worker_init_fn)
+        return loaders
+
+    data.train_dataloader = train_dataloader
+
+
+def _in_a_while(*_: Any) -> None:
+    signal.alarm(WORKER_S)
+
+
+def _leave_signals_alone() -> None:
+    """In place of Lightning's registration of handlers."""
+
+
+def _last(trainer: pl.Trainer) -> bool:
+    """Whether the run ends by itself after this step; then it had better finish."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _started_by_lightning(trainer: pl.Trainer) -> bool:
+    """Lightning kills a run when one of the processes that it started ends with an error, whatever the others do."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+
+
+def _command() -> str:
+    resumed = [] if any(word.startswith("--ckpt_path") for word in sys.argv) else ["--ckpt_path=auto"]
+    return f"adastate {shlex.join([*sys.argv[1:], *resumed])}"

@@ -1,0 +1,119 @@
+"""From which checkpoint a run goes on: found, and held against its manifest by all ranks together, before it is read.
+
+Each rank reads its share of the files, so that sixteen ranks do not read a large checkpoint sixteen times; what any of
+them finds wrong all of them say, or pass over.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from callbacks.checkpointing import atomic_folder
+from callbacks.checkpointing.collectives import first, gathered
+
+STATE = "state.ckpt"
+"""What the strategy saves: a file, or with sharded engines a folder."""
+
+FORMAT = 1
+"""Of what a checkpoint holds. One from a later format is refused; raise it when an older reader would go wrong."""
+
+PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
+
+
+def newest(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
+    """The state to resume from: of the newest checkpoint whose checksums hold. Damaged ones are named and left out.
+
+    Args:
+        trainer: whose ranks look at it together, and all call this; without one this process reads everything.
+    """
+    for folder in reversed(gathered(trainer, atomic_folder.folders(root))[0]):
+        wrong = _wrong(folder, trainer)
+        if not wrong:
+            _readable(folder, atomic_folder.facts(folder))
+            return Path(folder / STATE)
+        rank_zero_warn(f"{wrong}; going on from an earlier checkpoint")
+    return None
+
+
+def check(state: Path, trainer: pl.Trainer | None = None) -> None:
+    """Raises whole.Damaged unless the checkpoint that this state belongs to is what its manifest says, and readable."""
+    if gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
+        wrong = _wrong(state.parent, trainer)
+        if wrong:
+            raise atomic_folder.Damaged(wrong)
+        _readable(state.parent, atomic_folder.facts(state.parent))
+
+
+def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
+    """Has all ranks look at a checkpoint together before the strategy reads it.
+
+    Lightning tells nobody the path before that, so the strategy's own method is wrapped. Given a folder of checkpoints
+    it reads the newest that is whole.
+
+    Args:
+        found: is told the state that is read.
+    """
+    strategy: Any = trainer.strategy
+    if "load_checkpoint" in vars(strategy):
+        return  # by an earlier fit
+    read = strategy.load_checkpoint
+
+    def load_checkpoint(path: Any, *args: Any, **kwargs: Any) -> Any:
+        state: Path | None = Path(path)
+        if gathered(trainer, bool(atomic_folder.folders(Path(path))))[0]:
+            state = newest(Path(path), trainer)
+            if state is None:
+                raise atomic_folder.Damaged(
+                    f"no checkpoint in {path} is whole: begin anew with RUN=another/folder, or remove that one"
+                )
+        else:
+            check(Path(path), trainer)
+        assert state is not None
+        found(state)
+        return read(state, *args, **kwargs)
+
+    strategy.load_checkpoint = load_checkpoint
+
+
+def versions() -> dict[str, str]:
+    """Of the project and the packages that a checkpoint depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {**found, "torch": torch.__version__}
+
+
+def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
+    """What the first rank that finds damage in its share says of it, on all ranks; "" for a whole folder."""
+    rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+    try:
+        atomic_folder.verify(folder, rank, world)
+    except atomic_folder.Damaged as error:
+        return first(trainer, str(error))
+    except OSError as error:  # the others wait for what this rank has to say
+        return first(trainer, f"{folder} cannot be read ({error.strerror or error})")
+    return first(trainer, "")
+
+
+def _readable(folder: Path, manifest: dict[str, Any]) -> None:
+    written, mine = manifest["versions"], versions()
+    if manifest["format"] > FORMAT:
+        raise atomic_folder.Damaged(
+            f"{folder} was written by adastate {written.get('adastate', 'of a later version')} in format "
+            f"{manifest['format']}; this one, {mine.get('adastate', 'not installed')}, reads formats up to {FORMAT}: "
+            "update it"
+        )
+    for name in ("lightning", "deepspeed"):
+        there, here = written.get(name, ""), mine.get(name, "")
+        if there and here and there.split(".")[:2] != here.split(".")[:2]:
+            rank_zero_warn(f"{folder} was saved with {name} {there}, and is read with {here}")

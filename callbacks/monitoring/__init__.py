@@ -1,0 +1,1 @@
+"""Progress, speed, heartbeats and what was skipped."""

@@ -1,0 +1,1 @@
+"""Long rollouts with decoded hidden states, for TensorBoard and the run folder."""

@@ -1,0 +1,47 @@
+"""What a preview's pictures say in numbers, as curves over training: does it keep its colours, and does it move?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adastate import metrics
+
+KEPT = {"contrast": metrics.contrast, "saturation": metrics.saturation, "sharpness": metrics.sharpness}
+"""Qualities that a good stream neither gains nor loses."""
+
+
+def measure(chunks: list[Tensor], fps: int) -> dict[str, float]:
+    """Of the last second of a rollout, mean over the prompts; names as in `callbacks.previews.tags.measured`.
+
+    `chunks` are its pictures `[B, T, 3, h, w]` in bytes, `fps` of them a second.
+
+    `contrast`, `saturation`, `sharpness` as in adastate.metrics; `change` from picture to picture and
+    `change_half_second`, both over the contrast: what flickers has much of the first and no more of the second. And
+    `<quality>_drift`, |log(last / first second)|. A rollout of less than a second is measured whole.
+    """
+    clip = torch.cat(_ends(chunks, fps), 1)
+    first, last = (_unit(part) for part in (clip[:, :fps], clip[:, -fps:]))
+    found = {}
+    for name, quality in KEPT.items():
+        found[name] = float(quality(last).mean())
+        found[f"{name}_drift"] = float(metrics.drift(quality(first), quality(last)).mean())
+    for name, gap in (("change", 1), ("change_half_second", max(1, fps // 2))):
+        if last.shape[1] > gap:
+            found[name] = float(metrics.change(last, gap).mean())
+    return found
+
+
+def _ends(chunks: list[Tensor], pictures: int) -> list[Tensor]:
+    """The chunks at both ends that hold so many pictures each: a long rollout of large video is not put together."""
+    total, ahead, kept = sum(c.shape[1] for c in chunks), 0, []
+    for chunk in chunks:
+        if ahead < pictures or ahead + chunk.shape[1] > total - pictures:
+            kept.append(chunk)
+        ahead += chunk.shape[1]
+    return kept
+
+
+def _unit(pictures: Tensor) -> Tensor:
+    """Bytes to [-1, 1]."""
+    return pictures.float() / 127.5 - 1

@@ -1,0 +1,147 @@
+"""Previews to files and TensorBoard, off the training thread."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard.writer import FileWriter
+
+from adastate.media.strip import strip
+from adastate.media.video import VideoWriter, beside, gif_bytes, held
+from adastate.runtime import atomic
+from callbacks.previews import figures, tags
+from callbacks.previews.gallery import INDEX, write_gallery
+from callbacks.previews.render import Preview
+
+EVENT_FILE_BYTES = 100_000_000
+"""TensorBoard reads an event file from its start: a new one is begun beyond this size."""
+
+GIF_PICTURES = 40
+
+WATCHABLE = 128
+"""Shorter side of the mp4s of tiny video; the gallery enlarges them further, and a run writes many."""
+
+
+class PreviewFiles:
+    """Writes previews into a run folder: `videos/`, `strips/`, `figures/`, `media/` for TensorBoard, `gallery.html`.
+
+    TensorBoard has no video; an animated GIF inside an image summary is what it plays.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._events: FileWriter | None = None
+        self._written = 0
+
+    def write(self, previews: list[Preview]) -> dict[int, float]:
+        """Writes all, and gives the processor seconds that each horizon took."""
+        seconds = {}
+        for preview in previews:
+            begun = time.thread_time()
+            self._preview(preview)
+            seconds[preview.horizon] = time.thread_time() - begun
+        if self._events is not None:
+            self._events.flush()
+        write_gallery(self.run)
+        return seconds
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _preview(self, preview: Preview) -> None:
+        entry: dict[str, Any] = {
+            "iteration": preview.iteration,
+            "horizon": preview.horizon,
+            "frames": preview.frames,
+            "seed": preview.seed,
+            "prompts": preview.prompts,
+            "videos": [],
+            "states": [],
+            "strips": [self._strip(preview)],
+            "figures": self._figures(preview),
+        }
+        for row in range(len(preview.prompts)):
+            video = torch.cat([c[row] for c in preview.chunks])
+            state = _held(preview, row)
+            entry["videos"].append(self._mp4(preview, row, "", video))
+            if state is not None:
+                entry["states"].append(self._mp4(preview, row, "-state", state))
+            k = math.ceil(len(video) / GIF_PICTURES)
+            shown = video[::k] if state is None else beside(video[::k], state[::k])
+            self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k))
+        # Last, and in one write: the gallery lists only what is complete.
+        with (self.run / INDEX).open("a") as index:
+            index.write(json.dumps(entry) + "\n")
+
+    def _mp4(self, preview: Preview, row: int, kind: str, video: Tensor) -> str:
+        path = self.run / "videos" / f"{preview.name}-{row}{kind}.mp4"
+        height, width = video.shape[-2:]
+        scale = math.ceil(WATCHABLE / min(height, width, WATCHABLE))
+        with VideoWriter(path, preview.fps, height, width, scale) as writer:
+            writer.append(video)
+        return str(path.relative_to(self.run))
+
+    def _strip(self, preview: Preview) -> str:
+        length = f"{preview.horizon}x the training horizon, {preview.frames} latent frames"
+        sheet = strip(
+            preview.chunks,
+            preview.states,
+            prompts=preview.prompts,
+            fps=preview.fps,
+            title=f"iteration {preview.iteration:,}  ·  {length}",
+            horizon=preview.horizon_chunks,
+        )
+        return self._png(preview, "strips", "strip", sheet)
+
+    def _figures(self, preview: Preview) -> list[str]:
+        made = []
+        if (d := preview.drift) is not None:
+            series = {"step / norm": [float("nan"), *d.step], "cosine to first": d.cosine}
+            title = f"hidden state over {preview.horizon}x, iteration {preview.iteration:,}"
+            sheet = figures.lines(series, title, d.first, preview.horizon_chunks)
+            made.append(self._png(preview, "figures", "drift", sheet))
+        if preview.attention:
+            title = f"attention share over {preview.horizon}x, iteration {preview.iteration:,}"
+            sheet = figures.areas(preview.attention, title, preview.horizon_chunks)
+            made.append(self._png(preview, "figures", "attention", sheet))
+        return made
+
+    def _png(self, preview: Preview, folder: str, what: str, image: Image.Image) -> str:
+        path = self.run / folder / f"{preview.name}-{what}.png"
+        data = io.BytesIO()
+        image.save(data, "PNG", optimize=True)
+        atomic.write_bytes(path, data.getvalue())
+        self._image(preview, what, data.getvalue())
+        return str(path.relative_to(self.run))
+
+    def _image(self, preview: Preview, what: str, data: bytes) -> None:
+        if self._events is None or self._written + len(data) > EVENT_FILE_BYTES:
+            self.close()
+            # In a sub-run of its own, so that the scalars' event file stays small and quick to load.
+            self._events, self._written = FileWriter(str(self.run / "media")), 0
+        width, height = Image.open(io.BytesIO(data)).size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        value = Summary.Value(tag=tags.picture(preview.horizon, what), image=image)
+        self._events.add_summary(Summary(value=[value]), preview.iteration)
+        self._written += len(data)
+
+
+def _held(preview: Preview, row: int) -> Tensor | None:
+    """The states of one row as a video in step with it: each state lasts as long as its chunk. Black without one."""
+    if all(s is None for s in preview.states):
+        return None
+    clips = []
+    for chunk, state in zip(preview.chunks, preview.states, strict=True):
+        clips.append(torch.zeros_like(chunk[row]) if state is None else held(state[row], chunk.shape[1]))
+    return torch.cat(clips)

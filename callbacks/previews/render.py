@@ -1,0 +1,126 @@
+"""One preview: a stream with fixed prompts and fixed noise, decoded, with the measurements that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adastate.encoders import Codec
+from adastate.encoders.batching import portions
+from adastate.media.video import to_uint8
+from adastate.types import Chunk
+from callbacks.previews.measurements import measure
+from callbacks.protocols import SharesAttention, Streams
+
+Forward = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the hidden state moves along a rollout, averaged over the prompts."""
+
+    first: int  # chunk of the first state
+    step: list[float]  # |s_c - s_(c-1)| / |s_c| for every state after the first
+    cosine: list[float]  # cos(s_c, s_first) for every state, so it begins with 1
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A decoded rollout, in bytes on the CPU: B x 42 chunks of 480x832 are 0.6 GB a prompt."""
+
+    iteration: int
+    horizon: int  # length in training horizons
+    horizon_chunks: int  # chunks of one training horizon
+    frames: int  # latent frames
+    prompts: list[str]
+    seed: int
+    fps: int
+    chunks: list[Tensor]  # pictures [B, T, 3, h, w] that each chunk added
+    states: list[Tensor | None]  # its decoded hidden state, [B, T', 3, h, w]
+    drift: Drift | None
+    attention: dict[str, list[float]]  # mean share of each kind of key, chunk by chunk
+    quality: dict[str, float] = field(default_factory=dict)  # see callbacks.previews.measurements
+
+    @property
+    def name(self) -> str:
+        return f"{self.iteration:08d}-{self.horizon}x"
+
+
+def render(
+    module: Streams,
+    prompts: list[str],
+    horizon: int,
+    seed: int,
+    forward: Forward,
+    attention: bool,
+    keep: bool,
+) -> Preview | None:
+    """Streams `horizon` training horizons; None if the module ends the stream earlier, as a teacher does.
+
+    Args:
+        forward: makes the precision context of a network pass; decoding stays outside of it.
+        attention: ask the module for its attention shares as well, if it can tell.
+        keep: False only runs the passes, for ranks that have to take part in them and write nothing. Gives None.
+    """
+    frames = horizon * module.rollout_frames
+    # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training.
+    # Everything that all ranks do together comes before anything that only one does, so that an error in the
+    # decoder cannot leave the others waiting.
+    rows = portions(len(prompts), module.grid)
+    with torch.no_grad(), forward():
+        made = [list(module.stream([prompts[i] for i in some], frames, seed, index=some)) for some in rows]
+        shares: dict[str, list[float]] = {}
+        if attention and isinstance(module, SharesAttention):
+            shares = module.attention_share([prompts[i] for i in rows[0]], frames, seed)
+    chunks = made[0]
+    if not keep or sum(chunk.frames for chunk in chunks) < frames:
+        return None
+    with torch.no_grad():
+        decoded = [_decoded(module.codec, part) for part in made]
+    pictures = [torch.cat(parts) for parts in zip(*(p for p, _ in decoded), strict=True)]
+    states = [
+        None if one is None else torch.cat([one, *others])
+        for one, *others in zip(*(s for _, s in decoded), strict=True)
+    ]
+    hidden = [
+        None if one.state is None else torch.cat([one.state, *(c.state for c in others)])
+        for one, *others in zip(*made, strict=True)
+    ]
+    return Preview(
+        iteration=module.iteration,
+        horizon=horizon,
+        horizon_chunks=sum(chunk.start < module.rollout_frames for chunk in chunks),
+        frames=frames,
+        prompts=prompts,
+        seed=seed,
+        fps=module.codec.fps,
+        chunks=pictures,
+        states=states,
+        drift=drift(hidden),
+        attention=shares,
+        quality=measure(pictures, module.codec.fps),
+    )
+
+
+def _decoded(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:
+    """(pictures, states) of every chunk, in bytes on the CPU. A state is a clip of its own, decoded apart."""
+    decoder = codec.stream()
+    pictures = [to_uint8(decoder.decode(chunk.content)) for chunk in chunks]
+    return pictures, [None if chunk.state is None else to_uint8(codec.decode(chunk.state)) for chunk in chunks]
+
+
+def drift(states: Sequence[Tensor | None]) -> Drift | None:
+    """Of latents `[B, S, C, H, W]`, chunk by chunk; None if no chunk has a state."""
+    rows = [(c, s.float().flatten(1)) for c, s in enumerate(states) if s is not None]
+    if not rows:
+        return None
+    only = [s for _, s in rows]
+    step = [float(((b - a).norm(dim=1) / b.norm(dim=1).clamp_min(1e-12)).mean()) for a, b in pairwise(only)]
+    cosine = [float(torch.cosine_similarity(s, only[0], dim=1).mean()) for s in only]
+    return Drift(rows[0][0], step, cosine)

@@ -1,0 +1,105 @@
+"""One sample, from where it lies to tensors; whatever is the matter with it has a cause and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from datamodules.shards import safe_decode
+from datamodules.shards.index import BadSample, Sample
+from datamodules.shards.remote import Patience
+from datamodules.shards.safe_decode import Refused
+
+HOW_TO_MAKE = {
+    "latent.npy": "`make shards VIDEOS=... LATENTS=1` writes latents",
+    "mp4": "`make shards VIDEOS=...` writes video",
+    "trajectory.npy": "the trajectories command writes them",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One decoded sample."""
+
+    content: Tensor  # [F, C, H, W] or [J, F, C, H, W] as stored, or [T, 3, h, w] uint8
+    prompt: str
+    facts: dict[str, Any]
+
+
+def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None) -> Row:
+    """Reads a sample and crops it to the first `frames` latent frames (pictures of an mp4).
+
+    Raises:
+        BadSample: no caption, no `kind`, out of reach, not decodable, too short, or numbers that are not finite.
+    """
+    require(sample, kind)
+    data = _fetch(sample, ["txt", "json", kind], patience)
+    try:
+        prompt = safe_decode.read_words(data["txt"])
+        if not prompt:
+            raise Refused("no caption", "has an empty .txt: write its caption there")
+        facts = safe_decode.read_json(data["json"]) if "json" in data else {}
+    except Refused as error:
+        raise BadSample(error.cause, sample, str(error)) from error
+    try:
+        content = safe_decode.read_mp4(data[kind]) if kind == "mp4" else safe_decode.read_npy(data[kind])
+    except Refused as error:
+        raise BadSample(error.cause, sample, f"cannot be decoded ({error}): make its shard again") from error
+    except Exception as error:  # no file may end a run, whatever it does to a decoder
+        told = f"{type(error).__name__}: {error}"
+        raise BadSample("unreadable", sample, f"cannot be decoded ({told}): make its shard again") from error
+    axes = 5 if kind == "trajectory.npy" else 4
+    if content.ndim != axes:
+        raise BadSample("unreadable", sample, f"has a {kind} of shape {tuple(content.shape)}, not of {axes} axes")
+    axis = axes - 4  # of the frames
+    if frames is not None and content.shape[axis] < frames:
+        has = content.shape[axis]
+        raise BadSample(
+            "too short", sample, f"has {has} frames of the {frames} wanted: lower data.frames or cut longer clips"
+        )
+    if content.is_floating_point() and not safe_decode.all_finite(content):
+        raise BadSample("not finite", sample, "holds numbers that are not finite: encode it again")
+    # Cloned, because a crop would keep the whole clip in memory.
+    return Row(content if frames is None else content.narrow(axis, 0, frames).clone(), prompt, facts)
+
+
+def _fetch(sample: Sample, kinds: Sequence[str], patience: Patience | None) -> dict[str, bytes]:
+    for kind in kinds:
+        limit = safe_decode.MAX_CONTENT if "." in kind or kind == "mp4" else safe_decode.MAX_WORDS
+        if kind in sample.members and sample.members[kind][1] > limit:
+            raise BadSample("too large", sample, f"has a {kind} of {sample.members[kind][1]} bytes, at most {limit}")
+    try:
+        work = partial(sample.fetch, kinds)
+        return patience(work, sample.shard) if patience else work()
+    except FileNotFoundError as error:
+        raise BadSample("vanished shard", sample, "is gone: its shard is not there any more, or has shrunk") from error
+    except OSError as error:
+        raise BadSample("out of reach", sample, f"cannot be read ({error})") from error
+
+
+def read_facts(sample: Sample) -> dict[str, Any]:
+    """What the .json says; empty without one."""
+    if "json" not in sample.members:
+        return {}
+    try:
+        return safe_decode.read_json(_fetch(sample, ["json"], None)["json"])
+    except Refused as error:
+        raise BadSample(error.cause, sample, f"{error}: make its shard again") from error
+
+
+def require(sample: Sample, kind: str) -> None:
+    """Raises BadSample if the sample has a fault, or lacks a caption or a member of this kind."""
+    if sample.fault is not None:
+        raise BadSample(sample.fault.cause, sample, sample.fault.detail)
+    has = ", ".join(sample.members)
+    if kind not in sample.members:
+        name = {"latent.npy": "latents", "mp4": "video", "trajectory.npy": "trajectory"}[kind]
+        raise BadSample(f"no {name}", sample, f"has no {kind}, only {has}: {HOW_TO_MAKE[kind]}")
+    if "txt" not in sample.members:
+        raise BadSample(
+            "no caption", sample, f"has no .txt, only {has}: captions lie beside the videos, then `make shards`"
+        )

@@ -1,0 +1,310 @@
+"""Where samples lie: tar shards indexed by their headers, and a set of shards as numbered places.
+
+    key.mp4  key.latent.npy [F, C, H, W]  key.trajectory.npy [J, F, C, H, W]  key.txt caption  key.json facts
+
+A place is a number that stands for the same sample whatever becomes of it: one that is damaged, or lies in a shard that
+has vanished, keeps its place, so that all others keep theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+from datamodules.shards.remote import (
+    File,
+    Patience,
+    Remote,
+    expand,
+    find,
+    is_remote,
+    read_index,
+    read_range,
+    reader,
+    size,
+)
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.skip_log import Skip
+from datamodules.shards.tar_index import Fault, Listing, Member, list_members
+
+_TOGETHER = 1 << 16
+"""Members are fetched in one read if no more than so many bytes between them are not wanted."""
+
+
+class BadSample(ShardError):
+    """One sample that cannot be used; samples are counted by `cause`."""
+
+    def __init__(self, cause: str, sample: Sample, detail: str) -> None:
+        super().__init__(f"{sample.shard.name}: {sample.key or 'all of it'} {detail}")
+        self.cause, self.detail = cause, detail
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where the members of one sample lie."""
+
+    shard: File
+    key: str
+    members: dict[str, tuple[int, int]]  # kind -> offset and bytes in the shard
+    fault: Fault | None = None
+
+    def read(self, kind: str) -> bytes:
+        return read_range(self.shard, *self.members[kind])
+
+    def fetch(self, kinds: Sequence[str]) -> dict[str, bytes]:
+        """Some members, in one read if they lie together."""
+        lie = {kind: self.members[kind] for kind in kinds if kind in self.members}
+        first, last = min(o for o, _ in lie.values()), max(o + n for o, n in lie.values())
+        if last - first > sum(n for _, n in lie.values()) + _TOGETHER:
+            return {kind: self.read(kind) for kind in lie}
+        data = read_range(self.shard, first, last - first)
+        if len(data) < last - first:
+            raise FileNotFoundError(f"{self.shard} ends too early")
+        return {kind: data[offset - first : offset - first + n] for kind, (offset, n) in lie.items()}
+
+
+@dataclass
+class Shard:
+    """A tar file of a set, or what is known of one that cannot be read."""
+
+    file: File
+    label: str  # its name within the set, the same on every machine
+    places: int = 0
+    samples: list[Sample] | None = None  # None: not indexed yet
+    fault: Fault | None = None
+
+
+def index_shard(file: File, patience: Patience | None = None) -> tuple[list[Sample], str | None]:
+    """(the samples, grouped as webdataset groups them, those with a fault included; why the file is not whole).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    patience = patience or Patience()
+    if isinstance(file, Remote):
+        listing = list_members(reader(file, patience), patience(lambda: size(file), file))
+    else:
+        listing = patience(partial(_list_local, file), file)
+    return _group(file, listing), listing.torn
+
+
+def _list_local(path: Path) -> Listing:
+    with path.open("rb", buffering=8192) as file:
+
+        def read(offset: int, count: int) -> bytes:
+            file.seek(offset)
+            return file.read(count)
+
+        return list_members(read, size(path))
+
+
+def read_shard(path: File) -> list[Sample]:
+    """The samples of one tar file that must be in order.
+
+    Raises:
+        ShardError: not a whole tar file, without samples, or with anything in it that is not plain and whole.
+    """
+    try:
+        samples, torn = index_shard(path)
+    except OSError as error:
+        raise ShardError(f"shard {path} cannot be read ({error}): check where it lies") from error
+    fault = next((f"{s.key} {s.fault.detail}" for s in samples if s.fault), None)
+    if torn or fault:
+        raise ShardError(f"shard {path} is not a whole tar file ({torn or fault}): delete it and make it again")
+    if not samples:
+        raise ShardError(f"shard {path} is empty: delete it, or make it again")
+    return samples
+
+
+def _group(file: File, listing: Listing) -> list[Sample]:
+    samples: list[Sample] = []
+    beside: set[int] = set()  # numbers of the samples before and behind a damaged header
+    seen: set[str] = set()
+    for member in listing.members:
+        if not member.name:
+            beside |= {len(samples) - 1, len(samples)}
+            continue
+        key, kind = _split(member)
+        if key is None:
+            continue
+        last = samples[-1] if samples else None
+        if last is None or last.key != key:
+            again = Fault("duplicate", "stands in its shard twice") if key in seen else None
+            last = Sample(file, key, {}, again)
+            samples.append(last)
+            seen.add(key)
+        fault = last.fault or member.fault
+        if kind in last.members:
+            fault = fault or Fault("duplicate", f"has a duplicate file name, {kind}")
+        last.members[kind] = member.offset, member.size
+        samples[-1] = replace(last, fault=fault)
+    if beside:
+        usual = Counter(frozenset(s.members) for i, s in enumerate(samples) if i not in beside).most_common(1)
+        for i in beside & set(range(len(samples))):
+            sample = samples[i]
+            if not usual or set(sample.members) != usual[0][0]:
+                lost = Fault("corrupt member", "has lost a member to a damaged header")
+                samples[i] = replace(sample, fault=sample.fault or lost)
+    return samples
+
+
+def _split(member: Member) -> tuple[str | None, str]:
+    """(key, kind) as webdataset has them: the key ends at the first dot of the last part of the name."""
+    match = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", member.name, re.DOTALL)
+    if match:
+        return match[1], match[2].lower()
+    return (member.name[:200], "") if member.fault else (None, "")
+
+
+def find_shards(shards: str) -> list[File]:
+    """Files of a folder, a glob or a brace pattern (`data/shard-{000000..000012}.tar`), in order of name.
+
+    Raises:
+        ShardError: nothing matches, or it is no place of files.
+    """
+    return [file for file in _expected(shards) if isinstance(file, Remote) or file.is_file()]
+
+
+def _expected(shards: str) -> list[File]:
+    """Also those that are gone: named in a brace pattern, or listed in an index.json."""
+    patterns = expand(shards) if not is_remote(shards) or "{" in shards else [shards]
+    found: list[File] = []
+    missing: list[str] = []
+    for pattern in patterns:
+        matches = find(pattern)
+        if not matches and pattern.endswith(".tar") and not re.search(r"[*?\[]", pattern):
+            missing.append(pattern)
+            matches = [Path(pattern)]
+        elif not matches:
+            missing.append(pattern)
+        found += matches
+    if len(missing) == len(patterns) or any(not pattern.endswith(".tar") for pattern in missing):
+        raise ShardError(
+            f"no shard matches {missing[0]}: check data.shards, or make some with `make shards VIDEOS=...`"
+        )
+    return list(dict.fromkeys(found))
+
+
+class Places:
+    """A set of shards as places 0..n-1.
+
+    Local shards are indexed at once, remote ones that an index.json counts when a sample of theirs is wanted.
+
+    Args:
+        shards: pattern, as `find_shards` takes it.
+        patience: with slow and failing reads.
+
+    Raises:
+        ShardError: nothing matches.
+    """
+
+    def __init__(self, shards: str, patience: Patience) -> None:
+        self.name, self.patience = shards, patience
+        self.starts: list[int] = []
+        files = _expected(shards)
+        listed = _listed(files)
+        labels = _labels(files)
+        self.shards = [Shard(f, label, listed.get(f, 0)) for f, label in zip(files, labels, strict=True)]
+        now = [s for s in self.shards if isinstance(s.file, Path) or s.file not in listed]
+        if any(isinstance(s.file, Remote) for s in now):
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda s: self._index(s, replace(patience, _down=set(), _helper=None)), now))
+        else:
+            for shard in now:
+                self._index(shard, patience)
+        if not any(s.places for s in self.shards):
+            fault = self.shards[0].fault or Fault("empty shard", "is empty: delete it, or make it again")
+            raise ShardError(f"shard {files[0]} {fault.detail}")
+        self.starts = list(accumulate([s.places for s in self.shards], initial=0))
+        told_all = "\n".join(f"{s.label} {s.places}" for s in self.shards)
+        self.digest = hashlib.blake2b(told_all.encode(), digest_size=6).hexdigest()
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def shard(self, n: int) -> Shard:
+        """The one that place `n` lies in."""
+        return self.shards[bisect_right(self.starts, n) - 1]
+
+    def __getitem__(self, n: int) -> Sample:
+        """The sample at place `n`, which may have a fault; its key is empty if nobody knows it."""
+        shard = self.shard(n)
+        if shard.samples is None:
+            self._index(shard, self.patience)
+        samples = shard.samples or []
+        k = n - self.starts[bisect_right(self.starts, n) - 1]
+        if k < len(samples):
+            return replace(samples[k], fault=samples[k].fault or shard.fault)
+        lost = Fault("lost", f"is gone: its shard has {len(samples)} of {shard.places} samples")
+        return Sample(shard.file, "", {}, shard.fault or lost)
+
+    def indexed(self) -> Iterator[tuple[int, Sample]]:
+        """(place, sample) of all shards indexed so far."""
+        for start, shard in zip(self.starts, self.shards, strict=False):
+            if shard.samples is not None:
+                yield from ((n, self[n]) for n in range(start, start + shard.places))
+
+    def empty(self) -> list[Skip]:
+        """Shards without a place: nothing in them, or out of reach with nobody to tell what was in them."""
+        usual = len(self) // max(1, sum(s.places > 0 for s in self.shards))
+        gone = [s for s in self.shards if not s.places]
+        empty = Fault("empty shard", "is empty")
+        return [_whole(s, s.fault or empty, usual if s.fault else 1) for s in gone]
+
+    def skip(self, n: int, sample: Sample, cause: str, detail: str) -> Skip:
+        """What the ledger says of place `n`; lost samples of a shard share a line, as nobody knows their keys."""
+        if sample.key:
+            return Skip(self.shard(n).label, sample.key, cause, detail[:300])
+        shard = self.shard(n)
+        return _whole(shard, Fault(cause, detail), shard.places - len(shard.samples or []))
+
+    def _index(self, shard: Shard, patience: Patience) -> None:
+        torn, shard.fault = None, None
+        try:
+            shard.samples, torn = index_shard(shard.file, patience)
+            if torn:
+                told = f"shard {shard.label} is not a whole tar file ({torn}): delete it and make it again"
+                shard.fault = Fault("broken shard", f"cannot be trusted, {told}")
+        except (FileNotFoundError, PermissionError) as error:
+            gone = isinstance(error, FileNotFoundError)
+            shard.samples = []
+            shard.fault = Fault("vanished shard" if gone else "unreadable", "is not there" if gone else str(error))
+        except OSError as error:  # not for good: it is tried again when one of its samples is wanted
+            shard.fault = Fault("out of reach", f"cannot be read ({error})")
+        if not self.starts:  # places are given out once
+            found = shard.samples or []
+            whole = shard.fault is None and not any(s.fault for s in found)
+            shard.places = len(found) if whole else max(shard.places, len(found))
+
+
+def _whole(shard: Shard, fault: Fault, samples: int) -> Skip:
+    return Skip(shard.label, None, fault.cause, fault.detail[:300], samples)
+
+
+def _listed(files: Sequence[File]) -> dict[File, int]:
+    """Samples of the files, as the index.json beside them tells."""
+    found: dict[File, int] = {}
+    for parent in dict.fromkeys(file.parent for file in files):
+        index = read_index(parent if isinstance(parent, Path) else Remote(parent))
+        found |= {
+            (parent / name if isinstance(parent, Path) else Remote(f"{parent}/{name}")): samples
+            for name, samples in index.items()
+        }
+    return {file: found[file] for file in files if file in found}
+
+
+def _labels(files: Sequence[File]) -> list[str]:
+    """Names without what all of them have in common, so that a set keeps them when it moves."""
+    if len({file.name for file in files}) == len(files):
+        return [file.name for file in files]
+    common = os.path.commonpath([str(file.parent) for file in files])
+    return [str(file).removeprefix(common).lstrip("/") for file in files]

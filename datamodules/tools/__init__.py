@@ -1,0 +1,1 @@
+"""Commands that turn videos and published pairs into shards."""

@@ -1,0 +1,365 @@
+"""`adastate shards`: a folder of captioned videos, or the tiny world, made into WebDataset shards.
+
+The key of every clip carries a digest of all that decides what it holds (the settings, the video's bytes, its
+caption), so that a second run knows what is done, what has changed and what an interruption left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from adastate.encoders import Codec, TinyCodec, WanVAE
+from adastate.media.video import to_float, to_uint8
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import ShardWriter, npy, read_manifest, sha256
+from datamodules.tools.footage import VideoError, encode_clip, import_clips, probe, read_clips
+from datamodules.worlds.flyover import FPS, VIEW, flight, render
+
+SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+CRF = 12  # low, because these clips are trained on and were compressed once before
+Facts = dict[str, Any]
+METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did; printed as its closing summary."""
+
+    out: Path
+    written: int  # clips of this run
+    kept: int  # clips that were there
+    shards: int
+    skipped: dict[str, str] = field(default_factory=dict)  # video -> why it gave nothing, or not all
+    captioned_by_name: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> int:
+        return self.written + self.kept
+
+    def __str__(self) -> str:
+        lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
+        lines += [f"  no caption, its file name serves: {name}" for name in self.captioned_by_name]
+        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    name: str  # relative to the folder of videos
+    caption: str
+    digest: str
+    state: Facts  # as index.json keeps it
+
+
+def make_shards(
+    videos: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] = (32, 32),
+    pictures: int = 21,
+    fps: float = 8,
+    clips_per_shard: int = 256,
+    latents: Codec | None = None,
+    caption_from_name: bool = False,
+    stride: int | None = None,
+) -> Report:
+    """Cuts the videos of a folder, and of its folders, into clips with captions, and writes them as shards.
+
+    Run again, it does what is new or changed only. With other settings it makes the set anew, unless that would
+    lose clips of videos that are no longer there.
+
+    Args:
+        videos: folder; the caption of `name.mp4` is `name.txt` beside it.
+        out: folder of the shards and their index.json.
+        size: height and width of the clips.
+        pictures: of a clip; scenes are split into clips, and what is left over is dropped.
+        fps: pictures a second.
+        clips_per_shard: for the shards not yet written.
+        latents: codec, to write `.latent.npy` in place of `.mp4`.
+        caption_from_name: lets the words of its file name serve a video without a caption, which is skipped otherwise.
+        stride: pictures between the starts of clips of one scene; fewer than `pictures` makes clips overlap. None is
+            `pictures`.
+
+    Raises:
+        ShardError: no videos, settings that do not fit, a folder that cannot be written to, or a disk too small.
+    """
+    settings = {"kind": "videos", "method": METHOD, "size": list(size), "pictures": pictures, "fps": float(fps)}
+    settings["codec"] = codec_name(latents)
+    stride = pictures if stride is None else stride
+    if stride < 1:
+        raise ShardError(f"a stride of {stride} pictures between clips: give 1 or more")
+    settings["stride"] = stride
+    clip_bytes = _clip_bytes(size, pictures, fps, latents)
+    before = read_manifest(out)
+    with Progress(console=Console(stderr=True)) as progress:
+        sources, skipped, by_name = _gather(videos, settings, before.get("sources", {}), caption_from_name, progress)
+        names = {source.name for source in sources}
+        writer = _open(out, clips_per_shard, before, settings, names >= set(before.get("sources", {})))
+        with writer:
+            # Clips of a video that is no longer there stay; those of one that has changed go.
+            gone = {state["digest"] for name, state in writer.sources.items() if name not in names}
+            wanted = gone | {source.digest for source in sources}
+            writer.retain(lambda key: _digest_of(key) in wanted)
+            present = writer.keys()
+            counts = Counter(map(_digest_of, present))
+            todo = [source for source in sources if not _is_done(source, writer.sources, counts)]
+            _check_disk(out, clip_bytes * fps / stride * sum(source.state["seconds"] for source in todo))
+            task = progress.add_task("cutting", total=sum(source.state["seconds"] for source in todo))
+            for source in todo:
+                progress.update(task, description=source.name)
+                _cut(source, writer, present, settings, latents)
+                progress.advance(task, source.state["seconds"])
+    faults = {s.name: f for s in sources if (f := writer.sources[s.name]["fault"])}
+    return Report(out, len(writer.keys() - present), len(present), len(writer.shards), skipped | faults, by_name)
+
+
+def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Facts, codec: Codec | None) -> None:
+    """Writes those clips of a video that are not present, and what became of it into the writer's `sources`."""
+    shape = {name: settings[name] for name in ("size", "pictures", "fps")}
+    size, pictures, fps = shape.values()
+    words = re.sub(r"[^A-Za-z0-9]+", "_", source.name)[:40]
+    state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
+    clips = 0
+    try:
+        for clip in read_clips(source.path, size, pictures, fps, settings["stride"]):
+            key = f"{words}-{source.digest}-{clips:05d}"
+            if key not in present:
+                facts = {"source": source.name, "start": round(clip.start, 3), **shape}
+                writer.add(key, clip_members(to_float(clip.video), fps, source.caption, facts, codec))
+            clips += 1
+        if not clips:
+            state["fault"] = f"no scene lasts for a clip of {pictures} pictures at {fps:g} fps ({pictures / fps:.1f} s)"
+    except VideoError as error:
+        state["fault"] = f"{_without_name(error, source.path)}; the {clips} clips before that are kept"
+    state["clips"] = clips
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Video files in a folder and the folders in it, in order of name; ShardError if there are none."""
+    if not folder.is_dir():
+        raise ShardError(f"no folder {folder}: give the folder that holds the videos")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ShardError(f"no video in {folder}: put files there that end in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _gather(
+    videos: Path, settings: Facts, known: Facts, caption_from_name: bool, progress: Progress
+) -> tuple[list[_Source], dict[str, str], tuple[str, ...]]:
+    """The usable videos; why others are not; and those that their file name captions."""
+    sources: list[_Source] = []
+    skipped: dict[str, str] = {}
+    by_name: list[str] = []
+    for path in progress.track(find_videos(videos), description="looking at the videos"):
+        name = path.relative_to(videos).as_posix()
+        beside = path.with_suffix(".txt")
+        try:
+            caption = beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
+            if not caption and not caption_from_name:
+                raise VideoError(f"no caption: write one to {beside.name} beside it, or add --caption-from-name")
+            if not caption:
+                caption = " ".join(re.findall(r"[^\W_]+", path.stem))
+                by_name.append(name)
+            sources.append(_describe(path, name, caption, settings, known.get(name, {})))
+        except UnicodeDecodeError:
+            skipped[name] = f"{beside.name} is not utf-8: save it as utf-8"
+        except (VideoError, OSError) as error:
+            skipped[name] = _without_name(error, path)
+    return sources, skipped, tuple(by_name)
+
+
+def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts) -> _Source:
+    stat = path.stat()
+    state: Facts = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if all(known.get(key) == value for key, value in state.items()):
+        state |= {"seconds": known["seconds"], "sha256": known["sha256"]}
+    else:
+        state |= {"seconds": round(probe(path).seconds, 3), "sha256": sha256(path)}
+    told = json.dumps([settings, name, state["sha256"], caption], sort_keys=True)
+    state["digest"] = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+    return _Source(path, name, caption, state["digest"], state)
+
+
+def _without_name(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"{path.name}: ")  # the report names the video itself
+
+
+def _digest_of(key: str) -> str:
+    return key.rpartition("-")[0].rpartition("-")[2]
+
+
+def _is_done(source: _Source, states: Facts, counts: Counter[str]) -> bool:
+    """Whether all clips of this very source are there. Takes note of a new date, which changes nothing else."""
+    state = states.get(source.name, {})
+    if state.get("digest") != source.digest or state["clips"] != counts[source.digest]:
+        return False
+    state |= source.state
+    return True
+
+
+def _open(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake: bool) -> ShardWriter:
+    """Opens the folder; a set with other settings is removed first, if all of it can be made again."""
+    stored = before.get("settings", settings)
+    if stored != settings:
+        changed = ", ".join(
+            f"{k} {stored.get(k)} -> {settings.get(k)}"
+            for k in {**settings, **stored}
+            if stored.get(k) != settings.get(k)
+        )
+        if not can_remake or stored.get("kind") != settings["kind"]:
+            raise ShardError(
+                f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
+            )
+        for path in [*out.glob("shard-*.tar"), out / "index.json"]:  # the index last: it says that these files are ours
+            path.unlink()
+    return ShardWriter(out, per_shard, settings)
+
+
+def _clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec | None) -> float:
+    """Rough bytes of a clip in a shard.
+
+    Raises:
+        ShardError: settings that do not fit the codec, or h264.
+    """
+    height, width = size
+    if pictures < 1 or fps <= 0 or min(size) < 2:
+        raise ShardError(f"{pictures} pictures of {height} x {width} at {fps:g} fps are no clip: give larger numbers")
+    side = codec.scale if codec else 2
+    if height % side or width % side:
+        raise ShardError(f"clips of {height} x {width} do not fit: give a height and width divisible by {side}")
+    if codec is None:
+        return 4096 + 0.15 * pictures * 3 * height * width
+    frames = next(n for n in range(1, pictures + 1) if codec.pictures(n) >= pictures)
+    if codec.pictures(frames) != pictures:
+        raise ShardError(f"a clip of {pictures} pictures does not fit the codec: give {codec.pictures(frames)}")
+    return 4096 + 2 * frames * codec.channels * (height // side) * (width // side)
+
+
+def _check_disk(out: Path, need: float) -> None:
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise ShardError(f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: choose another disk")
+
+
+def codec_name(codec: Codec | None) -> str | None:
+    """Names a codec by its class and weights, so that latents of different codecs never share a folder."""
+    if codec is None:
+        return None
+    if not isinstance(codec, nn.Module):
+        return type(codec).__name__
+    digest = hashlib.blake2b(digest_size=6)
+    for name, tensor in codec.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"{type(codec).__name__}-{digest.hexdigest()}"
+
+
+def clip_members(video: Tensor, fps: float, caption: str, facts: Facts, codec: Codec | None) -> dict[str, bytes]:
+    """What a shard holds of one clip `[T, 3, h, w]` in [-1, 1]: video or latents, caption and facts."""
+    words = {"txt": caption.encode(), "json": json.dumps(facts, sort_keys=True).encode()}
+    if codec is None:
+        return {"mp4": encode_clip(to_uint8(video), fps, CRF, full_colour=True), **words}
+    device = next(codec.parameters()).device if isinstance(codec, nn.Module) else video.device
+    return {"latent.npy": npy(codec.encode(video[None].to(device))[0]), **words}
+
+
+def write_world(
+    out: Path, clips: int, pictures: int = 21, seed: int = 0, codec: Codec | None = None, clips_per_shard: int = 256
+) -> Report:
+    """Writes flights 0..clips-1 of the tiny world `seed` as shards, in the same format; run again, it goes on.
+
+    Raises:
+        ShardError: as `make_shards`.
+    """
+    if clips < 1:
+        raise ShardError(f"{clips} clips of the world: give 1 or more")
+    settings = {"kind": "world", "method": METHOD, "seed": seed, "pictures": pictures, "codec": codec_name(codec)}
+    clip_bytes = _clip_bytes((VIEW, VIEW), pictures, FPS, codec)
+    writer = _open(out, clips_per_shard, read_manifest(out), settings, can_remake=True)
+    with writer, Progress(console=Console(stderr=True)) as progress:
+        writer.retain(lambda key: int(key.rpartition("-")[2]) < clips)
+        present = writer.keys()
+        _check_disk(out, clip_bytes * (clips - len(present)))
+        for i in progress.track(range(clips), description="flying"):
+            key, one = f"world-{i:07d}", flight(seed, i)
+            if key not in present:
+                writer.add(key, clip_members(render([one], pictures)[0], FPS, one.caption, one.facts, codec))
+    return Report(out, clips - len(present), len(present), len(writer.shards))
+
+
+def load_codec(weights: str | None) -> Codec:
+    """The tiny codec (None, or a .safetensors file of its own), else the Wan VAE of a diffusers folder or hub name."""
+    tiny = weights is None or weights.endswith(".safetensors")
+    codec = TinyCodec(weights or "builtin") if tiny else WanVAE(str(weights))
+    return codec.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main(argv: list[str]) -> None:
+    """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
+    parser = argparse.ArgumentParser("adastate shards", description=__doc__)
+    add = parser.add_argument
+    add("--videos", type=Path, help="folder of videos, each with its caption in a .txt of the same name beside it")
+    add("--world", type=int, metavar="CLIPS", help="make so many clips of the built-in tiny world instead")
+    add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
+    add("--out", type=Path, default=Path("data/shards"), help="folder of the shards (default: %(default)s)")
+    add("--height", type=int, default=32)
+    add("--width", type=int, default=32)
+    add("--pictures", type=int, default=21, help="pictures of a clip (default: %(default)s)")
+    add("--fps", type=float, default=8, help="pictures a second (default: %(default)s)")
+    add(
+        "--stride", type=int, help="pictures between the starts of clips of one scene (default: --pictures, no overlap)"
+    )
+    add("--seed", type=int, default=0, help="of the tiny world")
+    add("--clips-per-shard", type=int, default=256)
+    add("--latents", action="store_true", help="write latents in place of video")
+    add("--codec-weights", help="tiny codec's .safetensors, or folder or hub name of a Wan VAE (default: built in)")
+    add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
+    args = parser.parse_args(argv)
+    try:
+        codec = load_codec(args.codec_weights) if args.latents else None
+        if args.fetch_clips is not None:
+            print("\n".join(map(str, import_clips(None, args.fetch_clips))))
+            return
+        if args.world is not None:
+            report = write_world(args.out, args.world, args.pictures, args.seed, codec, args.clips_per_shard)
+        elif args.videos is None:
+            parser.error("say what to make: --videos FOLDER, --world CLIPS or --fetch-clips FOLDER")
+        else:
+            report = make_shards(
+                args.videos,
+                args.out,
+                size=(args.height, args.width),
+                pictures=args.pictures,
+                fps=args.fps,
+                clips_per_shard=args.clips_per_shard,
+                latents=codec,
+                caption_from_name=args.caption_from_name,
+                stride=args.stride,
+            )
+    except (ShardError, VideoError, FileNotFoundError) as error:
+        raise SystemExit(f"adastate shards: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"adastate shards: {error}; whole shards are kept, mend that and run again") from error
+    print(report)
+    if not report.clips:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,123 @@
+"""Clips of the built-in worlds, made as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from adastate.encoders import Codec
+from adastate.types import Batch
+from datamodules.shards.sampler import Batches, Cursor
+from datamodules.worlds.flyover import Flight, Kind, flight, render
+
+
+class WorldLatents:
+    """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
+
+    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec, kind: Kind = "plain") -> None:
+        self.seed = seed
+        self.prompts: list[str] = []
+        parts = []
+        for first in range(0, clips, 64):
+            some = world_batch(seed, range(first, min(first + 64, clips)), pictures, kind)
+            assert some.video is not None
+            parts.append(codec.encode(some.video).half())
+            self.prompts += some.prompts
+        self.latents = torch.cat(parts)
+        self._epoch = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
+
+    def batch(self, indices: range) -> Batch:
+        """Of the given global sample numbers."""
+        places = [divmod(i, len(self.prompts)) for i in indices]
+        rows = torch.stack([self._epoch(epoch)[at] for epoch, at in places])
+        return Batch(torch.tensor(indices), [self.prompts[i] for i in rows], latents=self.latents[rows].float())
+
+    def _draw(self, epoch: int) -> Tensor:
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.prompts), generator=g)
+
+
+def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
+    """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
+    from datamodules.worlds import fog, journey  # which are built of parts of this file
+
+    parts: dict[Kind, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
+        "plain": (flight, render),
+        "journey": (journey.journey, journey.render),
+        "fog": (fog.foggy, fog.render),
+    }
+    draw, show = parts[kind]
+    flights = [draw(seed, i) for i in indices]
+    return Batch(
+        index=torch.tensor(list(indices)),
+        prompts=[f.caption for f in flights],
+        video=show(flights, pictures) if pictures else None,
+    )
+
+
+class WorldData(pl.LightningDataModule):
+    """The tiny world, rendered as it is asked for.
+
+    Args:
+        pictures: pictures of a clip; 0 gives prompts only.
+        batch: clips a process and step.
+        seed: of the world; another seed is another world.
+        workers: loader processes (0: rendered in the training process).
+        clips: encode so many flights once with `codec` and stay with them, which spares rendering and encoding at
+            every step; None renders new ones for ever.
+        codec: needed with `clips`.
+        kind: `plain`; `journey`, whose ground changes along the flight (datamodules/worlds/journey.py); or `fog`, a
+            journey through banks of fog (datamodules/worlds/fog.py).
+    """
+
+    def __init__(
+        self,
+        pictures: int = 21,
+        batch: int = 16,
+        seed: int = 0,
+        workers: int = 0,
+        clips: int | None = None,
+        codec: Codec | None = None,
+        kind: Kind = "plain",
+    ) -> None:
+        super().__init__()
+        if clips is not None and codec is None:
+            raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
+        self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
+        self.clips, self.codec, self.kind = clips, codec, kind
+        self.cursor = Cursor()
+
+    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+        total = self.batch * world
+        if self.clips is None or self.codec is None:
+            make = partial(world_batch, self.seed, pictures=self.pictures, kind=self.kind)
+            return Batches(make, self.batch, total, rank)
+        if self.clips < total:
+            raise ValueError(f"{self.clips} clips do not fill one global batch of {total}")
+        kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec, self.kind)
+        return Batches(kept.batch, self.batch, total, rank)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.pictures}
+        if self.kind != "plain":
+            identity["world"] = self.kind
+        if self.clips is not None:
+            identity["samples"] = self.clips
+        workers = 0 if self.clips is not None else self.workers  # what is in memory needs no one to fetch it
+        return self.cursor.loader(self.trainer, self.batches, workers, identity)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.cursor.begin(batch, self.trainer)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.cursor.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state_dict)

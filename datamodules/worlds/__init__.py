@@ -1,0 +1,1 @@
+"""Built-in worlds whose every frame is known."""

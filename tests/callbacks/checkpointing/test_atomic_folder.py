@@ -1,0 +1,129 @@
+"""Folders that are whole or absent, whatever is killed and whenever."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callbacks.checkpointing import atomic_folder
+from callbacks.checkpointing.atomic_folder import MANIFEST, Damaged
+
+
+def write(root: Path, name: str, content: bytes = b"weights") -> Path:
+    scratch = atomic_folder.begin(root, name)
+    (scratch / "part").mkdir()
+    (scratch / "state.ckpt").write_bytes(content)
+    (scratch / "part" / "shard-0").write_bytes(content * 2)
+    return atomic_folder.seal(scratch, {"iteration": int(name)})
+
+
+def test_a_sealed_folder_says_what_is_in_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, "7")
+    manifest = atomic_folder.verify(folder)
+    assert manifest["iteration"] == 7 and set(manifest["files"]) == {"state.ckpt", "part/shard-0"}
+    assert [p.name for p in tmp_path.iterdir()] == ["7"]
+
+
+def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
+    """(the newest folder that is what its manifest says, what is wrong with newer ones)."""
+    wrong = []
+    for folder in reversed(atomic_folder.folders(root)):
+        try:
+            atomic_folder.verify(folder)
+        except Damaged as error:
+            wrong.append(str(error))
+        else:
+            return folder, wrong
+    return None, wrong
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a bit flipped": (lambda f: (f / "state.ckpt").write_bytes(b"weighuR"[:7]), "has other bytes than were written"),
+    "truncated": (lambda f: (f / "part" / "shard-0").write_bytes(b"we"), "part/shard-0 has 2 bytes, not 14"),
+    "a file gone": (lambda f: (f / "state.ckpt").unlink(), "state.ckpt is missing"),
+    "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), "no readable manifest.json"),
+    "manifest empty": (lambda f: (f / MANIFEST).write_text('{"files": []}'), "lists no files"),
+    "manifest gone": (lambda f: (f / MANIFEST).unlink(), "no readable manifest.json"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_seen_and_an_earlier_folder_is_taken(tmp_path: Path, kind: str) -> None:
+    good, bad = write(tmp_path, "8"), write(tmp_path, "16")
+    assert newest_whole(tmp_path) == (bad, [])
+    spoil, sentence = DAMAGE[kind]
+    spoil(bad)
+    with pytest.raises(Damaged, match=sentence):
+        atomic_folder.verify(bad)
+    found, wrong = newest_whole(tmp_path)
+    assert found == good
+    assert len(wrong) == (0 if kind == "manifest gone" else 1), "without a manifest it is no finished folder"
+
+
+def test_order_is_by_number_not_by_letters(tmp_path: Path) -> None:
+    for name in ("100", "9", "20"):
+        write(tmp_path, name)
+    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["9", "20", "100"]
+
+
+class Killed(BaseException):
+    """What no handler catches, as SIGKILL."""
+
+
+CALLS = ("fsync", "rename", "rmtree", "write_text")
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, die_at: int) -> list[str]:
+    """Counts the writes, syncs and renames, and dies just before number `die_at`."""
+    seen: list[str] = []
+
+    def spy(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(seen) == die_at:
+                raise Killed
+            seen.append(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", spy("fsync", os.fsync))
+    monkeypatch.setattr(Path, "rename", spy("rename", Path.rename))
+    monkeypatch.setattr(Path, "write_text", spy("write_text", Path.write_text))
+    monkeypatch.setattr(atomic_folder.shutil, "rmtree", spy("rmtree", atomic_folder.shutil.rmtree))
+    return seen
+
+
+def test_killed_before_every_single_step_of_a_save_one_whole_folder_is_left(tmp_path: Path) -> None:
+    """Also where the folder is written for the second time, and while an old one is deleted."""
+    died = 0
+    for at in range(200):
+        root = tmp_path / str(at)
+        write(root, "2", b"two")
+        with pytest.MonkeyPatch.context() as patch:
+            steps(patch, at)
+            try:
+                write(root, "2", b"two again")
+                write(root, "3", b"three")
+                atomic_folder.delete(root / "2")
+                finished = True
+            except Killed:
+                finished = False
+        died += not finished
+        found, wrong = newest_whole(root)
+        assert found is not None and wrong == [], f"died before step {at}"
+        for folder in atomic_folder.folders(root):
+            atomic_folder.verify(folder)
+        atomic_folder.sweep(root)
+        assert not [p for p in root.iterdir() if p.name.startswith(".")]
+        if finished:
+            break
+    assert died >= 10
+
+
+def test_a_manifest_is_plain_json(tmp_path: Path) -> None:
+    assert json.loads((write(tmp_path, "1") / MANIFEST).read_text())["files"]["state.ckpt"]["bytes"] == 7

@@ -1,0 +1,90 @@
+"""A schedule of prompts: which chunk a turn begins with, what it does to the cache, and what is no schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from adastate.inference.prompt_schedule import Cue, parse, place
+from adastate.stream import Switch
+
+STARTS = [0.0, 0.5, 1.0, 1.5]
+
+
+def cue(text: str) -> Cue:
+    cues = parse(["0s: a", text])
+    assert cues is not None
+    return cues[1]
+
+
+def test_prompts_without_times_are_no_schedule() -> None:
+    assert parse(["a red ball", "ratio 3:4", "10 sheep: a film"]) is None
+    assert parse([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "kind", "reset"),
+    [
+        ("10s: b", 10, None, False),
+        ("2.5s: b", 2.5, None, False),
+        (" 10 s  cut : b ", 10, "cut", False),
+        ("10s Cut reset: b", 10, "cut", True),
+        ("10s reset recache: b", 10, "recache", True),
+        ("10s reset: b", 10, None, True),
+    ],
+)
+def test_a_turn_is_read(text: str, seconds: float, kind: str | None, reset: bool) -> None:
+    found = cue(text)
+    assert (found.seconds, found.prompt, found.kind, found.reset) == (seconds, "b", kind, reset)
+
+
+def test_a_prompt_may_hold_colons() -> None:
+    assert cue("1s: night: 5s: rain").prompt == "night: 5s: rain"
+
+
+def test_the_kind_of_a_turn_stands_before_that_of_the_stream() -> None:
+    own = Switch("recache", frames=12, anchor="reset")
+    assert cue("1s: b").switch(own) is None
+    assert cue("1s recache: b").switch(own) == Switch("recache", frames=12)
+    assert cue("1s cut: b").switch(own) == Switch("cut"), "12 frames were meant for a recache"
+    assert cue("1s cut reset: b").switch(own) == Switch("cut", anchor="reset")
+    assert cue("1s reset: b").switch(Switch("flush", frames=1)) == Switch("flush", frames=1, anchor="reset")
+
+
+@pytest.mark.parametrize(("seconds", "chunk"), [("0.5", 1), ("0.51", 2), ("0.1", 1), ("1.5", 3)])
+def test_a_turn_begins_with_the_first_chunk_at_its_time_or_later(seconds: str, chunk: int) -> None:
+    cues = parse(["0s: a", f"{seconds}s: b"])
+    assert cues is not None
+    assert list(place(cues, STARTS, 2.0)) == [chunk]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        (["0s: a", "b"], "'b' has no time, but '0s: a' has"),
+        (["5s: a", "10s: b"], "begins at 5s: a stream needs one from its beginning"),
+        (["0s cut: a"], "nothing comes before '0s cut'"),
+        (["0s: a", "5s: b", "5s: c"], "5s stands after 5s: the times of the prompts must rise"),
+        (["0s: a", "-5s: b"], "-5s stands after 0s"),
+        (["0s: a", "5s cat: b"], "asks for 'cat': after a time stands one of keep, recache, flush, cut"),
+        (["0s: a", "5s cut flush: b"], "asks for cut and flush"),
+        (["0s: a", "5s cut:"], "no prompt after the colon"),
+    ],
+)
+def test_a_wrong_schedule_is_told(prompts: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse(prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        (["0s: a", "2s: b"], "at 2s comes after the end: the stream has 2 seconds"),
+        (["0s: a", "1.9s: b"], r"no chunk starts at 1.9s or later: the last of the 2 seconds starts at 1.5s"),
+        (["0s: a", "0.6s: b", "0.7s: c"], r"0.6s and 0.7s fall to the same chunk, which starts at 1s"),
+    ],
+)
+def test_a_turn_without_a_chunk_of_its_own_is_told(prompts: list[str], sentence: str) -> None:
+    cues = parse(prompts)
+    assert cues is not None
+    with pytest.raises(ValueError, match=sentence):
+        place(cues, STARTS, 2.0)

@@ -1,0 +1,117 @@
+"""`adastate plan`: parameters and FLOP, closed formulas against the networks and the FLOP counter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.encoders import TAEHV, TinyCodec
+from adastate.models.wan import DiT, Size
+from adastate.plan.configured import PRETRAINED
+from adastate.plan.cost import Pass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
+from adastate.plan.runs import codec_parameters
+from adastate.stream import StateCache, rollout
+from adastate.training.conditioned import Bound
+from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
+from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
+
+WAN_14B = replace(WAN, width=5120, layers=40, heads=40, ffn=13824)
+
+# ---- parameters
+
+
+@pytest.mark.parametrize("size", [SIZE, Size(), WAN, WAN_14B], ids=["test", "tiny", "1.3B", "14B"])
+def test_parameters_are_those_of_the_network(size: Size) -> None:
+    with torch.device("meta"):
+        assert parameters(size) == sum(p.numel() for p in DiT(size).parameters())
+
+
+def test_encoders_are_counted_right() -> None:
+    for shape in ({"width": 48, "channels": 16, "group": 3}, {"width": 4, "channels": 4, "group": 2}):
+        assert codec_parameters(**shape) == sum(p.numel() for p in TinyCodec(None, **shape).parameters())
+    assert PRETRAINED["TAEHV"] == sum(p.numel() for p in TAEHV(None).parameters())
+
+
+def test_wan_s_encoders_are_counted_right() -> None:
+    """The classes that load them, in the shapes of the published config.json."""
+    from diffusers import AutoencoderKLWan
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    umt5 = UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
+    with torch.device("meta"):
+        built = {"WanVAE": AutoencoderKLWan(), "UMT5": UMT5EncoderModel(umt5)}
+    assert {name: sum(p.numel() for p in net.parameters()) for name, net in built.items()} == {
+        name: PRETRAINED[name] for name in built
+    }
+
+
+# ---- FLOP
+
+
+@pytest.mark.parametrize(
+    ("frames", "seen", "tflop", "chunk"),
+    [(3, 18, 40.5, 202), (3, 9, 28.3, 142), (3, 6, 24.3, 121), (3, 3, 20.2, 101), (4, 4, 30.5, 152)],
+    ids=["Self-Forcing 21", "LongLive 12", "window 9", "Infinity-RoPE 6", "AdaState"],
+)
+def test_a_pass_costs_what_the_table_says(frames: int, seen: int, tflop: float, chunk: float) -> None:
+    found = pass_flops(WAN, 1560, Pass(frames, seen)).forward / 1e12
+    assert found == pytest.approx(tflop, rel=5e-3) and 5 * found == pytest.approx(chunk, rel=5e-3)
+
+
+@pytest.mark.parametrize(("system", "wanted"), [("self_forcing", Pass(3, 18)), ("adastate", Pass(4, 4))])
+def test_the_stream_makes_the_passes_of_the_table(system: str, wanted: Pass) -> None:
+    last = rollout_passes(read_system(system), 42)[-1]
+    assert (last.frames, last.seen, last.keys) == (wanted.frames, wanted.seen, wanted.keys)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_passes_of_every_system(name: str) -> None:
+    """As many as the chunks say, none with more keys than are in view."""
+    s = read_system(name)
+    passes = rollout_passes(s, 42)
+    assert all(p.frames <= p.keys and p.pairs <= p.frames * (p.seen + p.frames) for p in passes)
+    if s.schedule == "uniform" and s.restart_frames is None and not s.first_steps:
+        assert len(passes) == s.chunks(42) * (len(s.steps) + 1) - 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_clip_costs_what_is_counted(checkpointing: bool) -> None:
+    net, x, text = random_net(checkpointing=checkpointing), normal(2, 5, SIZE.channels, *GRID), normal(2, 4, 16)
+    cost, keys = pass_flops(SIZE, TOKENS, Pass(5), scores=2.0), text_flops(SIZE)
+    with torch.no_grad():
+        assert counted(lambda: net(x, torch.ones(2), text)) == 2 * (cost.forward + keys.forward)
+    both = counted(lambda: net(x, torch.ones(2), text).sum().backward())
+    assert both == 2 * (cost.trained(checkpointing) + keys.forward + keys.backward)
+
+
+@pytest.mark.parametrize("stream", [{}, {"anchor": "none", "state_frames": 0, "past_frames": 6}, {"chunk_frames": 1}])
+@torch.no_grad()
+def test_a_rollout_costs_what_is_counted(stream: dict[str, Any]) -> None:
+    s, net, text = spec(**stream), random_net(), normal(1, 4, 16)
+
+    def run() -> None:
+        list(rollout(Bound(net, text), Drawn(), StateCache(s), s.chunks(6), (SIZE.channels, *GRID), finish=False))
+
+    assert stream_flops(SIZE, TOKENS, rollout_passes(s, 6), False) == pytest.approx(counted(run), rel=0.01)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("loss", ["none", "dmd"])
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_step_costs_what_is_counted(monkeypatch: Any, level: int, loss: str, checkpointing: bool) -> None:
+    step = Step(monkeypatch, level, checkpointing=checkpointing, state_loss=loss)
+    recipe = step.recipe(checkpointing)
+    assert recipe.student_step(level) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.01)
+    critic = recipe.rollout(False, level) + recipe.critic_update
+    assert critic == pytest.approx(counted(lambda: step.critic().backward()) / 4, rel=0.01)
+
+
+@pytest.mark.parametrize(("every", "first"), [(5, 0), (5, 7), (1, 8), (4, 4)])
+def test_steps_are_those_of_the_loop(every: int, first: int) -> None:
+    changes = (f"model.init_args.student_every={every}", f"model.init_args.critic_first={first}", "run.iterations=23")
+    run = configured("tiny", "stages/distill.yaml", overrides=changes)
+    taken = sum(i >= first and i % every == 0 for i in range(23))
+    assert run.steps == {"student": taken, "critic": 23}

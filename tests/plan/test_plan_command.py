@@ -1,0 +1,98 @@
+"""`adastate plan` as a command: every stage of every size, its tables, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.config.schema import ConfigError
+from adastate.encoders import TinyCodec
+from adastate.main import main
+from adastate.models.wan import DiT, Size
+from adastate.plan.cli import layout
+from adastate.plan.configured import PRETRAINED
+from adastate.plan.cost import parameters
+from adastate.plan.runs import Setting
+from tests.support.plan_rig import LAYERS, WAN, arguments, configured, counted
+
+
+@pytest.mark.parametrize("stage", ["distill", "teacher", "init"])
+@pytest.mark.parametrize("size", sorted(LAYERS))
+def test_every_stage_of_every_size_is_planned(size: str, stage: str) -> None:
+    run = configured(size, f"stages/{stage}.yaml")
+    found = layout(run, Setting("0", 1, 1, run.checkpointing))
+    assert found["peak"] > 4 * sum(n.parameters for n in run.nets) and all(w.flop > 0 for w in run.works)
+
+
+def test_the_codec_is_planned(capsys: Any) -> None:
+    main(["plan", *arguments("tiny", "stages/codec.yaml"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == {"codec": sum(p.numel() for p in TinyCodec(None).parameters())}
+    video = torch.zeros(1, 6, 3, 32, 32)
+    codec = TinyCodec(None)
+    forward = counted(lambda: codec.reconstruct(codec.raw(video), 2))
+    assert found["flop"]["codec step"] == pytest.approx(3 * forward * 24, rel=0.01)
+
+
+def test_the_command_builds_no_network(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(DiT, "__init__", lambda *_: pytest.fail("a network was built"))
+    files = arguments("1.3B", "systems/adastate.yaml", "stages/distill.yaml")
+    main(["plan", *files, "--gpus", "8", "--nodes=2", "--zero", "2", "--data.batch=1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"]["student"] == parameters(WAN)
+    assert (found["ranks"], found["micro batch"], found["global batch"], found["accumulation"]) == (16, 1, 64, 4)
+    assert found["latent tokens a sample"] == 21 * 1560
+    seconds = found["flop"]["iteration"] / (316e12 * 16)
+    assert found["seconds an iteration"] == pytest.approx(seconds) and found["chosen"] == "2"
+    assert found["memory"]["2"]["encoders"] == {"VAE": 4 * PRETRAINED["WanVAE"]}
+    assert found["memory"]["2"]["processor"] == {"text encoder": 2 * PRETRAINED["UMT5"]}
+
+
+def test_the_tables_say_what_fits(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    main(["plan", *arguments("1.3B", "stages/distill.yaml"), "--gpus=8", "--training.batch=16"])
+    said = capsys.readouterr().out
+    assert "planned with --data.batch=8" in said, "64 is no multiple of 8 x 16"
+    assert f"{parameters(WAN):,}" in said and "exit passes" in said and "TFLOP/s" in said
+    assert "does not fit 80 GiB" in said and "it would with" in said
+    main(["plan", *arguments("tiny", "stages/distill.yaml"), "--size.layers=2", "--memory=4"])
+    said = capsys.readouterr().out
+    assert "fits 4 GiB" in said and f"{parameters(Size(layers=2)):,}" in said
+
+
+def test_the_stage_is_that_of_the_strategy(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "zero.yaml").write_text(
+        "trainer:\n  strategy:\n    class_path: adastate.distributed.ZeroStrategy\n"
+        "    init_args: {stage: 3, shard_frozen: true}\n"
+    )
+    files = arguments("1.3B", "stages/distill.yaml")
+    main(["plan", *files, "--config", str(tmp_path / "zero.yaml"), "--gpus=8", "--data.batch=1", "--json"])
+    assert json.loads(capsys.readouterr().out)["chosen"] == "3_teacher"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--gpus=7"], "global_batch 64 is not a multiple of 7 processes"),
+        (["--gpus=0"], "--gpus is 0"),
+        (["--memory=-1"], "--memory is -1"),
+        (["--data.bach=2"], "--data.bach: datamodules.prompts.PromptData has no 'bach'"),
+        (["--nothing=2"], "--nothing is no option of `adastate plan`"),
+        (["more"], "'more' is no option"),
+        (["--stream.chunk_frames=4"], "frames are not a multiple of the chunk of 4"),
+        (["--grid=[5, 8]"], "a grid of 5 x 8 latents does not divide"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["plan", *arguments("tiny", "stages/distill.yaml"), *words])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_configs_without_a_stage_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hold no stage: add one of conf/stages/"):
+        configured("tiny")

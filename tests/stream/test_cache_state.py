@@ -1,0 +1,52 @@
+"""A copy of a cache goes on as the cache itself would have, bit for bit."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate.stream import StateCache, rollout
+from adastate.stream.cache_state import detached, fork, restored, saved
+from tests.support.tiny import SHAPE, Drawn, NetStudent, named, random_net, read_system, spec
+
+SPECS = [
+    spec(),
+    spec(state_frames=3, past_frames=6, state_visibility="replace"),
+    *(read_system(name) for name in ("longlive", "memrope", "reward_forcing", "rolling_sink", "causvid")),
+]
+
+
+def more(cache: StateCache, chunks: int, seed: int) -> Tensor:
+    student = NetStudent(random_net())
+    with torch.no_grad():
+        made = list(rollout(student, Drawn(seed, 2), cache, chunks, SHAPE))
+    return torch.cat([c.content for c in made], 1)
+
+
+@pytest.mark.parametrize("stream", SPECS, ids=lambda s: named({"anchor": s.anchor, "position": s.position}))
+def test_all_copies_go_on_alike_and_none_disturbs_another(stream: Any) -> None:
+    cache = StateCache(stream)
+    more(cache, 6, seed=1)
+    file = io.BytesIO()
+    torch.save(saved(cache), file)
+    file.seek(0)
+    copies = [fork(cache), detached(cache), restored(stream, torch.load(file, weights_only=True))]
+    expected = more(fork(cache), 4, seed=2)
+    for copy in copies:
+        assert torch.equal(more(copy, 4, seed=2), expected)
+    assert (copies[0].frames, cache.frames) == (cache.frames + 4 * stream.chunk_frames, cache.frames) or (
+        stream.restart_frames is not None
+    )
+    assert torch.equal(more(cache, 4, seed=2), expected), "the first has not moved"
+
+
+def test_a_copy_without_a_graph() -> None:
+    cache = StateCache(spec(cache_grad="straight_through"))
+    list(rollout(NetStudent(random_net()), Drawn(), cache, 2, SHAPE, grad=True))
+    assert cache.window is not None and cache.window.keys[0].requires_grad
+    assert detached(cache).window.keys[0].requires_grad is False  # type: ignore[union-attr]
+    assert cache.window.keys[0].requires_grad, "it is another cache's"

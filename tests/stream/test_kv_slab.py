@@ -1,0 +1,111 @@
+"""Streams whose memory lies in preallocated places equal those whose memory is made anew with every commit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.models.wan.fused import Streamer
+from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream.kv_frames import Frames
+from adastate.stream.kv_slab import Board, Placed, Slab
+from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
+
+SYSTEMS = ("adastate", "adastate_s1_w6", "adastate_s3_w9", "causal_forcing", "causvid", "infinity_rope", "longlive",
+           "longlive_slot", "memrope", "reward_forcing", "rolling_forcing", "self_forcing")  # fmt: skip
+SWITCHES = ("keep", "recache", "flush", "cut")
+
+
+def both(s: StreamSpec, chunks: int = 8, scenes: dict[int, Switch] | None = None) -> tuple[list[Any], StateCache]:
+    """The same stream from the same noise without and with a slab; a new scene brings a new prompt."""
+    net = random_net(replace(SIZE, rope_rows=2048))
+    prompts = [normal(2, SIZE.text_tokens, SIZE.text_width, seed=seed) for seed in (7, 8)]
+    with torch.no_grad():
+        first, second = (Streamer(net, net.text_keys(text)) for text in prompts)
+        made = []
+        for layers in (None, SIZE.layers):
+            cache = StateCache(s, layers=layers)
+            at = {k: Scene(second, v) for k, v in (scenes or {}).items()}
+            stream = rollout(first, Drawn(batch=2), cache, chunks, SHAPE, scenes=at)
+            made.append([torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in stream])
+    return made, cache
+
+
+def off(made: list[Any]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(*made, strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=named)
+def test_streams_with_a_state(variant: dict[str, Any]) -> None:
+    made, cache = both(spec(**variant))
+    assert off(made) < 2e-5
+    assert isinstance(cache.anchor, Placed)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_compared_systems(system: str) -> None:
+    made, cache = both(read_system(system), 11)
+    assert off(made) < 5e-5
+    assert isinstance(cache.window, Placed)
+
+
+@pytest.mark.parametrize("kind", SWITCHES)
+@pytest.mark.parametrize("anchor", ["keep", "reset"])
+@pytest.mark.parametrize("system", ["adastate", "adastate_s3_w9", "longlive_slot", "infinity_rope"])
+def test_prompt_switches(system: str, anchor: Any, kind: Any) -> None:
+    s = read_system(system)
+    made, _ = both(s, 9, {4: Switch(kind, 2 if kind in ("flush", "cut") else None, anchor), 6: Switch(kind, 0, anchor)})
+    assert off(made) < 5e-5
+
+
+def test_a_stream_that_restarts() -> None:
+    s = replace(read_system("causvid"), restart_frames=12, restart_overlap=3)
+    assert off(both(s, 9)[0]) < 5e-5
+
+
+def test_ping_pong_shows_a_frame_twice_and_keeps_to_frames_of_its_own() -> None:
+    made, cache = both(read_system("rolling_sink"), 9)
+    assert off(made) == 0
+    assert isinstance(cache.window, Frames)
+
+
+@pytest.mark.parametrize("system", ["adastate", "adastate_s3_w9", "longlive", "memrope", "infinity_rope"])
+def test_nothing_is_allocated_and_nothing_is_hidden_once_the_window_is_full(system: str) -> None:
+    s = read_system(system)
+    net, text = random_net(), normal(1, SIZE.text_tokens, SIZE.text_width)
+    where, masks, shown = set(), set(), set()
+
+    with torch.no_grad():
+        passes = Streamer(net, net.text_keys(text))
+
+        def student(x: torch.Tensor, t: torch.Tensor, view: Any) -> torch.Tensor:
+            flow = passes(x, t, view)
+            if view.board is not None and cache.generated > 8:
+                slab = view.board.slab
+                where.add((slab.keys.data_ptr(), slab.values.data_ptr(), slab.keys.shape))
+                masks.add(view.visible)
+                shown.add(view.board.shown)
+            return flow
+
+        cache = StateCache(s, layers=SIZE.layers)
+        list(rollout(student, Drawn(), cache, 40, SHAPE))
+    assert len(where) == 1
+    assert masks == {None}
+    assert shown == {s.places}
+
+
+def test_passes_with_gradient_are_refused() -> None:
+    slab = Slab(1, 2, turns=True)
+    k = torch.zeros(1, 4, 1, 2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="a slab changes in place"):
+        Board(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
+
+
+def test_room_grows_without_losing_what_is_there() -> None:
+    made, cache = both(spec(anchor="static", position="absolute", past_frames=None), 12)
+    assert off(made) < 2e-5
+    assert cache.window is not None
+    assert cache.window.count + cache.anchor.count == 36

@@ -1,0 +1,63 @@
+"""Law 2: streams and training rollouts equal the reference implementations' (latents to 2e-5, gradients to 1e-4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adastate.parity import streams
+from adastate.parity.tolerances import LATENT
+from tests.parity import load
+
+STREAMS = (
+    "C_sf_nowindow",
+    "C_sf_window6_small",
+    "C_longlive_inf_window9_sink3",
+    "C_reward_window9_sink3_a07",
+    "C_rolling_4step_5blocks",
+)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_stream(name: str) -> None:
+    found = streams.stream(load(name))
+    assert "latents" in [c.what for c in found]
+    assert [c for c in found if not c.passed or c.reason] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("C_sf_window6_small", {"past_frames": 6}),
+        ("C_longlive_inf_window9_sink3", {"position": "absolute"}),
+        ("C_longlive_inf_window9_sink3", {"state_frames": 2}),
+        ("C_longlive_inf_window9_sink3", {"shared_noise": True}),
+        ("C_reward_window9_sink3_a07", {"decay": (0.8,)}),
+        ("C_reward_window9_sink3_a07", {"anchor": "static", "decay": ()}),
+        ("C_reward_window9_sink3_a07", {"pool": "mean"}),
+        # Five blocks all fit into view, so its positions and limits do not show here: test_visibility.py has them.
+        ("C_rolling_4step_5blocks", {"context_noise": 100.0}),
+    ],
+)
+def test_a_stream_made_otherwise_differs(name: str, mistake: dict[str, Any]) -> None:
+    (latents,) = (c for c in streams.stream(load(name), **mistake) if c.what == "latents")
+    assert latents.difference > 20 * LATENT
+
+
+@pytest.mark.parametrize(
+    ("cache_grad", "prefix"), [("straight_through", "grad."), ("detached", "grad_detached_cache.")]
+)
+def test_law_9_training_rollout(cache_grad: str, prefix: str) -> None:
+    f = load("G_training_rollout_exit0")
+    found = streams.training(f)
+    assert sum(c.what.startswith(prefix) for c in found) == 9
+    assert [c for c in found if not c.passed] == []
+
+
+def test_the_two_ways_through_the_cache_differ() -> None:
+    """A check of the one above: by more than its tolerance, in the projections that write the cache."""
+    f = load("G_training_rollout_exit0")
+    name = "blocks.0.self_attn.k.weight"
+    through, detached = f.outputs[f"grad.{name}"], f.outputs[f"grad_detached_cache.{name}"]
+    assert (through - detached).norm() > 0.3 * through.norm()

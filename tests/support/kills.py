@@ -1,0 +1,184 @@
+"""Runs that are killed, stopped or asked to stop, and go on.
+
+Processes are forked from one that has imported everything, so that a start costs a fraction of a second and hundreds
+of kills fit into minutes. `make faults` does many, tests/callbacks/checkpointing/test_resume_command.py a few.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from adastate.runtime import signals
+from tests.support.small_run import Plan, train
+
+LIMIT_S = 600
+"""A run that takes longer hangs."""
+
+
+def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
+    """Process ids of a start of the run, one a rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(asdict(plan)))
+    for old in (*folder.glob("done.*"), *folder.glob("late.*")):
+        old.unlink()
+    if plan.strategy.startswith("zero"):
+        _import_deepspeed()
+    before = signals.listen()  # a child listens from its first moment on
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(plan.world):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setsid()  # its loader's workers die with it
+                signals.forget()
+                log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(log, 1), os.dup2(log, 2)
+                train(plan, folder, rank, port, every_digest)
+                code = 0
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    signals.restore(before)
+    return children
+
+
+def _import_deepspeed() -> None:
+    """Once for all children: what an engine imports when it is made takes longer than a run here."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+
+    with suppress(ImportError):
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+
+
+def wait(children: list[int], until: float, folder: Path, well: tuple[int, ...] = (0,)) -> bool:
+    """Whether all have ended by themselves, with an exit code that is `well`, before `until`; then they are reaped."""
+    left = dict.fromkeys(children)
+    while left and time.monotonic() < until:
+        for child in list(left):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                left.pop(child)
+                if os.waitstatus_to_exitcode(status) not in well:
+                    kill([*left])
+                    raise RuntimeError(f"a process ended with {status}:\n" + tail(folder))
+        time.sleep(0.005)
+    return not left
+
+
+def kill(children: list[int]) -> None:
+    """SIGKILL to every process and whatever it started."""
+    for child in children:
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    for child in children:
+        try:
+            os.waitpid(child, 0)
+        except ChildProcessError:
+            continue
+
+
+def tail(folder: Path) -> str:
+    return "\n".join(p.read_text(errors="replace")[-2000:] for p in sorted(folder.glob("log.*")))
+
+
+def straight(plan: Plan, folder: Path, every_digest: bool = False) -> tuple[str, float]:
+    """(digest, seconds) of the run without a fault; `digests.<rank>` then has those of every iteration."""
+    began = time.monotonic()
+    if not wait(launch(plan, folder, every_digest), began + LIMIT_S, folder):
+        raise RuntimeError(f"the undisturbed run hangs:\n{tail(folder)}")
+    return result(plan, folder), time.monotonic() - began
+
+
+def result(plan: Plan, folder: Path) -> str:
+    digests = {(folder / f"done.{rank}").read_text() for rank in range(plan.world)}
+    if len(digests) != 1:
+        raise RuntimeError(f"ranks ended differently: {digests}")
+    return digests.pop()
+
+
+def killed(plan: Plan, folder: Path, kills: int, seconds: float, seed: int) -> tuple[str, int]:
+    """(digest, kills that met a living run) of a run killed at random moments of its `seconds`."""
+    dice = random.Random(seed)
+    done = 0
+    while done < kills:
+        children = launch(plan, folder)
+        if wait(children, time.monotonic() + dice.uniform(0.02, seconds), folder):
+            break  # it reached its end before
+        kill(children)
+        done += 1
+    if not (folder / "done.0").is_file():
+        children = launch(plan, folder)
+        if not wait(children, time.monotonic() + LIMIT_S, folder):
+            kill(children)
+            raise RuntimeError(f"the resumed run hangs:\n{tail(folder)}")
+    return result(plan, folder), done
+
+
+def asked(plan: Plan, folder: Path, seconds: float, dice: random.Random) -> tuple[bool, int]:
+    """Starts the run and asks it to stop at a random moment of its `seconds`, as SLURM would or by one rank's signal.
+
+    Returns:
+        (whether the signal met a living run, how many steps began on a rank after it had heard the signal).
+
+    Raises:
+        RuntimeError: it hangs, or ends otherwise than by stopping or by finishing.
+    """
+    children = launch(plan, folder)
+    if wait(children, time.monotonic() + dice.uniform(0.0, seconds), folder):
+        return False, 0
+    number, whom = dice.choice([signal.SIGUSR1, signal.SIGTERM]), dice.choice(["one", "all", "groups"])
+    for child in [dice.choice(children)] if whom == "one" else children:
+        try:
+            (os.killpg if whom == "groups" else os.kill)(child, number)
+        except ProcessLookupError:
+            continue  # not yet the leader of its group, or just ended
+    if not wait(children, time.monotonic() + LIMIT_S, folder, well=(0, signals.AGAIN)):
+        kill(children)
+        raise RuntimeError(f"hangs after {number.name} to {whom}:\n{tail(folder)}")
+    late = [int(p.read_text()) for p in folder.glob("late.*")]
+    return True, max(late, default=0)
+
+
+def samples(plan: Plan, folder: Path) -> dict[int, list[int]]:
+    """Global sample numbers of every finished iteration over all ranks; a repeated iteration has to repeat them.
+
+    What an iteration after the last checkpoint used is used again, so the last entry counts.
+    """
+    found: dict[int, list[int]] = {}
+    for rank in range(plan.world):
+        mine: dict[int, list[int]] = {}
+        for line in (folder / f"consumed.{rank}").read_text().splitlines():
+            try:
+                iteration, used = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the half line of a killed process
+            assert mine.get(iteration, used) == used, f"iteration {iteration} used other samples the second time"
+            mine[iteration] = used
+        for iteration, used in mine.items():
+            found.setdefault(iteration, []).extend(used)
+    return {iteration: sorted(used) for iteration, used in sorted(found.items())}

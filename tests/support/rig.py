@@ -1,0 +1,140 @@
+"""The three networks at their smallest, and a Trainer that runs them in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from adastate.encoders import TinyCodec, TinyText
+from adastate.training.critic import Critic
+from adastate.training.distill import Distill
+from adastate.training.student import Student
+from adastate.training.teacher import Teacher
+from adastate.types import Batch
+from tests.support.tiny import GRID, SHAPE, SIZE, randomise, spec
+
+WORDS = ("red", "fast", "north", "ball", "plain", "slow", "snow", "lava")
+
+
+def tiny_student(
+    seed: int = 2, checkpointing: bool = False, init: dict[str, Any] | None = None, **stream: Any
+) -> Student:
+    """Six frames of horizon: two chunks of three, or six of one."""
+    torch.manual_seed(seed)
+    codec = TinyCodec(None, width=4, channels=SIZE.channels, group=2)
+    text = TinyText(SIZE.text_tokens, SIZE.text_width)
+    made = Student(
+        SIZE, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {})
+    )
+    randomise(made.net, seed)
+    made.ema.net.load_state_dict(made.net.state_dict())
+    return made
+
+
+def tiny_distill(stream: dict[str, Any] | None = None, checkpointing: bool = False, **kwargs: Any) -> Distill:
+    student = tiny_student(checkpointing=checkpointing, **(stream or {}))
+    torch.manual_seed(1)
+    teacher, critic = Teacher(SIZE, grid=GRID, ema=None), Critic(SIZE, checkpointing=checkpointing)
+    randomise(teacher.net, 3), randomise(critic.net, 4)
+    options = {"iterations": 1, "global_batch": 4, "student_lr": 1e-3, "critic_lr": 1e-3, **kwargs}
+    return Distill(teacher, student, critic, **options)
+
+
+class Rows(IterableDataset[Batch]):
+    """Prompts without end; rank r takes rows r * batch, ... of every global batch. `per_rank` forgets the rank."""
+
+    def __init__(self, batch: int, world: int, rank: int, per_rank: bool) -> None:
+        self.batch, self.world, self.rank, self.per_rank = batch, world, rank, per_rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(64):
+            first = (step * self.world + self.rank) * self.batch
+            rows = range(first, first + self.batch)
+            index = torch.arange(self.batch) if self.per_rank else torch.tensor(rows)
+            yield Batch(index, [f"{WORDS[i % 8]} {WORDS[(3 * i + 1) % 8]}" for i in rows])
+
+
+class Prompts(pl.LightningDataModule):
+    def __init__(self, batch: int = 4, per_rank: bool = False) -> None:
+        super().__init__()
+        self.batch, self.per_rank = batch, per_rank
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        rows = Rows(self.batch, self.trainer.world_size, self.trainer.global_rank, self.per_rank)
+        return DataLoader(rows, batch_size=None)
+
+
+class Gradients(pl.Callback):
+    """Notes every optimiser's step: (its gradients by name, the names of all parameters that have one)."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[dict[str, Tensor], set[str]]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        named = [(n, p) for n, p in pl_module.named_parameters() if p.grad is not None]
+        self.steps.append(({n: p.grad.clone() for n, p in named if id(p) in mine}, {n for n, _ in named}))
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest relative distance of any parameter's gradient. What is below a percent of the whole counts as that:
+    the bias of a key hardly matters to a softmax, and its gradient is mostly rounding."""
+    assert a.keys() == b.keys()
+    whole = float(torch.stack([g.norm() for g in b.values()]).norm())
+    return max(float((a[k] - b[k]).norm() / (b[k].norm() + 0.01 * whole)) for k in b)
+
+
+def fit(module: pl.LightningModule, data: pl.LightningDataModule, *callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
+    options: dict[str, Any] = {"devices": 1, "max_steps": -1, "max_epochs": -1, **kwargs}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **options,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+Weights = dict[str, Tensor]
+
+
+def weights(net: nn.Module) -> Weights:
+    return {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+
+def changed(net: nn.Module, before: Weights) -> list[bool]:
+    return [not torch.equal(v, before[k]) for k, v in net.state_dict().items()]
+
+
+def gradients_of(steps: int = 1, stream: dict[str, Any] | None = None, **options: Any) -> list[dict[str, Tensor]]:
+    seen = Gradients()
+    small = {"student_lr": 2e-6, "critic_lr": 2e-6, "iterations": steps, "student_every": 1}
+    fit(tiny_distill(stream, **small, **options), Prompts(), seen)
+    return [gradient for gradient, _ in seen.steps]
+
+
+class Pictures(nn.Module):
+    """A codec whose first latent is one picture and every other three."""
+
+    channels, scale, fps = SIZE.channels, 1, 8
+
+    def pictures(self, frames: int) -> int:
+        return 3 * frames - 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :1, :3]
+
+    def encode(self, video: Tensor) -> Tensor:
+        return torch.full((len(video), 1, *SHAPE), 7.0)

@@ -1,0 +1,174 @@
+"""Two scores compared on a sample: what teaches the student, and how much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate.diffusion import flow, losses
+from adastate.models.wan import DiT
+from adastate.training.critic import Critic
+from adastate.training.distill import Distill
+from adastate.training.rollout_samples import Sample
+from adastate.training.teacher import Teacher
+from adastate.types import Chunk
+from tests.parity import load
+from tests.support.rig import Gradients, Prompts, changed, distance, fit, gradients_of, tiny_distill, weights
+from tests.support.tiny import SHAPE, normal
+
+
+def made_up(distill: Distill, batch: int = 2) -> list[Chunk]:
+    """Two chunks whose content and states are leaves."""
+    frames, states = distill.chunk_frames, distill.student.spec.state_frames
+    return [
+        Chunk(
+            i,
+            i * frames,
+            normal(batch, frames, *SHAPE, seed=i).requires_grad_(),
+            normal(batch, states, *SHAPE, seed=9 + i).requires_grad_(),
+            3,
+        )
+        for i in range(6 // frames)
+    ]
+
+
+def student_gradients(state_loss: str, **kwargs: Any) -> tuple[list[Tensor], list[Tensor | None]]:
+    distill = tiny_distill(kwargs, state_loss=state_loss)
+    chunks, index = made_up(distill), torch.arange(2)
+    text, negative = distill.student.embed(["red ball", "slow snow"]), distill.student.embed([""])
+    x = torch.cat([c.content for c in chunks], 1)
+    loss, _ = distill.student_loss(Sample(x, chunks), text, negative, index)
+    loss.backward()
+    contents = [c.content.grad for c in chunks]
+    return [g for g in contents if g is not None], [c.state.grad if c.state is not None else None for c in chunks]
+
+
+@pytest.mark.parametrize("stream", [{}, {"state_frames": 2}, {"chunk_frames": 1}])
+def test_the_state_loss_touches_the_states_only(stream: dict[str, Any]) -> None:
+    without, none = student_gradients("none", **stream)
+    content, states = student_gradients("dmd", **stream)
+    assert all(g is None for g in none), "unless it has a loss, a state is scored by nobody"
+    assert all(g is not None and (g.flatten(2).abs().amax(2) > 0).all() for g in states)
+    assert len(content) == len(without)
+    for a, b in zip(content, without, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("stands_for", "at"), [("first", [0, 1, 3, 4]), ("last", [1, 2, 4, 5])])
+def test_which_frames_a_state_stands_for(stands_for: Any, at: list[int]) -> None:
+    distill = tiny_distill({"state_frames": 2}, state_loss="dmd", state_stands_for=stands_for)
+    chunks = made_up(distill)
+    x = torch.cat([c.content for c in chunks], 1).detach()
+    clip, mask = distill.objective.states_in_place(x, chunks)
+    states = torch.cat([c.state for c in chunks if c.state is not None], 1)
+    others = [i for i in range(6) if i not in at]
+    assert mask.tolist() == [[i in at for i in range(6)]] * 2
+    assert torch.equal(clip[:, at], states) and torch.equal(clip[:, others], x[:, others])
+
+
+def test_the_horizon_weighs_the_student_s_loss() -> None:
+    def by_frame(alpha: float) -> Tensor:
+        distill = tiny_distill(horizon_weight=alpha)
+        chunks, index = made_up(distill), torch.arange(2)
+        x = torch.cat([c.content for c in chunks], 1).detach().requires_grad_()
+        text, negative = distill.student.embed(["a", "b"]), distill.student.embed([""])
+        distill.student_loss(Sample(x, chunks), text, negative, index)[0].backward()
+        assert x.grad is not None
+        return x.grad.transpose(0, 1).flatten(1).norm(dim=1)
+
+    ratio = by_frame(2.0) / by_frame(0.0)
+    assert ratio.tolist() == pytest.approx(losses.horizon_weight(6, 2.0).tolist(), rel=1e-5)
+
+
+def test_law_10_equal_judges_teach_nothing() -> None:
+    distill = tiny_distill()
+    distill.critic.net.load_state_dict(distill.teacher.net.state_dict())
+    distill.teacher.guidance = 0.0
+    x, text = normal(2, 6, *SHAPE), distill.student.embed(["a", "b"])
+    g, gap = distill.objective.score(x, text, text[:1], distill.noise(torch.arange(2), "score"))
+    assert g.abs().max() == 0 == gap
+    distill.teacher.guidance = 3.0
+    assert distill.objective.score(x, text, text[:1] * 0, distill.noise(torch.arange(2), "score"))[0].abs().max() > 0
+
+
+class Recorded:
+    """Fixture E's draws as a source of noise."""
+
+    def __init__(self, inputs: dict[str, Tensor], which: str) -> None:
+        self.inputs, self.which = inputs, which
+
+    def integers(self, high: int) -> Tensor:
+        assert high == 1000
+        return self.inputs[f"{self.which}_randint"][:, 0]
+
+    def normal(self, *shape: int) -> Tensor:
+        noise = self.inputs[f"{self.which}_noise"]
+        assert noise.shape[1:] == shape
+        return noise
+
+
+def judges(net: DiT, other: DiT, shift: float) -> tuple[Teacher, Critic]:
+    teacher, critic = Teacher(net.size, ema=None, shift=shift), Critic(net.size, shift=shift, time_shift=5.0)
+    teacher.net, critic.net = net, other
+    return teacher, critic
+
+
+def test_the_score_is_that_of_the_formulas() -> None:
+    """Fixture E's nets and draws through Distill; with one table, where the reference has two (test_losses.py)."""
+    f = load("E_dmd_default")
+    teacher, critic = judges(f.net("real"), f.net("fake"), 5.0)
+    distill = Distill(teacher, tiny_distill().student, critic)
+    x, c, u = f.inputs["x"], f.inputs["context_cond"], f.inputs["context_uncond"]
+    g, gap = distill.objective.score(x, c, u, Recorded(f.inputs, "gen"))
+    t, x_t = f.outputs["gen_timestep"][:, 0], f.outputs["gen_noisy"]
+    with torch.no_grad():
+        cond, uncond, fake = (
+            flow.to_x0(x_t, n(x_t, t, p), t, 5.0) for n, p in ((teacher.net, c), (teacher.net, u), (critic.net, c))
+        )
+    real = cond + f.meta["real_guidance_scale"] * (cond - uncond)
+    assert torch.allclose(g, losses.dmd_gradient(x, real, fake), atol=2e-5)
+    assert gap.item() == pytest.approx((fake - real).abs().mean().item(), rel=1e-4)
+    assert torch.allclose(g, f.outputs["kl_grad"], atol=2e-2), "the second table is a matter of a percent"
+
+
+def test_the_critic_s_loss_is_the_reference_s_with_one_table() -> None:
+    f = load("E_dmd_default")
+    _, critic = judges(f.net("real"), f.net("fake"), 5.0)
+    loss, bands = critic.loss(f.inputs["x"], f.inputs["context_cond"], Recorded(f.inputs, "critic"))
+    assert loss.item() == pytest.approx(f.meta["critic_loss_if_raw_network_flow_were_used"], rel=1e-5)
+    assert bands and all(0 < v < 10 for v in bands.values())
+
+
+def test_the_critic_does_not_teach_the_student() -> None:
+    distill = tiny_distill()
+    x = normal(2, 6, *SHAPE).requires_grad_()
+    loss, _ = distill.critic.loss(x, distill.student.embed(["a", "b"]), distill.noise(torch.arange(2), "c"))
+    loss.backward()
+    assert x.grad is None
+
+
+def test_sid_reaches_the_student_and_no_score_network() -> None:
+    distill = tiny_distill(objective="sid", student_every=1)
+    teacher, critic = weights(distill.teacher), weights(distill.critic)
+    seen = Gradients()
+    fit(distill, Prompts(), seen)
+    (first, everyone), _ = seen.steps
+    assert any(float(g.abs().max()) > 0 for g in first.values())
+    assert not [n for n in everyone if n.startswith(("critic.", "teacher."))], "the critic has its gradient to itself"
+    assert not any(changed(distill.teacher, teacher)) and any(changed(distill.critic, critic))
+
+
+def test_a_reward_weighs_the_clips_of_a_batch() -> None:
+    seen: list[Tensor] = []
+
+    def reward(video: Tensor) -> Tensor:
+        seen.append(video)
+        return torch.tensor([0.0, 0.5, 1.0, 1.5])
+
+    plain, weighed = gradients_of(), gradients_of(reward=reward, reward_beta=0.0)
+    assert distance(weighed[0], plain[0]) < 1e-6, "beta 0 is no weight"
+    assert seen[0].shape[:3] == (4, 12, 3), "decoded"
+    assert distance(gradients_of(reward=reward)[0], plain[0]) > 0.05

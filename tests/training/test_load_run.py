@@ -1,0 +1,76 @@
+"""Run folders: what is loaded of them computes as in training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.config.schema import ConfigError
+from adastate.training.load_run import load_student, load_teacher
+from adastate.weights import save
+from tests.support.tiny import GRID, SIZE, random_net
+
+
+def written(folder: Path, trainer: dict[str, Any], compute_dtype: str | None = None) -> Path:
+    """A run folder of untrained networks."""
+    for name in ("student", "teacher"):
+        save(random_net(), folder / f"{name}.safetensors")
+    codec = {"class_path": "adastate.encoders.TinyCodec", "init_args": {"weights": None, "channels": SIZE.channels}}
+    width = {"tokens": SIZE.text_tokens, "width": SIZE.text_width}
+    shared = {"size": asdict(SIZE), "compute_dtype": compute_dtype}
+    student = {
+        **shared, "codec": codec, "text": {"class_path": "adastate.encoders.TinyText", "init_args": width},
+        "stream": {"chunk_frames": 3, "steps": [1000, 500]}, "grid": list(GRID), "rollout_frames": 6, "weights": "gone",
+    }  # fmt: skip
+    teacher = {**shared, "weights": str(folder / "teacher.safetensors"), "ema": None}
+    parts = {
+        "student": ("adastate.training.student.Student", student),
+        "teacher": ("adastate.training.teacher.Teacher", teacher),
+    }
+    model = {name: {"class_path": path, "init_args": node} for name, (path, node) in parts.items()}
+    (folder / "distill").mkdir()
+    config = {"trainer": trainer, "model": {"init_args": model}}
+    (folder / "distill" / "config.yaml").write_text(json.dumps(config, default=list))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute", "held"),
+    [("bf16-mixed", None, torch.bfloat16), ("bf16-mixed", "bfloat16", torch.float32), ("32-true", None, torch.float32),
+     (None, None, torch.float32), (32, None, torch.float32)],
+)  # fmt: skip
+def test_networks_of_a_run_in_bfloat16_are_held_in_it(
+    precision: Any, compute: str | None, held: torch.dtype, tmp_path: Path
+) -> None:
+    run = written(tmp_path, {"precision": precision}, compute)
+    student, teacher = load_student(run), load_teacher(run)
+    assert {p.dtype for net in (student.net, teacher.net) for p in net.parameters()} == {held}
+    assert {p.dtype for p in student.codec.parameters()} <= {torch.float32}
+    (chunk, _) = student.stream(["a red ball"], 6)
+    assert chunk.content.dtype == torch.float32 and chunk.content.isfinite().all()
+    assert teacher.sample(["a red ball"], 3, steps=2).isfinite().all()
+
+
+def test_a_frozen_student_is_there_once(tmp_path: Path) -> None:
+    student = load_student(written(tmp_path, {}))
+    for mine, averaged in zip(student.net.parameters(), student.ema.net.parameters(), strict=True):
+        assert mine.data_ptr() == averaged.data_ptr()
+
+
+def test_bfloat16_gives_the_same_stream_within_rounding(tmp_path: Path) -> None:
+    made = []
+    for precision in ("32-true", "bf16-mixed"):
+        (tmp_path / precision).mkdir()
+        student = load_student(written(tmp_path / precision, {"precision": precision}))
+        made.append(torch.cat([c.content for c in student.stream(["a red ball"], 12)], 1))
+    assert 0 < (made[1] - made[0]).norm() / made[0].norm() < 2e-2
+
+
+def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no run folder: it has no distill"):
+        load_student(tmp_path)

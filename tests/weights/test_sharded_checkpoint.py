@@ -1,0 +1,139 @@
+"""Checkpoints in pieces: put together from any number of ranks, refused when they are not whole or not plain data."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adastate.weights import WeightsError, read, sharded_checkpoint
+from adastate.weights.sharded_checkpoint import REST, PiecesError, Saved, consolidate
+from callbacks.checkpointing import atomic_folder
+from tests.support import kills
+from tests.support.kills import Plan
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def write(folder: Path, cuts: tuple[int, ...] = (0, 5, 12)) -> torch.Tensor:
+    """A weight of 12 elements, cut into what several ranks hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weight = torch.arange(12.0)
+    for rank, (first, last) in enumerate(pairwise(cuts)):
+        parts = {"weight": weight[first:last], "exp_avg": -weight[first:last], "average": weight[first:last] / 2}
+        told = {"shapes": {"a": (3, 4)}, "pieces": [["a", first, parts]], "scalars": {"step": torch.tensor(3.0)}}
+        torch.save({**told, "groups": [{"lr": 0.1}]}, folder / f"student-{rank:05}.pt")
+    torch.save({"loops": {}}, folder / REST)
+    return weight.view(3, 4)
+
+
+@pytest.mark.parametrize("cuts", [(0, 12), (0, 5, 12), (0, 1, 2, 3, 12)])
+def test_whole_weights_from_any_number_of_ranks(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    weight = write(tmp_path, cuts)
+    found = consolidate(tmp_path)
+    assert found.keys() == {"student", "student_average"}
+    assert torch.equal(found["student"]["a"], weight) and torch.equal(found["student_average"]["a"], weight / 2)
+    saved = Saved.open(tmp_path, "student")
+    assert torch.equal(saved.cut("a", "exp_avg", 3, 6), -torch.arange(3.0, 9.0))
+    assert saved.parts("a") == {"weight", "exp_avg", "average"} and float(saved.scalars["step"]) == 3
+
+
+@pytest.mark.parametrize(("group", "device"), [({"fused": True}, "meta"), ({"fused": None}, "cpu"), ({}, "cpu")])
+def test_counters_lie_where_the_step_reads_them(group: dict[str, Any], device: str) -> None:
+    """A fused step of weights on a GPU takes the address of its counter, and that of one on the host crashes it."""
+    step = torch.tensor(3.0)
+    found = sharded_checkpoint.counters({"step": step}, torch.zeros(2, device="meta"), group)["step"]
+    assert found.device.type == device and found is not step
+
+
+SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a rank is missing": (lambda f: (f / "student-00001.pt").unlink(), "lacks a part of a from element 5 on"),
+    "the first rank is missing": (lambda f: (f / "student-00000.pt").unlink(), "lacks a part of a from element 0 on"),
+    "a rank twice": (
+        lambda f: (f / "student-00002.pt").write_bytes((f / "student-00001.pt").read_bytes()),
+        "lacks a part of a",
+    ),
+    "a weight that is not there": (
+        lambda f: torch.save(
+            {"shapes": {"a": (10**6, 10**9)}, "pieces": [], "scalars": {}, "groups": []}, f / "student-00001.pt"
+        ),
+        "lacks a part of a from element 5 on",
+    ),
+    "other content": (lambda f: torch.save([1, 2], f / "student-00001.pt"), "is not a rank's part of a student"),
+    "half a file": (lambda f: os.truncate(f / "student-00001.pt", 300), "is not a whole PyTorch file"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_is_not_whole_is_refused(tmp_path: Path, how: str) -> None:
+    write(tmp_path)
+    spoil, said = SPOILT[how]
+    spoil(tmp_path)
+    with pytest.raises(PiecesError, match=said):
+        Saved.open(tmp_path, "student")
+
+
+@pytest.mark.parametrize("where", ["student-00001.pt", REST])
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_planted_object_is_not_run(tmp_path: Path, where: str, form: str) -> None:
+    """By what resumes, and by `adastate weights`."""
+    write(tmp_path / "state.ckpt")
+    run, bomb = tmp_path / "it ran", {"loops": Bomb(tmp_path / "it ran"), "pieces": [Bomb(tmp_path / "it ran")]}
+    target = tmp_path / "state.ckpt" / where
+    torch.save(bomb, target) if form == "torch" else target.write_bytes(pickle.dumps(bomb))
+    with pytest.raises(PiecesError, match=r"is refused: it holds|is not a whole PyTorch file"):
+        if where == REST:
+            sharded_checkpoint.load_rest(tmp_path / "state.ckpt")
+        else:
+            consolidate(tmp_path / "state.ckpt")
+    if where != REST:  # which `adastate weights` does not open
+        with pytest.raises(WeightsError):
+            read(tmp_path)
+    assert not run.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+@pytest.mark.parametrize(
+    ("where", "strategy"),
+    [
+        ("critic-00001.pt", "fsdp2"),
+        (REST, "zero2"),
+        pytest.param("critic-00001.pt", "zero2", marks=pytest.mark.slow),
+        pytest.param(REST, "fsdp2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_does_not_resume_from_one(
+    tmp_path: Path, strategy: str, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With checksums that fit: whoever plants an object writes the manifest, too."""
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    plan = Plan(strategy, 2, iterations=2)
+    kills.straight(Plan(strategy, 2, iterations=1), tmp_path)
+    folder = tmp_path / "checkpoints/00000001"
+    target = folder / "state.ckpt" / where
+    held = torch.load(target, weights_only=True)
+    torch.save({**held, "more": Bomb(tmp_path / "it ran")}, target)
+    manifest = atomic_folder.facts(folder)
+    (folder / atomic_folder.MANIFEST).unlink()
+    (folder / atomic_folder.MANIFEST).write_text(json.dumps({**manifest, "files": atomic_folder.digests(folder)}))
+    with pytest.raises(RuntimeError, match="a process ended"):
+        kills.straight(plan, tmp_path)
+    said = kills.tail(tmp_path) + capfd.readouterr().err
+    assert f"{where} is refused: it holds a Python object" in said
+    assert not (tmp_path / "it ran").exists()

@@ -1,0 +1,41 @@
+"""Checkpoints of runs: a file, or pieces of several processes, read as one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from adastate.weights import read
+from callbacks.checkpointing import atomic_folder
+from tests.support import kills
+from tests.support.kills import Plan
+
+PLANS = [
+    pytest.param(Plan(iterations=2), id="one"),
+    pytest.param(Plan("fsdp2", 2, iterations=2), id="fsdp2"),
+    pytest.param(Plan("zero3", 2, iterations=2), id="zero3", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) -> None:
+    if plan.strategy == "zero3":
+        pytest.importorskip("deepspeed")
+    kills.straight(plan, tmp_path)
+    folder = atomic_folder.folders(tmp_path / "checkpoints")[-1]
+    average, student, critic = (read(folder, key=k) for k in (None, "student.net", "critic.net"))
+    assert average.report.key == "student.ema.net"
+    for found in (average, student, critic):
+        assert found.report.fit.whole or "heads" in str(found.report.heads_from)
+        assert all(bool(torch.isfinite(e.read()).all()) for e in found.entries.values())
+    assert average.entries.keys() == student.entries.keys()
+    if plan.strategy != "one":
+        other = tmp_path / "one"
+        kills.straight(Plan(iterations=2), other)
+        expected = read(atomic_folder.folders(other / "checkpoints")[-1])
+        for name, entry in expected.entries.items():
+            assert torch.allclose(entry.read(), average.entries[name].read(), atol=1e-5), name
