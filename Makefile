@@ -10,8 +10,8 @@ SYSTEM  ?=
 ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
-WITH    ?=
-ZERO    ?=
+RECIPE  ?=
+STRATEGY ?=
 OUT     ?= data/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
@@ -32,11 +32,11 @@ TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v
 # wan_14b is a larger teacher over wan_1_3b
 CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
 	$(if $(SYSTEM),--system $(SYSTEM))
-# each word of WITH is a file of conf/recipes/, one over the other
-RECIPES   = $(foreach word,$(WITH),--config conf/recipes/$(1)_$(word).yaml)
-# ZERO=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
-SHARDED   = $(if $(ZERO),--config conf/strategy/$(ZERO).yaml)
-RECIPE   := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
+# each word of RECIPE is a file of conf/recipes/, one over the other
+RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
+# STRATEGY=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
+SHARDED   = $(if $(STRATEGY),--config conf/strategy/$(STRATEGY).yaml)
+TINY := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
 	train-distill generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
@@ -79,22 +79,22 @@ shards: install ## VIDEOS=folder of videos with captions beside them -> shards i
 	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
 
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
-	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) --run.dir=$(RUN) $(ARGS)
+	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir=$(RUN) $(ARGS)
 
-trajectories: install ## the teacher's ODE paths; WITH=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
-	$(TRAIN) trajectories $(CONFIG) --run.dir=$(RUN) $(if $(filter causal,$(WITH)),--teacher causal) $(ARGS)
+trajectories: install ## the teacher's ODE paths; RECIPE=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
+	$(TRAIN) trajectories $(CONFIG) --run.dir=$(RUN) $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)
 
 train-codec: install ## the tiny codec from scratch
 	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
 
-train-teacher: install ## the bidirectional teacher by flow matching; WITH="latents lora": on shards of latents, adapters
+train-teacher: install ## the bidirectional teacher by flow matching; RECIPE="latents lora": on shards of latents, adapters
 	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml $(call RECIPES,teacher) $(SHARDED) --run.dir=$(RUN) $(ARGS)
 
-train-init: install ## the student's causal initialisation; WITH=ar_diffusion, consistency, ... (conf/recipes/)
+train-init: install ## the student's causal initialisation; RECIPE=ar_diffusion, consistency, ... (conf/recipes/)
 	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml $(call RECIPES,init) $(SHARDED) --run.dir=$(RUN) $(ARGS)
 
-train-distill: install ## distribution matching on own rollouts; WITH="long lora", ...; ZERO=zero2 shards it (docs/scale.md)
-	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(RECIPE) $(call RECIPES,distill) \
+train-distill: install ## distribution matching on own rollouts; RECIPE="long lora", ...; STRATEGY=zero2 shards it (docs/scale.md)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(TINY) $(call RECIPES,distill) \
 		$(SHARDED) --run.dir=$(RUN) $(ARGS)
 
 generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated

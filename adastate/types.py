@@ -46,7 +46,7 @@ def host_level(t: Tensor) -> float | None:
     return getattr(t, "host_level", None)
 
 
-class Slots(NamedTuple):
+class StaticKV(NamedTuple):
     """Memory in tensors that stay, for passes that are compiled or captured once.
 
     All that is there is in view; the pass's own tokens go to `rows`.
@@ -83,7 +83,7 @@ class Memory(Protocol):
     def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
         """Leaves a pass's own keys, raw and turned, and values `[B, L, N, K]`; returns those of all frames in view."""
 
-    def slots(self, rotate: Rotate) -> Slots | None:
+    def slots(self, rotate: Rotate) -> StaticKV | None:
         """The same memory for a pass that writes there by itself; None while its shape still changes."""
 
     @property

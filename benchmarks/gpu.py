@@ -41,11 +41,13 @@ def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str
         seconds, _ = ours(passes, text, shape, spec, shape.chunks, device)
         steady = seconds[8:]
         each = statistics.median(steady)
-        row = Row(name, stream, f"{label} bfloat16", quartiles([1e3 * s / (len(spec.steps) + 1) for s in steady]))
+        row = Row(
+            name, stream, f"{label} bfloat16", quartiles([1e3 * s / (len(spec.denoising_steps) + 1) for s in steady])
+        )
         row.more = {
             "pictures_s": spec.chunk_frames * PICTURES / each,
             "first_frame_s": first_s,
-            "mfu": (len(spec.steps) + 1) * floor.flop / each / rate,
+            "mfu": (len(spec.denoising_steps) + 1) * floor.flop / each / rate,
             "products_tflops": rate / 1e12,
             "peak_gb": torch.cuda.max_memory_allocated() / 2**30,
             "spread_of_chunks": (max(steady) - min(steady)) / each,

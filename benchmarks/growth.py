@@ -27,8 +27,8 @@ def growth(chunks: int, out: Path) -> dict[str, Any]:
     }.items():
         cache = StateCache(spec, layers=shape.size.layers)
         student = Streamer(net, net.text_keys(text), passes=passes)
-        if spec.position == "absolute" and 3 * chunks > shape.size.rope_rows:
-            length = shape.size.rope_rows // spec.chunk_frames - 1  # absolute time ends with its table
+        if spec.position == "absolute" and 3 * chunks > shape.size.rope_max_frames:
+            length = shape.size.rope_max_frames // spec.chunk_frames - 1  # absolute time ends with its table
         else:
             length = chunks
         seconds, _ = streamed(student, cache, shape, spec, length, "cpu")

@@ -64,7 +64,7 @@ def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -
         options = [
             f"run.dir={out / name}",
             f"run.iterations={iterations}",
-            f"watch.every={every}",
+            f"preview.every={every}",
             f"model.init_args.student.init_args.weights={run.resolve() / 'init.safetensors'}",
             *RUNS[name][1],
         ]

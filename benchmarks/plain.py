@@ -56,12 +56,12 @@ class PlainStream:
             x.transpose(1, 2).to(self.dtype), net.patch_embedding.weight, net.patch_embedding.bias, stride=size.patch
         )
         tokens = h.flatten(2).transpose(1, 2)
-        half = size.freq // 2
+        half = size.time_embedding_dim // 2
         rates = torch.pow(10_000.0, -torch.arange(half, dtype=torch.float64) / half)
         angle = torch.outer(t.flatten().double(), rates)
         time = net.time_embedding(torch.cat([angle.cos(), angle.sin()], 1).to(self.dtype)).unflatten(0, (batch, frames))
         e0 = net.time_projection(time).unflatten(-1, (6, -1))
-        table = _table(size.rope_rows, size.width // size.heads)
+        table = _table(size.rope_max_frames, size.width // size.heads)
         if not self.keys:
             space = self.window * grid[0] * grid[1]
             for _ in net.blocks:

@@ -31,7 +31,7 @@ SHAPES = {
     "small": Shape(Size(width=128, layers=4, heads=4, ffn=512), (16, 8, 8), 40),
     "large": Shape(Size(width=256, layers=6, heads=4, ffn=1024), (16, 30, 52), 7),
     "wan_1_3b": Shape(
-        Size(width=1536, layers=30, heads=12, ffn=8960, text_width=4096, text_tokens=512, freq=256),
+        Size(width=1536, layers=30, heads=12, ffn=8960, text_width=4096, text_tokens=512, time_embedding_dim=256),
         (16, 60, 104),
         24,
         512,
@@ -63,7 +63,7 @@ class Normals:
     def __init__(self, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
         frames = spec.chunk_frames + spec.state_frames
-        distinct = min(chunks, 8) * len(spec.steps)  # a long stream takes them again
+        distinct = min(chunks, 8) * len(spec.denoising_steps)  # a long stream takes them again
         self._drawn = [torch.randn(1, frames, *shape.latents, generator=generator).to(device) for _ in range(distinct)]
         self._next = 0
 

@@ -30,7 +30,7 @@ from adastate.launch.tensorboard_reader import LOSSES, curves, ends  # noqa: E40
 
 TEACHER_STEPS = 300
 TEACHER_CLIPS = 2048
-INITS = ("ode", "ar_diffusion", "causal_ode", "consistency", "ode_noisy", "diffusion_forcing")
+INITS = ("ode", "ar_diffusion", "causal_ode", "consistency", "ode_noisy_context", "diffusion_forcing")
 OBJECTIVES = ("sid", "causvid", "rolling", "reward")
 BEFORE = {"causal_ode": "ar_diffusion", "consistency": "ar_diffusion"}
 CHUNKS_OF_ONE = tuple(
@@ -58,7 +58,7 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
 
     def common(job: str) -> list[str]:
         size = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
-        return [*size, f"--run.dir={out / job}", "--watch.every=1000000", "--watch.long=0"]
+        return [*size, f"--run.dir={out / job}", "--preview.every=1000000", "--preview.long=0"]
 
     def add(job: str, name: str, argv: list[str], *needs: tuple[str, str]) -> None:
         found.append(Step(job, name, argv, needs))
@@ -104,7 +104,7 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
         distill(job, initialised("ode"), ("ode", "init"), ("latents", "latents"))
     argv = ["fit", *common("teacher"), "--config", "conf/stages/teacher.yaml", f"--trainer.max_steps={TEACHER_STEPS}"]
     add("teacher", "teacher", [*argv, f"--data.clips={TEACHER_CLIPS}", "--trainer.log_every_n_steps=5"])
-    mine = (f"--flow.teacher={out}/teacher/teacher.safetensors",)
+    mine = (f"--teacher.weights={out}/teacher/teacher.safetensors",)
     argv = ["trajectories", *common("teacher"), *mine, "--config", "conf/stages/teacher.yaml"]
     add("teacher", "trajectories", [*argv, "--clips", "512", "--steps", "16"], ("teacher", "teacher"))
     init("teacher", ("teacher", "trajectories"), extra=mine)

@@ -85,10 +85,12 @@ def streamed(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, ch
 def plain(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
     clock, noise = Clock(device), Normals(shape, spec, chunks, device)
     assert spec.past_frames is not None
-    stream = PlainStream(net, text, spec.chunk_frames, spec.past_frames + spec.chunk_frames, spec.timesteps, spec.shift)
+    stream = PlainStream(
+        net, text, spec.chunk_frames, spec.past_frames + spec.chunk_frames, spec.timesteps, spec.timestep_shift
+    )
     seconds, made = [], []
     for _ in range(chunks):
-        drawn = [noise.normal(spec.chunk_frames, *shape.latents) for _ in spec.steps]
+        drawn = [noise.normal(spec.chunk_frames, *shape.latents) for _ in spec.denoising_steps]
         began = clock()
         made.append(stream.next(drawn[0], drawn[1:]).float().cpu())
         seconds.append(clock() - began)
@@ -103,7 +105,7 @@ def measure(
 ) -> list[Row]:
     """All variants of a shape and a stream, in turns."""
     shape, spec = SHAPES[name], STREAMS[stream]
-    passes = len(spec.steps) + 1
+    passes = len(spec.denoising_steps) + 1
     net, text = network(shape, device)
     warm = min(shape.chunks // 2, 8)
     variants: dict[str, Callable[[], Made]] = {}

@@ -30,7 +30,7 @@ class Streams(Counts, Protocol):
         """Latent frames of a training rollout: the horizon."""
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def latent_size(self) -> tuple[int, int]:
         """Latent height and width."""
 
     def stream(

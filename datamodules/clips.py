@@ -16,14 +16,9 @@ from torch.utils.data import DataLoader
 
 from adastate.media.video import to_float
 from adastate.types import Batch
-from datamodules.shards.dataset import Rows
-from datamodules.shards.decode import Row, decode
-from datamodules.shards.index import BadSample, Sample, find_shards, read_shard
+from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.remote import Patience
-from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.sampler import Batches, Cursor, together
-
-__all__ = ["BadSample", "Row", "Rows", "Sample", "ShardData", "ShardError", "decode", "find_shards", "read_shard"]
+from datamodules.shards.sampler import BatchStream, ResumeCursor, together
 
 LEDGER = "skipped.jsonl"
 
@@ -63,8 +58,8 @@ class ShardData(pl.LightningDataModule):
         self.shards, self.batch, self.frames, self.seed, self.workers = shards, batch, frames, seed, workers
         self.max_skipped_share = max_skipped_share
         self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
-        self.rows: Rows | None = None
-        self.cursor = Cursor()
+        self.rows: ShardDataset | None = None
+        self.cursor = ResumeCursor()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -74,10 +69,10 @@ class ShardData(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self.rows = self.rows or together(self.trainer, self._read)
 
-    def _read(self) -> Rows:
+    def _read(self) -> ShardDataset:
         kind = "mp4" if self.want == "video" else "latent.npy"
         patience = Patience(self.read_timeout_s)
-        return Rows(
+        return ShardDataset(
             self.shards,
             kind,
             self.frames,
@@ -88,7 +83,7 @@ class ShardData(pl.LightningDataModule):
             patience,
         )
 
-    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+    def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         self.setup()
         assert self.rows is not None
         return self.rows.batches(_clip_batch, self.batch, rank, world)
@@ -117,7 +112,7 @@ def ledger_path(trainer: pl.Trainer | None) -> Path | None:
     return Path(trainer.default_root_dir) / LEDGER if trainer else None
 
 
-def _clip_batch(rows: Rows, indices: range) -> Batch:
+def _clip_batch(rows: ShardDataset, indices: range) -> Batch:
     got = [rows[i] for i in indices]
     content = torch.stack([row.content for row in got])
     video = rows.kind == "mp4"

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from adastate.types import Batch
-from datamodules.shards.sampler import Batches, Cursor, Order
+from datamodules.shards.sampler import BatchStream, EpochShuffle, ResumeCursor
 from datamodules.world_data import world_batch
 from datamodules.worlds.flyover import HEADINGS, Flight, flight
 
@@ -73,15 +73,15 @@ class PromptData(pl.LightningDataModule):
             )
         if pairs and file is not None:
             raise ValueError(f"pairs are made for the tiny world; for the prompts of {file} give a next_file")
-        self.cursor = Cursor()
+        self.cursor = ResumeCursor()
 
-    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+    def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         make: Callable[[range], Batch]
         if self.prompts is None:
             make = partial(_turning if self.pairs else world_batch, self.world_seed, pictures=0)
         else:
-            make = partial(_prompt_batch, self.prompts, self.next_prompts, Order([len(self.prompts)], self.seed))
-        return Batches(make, self.batch, self.batch * world, rank)
+            make = partial(_prompt_batch, self.prompts, self.next_prompts, EpochShuffle([len(self.prompts)], self.seed))
+        return BatchStream(make, self.batch, self.batch * world, rank)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if self.prompts is None:
@@ -103,7 +103,7 @@ class PromptData(pl.LightningDataModule):
         self.cursor.load_state_dict(state_dict)
 
 
-def _prompt_batch(prompts: list[str], following: list[str] | None, order: Order, indices: range) -> Batch:
+def _prompt_batch(prompts: list[str], following: list[str] | None, order: EpochShuffle, indices: range) -> Batch:
     rows = [order[i] for i in indices]
     return Batch(
         index=torch.tensor(indices),

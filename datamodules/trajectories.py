@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader
 from adastate.types import Batch
 from datamodules.clips import ledger_path
 from datamodules.shards.clip_reader import with_past
-from datamodules.shards.dataset import Rows
+from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.index import BadSample, Sample
 from datamodules.shards.remote import Patience
 from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.sampler import Batches, Cursor, together
+from datamodules.shards.sampler import BatchStream, ResumeCursor, together
 from datamodules.shards.shard_writer import ShardWriter, npy
 
 
@@ -142,8 +142,8 @@ class TrajectoryData(pl.LightningDataModule):
         self.shards, self.batch, self.seed, self.workers = shards, batch, seed, workers
         self.max_skipped_share = max_skipped_share
         self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
-        self.rows: Rows | None = None
-        self.cursor = Cursor()
+        self.rows: ShardDataset | None = None
+        self.cursor = ResumeCursor()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -153,8 +153,8 @@ class TrajectoryData(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self.rows = self.rows or together(self.trainer, self._read)
 
-    def _read(self) -> Rows:
-        rows = Rows(
+    def _read(self) -> ShardDataset:
+        rows = ShardDataset(
             self.shards,
             "trajectory.npy",
             None,
@@ -169,7 +169,7 @@ class TrajectoryData(pl.LightningDataModule):
         self.levels = torch.tensor(levels, dtype=torch.float32)
         return rows
 
-    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+    def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         self.setup()
         assert self.rows is not None
         return self.rows.batches(partial(_trajectory_batch, self.levels), self.batch, rank, world)
@@ -193,7 +193,7 @@ class TrajectoryData(pl.LightningDataModule):
         self.cursor.load_state_dict(state_dict)
 
 
-def shared_levels(rows: Rows) -> list[float]:
+def shared_levels(rows: ShardDataset) -> list[float]:
     """The levels that most of a set's first good samples have; none if they tell none."""
     told = [row.facts.get("levels") for row in rows.probes if row.content.shape == rows.shape]
     usable: list[list[float]] = [x for x in told if x is not None and _are_levels(x, rows.shape[0])]
@@ -215,7 +215,7 @@ def _are_levels(levels: Any, entries: int) -> bool:
     return isinstance(levels, list) and len(levels) == entries and all(type(x) in (int, float) for x in levels)
 
 
-def _trajectory_batch(levels: Tensor, rows: Rows, indices: range) -> Batch:
+def _trajectory_batch(levels: Tensor, rows: ShardDataset, indices: range) -> Batch:
     got = [rows[i] for i in indices]
     entries = torch.stack([row.content for row in got]).float()
     own = len(levels) - with_past(levels)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from adastate.encoders import Codec
 from adastate.types import Batch
-from datamodules.shards.sampler import Batches, Cursor
+from datamodules.shards.sampler import BatchStream, ResumeCursor
 from datamodules.worlds.flyover import Flight, Kind, flight, render
 
 
@@ -65,7 +65,7 @@ class WorldData(pl.LightningDataModule):
     """The tiny world, rendered as it is asked for.
 
     Args:
-        pictures: pictures of a clip; 0 gives prompts only.
+        video_frames: of a clip; 0 gives prompts only.
         batch: clips a process and step.
         seed: of the world; another seed is another world.
         workers: loader processes (0: rendered in the training process).
@@ -78,7 +78,7 @@ class WorldData(pl.LightningDataModule):
 
     def __init__(
         self,
-        pictures: int = 21,
+        video_frames: int = 21,
         batch: int = 16,
         seed: int = 0,
         workers: int = 0,
@@ -89,22 +89,22 @@ class WorldData(pl.LightningDataModule):
         super().__init__()
         if clips is not None and codec is None:
             raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
-        self.pictures, self.batch, self.seed, self.workers = pictures, batch, seed, workers
+        self.video_frames, self.batch, self.seed, self.workers = video_frames, batch, seed, workers
         self.clips, self.codec, self.kind = clips, codec, kind
-        self.cursor = Cursor()
+        self.cursor = ResumeCursor()
 
-    def batches(self, rank: int = 0, world: int = 1) -> Batches:
+    def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         total = self.batch * world
         if self.clips is None or self.codec is None:
-            make = partial(world_batch, self.seed, pictures=self.pictures, kind=self.kind)
-            return Batches(make, self.batch, total, rank)
+            make = partial(world_batch, self.seed, pictures=self.video_frames, kind=self.kind)
+            return BatchStream(make, self.batch, total, rank)
         if self.clips < total:
             raise ValueError(f"{self.clips} clips do not fill one global batch of {total}")
-        kept = WorldLatents(self.seed, self.pictures, self.clips, self.codec, self.kind)
-        return Batches(kept.batch, self.batch, total, rank)
+        kept = WorldLatents(self.seed, self.video_frames, self.clips, self.codec, self.kind)
+        return BatchStream(kept.batch, self.batch, total, rank)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.pictures}
+        identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.video_frames}
         if self.kind != "plain":
             identity["world"] = self.kind
         if self.clips is not None:

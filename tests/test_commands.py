@@ -14,7 +14,7 @@ from adastate.main import main
 from datamodules.worlds.flyover import flight
 
 CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
-SMALL = ["--size.width=32", "--size.layers=1", "--size.ffn=64", "--watch.every=1000", "--watch.long=0"]
+SMALL = ["--size.width=32", "--size.layers=1", "--size.ffn=64", "--preview.every=1000", "--preview.long=0"]
 PROMPT = "a slow flight north over a green meadow, a red ball bounces"
 
 
@@ -23,13 +23,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder made by the real commands, a few steps each."""
     run = tmp_path_factory.mktemp("run")
     common = [*CONFIG, *SMALL, f"--run.dir={run}"]
-    teacher = f"--flow.teacher={run}/teacher.safetensors"
+    teacher = f"--teacher.weights={run}/teacher.safetensors"
     stage = ["--config", "conf/stages/teacher.yaml"]
     main(["fit", *common, *stage, "--trainer.max_steps=3", "--data.clips=16"])
     main(["trajectories", *common, *stage, teacher, "--clips", "16", "--steps", "4"])
     main(["fit", *common, teacher, "--config", "conf/stages/init.yaml", "--trainer.max_steps=3"])
     distill = ["--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
-    critic = f"--flow.critic={run}/teacher.safetensors"
+    critic = f"--critic.weights={run}/teacher.safetensors"
     main(["fit", *common, teacher, critic, *distill, "--run.iterations=3", "--model.critic_first=1"])
     return run
 
@@ -110,7 +110,7 @@ def test_real_clips_are_chosen_evenly_for_each_prompt(prompts: str, chosen: list
 def test_trajectories_are_not_written_twice(run: Path) -> None:
     index = run / "trajectories" / "index.json"
     before = index.stat().st_mtime_ns
-    stage = ["--config", "conf/stages/teacher.yaml", f"--flow.teacher={run}/teacher.safetensors"]
+    stage = ["--config", "conf/stages/teacher.yaml", f"--teacher.weights={run}/teacher.safetensors"]
     main(["trajectories", *CONFIG, *SMALL, f"--run.dir={run}", *stage, "--clips", "16", "--steps", "4"])
     assert index.stat().st_mtime_ns == before
 
@@ -118,7 +118,7 @@ def test_trajectories_are_not_written_twice(run: Path) -> None:
 @pytest.mark.slow
 def test_the_causal_route_to_an_initialisation(run: Path) -> None:
     """Autoregressive diffusion, its own trajectories, and the student that learns them, as `make` has it."""
-    common = [*CONFIG, *SMALL, f"--run.dir={run}", f"--flow.teacher={run}/teacher.safetensors"]
+    common = [*CONFIG, *SMALL, f"--run.dir={run}", f"--teacher.weights={run}/teacher.safetensors"]
     stage = [*common, "--config", "conf/stages/init.yaml"]
     main(["fit", *stage, "--config", "conf/recipes/init_ar_diffusion.yaml", "--trainer.max_steps=3"])
     main(["trajectories", *common, "--teacher", "causal", "--clips", "16", "--steps", "4"])

@@ -35,13 +35,13 @@ FILES = sorted(str(p.relative_to(CONF).with_suffix("")) for p in CONF.rglob("*.y
 STRATEGIES = [name for name in FILES if name.startswith("strategy/")]
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "ffn": 16}
-WAN = {**SMALL, "text_width": 16, "text_tokens": 8, "freq": 16}
+WAN = {**SMALL, "text_width": 16, "text_tokens": 8, "time_embedding_dim": 16}
 DISTILL = ["stages/distill", "stages/distill_tiny"]
 
 FULL = {"study/journey_teacher", "study/fog_teacher"}
 """What begins with the weights that ship, and so has their size."""
 
-MORE = {"recipes/distill_rolling": ["flow.rollout_frames=6"]}
+MORE = {"recipes/distill_rolling": ["rollout.frames=6"]}
 """What else its comment says to set."""
 
 NO_LAYERS = {"study/arms", "study/claims"}
@@ -103,13 +103,13 @@ class Place:
         weights = run / "init.safetensors" if at_wan else self.folder / "teacher.safetensors"
         words = [
             f"run.dir={run}", "run.iterations=1", "training.batch=2",
-            *(f"flow.{net}={weights}" for net in ("teacher", "critic")),
+            *(f"{net}.weights={weights}" for net in ("teacher", "critic")),
         ]  # fmt: skip
         if names[-1] not in FULL:
             sizes, nets = WAN if at_wan else SMALL, ("size", "teacher_size", "critic_size")
             words += [f"{net}.{k}={v}" for net in nets for k, v in sizes.items()]
         if at_wan:
-            words += ["grid=[2, 2]", f"text.init_args.pretrained={self.encoders}"]
+            words += ["latent_size=[2, 2]", f"text.init_args.pretrained={self.encoders}"]
             taehv = "codecs/taehv" in names
             words.append(f"codec.init_args.weights={self.folder / 'taehv.pth'}" if taehv else "")
             words.append("" if taehv else f"codec.init_args.pretrained={self.encoders}")
@@ -151,7 +151,7 @@ def test_the_base_runs_a_stage_through_the_command_line(place: Place, monkeypatc
     files = [word for name in layers("recipes/teacher_latents") for word in ("--config", f"conf/{name}.yaml")]
     small = [f"--size.{k}={v}" for k, v in SMALL.items()]
     run = place.folder / "base"
-    short = ["--training.batch=2", "--trainer.max_steps=1", "--watch.every=1000", "--watch.prompts=[snow]"]
+    short = ["--training.batch=2", "--trainer.max_steps=1", "--preview.every=1000", "--preview.prompts=[snow]"]
     main(["fit", *files, *small, *short, f"--run.dir={run}", f"--data.shards={place.folder}/shards"])
     assert (run / "teacher" / "config.yaml").is_file() and (run / "teacher.safetensors").is_file()
 
@@ -195,7 +195,7 @@ def test_wan_itself_is_fine_tuned_on_latents(place: Place, size: str, recipe: st
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("systems/")])
 def test_every_system_streams(place: Place, name: str) -> None:
-    node = place.compose(layers(name), "flow.rollout_frames=30")["model"]["init_args"]["student"]
+    node = place.compose(layers(name), "rollout.frames=30")["model"]["init_args"]["student"]
     student = build(node, Student)
     frames = 2 * student.spec.chunk_frames
     made = torch.cat([chunk.content for chunk in student.stream(["snow"], frames)], 1)

@@ -41,18 +41,18 @@ def test_every_size_builds_and_counts(name: str) -> None:
     for size, wanted in zip((found["size"], found["teacher_size"]), COUNTS[name], strict=True):
         assert count(meta(Size(**size))) == (wanted or count(DiT(Size())))
     spec = StreamSpec(**found["stream"])
-    assert spec.chunks(found["flow"]["rollout_frames"])
-    assert found["size"]["channels"] == 16 and found["grid"][0] % 2 == found["grid"][1] % 2 == 0
+    assert spec.chunks(found["rollout"]["frames"])
+    assert found["size"]["channels"] == 16 and found["latent_size"][0] % 2 == found["latent_size"][1] % 2 == 0
 
 
 @pytest.mark.parametrize("name", ["wan_1_3b", "wan_14b"])
 def test_wan_sizes_fit_their_encoders_and_negative_prompt(name: str) -> None:
     found = variables(name)
-    codec, text, flow = found["codec"], found["text"], found["flow"]
+    codec, text, rollout = found["codec"], found["text"], found["rollout"]
     assert (codec["class_path"], text["class_path"]) == ("adastate.encoders.WanVAE", "adastate.encoders.UMT5")
     assert codec["init_args"]["pretrained"] == text["init_args"]["pretrained"]
-    assert flow["pictures"] == 4 * flow["rollout_frames"] - 3 == 81
-    assert (CONF.parent / flow["negative_prompt"]).is_file()
+    assert rollout["video_frames"] == 4 * rollout["frames"] - 3 == 81
+    assert (CONF.parent / found["teacher"]["negative_prompt"]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -91,5 +91,5 @@ def test_a_critic_beside_the_larger_teacher_is_small_or_large_as_the_docs_show_i
 def test_the_critic_starts_from_the_teacher_of_its_size() -> None:
     for size in ("tiny", "wan_1_3b"):
         names = ("base.yaml", f"sizes/{size}.yaml", "stages/distill.yaml")
-        nets = compose([CONF / n for n in names], ["flow.teacher=mine"]).lightning["model"]["init_args"]
+        nets = compose([CONF / n for n in names], ["teacher.weights=mine"]).lightning["model"]["init_args"]
         assert [nets[name]["init_args"]["weights"] for name in ("teacher", "critic")] == ["mine", "mine"]

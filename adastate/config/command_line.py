@@ -30,11 +30,11 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
         else:
             rest.append(word)
     if system:
-        overrides = [*_of_system(system, compose(files, overrides)), *overrides]
+        overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
     return compose(files, overrides), rest
 
 
-def _of_system(name: str, config: Config) -> list[str]:
+def stream_of_system(name: str, config: Config) -> list[str]:
     """The overrides that make the stream of a config another system's."""
     from adastate.config.systems import read_system  # which composes its file here
 
@@ -43,10 +43,13 @@ def _of_system(name: str, config: Config) -> list[str]:
         raise ConfigError(f"--system {name} is made for the size's chunk: give --config conf/sizes/... before it")
     system = read_system(name, stream["chunk_frames"])
     found = [f"stream.{key}={json.dumps(value)}" for key, value in dataclasses.asdict(system.spec).items()]
-    return found + ([f"size.rope_rows={system.rope_rows}"] if system.rope_rows else [])
+    return found + ([f"size.rope_max_frames={system.rope_max_frames}"] if system.rope_max_frames else [])
 
 
 def is_variable(argument: str) -> bool:
-    """Whether a command-line argument ("--stream.past_frames=6") sets a variable of ours."""
-    name = argument.removeprefix("--").split("=")[0].split(".")[0]
-    return argument.startswith("--") and name in VARIABLES
+    """Whether a command-line argument ("--stream.past_frames=6") sets a variable of ours.
+
+    Only a field of these two: commands have flags of the same name, `--teacher causal` say.
+    """
+    name, _, field = argument.removeprefix("--").partition("=")[0].partition(".")
+    return argument.startswith("--") and name in VARIABLES and (bool(field) or name not in ("teacher", "critic"))

@@ -19,8 +19,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError, Lines, Path_, T
-from adastate.config.validate import _check_block, _check_class, _check_names, _parameters
+from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T
+from adastate.config.validate import check_block, check_class, check_names, constructor_parameters
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -40,16 +40,16 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
     assert isinstance(config, dict)
-    _check_names("the top level", config, (*LIGHTNING, *VARIABLES), (), lines)
+    check_names("the top level", config, (*LIGHTNING, *VARIABLES), (), lines)
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
     # first, because a mistake in a variable shows wherever it is used, and there it has no line
     for name in VARIABLES:
-        if name not in ("run", "grid", "flow", "training", "watch"):
-            _check_block(name, config.get(name), lines)
+        if name not in PLAIN:
+            check_block(name, config.get(name), lines)
     for key in ("model", "data"):
         if key in plain:
-            _check_class(plain[key], (key,), lines)
-    _check_names("the trainer", plain.get("trainer") or {}, _parameters(pl.Trainer), ("trainer",), lines)
+            check_class(plain[key], (key,), lines)
+    check_names("the trainer", plain.get("trainer") or {}, constructor_parameters(pl.Trainer), ("trainer",), lines)
     return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
 
 

@@ -8,8 +8,12 @@ from typing import Any
 
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
 VARIABLES = (
-    "run", "size", "teacher_size", "critic_size", "stream", "codec", "text", "grid", "flow", "training", "watch"
+    "run", "size", "teacher_size", "critic_size", "stream", "codec", "text", "latent_size", "rollout",
+    "teacher", "critic", "precision", "training", "preview",
 )  # fmt: skip
+
+PLAIN = ("run", "latent_size", "rollout", "teacher", "critic", "precision", "training", "preview")
+"""Variables that are values, and not the arguments of a class."""
 
 FLAGS = ("config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""

@@ -19,13 +19,13 @@ class System:
 
     Attributes:
         description: the comment at the head of its file, as one text.
-        rope_rows: time positions that its stream needs; 0 if any network has enough.
+        rope_max_frames: time positions that its stream needs; 0 if any network has enough.
     """
 
     name: str
     description: str
     spec: StreamSpec
-    rope_rows: int = 0
+    rope_max_frames: int = 0
 
 
 def folder() -> Path:
@@ -53,7 +53,7 @@ def read_system(name_or_path: str | Path, chunk_frames: int) -> System:
         spec = StreamSpec.of(variables["stream"]).rescaled(chunk_frames)
     except ValueError as error:
         raise ConfigError(f"{path} with chunks of {chunk_frames}: {error}") from error
-    rows = (variables.get("size") or {}).get("rope_rows", 0)
+    rows = (variables.get("size") or {}).get("rope_max_frames", 0)
     return System(path.stem, " ".join(comment), spec, rows)
 
 

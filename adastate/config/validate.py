@@ -26,7 +26,7 @@ def check_words(config: Config, words: Sequence[str]) -> None:
     for word in (w for w in words if w.startswith("--")):
         head, *path = word.partition("=")[0].removeprefix("--").rstrip("+").split(".")
         if head == "trainer" and path and path[0] != "help":
-            _near(word, "the trainer", path[0], _parameters(pl.Trainer))
+            _near(word, "the trainer", path[0], constructor_parameters(pl.Trainer))
         elif head not in (*LIGHTNING, *VARIABLES, *FLAGS):
             _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
         node = config.lightning.get(head)
@@ -37,7 +37,12 @@ def check_words(config: Config, words: Sequence[str]) -> None:
                 break
             if "class_path" in node:
                 module, _, name = node["class_path"].rpartition(".")
-                _near(word, node["class_path"], part, _parameters(getattr(importlib.import_module(module), name)))
+                _near(
+                    word,
+                    node["class_path"],
+                    part,
+                    constructor_parameters(getattr(importlib.import_module(module), name)),
+                )
                 node = node.get("init_args") or {}
             node = node.get(part)
 
@@ -51,13 +56,13 @@ def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
         )
 
 
-def _check_class(node: Any, path: Path_, lines: Lines) -> None:
+def check_class(node: Any, path: Path_, lines: Lines) -> None:
     """Checks `init_args` of a {class_path, init_args} node, and of those within it."""
     if not isinstance(node, dict):
         return
     if "class_path" not in node:
         for key, value in node.items():
-            _check_class(value, (*path, key), lines)
+            check_class(value, (*path, key), lines)
         return
     where = node["class_path"]
     module, _, name = where.rpartition(".")
@@ -67,31 +72,31 @@ def _check_class(node: Any, path: Path_, lines: Lines) -> None:
         at = lines.get((*path, "class_path"), ".".join(path))
         raise ConfigError(f"{at}: there is no class {where} ({error})") from error
     arguments = node.get("init_args") or {}
-    _check_names(where, arguments, _parameters(cls), (*path, "init_args"), lines)
+    check_names(where, arguments, constructor_parameters(cls), (*path, "init_args"), lines)
     hints = typing.get_type_hints(cls.__init__)
     for key, value in arguments.items():
         hint = hints.get(key)
         _check_value(where, value, hint, (*path, "init_args", key), lines)
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            _check_names(key, value, [f.name for f in dataclasses.fields(hint)], (*path, "init_args", key), lines)
+            check_names(key, value, [f.name for f in dataclasses.fields(hint)], (*path, "init_args", key), lines)
         else:
-            _check_class(value, (*path, "init_args", key), lines)
+            check_class(value, (*path, "init_args", key), lines)
 
 
-def _check_block(name: str, block: Any, lines: Lines) -> None:
+def check_block(name: str, block: Any, lines: Lines) -> None:
     from adastate.models.wan import Size
     from adastate.stream import StreamSpec
 
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
-        _check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
+        check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
         for key, value in block.items():
             _check_value(name, value, typing.get_type_hints(kinds[name])[key], (name, key), lines)
     elif isinstance(block, dict):
-        _check_class(block, (name,), lines)
+        check_class(block, (name,), lines)
 
 
-def _check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Path_, lines: Lines) -> None:
+def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Path_, lines: Lines) -> None:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
@@ -118,5 +123,5 @@ def _check_value(what: str, value: Any, hint: Any, path: Path_, lines: Lines) ->
     raise ConfigError(f"{lines.get(path, '.'.join(path))}: {what} cannot have {path[-1]} {value!r}; {hint_}")
 
 
-def _parameters(cls: Any) -> list[str]:
+def constructor_parameters(cls: Any) -> list[str]:
     return [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "args", "kwargs")]

@@ -20,10 +20,10 @@ def flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, mask: Tensor | None =
     return _frame_mean((flow.float() - (noise - x0).float()).square(), mask)
 
 
-def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, carries: Tensor | None = None) -> Tensor:
+def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, loss_mask: Tensor | None = None) -> Tensor:
     """The same for every sample, `[B]`, over the frames that `carries` [F] loss: for curves by noise level."""
     error = (flow.float() - (noise - x0).float()).square()
-    return (error if carries is None else error[:, carries]).flatten(1).mean(1)
+    return (error if loss_mask is None else error[:, loss_mask]).flatten(1).mean(1)
 
 
 def regression(x0_net: Tensor, x0: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -85,13 +85,13 @@ def reward_weight(reward: Tensor, beta: float) -> Tensor:
     return (beta * reward.double()).exp()
 
 
-def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", carries: Tensor | None = None) -> Tensor:
+def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", loss_mask: Tensor | None = None) -> Tensor:
     """w_i = 1 + alpha i / (N - 1) over the N frames that carry loss, divided by its mean; `[frames]`.
 
     Errors grow along a rollout, so late frames get more of the supervision; alpha = 0 is plain DMD. The linear
     growth is the authors', its normalisation is ours (`horizon_law`). `carries` [frames] marks the N frames.
     """
-    on = torch.ones(frames, dtype=torch.bool) if carries is None else carries.cpu()
+    on = torch.ones(frames, dtype=torch.bool) if loss_mask is None else loss_mask.cpu()
     n = int(on.sum())
     weight = torch.zeros(frames, dtype=torch.float64)
     if alpha < 0:

@@ -18,11 +18,19 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from adastate.distributed import sharded_strategies
-from adastate.distributed.protocol import networks_of
+from adastate.distributed.protocol import trained_module
 from adastate.models.fsdp import local
 from adastate.models.wan import DiT
 from adastate.optim.ema import EMA
-from adastate.weights.sharded_checkpoint import AVERAGE, WEIGHT, Piece, Saved, counters, moments_of, scalars_of
+from adastate.weights.sharded_checkpoint import (
+    AVERAGE,
+    WEIGHT,
+    SavedShards,
+    WeightShard,
+    counters,
+    moments_of,
+    scalars_of,
+)
 
 
 class FsdpStrategy(ModelParallelStrategy):
@@ -34,7 +42,7 @@ class FsdpStrategy(ModelParallelStrategy):
 
     def __init__(self) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1)
-        self.held: dict[str, FsdpPieces] = {}
+        self.held: dict[str, FsdpShards] = {}
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
@@ -42,11 +50,11 @@ class FsdpStrategy(ModelParallelStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         super().setup(trainer)
-        module = networks_of(self.lightning_module, "FsdpStrategy")
+        module = trained_module(self.lightning_module, "FsdpStrategy")
         for optimizer in self.optimizers:
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
             (name,) = (n for n, net in module.trained.items() if any(id(p) in mine for p in net.parameters()))
-            self.held[name] = FsdpPieces(module.trained[name], optimizer, module.averages.get(name))
+            self.held[name] = FsdpShards(module.trained[name], optimizer, module.averages.get(name))
 
     # ---- checkpoints, see adastate.distributed.sharded_strategies
 
@@ -57,9 +65,9 @@ class FsdpStrategy(ModelParallelStrategy):
     optimizer_state = sharded_strategies.optimizer_state
 
 
-class FsdpPieces:
+class FsdpShards:
     """What this rank holds of a network that FSDP2 has cut along the first axis, see
-    adastate.weights.sharded_checkpoint.Held."""
+    adastate.weights.sharded_checkpoint.ShardedNetwork."""
 
     def __init__(self, net: DiT, optimizer: torch.optim.Optimizer, average: EMA | None) -> None:
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
@@ -74,17 +82,17 @@ class FsdpPieces:
     def groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
-    def moments(self, piece: Piece) -> list[str]:
+    def moments(self, piece: WeightShard) -> list[str]:
         return moments_of(self.optimizer.state[piece.param])
 
     def scalars(self) -> dict[str, Tensor]:
         return scalars_of(self.optimizer.state[self.pieces[0].param]) if self.pieces else {}
 
-    def part(self, piece: Piece, part: str) -> Tensor:
+    def part(self, piece: WeightShard, part: str) -> Tensor:
         held = piece.param if part == WEIGHT else self.optimizer.state[piece.param][part]
         return local(held.detach()).reshape(-1)
 
-    def write(self, piece: Piece, part: str, value: Tensor) -> None:
+    def write(self, piece: WeightShard, part: str, value: Tensor) -> None:
         state = self.optimizer.state[piece.param]
         if part != WEIGHT and part not in state:
             state[part] = torch.zeros_like(piece.param)
@@ -97,15 +105,15 @@ class FsdpPieces:
             for param in group["params"]:  # those of which this rank holds nothing, too
                 self.optimizer.state[param].update(counters(scalars, param, group))
 
-    def bring(self, saved: Saved) -> None:
+    def bring(self, saved: SavedShards) -> None:
         for group in self.optimizer.param_groups:
             for param in group["params"]:
                 for part in set.intersection(*map(saved.parts, saved.shapes)) - {WEIGHT, AVERAGE}:
                     self.optimizer.state[param].setdefault(part, torch.zeros_like(param))
 
 
-def _piece(name: str, param: Any) -> Piece:
+def _piece(name: str, param: Any) -> WeightShard:
     if not isinstance(param, DTensor):
         raise TypeError(f"{name} is whole on every rank: configure_model has to shard all that learns")
     shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
-    return Piece(name, cast(torch.nn.Parameter, param), offset[0] * prod(param.shape[1:]), prod(shape))
+    return WeightShard(name, cast(torch.nn.Parameter, param), offset[0] * prod(param.shape[1:]), prod(shape))

@@ -15,7 +15,7 @@ from adastate.optim.ema import EMA
 from adastate.weights import network
 
 
-class Networks(Protocol):
+class TrainedModule(Protocol):
     """What strategies look at in a module: Distill, Teacher and Student have it.
 
     One that optimises by itself steps through `clipped_step`; another asks `clip_gradient` before each step. A strategy
@@ -26,7 +26,7 @@ class Networks(Protocol):
     clip_gradient: Callable[[nn.Module, float], Tensor]
     learning: str
     """Name of the network that the backward pass at hand is for."""
-    clip: float
+    gradient_clip_norm: float
 
     @property
     def trained(self) -> Mapping[str, DiT]:
@@ -51,7 +51,7 @@ def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) 
     return net
 
 
-def networks_of(module: pl.LightningModule | None, strategy: str) -> Networks:
+def trained_module(module: pl.LightningModule | None, strategy: str) -> TrainedModule:
     """`module` as `strategy` looks at it.
 
     Raises:
@@ -63,7 +63,7 @@ def networks_of(module: pl.LightningModule | None, strategy: str) -> Networks:
             f"{strategy} cannot train {type(module).__name__}, which has no {', '.join(missing)} as Distill has; "
             "use conf/strategy/ddp.yaml"
         )
-    return cast(Networks, module)
+    return cast(TrainedModule, module)
 
 
 def shard_all(module: Any) -> None:

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 
 from adastate.weights import sharded_checkpoint
-from adastate.weights.sharded_checkpoint import Held
+from adastate.weights.sharded_checkpoint import ShardedNetwork
 
 
 class Keeper(Protocol):
     """A strategy that holds networks in pieces."""
 
     @property
-    def held(self) -> Mapping[str, Held]:
+    def held(self) -> Mapping[str, ShardedNetwork]:
         """What this rank holds of each network that trains, by name."""
 
     @property

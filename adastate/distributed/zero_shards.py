@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from adastate.optim.ema import EMA
-from adastate.weights.sharded_checkpoint import WEIGHT, Piece, Saved, counters, moments_of, scalars_of
+from adastate.weights.sharded_checkpoint import WEIGHT, SavedShards, WeightShard, counters, moments_of, scalars_of
 
 
-class ZeroShares:
+class ZeroShards:
     """This rank's share of an engine's float32 weights, see adastate.optim.ema.Shares and
-    adastate.weights.sharded_checkpoint.Held.
+    adastate.weights.sharded_checkpoint.ShardedNetwork.
 
     Args:
         engine: of the network.
@@ -74,13 +74,13 @@ class ZeroShares:
     def groups(self) -> list[dict[str, Any]]:
         return cast(list[dict[str, Any]], self.engine.basic_optimizer.param_groups)
 
-    def moments(self, piece: Piece) -> list[str]:
+    def moments(self, piece: WeightShard) -> list[str]:
         return moments_of(self._state(piece))
 
     def scalars(self) -> dict[str, Tensor]:
         return scalars_of(self._state(self.pieces[0])) if self.pieces else {}
 
-    def part(self, piece: Piece, part: str) -> Tensor:
+    def part(self, piece: WeightShard, part: str) -> Tensor:
         param: Any = piece.param
         if hasattr(param, "ds_id"):
             from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
@@ -96,7 +96,7 @@ class ZeroShares:
         held = flat if part == WEIGHT else self.engine.basic_optimizer.state[flat][part]
         return cast(Tensor, held).detach()[at : at + piece.count]
 
-    def write(self, piece: Piece, part: str, value: Tensor) -> None:
+    def write(self, piece: WeightShard, part: str, value: Tensor) -> None:
         flat, at = self._flat(piece.param)
         state = self.engine.basic_optimizer.state[flat]
         if part != WEIGHT and part not in state:
@@ -119,7 +119,7 @@ class ZeroShares:
         for piece in self.pieces:
             self._state(piece).update(counters(scalars, self._flat(piece.param)[0], group))
 
-    def bring(self, saved: Saved) -> None:
+    def bring(self, saved: SavedShards) -> None:
         import deepspeed
 
         prologue = getattr(self.engine.optimizer, "checkpoint_event_prologue", None)
@@ -134,7 +134,7 @@ class ZeroShares:
         if prologue is not None:
             self.engine.optimizer.checkpoint_event_epilogue()
 
-    def _state(self, piece: Piece) -> dict[str, Any]:
+    def _state(self, piece: WeightShard) -> dict[str, Any]:
         return cast(dict[str, Any], self.engine.basic_optimizer.state[self._flat(piece.param)[0]])
 
     def _flat(self, param: Any) -> tuple[Tensor, int]:
@@ -155,20 +155,20 @@ def _whole(param: Any) -> Tensor:
         return cast(Tensor, param.detach().clone())
 
 
-def _piece(name: str, param: Any) -> Piece:
+def _piece(name: str, param: Any) -> WeightShard:
     """This rank's piece of a parameter, as DeepSpeed cuts it: an even part of each one in stage 3, and in stages 1 and
     2 what falls into the rank's part of all of them laid end to end."""
     if hasattr(param, "ds_id"):
         even = param.partition_numel()
         start = even * torch.distributed.get_rank()
-        return Piece(name, param, start, max(0, min(even, param.ds_numel - start)))
+        return WeightShard(name, param, start, max(0, min(even, param.ds_numel - start)))
     mapping = param._hp_mapping
     if mapping is None:
-        return Piece(name, param, 0, 0)
-    return Piece(name, param, mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel)
+        return WeightShard(name, param, 0, 0)
+    return WeightShard(name, param, mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel)
 
 
-def _gradient(piece: Piece) -> Tensor:
+def _gradient(piece: WeightShard) -> Tensor:
     """The reduced gradient of a piece, between the last backward and the step."""
     param: Any = piece.param
     if hasattr(param, "ds_id"):

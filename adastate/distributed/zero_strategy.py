@@ -18,8 +18,8 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from adastate.distributed import sharded_strategies
 from adastate.distributed.deepspeed_config import Offload, merge, settings
-from adastate.distributed.protocol import Networks, networks_of
-from adastate.distributed.zero_shards import ZeroShares
+from adastate.distributed.protocol import TrainedModule, trained_module
+from adastate.distributed.zero_shards import ZeroShards
 from adastate.models.fsdp import refuse_compiled
 
 
@@ -86,7 +86,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.offload_optimizer, self.offload_parameters = offload_optimizer, offload_parameters
         super().__init__(config=told)
         self.engines: dict[str, Any] = {}
-        self.held: dict[str, ZeroShares] = {}
+        self.held: dict[str, ZeroShards] = {}
         self._backwards: dict[str, int] = {}
 
     # ---- processes
@@ -108,8 +108,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     # ---- engines
 
     @property
-    def networks(self) -> Networks:
-        return networks_of(self.lightning_module, "ZeroStrategy")
+    def networks(self) -> TrainedModule:
+        return trained_module(self.lightning_module, "ZeroStrategy")
 
     def init_deepspeed(self) -> None:
         module, networks = cast(pl.LightningModule, self.lightning_module), self.networks
@@ -129,14 +129,14 @@ class ZeroStrategy(DeepSpeedStrategy):
             self._init_trained(module, networks, half)
         module.to(self.root_device)
 
-    def _init_trained(self, module: pl.LightningModule, networks: Networks, half: bool) -> None:
+    def _init_trained(self, module: pl.LightningModule, networks: TrainedModule, half: bool) -> None:
         optimizers, schedules = _init_optimizers_and_lr_schedulers(module)
         owners = {id(p): name for name, net in networks.trained.items() for p in net.parameters()}
         for name, p in module.named_parameters():
             if p.requires_grad and id(p) not in owners:
                 raise ValueError(f"{name} learns but is in none of the networks {list(networks.trained)}")
         wrapped = []
-        extra: dict[str, Any] = {"gradient_clipping": float(networks.clip)}
+        extra: dict[str, Any] = {"gradient_clipping": float(networks.gradient_clip_norm)}
         if half:
             extra["bf16"] = {"enabled": True, "check_grad_overflow": True}
             extra["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -146,7 +146,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             self.engines[name], self._backwards[name] = engine, 0
             wrapped.append(engine.optimizer)
             where = torch.device("cpu") if self.offload_optimizer != "none" else self.root_device
-            self.held[name] = ZeroShares(engine, networks.averages.get(name), where)
+            self.held[name] = ZeroShards(engine, networks.averages.get(name), where)
         self.optimizers, self.lr_scheduler_configs = wrapped, schedules
         if module.automatic_optimization:
             networks.clip_gradient = lambda net, clip: self.held[self._name(net)].gradient_norm()
@@ -170,7 +170,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
         return engine
 
-    def _refuse_casts(self, networks: Networks, half: bool) -> None:
+    def _refuse_casts(self, networks: TrainedModule, half: bool) -> None:
         for name, net in {**networks.trained, **networks.frozen}.items():
             dtype = getattr(net, "compute_dtype", None)
             in_pieces = self.stage == 3 and (name in networks.trained or self.shard_frozen)

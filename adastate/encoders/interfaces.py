@@ -21,7 +21,7 @@ class Codec(Protocol):
     scale: int  # pixels a latent, in height and width
     fps: int
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         """Pictures that `frames` latent frames of a fresh clip stand for."""
 
     def encode(self, video: Tensor) -> Tensor: ...
@@ -33,7 +33,7 @@ class Codec(Protocol):
 
 def starts_with_a_picture(codec: Codec) -> bool:
     """Whether a clip's first latent stands for one picture and the others for more, as in Wan's VAE."""
-    return codec.pictures(1) == 1 < codec.pictures(2) - 1
+    return codec.video_frames(1) == 1 < codec.video_frames(2) - 1
 
 
 class TextEncoder(Protocol):

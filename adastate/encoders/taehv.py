@@ -103,7 +103,7 @@ class TAEHV(nn.Module):
             self._load(Path(weights))
         self.eval().requires_grad_(False)
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return STEP * frames - 3
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ class TinyCodec(nn.Module):
                 raise FileNotFoundError(f"no codec weights at {path}; `make train-codec` makes them")
             self.load_state_dict({k: v.float() for k, v in load_file(path).items()})
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return frames * self.group
 
     def raw(self, video: Tensor) -> Tensor:

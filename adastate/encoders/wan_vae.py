@@ -40,7 +40,7 @@ class WanVAE(nn.Module):
         self.register_buffer("mean", torch.tensor(self.vae.config.latents_mean).view(1, -1, 1, 1, 1))
         self.register_buffer("std", torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1))
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return 4 * frames - 3
 
     @torch.no_grad()

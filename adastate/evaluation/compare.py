@@ -79,11 +79,11 @@ def roll(
     student: Student, system: System, prompts: Sequence[str], frames: int, seed: int, batch: int | None = None
 ) -> Rollout:
     """Streams of `frames` latent frames, a row a prompt."""
-    codec, parts, batch = student.codec, list[Rollout](), batch or streams_at_once(student.grid)
+    codec, parts, batch = student.codec, list[Rollout](), batch or streams_at_once(student.latent_size)
     size = student.net.size
-    if system.rope_rows > size.rope_rows:
+    if system.rope_max_frames > size.rope_max_frames:
         for net in (student.net, student.ema.net):
-            net.size = replace(size, rope_rows=system.rope_rows)
+            net.size = replace(size, rope_max_frames=system.rope_max_frames)
     for first in range(0, len(prompts), batch):
         some = list(prompts[first : first + batch])
         index = range(first, first + len(some))
@@ -118,7 +118,7 @@ def chosen(systems: Sequence[str], student: Student) -> Iterator[System]:
             yield read_system(name, student.chunk_frames)
 
 
-def told(spec: StreamSpec) -> str:
+def describe(spec: StreamSpec) -> str:
     """A stream in a few words."""
     anchor = {
         "none": "no anchor",
@@ -129,7 +129,8 @@ def told(spec: StreamSpec) -> str:
         "state": f"state of {spec.state_frames}",
     }[spec.anchor]
     window = "all frames" if spec.past_frames is None else f"{spec.past_frames} past"
-    return f"{anchor}; {window} + {spec.chunk_frames}; {spec.position}; {len(spec.steps)} levels, {spec.schedule}"
+    schedule = f"{len(spec.denoising_steps)} levels, {spec.schedule}"
+    return f"{anchor}; {window} + {spec.chunk_frames}; {spec.position}; {schedule}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def main(argv: list[str]) -> None:
                 progress.advance(task)
     figures = [row for entry in entries for row in entry.figures]
     protocol = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed, "run": str(args.run)}
-    told_ = {e.title: {"stream": told(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
+    told_ = {e.title: {"stream": describe(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
     rows_ = {row.name: row.figures for row in figures}
     atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})
     page = write_page(out, entries, truth.prompts[: args.shown], args.run, args.horizon)
@@ -239,7 +240,7 @@ def _entry(
 ) -> Entry:
     title, codec = f"{prefix}{system.name}", student.codec
     made = roll(student, system, truth.prompts, args.horizon * student.rollout_frames, args.seed)
-    once = codec.pictures(student.rollout_frames)
+    once = codec.video_frames(student.rollout_frames)
     folder = out / file_name(title, 0)[4:]
     shown = [c[: args.shown] for c in made.chunks]
     states = [None if s is None else s[: args.shown] for s in made.states]
@@ -286,7 +287,7 @@ def write_page(out: Path, entries: Sequence[Entry], prompts: Sequence[str], run:
         videos.append(f'<h3>{escape(prompt)}</h3><div class="row">{cells}</div>')
     tables = "".join(_table(part) for part in _by_stretch([r for e in entries for r in e.figures]))
     about = "".join(
-        f"<tr><th>{escape(e.title)}</th><td>{escape(e.system.description)}</td><td>{escape(told(e.system.spec))}</td>"
+        f"<tr><th>{escape(e.title)}</th><td>{escape(e.system.description)}</td><td>{escape(describe(e.system.spec))}</td>"
         f"<td class=n>{e.pictures_s}</td><td>{escape(e.warning)}</td></tr>"
         for e in entries
     )

@@ -101,7 +101,7 @@ def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int
     found = list[Ends]()
     with Progress(transient=True) as progress:
         task = progress.add_task("rollouts", total=len(prompts) * frames)
-        for part in portions(len(prompts), student.grid):
+        for part in portions(len(prompts), student.latent_size):
             some, decoder = [prompts[i] for i in part], student.codec.stream()
 
             def decoded(
@@ -216,7 +216,7 @@ def evaluate(
 ) -> list[Row]:
     student = load_student(run, weights).to(device)
     frames, codec = student.rollout_frames, student.codec
-    once, fps = codec.pictures(frames), codec.fps
+    once, fps = codec.video_frames(frames), codec.fps
     if prompts:
         texts = prompts * math.ceil(count / len(prompts))
         truth = Truth(texts, footage=read_footage(run / "shards", texts, once, codec, student.device))
@@ -239,7 +239,7 @@ def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, de
     teacher = load_teacher(run).to(device)
     assert teacher.codec is not None
     out = []
-    for some in portions(len(prompts), teacher.grid):
+    for some in portions(len(prompts), teacher.latent_size):
         clips = teacher.sample([prompts[i] for i in some], frames, seed=seed, index=some)
         out.append(teacher.codec.decode(clips).cpu())
     return torch.cat(out)

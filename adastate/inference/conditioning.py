@@ -19,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
-class Given:
+class Prefix:
     """Clean latent frames before every stream.
 
     Attributes:
@@ -35,7 +35,7 @@ class Given:
         return torch.cat([self.of(row) for row in rows])
 
 
-def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device) -> Given:
+def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device) -> Prefix:
     """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""
     files = _in_order(path) if path.is_dir() else [path]
     if path.is_dir() and len(files) != prompts:
@@ -45,12 +45,12 @@ def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, devi
     def of(row: int) -> Tensor:
         picture = read_picture(files[row if path.is_dir() else 0], *size).to(device)
         # a codec that makes one latent of several pictures gets a still of them
-        return codec.encode(picture.expand(1, codec.pictures(1), *picture.shape))
+        return codec.encode(picture.expand(1, codec.video_frames(1), *picture.shape))
 
     if not path.is_dir():
         once = of(0)
-        return Given(1, lambda row: once)
-    return Given(1, of)
+        return Prefix(1, lambda row: once)
+    return Prefix(1, of)
 
 
 def read_picture(path: Path, height: int, width: int) -> Tensor:
@@ -66,7 +66,7 @@ def read_picture(path: Path, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
-def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch.device) -> Given:
+def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch.device) -> Prefix:
     """Latent frames from a file, `[F, C, H, W]` for all prompts or `[B, F, C, H, W]` with a row for each."""
     found = _read_latents(path)
     rows = found[None] if found.ndim == 4 else found
@@ -82,7 +82,7 @@ def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch
     if not rows.isfinite().all():
         raise ValueError(f"{path} holds latents that are not finite")
     rows = rows.float().to(device)
-    return Given(rows.shape[1], lambda row: rows[row : row + 1] if len(rows) > 1 else rows)
+    return Prefix(rows.shape[1], lambda row: rows[row : row + 1] if len(rows) > 1 else rows)
 
 
 def _read_latents(path: Path) -> Tensor:

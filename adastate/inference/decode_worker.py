@@ -12,7 +12,7 @@ import torch
 from adastate.types import Chunk
 
 
-class Aside:
+class DecodeWorker:
     """Work that is done beside the caller's: in a thread, and on a GPU in a stream of its own; or else at once.
 
     Args:
@@ -32,14 +32,14 @@ class Aside:
     def overlaps(self) -> bool:
         return self._thread is not None
 
-    def __enter__(self) -> Aside:
+    def __enter__(self) -> DecodeWorker:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def do(self, work: Callable[[Chunk, torch.cuda.Event | None], None], chunk: Chunk) -> None:
+    def submit(self, work: Callable[[Chunk, torch.cuda.Event | None], None], chunk: Chunk) -> None:
         """`work` on a chunk, one after another, in this order. What it raises is raised by a later call."""
         ready = torch.cuda.current_stream().record_event() if self._stream is not None else None
         if self._thread is None:
@@ -54,7 +54,7 @@ class Aside:
             self._pending.popleft().result()
 
     @contextmanager
-    def on(self, ready: torch.cuda.Event | None) -> Iterator[None]:
+    def stream_context(self, ready: torch.cuda.Event | None) -> Iterator[None]:
         """Within `work`: its stream, once `ready` has passed; gradients are off, which a thread does not inherit."""
         with torch.no_grad(), ExitStack() as stack:
             if self._stream is not None and ready is not None:

@@ -24,8 +24,8 @@ from adastate.config.systems import names, read_system
 from adastate.encoders.batching import streams_at_once
 from adastate.inference import conditioning as standing
 from adastate.inference import prompt_schedule, vbench
-from adastate.inference.conditioning import Given
-from adastate.inference.prompt_schedule import Cue
+from adastate.inference.conditioning import Prefix
+from adastate.inference.prompt_schedule import PromptCue
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frames_for, run
 from adastate.media.video import file_name
@@ -117,7 +117,7 @@ def _generate(args: argparse.Namespace) -> None:
     plan = Plan(frames, args.seed, spec, folder, records, given, turns, args.states)
     if bench:
         vbench.record(records, items, _settings(args, plan))
-    batch = args.batch or streams_at_once(student.grid)
+    batch = args.batch or streams_at_once(student.latent_size)
     timing = run(student, plan, items, rank, batch, args.strip, resume=bench)
     _report(plan, items, rank, timing, alone=not bench and rank.world == 1)
 
@@ -178,9 +178,9 @@ def _spec(student: Student, args: argparse.Namespace, rank: Rank) -> StreamSpec:
     if args.system:
         system = read_system(args.system, student.chunk_frames)
         spec = system.spec
-        if system.rope_rows > student.net.size.rope_rows:
+        if system.rope_max_frames > student.net.size.rope_max_frames:
             for net in (student.net, student.ema.net):
-                net.size = replace(net.size, rope_rows=system.rope_rows)
+                net.size = replace(net.size, rope_max_frames=system.rope_max_frames)
     trained = facts(args.checkpoint or args.run / "student.safetensors").get("stream")
     if trained is None and args.checkpoint is None:
         trained = asdict(student.spec)
@@ -190,16 +190,16 @@ def _spec(student: Student, args: argparse.Namespace, rank: Rank) -> StreamSpec:
     return spec
 
 
-def _given(student: Student, args: argparse.Namespace, prompts: int) -> Given | None:
+def _given(student: Student, args: argparse.Namespace, prompts: int) -> Prefix | None:
     if args.image:
-        return standing.pictures(args.image, student.codec, student.grid, prompts, student.device)
+        return standing.pictures(args.image, student.codec, student.latent_size, prompts, student.device)
     if args.latents:
         return standing.latents(args.latents, student.latent_shape, prompts, student.device)
     return None
 
 
 def _turns(
-    cues: Sequence[Cue], student: Student, spec: StreamSpec, frames: int, given: Given | None, seconds: float
+    cues: Sequence[PromptCue], student: Student, spec: StreamSpec, frames: int, given: Prefix | None, seconds: float
 ) -> dict[int, Turn]:
     starts = chunk_starts(frames, student.codec, spec, given.frames if given else 0)
     turns = {}

@@ -14,8 +14,8 @@ from adastate.diffusion import flow, solvers
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import View
 from adastate.stream.passes import write
-from adastate.training.conditioned import Bound
-from adastate.training.initialization import forced_at_once
+from adastate.training.conditioned import PromptedNetwork
+from adastate.training.initialization import teacher_forcing_forward
 from adastate.training.teacher import Teacher
 from adastate.types import one_level
 
@@ -26,7 +26,7 @@ _CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
-class Route:
+class PathSpec:
     """The levels of a path, and where it is kept.
 
     Attributes:
@@ -41,9 +41,9 @@ class Route:
     solver: Solver = "euler"
 
 
-def route(
+def path_spec(
     spec: StreamSpec, steps: int, solver: Solver = "euler", levels: Sequence[float] = (), every: bool = False
-) -> Route:
+) -> PathSpec:
     """A route of `steps` steps through the student's levels and others.
 
     The steps are shared out over the gaps between these levels, more to wider ones, evenly before the shift.
@@ -74,17 +74,17 @@ def route(
         path += [top - gap * (i + 1) / n for i in range(n)]
         at.append(len(path) - 1)
     path[-1] = 0.0
-    warped = flow.warp(torch.tensor(path).clamp_min(0.0), spec.shift)
+    warped = flow.warp(torch.tensor(path).clamp_min(0.0), spec.timestep_shift)
     at = [*range(len(path))] if every else at
-    return Route(warped, at, [float(flow.TIMESTEPS), *(float(warped[i]) * flow.TIMESTEPS for i in at[1:])], solver)
+    return PathSpec(warped, at, [float(flow.TIMESTEPS), *(float(warped[i]) * flow.TIMESTEPS for i in at[1:])], solver)
 
 
 def _students(spec: StreamSpec) -> list[float]:
     """The student's levels before the shift."""
-    if spec.warp_steps:
-        return [raw / flow.TIMESTEPS for raw in spec.steps]
+    if spec.steps_are_unshifted:
+        return [raw / flow.TIMESTEPS for raw in spec.denoising_steps]
     levels = [t / flow.TIMESTEPS for t in spec.timesteps]
-    return [s / (spec.shift - (spec.shift - 1) * s) for s in levels]
+    return [s / (spec.timestep_shift - (spec.timestep_shift - 1) * s) for s in levels]
 
 
 def _falling(levels: Sequence[float]) -> list[float]:
@@ -97,22 +97,22 @@ def _falling(levels: Sequence[float]) -> list[float]:
 
 
 @torch.no_grad()
-def whole_paths(teacher: Teacher, route: Route, prompts: list[str], noise: Tensor) -> Tensor:
+def whole_paths(teacher: Teacher, path_spec: PathSpec, prompts: list[str], noise: Tensor) -> Tensor:
     """Guided paths of a bidirectional teacher from `noise` [B, F, C, H, W], where they are kept: [B, J, F, C, H, W]."""
-    if route.solver == "euler":
-        return teacher.trajectory(prompts, noise, route.levels)[:, route.at]
+    if path_spec.solver == "euler":
+        return teacher.trajectory(prompts, noise, path_spec.levels)[:, path_spec.at]
     text, negative = teacher.embed(prompts), teacher.embed([teacher.negative_prompt])
 
     def predict(x: Tensor, i: int) -> Tensor:
-        t = (route.levels[i] * flow.TIMESTEPS).to(x.device).expand(len(x))
+        t = (path_spec.levels[i] * flow.TIMESTEPS).to(x.device).expand(len(x))
         return teacher.velocity(x, t, text, negative, teacher.averaged)
 
-    return _kept(route, predict, noise)
+    return _kept(path_spec, predict, noise)
 
 
 @torch.no_grad()
 def forced_paths(
-    teacher: Teacher, spec: StreamSpec, route: Route, prompts: list[str], noise: Tensor, past: Tensor
+    teacher: Teacher, spec: StreamSpec, path_spec: PathSpec, prompts: list[str], noise: Tensor, past: Tensor
 ) -> Tensor:
     """Guided paths of an autoregressive teacher whose chunks stand after those of the clips `past` [B, F, C, H, W].
 
@@ -121,17 +121,19 @@ def forced_paths(
     text = _both(teacher, prompts)
 
     def predict(x: Tensor, i: int) -> Tensor:
-        t = torch.full(x.shape[:2], float(route.levels[i]) * flow.TIMESTEPS, device=x.device)
+        t = torch.full(x.shape[:2], float(path_spec.levels[i]) * flow.TIMESTEPS, device=x.device)
         net, (xs, pasts, ts) = teacher.averaged, (_doubled(teacher, part) for part in (x, past, t))
-        return _guided(teacher, forced_at_once(net, xs, pasts, ts, text, spec))
+        return _guided(teacher, teacher_forcing_forward(net, xs, pasts, ts, text, spec))
 
-    return _kept(route, predict, noise)
+    return _kept(path_spec, predict, noise)
 
 
 @torch.no_grad()
-def streamed_paths(teacher: Teacher, spec: StreamSpec, route: Route, prompts: list[str], noise: Tensor) -> Tensor:
+def streamed_paths(
+    teacher: Teacher, spec: StreamSpec, path_spec: PathSpec, prompts: list[str], noise: Tensor
+) -> Tensor:
     """Guided paths of an autoregressive teacher, chunk by chunk through the cache, after the ends of its own chunks."""
-    student = Bound(teacher.averaged, _both(teacher, prompts))
+    student = PromptedNetwork(teacher.averaged, _both(teacher, prompts))
     cache = StateCache(without_anchor(spec))
     parts = []
     for x in noise.split(spec.chunk_frames, 1):
@@ -139,10 +141,10 @@ def streamed_paths(teacher: Teacher, spec: StreamSpec, route: Route, prompts: li
 
         def predict(x: Tensor, i: int, view: View = view) -> Tensor:
             both = _doubled(teacher, x)
-            t = one_level(len(both), x.shape[1], float(route.levels[i]) * flow.TIMESTEPS, x.device)
+            t = one_level(len(both), x.shape[1], float(path_spec.levels[i]) * flow.TIMESTEPS, x.device)
             return _guided(teacher, student(both, t, view))
 
-        parts.append(_kept(route, predict, x))
+        parts.append(_kept(path_spec, predict, x))
         write(student, _NoNoise(), cache, _doubled(teacher, parts[-1][:, -1]), queries=0)
         cache.generated += 1
     return torch.cat(parts, 2)
@@ -156,7 +158,7 @@ def without_anchor(spec: StreamSpec) -> StreamSpec:
         anchor="none",
         state_frames=0,
         position="absolute",
-        shift=spec.shift,
+        timestep_shift=spec.timestep_shift,
     )
 
 
@@ -167,10 +169,10 @@ class _NoNoise:
         raise RuntimeError("a clean pass at t = 0 draws no noise")
 
 
-def _kept(route: Route, predict: solvers.Predict, noise: Tensor) -> Tensor:
-    solve = solvers.unipc if route.solver == "unipc" else solvers.euler
-    path = solve(predict, noise, route.levels)
-    return torch.stack([path[i] for i in route.at], 1)
+def _kept(path_spec: PathSpec, predict: solvers.Predict, noise: Tensor) -> Tensor:
+    solve = solvers.unipc if path_spec.solver == "unipc" else solvers.euler
+    path = solve(predict, noise, path_spec.levels)
+    return torch.stack([path[i] for i in path_spec.at], 1)
 
 
 def _both(teacher: Teacher, prompts: list[str]) -> Tensor:

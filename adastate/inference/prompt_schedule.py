@@ -21,7 +21,7 @@ MARKER = re.compile(r"\s*(-?\d+(?:\.\d*)?)\s*s((?:\s+[^\W\d_]+)*)\s*:(.*)", re.D
 
 
 @dataclass(frozen=True)
-class Cue:
+class PromptCue:
     """A prompt and its time.
 
     Attributes:
@@ -47,7 +47,7 @@ class Cue:
         return replace(base, anchor="reset" if self.reset else "keep")
 
 
-def parse(prompts: Sequence[str]) -> list[Cue] | None:
+def parse(prompts: Sequence[str]) -> list[PromptCue] | None:
     """The cues of a schedule; None if no prompt has a time. ValueError if only some have, or the times do not rise."""
     matches = [MARKER.fullmatch(prompt) for prompt in prompts]
     timed = next((m for m in matches if m), None)
@@ -73,14 +73,14 @@ def parse(prompts: Sequence[str]) -> list[Cue] | None:
     return cues
 
 
-def place(cues: Sequence[Cue], starts: Sequence[float], seconds: float) -> dict[int, Cue]:
+def place(cues: Sequence[PromptCue], starts: Sequence[float], seconds: float) -> dict[int, PromptCue]:
     """The cues after the first, by the chunk with which they begin: the first that starts at their time or later.
 
     Args:
         starts: second at which every chunk of the stream starts.
         seconds: length that was asked for.
     """
-    chunks: dict[int, Cue] = {}
+    chunks: dict[int, PromptCue] = {}
     for cue in cues[1:]:
         if cue.seconds >= seconds:
             raise ValueError(f"the prompt at {cue.seconds:g}s comes after the end: the stream has {seconds:g} seconds")
@@ -99,7 +99,7 @@ def place(cues: Sequence[Cue], starts: Sequence[float], seconds: float) -> dict[
     return chunks
 
 
-def _cue(match: re.Match[str]) -> Cue:
+def _cue(match: re.Match[str]) -> PromptCue:
     at = match[0].partition(":")[0].strip()
     words = match[2].lower().split()
     for word in words:
@@ -114,7 +114,7 @@ def _cue(match: re.Match[str]) -> Cue:
     prompt = match[3].strip()
     if not prompt:
         raise ValueError(f"{at!r} has no prompt after the colon")
-    return Cue(at, float(match[1]), prompt, kinds[0] if kinds else None, RESET in words)
+    return PromptCue(at, float(match[1]), prompt, kinds[0] if kinds else None, RESET in words)
 
 
 def _short(text: str) -> str:

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from adastate.encoders import Codec
-from adastate.inference.conditioning import Given
-from adastate.inference.decode_worker import Aside
+from adastate.inference.conditioning import Prefix
+from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.vbench import Item
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, to_uint8
@@ -46,7 +46,7 @@ class Plan:
     spec: StreamSpec
     folder: Path
     records: Path
-    given: Given | None = None
+    given: Prefix | None = None
     turns: Mapping[int, Turn] = field(default_factory=dict)
     states: bool = False
 
@@ -88,7 +88,9 @@ class Timing:
 
 def span(codec: Codec, before: int, frames: int) -> int:
     """Pictures of `frames` latent frames that follow `before` others."""
-    return (codec.pictures(before + frames) if before + frames else 0) - (codec.pictures(before) if before else 0)
+    return (codec.video_frames(before + frames) if before + frames else 0) - (
+        codec.video_frames(before) if before else 0
+    )
 
 
 def frames_for(seconds: float, codec: Codec, spec: StreamSpec, given: int = 0) -> int:
@@ -160,7 +162,7 @@ def write(
         def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
             """One chunk to pixels and into the files."""
             nonlocal first, pictures
-            with aside.on(ready):
+            with aside.stream_context(ready):
                 if given is not None and not files:
                     video = decoder.decode(given)
                     pictures += video.shape[1]
@@ -174,7 +176,7 @@ def write(
                 wanted = plan.states or sheet is not None
                 append(video, codec.decode(chunk.state) if wanted and chunk.state is not None else None)
 
-        aside = stack.enter_context(Aside(student.device, overlap))
+        aside = stack.enter_context(DecodeWorker(student.device, overlap))
         while True:
             start = time.perf_counter()
             chunk = next(chunks, None)
@@ -182,7 +184,7 @@ def write(
             clock.denoising += time.perf_counter() - start
             if chunk is None:
                 break
-            aside.do(decoded, chunk)
+            aside.submit(decoded, chunk)
             tick(chunk.frames)
         aside.finish()
         if aside.overlaps:
@@ -256,7 +258,7 @@ def run(
         pictures_s_with_decoding=round(clock.made / (clock.together or clock.denoising + clock.decoding), 1),
         device=str(student.device),
         chunk_frames=plan.spec.chunk_frames,
-        steps=len(plan.spec.steps),
+        steps=len(plan.spec.denoising_steps),
         window_frames=plan.spec.window_frames,
         batch=min(batch, len(todo)),
         skipped=len(mine) - len(todo),

@@ -29,7 +29,7 @@ from adastate.config.compose import build
 from adastate.config.schema import Config, ConfigError
 from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
-from adastate.inference.ode_paths import Route, forced_paths, route, streamed_paths, whole_paths
+from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, streamed_paths, whole_paths
 from adastate.inference.vbench import fingerprint
 from adastate.launch import process_group
 from adastate.runtime import threads
@@ -123,7 +123,7 @@ def sampled(
 
     def made(rows: list[int]) -> Iterator[tuple[int, Tensor, str]]:
         noise = SampleNoise(seed, 0, rows, "trajectory", teacher.device)
-        paths, prompts = sampler(rows, noise.normal(frames, teacher.net.size.channels, *teacher.grid))
+        paths, prompts = sampler(rows, noise.normal(frames, teacher.net.size.channels, *teacher.latent_size))
         yield from zip(rows, paths.cpu(), prompts, strict=True)
 
     return made
@@ -182,10 +182,10 @@ def main(argv: list[str]) -> None:
 
 def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> bool:
     variables = config.variables
-    spec, frames = StreamSpec(**variables.get("stream", {})), variables["flow"]["rollout_frames"]
+    spec, frames = StreamSpec(**variables.get("stream", {})), variables["rollout"]["frames"]
     spec.chunks(frames)
     every = args.levels == ["every"]
-    way = route(spec, args.steps, args.solver, [] if every else _numbers(args.levels), every)
+    way = path_spec(spec, args.steps, args.solver, [] if every else _numbers(args.levels), every)
     if args.past and (args.teacher != "causal" or args.prompts):
         raise ValueError("--past goes with --teacher causal, and brings prompts of its own: the captions of its clips")
     teacher, weights = _teacher(variables, args)
@@ -204,43 +204,47 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> 
     }
     told = [*way.told, 0.0] if args.past else way.told
     facts = {"seed": args.seed, "steps": args.steps}
-    size = 2 * len(told) * frames * teacher.net.size.channels * teacher.grid[0] * teacher.grid[1]
+    size = 2 * len(told) * frames * teacher.net.size.channels * teacher.latent_size[0] * teacher.latent_size[1]
     order = Order(args.clips, told, made_with, facts, args.per_shard or _per_shard(size))
-    batch = args.batch or max(1, BATCH_LATENTS // (teacher.grid[0] * teacher.grid[1]))
+    batch = args.batch or max(1, BATCH_LATENTS // (teacher.latent_size[0] * teacher.latent_size[1]))
     return write_share(order, sampled(teacher, sampler, frames, args.seed), out, rank, batch)
 
 
 def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teacher, str]:
     """(the teacher, its weights). The causal one is a network of the student's size, taught by teacher forcing."""
-    flows = variables["flow"]
+    bidirectional, frames = variables["teacher"], variables["rollout"]["frames"]
     causal = args.teacher == "causal"
-    weights = str(args.weights or Path(variables["run"]["dir"]) / "ar.safetensors") if causal else flows["teacher"]
+    weights = (
+        str(args.weights or Path(variables["run"]["dir"]) / "ar.safetensors") if causal else bidirectional["weights"]
+    )
     if causal and weights != "builtin" and not Path(weights).exists():
         raise ConfigError(
             f"no weights of an autoregressive network at {weights}: make them with `make train-init "
-            "WITH=ar_diffusion`, or name them with --weights"
+            "RECIPE=ar_diffusion`, or name them with --weights"
         )
     node = {
         "size": variables["size"] if causal else variables["teacher_size"],
         "codec": variables["codec"],
         "text": variables["text"],
-        "grid": variables["grid"],
-        "rollout_frames": flows["rollout_frames"],
+        "latent_size": variables["latent_size"],
+        "rollout_frames": frames,
         "weights": weights,
-        "shift": flows["teacher_shift"],
-        "guidance": flows["guidance"],
-        "negative_prompt": flows["negative_prompt"],
-        "compute_dtype": flows["compute_dtype"],
+        "timestep_shift": bidirectional["timestep_shift"],
+        "guidance": bidirectional["guidance"],
+        "negative_prompt": bidirectional["negative_prompt"],
+        "compute_dtype": variables["precision"]["compute_dtype"],
         "ema": None,
     }
     return build({"class_path": "adastate.training.teacher.Teacher", "init_args": node}, Teacher), weights
 
 
-def _sampler(teacher: Teacher, spec: StreamSpec, way: Route, args: argparse.Namespace, frames: int) -> Sampler:
+def _sampler(teacher: Teacher, spec: StreamSpec, way: PathSpec, args: argparse.Namespace, frames: int) -> Sampler:
     if args.past:
         codec = teacher.codec
         assert codec is not None
-        clips = Clips(args.past, frames, codec.pictures(frames), lambda video: codec.encode(video.to(teacher.device)))
+        clips = Clips(
+            args.past, frames, codec.video_frames(frames), lambda video: codec.encode(video.to(teacher.device))
+        )
 
         def after_clips(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
             past, prompts = clips.stack(rows)
@@ -270,7 +274,7 @@ def _import(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> 
     variables = config.variables
     spec, pairs = StreamSpec(**variables.get("stream", {})), LmdbPairs(args.from_lmdb)
     told = _published(spec, _numbers(args.levels), pairs.shape[0], args.from_lmdb)
-    frames, shape = variables["flow"]["rollout_frames"], (variables["size"]["channels"], *variables["grid"])
+    frames, shape = variables["rollout"]["frames"], (variables["size"]["channels"], *variables["latent_size"])
     if pairs.shape[1:] != (frames, *shape):
         raise ShardError(
             f"{args.from_lmdb}: its clips are {list(pairs.shape[1:])}, this configuration has {[frames, *shape]}: "
@@ -290,8 +294,8 @@ def _published(spec: StreamSpec, levels: Sequence[float], entries: int, source: 
             "the shift, but not the end of the path and the clip that a causal teacher had for its past behind it"
         )
     steps = [int(level) for level in levels]
-    warped = flow.warp_steps(steps, spec.shift)
-    return [*(warped if spec.warp_steps else map(float, steps)), *[0.0] * (entries - len(levels))]
+    warped = flow.warp_steps(steps, spec.timestep_shift)
+    return [*(warped if spec.steps_are_unshifted else map(float, steps)), *[0.0] * (entries - len(levels))]
 
 
 def _numbers(words: Sequence[str]) -> list[float]:

@@ -27,14 +27,16 @@ NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
 
 
-def run_stage(stage: Stage, run: Path, console: Console, anew: bool = False, command: str = "train") -> dict[str, Any]:
+def run_stage(
+    stage: Stage, run: Path, console: Console, restart: bool = False, command: str = "train"
+) -> dict[str, Any]:
     """Runs a stage unless it is done; returns its mark: seconds, losses, result, and whether it was skipped.
 
     A stage that an earlier call began with the same command goes on from its last checkpoint. `anew` disregards
     what is there, because an earlier stage has changed; `command` is who is told to have failed.
     """
     mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    known = json.loads(mark.read_text()) if mark.is_file() and not anew else {}
+    known = json.loads(mark.read_text()) if mark.is_file() and not restart else {}
     if known.get("argv") == stage.argv and known["done"]:
         console.print(f"[green]done before[/] {stage.name}")
         return {**known, "skipped": True}
@@ -104,8 +106,8 @@ def main(argv: list[str]) -> None:
     _require_room(run, console)
     done: list[tuple[Stage, dict[str, Any]]] = []
     for stage in stages(args):
-        anew = any(not mark["skipped"] for _, mark in done)
-        done.append((stage, run_stage(stage, run, console, anew)))
+        restart = any(not mark["skipped"] for _, mark in done)
+        done.append((stage, run_stage(stage, run, console, restart)))
         _record(run, done)
     table = Table("stage", "time", "loss", "result", title=f"{run}")
     for stage, mark in done:

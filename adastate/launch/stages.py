@@ -28,7 +28,7 @@ REAL_FPS = 12
 SMALL_FOLDER = 2**26
 """Bytes of video up to which clips begin at every picture. More footage has clips enough, one after another."""
 
-INITS = ("causal_ode", "consistency", "ode", "ode_noisy", "ar_diffusion", "diffusion_forcing")
+INITS = ("causal_ode", "consistency", "ode", "ode_noisy_context", "ar_diffusion", "diffusion_forcing")
 """Of the preset `full`, the first by default."""
 
 FEW = {  # steps of the preset `full` at the tiny size: each stage stays below five minutes on two cores
@@ -129,7 +129,7 @@ class Line:
         self.steps.append(
             Stage("shards", cut, lambda: f"{count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
         )
-        self.base += [f"--watch.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
+        self.base += [f"--preview.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
         self._fit("codec", "--config", "conf/data/codec_shards.yaml")
         self.base += [f"--codec.init_args.weights={run}/codec.safetensors"]
 
@@ -140,13 +140,13 @@ class Line:
 
     def _scored_by(self, teacher: str) -> None:
         """From here on it is the teacher, and what the critic starts from."""
-        self.base += [f"--flow.teacher={teacher}", f"--flow.critic={teacher}"]
+        self.base += [f"--teacher.weights={teacher}", f"--critic.weights={teacher}"]
 
     def _pretrained(self) -> str:
         """The teacher that the size names, unless another is told."""
         if self.args.teacher != "builtin":
             return str(self.args.teacher)
-        return str(yaml.safe_load(Path(f"conf/sizes/{self.args.size}.yaml").read_text())["flow"]["teacher"])
+        return str(yaml.safe_load(Path(f"conf/sizes/{self.args.size}.yaml").read_text())["teacher"]["weights"])
 
     def _trajectories(self, kind: str = "", *extra: str) -> None:
         name = f"{kind} trajectories".strip()
@@ -179,7 +179,7 @@ class Line:
 
 def previewed() -> list[str]:
     """The prompts that the previews show, too."""
-    return list(yaml.safe_load(Path("conf/base.yaml").read_text())["watch"]["prompts"])
+    return list(yaml.safe_load(Path("conf/base.yaml").read_text())["preview"]["prompts"])
 
 
 def count(folder: Path) -> str:

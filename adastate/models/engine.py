@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.wan.dit import TextKeys
-from adastate.types import FrameMask, Probe, Rotate, Slots
+from adastate.types import FrameMask, Probe, Rotate, StaticKV
 
 Engine = Literal["eager", "compile", "graph"]
 
@@ -65,7 +65,7 @@ class Pass(NamedTuple):
 Run = Callable[[Tensor, Modulations, Pass, bool], Tensor | None]
 """(patches, modulations, pass, clean) -> flow in patches."""
 
-Steady = Callable[[Tensor, Modulations, Pass, Slots, bool], Tensor | None]
+Steady = Callable[[Tensor, Modulations, Pass, StaticKV, bool], Tensor | None]
 """The same for a pass that writes its keys and values by itself."""
 
 
@@ -92,7 +92,7 @@ class Compiled:
     def __init__(self, run: Run) -> None:
         self._run = torch.compile(_written(run), backend=BACKEND, dynamic=False, fullgraph=True)
 
-    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: Slots, clean: bool) -> Tensor | None:
+    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: StaticKV, clean: bool) -> Tensor | None:
         assert made.stacked is not None
         table = torch.view_as_real(pass_.table)  # compilers know no complex numbers
         return self._run(patches, *made.stacked, table, *slots, pass_.text, pass_.batch, pass_.frame_tokens, clean)
@@ -105,7 +105,7 @@ class Captured:
         self._run = _written(run)
         self._graphs: dict[tuple[object, ...], _Graph] = {}
 
-    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: Slots, clean: bool) -> Tensor | None:
+    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: StaticKV, clean: bool) -> Tensor | None:
         assert made.stacked is not None
         text = [t for pair in pass_.text for t in pair]
         moving = [patches, *made.stacked, pass_.table, slots.rows, *text]

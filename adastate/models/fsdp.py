@@ -27,7 +27,7 @@ def shard(net: DiT, mesh: DeviceMesh) -> None:
 def refuse_compiled(net: DiT, strategy: str) -> None:
     """Raises ValueError where a compiled network would be cut into pieces."""
     if net.compiled:
-        raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out flow.compiled=true")
+        raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out precision.compiled=true")
 
 
 def local(tensor: Tensor) -> Tensor:

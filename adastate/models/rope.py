@@ -33,7 +33,7 @@ def rope_table(positions: Positions, height: int, width: int, head_dim: int, row
     if positions and not 0 <= min(positions) <= max(positions) < rows:
         raise ValueError(
             f"frame position {max(positions) if max(positions) >= rows else min(positions)} lies outside the {rows} "
-            "rows of the RoPE table: use slot positions for long streams, or raise rope_rows"
+            "rows of the RoPE table: use slot positions for long streams, or raise rope_max_frames"
         )
     space = 2 * (head_dim // 6)
     time = head_dim - 2 * space

@@ -27,18 +27,18 @@ def adamw(
     betas: tuple[float, float],
     weight_decay: float,
     warmup: int,
-    decay_share: float,
+    lr_decay_fraction: float,
     steps: int,
 ) -> Any:
     """What `configure_optimizers` returns.
 
-    The rate rises linearly over `warmup` steps and falls linearly to a hundredth over the last `decay_share` of
-    `steps`. Without warm-up it begins at once; without `decay_share`, or in a run without end (`steps` below 1), it
-    stays.
+    The rate rises linearly over `warmup` steps and falls linearly to a hundredth over the last `lr_decay_fraction` of
+    `steps`. Without warm-up it begins at once; without `lr_decay_fraction`, or in a run without end (`steps` below 1),
+    it stays.
     """
 
     def rate(step: int) -> float:
-        rest = min(1.0, (1 - step / steps) / decay_share + 0.01) if steps > 0 and decay_share > 0 else 1.0
+        rest = min(1.0, (1 - step / steps) / lr_decay_fraction + 0.01) if steps > 0 and lr_decay_fraction > 0 else 1.0
         return min(1.0, (step + 1) / max(warmup, 1)) * rest
 
     optimizer = adamw_for(net, lr, betas, weight_decay)
@@ -64,6 +64,6 @@ def clipped_step(net: nn.Module, optimizer: Any, clip: float, permit: Callable[[
     return norm
 
 
-def warmed_up(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def linear_warmup(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """The rate of `optimizer` rises linearly over its first `steps` steps."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(steps, 1)))

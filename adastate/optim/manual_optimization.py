@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from adastate.models.wan import DiT
-from adastate.optim.spike_guard import Guard
+from adastate.optim.spike_guard import SpikeGuard
 
 
 class BadUpdateError(RuntimeError):
@@ -26,7 +26,7 @@ class Learner(Protocol):
     def clipped_step(self) -> Callable[[nn.Module, Any, float, Callable[[Tensor], bool]], Tensor]: ...
 
     @property
-    def clip(self) -> float: ...
+    def gradient_clip_norm(self) -> float: ...
 
     @property
     def out(self) -> str | None: ...
@@ -57,7 +57,7 @@ class Learner(Protocol):
     def lr_schedulers(self) -> Any: ...
 
 
-class Updates:
+class GuardedOptimizer:
     """Goes back and steps for `module`, unless the guard forbids it, and writes the curves of both.
 
     Attributes:
@@ -65,13 +65,13 @@ class Updates:
         made: whether this iteration has updated anything.
     """
 
-    def __init__(self, module: Learner, guard: Guard) -> None:
+    def __init__(self, module: Learner, guard: SpikeGuard) -> None:
         self.module, self.guard = module, guard
-        self.dismissed, self.made = "", False
+        self.skip_reason, self.stepped = "", False
 
     def begin(self) -> None:
         """A new iteration."""
-        self.dismissed, self.made = "", False
+        self.skip_reason, self.stepped = "", False
 
     def backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
         """Of one micro batch, for the network `name`."""
@@ -95,22 +95,22 @@ class Updates:
 
         def permit(norm: Tensor) -> bool:
             nonlocal wrong
-            wrong = self.guard.look({f"{name} gradient norm": float(norm)})
+            wrong = self.guard.check({f"{name} gradient norm": float(norm)})
             return not wrong
 
-        norm = module.clipped_step(module.trained[name], optimizer, module.clip, permit)
+        norm = module.clipped_step(module.trained[name], optimizer, module.gradient_clip_norm, permit)
         if wrong:
             raise BadUpdateError(wrong)
-        self.made = True
+        self.stepped = True
         schedule.step()
         module.log(f"{name}/gradient_norm", norm, batch_size=module.micro_batch)
 
     def _judge(self, name: str, value: Tensor | Any) -> None:
-        wrong = self.guard.look({name: float(value)})
+        wrong = self.guard.check({name: float(value)})
         if wrong:
             raise BadUpdateError(wrong)
 
-    def dismiss(self, wrong: str) -> None:
+    def skip(self, wrong: str) -> None:
         """Drops the gradients of an iteration that the guard stopped.
 
         Raises:
@@ -119,20 +119,20 @@ class Updates:
         module = self.module
         for net in module.trained.values():
             net.zero_grad()
-        self.dismissed = f"iteration {module.iteration}: {wrong}; the update is left out"
-        rank_zero_warn(self.dismissed)
+        self.skip_reason = f"iteration {module.iteration}: {wrong}; the update is left out"
+        rank_zero_warn(self.skip_reason)
         module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
-        if self.guard.tired:
+        if self.guard.exhausted:
             last = getattr(module.trainer.checkpoint_callback, "last", None)
             whole = module.out if module.out and Path(module.out).is_file() else None
             raise RuntimeError(
-                f"{self.guard.in_a_row} bad updates in a row, the last at {self.dismissed}; "
+                f"{self.guard.in_a_row} bad updates in a row, the last at {self.skip_reason}; "
                 + (f"the last good checkpoint is {last}" if last else "there is no checkpoint yet")
                 + (f", whole weights are in {whole}" if whole else "")
                 + ": lower the learning rates, or look at the data"
             )
 
-    def settle(self) -> None:
+    def finish_iteration(self) -> None:
         """The iteration is over."""
-        if not self.dismissed:
-            self.guard.settle()
+        if not self.skip_reason:
+            self.guard.reset()

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 
 
-class Guard:
+class SpikeGuard:
     """Looks at losses and gradient norms by name before every update.
 
     A value that is not finite is bad. So is one above `spike` times the median of the last `window` good ones of its
@@ -15,7 +15,7 @@ class Guard:
 
     Args:
         spike: 0 turns the second rule off.
-        patience: bad updates in a row after which `tired` holds.
+        patience: bad updates in a row after which `exhausted` holds.
     """
 
     def __init__(self, spike: float = 10.0, window: int = 100, least: int = 20, patience: int = 5) -> None:
@@ -27,7 +27,7 @@ class Guard:
         self.in_a_row = 0
         self.skipped = 0
 
-    def look(self, values: dict[str, float]) -> str:
+    def check(self, values: dict[str, float]) -> str:
         """What is wrong with an update's values, in a few words; "" if nothing is, and then they are remembered.
 
         `settle` ends a row of bad ones.
@@ -44,7 +44,7 @@ class Guard:
             self._past.setdefault(name, deque(maxlen=self.window)).append(value)
         return ""
 
-    def settle(self) -> None:
+    def reset(self) -> None:
         """An iteration has gone well."""
         self.in_a_row = 0
 
@@ -54,7 +54,7 @@ class Guard:
         return said
 
     @property
-    def tired(self) -> bool:
+    def exhausted(self) -> bool:
         return self.in_a_row >= self.patience
 
     def state_dict(self) -> dict[str, object]:

@@ -22,7 +22,7 @@ SIZE_OF = {
     "in_dim": "channels",
     "text_dim": "text_width",
     "text_len": "text_tokens",
-    "freq_dim": "freq",
+    "freq_dim": "time_embedding_dim",
     "patch_size": "patch",
     "eps": "eps",
 }

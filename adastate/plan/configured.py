@@ -9,7 +9,7 @@ from typing import Any
 from adastate.config.schema import Config, ConfigError
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import Size
-from adastate.plan.cost import Pass, Recipe, forced_passes, frame_tokens, parameters
+from adastate.plan.cost import Pass, StepCost, forced_passes, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run, codec_parameters
 from adastate.stream import StreamSpec
@@ -47,8 +47,8 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
     student, teacher = parts["student"], parts["teacher"]
     nets = tuple(_net(name, p, name != "teacher", name == "student") for name, p in parts.items())
     spec, size = _spec(student), _size(student)
-    tokens = frame_tokens(size, tuple(student["grid"]))
-    recipe = Recipe(
+    tokens = frame_tokens(size, tuple(student["latent_size"]))
+    recipe = StepCost(
         size,
         _size(teacher),
         _size(parts["critic"]),
@@ -59,7 +59,7 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
         states=found["state_loss"] != "none",
     )
     shared |= {"iterations": int(found["iterations"]), "global_batch": int(found["global_batch"])}
-    names = ("student_every", "critic_updates", "critic_fresh", "critic_first")
+    names = ("student_every", "critic_updates", "critic_new_rollout", "critic_first")
     spec.chunks(recipe.frames)
     return DistillRun(
         "distill",
@@ -75,14 +75,14 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
 
 def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
     net, frames = _net("teacher", found, True, found["ema"] is not None), int(found["rollout_frames"])
-    tokens = frame_tokens(_size(found), tuple(found["grid"]))
+    tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
     passes = (Pass(frames, grad=True),)
     return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
 
 
 def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
     net, frames, spec = _net("student", found, True, True), int(found["rollout_frames"]), _spec(found)
-    tokens = frame_tokens(_size(found), tuple(found["grid"]))
+    tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
     spec.chunks(frames)
     if found["init_state_target"] == "none":
         mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
@@ -98,8 +98,8 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
         raise ConfigError(f"{kind} is not trained here, TinyCodec is")
     shape: dict[str, Any] = {k: int(codec[k]) for k in ("width", "channels", "group")}
     net = Net("codec", codec_parameters(**shape))
-    grid = variables.get("grid") or (8, 8)
-    frames = int(fed.get("pictures") or 0) // shape["group"]
+    grid = variables.get("latent_size") or (8, 8)
+    frames = int(fed.get("video_frames") or 0) // shape["group"]
     return CodecRun("codec", (net,), (), 0, frames, **shape, side=(4 * grid[0], 4 * grid[1]), **shared)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from adastate.models.wan import Size
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import View
-from adastate.stream.teacher_forcing import forced
+from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import FrameMask, Memory
 
 SCORES = 2.5
@@ -82,7 +82,7 @@ def parameters(size: Size) -> int:
     attention = 4 * (d * d + d) + 2 * d
     block = 2 * attention + 2 * d + (d * size.ffn + size.ffn) + (size.ffn * d + d) + 6 * d
     text = (size.text_width * d + d) + (d * d + d)
-    time = (size.freq * d + d) + (d * d + d) + (6 * d * d + 6 * d)
+    time = (size.time_embedding_dim * d + d) + (d * d + d) + (6 * d * d + 6 * d)
     return (patch * d + d) + text + time + size.layers * block + (d * patch + patch) + 2 * d
 
 
@@ -108,7 +108,7 @@ def pass_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> F
     """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already."""
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
     timed = work.frames if work.level is None else 0
-    first = 2 * (length * patch + timed * size.freq) * d  # nothing flows back into latents and timesteps
+    first = 2 * (length * patch + timed * size.time_embedding_dim) * d  # nothing flows back into latents and timesteps
     whole = size.layers - work.leaves
     ends = 2 * (timed * 7 * d * d + length * d * patch * (not work.leaves))
     linear = 2 * length * ((6 * d * d + 2 * d * size.ffn) * whole + 2 * d * d * work.leaves)
@@ -148,7 +148,7 @@ def forced_passes(spec: StreamSpec, frames: int) -> list[Pass]:
     notes = _Notes(cache)
     size = spec.chunk_frames + spec.state_frames
     chunks = [torch.zeros(1, size, 1, 1, 1)] * spec.chunks(frames)
-    for _ in forced(notes, cache, chunks, chunks, [c[..., 0, 0, 0] for c in chunks]):
+    for _ in teacher_forced_chunks(notes, cache, chunks, chunks, [c[..., 0, 0, 0] for c in chunks]):
         pass
     return notes.passes
 
@@ -222,7 +222,7 @@ def stream_flops(size: Size, tokens: int, passes: Iterable[Pass], checkpointing:
         found += cost.trained(checkpointing) if work.grad else cost.forward
         kinds.add(work.grad)
         levels.add(work.level)
-    found += len(levels - {None}) * 2 * size.width * (size.freq + 7 * size.width)
+    found += len(levels - {None}) * 2 * size.width * (size.time_embedding_dim + 7 * size.width)
     keys = text_flops(size)  # made once with a graph and once without
     return found + (keys.forward if False in kinds else 0) + (keys.forward + keys.backward if True in kinds else 0)
 
@@ -234,7 +234,7 @@ def clip_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> F
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StepCost:
     """What of a distillation decides its cost; names as in Distill, per sample.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from adastate.plan import memory
-from adastate.plan.cost import Pass, Recipe, clip_flops, parameters, stream_flops
+from adastate.plan.cost import Pass, StepCost, clip_flops, parameters, stream_flops
 from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, Precision
 
 
@@ -120,14 +120,14 @@ class Run:
 
 @dataclass(frozen=True)
 class DistillRun(Run):
-    recipe: Recipe
+    recipe: StepCost
     student_every: int
     critic_updates: int
-    critic_fresh: bool
+    critic_new_rollout: bool
     critic_first: int
 
     @cached_property
-    def counted(self) -> Recipe:
+    def counted(self) -> StepCost:
         return replace(self.recipe, checkpointing=(self.net("student").checkpointing, self.net("critic").checkpointing))
 
     @property
@@ -144,7 +144,7 @@ class DistillRun(Run):
     def _rollouts(self) -> float:
         """Rollouts an iteration makes for the critic alone."""
         own = self.steps["student"] / max(1, self.iterations)
-        return float(self.critic_updates) if self.critic_fresh else 1 - own
+        return float(self.critic_updates) if self.critic_new_rollout else 1 - own
 
     @property
     def works(self) -> list[Work]:

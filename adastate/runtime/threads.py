@@ -17,6 +17,10 @@ CHOSEN = {TRIM_THRESHOLD: 2**29, TOP_PAD: 2**26, MMAP_THRESHOLD: 2**25}
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
+class ThreadsError(ValueError):
+    """A number of threads that cannot be."""
+
+
 def prepare() -> None:
     """Both of the following, before torch is imported. Neither changes a number."""
     wait_briefly()
@@ -38,16 +42,14 @@ def use_threads(count: int | None) -> None:
     """Operations are shared by so many threads, unless OMP_NUM_THREADS has said it already; None leaves torch's choice.
 
     Raises:
-        ConfigError: a count below 1.
+        ThreadsError: a count below 1.
     """
     if count is None or "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
-    from adastate.config.schema import ConfigError
-
     if count < 1:
-        raise ConfigError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
+        raise ThreadsError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
 
     torch.set_num_threads(count)
 

@@ -8,14 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adastate.stream.kv_frames import HIDDEN, Frames, Kept
+from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
 from adastate.stream.spec import StreamSpec
 
 MEMORIES = 2
 """Frames of a dual average beside its static ones: long and short."""
 
 
-def retain(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kept) -> tuple[Kept | None, Kept]:
+def update_anchor(
+    spec: StreamSpec, anchor: CachedFrames | None, state: CachedFrames | None, grown: CachedFrames
+) -> tuple[CachedFrames | None, CachedFrames]:
     """(anchor, window) after a commit.
 
     A frame stands in one place only: what becomes the anchor leaves the window. Averages take in what is evicted
@@ -25,7 +27,7 @@ def retain(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kep
         state: what the clean pass wrote for the state queries, None where there were none.
         grown: the past with the new chunk appended, nothing evicted yet.
     """
-    anchor, grown = _renew(spec, anchor, state, grown)
+    anchor, grown = _next_anchor(spec, anchor, state, grown)
     past = spec.past_frames
     if past is None or grown.count <= past:
         return anchor, grown
@@ -45,11 +47,13 @@ def retain(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kep
     return anchor, grown.last(past)
 
 
-def _renew(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kept) -> tuple[Kept | None, Kept]:
+def _next_anchor(
+    spec: StreamSpec, anchor: CachedFrames | None, state: CachedFrames | None, grown: CachedFrames
+) -> tuple[CachedFrames | None, CachedFrames]:
     if spec.anchor == "none":
         return None, grown
     if state is not None:
-        return _ticked(spec.state_clocks, anchor, state), grown
+        return _updated_state(spec.state_update_every, anchor, state), grown
     if spec.anchor == "state" and (anchor is not None or spec.state_init == "denoised"):
         return anchor, grown
     if anchor is None:
@@ -59,7 +63,7 @@ def _renew(spec: StreamSpec, anchor: Kept | None, state: Kept | None, grown: Kep
     return (anchor.append(grown.first(missing)), grown.drop_first(missing)) if missing else (anchor, grown)
 
 
-def _ticked(clocks: tuple[int, ...], old: Kept | None, new: Kept) -> Kept:
+def _updated_state(clocks: tuple[int, ...], old: CachedFrames | None, new: CachedFrames) -> CachedFrames:
     """The state after a chunk: frames whose clock does not strike keep their old keys and values."""
     if old is None or not clocks:
         return new
@@ -70,7 +74,7 @@ def _ticked(clocks: tuple[int, ...], old: Kept | None, new: Kept) -> Kept:
     return kept
 
 
-def _blocks(evicted: Kept, size: int) -> list[Kept]:
+def _blocks(evicted: CachedFrames, size: int) -> list[CachedFrames]:
     if evicted.count % size:
         raise ValueError(
             f"anchor 'ema' takes in whole chunks of {size} frames, but {evicted.count} leave the window: give first "
@@ -79,7 +83,7 @@ def _blocks(evicted: Kept, size: int) -> list[Kept]:
     return [evicted.drop_first(i).first(size) for i in range(0, evicted.count, size)]
 
 
-def _pooled(evicted: Kept, pool: str, count: int) -> Frames:
+def _pooled(evicted: CachedFrames, pool: str, count: int) -> Frames:
     """`count` frames that stand for the evicted ones."""
     tokens = evicted.frame_tokens
 
@@ -91,7 +95,7 @@ def _pooled(evicted: Kept, pool: str, count: int) -> Frames:
     return _each(evicted, pooled, count)
 
 
-def _blend(old: Kept, new: Frames, decay: float) -> Frames:
+def _blend(old: CachedFrames, new: Frames, decay: float) -> Frames:
     """Moving average; `decay` is the weight of the old."""
 
     def blend(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -100,7 +104,7 @@ def _blend(old: Kept, new: Frames, decay: float) -> Frames:
     return replace(new, keys=blend(old.keys, new.keys), values=blend(old.values, new.values))
 
 
-def _each(frames: Kept, change: Callable[[Tensor], Tensor], count: int) -> Frames:
+def _each(frames: CachedFrames, change: Callable[[Tensor], Tensor], count: int) -> Frames:
     """Frames made of others: they stand for no picture, and for the last chunk that went into them."""
     return Frames(
         tuple(map(change, frames.keys)),

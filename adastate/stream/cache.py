@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate.stream.anchors import retain
-from adastate.stream.kv_frames import HIDDEN, Frames, Kept
-from adastate.stream.kv_slab import Board, Placed, Slab
+from adastate.stream.anchors import update_anchor
+from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
+from adastate.stream.kv_slab import Placed, Slab, SlabView
 from adastate.stream.positions import Layout, layout
 from adastate.stream.spec import StreamSpec
-from adastate.types import FrameMask, Positions, Probe, Rotate, Slots
+from adastate.types import FrameMask, Positions, Probe, Rotate, StaticKV
 
 _Memo = dict[tuple[object, ...], tuple[Tensor, Tensor]]
 
@@ -43,10 +43,10 @@ class StateCache:
 
     def reset(self, origin: int = 0) -> None:
         """Forgets everything; the next frame counts as frame 0 again, and is frame `origin` of the stream."""
-        self.anchor: Kept | None = None
-        self.window: Kept | None = None
+        self.anchor: CachedFrames | None = None
+        self.window: CachedFrames | None = None
         if self._slab is not None:
-            self._slab.hold(())
+            self._slab.reserve(())
         self.origin = origin
         self.frames = 0
         """Frames committed so far: the index of the next one."""
@@ -90,7 +90,7 @@ class StateCache:
             recache: the content takes the places of past frames.
         """
         anchor = self.anchor
-        if clean and not self.spec.clean_sees_old and state_queries:
+        if clean and not self.spec.clean_pass_sees_old_state and state_queries:
             anchor = None
         elif anchor is not None and self.spec.state_grad and self.chunks % (self.spec.state_grad + 1) == 0:
             anchor = anchor.detach()  # for all passes of the chunk: one attached pass would carry the graph on
@@ -128,8 +128,8 @@ class StateCache:
             chunk = chunk.detach()
         grown = chunk if self.window is None else self.window.append(chunk)
         if self._slab is not None:
-            self._slab.hold((self.anchor, grown, state))
-        self.anchor, window = retain(self.spec, self.anchor, state, grown)
+            self._slab.reserve((self.anchor, grown, state))
+        self.anchor, window = update_anchor(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
         self.anchor = self.anchor.compact() if self.anchor is not None else None
         self._settle()
@@ -160,9 +160,9 @@ class StateCache:
         if self._slab is None:
             return
         if self.anchor is not None and not isinstance(self.anchor, Placed):
-            self._slab.hold((self.window,))  # an average may take the place of the one before it
-            self.anchor = self._slab.put(self.anchor)
-        self._slab.hold((self.anchor, self.window))
+            self._slab.reserve((self.window,))  # an average may take the place of the one before it
+            self.anchor = self._slab.store(self.anchor)
+        self._slab.reserve((self.anchor, self.window))
 
 
 class View:
@@ -171,8 +171,8 @@ class View:
     def __init__(
         self,
         spec: StreamSpec,
-        anchor: Kept | None,
-        window: Kept | None,
+        anchor: CachedFrames | None,
+        window: CachedFrames | None,
         places: Layout,
         rotated: _Memo,
         keep: bool,
@@ -224,7 +224,7 @@ class View:
             self.stage(layer, raw.to(k.dtype), v)  # which may come in the float32 of the norm
         return (k, v) if past is None else (torch.cat([past[0], k], 1), torch.cat([past[1], v], 1))
 
-    def slots(self, rotate: Rotate) -> Slots | None:
+    def slots(self, rotate: Rotate) -> StaticKV | None:
         if self.board is None or self.visible is not None or self._grows:
             return None
         return self.board.slots(rotate, self.keeps)
@@ -261,13 +261,13 @@ class View:
         layers = [self._staged[i] for i in range(len(self._staged))]
         return Frames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
 
-    def _board(self, slab: Slab) -> Board:
+    def _board(self, slab: Slab) -> SlabView:
         context = {
             frames.places[i]: index for frames, which, at in self._context for i, index in zip(which, at, strict=True)
         }
-        return Board(slab, context, slab.free(len(self.key_positions)), self.key_positions)
+        return SlabView(slab, context, slab.free(len(self.key_positions)), self.key_positions)
 
-    def _by_place(self, board: Board) -> FrameMask | None:
+    def _by_place(self, board: SlabView) -> FrameMask | None:
         """The mask with its columns in the order in which keys lie; what is there and not in view is hidden."""
         order = (*board.context, *board.own)
         rows = self.visible or ((True,) * len(order),) * len(self.key_positions)

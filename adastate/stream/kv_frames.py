@@ -12,7 +12,7 @@ HIDDEN = -1
 """Stream index of a frame that stands for no picture: a state, or an average of frames."""
 
 
-class Kept(Protocol):
+class CachedFrames(Protocol):
     """Frames, wherever their keys and values lie: in tensors of their own, or in a slab."""
 
     @property

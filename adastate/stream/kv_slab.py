@@ -17,8 +17,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from adastate.stream.kv_frames import Frames, Kept
-from adastate.types import Positions, Rotate, Slots
+from adastate.stream.kv_frames import CachedFrames, Frames
+from adastate.types import Positions, Rotate, StaticKV
 
 AT_ONCE = 2**24
 """Numbers that are turned in one operation: few of them are quick so, and more would need gigabytes in between."""
@@ -58,15 +58,15 @@ class Slab:
             self.places = max(place, 2 * self.places)
         return tuple(found)
 
-    def hold(self, kept: tuple[Kept | None, ...]) -> None:
+    def reserve(self, kept: tuple[CachedFrames | None, ...]) -> None:
         """Frees all places but those of these frames."""
         self._held = {place for frames in kept if isinstance(frames, Placed) for place in frames.places}
 
-    def put(self, frames: Kept) -> Placed:
+    def store(self, frames: CachedFrames) -> Placed:
         """Writes frames that were made elsewhere, averages for instance, into free places."""
         at = self.free(frames.count)
         self._held |= set(at)
-        self.room(frames.keys[0], frames.count)
+        self.ensure_capacity(frames.keys[0], frames.count)
         assert self.values is not None and self.raw is not None
         for i, (k, v) in enumerate(zip(frames.keys, frames.values, strict=True)):
             for n, place in enumerate(at):
@@ -77,7 +77,7 @@ class Slab:
             self._at.pop(place, None)
         return Placed(self, at, frames.source, frames.written)
 
-    def room(self, own: Tensor, frames: int) -> None:
+    def ensure_capacity(self, own: Tensor, frames: int) -> None:
         """Makes the tensors, or larger ones, for keys like `own` `[B, frames * L, N, K]`."""
         batch, tokens, heads, head_dim = own.shape
         fits = self.keys is not None and self.keys.shape[1] == batch and self.keys.dtype == own.dtype
@@ -96,7 +96,7 @@ class Slab:
         self.keys, self.values = grown(self.keys), grown(self.values)
         self.raw = grown(self.raw) if self.turns else None
 
-    def turn(self, at: dict[int, int], rotate: Rotate) -> None:
+    def rotate_keys(self, at: dict[int, int], rotate: Rotate) -> None:
         """Brings the cached keys of places `at` to the RoPE indices given there, small layers together."""
         if self.raw is None or all(self._at.get(place) == index for place, index in at.items()):
             return
@@ -151,7 +151,7 @@ class Placed:
         by_place = x.unflatten(2, (-1, self.slab.tokens))
         return tuple(by_place[:, :, list(self.places)].flatten(2, 3).unbind(0))
 
-    def append(self, other: Kept) -> Kept:
+    def append(self, other: CachedFrames) -> CachedFrames:
         """In the slab if the others lie there, too; else both as tensors of their own."""
         if not isinstance(other, Placed):
             return Frames(self.keys, self.values, self.source, self.written).append(cast(Frames, other))
@@ -179,7 +179,7 @@ class Placed:
         return self
 
 
-class Board:
+class SlabView:
     """A slab as one pass sees it: what is there, and where the pass's own frames go.
 
     Args:
@@ -216,21 +216,23 @@ class Board:
                 kept.copy_(raw[:, own])
         return rows.shown
 
-    def slots(self, rotate: Rotate, raw: bool) -> Slots | None:
+    def slots(self, rotate: Rotate, raw: bool) -> StaticKV | None:
         """See Memory; None also where something that is hidden lies between what is shown."""
         slab = self.slab
         if slab.keys is None or slab.values is None or not self.full or self.shown != slab.places:
             return None
-        slab.turn(self.context, rotate)
+        slab.rotate_keys(self.context, rotate)
         slab.wrote(self.own, self.indices)
-        return Slots(slab.keys, slab.values, slab.raw if raw else None, _index(self.own, slab.tokens, slab.keys.device))
+        return StaticKV(
+            slab.keys, slab.values, slab.raw if raw else None, _index(self.own, slab.tokens, slab.keys.device)
+        )
 
     def _begin(self, k: Tensor, v: Tensor, rotate: Rotate) -> None:
         if k.requires_grad or v.requires_grad:
             raise RuntimeError("a slab changes in place: passes with gradient need a StateCache without layers")
         slab = self.slab
-        slab.room(k, len(self.own))
-        slab.turn(self.context, rotate)
+        slab.ensure_capacity(k, len(self.own))
+        slab.rotate_keys(self.context, rotate)
         slab.wrote(self.own, self.indices)
         if self._made_for is not slab.keys:  # a chunk's denoising passes share their board, and so these
             self._rows, self._made_for = [self._look(layer) for layer in range(slab.layers)], slab.keys

@@ -15,8 +15,8 @@ from adastate.stream.cache import StateCache, View
 from adastate.stream.spec import Switch
 from adastate.types import Memory, one_level
 
-Student = Callable[[Tensor, Tensor, Memory], Tensor]
-"""(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> flow; the prompt is bound to it."""
+VelocityNetwork = Callable[[Tensor, Tensor, Memory], Tensor]
+"""(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> velocity; the prompt is bound to it."""
 
 Reencode = Callable[[Tensor, int], Tensor]
 """(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
@@ -53,12 +53,12 @@ class Scene:
         switch: what becomes of the cache; None takes the stream's own choice.
     """
 
-    student: Student
+    student: VelocityNetwork
     switch: Switch | None = None
 
 
 def write(
-    student: Student,
+    student: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     x0: Tensor,
@@ -72,10 +72,10 @@ def write(
     view = cache.view(x0.shape[1] - queries, queries, clean=True, keep=True)
     with torch.set_grad_enabled(attached):
         clean = x0 if attached else x0.detach()
-        t = _times(clean, spec.context_noise)
+        t = same_timestep(clean, spec.context_noise)
         if spec.context_renoise:
-            fresh = _draw(noise, cache.generated, -1, queries, clean.shape[1] - queries, _shape(clean))
-            clean = flow.add_noise(clean, fresh, t, spec.shift)
+            fresh = draw_noise(noise, cache.generated, -1, queries, clean.shape[1] - queries, frame_shape(clean))
+            clean = flow.add_noise(clean, fresh, t, spec.timestep_shift)
         student(clean, t, view)
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
@@ -83,15 +83,15 @@ def write(
     return clean
 
 
-def _first_noise(noise: Noise, cache: StateCache, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+def first_noise(noise: Noise, cache: StateCache, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
     if not cache.spec.shared_noise:
-        return _draw(noise, cache.generated, 0, queries, frames, shape)
+        return draw_noise(noise, cache.generated, 0, queries, frames, shape)
     if cache.shared_noise is None:
-        cache.shared_noise = _draw(noise, 0, 0, queries, frames, shape)
+        cache.shared_noise = draw_noise(noise, 0, 0, queries, frames, shape)
     return cache.shared_noise
 
 
-def _draw(noise: Noise, chunk: int, level: int, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+def draw_noise(noise: Noise, chunk: int, level: int, queries: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
     """Normals for [state | content]: the next ones of a source, or those of this place."""
     if not isinstance(noise, PlacedNoise):
         return noise.normal(queries + frames, *shape)
@@ -101,13 +101,13 @@ def _draw(noise: Noise, chunk: int, level: int, queries: int, frames: int, shape
     return torch.cat([noise.at(chunk, level, "state").normal(queries, *shape), content], 1)
 
 
-def _predict(student: Student, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
+def predict_x0(student: VelocityNetwork, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
     return flow.to_x0(x, student(x, times, view), times, shift)
 
 
-def _shape(x: Tensor) -> tuple[int, int, int]:
+def frame_shape(x: Tensor) -> tuple[int, int, int]:
     return (x.shape[2], x.shape[3], x.shape[4])
 
 
-def _times(x: Tensor, t: float) -> Tensor:
+def same_timestep(x: Tensor, t: float) -> Tensor:
     return one_level(x.shape[0], x.shape[1], t, x.device)

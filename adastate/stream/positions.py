@@ -50,7 +50,7 @@ def layout(
         recache: the content takes the places of past frames.
     """
     own = tuple(range(start, start + frames))
-    if clean and spec.clean_keys == "recent":
+    if clean and spec.clean_pass_context == "recent":
         assert spec.attention_frames is not None
         oldest = start + frames - spec.attention_frames
         shown = tuple(i for i, source in enumerate(anchor) if source >= oldest)

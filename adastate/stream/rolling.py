@@ -9,12 +9,12 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Noise, Scene, Student, _draw, _predict, _times, write
+from adastate.stream.passes import Noise, Scene, VelocityNetwork, draw_noise, predict_x0, same_timestep, write
 from adastate.types import Chunk
 
 
 def staircase(
-    student: Student,
+    student: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     chunks: int,
@@ -39,21 +39,21 @@ def staircase(
         if joined < chunks:
             if scenes and joined in scenes:
                 student = scenes[joined].student
-            flight.append(_draw(noise, cache.generated + len(flight), 0, 0, frames, shape))
+            flight.append(draw_noise(noise, cache.generated + len(flight), 0, 0, frames, shape))
             levels.append(0)
             joined += 1
         x = torch.cat(flight, 1)
-        t = torch.cat([_times(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
+        t = torch.cat([same_timestep(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
         done = levels[0] == len(times) - 1
         with torch.set_grad_enabled(grad and done):
-            x0 = _predict(student, x, t, cache.view(x.shape[1], 0), spec.shift).split(frames, 1)
+            x0 = predict_x0(student, x, t, cache.view(x.shape[1], 0), spec.timestep_shift).split(frames, 1)
         levels = [level + 1 for level in levels]
         flight = [
             flow.add_noise(
                 chunk.detach(),
-                _draw(noise, cache.generated + i, level, 0, frames, shape),
-                _times(chunk, times[level]),
-                spec.shift,
+                draw_noise(noise, cache.generated + i, level, 0, frames, shape),
+                same_timestep(chunk, times[level]),
+                spec.timestep_shift,
             )
             for i, (chunk, level) in enumerate(zip(x0, levels, strict=True))
             if level < len(times)

@@ -9,14 +9,25 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Noise, Reencode, Scene, Step, Student, _draw, _first_noise, _predict, _times, write
-from adastate.stream.prompt_switch import _restart_if_due, switch_prompt
+from adastate.stream.passes import (
+    Noise,
+    Reencode,
+    Scene,
+    Step,
+    VelocityNetwork,
+    draw_noise,
+    first_noise,
+    predict_x0,
+    same_timestep,
+    write,
+)
+from adastate.stream.prompt_switch import restart_if_due, switch_prompt
 from adastate.stream.rolling import staircase
 from adastate.types import Chunk
 
 
 def rollout(
-    student: Student,
+    student: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     chunks: int,
@@ -64,22 +75,24 @@ def rollout(
         if index in scenes:
             student = scenes[index].student
             switch_prompt(student, cache, scenes[index].switch or spec.switch)
-        _restart_if_due(student, cache, reencode)
+        restart_if_due(student, cache, reencode)
         queries, frames = cache.state_queries, spec.frames_of(cache.generated)
         times = spec.levels(cache.generated)
         exit_at = max(0, len(times) - len(spec.timesteps) + last)
-        x = _first_noise(noise, cache, queries, frames, shape)
+        x = first_noise(noise, cache, queries, frames, shape)
         exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
         quiet = cache.view(frames, queries) if grad else exit_view
         for level in range(exit_at + 1):
             at_exit = level == exit_at
             with torch.set_grad_enabled(grad and at_exit):
-                x0 = _predict(student, x, _times(x, times[level]), exit_view if at_exit else quiet, spec.shift)
+                x0 = predict_x0(
+                    student, x, same_timestep(x, times[level]), exit_view if at_exit else quiet, spec.timestep_shift
+                )
             if not at_exit:
-                fresh = _draw(noise, cache.generated, level + 1, queries, frames, shape)
-                x = flow.add_noise(x0, fresh, _times(x, times[level + 1]), spec.shift)
+                fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
+                x = flow.add_noise(x0, fresh, same_timestep(x, times[level + 1]), spec.timestep_shift)
         if record is not None:
-            record.append(Step(x, _times(x, times[exit_at]), queries))
+            record.append(Step(x, same_timestep(x, times[exit_at]), queries))
         state, content = x0[:, :queries], x0[:, queries:]
         start = cache.origin + cache.frames
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
@@ -90,7 +103,7 @@ def rollout(
                 record[-1].clean = clean
 
 
-def replay(student: Student, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
+def replay(student: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
     """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
 
     With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and
@@ -108,10 +121,10 @@ def replay(student: Student, cache: StateCache, steps: Sequence[Step]) -> Iterat
     for step in steps:
         frames = step.x.shape[1] - step.queries
         with torch.enable_grad():
-            yield _predict(student, step.x, step.t, cache.view(frames, step.queries), cache.spec.shift)
+            yield predict_x0(student, step.x, step.t, cache.view(frames, step.queries), cache.spec.timestep_shift)
         cache.generated += 1
         if step.clean is not None:
             view = cache.view(frames, step.queries, clean=True, keep=True)
             with torch.no_grad():
-                student(step.clean, _times(step.clean, cache.spec.context_noise), view)
+                student(step.clean, same_timestep(step.clean, cache.spec.context_noise), view)
             cache.commit(view)

@@ -63,10 +63,10 @@ class StreamSpec:
         attention_frames: frames in view of one pass, anchor, past and its own counted; None: all that are kept.
         schedule: `uniform` denoises a chunk through all levels, then the next; `staircase` denoises as many chunks
             as there are levels at once, each one level noisier than the one before.
-        steps: timesteps of the denoising passes before the shift, noise first.
-        first_steps: of the first generated chunk, if they differ.
-        warp_steps: whether `steps` are meant before the shift; False takes them as they are.
-        shift: of the noise table.
+        denoising_steps: timesteps of the denoising passes before the shift, noise first.
+        first_chunk_denoising_steps: of the first generated chunk, if they differ.
+        steps_are_unshifted: whether `denoising_steps` are meant before the shift; False takes them as they are.
+        timestep_shift: of the noise table.
         shared_noise: every chunk starts from the same noise.
         restart_frames: after so many frames the stream starts anew from its last `restart_overlap`; None: never.
         restart_overlap: see there.
@@ -76,10 +76,10 @@ class StreamSpec:
             `behind`: after the chunk.
         state_init: `denoised` [D]: the first chunk denoises a state, too; `first_frame`: the first frames of the
             first chunk become the state, and are then no longer in the window.
-        state_clocks: chunks between two renewals of each frame of the state, one number a frame; empty: all at every
-            chunk, as AdaState has it. All are denoised with every chunk; the first chunk writes all.
-        clean_sees_old: whether the clean pass still sees the old state [D].
-        clean_keys: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
+        state_update_every: chunks between two renewals of each frame of the state, one number a frame; empty: all at
+            every chunk, as AdaState has it. All are denoised with every chunk; the first chunk writes all.
+        clean_pass_sees_old_state: whether the clean pass still sees the old state [D].
+        clean_pass_context: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
             frames at their own indices, the anchor only while it is among them.
         context_noise: timestep of the clean pass.
         context_renoise: whether its input is noised to that level, as in Self-Forcing's training rollout [D].
@@ -103,19 +103,19 @@ class StreamSpec:
     warmup: Literal["fixed", "growing"] = "fixed"
     attention_frames: int | None = None
     schedule: Literal["uniform", "staircase"] = "uniform"
-    steps: tuple[int, ...] = (1000, 750, 500, 250)
-    first_steps: tuple[int, ...] = ()
-    warp_steps: bool = True
-    shift: float = 5.0
+    denoising_steps: tuple[int, ...] = (1000, 750, 500, 250)
+    first_chunk_denoising_steps: tuple[int, ...] = ()
+    steps_are_unshifted: bool = True
+    timestep_shift: float = 5.0
     shared_noise: bool = False
     restart_frames: int | None = None
     restart_overlap: int = 0
     state_visibility: Literal["both", "previous", "replace"] = "both"
     state_position: Literal["anchor", "behind"] = "anchor"
     state_init: Literal["denoised", "first_frame"] = "denoised"
-    state_clocks: tuple[int, ...] = ()
-    clean_sees_old: bool = True
-    clean_keys: Literal["same", "recent"] = "same"
+    state_update_every: tuple[int, ...] = ()
+    clean_pass_sees_old_state: bool = True
+    clean_pass_context: Literal["same", "recent"] = "same"
     context_noise: float = 0.0
     context_renoise: bool = False
     cache_grad: Literal["detached", "straight_through"] = "detached"
@@ -123,7 +123,12 @@ class StreamSpec:
     switch: Switch = Switch()
 
     def __post_init__(self) -> None:
-        for name in ("decay", "steps", "first_steps", "state_clocks"):  # a config file has lists
+        for name in (
+            "decay",
+            "denoising_steps",
+            "first_chunk_denoising_steps",
+            "state_update_every",
+        ):  # a config file has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.switch, Mapping):
             object.__setattr__(self, "switch", Switch(**self.switch))
@@ -182,12 +187,14 @@ class StreamSpec:
             raise ValueError(
                 f"pingpong_slots {self.pingpong_slots} are more than the {self.state_frames} frames kept in the anchor"
             )
-        if self.state_clocks and not (
-            self.anchor == "state" and len(self.state_clocks) == self.state_frames and min(self.state_clocks) >= 1
+        if self.state_update_every and not (
+            self.anchor == "state"
+            and len(self.state_update_every) == self.state_frames
+            and min(self.state_update_every) >= 1
         ):
             raise ValueError(
-                f"state_clocks {list(self.state_clocks)} with anchor {self.anchor!r} of {self.state_frames} frames: "
-                "give one number of chunks, at least 1, for each frame of a state"
+                f"state_update_every {list(self.state_update_every)} with anchor {self.anchor!r} of "
+                f"{self.state_frames} frames: give one number of chunks, at least 1, for each frame of a state"
             )
         if self.state_init == "first_frame" and self.state_frames > self.frames_of(0):
             raise ValueError(
@@ -208,16 +215,18 @@ class StreamSpec:
                 "query_position 'stream' belongs to growing slots of a given window without a state; got position "
                 f"{self.position!r}, warmup {self.warmup!r}, past_frames {self.past_frames}, anchor {self.anchor!r}"
             )
-        if self.clean_keys == "recent" and (self.attention_frames is None or self.position == "slot"):
+        if self.clean_pass_context == "recent" and (self.attention_frames is None or self.position == "slot"):
             raise ValueError(
-                f"clean_keys 'recent' counts attention_frames in stream time: got {self.attention_frames} with "
+                f"clean_pass_context 'recent' counts attention_frames in stream time: got {self.attention_frames} with "
                 f"position {self.position!r}"
             )
 
     def _check_schedule(self) -> None:
         if self.schedule == "staircase" and self.anchor == "state":
             raise ValueError("schedule 'staircase' has several levels in a pass, a state has one: use uniform")
-        if self.schedule == "staircase" and (self.first_steps or self.shared_noise or self.first_chunk_frames):
+        if self.schedule == "staircase" and (
+            self.first_chunk_denoising_steps or self.shared_noise or self.first_chunk_frames
+        ):
             raise ValueError("schedule 'staircase' knows no first_steps, first_chunk_frames or shared_noise")
         if self.restart_frames is not None and not (
             self.schedule == "uniform" and 0 < self.restart_overlap < self.restart_frames
@@ -230,7 +239,7 @@ class StreamSpec:
             raise ValueError(
                 f"restart_overlap {self.restart_overlap} does not divide into chunks of {self.chunk_frames}"
             )
-        for steps in (self.steps, self.first_steps or self.steps):
+        for steps in (self.denoising_steps, self.first_chunk_denoising_steps or self.denoising_steps):
             self._warped(steps)
 
     def _check_gradients(self) -> None:
@@ -257,7 +266,7 @@ class StreamSpec:
     @property
     def _pass_frames(self) -> int:
         """Content frames of the largest denoising pass."""
-        return self.chunk_frames * (len(self.steps) if self.schedule == "staircase" else 1)
+        return self.chunk_frames * (len(self.denoising_steps) if self.schedule == "staircase" else 1)
 
     @property
     def anchor_frames(self) -> int:
@@ -289,15 +298,19 @@ class StreamSpec:
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The denoising timesteps after the shift, noise first."""
-        return self._warped(self.steps)
+        return self._warped(self.denoising_steps)
 
     def levels(self, chunk: int) -> tuple[float, ...]:
         """The denoising timesteps of the generated chunk `chunk`."""
-        return self._warped(self.first_steps) if chunk == 0 and self.first_steps else self.timesteps
+        return (
+            self._warped(self.first_chunk_denoising_steps)
+            if chunk == 0 and self.first_chunk_denoising_steps
+            else self.timesteps
+        )
 
     def _warped(self, steps: tuple[int, ...]) -> tuple[float, ...]:
-        warped = flow.warp_steps(steps, self.shift)
-        return warped if self.warp_steps else tuple(float(s) for s in steps)
+        warped = flow.warp_steps(steps, self.timestep_shift)
+        return warped if self.steps_are_unshifted else tuple(float(s) for s in steps)
 
     def chunks(self, frames: int) -> int:
         """How many chunks make `frames` latent frames."""

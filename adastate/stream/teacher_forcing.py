@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Student, _times
+from adastate.stream.passes import VelocityNetwork, same_timestep
 
 
-def forced(
-    student: Student, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
+def teacher_forced_chunks(
+    student: VelocityNetwork, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
 ) -> Iterator[Tensor]:
     """Teacher forcing through the cache: the flow of each noisy [state | chunk], after the clean ones before it.
 
@@ -23,5 +23,5 @@ def forced(
         yield student(x, times, cache.view(cache.spec.chunk_frames, queries))
         view = cache.view(cache.spec.chunk_frames, queries, clean=True, keep=True)
         with torch.no_grad():
-            student(x0, _times(x0, cache.spec.context_noise), view)
+            student(x0, same_timestep(x0, cache.spec.context_noise), view)
         cache.commit(view)

@@ -23,7 +23,7 @@ SCRATCH = "scratch"
 SHIPPED = {"plain": "builtin", "journey": "journey", "fog": "fog"}
 """Names of the codec and teacher of each world."""
 
-GUIDANCE = {"plain": [], "journey": ["--flow.guidance=0.5"], "fog": ["--flow.guidance=0.5"]}
+GUIDANCE = {"plain": [], "journey": ["--teacher.guidance=0.5"], "fog": ["--teacher.guidance=0.5"]}
 """With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81, with 0.5 at 0.89
 (docs/teacher.md)."""
 
@@ -91,7 +91,7 @@ class Setting:
     @property
     def networks(self) -> list[str]:
         """Words about codec and teacher that all later stages are told."""
-        told = [f"--codec.init_args.weights={self.codec_weights}", f"--flow.teacher={self.teacher_weights}"]
+        told = [f"--codec.init_args.weights={self.codec_weights}", f"--teacher.weights={self.teacher_weights}"]
         return [*told, *GUIDANCE[self.world]]
 
 
@@ -196,7 +196,7 @@ def _watch(setting: Setting) -> list[str]:
     if setting.world == "plain":
         return []
     told = [j.caption for j in journey.even_journeys(32, 1)[:: 32 // SHOWN + 1]]
-    return [f"--watch.prompts={json.dumps(told)}"]
+    return [f"--preview.prompts={json.dumps(told)}"]
 
 
 def flights(kind: str, count: int, seed: int) -> Sequence[flyover.Flight]:

@@ -66,11 +66,11 @@ def prepare(study: Setting, console: Console) -> None:
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
         arm_stages.write_prompts(study)
-        anew = False
+        restart = False
         for folder, stage in arm_stages.shared(study):
             folder.mkdir(parents=True, exist_ok=True)
-            done = run_stage(stage, folder, console, anew, "study")
-            anew = anew or (stage.name in DEPENDS and not done["skipped"])
+            done = run_stage(stage, folder, console, restart, "study")
+            restart = restart or (stage.name in DEPENDS and not done["skipped"])
 
 
 def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
     student = load_student(run)
     codec, frames = student.codec, student.rollout_frames
     truth = list(flights(kind, rollouts, seed))
-    once, chunk = codec.pictures(frames), codec.pictures(student.chunk_frames)
+    once, chunk = codec.video_frames(frames), codec.video_frames(student.chunk_frames)
     system = System(TRAINED, "", student.spec, 0)
     made = roll(student, system, [f.caption for f in truth], horizons[-1] * frames, seed, BATCH)
     video, found, moments = made.video, list[Curves](), list[Tensor]()
@@ -108,15 +108,15 @@ def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Se
     """The same of the true flights, as the codec gives them back, and the moments that distances are taken from."""
     codec = TinyCodec(weights).eval().requires_grad_(False)
     truth = list(flights(kind, rollouts, seed))
-    once, found, moments, reference, shown = codec.pictures(HORIZON), [], [], [], dict[str, np.ndarray]()
+    once, found, moments, reference, shown = codec.video_frames(HORIZON), [], [], [], dict[str, np.ndarray]()
     for first in range(0, rollouts, BATCH):
         some = truth[first : first + BATCH]
         video = _decoded(codec, kind, some, horizons[-1], once, 0)
-        found.append({**curves(video, some, once, codec.pictures(1), codec.fps), **hidden(video, None, some, once)})
+        found.append({**curves(video, some, once, codec.video_frames(1), codec.fps), **hidden(video, None, some, once)})
         moments.append(feature_moments(video, once))
         reference.append(feature_moments(_decoded(codec, kind, some, horizons[-1], once, APART), once).sum((0, 1)))
         if first == 0:
-            parts = [to_uint8(c[:SHOWN]).numpy() for c in video.split(codec.pictures(1), 1)]
+            parts = [to_uint8(c[:SHOWN]).numpy() for c in video.split(codec.video_frames(1), 1)]
             for name, chunks in stretches(parts, horizons, HORIZON).items():
                 shown[f"shown/{name}"] = np.concatenate(chunks, 1)
     kept = {**arrays(found, moments), **shown, "reference": torch.stack(reference).sum(0).numpy()}

@@ -42,10 +42,10 @@ def run_one(setting: Setting, task: Task, console: Console, keep: bool = False) 
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
         atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
-        anew = False
+        restart = False
         for stage in arm_stages.run(setting, task):
-            done = run_stage(stage, here, console, anew, "study")
-            anew = anew or not done["skipped"]
+            done = run_stage(stage, here, console, restart, "study")
+            restart = restart or not done["skipped"]
         if not keep:  # ten times what else a run leaves; nobody goes on from there
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
 

@@ -8,16 +8,16 @@ from torch import Tensor
 from adastate.models.engine import Engine
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer, is_whole
-from adastate.stream.passes import Student
+from adastate.stream.passes import VelocityNetwork
 from adastate.types import Memory
 
 
-class Bound:
+class PromptedNetwork:
     """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
 
     Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
-    Bound is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the text
-    keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
+    PromptedNetwork is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the
+    text keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
 
     Args:
         text: embeddings `[B, Lt, text_width]`.
@@ -35,12 +35,12 @@ class Bound:
     ) -> None:
         self.net, self.text, self.fast, self.share, self.engine, self.fp8 = net, text, fast, share, engine, fp8
         self._keys: list[tuple[Tensor, Tensor]] | None = None
-        self._quiet: Student | None = None
+        self._quiet: VelocityNetwork | None = None
         self._passes: Passes | None = None
 
-    def other(self, text: Tensor) -> Bound:
+    def other(self, text: Tensor) -> PromptedNetwork:
         """The same network, as it is now, with another prompt."""
-        bound = Bound(self.net, text, self.fast, self.share, self.engine, self.fp8)
+        bound = PromptedNetwork(self.net, text, self.fast, self.share, self.engine, self.fp8)
         bound._passes = self._shared()
         return bound
 
@@ -60,7 +60,7 @@ class Bound:
             self._passes = Passes(self.net, mixed, self.engine, self.fp8)
         return self._passes
 
-    def _without_gradient(self) -> Student:
+    def _without_gradient(self) -> VelocityNetwork:
         keys, passes = self.net.text_keys(self.text), self._shared()
         if passes is not None:
             return Streamer(self.net, keys, passes=passes)

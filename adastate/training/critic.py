@@ -21,8 +21,8 @@ class Critic(pl.LightningModule):
     Args:
         size: geometry of the network, the teacher's or the student's.
         weights: safetensors file or "builtin" to start from (the teacher's own, as a rule).
-        shift: of the noise table; the teacher's.
-        time_shift: shift of the timesteps drawn for training; None takes `shift`.
+        timestep_shift: of the noise table; the teacher's.
+        training_timestep_shift: shift of the timesteps drawn for training; None takes `timestep_shift`.
         compute_dtype, checkpointing, compiled: see DiT.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
@@ -31,8 +31,8 @@ class Critic(pl.LightningModule):
         self,
         size: Size,
         weights: str | None = None,
-        shift: float = 5.0,
-        time_shift: float | None = None,
+        timestep_shift: float = 5.0,
+        training_timestep_shift: float | None = None,
         compute_dtype: str | None = None,
         checkpointing: bool = False,
         compiled: bool = False,
@@ -41,25 +41,28 @@ class Critic(pl.LightningModule):
         super().__init__()
         options = {"checkpointing": checkpointing, "compute_dtype": compute_dtype, "compiled": compiled}
         self.net = learner(size, weights, lora, **options)
-        self.shift, self.time_shift = shift, shift if time_shift is None else time_shift
+        self.timestep_shift, self.training_timestep_shift = (
+            timestep_shift,
+            timestep_shift if training_timestep_shift is None else training_timestep_shift,
+        )
 
     def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
-        return flow.to_x0(x_t, self.net(x_t, t, text), t, self.shift)
+        return flow.to_x0(x_t, self.net(x_t, t, text), t, self.timestep_shift)
 
     def loss(
-        self, x: Tensor, text: Tensor, noise: SampleNoise, carries: Tensor | None = None
+        self, x: Tensor, text: Tensor, noise: SampleNoise, loss_mask: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
 
         `carries` [F] leaves out frames that are mere context.
         """
         x = x.detach()
-        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.time_shift)
+        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.training_timestep_shift)
         eps = noise.normal(*x.shape[1:])
-        predicted = flow.predicted(self.net, x, eps, t, text, self.shift)
-        each = losses.per_sample_flow_matching(predicted, x, eps, carries)
-        band = (flow.sigma(t, self.shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
+        predicted = flow.predicted(self.net, x, eps, t, text, self.timestep_shift)
+        each = losses.per_sample_flow_matching(predicted, x, eps, loss_mask)
+        band = (flow.sigma(t, self.timestep_shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
         found = {
             f"critic/loss_{name}_noise": each[band == i].mean().detach()
             for i, name in enumerate(BANDS)

@@ -17,20 +17,20 @@ from adastate.distributed.protocol import shard_all
 from adastate.encoders import Codec
 from adastate.models.wan import DiT
 from adastate.optim.accumulation import GlobalBatch
-from adastate.optim.adamw import adamw_for, clipped_step, warmed_up
+from adastate.optim.adamw import adamw_for, clipped_step, linear_warmup
 from adastate.optim.ema import EMA
-from adastate.optim.manual_optimization import BadUpdateError, Updates
-from adastate.optim.spike_guard import Guard
+from adastate.optim.manual_optimization import BadUpdateError, GuardedOptimizer
+from adastate.optim.spike_guard import SpikeGuard
 from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
-from adastate.training.dmd_objective import Objective, Recipe, StateLoss
-from adastate.training.rollout_sampler import Long, Sampler, Source
-from adastate.training.rollout_samples import Part, Reward, Sample, again
+from adastate.training.dmd_objective import Objective, ObjectiveConfig, StateLoss
+from adastate.training.rollout_sampler import LongRollout, Sampler, Source
+from adastate.training.rollout_samples import Part, Reward, Sample, replay_chunks
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch, Chunk
 from adastate.weights import save
-from adastate.weights.checkpoint_filter import bring_back, leave_out
+from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("teacher.", "student.codec.")
 """Parts of the module that no checkpoint holds."""
@@ -51,8 +51,8 @@ class Distill(pl.LightningModule):
             accumulated to it.
         student_every: critic updates per student update.
         critic_updates: critic updates an iteration.
-        critic_fresh: whether each critic update has a rollout of its own; otherwise those of an iteration share one,
-            the student's where there is one.
+        critic_new_rollout: whether each critic update has a rollout of its own; otherwise those of an iteration share
+            one, the student's where there is one.
         critic_first: iterations at the start in which only the critic learns.
         horizon_weight: alpha of losses.horizon_weight.
         horizon_law: its law [D].
@@ -63,20 +63,16 @@ class Distill(pl.LightningModule):
         sid_alpha: see losses.sid.
         source: what the scores look at. `rollout`: the student's own streams; `noised`: real clips at the student's
             levels, denoised in one causal pass, as in CausVid (the data then has latents).
-        long_frames: length of the rollouts, beyond the horizon. None: the horizon itself.
-        long: what of them is scored, and has the gradient. `windows`: a window of the horizon at a random place, as in
-            Self-Forcing++; `streaming`: a stream goes on from iteration to iteration until it is so long, and its new
-            frames are scored, as in LongLive (adastate/training/streaming_rollouts.py).
-        save_streams: whether carried streams are part of checkpoints. Without, a resumed run begins new ones: it is not
-            the same bit for bit, and its checkpoints are smaller by the caches of a whole global batch.
-        switch_share: share of the long streams in which the prompt changes, at a random place, to the data's next one.
-        plain_share: share of the iterations in which a staircase goes chunk by chunk (Rolling-Forcing: half).
+        long_rollout: rollouts beyond the horizon, see LongRollout; None: the horizon itself.
+        prompt_switch_prob: share of the long streams in which the prompt changes, at a random place, to the data's
+            next one.
+        uniform_schedule_prob: share of the iterations in which a staircase goes chunk by chunk (Rolling-Forcing: half).
         reward, reward_beta: decoded video to a reward per clip, and beta of the weight exp(beta r) of its loss.
         replay: roll out without a graph and run each chunk's exit pass again: equal gradients with a detached cache,
             and activations of one chunk however long the rollout.
-        score_range: timesteps at which the scores are compared are clamped to it.
+        score_timestep_range: timesteps at which the scores are compared are clamped to it.
         score_shift: shift of those timesteps; None takes the teacher's.
-        student_lr, critic_lr, betas, weight_decay, clip: of the two AdamW, clipped each by its own norm.
+        student_lr, critic_lr, betas, weight_decay, gradient_clip_norm: of the two AdamW, clipped each by its own norm.
         student_warmup, critic_warmup: steps of each over which its rate rises linearly.
         spike, patience: see Guard; a loss or gradient norm that is not finite is never stepped upon.
         out: safetensors file for the student's averaged weights.
@@ -92,7 +88,7 @@ class Distill(pl.LightningModule):
         global_batch: int = 64,
         student_every: int = 5,
         critic_updates: int = 1,
-        critic_fresh: bool = True,
+        critic_new_rollout: bool = True,
         critic_first: int = 0,
         horizon_weight: float = 2.0,
         horizon_law: losses.HorizonLaw = "linear",
@@ -101,21 +97,19 @@ class Distill(pl.LightningModule):
         objective: Literal["dmd", "sid"] = "dmd",
         sid_alpha: float = 1.0,
         source: Source = "rollout",
-        long_frames: int | None = None,
-        long: Long = "windows",
-        save_streams: bool = True,
-        switch_share: float = 0.0,
-        plain_share: float = 0.0,
+        long_rollout: LongRollout | None = None,
+        prompt_switch_prob: float = 0.0,
+        uniform_schedule_prob: float = 0.0,
         reward: Reward | None = None,
         reward_beta: float = 2.0,
         replay: bool = False,
-        score_range: tuple[float, float] = (20.0, 980.0),
+        score_timestep_range: tuple[float, float] = (20.0, 980.0),
         score_shift: float | None = None,
         student_lr: float = 2e-6,
         critic_lr: float = 4e-7,
         betas: tuple[float, float] = (0.0, 0.999),
         weight_decay: float = 0.01,
-        clip: float = 10.0,
+        gradient_clip_norm: float = 10.0,
         student_warmup: int = 0,
         critic_warmup: int = 0,
         spike: float = 10.0,
@@ -129,32 +123,21 @@ class Distill(pl.LightningModule):
         self.automatic_optimization = False
         self.teacher, self.student, self.critic = teacher.requires_grad_(False).eval(), student, critic
         self.iterations, self.batch, self.student_every = iterations, GlobalBatch(global_batch), student_every
-        self.critic_updates, self.critic_fresh, self.critic_first = critic_updates, critic_fresh, critic_first
-        self.state_loss, self.source, self.replay, self.save_streams = state_loss, source, replay, save_streams
-        self.sampler = Sampler(student, seed, source, long, long_frames, switch_share, plain_share)
-        self.objective = Objective(
-            self.teacher,
-            student,
-            critic,
-            Recipe(
-                objective,
-                sid_alpha,
-                horizon_weight,
-                horizon_law,
-                state_loss,
-                state_stands_for,
-                reward,
-                reward_beta,
-                score_range,
-                score_shift,
-            ),
+        self.critic_updates, self.critic_first = critic_updates, critic_first
+        self.critic_new_rollout, self.replay = critic_new_rollout, replay
+        self.save_streams = long_rollout is None or long_rollout.save_streams
+        self.sampler = Sampler(student, seed, source, long_rollout, prompt_switch_prob, uniform_schedule_prob)
+        choices = ObjectiveConfig(
+            *(objective, sid_alpha, horizon_weight, horizon_law, state_loss, state_stands_for),
+            *(reward, reward_beta, score_timestep_range, score_shift),
         )
+        self.objective = Objective(self.teacher, student, critic, choices)
         self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
-        self.clip, self.out, self.save_every, self.seed = clip, out, save_every, seed
+        self.gradient_clip_norm, self.out, self.save_every, self.seed = gradient_clip_norm, out, save_every, seed
         self.warmup = (student_warmup, critic_warmup)
         self.clipped_step = clipped_step
         self.learning = ""
-        self.updates = Updates(self, Guard(spike, patience=patience))
+        self.updates = GuardedOptimizer(self, SpikeGuard(spike, patience=patience))
         self._iteration = 0
 
     # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
@@ -197,8 +180,8 @@ class Distill(pl.LightningModule):
         return self.student.chunk_frames
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return self.student.grid
+    def latent_size(self) -> tuple[int, int]:
+        return self.student.latent_size
 
     def stream(
         self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
@@ -222,7 +205,8 @@ class Distill(pl.LightningModule):
         collected = self.batch.add(batch, self.trainer.world_size)
         if not collected:
             return
-        parts = [Part.of(self.student, b, slot, self.sampler.switch_share > 0) for slot, b in enumerate(collected)]
+        turning = self.sampler.prompt_switch_prob > 0
+        parts = [Part.of(self.student, b, slot, turning) for slot, b in enumerate(collected)]
         self.updates.begin()
         streams = self.sampler.streams
         if streams is not None:
@@ -230,10 +214,10 @@ class Distill(pl.LightningModule):
         try:
             self._iterate(parts)
         except BadUpdateError as bad:
-            if streams is not None and not self.updates.made:
-                streams.back(anew=self.guard.in_a_row > 1)
-            self.updates.dismiss(str(bad))
-        if not self.dismissed or self.updates.made:
+            if streams is not None and not self.updates.stepped:
+                streams.back(restart=self.guard.in_a_row > 1)
+            self.updates.skip(str(bad))
+        if not self.skip_reason or self.updates.stepped:
             self._next_iteration()
 
     def _iterate(self, parts: list[Part]) -> None:
@@ -245,11 +229,11 @@ class Distill(pl.LightningModule):
             self.updates.step("student")
             self.student.ema.update(self.student.net)
         for update in range(self.critic_updates):
-            if self.critic_fresh or not made:
+            if self.critic_new_rollout or not made:
                 made = [self.sample(part, f"critic {update}", grad=False) for part in parts]
             for sample, part in zip(made, parts, strict=True):
                 noise = self.noise(part.index, f"critic score {update}")
-                found = self.critic.loss(sample.x, sample.told(part.text), noise, sample.carries)
+                found = self.critic.loss(sample.x, sample.scored_text(part.text), noise, sample.loss_mask)
                 self.updates.backward("critic", *found)
             self.updates.step("critic")
 
@@ -270,17 +254,13 @@ class Distill(pl.LightningModule):
         loss.backward()
         assert leaf.grad is not None
         self.learning = "student"
-        for term in again(self.student, part.text, sample, leaf.grad):
+        for term in replay_chunks(self.student, part.text, sample, leaf.grad):
             self.manual_backward(term / self.accumulate)
         return replace(sample, x=leaf.detach(), chunks=[], start=None, steps=[])
 
     def sample(self, part: Part, purpose: str, grad: bool, record: bool = False) -> Sample:
         """What the scores look at in this iteration, see Sampler."""
         return self.sampler.sample(part, self.iteration, purpose, grad, record)
-
-    def rollout(self, text: Tensor, index: Tensor, purpose: str, grad: bool) -> list[Chunk]:
-        """The chunks of a rollout of the horizon."""
-        return self.sample(Part(text, index), purpose, grad).chunks
 
     def noise(self, index: Tensor, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, self.iteration, index, purpose, self.device)
@@ -311,17 +291,17 @@ class Distill(pl.LightningModule):
         return self.batch.micro
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> SpikeGuard:
         return self.updates.guard
 
     @property
-    def dismissed(self) -> str:
+    def skip_reason(self) -> str:
         """What the guard said of the last iteration."""
-        return self.updates.dismissed
+        return self.updates.skip_reason
 
     def _next_iteration(self) -> None:
         self._iteration += 1
-        self.updates.settle()
+        self.updates.finish_iteration()
         if self.iteration % self.save_every == 0 or self.iteration >= self.iterations:
             self.save()
         if self.iteration >= self.iterations:
@@ -333,12 +313,12 @@ class Distill(pl.LightningModule):
         return self.batch.is_empty
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(self, checkpoint, FROZEN)
+        strip_frozen(self, checkpoint, FROZEN)
         if self.sampler.streams is not None and self.save_streams:
             checkpoint["streams"] = self.sampler.streams.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        bring_back(self, checkpoint, FROZEN)
+        restore_frozen(self, checkpoint, FROZEN)
         if self.sampler.streams is not None:
             self.sampler.streams.load_state_dict(checkpoint.get("streams", {}))
 
@@ -362,7 +342,7 @@ class Distill(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         rates = {"student": self.student_lr, "critic": self.critic_lr}
         optimizers = [adamw_for(net, rates[name], self.betas, self.weight_decay) for name, net in self.trained.items()]
-        return optimizers, [warmed_up(o, n) for o, n in zip(optimizers, self.warmup, strict=True)]
+        return optimizers, [linear_warmup(o, n) for o, n in zip(optimizers, self.warmup, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:
         super().train(mode)

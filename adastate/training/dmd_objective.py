@@ -33,7 +33,7 @@ class _X0(nn.Module):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ObjectiveConfig:
     """The choices of an objective; for their meaning see Distill."""
 
     kind: Kind = "dmd"
@@ -44,7 +44,7 @@ class Recipe:
     state_stands_for: Literal["first", "last"] = "last"
     reward: Reward | None = None
     reward_beta: float = 2.0
-    score_range: tuple[float, float] = (20.0, 980.0)
+    score_timestep_range: tuple[float, float] = (20.0, 980.0)
     score_shift: float | None = None
 
     def __post_init__(self) -> None:
@@ -55,9 +55,9 @@ class Recipe:
 class Objective:
     """Compares the teacher's score with the critic's. It holds no weights: those are Distill's."""
 
-    def __init__(self, teacher: Teacher, student: Student, critic: Critic, recipe: Recipe) -> None:
+    def __init__(self, teacher: Teacher, student: Student, critic: Critic, recipe: ObjectiveConfig) -> None:
         self.teacher, self.student, self.critic, self.recipe = teacher, student, critic, recipe
-        self.score_shift = teacher.shift if recipe.score_shift is None else recipe.score_shift
+        self.score_shift = teacher.timestep_shift if recipe.score_shift is None else recipe.score_shift
         losses.horizon_weight(student.rollout_frames, recipe.horizon_weight, recipe.horizon_law)  # refuses nonsense
 
     def student_loss(
@@ -68,8 +68,8 @@ class Objective:
         The horizon's law runs over those frames of the scored clip that carry loss, wherever in a long stream it lies.
         """
         recipe, x, mask = self.recipe, sample.x, sample.mask()
-        text = sample.told(text)
-        weight = losses.horizon_weight(x.shape[1], recipe.horizon_weight, recipe.horizon_law, sample.carries)
+        text = sample.scored_text(text)
+        weight = losses.horizon_weight(x.shape[1], recipe.horizon_weight, recipe.horizon_law, sample.loss_mask)
         samples, found = self._rewards(x)
         if recipe.kind == "sid":
             real, fake = self.scores(x, text, negative, noise("score"))
@@ -94,8 +94,8 @@ class Objective:
 
     def scores(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
         """(teacher's x0, critic's x0) of `x`, noised to one timestep a clip; no gradient reaches their weights."""
-        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.score_shift, *self.recipe.score_range)
-        x_t = flow.add_noise(x, noise.normal(*x.shape[1:]), t, self.teacher.shift)
+        t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.score_shift, *self.recipe.score_timestep_range)
+        x_t = flow.add_noise(x, noise.normal(*x.shape[1:]), t, self.teacher.timestep_shift)
         if not torch.is_grad_enabled():
             return self.teacher.x0(x_t, t, text, negative), self.critic.x0(x_t, t, text)
         still = {name: p.detach() for name, p in self.critic.named_parameters()}

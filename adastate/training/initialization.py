@@ -14,13 +14,15 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec
-from adastate.stream.teacher_forcing import forced
-from adastate.training.conditioned import Bound
+from adastate.stream.teacher_forcing import teacher_forced_chunks
+from adastate.training.conditioned import PromptedNetwork
 from adastate.types import Batch
 
-Init = Literal["ode", "ode_noisy", "teacher_forcing", "diffusion_forcing", "consistency"]
-REGRESSIONS = ("ode", "ode_noisy")
-NOISY_PAST = ("ode_noisy", "diffusion_forcing")
+Init = Literal["ode", "ode_noisy_context", "teacher_forcing", "diffusion_forcing", "consistency"]
+StateTarget = Literal["none", "first", "last"]
+"""What a state is taught: nothing, or these frames of its own chunk."""
+REGRESSIONS = ("ode", "ode_noisy_context")
+NOISY_PAST = ("ode_noisy_context", "diffusion_forcing")
 
 Flow = Callable[[Tensor, Tensor], Tensor]
 """(noisy clips `[B, F, C, H, W]`, timesteps `[B, F]`) -> flow, with the clean past and the prompt bound."""
@@ -60,11 +62,11 @@ def pairs(init: Init, batch: Batch, noise: SampleNoise, spec: StreamSpec) -> Pai
         rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
         return Pairs(path[rows, index, frames], clean, batch.levels.to(path.device)[index], end)
     clean = clips(init, batch, spec)
-    levels = flow.sigma_table(spec.shift).to(clean.device) * flow.TIMESTEPS
+    levels = flow.sigma_table(spec.timestep_shift).to(clean.device) * flow.TIMESTEPS
     draw = torch.stack([noise.integers(flow.TIMESTEPS) for _ in range(clean.shape[1] // block)], 1)
     t = levels[draw].repeat_interleave(block, 1)
     eps = noise.normal(*clean.shape[1:])
-    return Pairs(flow.add_noise(clean, eps, t, spec.shift), clean, t, eps - clean)
+    return Pairs(flow.add_noise(clean, eps, t, spec.timestep_shift), clean, t, eps - clean)
 
 
 def clips(init: Init, batch: Batch, spec: StreamSpec) -> Tensor:
@@ -77,7 +79,9 @@ def clips(init: Init, batch: Batch, spec: StreamSpec) -> Tensor:
 # ---- the network over all blocks of clips
 
 
-def forced_at_once(net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
+def teacher_forcing_forward(
+    net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec
+) -> Tensor:
     """Flow `[B, F, C, H, W]` of all blocks of `noisy`, each after the clean blocks before it (teacher forcing), in one
     forward over [clean copy | noisy copy]."""
     frames = clean.shape[1]
@@ -86,14 +90,14 @@ def forced_at_once(net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tens
     return net(both, times, text, positions=[*range(frames)] * 2, visible=mask)[:, frames:]
 
 
-def causal_at_once(net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
+def block_causal_forward(net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
     """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
     past, block = spec.past_frames, spec.chunk_frames
     mask = block_causal(noisy.shape[1], block, None if past is None else past + block)
     return net(noisy, t, text, visible=mask)
 
 
-def forced_through_cache(
+def teacher_forcing_through_cache(
     net: DiT, made: Pairs, text: Tensor, spec: StreamSpec, target: Literal["first", "last"]
 ) -> tuple[Tensor, Pairs]:
     """(flow, pairs) of teacher forcing chunk by chunk through the cache, each chunk led by a state.
@@ -111,11 +115,36 @@ def forced_through_cache(
         return [torch.cat([chunk[:, at], chunk], 1) for chunk in x.split(size, 1)]
 
     parts = [with_state(x) for x in (made.noisy, made.clean, made.t, made.target)]
-    predicted = forced(Bound(net, text), StateCache(spec), *parts[:3])
+    predicted = teacher_forced_chunks(PromptedNetwork(net, text), StateCache(spec), *parts[:3])
     return torch.cat(list(predicted), 1), Pairs(*(torch.cat(part, 1) for part in parts))
 
 
+def refuse_conflicts(init: Init, target: StateTarget, anchor: str, ar_weights: str | None) -> None:
+    """Rejects incompatible options of an initialisation.
+
+    Raises:
+        ValueError: for the first of them.
+    """
+    if target != "none" and anchor != "state":
+        raise ValueError(f"init_state_target {target!r} needs anchor: state, not {anchor!r}")
+    if target != "none" and init in (*NOISY_PAST, "consistency"):
+        raise ValueError(f"init_state_target {target!r} needs a clean past; init is {init!r}")
+    if (init == "consistency") != (ar_weights is not None):
+        raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
+
+
 # ---- losses
+
+
+def loss(init: Init, net: DiT, made: Pairs, text: Tensor, spec: StreamSpec, target: StateTarget) -> Tensor:
+    """Of one batch, for every initialisation but `consistency`."""
+    if target != "none":
+        predicted, made = teacher_forcing_through_cache(net, made, text, spec, target)
+    elif init in NOISY_PAST:
+        predicted = block_causal_forward(net, made.noisy, made.t, text, spec)
+    else:
+        predicted = teacher_forcing_forward(net, made.noisy, made.clean, made.t, text, spec)
+    return regression(init, predicted, made, spec.timestep_shift)
 
 
 def regression(init: Init, predicted: Tensor, made: Pairs, shift: float) -> Tensor:
@@ -133,7 +162,7 @@ def consistency(
     Causal consistency distillation (Causal-Forcing++, arXiv 2605.15141); the path has `steps` steps.
     """
     block = _block(spec)
-    levels = flow.euler_times(steps, spec.shift).to(clean.device)
+    levels = flow.euler_times(steps, spec.timestep_shift).to(clean.device)
     draw = torch.stack([noise.integers(steps) for _ in range(clean.shape[1] // block)], 1)
     here, there = (levels[draw + i].repeat_interleave(block, 1) for i in (0, 1))
     x_t = _mix(clean, noise.normal(*clean.shape[1:]), here)

@@ -35,7 +35,7 @@ def load_teacher(run: Path) -> Teacher:
     config = _config(run, "distill")
     model = _model(config)
     student = model["student"]["init_args"]
-    shared = {name: student[name] for name in ("codec", "text", "grid")}
+    shared = {name: student[name] for name in ("codec", "text", "latent_size")}
     teacher = _frozen(build(_with(model["teacher"], **shared), Teacher))
     held(teacher.net, config["trainer"].get("precision"))
     return teacher

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from adastate.diffusion.noise import SampleNoise, agree, shared_integer
-from adastate.training.rollout_samples import Draw, Part, Sample, noised, rolled, window
-from adastate.training.streaming_rollouts import Streams, new_frames
+from adastate.training.rollout_samples import Draw, Part, Sample, denoise_real_clips, rollout_from_start, rollout_window
+from adastate.training.streaming_rollouts import StreamPool, new_frames
 from adastate.training.student import Student
 
 Source = Literal["rollout", "noised"]
-Long = Literal["windows", "streaming"]
+
+
+@dataclass(frozen=True)
+class LongRollout:
+    """Training on rollouts beyond the horizon.
+
+    Attributes:
+        frames: their length in latent frames.
+        mode: what of them is scored, and has the gradient. `windows`: a window of the horizon at a random place, as in
+            Self-Forcing++; `streaming`: a stream goes on from iteration to iteration until it is so long, and its new
+            frames are scored, as in LongLive (adastate/training/streaming_rollouts.py).
+        save_streams: whether carried streams are part of checkpoints. Without, a resumed run begins new ones: it is not
+            the same bit for bit, and its checkpoints are smaller by the caches of a whole global batch.
+    """
+
+    frames: int
+    mode: Literal["windows", "streaming"] = "windows"
+    save_streams: bool = True
+
 
 THOUSAND = 1000
 """Shares are drawn to a thousandth."""
@@ -22,7 +41,7 @@ class Sampler:
     """Makes the samples of an iteration; every draw is one for all chunks, samples and ranks.
 
     Args:
-        source, long, long_frames, switch_share, plain_share: see Distill.
+        source, long_rollout, prompt_switch_prob, uniform_schedule_prob: see Distill.
         seed: of the draws.
     """
 
@@ -31,45 +50,48 @@ class Sampler:
         student: Student,
         seed: int = 0,
         source: Source = "rollout",
-        long: Long = "windows",
-        long_frames: int | None = None,
-        switch_share: float = 0.0,
-        plain_share: float = 0.0,
+        long_rollout: LongRollout | None = None,
+        prompt_switch_prob: float = 0.0,
+        uniform_schedule_prob: float = 0.0,
     ) -> None:
-        self.student, self.seed, self.source, self.long = student, seed, source, long
-        self.long_frames, self.switch_share, self.plain_share = long_frames, switch_share, plain_share
+        self.student, self.seed, self.source, self.long = student, seed, source, long_rollout
+        self.prompt_switch_prob, self.uniform_schedule_prob = prompt_switch_prob, uniform_schedule_prob
         self._check()
-        streaming = long == "streaming" and long_frames is not None
-        self.streams = Streams(student, long_frames or 0) if streaming else None
+        streaming = long_rollout is not None and long_rollout.mode == "streaming"
+        self.streams = StreamPool(student, long_rollout.frames) if streaming and long_rollout is not None else None
 
     def _check(self) -> None:
         spec, horizon = self.student.spec, self.student.rollout_frames
-        for name in ("switch_share", "plain_share"):
+        for name in ("prompt_switch_prob", "uniform_schedule_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
-        if self.plain_share and spec.schedule != "staircase":
-            raise ValueError(f"plain_share {self.plain_share} is a share of staircases; schedule is {spec.schedule!r}")
-        if self.long_frames is None:
-            if self.long == "streaming" or self.switch_share:
+        if self.uniform_schedule_prob and spec.schedule != "staircase":
+            raise ValueError(
+                f"uniform_schedule_prob {self.uniform_schedule_prob} is a share of staircases; schedule is "
+                f"{spec.schedule!r}"
+            )
+        if self.long is None:
+            if self.prompt_switch_prob:
                 raise ValueError(
-                    f"long {self.long!r} with switch_share {self.switch_share} is about rollouts beyond the horizon of "
-                    f"{horizon} frames: set long_frames, their length"
+                    f"prompt_switch_prob {self.prompt_switch_prob} is about rollouts beyond the horizon of {horizon} "
+                    "frames: set long_rollout.frames, their length"
                 )
             return
         if spec.schedule != "uniform" or spec.first_chunk_frames not in (None, spec.chunk_frames):
             raise ValueError(
-                f"long_frames needs schedule 'uniform' and chunks of one size; got {spec.schedule!r} and "
+                f"long_rollout needs schedule 'uniform' and chunks of one size; got {spec.schedule!r} and "
                 f"first_chunk_frames {spec.first_chunk_frames}"
             )
         if self.source != "rollout":
-            raise ValueError(f"long_frames is the length of rollouts; source is {self.source!r}")
-        least = horizon + (new_frames(self.student, horizon) if self.long == "streaming" else 0)
-        if self.long == "windows":
-            spec.chunks(self.long_frames)
-        if self.long_frames < least:
+            raise ValueError(f"long_rollout is about the student's own rollouts; source is {self.source!r}")
+        streaming = self.long.mode == "streaming"
+        least = horizon + (new_frames(self.student, horizon) if streaming else 0)
+        if not streaming:
+            spec.chunks(self.long.frames)
+        if self.long.frames < least:
             raise ValueError(
-                f"long_frames {self.long_frames} is below {least}, the horizon"
-                + (" and what a stream goes on by" if self.long == "streaming" else "")
+                f"long_rollout.frames {self.long.frames} is below {least}, the horizon"
+                + (" and what a stream goes on by" if streaming else "")
                 + ": make it longer"
             )
 
@@ -77,15 +99,15 @@ class Sampler:
         """Of the rollout for `purpose`; ranks that would differ raise."""
         key = (self.seed, iteration, purpose)
         level = shared_integer(len(self.student.spec.timesteps), *key)
-        uniform = shared_integer(THOUSAND, *key, "schedule") < THOUSAND * self.plain_share
+        uniform = shared_integer(THOUSAND, *key, "schedule") < THOUSAND * self.uniform_schedule_prob
         first, switch = 0, None
         if self.streams is not None:
             places = self.streams.turns()
         else:
-            beyond = 0 if self.long_frames is None else self.long_frames - self.student.rollout_frames
+            beyond = 0 if self.long is None else self.long.frames - self.student.rollout_frames
             first = shared_integer(beyond // self.student.chunk_frames + 1, *key, "window") if beyond else 0
-            places = range(1, (self.long_frames or 0) // self.student.chunk_frames)
-        if shared_integer(THOUSAND, *key, "switch") < THOUSAND * self.switch_share:
+            places = range(1, (0 if self.long is None else self.long.frames) // self.student.chunk_frames)
+        if shared_integer(THOUSAND, *key, "switch") < THOUSAND * self.prompt_switch_prob:
             switch = places[shared_integer(len(places), *key, "switched at")]
         drawn = {"iteration": iteration, "exit level": level, "first chunk": first, "schedule": int(uniform)}
         length = {"rollout frames": self.student.rollout_frames, "switch": -1 if switch is None else switch}
@@ -108,10 +130,10 @@ class Sampler:
             if part.latents is None:
                 raise ValueError("source 'noised' denoises real clips: give the stage data with latents, ShardData say")
             noise = self.noise(part, iteration, f"noised {purpose}")
-            return noised(self.student, part.text, part.latents, noise, grad)
+            return denoise_real_clips(self.student, part.text, part.latents, noise, grad)
         draw, noise = self.draw(iteration, purpose), self.noise(part, iteration, f"rollout {purpose}")
         with torch.set_grad_enabled(grad):
             if self.streams is not None:
                 return self.streams.sample(part, noise, draw, grad, record)
-            made = rolled if self.long_frames is None else window
+            made = rollout_from_start if self.long is None else rollout_window
             return made(self.student, part, noise, draw, grad, record)

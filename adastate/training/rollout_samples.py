@@ -42,7 +42,7 @@ class Part:
         """What `batch` brings; `turning` if streams are to change their prompt."""
         if turning and not batch.next_prompts:
             raise ValueError(
-                "switch_share needs the prompt that comes next: give PromptData pairs: true or a next_file"
+                "prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true or a next_file"
             )
         following = student.embed(batch.next_prompts) if turning else None
         return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot)
@@ -64,7 +64,7 @@ class Sample:
 
     x: Tensor
     chunks: list[Chunk]
-    carries: Tensor | None = None
+    loss_mask: Tensor | None = None
     text: Tensor | None = None
     start: StateCache | None = None
     steps: list[Step] = field(default_factory=list)
@@ -74,13 +74,13 @@ class Sample:
         """Frames of `x` before its chunks."""
         return self.x.shape[1] - sum(c.frames for c in self.chunks) if self.chunks else 0
 
-    def told(self, text: Tensor) -> Tensor:
+    def scored_text(self, text: Tensor) -> Tensor:
         """What its scores are told, where `text` is its Part's."""
         return text if self.text is None else self.text
 
     def mask(self) -> Tensor | None:
         """`[B, F]`."""
-        return None if self.carries is None else self.carries.to(self.x.device)[None].expand(self.x.shape[:2])
+        return None if self.loss_mask is None else self.loss_mask.to(self.x.device)[None].expand(self.x.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Draw:
     uniform: bool = False
 
 
-def stretch(
+def continue_rollout(
     student: Student,
     text: Tensor,
     noise: SampleNoise,
@@ -126,15 +126,19 @@ def stretch(
     return Sample(x, made, text=text, start=start, steps=steps)
 
 
-def rolled(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+def rollout_from_start(
+    student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+) -> Sample:
     """A stream of one horizon from its beginning."""
     spec = student.spec
     chunks = spec.chunks(student.rollout_frames)
     cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec)
-    return stretch(student, part.text, noise, cache, chunks, draw, grad, finish=False, record=record)
+    return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, finish=False, record=record)
 
 
-def window(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+def rollout_window(
+    student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+) -> Sample:
     """One horizon of a stream, from chunk `draw.first` on; what comes before has no gradient (Self-Forcing++).
 
     Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
@@ -148,13 +152,13 @@ def window(student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: b
     ahead = draw.first + (inside or picture)
     turn = ahead if inside else last if draw.switch is None else min(draw.switch, last)
     cache, text = StateCache(student.spec), part.text
-    before = [stretch(student, text, noise, cache, min(turn, ahead), draw).x] if min(turn, ahead) else []
+    before = [continue_rollout(student, text, noise, cache, min(turn, ahead), draw).x] if min(turn, ahead) else []
     if turn <= ahead:
         assert part.next_text is not None
         text = part.next_text
         student.switch(text, cache)
-        before += [stretch(student, text, noise, cache, ahead - turn, draw).x] if ahead > turn else []
-    sample = stretch(student, text, noise, cache, last - ahead, draw, grad, finish=False, record=record)
+        before += [continue_rollout(student, text, noise, cache, ahead - turn, draw).x] if ahead > turn else []
+    sample = continue_rollout(student, text, noise, cache, last - ahead, draw, grad, finish=False, record=record)
     return overlapping(student, torch.cat(before, 1), sample, picture) if inside or picture else sample
 
 
@@ -172,10 +176,10 @@ def overlapping(student: Student, before: Tensor, sample: Sample, picture: bool)
             first = student.as_picture(before[:, : before.shape[1] - size + 1])
             front = torch.cat([first.to(front), front[:, 1:]], 1)
     x = torch.cat([front, sample.x], 1)
-    return replace(sample, x=x, carries=torch.arange(x.shape[1]) >= size)
+    return replace(sample, x=x, loss_mask=torch.arange(x.shape[1]) >= size)
 
 
-def noised(student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool) -> Sample:
+def denoise_real_clips(student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool) -> Sample:
     """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
 
     What CausVid's distillation looks at: nothing of the student's own making is in the context.
@@ -185,12 +189,12 @@ def noised(student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, 
     levels = torch.tensor(spec.timesteps, device=latents.device)
     pick = torch.stack([noise.integers(len(levels)) for _ in range(chunks)], 1)
     t = levels[pick].repeat_interleave(spec.chunk_frames, 1)
-    x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.shift)
+    x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.timestep_shift)
     with torch.set_grad_enabled(grad):
-        return Sample(flow.to_x0(x_t, student.causal_at_once(x_t, t, text), t, spec.shift), [])
+        return Sample(flow.to_x0(x_t, student.block_causal_forward(x_t, t, text), t, spec.timestep_shift), [])
 
 
-def again(student: Student, text: Tensor, sample: Sample, gradient: Tensor) -> Iterator[Tensor]:
+def replay_chunks(student: Student, text: Tensor, sample: Sample, gradient: Tensor) -> Iterator[Tensor]:
     """Runs the chunks of a recorded sample once more, with a graph of one chunk at a time; see stream.rollout.replay.
 
     Args:
@@ -202,7 +206,7 @@ def again(student: Student, text: Tensor, sample: Sample, gradient: Tensor) -> I
     """
     assert sample.start is not None
     parts = gradient[:, sample.context :].split(student.chunk_frames, 1)
-    made = student.replay(sample.told(text), sample.steps, sample.start)
+    made = student.replay(sample.scored_text(text), sample.steps, sample.start)
     for x0, step, chunk, g in zip(made, sample.steps, sample.chunks, parts, strict=True):
         if step.queries:
             assert chunk.state is not None

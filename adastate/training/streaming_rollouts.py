@@ -18,12 +18,12 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
-from adastate.training.rollout_samples import Draw, Part, Sample, overlapping, stretch
+from adastate.training.rollout_samples import Draw, Part, Sample, continue_rollout, overlapping
 from adastate.training.student import Student
 
 
 @dataclass
-class Carried:
+class StreamBatch:
     """The streams of one micro batch.
 
     Attributes:
@@ -50,7 +50,7 @@ class Carried:
             self.text = self.next_text
             student.switch(self.text, self.cache)
         chunks = new // student.chunk_frames
-        sample = stretch(student, self.text, noise, self.cache, chunks, draw, grad, record=record)
+        sample = continue_rollout(student, self.text, noise, self.cache, chunks, draw, grad, record=record)
         content = sample.x.detach()
         if self.tail is not None:
             sample = overlapping(student, self.tail, sample, starts_with_a_picture(student.codec))
@@ -62,7 +62,7 @@ class Carried:
         self.frames += new
         return sample
 
-    def kept(self) -> Carried:
+    def kept(self) -> StreamBatch:
         """As it is now, whatever becomes of it."""
         return replace(self, cache=fork(self.cache))
 
@@ -72,8 +72,8 @@ def new_frames(student: Student, frames: int) -> int:
     return student.rollout_frames - (student.chunk_frames if frames else 0)
 
 
-class Streams:
-    """The carried streams of this process, one Carried a micro batch.
+class StreamPool:
+    """The carried streams of this process, one StreamBatch a micro batch.
 
     Args:
         longest: a stream goes on while its next frames do not exceed so many.
@@ -81,8 +81,8 @@ class Streams:
 
     def __init__(self, student: Student, longest: int) -> None:
         self.student, self.longest = student, longest
-        self._now: list[Carried] = []
-        self._before: list[Carried] = []
+        self._now: list[StreamBatch] = []
+        self._before: list[StreamBatch] = []
         self._whole: dict[str, Any] = {}
         """Of a checkpoint, rows of all ranks, until the micro batches are known."""
 
@@ -103,18 +103,18 @@ class Streams:
             self._now, self._whole = [_cut(self._whole, self.student, part) for part in parts], {}
         self._before = [carried.kept() for carried in self._now]
 
-    def back(self, anew: bool = False) -> None:
+    def back(self, restart: bool = False) -> None:
         """As if the iteration had not begun; `anew` gives the streams up, for they may be what is wrong."""
-        self._now = [] if anew else self._before
+        self._now = [] if restart else self._before
 
     def sample(self, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
         """One rollout of a micro batch; `draw.switch` is a frame here, and holds if a stream begins."""
         if part.slot >= len(self._now) or not self._fits(self._now[part.slot]):
-            begun = Carried(StateCache(self.student.spec), part.text, part.next_text, draw.switch)
+            begun = StreamBatch(StateCache(self.student.spec), part.text, part.next_text, draw.switch)
             self._now = [*self._now[: part.slot], begun]  # the ones after it end as well
         return self._now[part.slot].go_on(self.student, noise, draw, grad, record)
 
-    def _fits(self, carried: Carried) -> bool:
+    def _fits(self, carried: StreamBatch) -> bool:
         return carried.frames + new_frames(self.student, carried.frames) <= self.longest
 
     # ---- checkpoints
@@ -130,12 +130,12 @@ class Streams:
         self._now, self._whole = [], state
 
 
-def saved_stream(carried: Carried) -> dict[str, Any]:
+def saved_stream(carried: StreamBatch) -> dict[str, Any]:
     plain = {name: getattr(carried, name) for name in ("text", "next_text", "turn", "frames", "tail")}
     return {**plain, "cache": saved(carried.cache)}
 
 
-def _cut(whole: dict[str, Any], student: Student, part: Part) -> Carried:
+def _cut(whole: dict[str, Any], student: Student, part: Part) -> StreamBatch:
     """This process's rows of the streams of all."""
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if _several() else (0, 1)
     batch = len(part.index)
@@ -147,7 +147,7 @@ def _cut(whole: dict[str, Any], student: Student, part: Part) -> Carried:
             "same global_batch"
         )
     mine = _merged([whole], lambda parts: parts[0][first : first + batch].to(student.device).clone())
-    return Carried(restored(student.spec, mine.pop("cache")), **mine)
+    return StreamBatch(restored(student.spec, mine.pop("cache")), **mine)
 
 
 def _merged(states: list[Any], join: Callable[[list[Tensor]], Any]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -26,11 +26,11 @@ from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
 from adastate.stream.rollout import replay
 from adastate.training import initialization
-from adastate.training.conditioned import Bound
-from adastate.training.initialization import NOISY_PAST, Init
+from adastate.training.conditioned import PromptedNetwork
+from adastate.training.initialization import Init, StateTarget
 from adastate.types import Batch, Chunk, Probe
 from adastate.weights import network, save
-from adastate.weights.checkpoint_filter import bring_back, leave_out
+from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("codec.", "ar_net.")
 """Parts of the module that no checkpoint holds."""
@@ -54,7 +54,7 @@ class Student(pl.LightningModule):
         size: geometry of the network.
         codec, text: latents to pixels and prompts to embeddings.
         stream: every choice of the stream, see StreamSpec.
-        grid: latent height and width.
+        latent_size: latent height and width.
         rollout_frames: latent frames of a training rollout, the horizon; a multiple of the chunk.
         weights: safetensors file or "builtin" (the tiny teacher) to start from; None for random.
         init: objective of the initialisation. `ode`: causal ODE regression, from points of the trajectories at the
@@ -66,7 +66,8 @@ class Student(pl.LightningModule):
         ar_weights, ar_steps, ar_guidance: that network, the levels of its path, and its guidance c + w (c - u).
         init_state_target: what a state is taught in initialisation: nothing (there is no state slot then), or the
             `first` or `last` frames of its own chunk.
-        lr, betas, weight_decay, clip, warmup, decay_share: of the initialisation's AdamW, as in Teacher.
+        lr, betas, weight_decay, gradient_clip_norm, warmup, lr_decay_fraction: of the initialisation's AdamW, as in
+            Teacher.
         ema, ema_start, ema_warmup: average of the weights, see EMA.
         out, save_every: safetensors file of the averaged weights.
         seed: of all randomness in training.
@@ -83,20 +84,20 @@ class Student(pl.LightningModule):
         codec: Codec,
         text: TextEncoder,
         stream: StreamSpec = StreamSpec(),  # noqa: B008 - frozen
-        grid: tuple[int, int] = (60, 104),
+        latent_size: tuple[int, int] = (60, 104),
         rollout_frames: int = 21,
         weights: str | None = None,
         init: Init = "ode",
         ar_weights: str | None = None,
         ar_steps: int = 48,
         ar_guidance: float = 0.0,
-        init_state_target: Literal["none", "first", "last"] = "none",
+        init_state_target: StateTarget = "none",
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
-        clip: float = 1.0,
+        gradient_clip_norm: float = 1.0,
         warmup: int = 20,
-        decay_share: float = 0.4,
+        lr_decay_fraction: float = 0.4,
         ema: float = 0.99,
         ema_start: int = 0,
         ema_warmup: bool = False,
@@ -113,16 +114,12 @@ class Student(pl.LightningModule):
         stream.chunks(rollout_frames)
         self.engine: Engine = engine
         self.fp8 = fp8
-        self.codec, self.text, self.spec, self.grid = codec, text, stream, grid
+        self.codec, self.text, self.spec, self.latent_size = codec, text, stream, latent_size
         self.rollout_frames, self.init, self.init_state_target = rollout_frames, init, init_state_target
-        self.lr, self.betas, self.weight_decay, self.clip = lr, betas, weight_decay, clip
-        self.warmup, self.decay_share, self.out, self.save_every, self.seed = warmup, decay_share, out, save_every, seed
-        if init_state_target != "none" and stream.anchor != "state":
-            raise ValueError(f"init_state_target {init_state_target!r} needs anchor: state, not {stream.anchor!r}")
-        if init_state_target != "none" and init in (*NOISY_PAST, "consistency"):
-            raise ValueError(f"init_state_target {init_state_target!r} needs a clean past; init is {init!r}")
-        if (init == "consistency") != (ar_weights is not None):
-            raise ValueError(f"init {init!r} with ar_weights {ar_weights!r}: consistency needs them, and it alone")
+        self.lr, self.betas, self.weight_decay, self.gradient_clip_norm = lr, betas, weight_decay, gradient_clip_norm
+        self.warmup, self.lr_decay_fraction = warmup, lr_decay_fraction
+        self.out, self.save_every, self.seed = out, save_every, seed
+        initialization.refuse_conflicts(init, init_state_target, stream.anchor, ar_weights)
         self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
         self.ema = EMA(self.net, ema, ema_start, ema_warmup)
@@ -144,7 +141,7 @@ class Student(pl.LightningModule):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return (self.net.size.channels, *self.grid)
+        return (self.net.size.channels, *self.latent_size)
 
     def embed(self, prompts: list[str]) -> Tensor:
         return self.text.embed(prompts).to(self.device)
@@ -170,7 +167,7 @@ class Student(pl.LightningModule):
         spec = spec or self.spec
         used = cache is not None and cache.generated > 0
         return rollout(
-            Bound(net or self.net, text),
+            PromptedNetwork(net or self.net, text),
             noise,
             StateCache(spec, probe) if cache is None else cache,
             frames // spec.chunk_frames if used else spec.chunks(frames),
@@ -183,11 +180,11 @@ class Student(pl.LightningModule):
 
     def replay(self, text: Tensor, steps: Sequence[Step], cache: StateCache) -> Iterator[Tensor]:
         """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
-        return replay(Bound(self.net, text, share=False), cache, steps)
+        return replay(PromptedNetwork(self.net, text, share=False), cache, steps)
 
     def switch(self, text: Tensor, cache: StateCache) -> None:
         """Turns the stream that `cache` remembers to a new prompt, in the stream's own way."""
-        switch_prompt(Bound(self.net, text), cache, self.spec.switch)
+        switch_prompt(PromptedNetwork(self.net, text), cache, self.spec.switch)
 
     @torch.no_grad()
     def stream(
@@ -219,7 +216,7 @@ class Student(pl.LightningModule):
         if isinstance(probe, AttentionShare):
             probe.cache = cache
         net = self.ema.whole(self.net.patch_embedding.weight.dtype)
-        student = Bound(net, self.embed(prompts), engine=self.engine, fp8=self.fp8)
+        student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
         scenes = {
@@ -292,22 +289,13 @@ class Student(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = SampleNoise(self.seed, self.iteration, batch.index, "init", self.device)
         text = self.embed(batch.prompts)
-        loss = (
-            self._consistency(batch, noise, text) if self.init == "consistency" else self._regress(batch, noise, text)
-        )
+        if self.init == "consistency":
+            loss = self._consistency(batch, noise, text)
+        else:
+            made, target = initialization.pairs(self.init, batch, noise, self.spec), self.init_state_target
+            loss = initialization.loss(self.init, self.net, made, text, self.spec, target)
         self.log("init/loss", loss, prog_bar=True)
         return loss
-
-    def _regress(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
-        made = initialization.pairs(self.init, batch, noise, self.spec)
-        if self.init_state_target != "none":
-            through = initialization.forced_through_cache
-            predicted, made = through(self.net, made, text, self.spec, self.init_state_target)
-        elif self.init in NOISY_PAST:
-            predicted = self.causal_at_once(made.noisy, made.t, text)
-        else:
-            predicted = initialization.forced_at_once(self.net, made.noisy, made.clean, made.t, text, self.spec)
-        return initialization.regression(self.init, predicted, made, self.spec.shift)
 
     def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
         assert self.ar_net is not None
@@ -315,7 +303,7 @@ class Student(pl.LightningModule):
         nothing = self.embed([""]).expand(len(text), -1, -1)
 
         def after_clean(net: DiT, x: Tensor, t: Tensor, told: Tensor = text) -> Tensor:
-            return initialization.forced_at_once(net, x, clean, t, told, self.spec)
+            return initialization.teacher_forcing_forward(net, x, clean, t, told, self.spec)
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
             v = after_clean(ar, x, t)
@@ -324,9 +312,9 @@ class Student(pl.LightningModule):
         nets = partial(after_clean, self.ema.net), partial(after_clean, self.net)
         return initialization.consistency(clean, noise, self.spec, self.ar_steps, guided, *nets)
 
-    def causal_at_once(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def block_causal_forward(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
-        return initialization.causal_at_once(self.net, noisy, t, text, self.spec)
+        return initialization.block_causal_forward(self.net, noisy, t, text, self.spec)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""
@@ -336,7 +324,7 @@ class Student(pl.LightningModule):
             self.save()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("init/gradient_norm", self.clip_gradient(self.net, self.clip))
+        self.log("init/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))
 
     def on_train_end(self) -> None:
         self.save()
@@ -349,11 +337,11 @@ class Student(pl.LightningModule):
             save(net, Path(self.out), stream=asdict(self.spec))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(self, checkpoint, FROZEN)
+        strip_frozen(self, checkpoint, FROZEN)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        bring_back(self, checkpoint, FROZEN)
+        restore_frozen(self, checkpoint, FROZEN)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.lr_decay_fraction, steps)

@@ -21,7 +21,7 @@ from adastate.optim.adamw import adamw, clip_gradient
 from adastate.optim.ema import EMA
 from adastate.types import Batch, Chunk
 from adastate.weights import save
-from adastate.weights.checkpoint_filter import bring_back, leave_out
+from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("codec.",)
 """Parts of the module that no checkpoint holds."""
@@ -33,17 +33,17 @@ class Teacher(pl.LightningModule):
     Args:
         size: geometry of the network.
         codec, text: pixels to latents and prompts to embeddings; a teacher that only scores latents needs neither.
-        grid: latent height and width of the clips it samples.
+        latent_size: latent height and width of the clips it samples.
         rollout_frames: latent frames of a clip.
         weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
-        shift: of the noise table; more puts more of the levels near noise.
+        timestep_shift: of the noise table; more puts more of the levels near noise.
         guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
             usual convention u + g (c - u).
         negative_prompt: what u is conditioned on; a name that ends in .txt is a file that holds it.
         solver: of the ODE in `sample`: `euler`, or Wan2.1's own `unipc`, which needs fewer steps.
         dropout: share of prompts replaced by the negative prompt while training.
-        lr, betas, weight_decay, clip: of AdamW; the rate warms up over `warmup` steps and falls to nothing over the
-            last `decay_share` of `trainer.max_steps`.
+        lr, betas, weight_decay, gradient_clip_norm: of AdamW; the rate warms up over `warmup` steps and falls to
+            nothing over the last `lr_decay_fraction` of `trainer.max_steps`.
         ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
@@ -56,10 +56,10 @@ class Teacher(pl.LightningModule):
         size: Size,
         codec: Codec | None = None,
         text: TextEncoder | None = None,
-        grid: tuple[int, int] = (60, 104),
+        latent_size: tuple[int, int] = (60, 104),
         rollout_frames: int = 21,
         weights: str | None = None,
-        shift: float = 5.0,
+        timestep_shift: float = 5.0,
         guidance: float = 3.0,
         negative_prompt: str = "",
         solver: Literal["euler", "unipc"] = "euler",
@@ -67,9 +67,9 @@ class Teacher(pl.LightningModule):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
-        clip: float = 1.0,
+        gradient_clip_norm: float = 1.0,
         warmup: int = 60,
-        decay_share: float = 0.3,
+        lr_decay_fraction: float = 0.3,
         ema: float | None = 0.999,
         out: str | None = None,
         save_every: int = 500,
@@ -84,10 +84,16 @@ class Teacher(pl.LightningModule):
         self.net = learner(size, weights, lora, **options)
         self.codec, self.text = codec, text
         self.rollout_frames = rollout_frames
-        self.grid, self.shift, self.guidance = grid, shift, guidance
+        self.latent_size, self.timestep_shift, self.guidance = latent_size, timestep_shift, guidance
         self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
-        self.clip, self.warmup, self.decay_share, self.out, self.seed = clip, warmup, decay_share, out, seed
+        self.gradient_clip_norm, self.warmup, self.lr_decay_fraction, self.out, self.seed = (
+            gradient_clip_norm,
+            warmup,
+            lr_decay_fraction,
+            out,
+            seed,
+        )
         self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
         self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
         if isinstance(codec, nn.Module):
@@ -127,11 +133,11 @@ class Teacher(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
         noise = SampleNoise(self.seed, self.iteration, batch.index, "teacher", x0.device)
-        t = flow.sigma_table(self.shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
+        t = flow.sigma_table(self.timestep_shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
         keep = noise.uniform() >= self.dropout
         prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
         eps = noise.normal(*x0.shape[1:])
-        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.shift)
+        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.timestep_shift)
         loss = losses.flow_matching(predicted, x0, eps)
         self.log("teacher/loss", loss, prog_bar=True)
         return loss
@@ -181,7 +187,7 @@ class Teacher(pl.LightningModule):
         self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
     ) -> Tensor:
         """Guided prediction of x0, c + w (c - u) of x0s as of flows, for `x_t` [B, F, C, H, W] at `t` [B]."""
-        return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net), t, self.shift)
+        return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net), t, self.timestep_shift)
 
     @torch.no_grad()
     def trajectory(self, prompts: list[str], noise: Tensor, levels: Tensor) -> Tensor:
@@ -212,8 +218,8 @@ class Teacher(pl.LightningModule):
         """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, index[i]), that of its own number without."""
         rows = range(len(prompts)) if index is None else index
         noise = SampleNoise(seed, 0, rows, "sample", self.device)
-        start = noise.normal(frames, self.net.size.channels, *self.grid)
-        shift = self.shift if shift is None else shift
+        start = noise.normal(frames, self.net.size.channels, *self.latent_size)
+        shift = self.timestep_shift if shift is None else shift
         if self.solver == "unipc":
             return self._unipc(prompts, start, steps, shift)
         return self.trajectory(prompts, start, flow.euler_times(steps, shift))[:, -1]
@@ -232,24 +238,24 @@ class Teacher(pl.LightningModule):
         self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
     ) -> Iterator[Chunk]:
         """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
-        clip = self.sample(prompts, min(frames, self.rollout_frames), seed=seed, index=index)
-        yield Chunk(0, 0, clip, None, passes=16)
+        made = self.sample(prompts, min(frames, self.rollout_frames), seed=seed, index=index)
+        yield Chunk(0, 0, made, None, passes=16)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.decay_share, steps)
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.lr_decay_fraction, steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.clip))
+        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))
 
     def on_train_end(self) -> None:
         self._save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out(self, checkpoint, FROZEN)
+        strip_frozen(self, checkpoint, FROZEN)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        bring_back(self, checkpoint, FROZEN)
+        restore_frozen(self, checkpoint, FROZEN)
 
     def _save(self) -> None:
         if self.out is None:

@@ -15,7 +15,7 @@ Checkpoint = dict[str, Any]
 """Lightning's, with the `state_dict` of a module."""
 
 
-def leave_out(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
+def strip_frozen(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
     """Takes out of `checkpoint` what begins with one of `parts`, and what adapters leave as it was.
 
     Beside the adapters of each layer goes their alpha, which their shapes do not tell.
@@ -25,7 +25,7 @@ def leave_out(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...])
     checkpoint["state_dict"] = kept | {k: v for k, v in _alphas(module).items() if _factor(k, kept)}
 
 
-def bring_back(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
+def restore_frozen(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
     """Puts back into `checkpoint` what `leave_out` took, as `module` has it from its files.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from adastate.models.wan import DiT, Size
 from adastate.weights.files import Entry, WeightsError
 
-_WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "freq": 256}
+_WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "time_embedding_dim": 256}
 KNOWN = {
     "tiny": Size(),
     "wan_1_3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
@@ -23,7 +23,7 @@ KNOWN = {
 
 MOST_LAYERS = 1000
 
-SHAPING = ("width", "layers", "ffn", "channels", "text_width", "freq", "patch")
+SHAPING = ("width", "layers", "ffn", "channels", "text_width", "time_embedding_dim", "patch")
 """Fields of Size that show in the tensors' shapes. `heads` shapes none, and yet must be right."""
 
 TELLING = {
@@ -52,10 +52,11 @@ def from_config(config: Mapping[str, Any]) -> Geometry:
     """What a config.json of Wan2.1 or diffusers says of the geometry."""
     names = {
         "width": "dim", "layers": "num_layers", "heads": "num_heads", "ffn": "ffn_dim", "channels": "in_dim",
-        "text_width": "text_dim", "text_tokens": "text_len", "freq": "freq_dim", "patch": "patch_size", "eps": "eps",
+        "text_width": "text_dim", "text_tokens": "text_len", "time_embedding_dim": "freq_dim", "patch": "patch_size",
+        "eps": "eps",
     }  # fmt: skip
     if "attention_head_dim" in config:
-        names |= {"heads": "num_attention_heads", "channels": "in_channels", "rope_rows": "rope_max_seq_len"}
+        names |= {"heads": "num_attention_heads", "channels": "in_channels", "rope_max_frames": "rope_max_seq_len"}
     plain = int | float | list
     found = {ours: config[theirs] for ours, theirs in names.items() if isinstance(config.get(theirs), plain)}
     if isinstance(config.get("attention_head_dim"), int) and "heads" in found:
@@ -85,7 +86,7 @@ def complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
 def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
     name, wan = name_of(geometry), geometry.get("text_width") == _WAN["text_width"]
     usual = asdict(KNOWN[name]) if name != "other" else _WAN if wan else {}
-    geometry = {**{k: usual[k] for k in ("text_tokens", "rope_rows", "eps") if k in usual}, **geometry}
+    geometry = {**{k: usual[k] for k in ("text_tokens", "rope_max_frames", "eps") if k in usual}, **geometry}
     if "heads" in geometry:
         if heads not in (None, geometry["heads"]):
             raise WeightsError(f"--heads is {heads}, but the source itself says {geometry['heads']}: leave it out")
@@ -145,7 +146,7 @@ def wan_config(size: Size) -> dict[str, Any]:
         "dim": size.width,
         "eps": size.eps,
         "ffn_dim": size.ffn,
-        "freq_dim": size.freq,
+        "freq_dim": size.time_embedding_dim,
         "in_dim": size.channels,
         "model_type": "t2v",
         "num_heads": size.heads,
@@ -169,7 +170,7 @@ def diffusers_config(size: Size) -> dict[str, Any]:
         "cross_attn_norm": True,
         "eps": size.eps,
         "ffn_dim": size.ffn,
-        "freq_dim": size.freq,
+        "freq_dim": size.time_embedding_dim,
         "image_dim": None,
         "in_channels": size.channels,
         "num_attention_heads": size.heads,
@@ -178,6 +179,6 @@ def diffusers_config(size: Size) -> dict[str, Any]:
         "patch_size": list(size.patch),
         "pos_embed_seq_len": None,
         "qk_norm": "rms_norm_across_heads",
-        "rope_max_seq_len": size.rope_rows,
+        "rope_max_seq_len": size.rope_max_frames,
         "text_dim": size.text_width,
     }

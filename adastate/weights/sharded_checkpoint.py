@@ -26,7 +26,7 @@ AVERAGE = "average"
 OTHER = "take another checkpoint"
 
 
-class PiecesError(ValueError):
+class ShardedCheckpointError(ValueError):
     """What is wrong with a checkpoint in pieces, in one sentence."""
 
 
@@ -35,7 +35,7 @@ WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
-class Piece:
+class WeightShard:
     """Elements `start` to `start + count` of a flattened parameter."""
 
     name: str
@@ -44,12 +44,12 @@ class Piece:
     count: int
 
 
-class Held(Protocol):
+class ShardedNetwork(Protocol):
     """What this rank holds of a network and of its optimiser's state."""
 
     shapes: dict[str, tuple[int, ...]]
     """Of the whole parameters that learn, by name."""
-    pieces: list[Piece]
+    pieces: list[WeightShard]
     averages: list[Tensor] | None
     """Of each piece, flat and in place; None where no average is kept."""
 
@@ -57,22 +57,22 @@ class Held(Protocol):
     def groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups."""
 
-    def moments(self, piece: Piece) -> list[str]:
+    def moments(self, piece: WeightShard) -> list[str]:
         """Names of the parts that the optimiser keeps of a piece; none before its first step."""
 
     def scalars(self) -> dict[str, Tensor]:
         """What the optimiser counts, the same for all weights; empty where this rank has no piece."""
 
-    def part(self, piece: Piece, part: str) -> Tensor:
+    def part(self, piece: WeightShard, part: str) -> Tensor:
         """The float32 weights of a piece, or one of its moments: [count], a view where that is possible."""
 
-    def write(self, piece: Piece, part: str, value: Tensor) -> None:
+    def write(self, piece: WeightShard, part: str, value: Tensor) -> None:
         """Sets what `part` gives."""
 
     def count(self, scalars: dict[str, Tensor]) -> None:
         """Sets what `scalars` gives, where the optimiser looks for it: see `counters`."""
 
-    def bring(self, saved: Saved) -> None:
+    def bring(self, saved: SavedShards) -> None:
         """Sets copies of the weights that a strategy keeps beside the pieces; all ranks call it."""
 
 
@@ -92,7 +92,7 @@ def counters(scalars: dict[str, Tensor], weights: Tensor, group: dict[str, Any])
     return {k: v.detach().to(device, copy=True) for k, v in scalars.items()}
 
 
-def write(folder: Path, name: str, held: Held, rank: int) -> None:
+def write(folder: Path, name: str, held: ShardedNetwork, rank: int) -> None:
     """This rank's file of one network; no other rank is waited for."""
     pieces = []
     for i, piece in enumerate(held.pieces):
@@ -106,15 +106,15 @@ def write(folder: Path, name: str, held: Held, rank: int) -> None:
 
 
 @torch.no_grad()
-def read(folder: Path, name: str, held: Held) -> None:
+def read(folder: Path, name: str, held: ShardedNetwork) -> None:
     """Loads what any number of ranks under any strategy have written; all ranks together.
 
     Raises:
-        PiecesError: what is there is of another network, not whole, or not plain data.
+        ShardedCheckpointError: what is there is of another network, not whole, or not plain data.
     """
-    saved = Saved.open(folder, name)
+    saved = SavedShards.open(folder, name)
     if saved.shapes != held.shapes:
-        raise PiecesError(
+        raise ShardedCheckpointError(
             f"{folder} holds another {name} than is trained: {saved.difference(held.shapes)}; resume it with the "
             "config that lies beside it"
         )
@@ -132,7 +132,7 @@ def read(folder: Path, name: str, held: Held) -> None:
         group.update({k: v for k, v in other.items() if k not in ("fused", "foreach")})
 
 
-def save(folder: Path, held: Mapping[str, Held], rank: int, checkpoint: dict[str, Any]) -> None:
+def save(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint: dict[str, Any]) -> None:
     """Writes this rank's files of a checkpoint, and rank 0 what Lightning has beside the networks.
 
     It is written in place: who wants it whole or absent hands in a scratch path and renames it afterwards. No rank
@@ -148,12 +148,12 @@ def save(folder: Path, held: Mapping[str, Held], rank: int, checkpoint: dict[str
         save_rest(folder, checkpoint)
 
 
-def restore(folder: Path, held: Mapping[str, Held]) -> dict[str, Any]:
+def restore(folder: Path, held: Mapping[str, ShardedNetwork]) -> dict[str, Any]:
     """Reads what `save` wrote, under any strategy and on any number of processes; nothing in it is executed.
 
     Raises:
         FileNotFoundError: where there is no such checkpoint.
-        PiecesError: it holds more than plain data, or other networks than these.
+        ShardedCheckpointError: it holds more than plain data, or other networks than these.
     """
     rest = load_rest(folder)
     for name, mine in held.items():
@@ -180,7 +180,7 @@ def save_rest(folder: Path, checkpoint: dict[str, Any]) -> None:
 
 def load_rest(folder: Path) -> dict[str, Any]:
     require(folder)
-    found: dict[str, Any] = plain_data.load(folder / REST, PiecesError, OTHER)
+    found: dict[str, Any] = plain_data.load(folder / REST, ShardedCheckpointError, OTHER)
     return found
 
 
@@ -192,13 +192,13 @@ def consolidate(folder: str | Path) -> dict[str, dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: where there is no such checkpoint.
-        PiecesError: it is not plain data, or not whole.
+        ShardedCheckpointError: it is not plain data, or not whole.
     """
     folder = Path(folder)
     require(folder)
     found: dict[str, dict[str, Tensor]] = {}
     for name in sorted({p.name[: -len("-00000.pt")] for p in folder.glob("*-00000.pt")}):
-        saved = Saved.open(folder, name)
+        saved = SavedShards.open(folder, name)
         found[name] = {key: saved.whole(key, WEIGHT) for key in saved.shapes}
         if all(AVERAGE in saved.parts(key) for key in saved.shapes):
             found[f"{name}_average"] = {key: saved.whole(key, AVERAGE) for key in saved.shapes}
@@ -216,7 +216,7 @@ def require(folder: Path) -> None:
 
 
 @dataclass
-class Saved:
+class SavedShards:
     """What all ranks wrote of one network; tensors are mapped, and read when asked for."""
 
     folder: Path
@@ -226,13 +226,13 @@ class Saved:
     groups: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Saved:
+    def open(cls, folder: Path, name: str) -> SavedShards:
         made = cls(folder)
         files = sorted(folder.glob(f"{name}-?????.pt"))
         if not files:
-            raise PiecesError(f"{folder} holds no {name}: it was saved by another stage of the training")
+            raise ShardedCheckpointError(f"{folder} holds no {name}: it was saved by another stage of the training")
         for file in files:
-            told = plain_data.load(file, PiecesError, OTHER)
+            told = plain_data.load(file, ShardedCheckpointError, OTHER)
             try:
                 made.shapes = {k: tuple(int(n) for n in shape) for k, shape in told["shapes"].items()}
                 made.groups = [dict(group) for group in told["groups"]]
@@ -240,7 +240,9 @@ class Saved:
                 for key, start, parts in told["pieces"]:
                     made.pieces.setdefault(key, []).append((int(start), {k: v.flatten() for k, v in parts.items()}))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
-                raise PiecesError(f"{file} is not a rank's part of a {name} ({error!r}): copy it again") from error
+                raise ShardedCheckpointError(
+                    f"{file} is not a rank's part of a {name} ({error!r}): copy it again"
+                ) from error
         made._check()
         return made
 
@@ -253,7 +255,7 @@ class Saved:
                 whole = whole and start == at and len(sizes) == 1 and WEIGHT in parts
                 at += max(sizes, default=0) if whole else 0
             if not whole or at != prod(shape):
-                raise PiecesError(
+                raise ShardedCheckpointError(
                     f"{self.folder} lacks a part of {key} from element {at} on, or has it twice: are the files "
                     "of all ranks there, and of no other run?"
                 )

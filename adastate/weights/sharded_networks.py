@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adastate.weights.files import Entry, WeightsError
-from adastate.weights.sharded_checkpoint import PiecesError, consolidate
+from adastate.weights.sharded_checkpoint import ShardedCheckpointError, consolidate
 
 NAMES = {
     "student": "student.net",
@@ -27,7 +27,7 @@ def gather(state: Path) -> dict[str, Entry]:
     """Every network's float32 weights, under the names that an unsharded checkpoint gives them."""
     try:
         networks = consolidate(state)
-    except PiecesError as error:
+    except ShardedCheckpointError as error:
         raise WeightsError(str(error)) from error
     return {
         f"{NAMES.get(network, network)}.{name}": Entry.of(tensor)

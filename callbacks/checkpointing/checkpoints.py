@@ -93,8 +93,8 @@ class Checkpoints(Checkpoint):
                 f"[adastate] losses at iteration {now}: {_spelt(losses)}; before the stop {_spelt(self._losses_then)}"
             )
             self._losses_then = {}
-        if getattr(pl_module, "dismissed", ""):
-            note(trainer, "update left out", iteration=now, reason=pl_module.dismissed)
+        if getattr(pl_module, "skip_reason", ""):
+            note(trainer, "update left out", iteration=now, reason=pl_module.skip_reason)
         if now == self._saved_at or not at_boundary(pl_module):
             return
         # every rank has the same iteration, but not the same clock

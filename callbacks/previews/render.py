@@ -72,7 +72,7 @@ def render(
     # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training.
     # Everything that all ranks do together comes before anything that only one does, so that an error in the
     # decoder cannot leave the others waiting.
-    rows = portions(len(prompts), module.grid)
+    rows = portions(len(prompts), module.latent_size)
     with torch.no_grad(), forward():
         made = [list(module.stream([prompts[i] for i in some], frames, seed, index=some)) for some in rows]
         shares: dict[str, list[float]] = {}

@@ -18,7 +18,7 @@ from datamodules.shards.decode import Row, decode, read_facts, require
 from datamodules.shards.index import BadSample, Places, Sample
 from datamodules.shards.remote import Patience
 from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.sampler import Batches, Order
+from datamodules.shards.sampler import BatchStream, EpochShuffle
 from datamodules.shards.skip_log import Ledger, Skip
 
 _PROBES = 7
@@ -36,7 +36,7 @@ Check = Callable[[Sample, dict[str, Any]], None]
 """Raises BadSample for a sample whose facts do not fit the set."""
 
 
-class Rows:
+class ShardDataset:
     """Decoded samples by global sample number; a bad sample gives its place to the next good one in the order.
 
     So what a number stands for follows from the data and the seed alone, and not from the number of processes or from
@@ -80,7 +80,7 @@ class Rows:
         self._tries = self._failures = 0
         self._write(self.places.empty())
         self._look_over(lambda sample: require(sample, kind))
-        self.order = Order([s.places for s in self.places.shards if s.places], seed)
+        self.order = EpochShuffle([s.places for s in self.places.shards if s.places], seed)
         self.shape = torch.Size()
         # Some good samples set the shape, and not the first to be read, which differs between processes.
         self.probes = self._probe()
@@ -112,7 +112,9 @@ class Rows:
         """What the order is a function of."""
         return {"samples": len(self), "shards": len(self.places.shards), "digest": self.places.digest}
 
-    def batches(self, collate: Callable[[Rows, range], Batch], batch: int, rank: int, world: int) -> Batches:
+    def batches(
+        self, collate: Callable[[ShardDataset, range], Batch], batch: int, rank: int, world: int
+    ) -> BatchStream:
         """Endless batches of `collate(self, global sample numbers)`.
 
         Raises:
@@ -124,7 +126,7 @@ class Rows:
                 f"of {self.shards}: lower data.batch or make more clips"
             )
         self.alone = world == 1
-        return Batches(partial(collate, self), batch, batch * world, rank)
+        return BatchStream(partial(collate, self), batch, batch * world, rank)
 
     def require_facts(self, check: Check) -> None:
         """Holds the facts of every sample against `check`, those of indexed shards now and all others when read."""

@@ -23,7 +23,7 @@ from adastate.types import Batch
 T = TypeVar("T")
 
 
-class Order:
+class EpochShuffle:
     """An endless sequence of item numbers: each epoch holds every item once, in an order drawn from (seed, epoch).
 
     Args:
@@ -47,7 +47,11 @@ class Order:
         return int(self._epoch(epoch)[at])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Order, (self.groups, self.seed, self.mix)  # for spawned workers: the memory of _epoch stays behind
+        return EpochShuffle, (
+            self.groups,
+            self.seed,
+            self.mix,
+        )  # for spawned workers: the memory of _epoch stays behind
 
     def _draw(self, epoch: int) -> Tensor:
         digest = hashlib.blake2b(f"order {self.seed} {epoch}".encode(), digest_size=8).digest()
@@ -58,7 +62,7 @@ class Order:
         return torch.cat([m[torch.randperm(len(m), generator=g)] for m in mixed])
 
 
-class Batches(IterableDataset[Batch]):
+class BatchStream(IterableDataset[Batch]):
     """Endless batches of rank `rank`, one `make(global sample numbers)` each; loader workers take turns.
 
     `position` is the first global sample number not yet given out. A trainer fetches ahead, so what it has consumed is
@@ -99,14 +103,14 @@ class Batches(IterableDataset[Batch]):
 class _Loader(DataLoader[Batch]):
     """Goes on where it stopped when it is iterated again, as for a next epoch; its workers cannot know where."""
 
-    def __init__(self, batches: Batches, workers: int, start: Callable[[], int] | None) -> None:
+    def __init__(self, batches: BatchStream, workers: int, start: Callable[[], int] | None) -> None:
         # Memory that a GPU reads by itself, so that a batch's way there does not hold up the host.
         super().__init__(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available())
         self.start = start
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         batches = self.dataset
-        assert isinstance(batches, Batches)
+        assert isinstance(batches, BatchStream)
         if self.start is not None:
             batches.position = self.start()
         for batch in super().__iter__():
@@ -115,7 +119,7 @@ class _Loader(DataLoader[Batch]):
             yield batch
 
 
-class Cursor:
+class ResumeCursor:
     """How far training has come: the first global sample number that no finished iteration has used.
 
     A trainer holds batches that it has fetched ahead, and with manual accumulation some that wait for the rest of
@@ -126,7 +130,7 @@ class Cursor:
     def __init__(self) -> None:
         self.begun = 0  # batches, since the start of this process
         self._trainer: pl.Trainer | None = None
-        self._loader: Batches | None = None
+        self._loader: BatchStream | None = None
         self._identity: dict[str, Any] = {}
         self._restored: dict[str, Any] = {}
         self._first = self._end = 0  # of the iteration under way; of the last batch
@@ -135,7 +139,7 @@ class Cursor:
     def loader(
         self,
         trainer: pl.Trainer | None,
-        batches: Callable[[int, int], Batches],
+        batches: Callable[[int, int], BatchStream],
         workers: int,
         identity: dict[str, Any],
     ) -> DataLoader[Batch]:
@@ -158,7 +162,7 @@ class Cursor:
                 raise ValueError(f"processes see different data, this one {identity}: is it whole on every machine?")
         return _Loader(self._loader, workers, self.position if trainer else None)
 
-    def _made(self, batches: Callable[[int, int], Batches], rank: int, world: int) -> Batches:
+    def _made(self, batches: Callable[[int, int], BatchStream], rank: int, world: int) -> BatchStream:
         saved = self._restored.get("data", self._identity)
         changed = {**saved, **self._identity}
         told = ", ".join(

@@ -15,24 +15,20 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Progress
-from torch import Tensor, nn
 
-from adastate.encoders import Codec, TinyCodec, WanVAE
-from adastate.media.video import to_float, to_uint8
+from adastate.encoders import Codec
+from adastate.media.video import to_float
 from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.shard_writer import ShardWriter, npy, read_manifest, sha256
-from datamodules.tools.footage import VideoError, encode_clip, import_clips, probe, read_clips
+from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
+from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
+from datamodules.tools.footage import VideoError, import_clips, probe, read_clips
 from datamodules.worlds.flyover import FPS, VIEW, flight, render
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
-CRF = 12  # low, because these clips are trained on and were compressed once before
-Facts = dict[str, Any]
 METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
 
 
@@ -246,9 +242,9 @@ def _clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec |
         raise ShardError(f"clips of {height} x {width} do not fit: give a height and width divisible by {side}")
     if codec is None:
         return 4096 + 0.15 * pictures * 3 * height * width
-    frames = next(n for n in range(1, pictures + 1) if codec.pictures(n) >= pictures)
-    if codec.pictures(frames) != pictures:
-        raise ShardError(f"a clip of {pictures} pictures does not fit the codec: give {codec.pictures(frames)}")
+    frames = next(n for n in range(1, pictures + 1) if codec.video_frames(n) >= pictures)
+    if codec.video_frames(frames) != pictures:
+        raise ShardError(f"a clip of {pictures} pictures does not fit the codec: give {codec.video_frames(frames)}")
     return 4096 + 2 * frames * codec.channels * (height // side) * (width // side)
 
 
@@ -256,27 +252,6 @@ def _check_disk(out: Path, need: float) -> None:
     free = shutil.disk_usage(out).free
     if need > free:
         raise ShardError(f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: choose another disk")
-
-
-def codec_name(codec: Codec | None) -> str | None:
-    """Names a codec by its class and weights, so that latents of different codecs never share a folder."""
-    if codec is None:
-        return None
-    if not isinstance(codec, nn.Module):
-        return type(codec).__name__
-    digest = hashlib.blake2b(digest_size=6)
-    for name, tensor in codec.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"{type(codec).__name__}-{digest.hexdigest()}"
-
-
-def clip_members(video: Tensor, fps: float, caption: str, facts: Facts, codec: Codec | None) -> dict[str, bytes]:
-    """What a shard holds of one clip `[T, 3, h, w]` in [-1, 1]: video or latents, caption and facts."""
-    words = {"txt": caption.encode(), "json": json.dumps(facts, sort_keys=True).encode()}
-    if codec is None:
-        return {"mp4": encode_clip(to_uint8(video), fps, CRF, full_colour=True), **words}
-    device = next(codec.parameters()).device if isinstance(codec, nn.Module) else video.device
-    return {"latent.npy": npy(codec.encode(video[None].to(device))[0]), **words}
 
 
 def write_world(
@@ -301,13 +276,6 @@ def write_world(
             if key not in present:
                 writer.add(key, clip_members(render([one], pictures)[0], FPS, one.caption, one.facts, codec))
     return Report(out, clips - len(present), len(present), len(writer.shards))
-
-
-def load_codec(weights: str | None) -> Codec:
-    """The tiny codec (None, or a .safetensors file of its own), else the Wan VAE of a diffusers folder or hub name."""
-    tiny = weights is None or weights.endswith(".safetensors")
-    codec = TinyCodec(weights or "builtin") if tiny else WanVAE(str(weights))
-    return codec.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(argv: list[str]) -> None:

@@ -24,7 +24,7 @@ class FlatCodec(nn.Module):
 
     channels, scale, fps = 3, 1, 8
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return frames * GROUP
 
     def encode(self, video: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class FlatCodec(nn.Module):
 class Watched(pl.LightningModule):
     """Satisfies `Streams`. Chunk c is flat at -1 + c/10, its state at 1 - c/10."""
 
-    rollout_frames, chunk_frames, grid = 6, 3, (8, 8)
+    rollout_frames, chunk_frames, latent_size = 6, 3, (8, 8)
 
     def __init__(self, fails: bool = False, with_state: bool = True, with_shares: bool = True) -> None:
         super().__init__()

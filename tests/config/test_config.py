@@ -34,7 +34,7 @@ model:
   class_path: adastate.training.critic.Critic
   init_args:
     size: ${size}
-    shift: 3.0
+    timestep_shift: 3.0
 trainer: {max_steps: 20}
 """
 
@@ -56,7 +56,7 @@ def test_files_are_merged_in_order_and_variables_resolved(write: Any) -> None:
         "trainer": {"max_steps": 20, "default_root_dir": "runs/a/critic"},
         "model": {
             "class_path": "adastate.training.critic.Critic",
-            "init_args": {"size": {"width": 64, "layers": 3}, "shift": 3.0},
+            "init_args": {"size": {"width": 64, "layers": 3}, "timestep_shift": 3.0},
         },
     }
     assert config.variables == {"run": {"dir": "runs/a", "seed": 3}, "size": {"width": 64, "layers": 3}}
@@ -78,9 +78,9 @@ def test_an_empty_file_is_no_mistake(write: Any) -> None:
 
 MISTAKES = {  # what stands in the stage: (what is written instead, the sentence; {f} is the file)
     "  layers: 3": ("  layer: 3", "{f}, line 2: size has no 'layer'; did you mean 'layers'?"),
-    "    shift: 3.0": (
-        "    shiftt: 3.0",
-        "{f}, line 7: adastate.training.critic.Critic has no 'shiftt'; did you mean 'shift'?",
+    "    timestep_shift: 3.0": (
+        "    timestep_shfit: 3.0",
+        "{f}, line 7: adastate.training.critic.Critic has no 'timestep_shfit'; did you mean 'timestep_shift'?",
     ),
     "    size: ${size}": (
         "    size: {wdth: 64}",
@@ -171,8 +171,14 @@ def test_a_command_line_is_split(write: Any) -> None:
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("--model.shfit=2", "adastate.training.critic.Critic has no 'shfit'; did you mean 'shift'?"),
-        ("--model.init_args.shfit=2", "adastate.training.critic.Critic has no 'shfit'; did you mean 'shift'?"),
+        (
+            "--model.timestep_shfit=2",
+            "adastate.training.critic.Critic has no 'timestep_shfit'; did you mean 'timestep_shift'?",
+        ),
+        (
+            "--model.init_args.timestep_shfit=2",
+            "adastate.training.critic.Critic has no 'timestep_shfit'; did you mean 'timestep_shift'?",
+        ),
         ("--trainer.device=2", "the trainer has no 'device'; did you mean 'devices'?"),
         ("--sise.layers=2", "`adastate fit` has no 'sise'; did you mean 'size'?"),
     ],
@@ -180,7 +186,7 @@ def test_a_command_line_is_split(write: Any) -> None:
 def test_a_word_for_lightning_that_names_nothing(write: Any, word: str, told: str) -> None:
     config = compose([write("base.yaml", BASE), write("stage.yaml", STAGE)])
     with pytest.raises(ConfigError) as error:
-        check_words(config, ["--ckpt_path", "auto", "--model.shift=2", word])
+        check_words(config, ["--ckpt_path", "auto", "--model.timestep_shift=2", word])
     assert str(error.value) == f"{word}: {told}"
 
 
@@ -190,8 +196,8 @@ def test_a_word_for_lightning_that_names_nothing(write: Any, word: str, told: st
         ("stream.anchor=sttic", "--stream.anchor=sttic: stream cannot have anchor 'sttic'; did you mean 'static'?"),
         ("size.width=wide", "--size.width=wide: size cannot have width 'wide'; it takes a number"),
         (
-            "model.init_args.time_shift=x",
-            "adastate.training.critic.Critic cannot have time_shift 'x'; it takes a number",
+            "model.init_args.training_timestep_shift=x",
+            "adastate.training.critic.Critic cannot have training_timestep_shift 'x'; it takes a number",
         ),
     ],
 )
@@ -200,11 +206,14 @@ def test_a_value_that_cannot_be(write: Any, word: str, told: str) -> None:
     with pytest.raises(ConfigError) as error:
         compose(files, [word])
     assert str(error.value).endswith(told)
-    compose(files, ["stream.anchor=static", "model.init_args.time_shift=1e-1", "model.init_args.shift=2"])
+    compose(
+        files,
+        ["stream.anchor=static", "model.init_args.training_timestep_shift=1e-1", "model.init_args.timestep_shift=2"],
+    )
 
 
 RIGHT = {
-    "--model.shift=2": "shift",
+    "--model.timestep_shift=2": "timestep_shift",
     "--model.init_args.size.layers=3": "size",
     "--model.class_path=adastate.training.critic.Critic": "model",
     "--trainer.callbacks+=callbacks.Progress": "callbacks",
@@ -242,8 +251,10 @@ def test_build_makes_what_a_node_describes() -> None:
     text = build({"class_path": "adastate.encoders.TinyText", "init_args": {"tokens": 3, "width": 8}}, TinyText)
     assert isinstance(text, TinyText) and text.embed(["a b c d"]).shape == (1, 3, 8)
     size = {"width": 32, "layers": 1, "heads": 2, "ffn": 32}
-    critic = build({"class_path": "adastate.training.critic.Critic", "init_args": {"size": size, "shift": 3.0}}, Critic)
-    assert critic.net.size.width == 32 and critic.shift == 3.0
+    critic = build(
+        {"class_path": "adastate.training.critic.Critic", "init_args": {"size": size, "timestep_shift": 3.0}}, Critic
+    )
+    assert critic.net.size.width == 32 and critic.timestep_shift == 3.0
 
 
 OVER = {"wan_14b.yaml": "wan_1_3b.yaml", "distill_tiny.yaml": "distill.yaml"}
@@ -261,11 +272,13 @@ def test_every_config_that_ships_composes(stage: str, size: str) -> None:
 
 def test_a_later_file_that_names_another_class_brings_its_own_arguments(tmp_path: Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    first.write_text("data:\n  class_path: datamodules.world_data.WorldData\n  init_args: {pictures: 6, batch: 3}\n")
+    first.write_text(
+        "data:\n  class_path: datamodules.world_data.WorldData\n  init_args: {video_frames: 6, batch: 3}\n"
+    )
     second.write_text("data:\n  class_path: datamodules.clips.ShardData\n  init_args: {shards: x}\n")
     assert compose([first, second]).lightning["data"]["init_args"] == {"shards": "x"}
     second.write_text("data:\n  class_path: datamodules.world_data.WorldData\n  init_args: {batch: 5}\n")
-    assert compose([first, second]).lightning["data"]["init_args"] == {"pictures": 6, "batch": 5}
+    assert compose([first, second]).lightning["data"]["init_args"] == {"video_frames": 6, "batch": 5}
 
 
 def test_a_system_is_trained_with_the_chunk_of_the_size() -> None:

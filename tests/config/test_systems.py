@@ -21,8 +21,8 @@ def test_every_system_streams_with_chunks_of_the_network(name: str, chunk: int) 
 def test_counts_of_frames_are_those_of_the_chunk() -> None:
     assert read_system("longlive", 3).spec.past_frames == 6
     assert read_system("longlive", 1).spec.past_frames == 2
-    assert read_system("rolling_sink", 1).rope_rows == 8192
-    assert read_system("longlive", 1).rope_rows == 0
+    assert read_system("rolling_sink", 1).rope_max_frames == 8192
+    assert read_system("longlive", 1).rope_max_frames == 0
 
 
 def test_systems_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_mistakes_are_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no config file"):
         read_system(file, 3)
     for text, sentence in (
-        ("size: {rope_rows: 8}\n", "no stream block"),
+        ("size: {rope_max_frames: 8}\n", "no stream block"),
         ("stream:\n  past_frame: 6\n", "line 2: stream has no 'past_frame'; did you mean 'past_frames'"),
         ("stream: {anchor: none, state_frames: 3}\n", "with chunks of 3: anchor is 'none' with state_frames 3"),
     ):

@@ -18,7 +18,7 @@ import webdataset
 from adastate.media.video import to_float
 from adastate.types import Batch
 from datamodules.clips import ShardData
-from datamodules.shards.dataset import Rows
+from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
@@ -124,7 +124,7 @@ def test_without_memory_and_with_workers_the_batches_are_the_same(tmp_path: Path
     assert some.rows is not None and len(some.rows._memory) == 3
     loader = ShardData(shards, batch=3, workers=2).train_dataloader()
     assert captions(list(islice(iter(loader), 7))) == usual
-    assert isinstance(pickle.loads(pickle.dumps(some.rows)), Rows)
+    assert isinstance(pickle.loads(pickle.dumps(some.rows)), ShardDataset)
 
 
 def test_frames_are_cropped_from_the_start(tmp_path: Path) -> None:

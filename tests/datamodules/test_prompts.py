@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adastate.types import Batch
-from datamodules.prompts import Batches, Order, PromptData, read_prompts
+from datamodules.prompts import BatchStream, EpochShuffle, PromptData, read_prompts
 from datamodules.worlds.flyover import flight
 
 
@@ -26,17 +26,17 @@ def take(batches: Iterator[Batch], count: int) -> list[tuple[int, str]]:
 
 
 def test_every_epoch_holds_every_item_once_in_an_order_of_its_own() -> None:
-    order = Order([5, 1, 7, 3], seed=3, mix=2)
+    order = EpochShuffle([5, 1, 7, 3], seed=3, mix=2)
     epochs = [[order[16 * e + i] for i in range(16)] for e in range(3)]
     assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     again = pickle.loads(pickle.dumps(order))
     assert [again[i] for i in range(48)] == [n for epoch in epochs for n in epoch]
-    assert [Order([5, 1, 7, 3], 4, 2)[i] for i in range(16)] != epochs[0]
+    assert [EpochShuffle([5, 1, 7, 3], 4, 2)[i] for i in range(16)] != epochs[0]
 
 
 def test_few_files_are_open_at_a_time() -> None:
-    order = Order([10] * 20, seed=0, mix=4)
+    order = EpochShuffle([10] * 20, seed=0, mix=4)
     files = [order[i] // 10 for i in range(200)]
     for first in range(0, 200, 40):
         assert len(set(files[first : first + 40])) == 4
@@ -109,7 +109,7 @@ def test_files_without_prompts_are_refused(tmp_path: Path, content: bytes | None
 
 def test_a_rank_lies_within_the_global_batch() -> None:
     with pytest.raises(ValueError, match="rank 1 with a batch of 4 does not fit into a global batch of 6"):
-        Batches(lambda numbers: Batch(torch.tensor(numbers), []), 4, 6, rank=1)
+        BatchStream(lambda numbers: Batch(torch.tensor(numbers), []), 4, 6, rank=1)
 
 
 def test_pairs_are_the_same_flight_in_another_direction() -> None:

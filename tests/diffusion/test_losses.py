@@ -104,8 +104,8 @@ def test_horizon_weight_values() -> None:
 
 
 def test_the_horizon_is_that_of_the_frames_with_loss() -> None:
-    carries = torch.tensor([False, False, True, True, True])
-    assert losses.horizon_weight(5, 2.0, carries=carries).tolist() == pytest.approx([0, 0, 0.5, 1.0, 1.5])
+    loss_mask = torch.tensor([False, False, True, True, True])
+    assert losses.horizon_weight(5, 2.0, loss_mask=loss_mask).tolist() == pytest.approx([0, 0, 0.5, 1.0, 1.5])
 
 
 def test_a_negative_alpha_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import pytest
 
-from adastate.distributed.protocol import networks_of, shard_all
+from adastate.distributed.protocol import shard_all, trained_module
 from tests.support.rig import tiny_distill, tiny_student
 from tests.training.test_teacher import tiny_teacher
 
@@ -13,7 +13,7 @@ from tests.training.test_teacher import tiny_teacher
 @pytest.mark.parametrize("make", [tiny_distill, tiny_student, tiny_teacher])
 def test_every_stage_names_its_networks(make: type[pl.LightningModule]) -> None:
     """All that learns is in one of them, and only that; averages go by the same names."""
-    module = networks_of(make(), "AnyStrategy")
+    module = trained_module(make(), "AnyStrategy")
     learning = {id(p) for net in module.trained.values() for p in net.parameters() if p.requires_grad}
     assert learning == {id(p) for p in module.parameters() if p.requires_grad}  # type: ignore[attr-defined]
     assert module.averages and module.averages.keys() <= module.trained.keys()
@@ -29,7 +29,7 @@ def test_another_module_is_refused(strategy: str) -> None:
         f"{strategy} cannot train Other, which has no averages, accumulate as Distill has; use conf/strategy/ddp.yaml"
     )
     with pytest.raises(TypeError, match=said):
-        networks_of(Other(), strategy)
+        trained_module(Other(), strategy)
 
 
 def test_a_mesh_over_more_than_data_is_refused() -> None:

@@ -14,7 +14,7 @@ def test_shapes_go_there_and_back() -> None:
     codec = TinyCodec(None, width=4, channels=5, group=3)
     video = normal(2, 6, 3, 16, 24).clamp(-1, 1)
     z = codec.encode(video)
-    assert z.shape == (2, 2, 5, 4, 6) and codec.pictures(2) == 6
+    assert z.shape == (2, 2, 5, 4, 6) and codec.video_frames(2) == 6
     assert codec.decode(z).shape == video.shape and codec.decode(1e6 * z).abs().max() == 1
 
 

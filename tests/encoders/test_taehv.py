@@ -47,8 +47,8 @@ def whole(codec: TAEHV, latents: Tensor) -> Tensor:
 
 
 def test_it_counts_pictures_as_wan_does(codec: TAEHV, latents: Tensor) -> None:
-    assert [codec.pictures(f) for f in (1, 2, 21)] == [1, 5, 81] and starts_with_a_picture(codec)
-    assert codec.decode(latents).shape == (2, codec.pictures(FRAMES), 3, 16, 24)
+    assert [codec.video_frames(f) for f in (1, 2, 21)] == [1, 5, 81] and starts_with_a_picture(codec)
+    assert codec.decode(latents).shape == (2, codec.video_frames(FRAMES), 3, 16, 24)
     assert codec.encode(torch.zeros(1, 25, 3, 16, 24)).shape == (1, FRAMES, 16, 2, 3)
 
 

@@ -59,7 +59,7 @@ def vae(folder: Path) -> WanVAE:
 
 @pytest.fixture(scope="module")
 def video(vae: WanVAE) -> torch.Tensor:
-    return torch.rand(2, vae.pictures(FRAMES), 3, 32, 48, generator=torch.manual_seed(1)) * 2 - 1
+    return torch.rand(2, vae.video_frames(FRAMES), 3, 32, 48, generator=torch.manual_seed(1)) * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def whole(vae: WanVAE, latents: torch.Tensor) -> torch.Tensor:
 
 
 def test_latents_have_a_frame_for_every_four_pictures_and_one_for_the_first(vae: WanVAE, latents: torch.Tensor) -> None:
-    assert vae.pictures(FRAMES) == 1 + 4 * (FRAMES - 1) == 25
+    assert vae.video_frames(FRAMES) == 1 + 4 * (FRAMES - 1) == 25
     assert latents.shape == (2, FRAMES, 16, 4, 6)
     with pytest.raises(ValueError, match="4F - 3 pictures, got 12"):
         vae.encode(torch.zeros(1, 12, 3, 32, 48))
@@ -170,8 +170,8 @@ def test_the_negative_prompt_is_read_from_its_file_and_embedded_once(folder: Pat
     text, file = UMT5(str(folder), tokens=6, dtype="float32"), tmp_path / "negative.txt"
     counted = Counted(text)
     file.write_text("bounces a\n", encoding="utf-8")
-    size = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=16, text_tokens=6, freq=8)
-    teacher = Teacher(size, text=text, grid=(4, 4), negative_prompt=str(file), ema=None)
+    size = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=16, text_tokens=6, time_embedding_dim=8)
+    teacher = Teacher(size, text=text, latent_size=(4, 4), negative_prompt=str(file), ema=None)
     file.unlink()
     assert teacher.negative_prompt == "bounces a"
     for prompt in ("a ball", "ball"):

@@ -36,7 +36,7 @@ def test_a_picture_is_one_latent_of_a_still(tmp_path: Path) -> None:
 
     def still(i: int) -> torch.Tensor:
         colour = torch.tensor([20 * i, 120, 51]) / 127.5 - 1
-        return codec.encode(colour.view(1, 1, 3, 1, 1).expand(1, codec.pictures(1), 3, 24, 32))
+        return codec.encode(colour.view(1, 1, 3, 1, 1).expand(1, codec.video_frames(1), 3, 24, 32))
 
     one = pictures(tmp_path / "2.png", codec, (6, 8), 3, CPU).batch([0, 2])
     assert one.shape == (2, 1, codec.channels, 6, 8)

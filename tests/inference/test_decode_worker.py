@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.inference.decode_worker import Aside
+from adastate.inference.decode_worker import DecodeWorker
 from adastate.types import Chunk
 
 CPU = torch.device("cpu")
@@ -21,10 +21,10 @@ def chunk(i: int) -> Chunk:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_work_is_done_in_order_and_to_the_end(overlap: bool) -> None:
     done, main = [], threading.main_thread()
-    with Aside(CPU, overlap) as aside:
+    with DecodeWorker(CPU, overlap) as aside:
         assert aside.overlaps is overlap
         for i in range(9):
-            aside.do(lambda c, ready: done.append((c.index, threading.current_thread() is main)), chunk(i))
+            aside.submit(lambda c, ready: done.append((c.index, threading.current_thread() is main)), chunk(i))
         aside.finish()
     assert done == [(i, not overlap) for i in range(9)]
 
@@ -36,17 +36,17 @@ def test_the_caller_waits_when_too_much_waits_for_it() -> None:
         begun.append(c.index)
         gate.wait(10)
 
-    with Aside(CPU, overlap=True) as aside:
-        for i in range(Aside.WAITING):
-            aside.do(slow, chunk(i))
-        late = threading.Thread(target=aside.do, args=(slow, chunk(9)))
+    with DecodeWorker(CPU, overlap=True) as aside:
+        for i in range(DecodeWorker.WAITING):
+            aside.submit(slow, chunk(i))
+        late = threading.Thread(target=aside.submit, args=(slow, chunk(9)))
         late.start()
         late.join(0.2)
         assert late.is_alive()
         gate.set()
         late.join(10)
         aside.finish()
-    assert begun == [*range(Aside.WAITING), 9]
+    assert begun == [*range(DecodeWorker.WAITING), 9]
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -54,8 +54,8 @@ def test_what_fails_aside_fails_here(overlap: bool) -> None:
     def fails(c: Chunk, ready: Any) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Aside(CPU, overlap) as aside:
-        aside.do(fails, chunk(0))
+    with pytest.raises(OSError, match="disk full"), DecodeWorker(CPU, overlap) as aside:
+        aside.submit(fails, chunk(0))
         aside.finish()
 
 
@@ -63,10 +63,10 @@ def test_gradients_are_off_in_the_thread_too() -> None:
     seen = []
 
     def look(c: Chunk, ready: Any) -> None:
-        with aside.on(ready):
+        with aside.stream_context(ready):
             seen.append(torch.is_grad_enabled())
 
-    with Aside(CPU, overlap=True) as aside:
-        aside.do(look, chunk(0))
+    with DecodeWorker(CPU, overlap=True) as aside:
+        aside.submit(look, chunk(0))
         aside.finish()
     assert seen == [False]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adastate.encoders import TinyCodec
 from adastate.inference import video_writer
-from adastate.inference.decode_worker import Aside
+from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.generate import main
 from adastate.inference.video_writer import chunk_starts, frames_for, span
 from adastate.models.wan import DiT, Size
@@ -28,8 +28,18 @@ from adastate.training.load_run import load_student
 from adastate.weights import save
 from tests.support.tiny import normal, randomise
 
-SIZE = Size(width=32, layers=2, heads=2, ffn=64, channels=16, text_width=64, text_tokens=16, freq=32, rope_rows=64)
-STREAM = {"chunk_frames": 3, "past_frames": 3, "steps": [1000, 500]}
+SIZE = Size(
+    width=32,
+    layers=2,
+    heads=2,
+    ffn=64,
+    channels=16,
+    text_width=64,
+    text_tokens=16,
+    time_embedding_dim=32,
+    rope_max_frames=64,
+)
+STREAM = {"chunk_frames": 3, "past_frames": 3, "denoising_steps": [1000, 500]}
 GRID = [8, 8]
 
 
@@ -42,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "codec": {"class_path": "adastate.encoders.TinyCodec"},
         "text": {"class_path": "adastate.encoders.TinyText"},
         "stream": STREAM,
-        "grid": GRID,
+        "latent_size": GRID,
         "rollout_frames": 6,
     }
     config = {
@@ -91,7 +101,7 @@ def apart(a: np.ndarray, b: np.ndarray) -> list[float]:
 class Wanlike(TinyCodec):
     """The first latent is a picture, the others are four."""
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return 4 * frames - 3
 
 
@@ -117,7 +127,7 @@ def test_decoding_beside_the_denoising_changes_nothing(
     run: Path, tmp_path: Path, overlap: bool, monkeypatch: Any
 ) -> None:
     plain = pictures(generate(run, tmp_path / "plain", "--prompt", "red ball")[0])
-    monkeypatch.setattr(video_writer, "Aside", lambda device, _: Aside(device, overlap))
+    monkeypatch.setattr(video_writer, "DecodeWorker", lambda device, _: DecodeWorker(device, overlap))
     other = pictures(generate(run, tmp_path / "other", "--prompt", "red ball")[0])
     assert np.array_equal(plain, other)
     timing = json.loads((tmp_path / "other" / "timing.json").read_text())
@@ -199,9 +209,9 @@ def test_another_system_runs_on_the_weights_and_says_what_they_have_not_learnt(
 
 def test_a_system_may_need_a_longer_rope_table(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
-    stream = {"chunk_frames": 3, "past_frames": 3, "anchor": "none", "state_frames": 0, "steps": [1000]}
+    stream = {"chunk_frames": 3, "past_frames": 3, "anchor": "none", "state_frames": 0, "denoising_steps": [1000]}
     for rows, position in ((None, "slot"), (100, "absolute")):
-        size = {} if rows is None else {"size": {"rope_rows": rows}}
+        size = {} if rows is None else {"size": {"rope_max_frames": rows}}
         file.write_text(yaml.safe_dump({"stream": {**stream, "position": position}, **size}))
         (video,) = generate(run, tmp_path / position, "--seconds", "25", "--prompt", "a", "--system", str(file))
         assert len(pictures(video)) == 207

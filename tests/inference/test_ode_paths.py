@@ -8,7 +8,7 @@ import torch
 from adastate.diffusion import flow
 from adastate.diffusion.solvers import unipc_levels
 from adastate.encoders import TinyText
-from adastate.inference.ode_paths import forced_paths, route, streamed_paths, whole_paths
+from adastate.inference.ode_paths import forced_paths, path_spec, streamed_paths, whole_paths
 from adastate.stream import StreamSpec
 from adastate.training.teacher import Teacher
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise, spec
@@ -20,14 +20,14 @@ NOISE = normal(2, 6, *SHAPE, seed=5)
 def teacher(guidance: float = 2.0) -> Teacher:
     torch.manual_seed(0)
     text = TinyText(SIZE.text_tokens, SIZE.text_width)
-    made = Teacher(SIZE, text=text, grid=GRID, rollout_frames=6, shift=5.0, guidance=guidance, ema=None)
+    made = Teacher(SIZE, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, ema=None)
     randomise(made.net, 3)
     return made.eval()
 
 
 @pytest.mark.parametrize("solver", ["euler", "unipc"])
 def test_a_route_passes_the_student_s_levels_and_those_asked_for(solver: str) -> None:
-    way = route(StreamSpec(), 48, solver, levels=[900, 250.0])  # type: ignore[arg-type]
+    way = path_spec(StreamSpec(), 48, solver, levels=[900, 250.0])  # type: ignore[arg-type]
     raw = [1000, 900, 750, 500, 250]
     expected = [float(flow.warp(torch.tensor(r / 1000), 5.0)) * 1000 for r in raw]
     assert way.told == pytest.approx([*expected, 0.0], abs=1e-3)
@@ -41,32 +41,34 @@ def test_a_route_passes_the_student_s_levels_and_those_asked_for(solver: str) ->
 
 
 def test_a_route_may_be_kept_whole() -> None:
-    way = route(StreamSpec(), 9, every=True)
+    way = path_spec(StreamSpec(), 9, every=True)
     assert way.at == [*range(10)] and len(way.told) == 10
 
 
 def test_steps_are_shared_out_over_the_gaps() -> None:
-    steps = route(StreamSpec(steps=(1000, 900), shift=1.0), 10).levels.diff().neg()
+    steps = path_spec(StreamSpec(denoising_steps=(1000, 900), timestep_shift=1.0), 10).levels.diff().neg()
     assert steps[0] == pytest.approx(0.1) and torch.allclose(steps[1:], torch.full((9,), 0.1), atol=1e-6)
 
 
 def test_levels_that_are_not_shifted_are_passed_too() -> None:
     """CausVid names its levels after the shift."""
-    told = route(StreamSpec(steps=(1000, 757, 522), warp_steps=False, shift=8.0), 12).told
+    told = path_spec(
+        StreamSpec(denoising_steps=(1000, 757, 522), steps_are_unshifted=False, timestep_shift=8.0), 12
+    ).told
     assert told == pytest.approx([1000.0, 757.0, 522.0, 0.0], abs=1e-3)
 
 
 def test_a_path_begins_with_noise_even_if_the_student_does_not() -> None:
-    assert route(StreamSpec(steps=(900, 500), shift=1.0), 8).told == pytest.approx(
+    assert path_spec(StreamSpec(denoising_steps=(900, 500), timestep_shift=1.0), 8).told == pytest.approx(
         [1000.0, 900.0, 500.0, 0.0], abs=1e-3
     )
 
 
 def test_impossible_routes() -> None:
     with pytest.raises(ValueError, match="3 steps cannot pass the 4 levels"):
-        route(StreamSpec(), 3)
+        path_spec(StreamSpec(), 3)
     with pytest.raises(ValueError, match=r"a level lies above 0 and up to 1000, before the shift; got \[0\]"):
-        route(StreamSpec(), 8, levels=[0])
+        path_spec(StreamSpec(), 8, levels=[0])
 
 
 def test_solvers_agree_in_the_limit_and_guidance_counts() -> None:
@@ -74,7 +76,7 @@ def test_solvers_agree_in_the_limit_and_guidance_counts() -> None:
     one = teacher()
 
     def end(solver: str, steps: int) -> torch.Tensor:
-        return whole_paths(one, route(spec(), steps, solver), PROMPTS, NOISE)[:, -1]  # type: ignore[arg-type]
+        return whole_paths(one, path_spec(spec(), steps, solver), PROMPTS, NOISE)[:, -1]  # type: ignore[arg-type]
 
     fine = end("euler", 100)
     assert (end("unipc", 30) - fine).abs().mean() < 0.3 * (end("euler", 5) - fine).abs().mean()
@@ -88,7 +90,7 @@ def test_solvers_agree_in_the_limit_and_guidance_counts() -> None:
 def test_a_streamed_path_is_a_forced_one_after_its_own_ends(stream: dict, guidance: float, solver: str) -> None:  # type: ignore[type-arg]
     """Law 1 along a whole path: through the cache, and all chunks at once behind a mask."""
     one, told = teacher(guidance), spec(**stream)
-    way = route(told, 4, solver)  # type: ignore[arg-type]
+    way = path_spec(told, 4, solver)  # type: ignore[arg-type]
     streamed = streamed_paths(one, told, way, PROMPTS, NOISE)
     assert streamed.shape == (2, len(way.at), *NOISE.shape[1:])
     assert torch.equal(streamed[:, 0], NOISE)
@@ -102,7 +104,7 @@ def test_a_streamed_path_is_a_forced_one_after_its_own_ends(stream: dict, guidan
 def test_guidance_is_c_plus_w_c_minus_u() -> None:
     """After the one step of a path, in which all begin with the same noise."""
     one, told = teacher(), spec()
-    way = route(told, 2)
+    way = path_spec(told, 2)
     for paths in (
         lambda p: whole_paths(one, way, p, NOISE),
         lambda p: streamed_paths(one, told, way, p, NOISE)[:, :, :3],
@@ -117,7 +119,7 @@ def test_guidance_is_c_plus_w_c_minus_u() -> None:
 
 def test_a_row_is_its_own_whatever_its_batch() -> None:
     one, told = teacher(), spec()
-    way = route(told, 4)
+    way = path_spec(told, 4)
     for paths in (
         lambda p, n: whole_paths(one, way, p, n),
         lambda p, n: streamed_paths(one, told, way, p, n),

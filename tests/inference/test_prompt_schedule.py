@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from adastate.inference.prompt_schedule import Cue, parse, place
+from adastate.inference.prompt_schedule import PromptCue, parse, place
 from adastate.stream import Switch
 
 STARTS = [0.0, 0.5, 1.0, 1.5]
 
 
-def cue(text: str) -> Cue:
+def cue(text: str) -> PromptCue:
     cues = parse(["0s: a", text])
     assert cues is not None
     return cues[1]

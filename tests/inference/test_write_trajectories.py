@@ -139,15 +139,15 @@ def test_two_runs_at_once_are_told(tmp_path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a teacher and of an autoregressive network, small and random."""
     folder = tmp_path_factory.mktemp("run")
-    size = Size(width=32, layers=1, heads=4, ffn=64, channels=16, text_width=64, text_tokens=16, freq=64)
+    size = Size(width=32, layers=1, heads=4, ffn=64, channels=16, text_width=64, text_tokens=16, time_embedding_dim=64)
     for seed, name in enumerate(("teacher", "ar")):
         save(random_net(size, seed), folder / f"{name}.safetensors")
     return folder
 
 
 def command(run: Path, *words: str) -> list[str]:
-    common = [*CONFIG, *SMALL, "--flow.compute_dtype=float32", f"--run.dir={run}"]
-    return ["trajectories", *common, f"--flow.teacher={run}/teacher.safetensors", "--steps", "4", *words]
+    common = [*CONFIG, *SMALL, "--precision.compute_dtype=float32", f"--run.dir={run}"]
+    return ["trajectories", *common, f"--teacher.weights={run}/teacher.safetensors", "--steps", "4", *words]
 
 
 def rows(out: Path) -> dict[str, tuple[Tensor, str]]:
@@ -215,7 +215,7 @@ def test_published_pairs_become_shards(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="its pairs have 5 entries, --levels names 2"):
         main(command(run, *words[:2], "--levels", "1000", "500", "--out", str(tmp_path / "b")))
     with pytest.raises(SystemExit, match=r"its clips are \[7, 16, 8, 8\], this configuration has \[6, 16, 8, 8\]"):
-        main(command(run, *words, "--flow.rollout_frames=6", "--out", str(tmp_path / "c")))
+        main(command(run, *words, "--rollout.frames=6", "--out", str(tmp_path / "c")))
 
 
 def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:

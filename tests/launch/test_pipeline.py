@@ -92,7 +92,7 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
         run_stage(stage, tmp_path, console)
     (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
     run_stage(stage, tmp_path, console)
-    run_stage(stage, tmp_path, console, anew=True)
+    run_stage(stage, tmp_path, console, restart=True)
     assert ["--ckpt_path=auto" in argv for argv in calls] == [False, True, False]
 
 
@@ -149,8 +149,8 @@ def test_what_a_stage_made_of_other_things_is_not_gone_on_with(tmp_path: Path, m
         (out / argv[-1]).write_text("")
         return 0
 
-    def there(word: str, anew: bool = False) -> set[str]:
-        run_stage(Stage("paths", ["trajectories", word], makes=out), tmp_path, Console(quiet=True), anew)
+    def there(word: str, restart: bool = False) -> set[str]:
+        run_stage(Stage("paths", ["trajectories", word], makes=out), tmp_path, Console(quiet=True), restart)
         return {p.name for p in out.iterdir()} - {"index.json"}
 
     monkeypatch.setattr(process_group, "run", run)
@@ -161,7 +161,7 @@ def test_what_a_stage_made_of_other_things_is_not_gone_on_with(tmp_path: Path, m
     assert there("b") == {"b"}
     (out / "b").unlink()
     assert there("b") == set(), "done"
-    assert there("b", anew=True) == {"b"}
+    assert there("b", restart=True) == {"b"}
 
 
 def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(

@@ -75,7 +75,7 @@ def tiny_distill(base: str, checkpointing: bool = False, lora: Lora | None = LOR
     )
     critic = Critic(SIZE, base, checkpointing=checkpointing, lora=lora)
     options = {"iterations": 1, "global_batch": 4, "student_every": 1, "student_lr": 1e-2, "critic_lr": 1e-2, **kwargs}
-    return Distill(Teacher(SIZE, grid=GRID, weights=base, ema=None), student, critic, **options)
+    return Distill(Teacher(SIZE, latent_size=GRID, weights=base, ema=None), student, critic, **options)
 
 
 def names(weights: dict[str, Any]) -> set[str]:
@@ -264,7 +264,8 @@ def test_a_run_folder_gives_its_student_without_adapters(base: str, tmp_path: Pa
     width = {"tokens": SIZE.text_tokens, "width": SIZE.text_width}
     student = {
         "size": asdict(SIZE), "codec": codec, "text": {"class_path": "adastate.encoders.TinyText", "init_args": width},
-        "stream": {"chunk_frames": 3, "steps": [1000, 500]}, "grid": list(GRID), "rollout_frames": 6, "weights": "gone",
+        "stream": {"chunk_frames": 3, "denoising_steps": [1000, 500]}, "latent_size": list(GRID),
+        "rollout_frames": 6, "weights": "gone",
         "lora": {"rank": 4, "alpha": 6.0},
     }  # fmt: skip
     config = {

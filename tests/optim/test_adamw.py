@@ -9,8 +9,8 @@ from torch import nn
 from adastate.optim.adamw import adamw, adamw_for
 
 
-def rates(steps: int, run: int, warmup: int = 4, decay_share: float = 0.5) -> list[float]:
-    made = adamw(nn.Linear(1, 1), 1.0, (0.9, 0.99), 0.0, warmup, decay_share, steps)
+def rates(steps: int, run: int, warmup: int = 4, lr_decay_fraction: float = 0.5) -> list[float]:
+    made = adamw(nn.Linear(1, 1), 1.0, (0.9, 0.99), 0.0, warmup, lr_decay_fraction, steps)
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     found = []
     for _ in range(run):
@@ -31,7 +31,7 @@ def test_without_an_end_it_stays() -> None:
 
 
 def test_without_warm_up_and_decay_it_is_constant() -> None:
-    assert rates(20, 20, warmup=0, decay_share=0.0) == [1.0] * 20
+    assert rates(20, 20, warmup=0, lr_decay_fraction=0.0) == [1.0] * 20
 
 
 def test_what_does_not_learn_is_not_in_the_optimiser() -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from adastate.training.rollout_sampler import LongRollout
 from adastate.training.rollout_samples import Part, Sample
-from adastate.training.streaming_rollouts import Carried
+from adastate.training.streaming_rollouts import StreamBatch
 from callbacks import Checkpoints
 from callbacks.checkpointing.resume import newest
 from tests.support.rig import Prompts, Rows, fit, tiny_distill
@@ -90,7 +91,7 @@ def test_a_bad_iteration_of_carried_streams_is_as_if_it_had_never_been(bad: set[
     """At the beginning of the streams and within them; they go on from where they were."""
     made = []
     for without in (False, True):
-        distill = tiny_distill(iterations=4, student_every=2, long="streaming", long_frames=12)
+        distill = tiny_distill(iterations=4, student_every=2, long_rollout=LongRollout(12, "streaming"))
         sample = distill.sample
 
         def poisoned(part: Part, *args: Any, sample: Any = sample, without: bool = without, **kwargs: Any) -> Sample:
@@ -111,19 +112,19 @@ def test_a_bad_iteration_of_carried_streams_is_as_if_it_had_never_been(bad: set[
 
 
 def test_streams_that_are_bad_twice_in_a_row_are_given_up() -> None:
-    distill = tiny_distill(iterations=2, long="streaming", long_frames=12, patience=9)
+    distill = tiny_distill(iterations=2, long_rollout=LongRollout(12, "streaming"), patience=9)
     streams, made = distill.sampler.streams, []
     assert streams is not None
-    go_on = Carried.go_on
+    go_on = StreamBatch.go_on
 
-    def rotten(self: Carried, *args: Any, **kwargs: Any) -> Sample:
+    def rotten(self: StreamBatch, *args: Any, **kwargs: Any) -> Sample:
         """The first stream that there is goes bad after its beginning, and stays so."""
         made.append(self.frames)
         found = go_on(self, *args, **kwargs)
         return replace(found, x=found.x * float("nan")) if made[-1] > 0 and made.count(0) < 2 else found
 
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="the update is left out"):
-        patch.setattr(Carried, "go_on", rotten)
+        patch.setattr(StreamBatch, "go_on", rotten)
         fit(distill, Prompts())
     assert distill.guard.skipped == 2 and distill.iteration == 2
     assert made.count(0) == 2, "a new one began"

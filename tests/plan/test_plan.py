@@ -14,7 +14,7 @@ from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import Pass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
 from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import Bound
+from adastate.training.conditioned import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
 
@@ -73,8 +73,8 @@ def test_passes_of_every_system(name: str) -> None:
     s = read_system(name)
     passes = rollout_passes(s, 42)
     assert all(p.frames <= p.keys and p.pairs <= p.frames * (p.seen + p.frames) for p in passes)
-    if s.schedule == "uniform" and s.restart_frames is None and not s.first_steps:
-        assert len(passes) == s.chunks(42) * (len(s.steps) + 1) - 1
+    if s.schedule == "uniform" and s.restart_frames is None and not s.first_chunk_denoising_steps:
+        assert len(passes) == s.chunks(42) * (len(s.denoising_steps) + 1) - 1
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -93,7 +93,11 @@ def test_a_rollout_costs_what_is_counted(stream: dict[str, Any]) -> None:
     s, net, text = spec(**stream), random_net(), normal(1, 4, 16)
 
     def run() -> None:
-        list(rollout(Bound(net, text), Drawn(), StateCache(s), s.chunks(6), (SIZE.channels, *GRID), finish=False))
+        list(
+            rollout(
+                PromptedNetwork(net, text), Drawn(), StateCache(s), s.chunks(6), (SIZE.channels, *GRID), finish=False
+            )
+        )
 
     assert stream_flops(SIZE, TOKENS, rollout_passes(s, 6), False) == pytest.approx(counted(run), rel=0.01)
 

@@ -84,7 +84,7 @@ def test_the_stage_is_that_of_the_strategy(tmp_path: Path, capsys: Any) -> None:
         (["--nothing=2"], "--nothing is no option of `adastate plan`"),
         (["more"], "'more' is no option"),
         (["--stream.chunk_frames=4"], "frames are not a multiple of the chunk of 4"),
-        (["--grid=[5, 8]"], "a grid of 5 x 8 latents does not divide"),
+        (["--latent_size=[5, 8]"], "a grid of 5 x 8 latents does not divide"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(words: list[str], sentence: str) -> None:

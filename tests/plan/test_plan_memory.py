@@ -19,7 +19,7 @@ from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
 from adastate.plan.runs import Setting
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import Bound
+from adastate.training.conditioned import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
 from tests.support.rig import Prompts, fit, tiny_distill
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
@@ -47,14 +47,14 @@ def test_a_latent_frame_in_the_cache() -> None:
     net, text = random_net(), normal(2, 4, 16)
     cache = StateCache(spec())
     with torch.no_grad():
-        list(rollout(Bound(net, text), Drawn(batch=2), cache, 4, (SIZE.channels, *GRID)))
+        list(rollout(PromptedNetwork(net, text), Drawn(batch=2), cache, 4, (SIZE.channels, *GRID)))
     assert cache.bytes == 2 * 4 * frame_key_bytes(SIZE, TOKENS, FLOAT32)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_stream_s_cache_is_what_is_allocated(name: str) -> None:
     """With its raw keys, its turned ones and both states; ping-pong, which has no slab, within a tenth."""
-    s, net = read_system(name), random_net(replace(SIZE, rope_rows=2048))
+    s, net = read_system(name), random_net(replace(SIZE, rope_max_frames=2048))
     told = memory.stream_bytes(SIZE, TOKENS, s, 42, 2, FLOAT32)
     cache, slabs, loose = StateCache(s, layers=SIZE.layers), dict[int, Any](), [0]
 
@@ -225,7 +225,7 @@ def test_each_stage_takes_no_more_than_the_one_before(size: str) -> None:
 
 @pytest.mark.parametrize("zero", STAGES)
 def test_what_is_advised_fits_and_nothing_shorter_does(zero: str) -> None:
-    run = configured("14B", "stages/distill.yaml", overrides=("flow.checkpointing=false",))
+    run = configured("14B", "stages/distill.yaml", overrides=("precision.checkpointing=false",))
     at, limit = Setting(zero, 8, 2, False), 75 * GIB
     changes = smallest_change(run, at, limit)
     assert changes and "activation checkpointing" in changes

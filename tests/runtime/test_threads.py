@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from adastate.config.schema import ConfigError
-from adastate.runtime.threads import SPINS, VARIABLES, use_threads, wait_briefly
+from adastate.runtime.threads import SPINS, VARIABLES, ThreadsError, use_threads, wait_briefly
 
 SCRIPT = """
 import resource, torch
@@ -85,7 +84,7 @@ def test_threads_are_those_of_the_config_unless_the_environment_has_said_it(
 
 def test_no_thread_at_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with pytest.raises(ConfigError, match=r"run\.threads is 0"):
+    with pytest.raises(ThreadsError, match=r"run\.threads is 0"):
         use_threads(0)
 
 

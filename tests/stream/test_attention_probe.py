@@ -26,7 +26,7 @@ FRAMES = {  # (state, past, own) frames that a chunk's queries see, chunk by chu
     "previous": ({"state_visibility": "previous"}, [(0, 0, 3), (1, 3, 3), (1, 3, 3)]),
     "replace": ({"state_visibility": "replace"}, [(0, 0, 4), (0, 3, 4), (0, 3, 4)]),
     "wide": ({"state_frames": 3, "past_frames": 6}, [(0, 0, 6), (3, 3, 6), (3, 6, 6)]),
-    "barred": ({"clean_sees_old": False}, [(0, 0, 4), (1, 3, 4), (1, 3, 4)]),
+    "barred": ({"clean_pass_sees_old_state": False}, [(0, 0, 4), (1, 3, 4), (1, 3, 4)]),
     "static": ({"anchor": "static"}, [(0, 0, 3), (1, 2, 3), (1, 3, 3)]),
 }
 

@@ -70,8 +70,13 @@ def test_memory_is_flat_over_400_chunks(system: str, chunk_frames: int) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 @torch.no_grad()
 def test_relative_time_is_endless_and_absolute_time_ends_with_the_table(system: str) -> None:
-    spec = replace(read_system(system).rescaled(1), steps=(1000,), first_steps=(), warp_steps=True)
-    student = NetStudent(random_net(replace(DOT, rope_rows=24)))
+    spec = replace(
+        read_system(system).rescaled(1),
+        denoising_steps=(1000,),
+        first_chunk_denoising_steps=(),
+        steps_are_unshifted=True,
+    )
+    student = NetStudent(random_net(replace(DOT, rope_max_frames=24)))
 
     def stream() -> int:
         cache = StateCache(spec)

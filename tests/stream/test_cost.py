@@ -28,7 +28,10 @@ def count(chunks: Iterator[Chunk]) -> int:
 
 @pytest.mark.parametrize(
     "variant",
-    [{"steps": (1000,)}, {"state_frames": 3, "past_frames": 6, "chunk_frames": 1, "steps": (1000,)}],
+    [
+        {"denoising_steps": (1000,)},
+        {"state_frames": 3, "past_frames": 6, "chunk_frames": 1, "denoising_steps": (1000,)},
+    ],
     ids=["defaults", "F_s=3 W_p=6 F=1"],
 )
 @torch.no_grad()
@@ -56,7 +59,7 @@ def test_law_8_cost_is_constant_over_400_chunks(variant: dict[str, Any]) -> None
 
 @torch.no_grad()
 def test_law_8_fails_without_a_window() -> None:
-    cache = StateCache(spec(past_frames=None, warmup="growing", steps=(1000,)))
+    cache = StateCache(spec(past_frames=None, warmup="growing", denoising_steps=(1000,)))
     chunks = rollout(NetStudent(random_net(DOT)), Drawn(), cache, 6, (DOT.channels, 2, 2))
     flops, tokens = [], []
     for _ in range(6):

@@ -11,7 +11,7 @@ import torch
 from adastate.models.wan.fused import Streamer
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
 from adastate.stream.kv_frames import Frames
-from adastate.stream.kv_slab import Board, Placed, Slab
+from adastate.stream.kv_slab import Placed, Slab, SlabView
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
 
 SYSTEMS = ("adastate", "adastate_s1_w6", "adastate_s3_w9", "causal_forcing", "causvid", "infinity_rope", "longlive",
@@ -21,7 +21,7 @@ SWITCHES = ("keep", "recache", "flush", "cut")
 
 def both(s: StreamSpec, chunks: int = 8, scenes: dict[int, Switch] | None = None) -> tuple[list[Any], StateCache]:
     """The same stream from the same noise without and with a slab; a new scene brings a new prompt."""
-    net = random_net(replace(SIZE, rope_rows=2048))
+    net = random_net(replace(SIZE, rope_max_frames=2048))
     prompts = [normal(2, SIZE.text_tokens, SIZE.text_width, seed=seed) for seed in (7, 8)]
     with torch.no_grad():
         first, second = (Streamer(net, net.text_keys(text)) for text in prompts)
@@ -101,7 +101,7 @@ def test_passes_with_gradient_are_refused() -> None:
     slab = Slab(1, 2, turns=True)
     k = torch.zeros(1, 4, 1, 2, requires_grad=True)
     with pytest.raises(RuntimeError, match="a slab changes in place"):
-        Board(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
+        SlabView(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
 
 
 def test_room_grows_without_losing_what_is_there() -> None:

@@ -44,7 +44,7 @@ def masked_flows(student: NetStudent, chunks: list[Chunk], size: int, levels: in
     return expected, got
 
 
-NO_STATE = {"anchor": "none", "state_frames": 0, "steps": (1000, 750, 250)}
+NO_STATE = {"anchor": "none", "state_frames": 0, "denoising_steps": (1000, 750, 250)}
 ROOMY: dict[str, dict[str, Any]] = {
     "absolute": {"position": "absolute", "past_frames": None},
     "absolute, window just large enough": {"position": "absolute", "past_frames": 9},
@@ -127,7 +127,7 @@ def test_law_3_positions_shapes_and_keys_are_the_same_at_every_chunk(variant: di
 
 @torch.no_grad()
 def test_absolute_time_ends_with_the_table_and_slots_do_not() -> None:
-    student = NetStudent(random_net(replace(DOT, rope_rows=8)))
+    student = NetStudent(random_net(replace(DOT, rope_max_frames=8)))
     with pytest.raises(ValueError, match="position 8 lies outside the 8 rows of the RoPE table: use slot positions"):
         stream(student, StateCache(spec(anchor="static", position="absolute")), 3)
     assert len(stream(student, StateCache(spec()), 9)) == 9

@@ -13,11 +13,11 @@ from adastate.diffusion.noise import RecordedNoise
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec, prefill, rollout
-from adastate.stream.teacher_forcing import forced
+from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import Chunk, Memory
 from tests.support.tiny import SHAPE, Drawn, NetStudent, TaggedStudent, normal, random_net, slots, spec
 
-LEVELS = {"steps": (1000, 750, 250)}
+LEVELS = {"denoising_steps": (1000, 750, 250)}
 
 
 def run(student: Any, s: StreamSpec, chunks: int, **kwargs: Any) -> list[Chunk]:
@@ -37,7 +37,7 @@ def test_exit_level(student: NetStudent, exit_level: int | None) -> None:
     assert times == [*s.timesteps[: last + 1], 0.0] * 2
     assert noise.asked == [(4, *SHAPE)] * (2 * (last + 1)), "fresh noise over [state | chunk], once a level"
     for chunk, (x, t, _, v) in zip(chunks, student.passes[last :: last + 2], strict=True):
-        assert torch.equal(chunk.content, flow.to_x0(x, v, t, s.shift)[:, 1:])
+        assert torch.equal(chunk.content, flow.to_x0(x, v, t, s.timestep_shift)[:, 1:])
 
 
 @pytest.mark.parametrize("exit_level", [-1, 3])
@@ -55,7 +55,7 @@ def test_levels_are_consistency_sampling(student: NetStudent) -> None:
     x = draws[0]
     for (got, t, _, v), draw, then in zip(student.passes[:2], draws[1:], s.timesteps[1:], strict=True):
         assert torch.equal(got, x)
-        x = flow.add_noise(flow.to_x0(x, v, t, s.shift), draw, torch.full((1, 4), then), s.shift)
+        x = flow.add_noise(flow.to_x0(x, v, t, s.timestep_shift), draw, torch.full((1, 4), then), s.timestep_shift)
     assert chunk.state is not None
     assert torch.equal(student.passes[3][0], torch.cat([chunk.state, chunk.content], 1))
 
@@ -70,7 +70,7 @@ def test_context_renoise_takes_one_more_draw(student: NetStudent) -> None:
     again = Drawn()
     draw = [again.normal(*shape) for shape in noise.asked][-1]
     clean = torch.cat([chunk.state, chunk.content], 1) if chunk.state is not None else chunk.content
-    assert torch.equal(x, flow.add_noise(clean, draw, t, s.shift))
+    assert torch.equal(x, flow.add_noise(clean, draw, t, s.timestep_shift))
 
 
 def test_context_noise_alone_leaves_the_input(student: NetStudent) -> None:
@@ -117,7 +117,7 @@ def test_chunks_are_numbered_along_the_stream(student: NetStudent) -> None:
 @pytest.mark.parametrize("init", ["denoised", "first_frame"])
 @torch.no_grad()
 def test_a_frame_of_the_state_stays_until_its_clock_strikes(student: NetStudent, init: str) -> None:
-    s = spec(state_frames=3, past_frames=3, state_clocks=(1, 4, 100), state_init=init)
+    s = spec(state_frames=3, past_frames=3, state_update_every=(1, 4, 100), state_init=init)
     for cache in (StateCache(s), StateCache(s, layers=len(student.net.blocks))):
         written, first = [], None
         for chunk in rollout(student, Drawn(), cache, 7, SHAPE):
@@ -133,7 +133,7 @@ def test_a_frame_of_the_state_stays_until_its_clock_strikes(student: NetStudent,
 
 @torch.no_grad()
 def test_clocks_that_all_strike_at_every_chunk_change_nothing(student: NetStudent) -> None:
-    plain, ticking = spec(state_frames=2), spec(state_frames=2, state_clocks=(1, 1))
+    plain, ticking = spec(state_frames=2), spec(state_frames=2, state_update_every=(1, 1))
     for a, b in zip(*(rollout(student, Drawn(), StateCache(s), 4, SHAPE) for s in (plain, ticking)), strict=True):
         assert torch.equal(a.content, b.content)
 
@@ -164,7 +164,7 @@ def test_given_frames_are_cached_in_blocks(frames: int, first_alone: bool, block
 )
 def test_what_stands_where_after_given_frames(variant: dict[str, Any], first: str, second: str) -> None:
     """Right-aligned; the state's slot stays empty until one is denoised, unless the first frame is the state."""
-    tagged, cache = TaggedStudent(), StateCache(spec(steps=(1000,), **variant))
+    tagged, cache = TaggedStudent(), StateCache(spec(denoising_steps=(1000,), **variant))
     prefill(tagged, cache, torch.zeros(1, 3, 1, 1, 1))
     list(rollout(tagged, Drawn(), cache, 2, (1, 1, 1)))
     denoising = tagged.views[1::2]
@@ -335,7 +335,9 @@ def test_forced_is_the_masked_forward(net: DiT, past: int | None) -> None:
     clean, noisy = normal(1, 8, *SHAPE, seed=1), normal(1, 8, *SHAPE, seed=2)
     t = torch.tensor([[900.0, 500, 20, 700]]).repeat_interleave(2, 1)
     student = NetStudent(net)
-    got = torch.cat(list(forced(student, StateCache(s), noisy.split(2, 1), clean.split(2, 1), t.split(2, 1))), 1)
+    got = torch.cat(
+        list(teacher_forced_chunks(student, StateCache(s), noisy.split(2, 1), clean.split(2, 1), t.split(2, 1))), 1
+    )
     times = torch.cat([torch.zeros_like(t), t], 1)
     both = torch.cat([clean, noisy], 1)
     positions = [*range(8)] * 2
@@ -352,7 +354,9 @@ def test_forced_sees_what_a_stream_sees(net: DiT) -> None:
     student, again, s = NetStudent(net), NetStudent(net), spec(state_visibility="replace")
     run(student, s, 4)
     noisy, clean = student.passes[1::3], student.passes[2::3]
-    flows = list(forced(again, StateCache(s), [p[0] for p in noisy], [p[0] for p in clean], [p[1] for p in noisy]))
+    flows = list(
+        teacher_forced_chunks(again, StateCache(s), [p[0] for p in noisy], [p[0] for p in clean], [p[1] for p in noisy])
+    )
     for got, (*_, expected) in zip(flows, noisy, strict=True):
         assert torch.equal(got, expected)
 
@@ -360,5 +364,5 @@ def test_forced_sees_what_a_stream_sees(net: DiT) -> None:
 def test_forced_has_gradient_in_the_noisy_passes_only(net: DiT) -> None:
     student = Marked(net)
     x, t = [normal(1, 4, *SHAPE, seed=i) for i in range(2)], [torch.full((1, 4), 500.0)] * 2
-    assert all(v.requires_grad for v in forced(student, StateCache(spec()), x, x, t))
+    assert all(v.requires_grad for v in teacher_forced_chunks(student, StateCache(spec()), x, x, t))
     assert student.graph == [True, False] * 2

@@ -26,7 +26,7 @@ def views(spec: StreamSpec, chunks: int) -> list[list[Any]]:
     return [student.views[i : i + per] for i in range(0, len(student.views), per)]
 
 
-ONE_LEVEL = {"steps": (1000,)}
+ONE_LEVEL = {"denoising_steps": (1000,)}
 SLOT: dict[str, Any] = {"position": "slot", "warmup": "growing", **ONE_LEVEL}
 
 
@@ -63,7 +63,9 @@ def span(first: int, last: int, at: int | None = None) -> str:
 
 def watch(system: str, chunks: int, scenes: dict[int, Switch] | None = None) -> list[list[tuple[str, str, str, float]]]:
     """Per chunk, what its passes saw; the last of each chunk is the clean pass."""
-    spec = replace(read_system(system), steps=(1000, 500), first_steps=(), warp_steps=True)
+    spec = replace(
+        read_system(system), denoising_steps=(1000, 500), first_chunk_denoising_steps=(), steps_are_unshifted=True
+    )
     cache = StateCache(spec)
     student = SourceStudent(cache)
     marks = []
@@ -124,7 +126,7 @@ def test_public_systems(system: str, chunk: int, context: str, own: str) -> None
 @pytest.mark.parametrize("past", [3, 6])
 def test_with_fixed_slots_a_chunk_has_its_final_ones_from_the_beginning(system: str, past: int) -> None:
     """The places of an average that is not there yet belong to it: before, they hold the oldest past frames."""
-    s = replace(read_system(system), warmup="fixed", past_frames=past, steps=(1000,))
+    s = replace(read_system(system), warmup="fixed", past_frames=past, denoising_steps=(1000,))
     first = s.anchor_frames + past
     for seen, _ in views(s, 9):
         assert seen.places.chunk == (first, first + 1, first + 2)
@@ -143,7 +145,7 @@ def test_infinity_rope_cut() -> None:
 
 def test_infinity_rope_flush_in_a_longer_window() -> None:
     """Two past frames are left; until the window is full again the queries stand where the stream would have them."""
-    spec = replace(read_system("infinity_rope"), past_frames=5, steps=(1000,))
+    spec = replace(read_system("infinity_rope"), past_frames=5, denoising_steps=(1000,))
     cache = StateCache(spec)
     student = SourceStudent(cache)
     list(rollout(student, Drawn(), cache, 6, (1, 1, 1), scenes={4: Scene(student)}))
@@ -175,7 +177,7 @@ def test_rolling_forcing() -> None:
 
 
 def test_causvid_starts_anew_from_three_frames() -> None:
-    cache = StateCache(replace(read_system("causvid"), steps=(1000,), warp_steps=True))
+    cache = StateCache(replace(read_system("causvid"), denoising_steps=(1000,), steps_are_unshifted=True))
     student = SourceStudent(cache)
     again = {"reencode": lambda latents, n: latents[:, -n:][:, :1] + 5}
     chunks = list(rollout(student, Drawn(), cache, 9, (1, 1, 1), **again))
@@ -187,7 +189,7 @@ def test_causvid_starts_anew_from_three_frames() -> None:
 
 def test_longlive_recache() -> None:
     """Switch at 12, window 9, sink 3: frames 6-11 are encoded again beside the kept sink, all seeing each other."""
-    spec = replace(read_system("longlive"), past_frames=3, steps=(1000,), switch=Switch("recache", 9))
+    spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,), switch=Switch("recache", 9))
     cache = StateCache(spec)
     student = SourceStudent(cache)
     list(rollout(student, Drawn(), cache, 5, (1, 1, 1), scenes={4: Scene(student)}))
@@ -200,7 +202,7 @@ def test_longlive_recache() -> None:
 @pytest.mark.parametrize(("at", "anchor"), [(4, "reset"), (2, "keep")])
 def test_longlive_recache_makes_the_sink_anew(at: int, anchor: Any) -> None:
     """Where it is not to be kept, and where the frames that are encoded again reach back to the beginning."""
-    spec = replace(read_system("longlive"), past_frames=3, steps=(1000,))
+    spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,))
     cache = StateCache(spec)
     student = SourceStudent(cache)
     scenes = {at: Scene(student, Switch("recache", 9, anchor))}
@@ -215,7 +217,7 @@ def test_longlive_recache_makes_the_sink_anew(at: int, anchor: Any) -> None:
 @pytest.mark.parametrize(("anchor", "context"), [("keep", "S 6 7 8"), ("reset", "6 7 8")])
 def test_a_state_is_kept_or_begins_anew_at_a_switch(anchor: Any, context: str) -> None:
     for kind in ("keep", "flush", "recache"):
-        cache = StateCache(StreamSpec(steps=(1000,)))
+        cache = StateCache(StreamSpec(denoising_steps=(1000,)))
         student = TaggedStudent()
         scene = Scene(student, Switch(kind, 3, anchor))  # type: ignore[arg-type]
         list(rollout(student, Drawn(), cache, 4, (1, 1, 1), scenes={3: scene}))
@@ -230,7 +232,7 @@ def test_a_state_is_kept_or_begins_anew_at_a_switch(anchor: Any, context: str) -
 
 def test_text_is_the_new_scene_s_from_the_switch_on() -> None:
     """The clean pass before it still has the old prompt; the frames that are encoded again have the new one."""
-    cache = StateCache(replace(read_system("longlive"), steps=(1000,)))
+    cache = StateCache(replace(read_system("longlive"), denoising_steps=(1000,)))
     calls: list[str] = []
 
     def named(name: str) -> Any:
@@ -328,12 +330,12 @@ def test_which_pass_wrote_what_a_chunk_sees(chunk_frames: int) -> None:
 
 
 def test_a_clean_pass_may_be_barred_from_the_old_state() -> None:
-    stream = views(StreamSpec(clean_sees_old=False, **ONE_LEVEL), 3)
+    stream = views(StreamSpec(clean_pass_sees_old_state=False, **ONE_LEVEL), 3)
     denoising, clean = stream[2]
     assert slots(denoising) == ["S@0", "3@1", "4@2", "5@3"]
     assert slots(clean) == ["3@1", "4@2", "5@3"]
     assert clean.query_positions == denoising.query_positions == (0, 4, 5, 6)
-    static = views(StreamSpec(clean_sees_old=False, anchor="static", **ONE_LEVEL), 3)
+    static = views(StreamSpec(clean_pass_sees_old_state=False, anchor="static", **ONE_LEVEL), 3)
     assert slots(static[2][1]) == ["0@0", "3@1", "4@2", "5@3"], "a static anchor is no old state"
 
 

@@ -11,6 +11,7 @@ import yaml
 from adastate.config.schema import ConfigError
 from adastate.study.table import folder, read_table
 from adastate.training.distill import Distill
+from adastate.training.rollout_sampler import LongRollout
 from tests.support.rig import tiny_distill
 
 ANCHORS = ["state", "none", "static", "ema", "dual_ema", "pingpong"]
@@ -29,7 +30,10 @@ def test_every_arm_is_a_stream_and_its_arguments_exist() -> None:
 @pytest.mark.parametrize("name", list(read_table().arms))
 def test_every_arm_can_be_distilled(name: str) -> None:
     arm = read_table().arms[name]
-    made = tiny_distill(dict(arm.stream), **arm.model)
+    options = dict(arm.model)
+    if "long_rollout" in options:
+        options["long_rollout"] = LongRollout(**options["long_rollout"])
+    made = tiny_distill(dict(arm.stream), **options)
     assert made.student.spec.anchor == arm.spec.anchor
     chunks = list(
         made.stream(["a"], 10 * arm.spec.chunk_frames)

@@ -37,15 +37,15 @@ RENAMED: list[tuple[str, str]] = []
 """(pattern, replacement) by which a tensor's name of an earlier commit becomes today's."""
 
 BASE = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
-SHORT = ["--training.batch=8", "--watch.every=1000", "--trainer.max_steps=3"]
+SHORT = ["--training.batch=8", "--preview.every=1000", "--trainer.max_steps=3"]
 DISTILL = [
     "fit", *BASE, "--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml",
-    "--training.batch=8", "--watch.every=1000", "--run.save_every=3", "--model.init_args.global_batch=8",
+    "--training.batch=8", "--preview.every=1000", "--run.save_every=3", "--model.init_args.global_batch=8",
     "--model.init_args.critic_first=1", "--model.init_args.student.init_args.weights=builtin",
 ]  # fmt: skip
 INITS = {
     "ode": [],
-    "ode_noisy": ["init_ode_noisy"],
+    "ode_noisy_context": ["init_ode_noisy"],
     "ar_diffusion": ["init_ar_diffusion"],
     "diffusion_forcing": ["init_diffusion_forcing"],
     "causal_ode": ["init_causal_ode"],
@@ -130,7 +130,7 @@ def streams(out: Path) -> None:
     for name in names():
         system = read_system(name, student.chunk_frames)
         for net in (student.net, student.ema.net):
-            net.size = replace(net.size, rope_rows=max(net.size.rope_rows, system.rope_rows))
+            net.size = replace(net.size, rope_max_frames=max(net.size.rope_max_frames, system.rope_max_frames))
         frames = system.spec.frames_of(0) + (CHUNKS - 1) * system.spec.chunk_frames
         script = {CHUNKS // 2: Turn(LATER)}
         found = {}

@@ -13,17 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from adastate.config.compose import compose
 from adastate.models.wan import Size
 from adastate.plan.configured import read
-from adastate.plan.cost import Recipe, frame_tokens, parameters
+from adastate.plan.cost import StepCost, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import DistillRun, Run
 from adastate.training import distill as distill_module
 from adastate.training import rollout_sampler as sampler_module
 from adastate.training.distill import Distill
+from adastate.training.rollout_samples import Part
 from tests.support.rig import tiny_distill
 from tests.support.tiny import GRID, ROOT, SIZE
 
 CONF = ROOT / "conf"
-WAN = Size(width=1536, layers=30, heads=12, ffn=8960, channels=16, text_width=4096, text_tokens=512, freq=256)
+WAN = Size(
+    width=1536, layers=30, heads=12, ffn=8960, channels=16, text_width=4096, text_tokens=512, time_embedding_dim=256
+)
 TOKENS = frame_tokens(SIZE, GRID)
 SYSTEMS = sorted(p.stem for p in (CONF / "systems").glob("*.yaml"))
 
@@ -53,7 +56,7 @@ class Step:
     """A student step of the smallest Distill up to its backward, at a given exit level."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, level: int, batch: int = 4, **options: Any) -> None:
-        stream = {"steps": (1000, 750, 500), **options.pop("stream", {})}
+        stream = {"denoising_steps": (1000, 750, 500), **options.pop("stream", {})}
         self.module = tiny_distill(stream, **options)
         self.module.batch.micro = batch
         self.index = torch.arange(batch)
@@ -66,19 +69,19 @@ class Step:
         return self.module.student_loss(sample, self.text, self.negative, self.index)[0]
 
     def critic(self) -> Tensor:
-        chunks = self.module.rollout(self.text, self.index, "test", grad=False)
+        chunks = self.module.sample(Part(self.text, self.index), "test", grad=False).chunks
         x = torch.cat([c.content for c in chunks], 1)
         return self.module.critic.loss(x, self.text, self.module.noise(self.index, "score"))[0]
 
-    def recipe(self, checkpointing: bool) -> Recipe:
-        states = self.module.state_loss == "dmd"
+    def recipe(self, checkpointing: bool) -> StepCost:
+        states = self.module.objective.recipe.state_loss == "dmd"
         again = (checkpointing, checkpointing)
-        return Recipe(SIZE, SIZE, SIZE, self.module.student.spec, TOKENS, 6, again, True, states, scores=2.0)
+        return StepCost(SIZE, SIZE, SIZE, self.module.student.spec, TOKENS, 6, again, True, states, scores=2.0)
 
 
 def told_run(module: Distill, checkpointing: bool) -> DistillRun:
     count = parameters(SIZE)
     names = {"student": (True, True), "critic": (True, False), "teacher": (False, False)}
     nets = tuple(Net(n, count, SIZE, *flags, checkpointing and flags[0]) for n, flags in names.items())
-    recipe = Recipe(SIZE, SIZE, SIZE, module.student.spec, TOKENS, 6)
+    recipe = StepCost(SIZE, SIZE, SIZE, module.student.spec, TOKENS, 6)
     return DistillRun("distill", nets, (), TOKENS, 6, 4, 4, 1, "32-true", recipe, 5, 1, True, 0)

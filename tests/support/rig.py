@@ -39,7 +39,7 @@ def tiny_student(
 def tiny_distill(stream: dict[str, Any] | None = None, checkpointing: bool = False, **kwargs: Any) -> Distill:
     student = tiny_student(checkpointing=checkpointing, **(stream or {}))
     torch.manual_seed(1)
-    teacher, critic = Teacher(SIZE, grid=GRID, ema=None), Critic(SIZE, checkpointing=checkpointing)
+    teacher, critic = Teacher(SIZE, latent_size=GRID, ema=None), Critic(SIZE, checkpointing=checkpointing)
     randomise(teacher.net, 3), randomise(critic.net, 4)
     options = {"iterations": 1, "global_batch": 4, "student_lr": 1e-3, "critic_lr": 1e-3, **kwargs}
     return Distill(teacher, student, critic, **options)
@@ -130,7 +130,7 @@ class Pictures(nn.Module):
 
     channels, scale, fps = SIZE.channels, 1, 8
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return 3 * frames - 2
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class StubCodec:
     def __init__(self, interrupted_after: int | None = None) -> None:
         self.encoded, self.interrupted_after = 0, interrupted_after
 
-    def pictures(self, frames: int) -> int:
+    def video_frames(self, frames: int) -> int:
         return 3 * frames
 
     def encode(self, video: Tensor) -> Tensor:

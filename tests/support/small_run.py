@@ -20,6 +20,7 @@ from torch import Tensor
 from adastate.distributed.fsdp_strategy import FsdpStrategy
 from adastate.encoders import TinyCodec, TinyText
 from adastate.runtime import signals
+from adastate.training.rollout_sampler import LongRollout
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from callbacks import Checkpoints, Preempt
@@ -173,10 +174,10 @@ def network(plan: Plan) -> Any:
             TinyCodec(None, width=4, channels=SIZE.channels, group=2),
             TinyText(SIZE.text_tokens, SIZE.text_width),
         )
-        return Teacher(SIZE, codec=codec, text=text, grid=GRID, rollout_frames=6, lr=1e-3, ema=0.9, warmup=1)
+        return Teacher(SIZE, codec=codec, text=text, latent_size=GRID, rollout_frames=6, lr=1e-3, ema=0.9, warmup=1)
     if plan.stage == "init":
         return tiny_student(init={"init": "teacher_forcing", "lr": 1e-3, "warmup": 1, "ema": 0.9})
-    long = {"long": plan.long, "long_frames": 12, "switch_share": 0.5} if plan.long else {}
+    long = {"long_rollout": LongRollout(12, plan.long), "prompt_switch_prob": 0.5} if plan.long else {}
     return tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch, **long)
 
 

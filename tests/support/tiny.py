@@ -15,12 +15,12 @@ from adastate.stream import StreamSpec
 from adastate.types import Memory
 
 ROOT = Path(__file__).parents[2]
-SIZE = Size(width=64, layers=2, heads=4, ffn=96, channels=4, text_width=16, text_tokens=4, freq=32)
+SIZE = Size(width=64, layers=2, heads=4, ffn=96, channels=4, text_width=16, text_tokens=4, time_embedding_dim=32)
 GRID = (4, 6)
 """Latent height and width: 2 x 3 tokens a frame."""
 
 SHAPE = (SIZE.channels, *GRID)
-DOT = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=8, text_tokens=2, freq=8)
+DOT = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=8, text_tokens=2, time_embedding_dim=8)
 """The smallest net there is, for long streams; its frames of 2 x 2 latents are one token each."""
 
 
@@ -101,7 +101,7 @@ def slots(view: Any) -> list[str]:
     return [f"{name.get(source, source)}@{at}" for source, at, _ in view.seen]
 
 
-STATE = {"steps": (1000, 500)}
+STATE = {"denoising_steps": (1000, 500)}
 VARIANTS: Sequence[dict[str, Any]] = (
     {},
     {"state_visibility": "previous"},
@@ -110,12 +110,12 @@ VARIANTS: Sequence[dict[str, Any]] = (
     {"chunk_frames": 1},
     {"chunk_frames": 1, "state_frames": 3, "past_frames": 4, "state_visibility": "replace"},
     {"warmup": "growing"},
-    {"clean_sees_old": False},
+    {"clean_pass_sees_old_state": False},
     {"state_init": "first_frame"},
-    {"state_init": "first_frame", "state_frames": 3, "warmup": "growing", "clean_sees_old": False},
+    {"state_init": "first_frame", "state_frames": 3, "warmup": "growing", "clean_pass_sees_old_state": False},
     {"state_position": "behind"},
     {"past_frames": 2},
-    {"state_frames": 2, "state_clocks": (1, 3)},
+    {"state_frames": 2, "state_update_every": (1, 3)},
 )
 """AdaState's switches, each away from its default at least once."""
 

@@ -30,7 +30,7 @@ from adastate.training.teacher import Teacher
 from tests.support.rig import Prompts, Rows
 from tests.support.tiny import randomise, spec
 
-NET = Size(width=16, layers=1, heads=2, ffn=32, channels=2, text_width=8, text_tokens=2, freq=8)
+NET = Size(width=16, layers=1, heads=2, ffn=32, channels=2, text_width=8, text_tokens=2, time_embedding_dim=8)
 CLIP = 0.2
 """Below the first norms, so that clipping is part of what is compared."""
 
@@ -110,12 +110,12 @@ def small_distill(**kwargs: Any) -> Distill:
     student = Student(
         NET, codec, text, spec(chunk_frames=2, past_frames=2), (2, 4), rollout_frames=4, ema=0.9, checkpointing=True
     )
-    teacher, critic = Teacher(NET, grid=(2, 4), ema=None), Critic(NET, checkpointing=True)
+    teacher, critic = Teacher(NET, latent_size=(2, 4), ema=None), Critic(NET, checkpointing=True)
     for seed, net in enumerate((student.net, teacher.net, critic.net)):
         randomise(net, seed)
     student.ema.net.load_state_dict(student.net.state_dict())
     options: dict[str, Any] = {
-        "global_batch": 4, "student_every": 3, "student_lr": 1e-3, "critic_lr": 2e-3, "clip": CLIP,
+        "global_batch": 4, "student_every": 3, "student_lr": 1e-3, "critic_lr": 2e-3, "gradient_clip_norm": CLIP,
         "critic_warmup": 4, "student_warmup": 2, **kwargs,
     }  # fmt: skip
     return Distill(teacher, student, critic, **options)
@@ -239,9 +239,9 @@ class Forbid(pl.Callback):
         self.looks, self.count = looks, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.guard.look = self.look
+        pl_module.guard.check = self.check
 
-    def look(self, values: dict[str, float]) -> str:
+    def check(self, values: dict[str, float]) -> str:
         self.count += 1
         return f"forbidden: {values}" if self.count - 1 in self.looks else ""
 

@@ -55,7 +55,7 @@ def test_the_codec_and_the_averages_do_not_learn() -> None:
         ({"iterations": 3, "student_every": 1}, "scscsc"),
         ({"iterations": 3, "student_every": 1, "critic_first": 2}, "ccsc"),
         ({"iterations": 2, "student_every": 2, "critic_updates": 3}, "scccccc"),
-        ({"iterations": 2, "student_every": 2, "critic_updates": 2, "critic_fresh": False}, "scccc"),
+        ({"iterations": 2, "student_every": 2, "critic_updates": 2, "critic_new_rollout": False}, "scccc"),
     ],
 )
 def test_who_learns_when(kwargs: dict[str, Any], learners: str) -> None:
@@ -92,7 +92,7 @@ def one_iteration(batch: int, per_rank: bool = False, **kwargs: Any) -> list[Wei
         {},
         {"state_loss": "dmd"},
         {"critic_updates": 2},
-        {"critic_updates": 2, "critic_fresh": False},
+        {"critic_updates": 2, "critic_new_rollout": False},
         {"critic_first": 1},
     ],
     ids=str,
@@ -136,7 +136,7 @@ SWITCHES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"state_frames": 3, "past_frames": 6}, {"state_loss": "dmd", "state_stands_for": "first"}),
     ({"chunk_frames": 1}, {"state_loss": "dmd"}),
     ({"state_init": "first_frame"}, {"state_loss": "dmd"}),
-    ({"state_position": "behind", "clean_sees_old": False}, {}),
+    ({"state_position": "behind", "clean_pass_sees_old_state": False}, {}),
     ({"warmup": "growing", "context_renoise": True}, {}),
     ({"state_grad": 2, "chunk_frames": 1}, {}),
     ({"anchor": "static"}, {"horizon_law": "none"}),

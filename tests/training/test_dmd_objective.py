@@ -111,7 +111,10 @@ class Recorded:
 
 
 def judges(net: DiT, other: DiT, shift: float) -> tuple[Teacher, Critic]:
-    teacher, critic = Teacher(net.size, ema=None, shift=shift), Critic(net.size, shift=shift, time_shift=5.0)
+    teacher, critic = (
+        Teacher(net.size, ema=None, timestep_shift=shift),
+        Critic(net.size, timestep_shift=shift, training_timestep_shift=5.0),
+    )
     teacher.net, critic.net = net, other
     return teacher, critic
 

@@ -58,7 +58,7 @@ def test_all_blocks_at_once_are_the_reference_s_teacher_forcing() -> None:
     f = load("B_teacher_forcing_block3")
     x, clean = (f.inputs[name].transpose(1, 2) for name in ("x", "clean_x"))
     stream = spec(anchor="none", state_frames=0, position="absolute", past_frames=None)
-    found = initialization.forced_at_once(f.net(), x, clean, f.inputs["t"], f.inputs["context"], stream)
+    found = initialization.teacher_forcing_forward(f.net(), x, clean, f.inputs["t"], f.inputs["context"], stream)
     assert torch.allclose(found.transpose(1, 2), f.outputs["flow"], atol=2e-5)
 
 
@@ -95,7 +95,7 @@ def test_forced_pairs_are_noised_clips() -> None:
     student = tiny_student(init={"init": "teacher_forcing"})
     found, t = made(student, CLIPS), made(student, CLIPS).t
     assert torch.equal(found.clean, CLIPS.latents)
-    assert torch.allclose(flow.to_x0(found.noisy, found.target, t, student.spec.shift), found.clean, atol=1e-5)
+    assert torch.allclose(flow.to_x0(found.noisy, found.target, t, student.spec.timestep_shift), found.clean, atol=1e-5)
     assert len({float(v) for v in t[:, ::3].flatten()}) == 4, "a level for every chunk and sample"
     assert torch.equal(t, t[:, ::3].repeat_interleave(3, 1))
 
@@ -103,10 +103,10 @@ def test_forced_pairs_are_noised_clips() -> None:
 @pytest.mark.parametrize("target", ["none", "first", "last"])
 @pytest.mark.parametrize(
     ("init", "batch"),
-    [("ode", ODE), ("ode_noisy", ODE), ("teacher_forcing", CLIPS), ("diffusion_forcing", CLIPS)],
+    [("ode", ODE), ("ode_noisy_context", ODE), ("teacher_forcing", CLIPS), ("diffusion_forcing", CLIPS)],
 )
 def test_every_initialisation_trains(init: str, batch: Batch, target: str) -> None:
-    if init in ("ode_noisy", "diffusion_forcing") and target != "none":
+    if init in ("ode_noisy_context", "diffusion_forcing") and target != "none":
         pytest.skip("a state is taught with a clean past only")
     student = tiny_student(init={"init": init, "init_state_target": target, "lr": 1e-3, "warmup": 1})
     before = {k: v.clone() for k, v in student.net.state_dict().items()}
@@ -130,7 +130,7 @@ def test_without_a_state_target_there_is_no_state() -> None:
     mask = teacher_forcing(6, 3, 2)
     with torch.no_grad():
         v = student.net(both, times, student.embed(PROMPTS), positions=[*range(6)] * 2, visible=mask)[:, 6:]
-    expected = (flow.to_x0(noisy, v, t, student.spec.shift) - clean).square().mean()
+    expected = (flow.to_x0(noisy, v, t, student.spec.timestep_shift) - clean).square().mean()
     fit(student, Batches(ODE), losses, max_steps=1)
     assert losses.values[0] == pytest.approx(float(expected), rel=1e-5)
 
@@ -138,7 +138,7 @@ def test_without_a_state_target_there_is_no_state() -> None:
 @pytest.mark.parametrize(("target", "at"), [("first", [0]), ("last", [2])])
 def test_a_state_is_taught_a_frame_of_its_chunk(target: str, at: list[int]) -> None:
     student = tiny_student(init={"init_state_target": target})
-    predicted, found = initialization.forced_through_cache(
+    predicted, found = initialization.teacher_forcing_through_cache(
         student.net, made(student, ODE), student.embed(PROMPTS), student.spec, student.init_state_target
     )
     assert predicted.shape == found.noisy.shape == found.target.shape == (2, 8, *SHAPE)
@@ -153,7 +153,7 @@ def test_what_initialisation_needs() -> None:
     with pytest.raises(ValueError, match="init: teacher_forcing needs latents"):
         made(tiny_student(init={"init": "teacher_forcing"}), ODE)
     with pytest.raises(ValueError, match=r"the trajectories hold timesteps .*833\.3.* the student steps at .*937\.5"):
-        made(tiny_student(steps=(1000, 750)), ODE)
+        made(tiny_student(denoising_steps=(1000, 750)), ODE)
     with pytest.raises(ValueError, match="init_state_target 'last' needs anchor: state, not 'static'"):
         tiny_student(anchor="static", init={"init_state_target": "last"})
     student = tiny_student(state_frames=4, init={"init_state_target": "last"})
@@ -177,8 +177,8 @@ def test_a_noisy_past_is_seen_as_it_is() -> None:
         v = student.net(noisy, t, student.embed(PROMPTS), visible=block_causal(6, 3, 6))
     fit(student, Batches(CLIPS), losses, max_steps=1)
     assert losses.values[0] == pytest.approx(float((v - target).square().mean()), rel=1e-5)
-    other = tiny_student(init={"init": "ode_noisy"})
-    with pytest.raises(ValueError, match="init: ode_noisy regresses teacher trajectories"):
+    other = tiny_student(init={"init": "ode_noisy_context"})
+    with pytest.raises(ValueError, match="init: ode_noisy_context regresses teacher trajectories"):
         made(other, CLIPS)
 
 
@@ -207,13 +207,13 @@ def test_consistency_takes_one_step_of_the_frozen_network(autoregressive: str, m
         init={"init": "consistency", "ar_weights": autoregressive, "ar_steps": 8, "ar_guidance": 2.0}
     )
     asked: list[Any] = []
-    real = initialization.forced_at_once
+    real = initialization.teacher_forcing_forward
 
     def spy(net: Any, noisy: Tensor, clean: Tensor, t: Tensor, *others: Any) -> Tensor:
         asked.append((net, t.clone(), torch.is_grad_enabled()))
         return real(net, noisy, clean, t, *others)
 
-    monkeypatch.setattr(initialization, "forced_at_once", spy)
+    monkeypatch.setattr(initialization, "teacher_forcing_forward", spy)
     loss = student._consistency(CLIPS, SampleNoise(0, 0, [4, 5], "init"), student.embed(PROMPTS))
     loss.backward()
     assert [a[0] for a in asked] == [student.ar_net, student.ar_net, student.ema.net, student.net]
@@ -231,8 +231,8 @@ def test_consistency_trains_and_says_what_it_needs(autoregressive: str) -> None:
         tiny_student(init={"init": "consistency"})
     with pytest.raises(ValueError, match="consistency needs them, and it alone"):
         tiny_student(init={"ar_weights": autoregressive})
-    with pytest.raises(ValueError, match="needs a clean past; init is 'ode_noisy'"):
-        tiny_student(init={"init": "ode_noisy", "init_state_target": "last"})
+    with pytest.raises(ValueError, match="needs a clean past; init is 'ode_noisy_context'"):
+        tiny_student(init={"init": "ode_noisy_context", "init_state_target": "last"})
 
 
 def test_clips_that_were_the_past_of_a_trajectory_are_the_past_and_not_what_is_learnt() -> None:

@@ -25,7 +25,8 @@ def written(folder: Path, trainer: dict[str, Any], compute_dtype: str | None = N
     shared = {"size": asdict(SIZE), "compute_dtype": compute_dtype}
     student = {
         **shared, "codec": codec, "text": {"class_path": "adastate.encoders.TinyText", "init_args": width},
-        "stream": {"chunk_frames": 3, "steps": [1000, 500]}, "grid": list(GRID), "rollout_frames": 6, "weights": "gone",
+        "stream": {"chunk_frames": 3, "denoising_steps": [1000, 500]}, "latent_size": list(GRID),
+        "rollout_frames": 6, "weights": "gone",
     }  # fmt: skip
     teacher = {**shared, "weights": str(folder / "teacher.safetensors"), "ema": None}
     parts = {

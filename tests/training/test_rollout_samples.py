@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import Bound
+from adastate.training.conditioned import PromptedNetwork
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import Draw, Part, window
+from adastate.training.rollout_sampler import LongRollout
+from adastate.training.rollout_samples import Draw, Part, rollout_window
 from adastate.training.student import Turn
 from tests.support.rig import Pictures, Prompts, Rows, fit, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, normal
@@ -23,12 +24,12 @@ def test_training_rolls_out_as_inference_does() -> None:
     """The same noise through the plain loop gives the same frames, at the level that all chunks share."""
     distill = tiny_distill(seed=0)
     text, index = distill.student.embed(["red", "fast"]), torch.tensor([5, 6])
-    trained = distill.rollout(text, index, "student", grad=True)
-    quiet = distill.rollout(text, index, "student", grad=False)
+    trained = distill.sample(Part(text, index), "student", grad=True).chunks
+    quiet = distill.sample(Part(text, index), "student", grad=False).chunks
     with torch.no_grad():
         plain = list(
             rollout(
-                Bound(distill.student.net, text),
+                PromptedNetwork(distill.student.net, text),
                 SampleNoise(0, 0, [5, 6], "rollout student"),
                 StateCache(distill.student.spec),
                 2,
@@ -48,7 +49,7 @@ def test_exit_levels_change_with_the_iteration() -> None:
     levels = set()
     for i in range(8):
         distill.set_extra_state({**distill.get_extra_state(), "iteration": i})
-        levels.add(distill.rollout(text, index, "student", grad=False)[0].passes - 2)
+        levels.add(distill.sample(Part(text, index), "student", grad=False).chunks[0].passes - 2)
     assert levels == {0, 1}
 
 
@@ -75,23 +76,23 @@ def drawn(distill: Distill, iterations: int) -> list[Draw]:
 
 def test_a_window_of_a_long_rollout() -> None:
     """Gradient in the window alone; the frames before it are its context; places differ between iterations."""
-    distill = tiny_distill(long_frames=12)
+    distill = tiny_distill(long_rollout=LongRollout(12))
     firsts = [draw.first for draw in drawn(distill, 12)]
     assert set(firsts) == {0, 1, 2}
     distill._iteration = firsts.index(2)
     sample = distill.sample(Part(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True)
     assert sample.x.shape[1] == 6 and sample.x.requires_grad
-    assert [c.index for c in sample.chunks] == [2, 3] and sample.carries is None, "this codec has no first picture"
-    fit(tiny_distill(long_frames=12, student_every=1), Prompts())
+    assert [c.index for c in sample.chunks] == [2, 3] and sample.loss_mask is None, "this codec has no first picture"
+    fit(tiny_distill(long_rollout=LongRollout(12), student_every=1), Prompts())
 
 
 def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_no_loss() -> None:
-    distill = tiny_distill(long_frames=12, horizon_weight=2.0)
+    distill = tiny_distill(long_rollout=LongRollout(12), horizon_weight=2.0)
     distill.student.codec = Pictures()
     text = distill.student.embed(["red ball"] * 2)
     distill._iteration = [draw.first for draw in drawn(distill, 40)].index(1)
     sample = distill.sample(Part(text, torch.arange(2)), "s", grad=True)
-    assert sample.carries is not None and sample.carries.tolist() == [False] * 3 + [True] * 3
+    assert sample.loss_mask is not None and sample.loss_mask.tolist() == [False] * 3 + [True] * 3
     assert float(sample.x[:, 0].detach().min()) == 7.0
     x = sample.x.detach().requires_grad_()
     loss, _ = distill.student_loss(replace(sample, x=x), text, distill.student.embed([""]), torch.arange(2))
@@ -107,18 +108,18 @@ STAIRS: dict[str, Any] = {
     "position": "anchor_contiguous",
     "past_frames": 9,
     "attention_frames": 12,
-    "clean_keys": "recent",
+    "clean_pass_context": "recent",
 }
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
-    distill = tiny_distill(STAIRS, plain_share=share, student_every=1, iterations=2)
+    distill = tiny_distill(STAIRS, uniform_schedule_prob=share, student_every=1, iterations=2)
     assert sum(draw.uniform for draw in drawn(distill, 60)) / 60 == pytest.approx(share, abs=0.2)
     fit(distill, Prompts())
     assert distill.iteration == 2
-    with pytest.raises(ValueError, match=r"plain_share 0\.5 is a share of staircases; schedule is 'uniform'"):
-        tiny_distill(plain_share=0.5)
+    with pytest.raises(ValueError, match=r"uniform_schedule_prob 0\.5 is a share of staircases; schedule is 'uniform'"):
+        tiny_distill(uniform_schedule_prob=0.5)
 
 
 def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
@@ -136,33 +137,38 @@ def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> No
     student = tiny_distill().student
     part = Part(student.embed(["red ball"] * 2), torch.arange(2))
     draw = Draw(level=1, first=first)
-    found = window(student, part, SampleNoise(0, 0, [0, 1], "x"), draw, grad=False)
+    found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), draw, grad=False)
     with torch.no_grad():
         plain = list(
             rollout(
-                Bound(student.net, part.text), SampleNoise(0, 0, [0, 1], "x"), StateCache(student.spec), 4, SHAPE, 1
+                PromptedNetwork(student.net, part.text),
+                SampleNoise(0, 0, [0, 1], "x"),
+                StateCache(student.spec),
+                4,
+                SHAPE,
+                1,
             )
         )
     assert torch.equal(found.x, torch.cat([c.content for c in plain[first : first + 2]], 1))
 
 
 @pytest.mark.parametrize(
-    ("switch", "at", "carries"),
+    ("switch", "at", "loss_mask"),
     [(1, 1, None), (2, 2, None), (3, 3, [False] * 3 + [True] * 3), (4, None, None), (None, None, None)],
 )
 def test_a_turn_within_a_window_comes_after_its_first_chunk(
-    switch: int | None, at: int | None, carries: list[bool] | None
+    switch: int | None, at: int | None, loss_mask: list[bool] | None
 ) -> None:
     """The window has chunks 2 and 3. A turn before it, at it, inside, after it, and none."""
     student = tiny_student(switch={"kind": "recache"})
     old, new = student.embed(["red ball"] * 2), student.embed(["slow snow"] * 2)
     part = Part(old, torch.arange(2), next_text=new)
-    found = window(student, part, SampleNoise(0, 0, [0, 1], "x"), Draw(1, first=2, switch=switch), grad=True)
+    found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), Draw(1, first=2, switch=switch), grad=True)
     assert found.text is not None and torch.equal(found.text, old if at is None else new)
-    assert (None if found.carries is None else found.carries.tolist()) == carries
+    assert (None if found.loss_mask is None else found.loss_mask.tolist()) == loss_mask
     script = {} if at is None else {at: Turn(["slow snow"] * 2)}
     stream = student.stream(["red ball"] * 2, 12, script=script, noise=SampleNoise(0, 0, [0, 1], "x"))
     expected = torch.cat([c.content for c in stream], 1)[:, 6:]
     assert torch.allclose(found.x, expected, atol=1e-5)
-    size = 0 if carries is None else 3
+    size = 0 if loss_mask is None else 3
     assert sum(c.frames for c in found.chunks) == 6 - size and found.context == size

@@ -14,9 +14,10 @@ from torch import Tensor
 from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import Bound
-from adastate.training.rollout_samples import Draw, Part, Sample, rolled
-from adastate.training.streaming_rollouts import Carried, Streams, new_frames
+from adastate.training.conditioned import PromptedNetwork
+from adastate.training.rollout_sampler import LongRollout
+from adastate.training.rollout_samples import Draw, Part, Sample, rollout_from_start
+from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
 from adastate.training.student import Student, Turn
 from callbacks import Checkpoints
 from datamodules.prompts import PromptData
@@ -34,7 +35,7 @@ from tests.support.rig import (
 from tests.support.tiny import SHAPE
 
 LAST = Draw(level=1)
-STREAMING: dict[str, Any] = {"long": "streaming", "long_frames": 12}
+STREAMING: dict[str, Any] = {"long_rollout": LongRollout(12, "streaming")}
 """A horizon of 6 frames, and 3 more twice."""
 
 
@@ -42,8 +43,8 @@ def noise(rows: int = 2, purpose: str = "x") -> SampleNoise:
     return SampleNoise(0, 0, range(rows), purpose)
 
 
-def carried(student: Student, prompt: str = "red ball", **options: Any) -> Carried:
-    return Carried(StateCache(student.spec), student.embed([prompt] * 2), **options)
+def carried(student: Student, prompt: str = "red ball", **options: Any) -> StreamBatch:
+    return StreamBatch(StateCache(student.spec), student.embed([prompt] * 2), **options)
 
 
 def learning(student: Student, x: Tensor) -> bool:
@@ -61,13 +62,15 @@ def test_a_carried_stream_is_the_stream_that_one_rollout_makes(stream: dict[str,
     part = Part(student.embed(["red ball"] * 2), torch.arange(2))
     for grad in (True, False):
         first = carried(student).go_on(student, noise(), LAST, grad)
-        assert torch.equal(first.x, rolled(student, part, noise(), LAST, grad).x) and first.carries is None
+        assert (
+            torch.equal(first.x, rollout_from_start(student, part, noise(), LAST, grad).x) and first.loss_mask is None
+        )
     one, source, size = carried(student), noise(), student.chunk_frames
     parts = [one.go_on(student, source, LAST, grad=False).x for _ in range(3)]
     frames = 6 + 2 * new_frames(student, 6)
     with torch.no_grad():
         cache = StateCache(student.spec)
-        made = list(rollout(Bound(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.level))
+        made = list(rollout(PromptedNetwork(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.level))
     whole = torch.cat([c.content for c in made], 1)
     assert torch.equal(torch.cat([parts[0]] + [p[:, size:] for p in parts[1:]], 1), whole)
     assert one.frames == frames and [p.shape[1] for p in parts] == [6, 6, 6]
@@ -84,7 +87,7 @@ def test_only_new_frames_learn_and_the_overlap_is_what_was_there(stream: dict[st
         assert not learning(student, sample.x[:, :size])
         assert all(learning(student, chunk.content) for chunk in sample.chunks)
         assert torch.equal(sample.x[:, size:], torch.cat([c.content for c in sample.chunks], 1))
-        assert sample.carries is not None and sample.carries.tolist() == [False] * size + [True] * (6 - size)
+        assert sample.loss_mask is not None and sample.loss_mask.tolist() == [False] * size + [True] * (6 - size)
         assert sample.context == size
         before = sample
 
@@ -100,12 +103,12 @@ def test_the_loss_is_of_the_new_frames_alone_the_critic_s_too() -> None:
     assert x.grad is not None
     by_frame = x.grad.flatten(2).norm(dim=2).norm(dim=0)
     assert by_frame[:3].tolist() == [0, 0, 0] and bool((by_frame[3:] > 0).all())
-    weight = losses.horizon_weight(6, 2.0, carries=sample.carries)
+    weight = losses.horizon_weight(6, 2.0, loss_mask=sample.loss_mask)
     assert weight[3:].tolist() == pytest.approx([0.5, 1.0, 1.5]), "the law runs over the frames that carry loss"
 
     predicted: list[Tensor] = []
     distill.critic.net.register_forward_hook(lambda *call: predicted.append(call[2]))
-    found, _ = distill.critic.loss(sample.x, text, noise(), sample.carries)
+    found, _ = distill.critic.loss(sample.x, text, noise(), sample.loss_mask)
     source = noise()
     source.integers(1000)
     error = predicted[0] - (source.normal(*x.shape[1:]) - x.detach())
@@ -148,14 +151,14 @@ def part(student: Student, rows: range, slot: int, prompt: str = "red ball") -> 
     return Part(student.embed([prompt] * len(rows)), torch.tensor(rows), slot=slot)
 
 
-def made(streams: Streams, parts: list[Part], iteration: int) -> list[Sample]:
+def made(streams: StreamPool, parts: list[Part], iteration: int) -> list[Sample]:
     streams.begin(parts)
     return [streams.sample(p, SampleNoise(0, iteration, p.index, "x"), LAST, grad=False) for p in parts]
 
 
 def test_a_stream_ends_at_its_longest_and_the_next_has_the_prompt_of_its_batch() -> None:
     student = tiny_student()
-    streams = Streams(student, longest=12)
+    streams = StreamPool(student, longest=12)
     frames, prompts = [], []
     for i, prompt in enumerate(["red", "fast", "snow", "lava"]):
         (sample,) = made(streams, [part(student, range(2), 0, prompt)], i)
@@ -169,7 +172,7 @@ def test_a_stream_ends_at_its_longest_and_the_next_has_the_prompt_of_its_batch()
 def test_a_checkpoint_s_streams_go_on_in_micro_batches_of_another_size() -> None:
     """Two of two rows are saved, and one of four goes on: the same frames, in the same order."""
     student = tiny_student()
-    halves, whole = Streams(student, 12), Streams(student, 12)
+    halves, whole = StreamPool(student, 12), StreamPool(student, 12)
     pair = [part(student, range(2), 0), part(student, range(2, 4), 1)]
     made(halves, pair, 0)
     whole.load_state_dict(halves.state_dict())
@@ -179,20 +182,20 @@ def test_a_checkpoint_s_streams_go_on_in_micro_batches_of_another_size() -> None
     assert torch.allclose(found.x, expected, atol=1e-6)
     assert torch.equal(found.x[:, :3], expected[:, :3])
     with pytest.raises(ValueError, match="the checkpoint carries 4 streams on, and this run has at least 5"):
-        other = Streams(student, 12)
+        other = StreamPool(student, 12)
         other.load_state_dict(halves.state_dict())
         made(other, [part(student, range(5), 0)], 1)
 
 
 def test_going_back_is_as_if_nothing_had_been_made() -> None:
     student = tiny_student()
-    streams, parts = Streams(student, 12), [part(student, range(2), 0)]
+    streams, parts = StreamPool(student, 12), [part(student, range(2), 0)]
     made(streams, parts, 0)
     (bad,) = made(streams, parts, 1)
     streams.back()
     (again,) = made(streams, parts, 1)
     assert torch.equal(bad.x, again.x) and streams.frames == 9
-    streams.back(anew=True)
+    streams.back(restart=True)
     made(streams, parts, 2)
     assert streams.frames == 6
 
@@ -226,7 +229,7 @@ def test_streams_of_micro_batches_are_those_of_one_large_batch() -> None:
     def steps(batch: int) -> list[dict[str, Tensor]]:
         seen = Gradients()
         small = {"student_lr": 2e-6, "critic_lr": 2e-6, "iterations": 3, "student_every": 1}
-        fit(tiny_distill(critic_fresh=False, switch_share=1.0, **small, **STREAMING), Pairs(batch), seen)
+        fit(tiny_distill(critic_new_rollout=False, prompt_switch_prob=1.0, **small, **STREAMING), Pairs(batch), seen)
         return [gradient for gradient, _ in seen.steps]
 
     for a, b in zip(steps(2), steps(4), strict=True):
@@ -234,26 +237,30 @@ def test_streams_of_micro_batches_are_those_of_one_large_batch() -> None:
 
 
 def test_replay_gives_equal_gradients_in_a_carried_stream_and_in_a_window() -> None:
-    for options in ({**STREAMING, "state_loss": "dmd"}, {"long_frames": 12}):
+    for options in ({**STREAMING, "state_loss": "dmd"}, {"long_rollout": LongRollout(12)}):
         plain, replayed = (gradients_of(3, replay=replay, **options) for replay in (False, True))
         for a, b in zip(plain, replayed, strict=True):
             assert distance(b, a) < 1e-4
 
 
 def test_prompts_to_turn_to_must_come_with_the_data() -> None:
-    with pytest.raises(ValueError, match="switch_share needs the prompt that comes next: give PromptData pairs: true"):
-        fit(tiny_distill(switch_share=0.5, **STREAMING), Prompts())
+    with pytest.raises(
+        ValueError, match="prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true"
+    ):
+        fit(tiny_distill(prompt_switch_prob=0.5, **STREAMING), Prompts())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"long": "streaming"}, "set long_frames, their length"),
-        ({"switch_share": 0.5}, "set long_frames, their length"),
-        ({"long": "streaming", "long_frames": 8}, "long_frames 8 is below 9, the horizon and what a stream goes on by"),
-        ({"long_frames": 3}, "long_frames 3 is below 6, the horizon: make it longer"),
-        ({"switch_share": 1.5, "long_frames": 12}, "switch_share is 1.5; it is a share"),
-        ({"source": "noised", "long_frames": 12}, "long_frames is the length of rollouts; source is 'noised'"),
+        ({"prompt_switch_prob": 0.5}, "set long_rollout.frames, their length"),
+        (
+            {"long_rollout": LongRollout(8, "streaming")},
+            "frames 8 is below 9, the horizon and what a stream goes on by",
+        ),
+        ({"long_rollout": LongRollout(3)}, "frames 3 is below 6, the horizon: make it longer"),
+        ({"prompt_switch_prob": 1.5, "long_rollout": LongRollout(12)}, "prompt_switch_prob is 1.5; it is a share"),
+        ({"source": "noised", "long_rollout": LongRollout(12)}, "own rollouts; source is 'noised'"),
     ],
 )
 def test_what_long_tuning_needs(options: dict[str, Any], said: str) -> None:
@@ -266,7 +273,9 @@ def test_a_resumed_run_carries_its_streams_on_bit_for_bit(tmp_path: Path, since:
     """From a checkpoint in the middle of a stream, before and after its turn, and at its end."""
 
     def run(start: Path | None) -> Any:
-        distill = tiny_distill(iterations=5, student_every=2, switch_share=1.0, critic_fresh=False, **STREAMING)
+        distill = tiny_distill(
+            iterations=5, student_every=2, prompt_switch_prob=1.0, critic_new_rollout=False, **STREAMING
+        )
         options: dict[str, Any] = {
             "accelerator": "cpu",
             "max_epochs": -1,

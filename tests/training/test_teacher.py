@@ -44,7 +44,7 @@ def test_guidance_is_c_plus_w_times_c_minus_u() -> None:
 
 @torch.no_grad()
 def test_a_trajectory_is_euler_s_path() -> None:
-    teacher = tiny_teacher(guidance=1.0, shift=1.0)
+    teacher = tiny_teacher(guidance=1.0, timestep_shift=1.0)
     levels = torch.tensor([1.0, 0.5, 0.2, 0.0])
     path = teacher.trajectory(["red", "snow"], X, levels)
     assert path.shape == (2, 4, 3, *SHAPE) and torch.equal(path[:, 0], X)

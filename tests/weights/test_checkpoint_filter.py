@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from adastate.weights.checkpoint_filter import bring_back, leave_out
+from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 from tests.support.rig import tiny_student
 
 PARTS = ("codec.",)
@@ -13,10 +13,10 @@ PARTS = ("codec.",)
 def test_what_is_left_out_comes_back_from_the_module_that_reads() -> None:
     writer, reader = tiny_student(seed=1), tiny_student(seed=2)
     checkpoint = {"state_dict": writer.state_dict(), "epoch": 3}
-    leave_out(writer, checkpoint, PARTS)
+    strip_frozen(writer, checkpoint, PARTS)
     left = checkpoint["state_dict"].keys()
     assert left == {k for k in writer.state_dict() if not k.startswith("codec.")} and checkpoint["epoch"] == 3
-    bring_back(reader, checkpoint, PARTS)
+    restore_frozen(reader, checkpoint, PARTS)
     assert checkpoint["state_dict"].keys() == reader.state_dict().keys()
     for name, tensor in checkpoint["state_dict"].items():
         if isinstance(tensor, torch.Tensor):
@@ -27,6 +27,6 @@ def test_what_is_left_out_comes_back_from_the_module_that_reads() -> None:
 def test_older_checkpoints_with_everything_in_them_keep_it() -> None:
     writer, reader = tiny_student(seed=1), tiny_student(seed=2)
     checkpoint = {"state_dict": writer.state_dict()}
-    bring_back(reader, checkpoint, PARTS)
+    restore_frozen(reader, checkpoint, PARTS)
     name = next(name for name in writer.state_dict() if name.startswith("codec."))
     assert torch.equal(checkpoint["state_dict"][name], writer.state_dict()[name])

@@ -17,7 +17,7 @@ from adastate.weights.files import Entry
 from tests.support.tiny import SHAPE, SIZE, normal, random_net
 from tests.support.weights_rig import same, state, wrapped
 
-STREAM = {"anchor": "state", "state_frames": 1, "steps": [1000, 500]}
+STREAM = {"anchor": "state", "state_frames": 1, "denoising_steps": [1000, 500]}
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_geometry_that_no_network_has(wrong: dict[str, Any]) -> None:
 
 
 def test_the_difference_leaves_out_what_shapes_nothing() -> None:
-    other = replace(SIZE, eps=1e-5, rope_rows=2000, text_tokens=9)
+    other = replace(SIZE, eps=1e-5, rope_max_frames=2000, text_tokens=9)
     assert geo.difference(asdict(SIZE), other) == ""
     assert geo.difference(asdict(SIZE), replace(SIZE, heads=2)) == "heads 4 in the file, 2 here"
     assert geo.difference({"width": 32}, SIZE) == "width 32 in the file, 64 here"

@@ -26,7 +26,7 @@ def test_the_map_is_diffusers_own(net: DiT) -> None:
         in_channels=size.channels,
         out_channels=size.channels,
         text_dim=size.text_width,
-        freq_dim=size.freq,
+        freq_dim=size.time_embedding_dim,
         ffn_dim=size.ffn,
         num_layers=size.layers,
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from adastate.weights import WeightsError, read, sharded_checkpoint
-from adastate.weights.sharded_checkpoint import REST, PiecesError, Saved, consolidate
+from adastate.weights.sharded_checkpoint import REST, SavedShards, ShardedCheckpointError, consolidate
 from callbacks.checkpointing import atomic_folder
 from tests.support import kills
 from tests.support.kills import Plan
@@ -48,7 +48,7 @@ def test_whole_weights_from_any_number_of_ranks(tmp_path: Path, cuts: tuple[int,
     found = consolidate(tmp_path)
     assert found.keys() == {"student", "student_average"}
     assert torch.equal(found["student"]["a"], weight) and torch.equal(found["student_average"]["a"], weight / 2)
-    saved = Saved.open(tmp_path, "student")
+    saved = SavedShards.open(tmp_path, "student")
     assert torch.equal(saved.cut("a", "exp_avg", 3, 6), -torch.arange(3.0, 9.0))
     assert saved.parts("a") == {"weight", "exp_avg", "average"} and float(saved.scalars["step"]) == 3
 
@@ -84,8 +84,8 @@ def test_what_is_not_whole_is_refused(tmp_path: Path, how: str) -> None:
     write(tmp_path)
     spoil, said = SPOILT[how]
     spoil(tmp_path)
-    with pytest.raises(PiecesError, match=said):
-        Saved.open(tmp_path, "student")
+    with pytest.raises(ShardedCheckpointError, match=said):
+        SavedShards.open(tmp_path, "student")
 
 
 @pytest.mark.parametrize("where", ["student-00001.pt", REST])
@@ -96,7 +96,7 @@ def test_a_planted_object_is_not_run(tmp_path: Path, where: str, form: str) -> N
     run, bomb = tmp_path / "it ran", {"loops": Bomb(tmp_path / "it ran"), "pieces": [Bomb(tmp_path / "it ran")]}
     target = tmp_path / "state.ckpt" / where
     torch.save(bomb, target) if form == "torch" else target.write_bytes(pickle.dumps(bomb))
-    with pytest.raises(PiecesError, match=r"is refused: it holds|is not a whole PyTorch file"):
+    with pytest.raises(ShardedCheckpointError, match=r"is refused: it holds|is not a whole PyTorch file"):
         if where == REST:
             sharded_checkpoint.load_rest(tmp_path / "state.ckpt")
         else:

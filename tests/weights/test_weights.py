@@ -67,7 +67,7 @@ def test_another_size_names_both(file: Path, change: dict[str, int], sentence: s
 
 
 def test_what_shapes_no_weight_may_differ(file: Path, net: DiT) -> None:
-    other = DiT(replace(SIZE, rope_rows=8192, text_tokens=9))
+    other = DiT(replace(SIZE, rope_max_frames=8192, text_tokens=9))
     load(other, str(file))
     assert torch.equal(other.head.head.weight, net.head.head.weight)
 
@@ -191,7 +191,7 @@ def test_facts_of_what_says_nothing(tmp_path: Path, net: DiT) -> None:
     ("wanted", "told"),
     [
         ({}, ""),
-        ({"past_frames": 9, "steps": (1000,)}, ""),
+        ({"past_frames": 9, "denoising_steps": (1000,)}, ""),
         ({"anchor": "static"}, "trained with anchor: state, state_frames: 1 and are used with anchor: static"),
         ({"anchor": "none", "state_frames": 0}, "--stream.anchor=state --stream.state_frames=1"),
         ({"state_frames": 3}, "used with anchor: state, state_frames: 3, which they have not learnt"),

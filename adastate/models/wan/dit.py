@@ -41,7 +41,7 @@ class Size:
         text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
         freq: width of the sinusoidal time embedding.
         patch: patch size in time (1), height and width.
-        rope_rows: rows of the RoPE table in time; a position beyond is an error.
+        rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
         eps: of every normalisation.
     """
 
@@ -52,9 +52,9 @@ class Size:
     channels: int = 16
     text_width: int = 64
     text_tokens: int = 16
-    freq: int = 64
+    time_embedding_dim: int = 64
     patch: tuple[int, int, int] = (1, 2, 2)
-    rope_rows: int = 1024
+    rope_max_frames: int = 1024
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -231,7 +231,7 @@ class DiT(nn.Module):
         d = size.width
         self.patch_embedding = PatchEmbedding(size.channels, d, kernel_size=size.patch, stride=size.patch)
         self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
-        self.time_embedding = nn.Sequential(nn.Linear(size.freq, d), nn.SiLU(), nn.Linear(d, d))
+        self.time_embedding = nn.Sequential(nn.Linear(size.time_embedding_dim, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
         self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
         self.head = Head(size)
@@ -317,19 +317,19 @@ class DiT(nn.Module):
         if len(at) != frames:
             raise ValueError(f"{frames} frames, but {len(at)} positions")
         grid = (height // ph, width // pw)
-        head_dim, rows = self.size.width // self.size.heads, self.size.rope_rows
+        head_dim, rows = self.size.width // self.size.heads, self.size.rope_max_frames
         rope = rope_table(at, *grid, head_dim, rows, x.device)
         key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
         compiled = self.compiled and memory is None and visible is None
         if compiled:  # compilers know no complex numbers
             rope = key_rope = torch.view_as_real(rope)
-        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_rows, compiled)
+        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_max_frames, compiled)
 
     def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
         """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""
         t = t if t.dim() == 2 else t[:, None].expand(batch_frames)
-        half = self.size.freq // 2
+        half = self.size.time_embedding_dim // 2
         rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angle = t.double()[..., None] * rates
         return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.patch_embedding.weight.dtype))

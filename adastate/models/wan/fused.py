@@ -106,7 +106,7 @@ class Passes:
         head_dim = size.width // size.heads
 
         def table(at: Positions) -> Tensor:
-            return rope_table(at, *grid, head_dim, size.rope_rows, x.device)
+            return rope_table(at, *grid, head_dim, size.rope_max_frames, x.device)
 
         def turn(k: Tensor, at: Positions) -> Tensor:
             return rotate(k, table(at))

@@ -340,7 +340,7 @@ def test_a_preview_streams_as_many_prompts_at_a_time_as_a_device_bears(watched):
     asked = []
 
     class Large(watched):
-        grid = (60, 104)
+        latent_size = (60, 104)
 
         def stream(self, prompts, frames, seed, index=None):
             asked.append((prompts, list(index)))

@@ -43,8 +43,8 @@ def make(kind: str, folder: Path, workers: int, batch: int = 3) -> Data:
             test_trajectories.write(folder / "t", range(8))
         return lambda: TrajectoryData(str(folder / "t"), batch=batch, workers=workers)
     if kind == "world":
-        return lambda: WorldData(pictures=3, batch=batch, workers=workers)
-    return lambda: WorldData(pictures=3, batch=batch, clips=8, codec=TinyCodec("builtin"))
+        return lambda: WorldData(video_frames=3, batch=batch, workers=workers)
+    return lambda: WorldData(video_frames=3, batch=batch, clips=8, codec=TinyCodec("builtin"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

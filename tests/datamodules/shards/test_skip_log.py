@@ -23,7 +23,7 @@ from datamodules.clips import ShardData
 from datamodules.shards.index import Sample, index_shard
 from datamodules.shards.remote import Patience
 from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.sampler import Batches
+from datamodules.shards.sampler import BatchStream
 from datamodules.shards.shard_writer import npy
 from datamodules.shards.skip_log import Ledger, Skip
 from tests.datamodules import test_clips
@@ -240,7 +240,7 @@ def test_patience_ends_and_passes_on_what_is_final() -> None:
 def test_when_all_is_gone_it_ends(tmp_path: Path) -> None:
     shards = write(tmp_path / "s", {})
     data = ShardData(shards, batch=20, memory_gb=0, max_skipped_share=1)
-    batches: Batches = data.batches(0, 2)
+    batches: BatchStream = data.batches(0, 2)
     for path in (tmp_path / "s").iterdir():
         path.unlink()
     with warnings.catch_warnings(), pytest.raises(ShardError, match=r"nothing but bad samples .* is its storage there"):

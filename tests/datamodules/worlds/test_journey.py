@@ -69,5 +69,5 @@ def test_the_world_hands_out_journeys_where_it_is_told_to() -> None:
     plain, other = world_batch(0, range(3), 2), world_batch(0, range(3), 2, kind="journey")
     assert torch.equal(plain.video, render([flight(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
     assert torch.equal(other.video, journey.render([journey.journey(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
-    data = WorldData(pictures=2, batch=3, kind="journey")
+    data = WorldData(video_frames=2, batch=3, kind="journey")
     assert data.batches().make(range(3)).prompts == other.prompts

@@ -19,7 +19,7 @@ SYSTEMS = ("causvid", "longlive", "longlive_slot", "rolling_forcing", "reward_fo
 
 def both(s: StreamSpec, chunks: int = 6, batch: int = 2, dtype: torch.dtype | None = None, **kwargs: Any) -> Any:
     """The same stream with plain and with fast passes, from the same noise."""
-    net = random_net(replace(SIZE, rope_rows=2048))
+    net = random_net(replace(SIZE, rope_max_frames=2048))
     text = normal(batch, SIZE.text_tokens, SIZE.text_width, seed=7)
     plain = NetStudent(net, text)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_a_cut_and_a_flush_where_queries_stand_apart_from_their_keys() -> None:
 
 
 def test_bfloat16_is_within_rounding() -> None:
-    plain, fast = both(spec(steps=(1000,)), 2, dtype=torch.bfloat16)
+    plain, fast = both(spec(denoising_steps=(1000,)), 2, dtype=torch.bfloat16)
     for a, b in zip(plain, fast, strict=True):
         assert 0 < (a - b).norm() / a.norm() < 2e-2
 

@@ -1,0 +1,5 @@
+"""`python -m adastate` is the command `adastate`."""
+
+from adastate.main import main
+
+main()

@@ -1,0 +1,161 @@
+"""The house: imports go from higher floors to lower ones, nothing goes round in a circle, and no file grows too long.
+
+Run by hand it prints the floors, with files, lines and arrows:
+
+    python -m tests.test_house
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS: tuple[frozenset[str], ...] = tuple(
+    frozenset(floor.split())
+    for floor in (
+        "adastate.types adastate.runtime",
+        "adastate.media adastate.metrics adastate.encoders adastate.diffusion adastate.models datamodules.worlds",
+        "adastate.stream adastate.weights adastate.optim datamodules.shards callbacks.protocols",
+        "adastate.config adastate.distributed adastate.parity adastate.launch"
+        " datamodules datamodules.tools callbacks.checkpointing callbacks.previews",
+        "adastate.training adastate.plan callbacks.monitoring",
+        "adastate.inference adastate.evaluation callbacks",
+        "adastate.study",
+        "adastate benchmarks",
+    )
+)
+"""From the ground up: every part, a folder of files, may import parts on lower floors."""
+
+HOUSE = ("adastate", "datamodules", "callbacks", "benchmarks")
+LOOSE = {"__init__.py", "__main__.py", "main.py", "types.py"}
+LONGEST, LONGEST_TEST = 350, 450
+
+
+def files() -> dict[str, str]:
+    """The source of every file of the house, by its path from the root."""
+    return {
+        str(path.relative_to(ROOT)): path.read_text() for part in HOUSE for path in sorted((ROOT / part).rglob("*.py"))
+    }
+
+
+def part_of(file: str) -> str:
+    """The folder of a file; what a whole package reads is a part of its own."""
+    path = Path(file)
+    if file in ("adastate/types.py", "callbacks/protocols.py"):
+        return ".".join(path.with_suffix("").parts)
+    return ".".join(path.parent.parts[:2])
+
+
+def imported(source: str, known: Iterable[str]) -> Iterator[str]:
+    """The files of ours that a source imports, wherever in it."""
+    there = set(known)
+
+    def file(dotted: str) -> str | None:
+        path = dotted.replace(".", "/")
+        return next((f for f in (f"{path}.py", f"{path}/__init__.py") if f in there), None)
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (f for alias in node.names if (f := file(alias.name)))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                found = file(f"{node.module}.{alias.name}") or file(node.module or "")
+                if found:
+                    yield found
+
+
+def arrows(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    return {file: set(imported(source, sources)) - {file} for file, source in sources.items()}
+
+
+def wrong(sources: Mapping[str, str]) -> list[str]:
+    """Imports that do not go down."""
+    floor = {part: i for i, parts in enumerate(FLOORS) for part in parts}
+    return [
+        f"{file} on floor {floor[part_of(file)]} imports {other} on floor {floor[part_of(other)]}"
+        for file, others in arrows(sources).items()
+        for other in sorted(others)
+        if part_of(file) != part_of(other) and floor[part_of(other)] >= floor[part_of(file)]
+    ]
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_every_part_has_a_floor() -> None:
+    assert sorted({part_of(file) for file in files()}) == sorted(part for parts in FLOORS for part in parts)
+
+
+def test_imports_go_down() -> None:
+    assert wrong(files()) == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(arrows(files())) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("adastate/stream/cache.py", "from adastate.training.student import Student"),
+        ("adastate/stream/cache.py", "from adastate.weights import save"),
+        ("adastate/models/wan/dit.py", "import adastate.stream.cache"),
+        ("adastate/diffusion/flow.py", "def late():\n    from adastate.models.wan import DiT"),
+        ("adastate/training/distill.py", "from adastate.inference.generate import main"),
+        ("adastate/inference/generate.py", "from adastate.main import fit"),
+        ("datamodules/worlds/flyover.py", "from adastate.models.wan import DiT"),
+        ("callbacks/previews/rollouts.py", "from adastate.training import student"),
+    ],
+)
+def test_a_wrong_import_is_seen(file: str, source: str) -> None:
+    assert len(wrong(files() | {file: source})) == 1
+
+
+def test_a_circle_within_a_folder_is_seen() -> None:
+    back = files() | {"adastate/stream/positions.py": "from adastate.stream import cache"}
+    assert {"adastate/stream/positions.py", "adastate/stream/cache.py"} <= set(circle(arrows(back)))
+
+
+def test_nothing_lies_loose() -> None:
+    assert {path.name for path in (ROOT / "adastate").glob("*.py")} == LOOSE
+
+
+def test_no_file_is_too_long() -> None:
+    long = {f: n for f, source in files().items() if (n := len(source.splitlines())) > LONGEST}
+    tests = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in (ROOT / "tests").rglob("*.py")}
+    assert long | {f: n for f, n in tests.items() if n > LONGEST_TEST} == {}
+
+
+def test_a_file_s_name_stands_for_one_thing() -> None:
+    names = Counter(Path(file).name for file in files())
+    assert [name for name, count in names.items() if count > 1 and name not in ("__init__.py", "cli.py")] == []
+
+
+def show() -> None:
+    sources = files()
+    graph, lines = arrows(sources), {file: len(source.splitlines()) for file, source in sources.items()}
+    between = defaultdict(set)
+    for file, others in graph.items():
+        between[part_of(file)] |= {part_of(other) for other in others} - {part_of(file)}
+    for i, parts in reversed(list(enumerate(FLOORS, 1))):
+        for part in sorted(parts):
+            own = [file for file in sources if part_of(file) == part]
+            print(f"floor {i:2}  {part:24} {len(own):3} files {sum(lines[f] for f in own):6} lines", end="  ")
+            print("->", ", ".join(sorted(between[part])) or "nothing of ours")
+    print(f"{len(between)} parts, {sum(map(len, between.values()))} arrows; {len(wrong(sources))} go up or sideways")
+
+
+if __name__ == "__main__":
+    show()
