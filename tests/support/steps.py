@@ -106,10 +106,13 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--hang", type=int, default=-1, help="rank that hangs at iteration 20")
+    parser.add_argument("--hold", action="store_true", help="go no further before a signal has come")
     parser.add_argument("--timeout", type=float, default=1000.0)
     args = parser.parse_args()
     signals.listen()
     print("listening", flush=True)
+    while args.hold and not signals.heard():  # so that the signal comes before the trainer listens, on any machine
+        time.sleep(0.01)
     torch.set_num_threads(1)
     pl.seed_everything(0)
     module = Steps(args.iterations, 0.005, 20 if args.rank == args.hang else -1, half=2)

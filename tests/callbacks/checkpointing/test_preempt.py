@@ -256,8 +256,8 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path: Path, ran
     assert event["iteration"] == told[0]["iteration"]
 
 
-def test_a_signal_while_torch_is_still_loading_is_kept(tmp_path: Path) -> None:
-    with ranks(tmp_path, 1) as (process,):
+def test_a_signal_before_the_trainer_listens_is_kept(tmp_path: Path) -> None:
+    with ranks(tmp_path, 1, "--hold") as (process,):
         wait_for(process, "listening")
         process.send_signal(signal.SIGUSR1)
         process.communicate(timeout=240)
