@@ -135,14 +135,14 @@ def worlds(folder: Path) -> Outcome:
 
 
 TESTS = {
-    "crash at every write, fsync and rename of a save": "tests/callbacks/test_whole.py",
-    "full disk, damage, half an accumulation": "tests/callbacks/test_checkpoints.py",
-    "a disk that is full for one rank of two": "tests/callbacks/test_disk.py",
-    "preemption signals, further": "tests/callbacks/test_preempt.py",
-    "a rank that stops answering": "tests/callbacks/test_heartbeat.py",
-    "12 kinds of bad data at 5% of samples; above a share": "tests/datamodules/test_ledger.py",
-    "stop at each sample, world sizes, workers": "tests/datamodules/test_order.py",
-    "hostile shards and videos": "tests/datamodules/test_guard.py",
+    "crash at every write, fsync and rename of a save": "tests/callbacks/checkpointing/test_atomic_folder.py",
+    "full disk, damage, half an accumulation": "tests/callbacks/checkpointing/test_checkpoints.py",
+    "a disk that is full for one rank of two": "tests/callbacks/checkpointing/test_disk.py",
+    "preemption signals, further": "tests/callbacks/checkpointing/test_preempt.py",
+    "a rank that stops answering": "tests/callbacks/monitoring/test_heartbeat.py",
+    "12 kinds of bad data at 5% of samples; above a share": "tests/datamodules/shards/test_skip_log.py",
+    "stop at each sample, world sizes, workers": "tests/datamodules/shards/test_sampler.py",
+    "hostile shards and videos": "tests/datamodules/shards/test_safe_decode.py",
     "hostile checkpoints": "tests/weights/test_files.py",
     "hostile checkpoints in pieces": "tests/weights/test_sharded_checkpoint.py",
     "NaN and spikes in losses and gradients": "tests/optim/test_manual_optimization.py",
