@@ -28,7 +28,7 @@ from adastate.stream import StreamSpec
 from adastate.training import conditioned
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import Part
+from adastate.training.rollout_samples import MicroBatch
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from benchmarks.clock import Clock, Spread, quartiles, ratios, told
@@ -85,7 +85,7 @@ class Steps:
         module._iteration = iteration
         net, began = module.trained[name], self.clock()
         if name == "student":
-            sample = module.sample(Part(self.text, self.index), "bench", grad=True)
+            sample = module.sample(MicroBatch(self.text, self.index), "bench", grad=True)
             loss, _ = module.student_loss(sample, self.text, self.negative, self.index)
             self.clip = sample.x.detach()
         else:

@@ -40,7 +40,7 @@ class Streams(Counts, Protocol):
 
 
 @runtime_checkable
-class Ends(Protocol):
+class HasIterations(Protocol):
     @property
     def iterations(self) -> int:
         """Of the whole stage, for a module that ends it by itself."""

@@ -11,7 +11,7 @@ from tests.support.tiny import NetStudent, random_net
 LONG = (
     "zero", "stages_sharded", "lora", "resume_command", "preempt", "disk", "heartbeat", "commands",
     "write_trajectories", "conf", "plan_memory", "law11", "report", "safe", "pipeline", "checkpoints", "generate",
-    "make_shards", "engine", "sharded_checkpoint", "resume", "sharded_networks", "wan_encoders", "measures",
+    "make_shards", "engine", "sharded_checkpoint", "resume", "checkpoints_of_runs", "wan_encoders", "measures",
 )  # fmt: skip
 """Files that take long, the longest first."""
 

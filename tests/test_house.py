@@ -143,6 +143,17 @@ def test_a_file_s_name_stands_for_one_thing() -> None:
     assert [name for name, count in names.items() if count > 1 and name not in ("__init__.py", "cli.py")] == []
 
 
+def test_a_class_s_name_stands_for_one_thing() -> None:
+    names = Counter(
+        node.name
+        for file, source in files().items()
+        if not file.startswith("benchmarks")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def show() -> None:
     sources = files()
     graph, lines = arrows(sources), {file: len(source.splitlines()) for file, source in sources.items()}

@@ -23,7 +23,7 @@ class EncoderError(ValueError):
 
 
 @dataclass(frozen=True)
-class Part:
+class HubPart:
     """A part of a pretrained pipeline.
 
     Attributes:
@@ -46,7 +46,7 @@ class Part:
         return f"`hf download {repository} {only}--local-dir {folder}`"
 
 
-def load_part(source: str, part: Part, load: Callable[..., T]) -> T:
+def load_part(source: str, part: HubPart, load: Callable[..., T]) -> T:
     """`load(source, local_files_only=...)`, a `from_pretrained`, of a part that lies in a folder or on the hub.
 
     What lies in the hub's cache is loaded without asking the hub.
@@ -89,7 +89,7 @@ def need(module: str) -> Any:
         raise EncoderError(f"Wan's encoders need {error.name}: pip install -e '.[wan]'") from error
 
 
-def _load_folder(folder: Path, part: Part, load: Callable[..., T]) -> T:
+def _load_folder(folder: Path, part: HubPart, load: Callable[..., T]) -> T:
     fetch = f"fetch it with {part.fetch(WAN, str(folder))}"
     if not (folder / part.file).is_file():
         lacks = f"that folder has no {part.file}" if folder.is_dir() else "there is no such folder"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adastate.encoders.hub import Part, load_part, need
+from adastate.encoders.hub import HubPart, load_part, need
 from adastate.encoders.interfaces import StreamDecoder
 
 
@@ -35,7 +35,7 @@ class WanVAE(nn.Module):
         super().__init__()
         kind = {"torch_dtype": getattr(torch, dtype)} if dtype else {}
         load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder, **kind)
-        self.vae: Any = load_part(pretrained, Part("Wan VAE", subfolder), load).eval().requires_grad_(False)
+        self.vae: Any = load_part(pretrained, HubPart("Wan VAE", subfolder), load).eval().requires_grad_(False)
         self.channels, self.fps = self.vae.config.z_dim, fps
         self.register_buffer("mean", torch.tensor(self.vae.config.latents_mean).view(1, -1, 1, 1, 1))
         self.register_buffer("std", torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1))
@@ -111,7 +111,10 @@ class UMT5:
         self, pretrained: str, tokens: int = 512, device: str | None = None, dtype: str = "bfloat16", keep: int = 1024
     ) -> None:
         transformers = need("transformers")
-        words, net = Part("UMT5 tokenizer", "tokenizer", "tokenizer_config.json"), Part("UMT5 encoder", "text_encoder")
+        words, net = (
+            HubPart("UMT5 tokenizer", "tokenizer", "tokenizer_config.json"),
+            HubPart("UMT5 encoder", "text_encoder"),
+        )
         load = partial(transformers.AutoTokenizer.from_pretrained, subfolder=words.subfolder)
         self.tokenizer: Any = load_part(pretrained, words, load)
         encoder = transformers.UMT5EncoderModel

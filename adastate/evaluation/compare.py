@@ -27,7 +27,7 @@ from torch import Tensor
 from adastate.config.systems import System, names, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
-from adastate.evaluation.evaluate import Row, Truth, ends, even_flights, rows, spelt
+from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, rows, spelt
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
 from adastate.runtime import atomic
@@ -134,7 +134,7 @@ def describe(spec: StreamSpec) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SystemResult:
     """One column of the page."""
 
     title: str
@@ -142,7 +142,7 @@ class Entry:
     warning: str  # that the weights were trained with another anchor; empty where not
     videos: list[Path]
     strip: Path
-    figures: list[Row]
+    figures: list[MetricsRow]
     pictures_s: float
 
 
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     out: Path = args.out or args.run / "compare"
     out.mkdir(parents=True, exist_ok=True)
-    entries = list[Entry]()
+    entries = list[SystemResult]()
     checkpoints = args.checkpoint or [None]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} systems"))
     with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
@@ -192,7 +192,7 @@ def main(argv: list[str]) -> None:
     print(f"page      {page} (all measures, videos)\nfigures   {out / 'compare.json'}")
 
 
-def tables(figures: Sequence[Row], width: int) -> Iterator[Table]:
+def tables(figures: Sequence[MetricsRow], width: int) -> Iterator[Table]:
     """A row a system and a column a measure of MAIN, in as many tables as a terminal of `width` characters needs."""
     systems = [row.name.rpartition(", ")[0] for row in figures]
     stretch = figures[0].name.rpartition(", ")[2]
@@ -208,7 +208,7 @@ def tables(figures: Sequence[Row], width: int) -> Iterator[Table]:
     yield _rich(figures, systems, stretch, columns)
 
 
-def _rich(figures: Sequence[Row], systems: Sequence[str], stretch: str, measures: Sequence[str]) -> Table:
+def _rich(figures: Sequence[MetricsRow], systems: Sequence[str], stretch: str, measures: Sequence[str]) -> Table:
     table = Table(Column(stretch, no_wrap=True, header_style="bold"), box=None)
     for measure in measures:
         table.add_column(measure.replace("_", " "), justify="right", vertical="bottom")
@@ -218,7 +218,7 @@ def _rich(figures: Sequence[Row], systems: Sequence[str], stretch: str, measures
     return table
 
 
-def _measures(figures: Sequence[Row]) -> list[str]:
+def _measures(figures: Sequence[MetricsRow]) -> list[str]:
     return list(dict.fromkeys(m for row in figures for m in row.figures))
 
 
@@ -237,7 +237,7 @@ def _entry(
     trained: dict[str, Any],
     args: argparse.Namespace,
     out: Path,
-) -> Entry:
+) -> SystemResult:
     title, codec = f"{prefix}{system.name}", student.codec
     made = roll(student, system, truth.prompts, args.horizon * student.rollout_frames, args.seed)
     once = codec.video_frames(student.rollout_frames)
@@ -258,7 +258,7 @@ def _entry(
     sheet.save(folder / "strip.png")
     figures = rows(ends(made.chunks, once, codec.fps), title, once, codec.fps, truth)
     pictures = sum(chunk.shape[0] * chunk.shape[1] for chunk in made.chunks)
-    return Entry(
+    return SystemResult(
         title,
         system,
         mismatch(trained, asdict(system.spec)) or "",
@@ -269,13 +269,13 @@ def _entry(
     )
 
 
-def _by_stretch(figures: list[Row]) -> list[list[Row]]:
+def _by_stretch(figures: list[MetricsRow]) -> list[list[MetricsRow]]:
     """One table a stretch of the rollout, a column a system."""
     stretches = list(dict.fromkeys(row.name.rpartition(", ")[2] for row in figures))
     return [[row for row in figures if row.name.endswith(f", {stretch}")] for stretch in stretches]
 
 
-def write_page(out: Path, entries: Sequence[Entry], prompts: Sequence[str], run: Path, horizon: int) -> Path:
+def write_page(out: Path, entries: Sequence[SystemResult], prompts: Sequence[str], run: Path, horizon: int) -> Path:
     """`compare.html` beside the files that it shows, by relative paths; needs no server."""
     videos = []
     for i, prompt in enumerate(prompts):
@@ -304,7 +304,7 @@ def write_page(out: Path, entries: Sequence[Entry], prompts: Sequence[str], run:
     return page
 
 
-def _table(figures: Sequence[Row]) -> str:
+def _table(figures: Sequence[MetricsRow]) -> str:
     measures = _measures(figures)
     stretch = figures[0].name.rpartition(", ")[2]
     head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in measures)

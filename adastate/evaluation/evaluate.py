@@ -68,7 +68,7 @@ def even_flights(count: int, seed: int) -> list[Flight]:
 
 
 @dataclass(frozen=True)
-class Ends:
+class RolloutEnds:
     """What is measured of videos: a beginning and the last second. Long ones as a whole would fill a machine's memory.
 
     Attributes:
@@ -82,7 +82,7 @@ class Ends:
     pictures: int
 
 
-def ends(parts: Iterable[Tensor], once: int, fps: int) -> Ends:
+def ends(parts: Iterable[Tensor], once: int, fps: int) -> RolloutEnds:
     """Of videos `[B, T, 3, h, w]` that come in parts, with a horizon of `once` pictures."""
     first, last, count, wanted = list[Tensor](), list[Tensor](), 0, max(once, fps)
     for part in parts:
@@ -92,13 +92,13 @@ def ends(parts: Iterable[Tensor], once: int, fps: int) -> Ends:
         last.append(part)
         while sum(p.shape[1] for p in last[1:]) >= fps:
             last.pop(0)
-    return Ends(torch.cat(first, 1), torch.cat(last, 1)[:, -fps:], count)
+    return RolloutEnds(torch.cat(first, 1), torch.cat(last, 1)[:, -fps:], count)
 
 
 @torch.no_grad()
-def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int, once: int) -> Ends:
+def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int, once: int) -> RolloutEnds:
     """Of streams of `frames` latent frames, decoded as they come; on the CPU."""
-    found = list[Ends]()
+    found = list[RolloutEnds]()
     with Progress(transient=True) as progress:
         task = progress.add_task("rollouts", total=len(prompts) * frames)
         for part in portions(len(prompts), student.latent_size):
@@ -112,7 +112,7 @@ def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int
                     progress.advance(task, len(some) * chunk.frames)
 
             found.append(ends(decoded(), once, student.codec.fps))
-    return Ends(torch.cat([e.first for e in found]), torch.cat([e.last for e in found]), found[0].pictures)
+    return RolloutEnds(torch.cat([e.first for e in found]), torch.cat([e.last for e in found]), found[0].pictures)
 
 
 def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
@@ -185,14 +185,16 @@ def _lengths(flow: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricsRow:
     name: str
     figures: Figures
 
 
-def rows(video: Ends, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> list[Row]:
+def rows(
+    video: RolloutEnds, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None
+) -> list[MetricsRow]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [Row(f"{name}, 1x", measure(video.first[:, :once], fps, truth, flow))]
+    found = [MetricsRow(f"{name}, 1x", measure(video.first[:, :once], fps, truth, flow))]
     if video.pictures > once:
         first, last = video.first[:, :fps], video.last
         drifts = {
@@ -200,7 +202,7 @@ def rows(video: Ends, name: str, once: int, fps: int, truth: Truth, flow: metric
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
         times = video.pictures / once
-        found.append(Row(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
+        found.append(MetricsRow(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
     return found
 
 
@@ -213,7 +215,7 @@ def evaluate(
     seed: int,
     device: str = "cpu",
     flow: metrics.Flow | None = None,
-) -> list[Row]:
+) -> list[MetricsRow]:
     student = load_student(run, weights).to(device)
     frames, codec = student.rollout_frames, student.codec
     once, fps = codec.video_frames(frames), codec.fps
@@ -245,7 +247,7 @@ def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, de
     return torch.cat(out)
 
 
-def show(found: list[Row], console: Console) -> None:
+def show(found: list[MetricsRow], console: Console) -> None:
     """One column a stretch of video, one line a measure."""
     measures = list(dict.fromkeys(m for row in found for m in row.figures))
     table = Table("", *(row.name.replace(", ", "\n") for row in found))

@@ -46,7 +46,7 @@ class Modulations(NamedTuple):
     """Both as tensors, `[layers, 6, D]` and `[2, D]`, where an engine wants them so."""
 
 
-class Pass(NamedTuple):
+class EnginePass(NamedTuple):
     """What every block of one pass needs to know."""
 
     batch: int
@@ -62,10 +62,10 @@ class Pass(NamedTuple):
     probe: Probe | None = None
 
 
-Run = Callable[[Tensor, Modulations, Pass, bool], Tensor | None]
+Run = Callable[[Tensor, Modulations, EnginePass, bool], Tensor | None]
 """(patches, modulations, pass, clean) -> flow in patches."""
 
-Steady = Callable[[Tensor, Modulations, Pass, StaticKV, bool], Tensor | None]
+Steady = Callable[[Tensor, Modulations, EnginePass, StaticKV, bool], Tensor | None]
 """The same for a pass that writes its keys and values by itself."""
 
 
@@ -92,7 +92,9 @@ class Compiled:
     def __init__(self, run: Run) -> None:
         self._run = torch.compile(_written(run), backend=BACKEND, dynamic=False, fullgraph=True)
 
-    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: StaticKV, clean: bool) -> Tensor | None:
+    def __call__(
+        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: StaticKV, clean: bool
+    ) -> Tensor | None:
         assert made.stacked is not None
         table = torch.view_as_real(pass_.table)  # compilers know no complex numbers
         return self._run(patches, *made.stacked, table, *slots, pass_.text, pass_.batch, pass_.frame_tokens, clean)
@@ -105,7 +107,9 @@ class Captured:
         self._run = _written(run)
         self._graphs: dict[tuple[object, ...], _Graph] = {}
 
-    def __call__(self, patches: Tensor, made: Modulations, pass_: Pass, slots: StaticKV, clean: bool) -> Tensor | None:
+    def __call__(
+        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: StaticKV, clean: bool
+    ) -> Tensor | None:
         assert made.stacked is not None
         text = [t for pair in pass_.text for t in pair]
         moving = [patches, *made.stacked, pass_.table, slots.rows, *text]
@@ -179,7 +183,9 @@ def _written(run: Run) -> Callable[..., Tensor | None]:
             return keys[layer], values[layer]
 
         made = Modulations([Modulation(*m.unbind(0)) for m in blocks.unbind(0)], (head[0], head[1]))
-        return run(patches, made, Pass(batch, frame_tokens, table, raw is not None, None, join, _no_turn, text), clean)
+        return run(
+            patches, made, EnginePass(batch, frame_tokens, table, raw is not None, None, join, _no_turn, text), clean
+        )
 
     return written
 

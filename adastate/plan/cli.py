@@ -18,7 +18,7 @@ from adastate.config.command_line import read_command
 from adastate.config.schema import LIGHTNING, Config, ConfigError
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
-from adastate.plan.runs import Run, Setting, step_flops
+from adastate.plan.runs import Run, RunSetting, step_flops
 
 GIB = 2**30
 RATE, EFFICIENCY = 790.0, 0.4
@@ -31,7 +31,7 @@ NAMES = {"ema": "EMA", "gathered": "gathered for a pass"}
 PARTS = ("weights", "gradients", "optimiser", "ema", "buckets", "gathered")
 
 
-def layout(run: Run, at: Setting) -> dict[str, Any]:
+def layout(run: Run, at: RunSetting) -> dict[str, Any]:
     """Bytes of one rank: what every network holds, the encoders, what each phase adds, and the peak."""
     nets: dict[str, States] = {n.name: states(n, at.zero, at.ranks, run.dtype(n, at.zero)) for n in run.nets}
     own = {e.name: e.bytes for e in run.encoders if e.device == "rank" and e.bytes}
@@ -56,7 +56,7 @@ def layout(run: Run, at: Setting) -> dict[str, Any]:
     }
 
 
-def smallest_change(run: Run, at: Setting, limit: float) -> list[str] | None:
+def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
     """The fewest changes with which the peak is at most `limit` bytes, [] if none is needed, None if none helps."""
     best: tuple[tuple[int, ...], list[str]] | None = None
     sharded = any(not net.trained for net in run.nets)
@@ -84,13 +84,13 @@ def smallest_change(run: Run, at: Setting, limit: float) -> list[str] | None:
     return None if best is None else best[1]
 
 
-def divisors(run: Run, at: Setting) -> list[int]:
+def divisors(run: Run, at: RunSetting) -> list[int]:
     """Micro batches up to the present one with which a global batch still divides."""
     every = range(at.batch, 0, -1)
     return [b for b in every if run.global_batch is None or run.global_batch % (b * at.ranks) == 0]
 
 
-def plan(run: Run, at: Setting, memory: float, rate: float) -> dict[str, Any]:
+def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]:
     """All figures, in bytes, FLOP and seconds; `memory` of a GPU in GiB, `rate` of one in TFLOP/s."""
     whole = run.global_batch or at.batch * at.ranks
     limit = memory * GIB * USABLE
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:  # what Size and StreamSpec say is one sentence
         raise ConfigError(str(error)) from error
     at, note = fitting(
-        run, Setting(args.zero or _stage(trainer.get("strategy")), gpus * nodes, run.batch, run.checkpointing)
+        run, RunSetting(args.zero or _stage(trainer.get("strategy")), gpus * nodes, run.batch, run.checkpointing)
     )
     found = plan(run, at, args.memory, args.tflops)
     if args.json:
@@ -175,7 +175,7 @@ def main(argv: Sequence[str]) -> None:
     show(found, Console(), note)
 
 
-def fitting(run: Run, at: Setting) -> tuple[Setting, str]:
+def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     """The setting, with a micro batch into which the global batch divides, and a note where that is another one.
 
     Raises:

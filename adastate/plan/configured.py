@@ -9,7 +9,7 @@ from typing import Any
 from adastate.config.schema import Config, ConfigError
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import Size
-from adastate.plan.cost import Pass, StepCost, forced_passes, frame_tokens, parameters
+from adastate.plan.cost import CountedPass, StepCost, forced_passes, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run, codec_parameters
 from adastate.stream import StreamSpec
@@ -76,7 +76,7 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
 def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
     net, frames = _net("teacher", found, True, found["ema"] is not None), int(found["rollout_frames"])
     tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
-    passes = (Pass(frames, grad=True),)
+    passes = (CountedPass(frames, grad=True),)
     return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
 
 
@@ -86,7 +86,7 @@ def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any],
     spec.chunks(frames)
     if found["init_state_target"] == "none":
         mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
-        passes: tuple[Pass, ...] = (Pass(2 * frames, visible=mask, grad=True),)
+        passes: tuple[CountedPass, ...] = (CountedPass(2 * frames, visible=mask, grad=True),)
     else:
         passes = tuple(forced_passes(spec, frames))
     return ClipRun("init", (net,), _encoders(found), tokens, frames, passes=passes, **shared)

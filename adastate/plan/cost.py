@@ -25,7 +25,7 @@ again. Where they are kept it is 2."""
 
 
 @dataclass(frozen=True)
-class Pass:
+class CountedPass:
     """One pass of the network over one sample.
 
     Attributes:
@@ -104,7 +104,7 @@ def frame_tokens(size: Size, grid: tuple[int, int]) -> int:
     return (grid[0] // size.patch[1]) * (grid[1] // size.patch[2])
 
 
-def pass_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> Flops:
+def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORES) -> Flops:
     """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already."""
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
     timed = work.frames if work.level is None else 0
@@ -129,7 +129,7 @@ def text_flops(size: Size) -> Flops:
 # ---- which passes there are
 
 
-def rollout_passes(spec: StreamSpec, frames: int, level: int | None = None, grad: bool = False) -> list[Pass]:
+def rollout_passes(spec: StreamSpec, frames: int, level: int | None = None, grad: bool = False) -> list[CountedPass]:
     """The passes of a training rollout of `frames` latent frames that stops at exit level `level`.
 
     Raises:
@@ -142,7 +142,7 @@ def rollout_passes(spec: StreamSpec, frames: int, level: int | None = None, grad
     return notes.passes
 
 
-def forced_passes(spec: StreamSpec, frames: int) -> list[Pass]:
+def forced_passes(spec: StreamSpec, frames: int) -> list[CountedPass]:
     """The passes of teacher forcing through the cache, each chunk with its state."""
     cache = StateCache(spec)
     notes = _Notes(cache)
@@ -175,7 +175,7 @@ class _Notes:
 
     def __init__(self, cache: StateCache) -> None:
         self.cache = cache
-        self.passes: list[Pass] = []
+        self.passes: list[CountedPass] = []
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         assert isinstance(memory, View)
@@ -190,7 +190,7 @@ class _Notes:
         attached = grad and self.cache.spec.cache_grad == "straight_through"
         cached, rotated = self.cache.tokens + frames * attached, 0 if attached else seen
         level, leaves = (None, False) if grad else (float(t[0, 0]), memory.clean)
-        self.passes.append(Pass(frames, seen, cached, rotated, joined, visible, grad, level, leaves))
+        self.passes.append(CountedPass(frames, seen, cached, rotated, joined, visible, grad, level, leaves))
         view.stage(0, torch.zeros(1, frames, 1, 1), torch.zeros(1, frames, 1, 1))
         return torch.zeros_like(x)
 
@@ -214,7 +214,9 @@ class _Filled:
 # ---- what a step takes, per sample
 
 
-def stream_flops(size: Size, tokens: int, passes: Iterable[Pass], checkpointing: bool, scores: float = SCORES) -> float:
+def stream_flops(
+    size: Size, tokens: int, passes: Iterable[CountedPass], checkpointing: bool, scores: float = SCORES
+) -> float:
     """FLOP of a rollout and of the backward of those of its passes that have one."""
     found, kinds, levels = 0.0, set(), set()
     for work in passes:
@@ -227,7 +229,7 @@ def stream_flops(size: Size, tokens: int, passes: Iterable[Pass], checkpointing:
     return found + (keys.forward if False in kinds else 0) + (keys.forward + keys.backward if True in kinds else 0)
 
 
-def clip_flops(size: Size, tokens: int, work: Pass, scores: float = SCORES) -> Flops:
+def clip_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORES) -> Flops:
     """A pass and the keys of its prompt."""
     cost, keys = pass_flops(size, tokens, work, scores), text_flops(size)
     return Flops(cost.forward + keys.forward, cost.backward + keys.backward, cost.again)
@@ -259,7 +261,7 @@ class StepCost:
     def levels(self) -> range:
         return range(len(self.spec.timesteps))
 
-    def passes(self, level: int, grad: bool) -> list[Pass]:
+    def passes(self, level: int, grad: bool) -> list[CountedPass]:
         return rollout_passes(self.spec, self.frames, level, grad)
 
     def rollout(self, grad: bool, level: int | None = None) -> float:
@@ -274,7 +276,7 @@ class StepCost:
     @property
     def score(self) -> float:
         """FLOP of both scores of the clip, and of the one with states."""
-        clip = Pass(self.frames)
+        clip = CountedPass(self.frames)
         real = clip_flops(self.teacher, self.tokens, clip).forward * (1 + self.guided)
         fake = clip_flops(self.critic, self.tokens, clip).forward
         return (real + fake) * (1 + self.states)
@@ -285,7 +287,7 @@ class StepCost:
     @property
     def critic_update(self) -> float:
         """FLOP of the critic's own pass and its backward, without the rollout that it learns from."""
-        cost = clip_flops(self.critic, self.tokens, Pass(self.frames), self.scores)
+        cost = clip_flops(self.critic, self.tokens, CountedPass(self.frames), self.scores)
         return cost.trained(self.checkpointing[1])
 
     def network_tokens(self, grad_rollouts: float, rollouts: float, updates: float) -> float:

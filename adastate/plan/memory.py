@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adastate.models.wan import Size
-from adastate.plan.cost import Pass, parameters, patch_width, stream_places
+from adastate.plan.cost import CountedPass, parameters, patch_width, stream_places
 from adastate.stream import StreamSpec
 
 STAGES = ("0", "1", "2", "3", "3_teacher")
@@ -60,7 +60,7 @@ BFLOAT16 = Precision("bfloat16", 2, 2, weights=2)
 # ---- what a pass keeps
 
 
-def block_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precision) -> int:
+def block_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
     """What one block keeps for backward in one pass over `batch` samples, its input included."""
     d, rows, keys = size.width, batch * work.frames * tokens, batch * work.keys * tokens
     high = 5 * dtype.high  # the stream before attention, cross-attention and ffn; two normalised
@@ -73,7 +73,7 @@ def block_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precisio
     return rows * (a_token + statistics) + 2 * keys * d * dtype.low + batch * work.frames * a_frame + text
 
 
-def pass_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precision, checkpointing: bool) -> int:
+def pass_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision, checkpointing: bool) -> int:
     """What a pass over `batch` samples keeps for backward, the keys of its prompt not counted.
 
     With checkpointing a pass keeps the input of each block and, because its blocks run again, the cache as it was.
@@ -113,7 +113,7 @@ def frame_key_bytes(size: Size, tokens: int, dtype: Precision) -> int:
     return size.layers * tokens * size.width * 2 * dtype.low
 
 
-def cache_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precision) -> int:
+def cache_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
     """The cache as a pass sees it: raw keys and values, and those in view rotated for this chunk."""
     rotated = work.rotated * dtype.low * (1 + work.joined)
     a_frame = batch * size.layers * tokens * size.width
@@ -125,7 +125,7 @@ def stream_bytes(size: Size, tokens: int, spec: StreamSpec, frames: int, batch: 
     return stream_places(spec, frames) * size.layers * batch * tokens * size.width * dtype.low
 
 
-def working_bytes(size: Size, tokens: int, work: Pass, batch: int, dtype: Precision) -> int:
+def working_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
     """The most that a pass without gradient holds at a time: within the ffn, or within attention."""
     rows, keys, d = batch * work.frames * tokens, batch * work.keys * tokens, size.width
     ffn = d * 2 * dtype.high + 2 * size.ffn * dtype.low
@@ -218,12 +218,14 @@ def clip_bytes(size: Size, tokens: int, frames: int, batch: int) -> int:
     return 24 * batch * frames * tokens * patch_width(size)
 
 
-def kept_bytes(size: Size, tokens: int, passes: Sequence[Pass], batch: int, dtype: Precision, again: bool) -> int:
+def kept_bytes(
+    size: Size, tokens: int, passes: Sequence[CountedPass], batch: int, dtype: Precision, again: bool
+) -> int:
     """What all passes with gradient keep until the loss, with the keys of the prompt."""
     kept = [pass_bytes(size, tokens, p, batch, dtype, again) for p in passes if p.grad]
     return sum(kept) + (text_bytes(size, batch, dtype) if kept else 0)
 
 
-def again_bytes(size: Size, tokens: int, passes: Sequence[Pass], batch: int, dtype: Precision) -> int:
+def again_bytes(size: Size, tokens: int, passes: Sequence[CountedPass], batch: int, dtype: Precision) -> int:
     """The largest block that checkpointing runs again."""
     return max((block_bytes(size, tokens, p, batch, dtype) for p in passes if p.grad), default=0)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from adastate.plan import memory
-from adastate.plan.cost import Pass, StepCost, clip_flops, parameters, stream_flops
+from adastate.plan.cost import CountedPass, StepCost, clip_flops, parameters, stream_flops
 from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, Precision
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunSetting:
     """What may be changed without changing what is learnt."""
 
     zero: str = "0"
@@ -71,10 +71,10 @@ class Run:
         """Tokens through all networks for a sample of an iteration, backward not counted."""
 
     @abstractmethod
-    def phases(self, at: Setting) -> list[Phase]:
+    def phases(self, at: RunSetting) -> list[Phase]:
         """The moments of an iteration at which most is held."""
 
-    def stream(self, at: Setting) -> int:
+    def stream(self, at: RunSetting) -> int:
         """Bytes of the cache of one stream of the horizon, as previews and `adastate generate` run it; 0: no stream."""
         return 0
 
@@ -108,7 +108,7 @@ class Run:
             found = replace(found, casts=True)  # weights gathered for a pass stay in its graph
         return found
 
-    def optimiser_phases(self, at: Setting) -> list[Phase]:
+    def optimiser_phases(self, at: RunSetting) -> list[Phase]:
         """AdamW works on all weights at a time, with one more copy of them."""
         share = 1 if at.zero == "0" else at.ranks
         return [
@@ -136,7 +136,7 @@ class DistillRun(Run):
         student = max(0, -(-self.iterations // self.student_every) - first)
         return {"student": student, "critic": self.iterations * self.critic_updates}
 
-    def stream(self, at: Setting) -> int:
+    def stream(self, at: RunSetting) -> int:
         recipe, dtype = self.recipe, self.dtype(self.net("student"), at.zero)
         return memory.stream_bytes(recipe.student, self.tokens, recipe.spec, self.frames, 1, dtype)
 
@@ -161,13 +161,13 @@ class DistillRun(Run):
         own = self.steps["student"] / max(1, self.iterations)
         return self.recipe.network_tokens(own, self._rollouts, self.critic_updates)
 
-    def phases(self, at: Setting) -> list[Phase]:
+    def phases(self, at: RunSetting) -> list[Phase]:
         recipe, batch, tokens = self.recipe, at.batch, self.tokens
         student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
         dtype, dtype_c, dtype_t = (self.dtype(n, at.zero) for n in (student, critic, teacher))
         passes = recipe.passes(recipe.levels[-1], True)
         kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
-        clip = Pass(self.frames)
+        clip = CountedPass(self.frames)
         clips = {"clip and loss": memory.clip_bytes(recipe.student, tokens, self.frames, batch)}
         cache = max(memory.cache_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
         copy = 0 if at.zero.startswith("3") else parameters(recipe.student) * dtype.low
@@ -196,7 +196,7 @@ class DistillRun(Run):
 class ClipRun(Run):
     """A stage whose step is a list of passes and their backward: the teacher's, and the initialisation."""
 
-    passes: tuple[Pass, ...]
+    passes: tuple[CountedPass, ...]
 
     @property
     def works(self) -> list[Work]:
@@ -212,7 +212,7 @@ class ClipRun(Run):
     def network_tokens(self) -> float:
         return float(self.tokens * sum(p.frames for p in self.passes))
 
-    def phases(self, at: Setting) -> list[Phase]:
+    def phases(self, at: RunSetting) -> list[Phase]:
         net = self.nets[0]
         assert net.size is not None
         dtype = self.dtype(net, at.zero)
@@ -251,7 +251,7 @@ class CodecRun(Run):
     def network_tokens(self) -> float:
         return 0.0
 
-    def phases(self, at: Setting) -> list[Phase]:
+    def phases(self, at: RunSetting) -> list[Phase]:
         area = self.side[0] * self.side[1] * self.frames * at.batch
         # each convolution's output is kept by what follows, and again as the next one's input
         kept = sum(2 * o * area // part for _, o, _, part in self._convolutions) * (

@@ -16,7 +16,7 @@ from torch import Tensor
 from adastate.stream.anchors import update_anchor
 from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
 from adastate.stream.kv_slab import Placed, Slab, SlabView
-from adastate.stream.positions import Layout, layout
+from adastate.stream.positions import FramePositions, layout
 from adastate.stream.spec import StreamSpec
 from adastate.types import FrameMask, Positions, Probe, Rotate, StaticKV
 
@@ -173,7 +173,7 @@ class View:
         spec: StreamSpec,
         anchor: CachedFrames | None,
         window: CachedFrames | None,
-        places: Layout,
+        places: FramePositions,
         rotated: _Memo,
         keep: bool,
         probe: Probe | None,
@@ -279,7 +279,7 @@ def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _visible(spec: StreamSpec, places: Layout) -> FrameMask | None:
+def _visible(spec: StreamSpec, places: FramePositions) -> FrameMask | None:
     """Rows [state | chunk] over columns [anchor | past | state | chunk]; None where all see all."""
     if not places.state or spec.state_visibility == "both":
         return None

@@ -9,7 +9,7 @@ from adastate.types import Positions
 
 
 @dataclass(frozen=True)
-class Layout:
+class FramePositions:
     """What of the cache one pass sees, and the RoPE indices of all its keys and queries, in order.
 
     Attributes:
@@ -40,7 +40,7 @@ def layout(
     clean: bool = False,
     cut: int | None = None,
     recache: bool = False,
-) -> Layout:
+) -> FramePositions:
     """For a pass over `state_queries` state frames and `frames` content frames from stream index `start` on.
 
     Args:
@@ -55,17 +55,17 @@ def layout(
         oldest = start + frames - spec.attention_frames
         shown = tuple(i for i, source in enumerate(anchor) if source >= oldest)
         seen = tuple(source for source in past if source >= oldest)
-        return Layout(shown, tuple(anchor[i] for i in shown), len(seen), seen, (), own, own)
+        return FramePositions(shown, tuple(anchor[i] for i in shown), len(seen), seen, (), own, own)
     if spec.anchor == "pingpong":
         return _pingpong(spec, len(anchor), past, own)
     every = tuple(range(len(anchor)))
     if spec.attention_frames is not None:
         past = _last(past, spec.attention_frames - len(anchor) - frames)
     if spec.position == "absolute":
-        return Layout(every, anchor, len(past), past, (), own, own)
+        return FramePositions(every, anchor, len(past), past, (), own, own)
     if spec.position == "anchor_contiguous":
         end = past[0] if past else start
-        return Layout(every, tuple(range(end - len(anchor), end)), len(past), past, (), own, own)
+        return FramePositions(every, tuple(range(end - len(anchor), end)), len(past), past, (), own, own)
     return _slots(spec, every, len(past), state_queries, start, frames, cut, recache)
 
 
@@ -78,7 +78,7 @@ def _slots(
     frames: int,
     cut: int | None,
     recache: bool,
-) -> Layout:
+) -> FramePositions:
     # A slot is reserved for the state as soon as one is denoised; a static anchor takes its slots when it is there.
     reserved = max(len(anchor), state_queries, spec.anchor_frames if spec.warmup == "fixed" else 0)
     if spec.warmup == "fixed":
@@ -96,7 +96,7 @@ def _slots(
         query = min(start, spec.window_frames - frames)
     if cut is not None:
         first = query = cut
-    return Layout(
+    return FramePositions(
         anchor_frames=anchor,
         anchor=anchor,
         past_frames=past,
@@ -107,7 +107,7 @@ def _slots(
     )
 
 
-def _pingpong(spec: StreamSpec, kept: int, past: Positions, own: Positions) -> Layout:
+def _pingpong(spec: StreamSpec, kept: int, past: Positions, own: Positions) -> FramePositions:
     """The places before the window are filled with the first frames, played to and fro.
 
     Index p shows frame p while it is one of them, and later the frame that a walk 0..n-1, n-1..0, 0.. has at step p.
@@ -118,7 +118,7 @@ def _pingpong(spec: StreamSpec, kept: int, past: Positions, own: Positions) -> L
     places = tuple(range(first, max(first, start - len(past))))
     period = 2 * max(kept, 1)
     shown = tuple(min(p % period, period - 1 - p % period) for p in places)
-    return Layout(shown, places, len(past), past, (), own, own)
+    return FramePositions(shown, places, len(past), past, (), own, own)
 
 
 def _last(values: Positions, n: int) -> Positions:

@@ -35,7 +35,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudySetting:
     """Where a study lies and what all its runs share.
 
     Attributes:
@@ -95,7 +95,7 @@ class Setting:
         return [*told, *GUIDANCE[self.world]]
 
 
-def write_prompts(setting: Setting) -> None:
+def write_prompts(setting: StudySetting) -> None:
     """The captions to train on."""
     if setting.prompts is None or setting.prompts.is_file():
         return
@@ -103,7 +103,7 @@ def write_prompts(setting: Setting) -> None:
     atomic.write_text(setting.prompts, "\n".join(captions) + "\n")
 
 
-def shared(setting: Setting) -> list[tuple[Path, Stage]]:
+def shared(setting: StudySetting) -> list[tuple[Path, Stage]]:
     """What comes before the runs, each stage with the run folder that holds its mark.
 
     The initialisation is causal ODE distillation (Causal-Forcing): a network that denoises chunk by chunk after a clean
@@ -131,7 +131,7 @@ def shared(setting: Setting) -> list[tuple[Path, Stage]]:
     return stages
 
 
-def run(setting: Setting, task: Task) -> list[Stage]:
+def run(setting: StudySetting, task: Task) -> list[Stage]:
     """The stages of one run: its distillation and its measurement."""
     here = task.folder(setting.root)
     layers = ("stages/distill.yaml", "stages/distill_tiny.yaml", "study/distill.yaml")
@@ -141,7 +141,7 @@ def run(setting: Setting, task: Task) -> list[Stage]:
     return [Stage("distill", ["fit", *words, *_watch(setting), *told]), Stage("measure", measure)]
 
 
-def arm_text(setting: Setting, task: Task) -> str:
+def arm_text(setting: StudySetting, task: Task) -> str:
     """What sets a run apart, as a config file: `arm.yaml` in its folder.
 
     The digest of the initialisation stands in it, so that a run from another one is seen to have changed.
@@ -157,7 +157,7 @@ def arm_text(setting: Setting, task: Task) -> str:
     return told + yaml.safe_dump(content, sort_keys=False)
 
 
-def has_changed(setting: Setting, task: Task) -> bool:
+def has_changed(setting: StudySetting, task: Task) -> bool:
     """Whether a run was begun as another one than the table has now."""
     path = task.folder(setting.root) / "arm.yaml"
     return path.is_file() and path.read_text(encoding="utf-8") != arm_text(setting, task)
@@ -174,7 +174,7 @@ def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tup
     return run_folder, Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
 
 
-def _trajectories(setting: Setting, kind: str = "") -> tuple[Path, Stage]:
+def _trajectories(setting: StudySetting, kind: str = "") -> tuple[Path, Stage]:
     """Paths of the teacher, or of the causal network."""
     name = f"{kind} trajectories".strip()
     out = setting.base / name.replace(" ", "_")
@@ -185,13 +185,13 @@ def _trajectories(setting: Setting, kind: str = "") -> tuple[Path, Stage]:
     return setting.base, Stage(name, words, lambda: count(out), out)
 
 
-def _measured(setting: Setting) -> list[str]:
+def _measured(setting: StudySetting) -> list[str]:
     budget = setting.budget
     words = ["--world", setting.world, "--rollouts", str(budget.rollouts), "--seed", str(setting.seed)]
     return [*words, "--horizons", *map(str, budget.horizons)]
 
 
-def _watch(setting: Setting) -> list[str]:
+def _watch(setting: StudySetting) -> list[str]:
     """Prompts of the previews: those of the world."""
     if setting.world == "plain":
         return []

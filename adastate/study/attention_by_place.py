@@ -77,7 +77,7 @@ class AttentionByPlace(AttentionShare):
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionShares:
     """What one stream looks at.
 
     Attributes:
@@ -112,7 +112,7 @@ def with_window(spec: StreamSpec, past_frames: int) -> StreamSpec | None:
 
 def measure(
     student: Student, prompts: Sequence[str], windows: Sequence[int], chunks: int, seed: int
-) -> list[Attention]:
+) -> list[AttentionShares]:
     """Attention of streams of `chunks` chunks past the filling of the window, for each window size."""
     found = []
     for past in windows:
@@ -124,5 +124,5 @@ def measure(
         frames = (full + chunks) * spec.chunk_frames
         for _ in student.stream(list(prompts), frames, seed, probe=probe, spec=spec):
             pass
-        found.append(Attention(past, tuple(f"{k} {i}" for k, i in probe.places), probe.shares().numpy()))
+        found.append(AttentionShares(past, tuple(f"{k} {i}" for k, i in probe.places), probe.shares().numpy()))
     return found

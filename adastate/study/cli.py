@@ -17,7 +17,7 @@ from rich.table import Table as Rich
 from adastate.config.schema import ConfigError
 from adastate.launch.pipeline import run_stage
 from adastate.study import arm_stages, measure, runner
-from adastate.study.arm_stages import Setting
+from adastate.study.arm_stages import StudySetting
 from adastate.study.table import WORLDS, Table, Task, read_table
 
 DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def setting(args: argparse.Namespace, table: Table) -> Setting:
+def setting(args: argparse.Namespace, table: Table) -> StudySetting:
     if args.budget not in table.budgets:
         raise ConfigError(f"no budget {args.budget!r}; known are {', '.join(table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":
@@ -58,10 +58,10 @@ def setting(args: argparse.Namespace, table: Table) -> Setting:
         if file and file != arm_stages.SCRATCH and file not in arm_stages.SHIPPED.values() and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
     root = args.out or Path("runs/study") / f"{args.world}{table.budgets[args.budget].suffix}"
-    return Setting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
+    return StudySetting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
 
 
-def prepare(study: Setting, console: Console) -> None:
+def prepare(study: StudySetting, console: Console) -> None:
     """What all runs share; done by one process, for which others wait."""
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
@@ -99,7 +99,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
         )
 
 
-def _is_done(study: Setting, task: Task) -> bool:
+def _is_done(study: StudySetting, task: Task) -> bool:
     here = task.folder(study.root)
     return not arm_stages.has_changed(study, task) and all(
         arm_stages.is_done(s, here) for s in arm_stages.run(study, task)

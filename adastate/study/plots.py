@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from adastate import metrics
 from adastate.metrics import Interval
 from adastate.runtime import atomic
-from adastate.study.attention_by_place import Attention
+from adastate.study.attention_by_place import AttentionShares
 from adastate.study.results import REAL, Measured, Results, basic
 
 # Okabe and Ito's colours, which the colour-blind tell apart; neighbours differ in brightness.
@@ -245,7 +245,7 @@ def attention_by_window(results: Results, arms: Sequence[str]) -> Figure:
     return figure
 
 
-def _first_excess(a: Attention) -> float:
+def _first_excess(a: AttentionShares) -> float:
     if any(p.startswith("anchor") for p in a.places):
         return a.excess("anchor")
     oldest = next((i for i, p in enumerate(a.places) if p.startswith("past")), None)
@@ -273,7 +273,7 @@ def attention_by_layer(results: Results, arms: Sequence[str]) -> Figure:
     return figure
 
 
-def _trained(results: Results, arm: str) -> list[Attention]:
+def _trained(results: Results, arm: str) -> list[AttentionShares]:
     return [a for run in results.arms[arm].values() if (a := run.trained_attention) is not None]
 
 

@@ -13,7 +13,7 @@ from adastate.runtime import atomic
 from adastate.study import plots
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
-from adastate.study.report_page import Block, markdown, page
+from adastate.study.report_page import ReportBlock, markdown, page
 from adastate.study.results import REAL, Results
 from adastate.study.table import Table, Task
 
@@ -46,9 +46,9 @@ def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Pa
     return folder / "index.html"
 
 
-def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Block]:
+def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[ReportBlock]:
     """The report's parts in order."""
-    blocks = [Block("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(results))]
+    blocks = [ReportBlock("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(results))]
     anchors = [a for a in table.groups["anchors"].arms if a in results.arms]
     if anchors:
         blocks += _anchors(results, anchors)
@@ -58,7 +58,7 @@ def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Bloc
     blocks += _recall(results, table)
     for at in results.horizons:
         blocks += _numbers(results, at)
-    return [*blocks, *_variety(results), _measures(results), Block("What this does not show", CAUTIONS)]
+    return [*blocks, *_variety(results), _measures(results), ReportBlock("What this does not show", CAUTIONS)]
 
 
 CAUTIONS = (
@@ -83,7 +83,7 @@ def summary(results: Results, wanted: Sequence[Task]) -> str:
     )
 
 
-def _missing(results: Results, wanted: Sequence[Task]) -> list[Block]:
+def _missing(results: Results, wanted: Sequence[Task]) -> list[ReportBlock]:
     gone: dict[str, list[int]] = {}
     for task in wanted:
         if task.seed not in results.arms.get(task.arm.name, {}):
@@ -91,10 +91,10 @@ def _missing(results: Results, wanted: Sequence[Task]) -> list[Block]:
     if not gone:
         return []
     told = "; ".join(f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in gone.items())
-    return [Block("What is missing", f"Not measured yet: {told}. Run the same study again for them.")]
+    return [ReportBlock("What is missing", f"Not measured yet: {told}. Run the same study again for them.")]
 
 
-def _claims(decisions: Sequence[Decision]) -> list[Block]:
+def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
     heads = ("claim of the paper", "verdict", "why")
     rows = [(d.sentence, d.verdict, d.reason) for d in decisions]
     tests = [
@@ -108,35 +108,37 @@ def _claims(decisions: Sequence[Decision]) -> list[Block]:
         "supported, and not reproduced if any is refuted; one whose tests do not test what it says is withdrawn."
     )
     return [
-        Block("Claims", table=(heads, rows)),
-        Block("Their tests", rule, (("claim", "test", "d", "seeds", "outcome"), tests)),
+        ReportBlock("Claims", table=(heads, rows)),
+        ReportBlock("Their tests", rule, (("claim", "test", "d", "seeds", "outcome"), tests)),
     ]
 
 
-def _anchors(results: Results, arms: Sequence[str]) -> list[Block]:
+def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
     known = [m for m in CURVES if m in results.measures]
     blocks = []
     for at in results.horizons[1:] or results.horizons:
         figure = plots.dynamics_against_drift(results, arms, at)
         text = "Up is motion, to the right is drift; real flights have the star."
-        blocks.append(Block(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", plots.svg(figure))))
+        blocks.append(
+            ReportBlock(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", plots.svg(figure)))
+        )
         if "livery" in results.names:
             figure = plots.following_against_forgetting(results, arms, at)
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             title, name = f"Following against forgetting at {at}x", f"following-{at}x"
-            blocks.append(Block(title, text, None, (name, plots.svg(figure))))
+            blocks.append(ReportBlock(title, text, None, (name, plots.svg(figure))))
     curves = plots.over_time(results, arms, known)
     blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves", curves))
     return blocks + [_strips(results, arms, row, f"strips-{row + 1}") for row in range(2)]
 
 
-def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> Block:
+def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> ReportBlock:
     prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
     text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
     return _figure(f"Rollout {row + 1}", text, name, plots.strips(results, arms, row), plots.png)
 
 
-def _attention(results: Results, arms: Sequence[str]) -> list[Block]:
+def _attention(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
     if not any(results.arms[a][s].attention for a in arms for s in results.arms[a]):
         return []
     return [
@@ -172,7 +174,7 @@ TITLES = {
 }
 
 
-def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], table: Table) -> list[Block]:
+def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], table: Table) -> list[ReportBlock]:
     if not pairs:
         return []
     known = [m for m in COMPARED if m in results.measures]
@@ -180,7 +182,7 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
     figure = plots.differences(results, pairs, known, stretches)
     arms = dict.fromkeys(x for pair in pairs for x in pair)
     told = "; ".join(f"{a}: {table.arms[a].about}" for a in arms)
-    blocks = [Block(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, plots.svg(figure)))]
+    blocks = [ReportBlock(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, plots.svg(figure)))]
     for at in stretches:
         rows = []
         for a, b in pairs:
@@ -192,7 +194,7 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
     return blocks
 
 
-def _recall(results: Results, table: Table) -> list[Block]:
+def _recall(results: Results, table: Table) -> list[ReportBlock]:
     """Over all horizons: banks of fog are too few in one of them."""
     if "recall" not in results.names:
         return []
@@ -216,30 +218,30 @@ def _recall(results: Results, table: Table) -> list[Block]:
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
     picture = ("fog", plots.svg(plots.remembering(results, arms)))
-    return [Block("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows), picture)]
+    return [ReportBlock("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows), picture)]
 
 
-def _numbers(results: Results, at: int) -> list[Block]:
+def _numbers(results: Results, at: int) -> list[ReportBlock]:
     """Every measure of every arm in a horizon."""
     known = results.measures
     rows = []
     for arm in (*results.arms, REAL):
         cells = [_cell(m, results.mean(m, arm, at)) for m in known]
         rows.append((arm, str(len(results.arms.get(arm, {})) or ""), *cells))
-    return [Block(f"All numbers at {at}x"), *_tables("", known, rows)]
+    return [ReportBlock(f"All numbers at {at}x"), *_tables("", known, rows)]
 
 
-def _tables(corner: str, measures: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[Block]:
+def _tables(corner: str, measures: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[ReportBlock]:
     """A table of (name, seeds, one cell a measure), cut into several that fit on a page."""
     blocks = []
     for first in range(0, len(measures), COLUMNS):
         heads = (corner, "seeds", *(m.replace("_", " ") for m in measures[first : first + COLUMNS]))
         cut = [(*row[:2], *row[2 + first : 2 + first + COLUMNS]) for row in rows]
-        blocks.append(Block(table=(heads, cut)))
+        blocks.append(ReportBlock(table=(heads, cut)))
     return blocks
 
 
-def _variety(results: Results) -> list[Block]:
+def _variety(results: Results) -> list[ReportBlock]:
     """Whether rollouts differ in what no prompt tells; where they do not, nothing can be forgotten."""
     known = [hue for hue in HUES if hue in results.names]
     if not known:
@@ -253,14 +255,14 @@ def _variety(results: Results) -> list[Block]:
         "How far the hues of ground and discs are apart from rollout to rollout: 0 if all have the same, about 1 if "
         "they are spread evenly. An arm that gives all rollouts one hue has nothing to forget."
     )
-    return [Block("Variety", text, (heads, rows))]
+    return [ReportBlock("Variety", text, (heads, rows))]
 
 
-def _measures(results: Results) -> Block:
+def _measures(results: Results) -> ReportBlock:
     known = results.measures
     better = {1: "more", -1: "less", 0: "as real"}
     rows = [(m.replace("_", " "), MEASURES[m].about, better[MEASURES[m].better]) for m in known]
-    return Block("Measures", "", (("measure", "what it is", "better"), rows))
+    return ReportBlock("Measures", "", (("measure", "what it is", "better"), rows))
 
 
 def _cell(measure: str, i: Interval) -> str:
@@ -270,5 +272,7 @@ def _cell(measure: str, i: Interval) -> str:
     return f"{i.value:.{digits}f} [{i.low:.{digits}f}, {i.high:.{digits}f}]"
 
 
-def _figure(title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = plots.svg) -> Block:
-    return Block(title, text, None, (name, as_(figure)))
+def _figure(
+    title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = plots.svg
+) -> ReportBlock:
+    return ReportBlock(title, text, None, (name, as_(figure)))

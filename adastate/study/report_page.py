@@ -12,7 +12,7 @@ from adastate.study import plots
 
 
 @dataclass(frozen=True)
-class Block:
+class ReportBlock:
     """A part of the report: a heading, text, rows of a table, a picture; whatever of these there is."""
 
     title: str = ""
@@ -21,7 +21,7 @@ class Block:
     picture: tuple[str, bytes] | None = None  # name, content
 
 
-def markdown(blocks: Sequence[Block], pictures: Path) -> str:
+def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
     """As Markdown; its pictures are written into a folder beside it."""
     lines = ["# The study", ""]
     for block in blocks:
@@ -40,7 +40,7 @@ def markdown(blocks: Sequence[Block], pictures: Path) -> str:
     return "\n".join(lines)
 
 
-def page(blocks: Sequence[Block]) -> str:
+def page(blocks: Sequence[ReportBlock]) -> str:
     """As one page that needs nothing beside it."""
     parts = []
     for block in blocks:

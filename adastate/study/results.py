@@ -17,7 +17,7 @@ from adastate import metrics
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval, Moments, Resamples
 from adastate.metrics.uncertainty import interval
-from adastate.study.attention_by_place import Attention
+from adastate.study.attention_by_place import AttentionShares
 from adastate.study.measures import MADE, MEASURES, PARTS
 
 REAL = "real flights"
@@ -50,14 +50,14 @@ class Measured:
         return cls(folder, arrays, json.loads((folder / "measures.json").read_text()))
 
     @property
-    def attention(self) -> list[Attention]:
+    def attention(self) -> list[AttentionShares]:
         return [
-            Attention(a["past_frames"], tuple(a["places"]), np.array(a["shares"], dtype=float))
+            AttentionShares(a["past_frames"], tuple(a["places"]), np.array(a["shares"], dtype=float))
             for a in self.told.get("attention", [])
         ]
 
     @property
-    def trained_attention(self) -> Attention | None:
+    def trained_attention(self) -> AttentionShares | None:
         """Of the window that the run was trained with."""
         return next((a for a in self.attention if a.past_frames == self.told.get("trained_window")), None)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from adastate.launch.pipeline import run_stage
 from adastate.runtime import atomic, signals
 from adastate.study import arm_stages
-from adastate.study.arm_stages import Setting
+from adastate.study.arm_stages import StudySetting
 from adastate.study.table import Task
 
 LOG = "study.log"
@@ -29,7 +29,7 @@ ELSEWHERE = 77
 """Exit code of a run that another process is at."""
 
 
-def run_one(setting: Setting, task: Task, console: Console, keep: bool = False) -> None:
+def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = False) -> None:
     """One run, in this process: what is done is skipped, what was begun goes on, what has changed begins anew."""
     here = task.folder(setting.root)
     here.mkdir(parents=True, exist_ok=True)

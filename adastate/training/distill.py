@@ -25,7 +25,7 @@ from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
 from adastate.training.dmd_objective import Objective, ObjectiveConfig, StateLoss
 from adastate.training.rollout_sampler import LongRollout, Sampler, Source
-from adastate.training.rollout_samples import Part, Reward, Sample, replay_chunks
+from adastate.training.rollout_samples import MicroBatch, Reward, StudentSample, replay_chunks
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch, Chunk
@@ -206,7 +206,7 @@ class Distill(pl.LightningModule):
         if not collected:
             return
         turning = self.sampler.prompt_switch_prob > 0
-        parts = [Part.of(self.student, b, slot, turning) for slot, b in enumerate(collected)]
+        parts = [MicroBatch.of(self.student, b, slot, turning) for slot, b in enumerate(collected)]
         self.updates.begin()
         streams = self.sampler.streams
         if streams is not None:
@@ -220,9 +220,9 @@ class Distill(pl.LightningModule):
         if not self.skip_reason or self.updates.stepped:
             self._next_iteration()
 
-    def _iterate(self, parts: list[Part]) -> None:
+    def _iterate(self, parts: list[MicroBatch]) -> None:
         """The updates of one iteration, over the parts of its batch."""
-        made: list[Sample] = []
+        made: list[StudentSample] = []
         if self.iteration >= self.critic_first and self.iteration % self.student_every == 0:
             negative = self.student.embed([self.teacher.negative_prompt])
             made = [self._replayed(part, negative) if self.replay else self._learn(part, negative) for part in parts]
@@ -237,13 +237,13 @@ class Distill(pl.LightningModule):
                 self.updates.backward("critic", *found)
             self.updates.step("critic")
 
-    def _learn(self, part: Part, negative: Tensor) -> Sample:
+    def _learn(self, part: MicroBatch, negative: Tensor) -> StudentSample:
         """The student's gradient from one part; returns its sample, for the critic."""
         sample = self.sample(part, "student", grad=True)
         self.updates.backward("student", *self.student_loss(sample, part.text, negative, part.index))
         return replace(sample, x=sample.x.detach(), chunks=[])
 
-    def _replayed(self, part: Part, negative: Tensor) -> Sample:
+    def _replayed(self, part: MicroBatch, negative: Tensor) -> StudentSample:
         """The same without the graph of the rollout: what the loss says of each chunk goes back through that alone."""
         sample = self.sample(part, "student", grad=False, record=True)
         leaf = sample.x.requires_grad_()
@@ -258,7 +258,7 @@ class Distill(pl.LightningModule):
             self.manual_backward(term / self.accumulate)
         return replace(sample, x=leaf.detach(), chunks=[], start=None, steps=[])
 
-    def sample(self, part: Part, purpose: str, grad: bool, record: bool = False) -> Sample:
+    def sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
         """What the scores look at in this iteration, see Sampler."""
         return self.sampler.sample(part, self.iteration, purpose, grad, record)
 
@@ -266,7 +266,7 @@ class Distill(pl.LightningModule):
         return SampleNoise(self.seed, self.iteration, index, purpose, self.device)
 
     def student_loss(
-        self, sample: Sample, text: Tensor, negative: Tensor, index: Tensor
+        self, sample: StudentSample, text: Tensor, negative: Tensor, index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See Objective."""
         return self.objective.student_loss(sample, text, negative, lambda purpose: self.noise(index, purpose))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adastate.diffusion import flow, losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.training.critic import Critic
-from adastate.training.rollout_samples import Reward, Sample
+from adastate.training.rollout_samples import Reward, StudentSample
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
@@ -61,7 +61,7 @@ class Objective:
         losses.horizon_weight(student.rollout_frames, recipe.horizon_weight, recipe.horizon_law)  # refuses nonsense
 
     def student_loss(
-        self, sample: Sample, text: Tensor, negative: Tensor, noise: Callable[[str], SampleNoise]
+        self, sample: StudentSample, text: Tensor, negative: Tensor, noise: Callable[[str], SampleNoise]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Horizon-weighted loss of the emitted frames, and of the states if they have one; with curves.
 

@@ -8,7 +8,14 @@ from typing import Literal
 import torch
 
 from adastate.diffusion.noise import SampleNoise, agree, shared_integer
-from adastate.training.rollout_samples import Draw, Part, Sample, denoise_real_clips, rollout_from_start, rollout_window
+from adastate.training.rollout_samples import (
+    Draw,
+    MicroBatch,
+    StudentSample,
+    denoise_real_clips,
+    rollout_from_start,
+    rollout_window,
+)
 from adastate.training.streaming_rollouts import StreamPool, new_frames
 from adastate.training.student import Student
 
@@ -115,10 +122,10 @@ class Sampler:
         agree({**drawn, **length, **streamed}, self.student.device)
         return Draw(level, first, switch, uniform)
 
-    def noise(self, part: Part, iteration: int, purpose: str) -> SampleNoise:
+    def noise(self, part: MicroBatch, iteration: int, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, iteration, part.index, purpose, self.student.device)
 
-    def sample(self, part: Part, iteration: int, purpose: str, grad: bool, record: bool = False) -> Sample:
+    def sample(self, part: MicroBatch, iteration: int, purpose: str, grad: bool, record: bool = False) -> StudentSample:
         """What the scores look at.
 
         Args:

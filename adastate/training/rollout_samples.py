@@ -20,7 +20,7 @@ from adastate.types import Batch, Chunk
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """A micro batch.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
     slot: int = 0
 
     @classmethod
-    def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> Part:
+    def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> MicroBatch:
         """What `batch` brings; `turning` if streams are to change their prompt."""
         if turning and not batch.next_prompts:
             raise ValueError(
@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Sample:
+class StudentSample:
     """A clip of the student.
 
     Attributes:
@@ -110,7 +110,7 @@ def continue_rollout(
     grad: bool = False,
     finish: bool = True,
     record: bool = False,
-) -> Sample:
+) -> StudentSample:
     """`chunks` chunks more of the stream that `cache` remembers."""
     steps: list[Step] = []
     start = fork(cache) if record else None
@@ -123,12 +123,12 @@ def continue_rollout(
             )
         )
         x = torch.cat([c.content for c in made], 1)
-    return Sample(x, made, text=text, start=start, steps=steps)
+    return StudentSample(x, made, text=text, start=start, steps=steps)
 
 
 def rollout_from_start(
-    student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
-) -> Sample:
+    student: Student, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+) -> StudentSample:
     """A stream of one horizon from its beginning."""
     spec = student.spec
     chunks = spec.chunks(student.rollout_frames)
@@ -137,8 +137,8 @@ def rollout_from_start(
 
 
 def rollout_window(
-    student: Student, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
-) -> Sample:
+    student: Student, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+) -> StudentSample:
     """One horizon of a stream, from chunk `draw.first` on; what comes before has no gradient (Self-Forcing++).
 
     Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
@@ -162,7 +162,7 @@ def rollout_window(
     return overlapping(student, torch.cat(before, 1), sample, picture) if inside or picture else sample
 
 
-def overlapping(student: Student, before: Tensor, sample: Sample, picture: bool) -> Sample:
+def overlapping(student: Student, before: Tensor, sample: StudentSample, picture: bool) -> StudentSample:
     """`sample` with the last chunk of the latents `before` it in front, which carries no loss.
 
     The teacher knows clips that begin with a picture. With `picture` the first latent becomes one: what stands before
@@ -179,7 +179,9 @@ def overlapping(student: Student, before: Tensor, sample: Sample, picture: bool)
     return replace(sample, x=x, loss_mask=torch.arange(x.shape[1]) >= size)
 
 
-def denoise_real_clips(student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool) -> Sample:
+def denoise_real_clips(
+    student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool
+) -> StudentSample:
     """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
 
     What CausVid's distillation looks at: nothing of the student's own making is in the context.
@@ -191,10 +193,10 @@ def denoise_real_clips(student: Student, text: Tensor, latents: Tensor, noise: S
     t = levels[pick].repeat_interleave(spec.chunk_frames, 1)
     x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.timestep_shift)
     with torch.set_grad_enabled(grad):
-        return Sample(flow.to_x0(x_t, student.block_causal_forward(x_t, t, text), t, spec.timestep_shift), [])
+        return StudentSample(flow.to_x0(x_t, student.block_causal_forward(x_t, t, text), t, spec.timestep_shift), [])
 
 
-def replay_chunks(student: Student, text: Tensor, sample: Sample, gradient: Tensor) -> Iterator[Tensor]:
+def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradient: Tensor) -> Iterator[Tensor]:
     """Runs the chunks of a recorded sample once more, with a graph of one chunk at a time; see stream.rollout.replay.
 
     Args:

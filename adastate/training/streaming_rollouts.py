@@ -18,7 +18,7 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
-from adastate.training.rollout_samples import Draw, Part, Sample, continue_rollout, overlapping
+from adastate.training.rollout_samples import Draw, MicroBatch, StudentSample, continue_rollout, overlapping
 from adastate.training.student import Student
 
 
@@ -42,7 +42,9 @@ class StreamBatch:
     frames: int = 0
     tail: Tensor | None = None
 
-    def go_on(self, student: Student, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+    def go_on(
+        self, student: Student, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+    ) -> StudentSample:
         """The next frames, with gradient where asked for, after the last chunk of those before."""
         new = new_frames(student, self.frames)
         if self.frames == self.turn:
@@ -97,7 +99,7 @@ class StreamPool:
         """Made so far by the streams that go on."""
         return self._now[0].frames if self._now else 0
 
-    def begin(self, parts: Sequence[Part]) -> None:
+    def begin(self, parts: Sequence[MicroBatch]) -> None:
         """At the start of an iteration: what `back` goes back to."""
         if self._whole:
             self._now, self._whole = [_cut(self._whole, self.student, part) for part in parts], {}
@@ -107,7 +109,9 @@ class StreamPool:
         """As if the iteration had not begun; `anew` gives the streams up, for they may be what is wrong."""
         self._now = [] if restart else self._before
 
-    def sample(self, part: Part, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False) -> Sample:
+    def sample(
+        self, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+    ) -> StudentSample:
         """One rollout of a micro batch; `draw.switch` is a frame here, and holds if a stream begins."""
         if part.slot >= len(self._now) or not self._fits(self._now[part.slot]):
             begun = StreamBatch(StateCache(self.student.spec), part.text, part.next_text, draw.switch)
@@ -135,7 +139,7 @@ def saved_stream(carried: StreamBatch) -> dict[str, Any]:
     return {**plain, "cache": saved(carried.cache)}
 
 
-def _cut(whole: dict[str, Any], student: Student, part: Part) -> StreamBatch:
+def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBatch:
     """This process's rows of the streams of all."""
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if _several() else (0, 1)
     batch = len(part.index)

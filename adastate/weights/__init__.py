@@ -3,13 +3,11 @@
 from adastate.weights.checkpoint import Checkpoint, read
 from adastate.weights.export import export, import_
 from adastate.weights.files import WeightsError
-from adastate.weights.load_report import Report
 from adastate.weights.native import BUILTIN, facts, load, mismatch, network, save
 
 __all__ = [
     "BUILTIN",
     "Checkpoint",
-    "Report",
     "WeightsError",
     "export",
     "facts",

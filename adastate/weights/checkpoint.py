@@ -10,8 +10,8 @@ from pathlib import Path
 from adastate.encoders import PRETRAINED
 from adastate.weights import geometry as geo
 from adastate.weights import key_maps, lora_merge
-from adastate.weights.files import Entry, WeightsError, parse_header
-from adastate.weights.load_report import Fit, Report, compare
+from adastate.weights.files import StoredTensor, WeightsError, parse_header
+from adastate.weights.load_report import Fit, LoadReport, compare
 from adastate.weights.sources import Stored, open_source
 
 BUILTIN = {
@@ -31,7 +31,7 @@ class Section:
     """The weights of a source that share a prefix. `adapter`: it has low-rank factors and no weights to add them to."""
 
     prefix: str
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, StoredTensor]
     adapter: bool
 
     @property
@@ -53,8 +53,8 @@ class Checkpoint:
     """A network's weights, unread yet, under Wan's names, with what is known about them."""
 
     path: Path
-    entries: Mapping[str, Entry]
-    report: Report
+    entries: Mapping[str, StoredTensor]
+    report: LoadReport
 
     def require(self) -> Checkpoint:
         """Itself; an error if it is not one whole network."""
@@ -94,7 +94,7 @@ def read(
     raw = {layout(name): entry for name, entry in section.entries.items()}
     _refuse_pictures(raw, stored.path)
     made, entries = lora_merge.adapters(raw)
-    about = Report(
+    about = LoadReport(
         source=str(stored.path),
         origin=_origin(stored, section),
         key=section.label,
@@ -128,8 +128,8 @@ def read(
 def _over_base(
     path: Path,
     made: Mapping[str, lora_merge.Adapter],
-    others: Mapping[str, Entry],
-    about: Report,
+    others: Mapping[str, StoredTensor],
+    about: LoadReport,
     base: str | Path | None,
     alpha: float | None,
     heads: int | None,
@@ -159,8 +159,8 @@ def _over_base(
 
 def sections(stored: Stored) -> list[Section]:
     """The networks and adapters of a source, by the prefix of their names."""
-    by_prefix: dict[str, dict[str, Entry]] = {}
-    rest: dict[str, Entry] = {}
+    by_prefix: dict[str, dict[str, StoredTensor]] = {}
+    rest: dict[str, StoredTensor] = {}
     for raw, entry in stored.entries.items():
         name = key_maps.unwrap(raw)
         place = key_maps.split(name)
@@ -211,7 +211,7 @@ def _is_diffusers(section: Section) -> bool:
     return sum(".attn1." in n for n in section.entries) > sum(".self_attn." in n for n in section.entries)
 
 
-def _refuse_pictures(entries: Mapping[str, Entry], path: Path) -> None:
+def _refuse_pictures(entries: Mapping[str, StoredTensor], path: Path) -> None:
     extra = [name for name in entries if key_maps.PICTURES.search(name)]
     patch, out = entries.get("patch_embedding.weight"), entries.get("head.head.weight")
     into = patch.shape[1] if patch is not None and len(patch.shape) == 5 else 0
@@ -226,7 +226,7 @@ def _refuse_pictures(entries: Mapping[str, Entry], path: Path) -> None:
 
 
 def _geometry(
-    stored: Stored, entries: Mapping[str, Entry], heads: int | None
+    stored: Stored, entries: Mapping[str, StoredTensor], heads: int | None
 ) -> tuple[geo.Geometry, str, tuple[str, ...]]:
     """(geometry, where the heads come from, what is odd about it)."""
     if own := parse_header(stored.path, stored.header).get("size"):
@@ -262,7 +262,7 @@ def _beside(stored: Stored, found: list[Section], section: Section) -> tuple[str
     return tuple(others)
 
 
-def _dtypes(entries: Mapping[str, Entry]) -> dict[str, int]:
+def _dtypes(entries: Mapping[str, StoredTensor]) -> dict[str, int]:
     count: dict[str, int] = {}
     for entry in entries.values():
         name = str(entry.dtype).removeprefix("torch.")

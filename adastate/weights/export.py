@@ -13,7 +13,7 @@ import torch
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import Checkpoint
-from adastate.weights.files import Entry, WeightsError, write_safetensors
+from adastate.weights.files import StoredTensor, WeightsError, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.native import header
 
@@ -82,9 +82,9 @@ def import_(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None,
     return out
 
 
-def split(entries: Mapping[str, Entry], most: int) -> list[dict[str, Entry]]:
+def split(entries: Mapping[str, StoredTensor], most: int) -> list[dict[str, StoredTensor]]:
     """Shards of at most `most` bytes in the order of the entries; a larger tensor has one of its own."""
-    shards: list[dict[str, Entry]] = [{}]
+    shards: list[dict[str, StoredTensor]] = [{}]
     room = most
     for name, entry in entries.items():
         if shards[-1] and _bytes(entry) > room:
@@ -115,7 +115,7 @@ def _may_write(out: Path, force: bool) -> None:
         raise WeightsError(f"{out} holds what is no export, {others[0]}; it is not written over, give another folder")
 
 
-def _bytes(entry: Entry) -> int:
+def _bytes(entry: StoredTensor) -> int:
     return entry.count * entry.dtype.itemsize
 
 

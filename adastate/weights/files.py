@@ -28,7 +28,7 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """A tensor in a file: known by shape and dtype, read when asked for."""
 
     shape: tuple[int, ...]
@@ -36,24 +36,24 @@ class Entry:
     read: Callable[[], Tensor]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Entry:
+    def of(cls, tensor: Tensor) -> StoredTensor:
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
 
-    def cast(self, dtype: torch.dtype | None) -> Entry:
+    def cast(self, dtype: torch.dtype | None) -> StoredTensor:
         """The same in another dtype; what is not floating point stays as it is."""
         if dtype in (None, self.dtype) or not self.dtype.is_floating_point:
             return self
-        return Entry(self.shape, dtype, lambda: self.read().to(dtype))
+        return StoredTensor(self.shape, dtype, lambda: self.read().to(dtype))
 
 
 # ---- reading
 
 
-def open_file(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def open_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """(the tensors of a file, unread; its header), safetensors or torch.save by its content."""
     return _open_safetensors(path) if _is_safetensors(path) else _open_torch(path)
 
@@ -71,14 +71,14 @@ def _safe_open(path: Path) -> Any:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
 
 
-def _open_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def _open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     file = _safe_open(path)
 
-    def entry(name: str) -> Entry:
+    def entry(name: str) -> StoredTensor:
         there = file.get_slice(name)
         if there.get_dtype() not in DTYPES:
             raise WeightsError(f"{path} holds {name} as {there.get_dtype()}; known are {', '.join(DTYPES)}")
-        return Entry(tuple(there.get_shape()), DTYPES[there.get_dtype()], lambda: file.get_tensor(name))
+        return StoredTensor(tuple(there.get_shape()), DTYPES[there.get_dtype()], lambda: file.get_tensor(name))
 
     # A name at a time and not items(): what safe_open returns is no mapping.
     return {name: entry(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -101,12 +101,12 @@ def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, A
     return found
 
 
-def _open_torch(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def _open_torch(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Tensors of a torch.save file, memory-mapped where its format allows; nothing in it is ever executed."""
     content = plain_data.load(path, WeightsError, "save its tensors alone, as safetensors")
     version = content.get("pytorch-lightning_version") if isinstance(content, Mapping) else None
     facts = {"lightning": str(version)} if version else {}
-    return {name: Entry.of(tensor) for name, tensor in _tensors(content, "")}, facts
+    return {name: StoredTensor.of(tensor) for name, tensor in _tensors(content, "")}, facts
 
 
 def _tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
@@ -121,7 +121,7 @@ def _tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 # ---- writing
 
 
-def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, entries: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
     """Writes `entries` as safetensors, one at a time; call it on a scratch path (adastate.runtime.atomic)."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     # The widest dtype first keeps every tensor aligned, which memory-mapped readers count on.

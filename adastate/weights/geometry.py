@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adastate.models.wan import DiT, Size
-from adastate.weights.files import Entry, WeightsError
+from adastate.weights.files import StoredTensor, WeightsError
 
 _WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "time_embedding_dim": 256}
 KNOWN = {
@@ -38,7 +38,7 @@ Geometry = dict[str, Any]
 """Fields of Size as JSON has them, as far as they are known."""
 
 
-def infer(entries: Mapping[str, Entry]) -> Geometry:
+def infer(entries: Mapping[str, StoredTensor]) -> Geometry:
     """The SHAPING fields from tensors under Wan's names; empty if one that tells them is missing."""
     if any(name not in entries or len(entries[name].shape) != dims for name, dims in TELLING.items()):
         return {}

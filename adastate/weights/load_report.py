@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from adastate.weights.files import Entry
+from adastate.weights.files import StoredTensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Fit:
         )
 
 
-def compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]]) -> Fit:
+def compare(entries: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> Fit:
     both = [name for name in expected if name in entries]
     wrong = [
         f"{name} {entries[name].shape} in the file, {expected[name]} here"
@@ -45,7 +45,7 @@ def compare(entries: Mapping[str, Entry], expected: Mapping[str, tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """A source of weights.
 
     Attributes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adastate.weights.files import Entry, WeightsError
+from adastate.weights.files import StoredTensor, WeightsError
 from adastate.weights.key_maps import LORA
 
 
@@ -16,8 +16,8 @@ from adastate.weights.key_maps import LORA
 class Adapter:
     """The factors of one layer: `down` is A [r, in], `up` is B [out, r]."""
 
-    down: Entry
-    up: Entry
+    down: StoredTensor
+    up: StoredTensor
     alpha: float | None
 
     @property
@@ -25,10 +25,10 @@ class Adapter:
         return self.down.shape[0]
 
 
-def adapters(entries: Mapping[str, Entry]) -> tuple[dict[str, Adapter], dict[str, Entry]]:
+def adapters(entries: Mapping[str, StoredTensor]) -> tuple[dict[str, Adapter], dict[str, StoredTensor]]:
     """(adapters by the module they change, the other entries) of entries under Wan's names."""
-    factors: dict[str, dict[str, Entry]] = {}
-    rest: dict[str, Entry] = {}
+    factors: dict[str, dict[str, StoredTensor]] = {}
+    rest: dict[str, StoredTensor] = {}
     for name, entry in entries.items():
         if found := LORA.match(name):
             kind = {"A": "down", "B": "up"}.get(found["factor"], found["factor"])
@@ -51,7 +51,9 @@ def adapters(entries: Mapping[str, Entry]) -> tuple[dict[str, Adapter], dict[str
     return made, rest
 
 
-def merge(base: Mapping[str, Entry], made: Mapping[str, Adapter], alpha: float | None) -> tuple[dict[str, Entry], str]:
+def merge(
+    base: Mapping[str, StoredTensor], made: Mapping[str, Adapter], alpha: float | None
+) -> tuple[dict[str, StoredTensor], str]:
     """(base with the adapters merged in float32 as it is read, what was done in words).
 
     `alpha` overrides what the file says; without either it is the rank, so that the scale is 1.
@@ -78,8 +80,8 @@ def merge(base: Mapping[str, Entry], made: Mapping[str, Adapter], alpha: float |
     return merged, f"LoRA of {len(made)} layers merged: {told} (alpha {whence})"
 
 
-def _merged(weight: Entry, adapter: Adapter, scale: float) -> Entry:
+def _merged(weight: StoredTensor, adapter: Adapter, scale: float) -> StoredTensor:
     def read() -> Tensor:
         return weight.read().float() + adapter.up.read().float() @ adapter.down.read().float() * scale
 
-    return Entry(weight.shape, torch.float32, read)
+    return StoredTensor(weight.shape, torch.float32, read)

@@ -18,9 +18,9 @@ from adastate.models.wan import DiT, Size
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights.checkpoint import BUILTIN, read
-from adastate.weights.files import Entry, WeightsError, parse_header, read_header, write_safetensors
+from adastate.weights.files import StoredTensor, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.key_maps import to_diffusers
-from adastate.weights.load_report import Report, compare
+from adastate.weights.load_report import LoadReport, compare
 from adastate.weights.sources import locate
 
 __all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]
@@ -40,7 +40,7 @@ def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | N
         save_adapters(net, path.with_suffix(".lora.safetensors"))
 
 
-def plain(net: DiT) -> dict[str, Entry]:
+def plain(net: DiT) -> dict[str, StoredTensor]:
     """The weights of `net` under Wan's names; adapters are merged one layer at a time, as it is read."""
     layers = adapted(net)
     found = {}
@@ -49,9 +49,9 @@ def plain(net: DiT) -> dict[str, Entry]:
             continue
         ours = name.replace(".base_layer.", ".")
         module, _, kind = ours.rpartition(".")
-        found[ours] = Entry.of(tensor)
+        found[ours] = StoredTensor.of(tensor)
         if kind == "weight" and module in layers:
-            found[ours] = Entry(tuple(tensor.shape), tensor.dtype, partial(_merged, layers[module]))
+            found[ours] = StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_merged, layers[module]))
     return found
 
 
@@ -69,8 +69,8 @@ def save_adapters(net: DiT, path: Path) -> None:
         (scale,) = layer.scaling.values()
         (down,), (up,) = (tuple(factor.values()) for factor in (layer.lora_A, layer.lora_B))
         there = f"transformer.{to_diffusers(f'{module}.weight')}".removesuffix(".weight")
-        entries[f"{there}.lora_A.weight"] = Entry.of(down.weight.detach())
-        entries[f"{there}.lora_B.weight"] = Entry.of(up.weight.detach() * scale)
+        entries[f"{there}.lora_A.weight"] = StoredTensor.of(down.weight.detach())
+        entries[f"{there}.lora_B.weight"] = StoredTensor.of(up.weight.detach() * scale)
     with atomic.replacing(path) as scratch:
         write_safetensors(scratch, entries, {"format": "pt"})
 
@@ -79,7 +79,7 @@ def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dic
     return {"size": json.dumps(geometry)} | ({"stream": json.dumps(dict(stream))} if stream else {})
 
 
-def load(net: DiT, source: str) -> Report:
+def load(net: DiT, source: str) -> LoadReport:
     """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
 
     What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.runtime import plain_data
+from adastate.weights.files import StoredTensor, WeightsError
 
 REST = "rest.pt"
 """What is no network's in a checkpoint: counters, loops, callbacks, schedules."""
@@ -283,3 +284,32 @@ class SavedShards:
     def whole(self, key: str, part: str) -> Tensor:
         shape = self.shapes[key]
         return self.cut(key, part, 0, prod(shape)).view(shape)
+
+
+NAMES = {
+    "student": "student.net",
+    "student_average": "student.ema.net",
+    "critic": "critic.net",
+    "teacher": "net",
+    "teacher_average": "ema.net",
+}
+"""Our names of a checkpoint's networks -> those of an unsharded one."""
+
+
+def state_of(folder: Path) -> Path | None:
+    """What a checkpoint folder of a run holds: a file, or a folder of pieces; None where it is no such folder."""
+    state = folder / "state.ckpt"
+    return state if state.exists() else folder if (folder / "rest.pt").is_file() else None
+
+
+def gather(state: Path) -> dict[str, StoredTensor]:
+    """Every network's float32 weights, under the names that an unsharded checkpoint gives them."""
+    try:
+        networks = consolidate(state)
+    except ShardedCheckpointError as error:
+        raise WeightsError(str(error)) from error
+    return {
+        f"{NAMES.get(network, network)}.{name}": StoredTensor.of(tensor)
+        for network, weights in networks.items()
+        for name, tensor in weights.items()
+    }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adastate.weights.files import Entry, WeightsError, open_file
-from adastate.weights.sharded_networks import gather, state_of
+from adastate.weights.files import StoredTensor, WeightsError, open_file
+from adastate.weights.sharded_checkpoint import gather, state_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")
@@ -20,7 +20,7 @@ class Stored:
     """All tensors of a source under the names they have there, the header's entries and the config beside them."""
 
     path: Path
-    entries: dict[str, Entry]
+    entries: dict[str, StoredTensor]
     header: dict[str, str]
     config: dict[str, Any]
 
@@ -31,7 +31,7 @@ def open_source(source: Path) -> Stored:
     if state is not None and state.is_dir():
         return Stored(source, gather(state), {}, {})
     files = [state] if state is not None else locate(source)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, StoredTensor] = {}
     header: dict[str, str] = {}
     for file in files:
         found, facts = open_file(file)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from callbacks.protocols import Ends, iteration
+from callbacks.protocols import HasIterations, iteration
 
 MOST_METRICS = 4
 
@@ -110,7 +110,7 @@ class Progress(ProgressBar):
 
     def _share(self, trainer: pl.Trainer, module: pl.LightningModule, now: int) -> float | None:
         """Done of the whole stage, 0 to 1, by the limit that comes first; None if nothing limits it."""
-        total = module.iterations if self.total is None and isinstance(module, Ends) else self.total
+        total = module.iterations if self.total is None and isinstance(module, HasIterations) else self.total
         if total is not None:
             return min(1.0, now / max(total, 1))
         shares = []

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from adastate.types import Batch
-from datamodules.shards.decode import Row, decode, read_facts, require
+from datamodules.shards.decode import DecodedSample, decode, read_facts, require
 from datamodules.shards.index import BadSample, Places, Sample
 from datamodules.shards.remote import Patience
 from datamodules.shards.safe_decode import ShardError
@@ -74,7 +74,7 @@ class ShardDataset:
         self.alone = True  # among several processes none may stop by itself: see `excess`
         self.check: Check | None = None
         self._warned: set[str] = set()
-        self._memory: dict[int, Row] = {}
+        self._memory: dict[int, DecodedSample] = {}
         self._free = memory_gb * 2**30
         self._tried, self._bad = bytearray(len(self)), bytearray(len(self))
         self._tries = self._failures = 0
@@ -92,7 +92,7 @@ class ShardDataset:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, position: int) -> Row:
+    def __getitem__(self, position: int) -> DecodedSample:
         """Raises ShardError if thousands in a row, or five minutes of them, cannot be used."""
         end = time.monotonic() + _PATIENCE_S
         for p in range(position, position + min(2 * len(self), _MOST_IN_A_ROW)):
@@ -143,8 +143,8 @@ class ShardDataset:
                     skips.append(self._mark(n, sample, error))
         self._write(skips)
 
-    def _probe(self) -> list[Row]:
-        found: list[Row] = []
+    def _probe(self) -> list[DecodedSample]:
+        found: list[DecodedSample] = []
         for n in range(len(self)):
             if row := self._load(n):
                 found.append(row)
@@ -152,7 +152,7 @@ class ShardDataset:
                 break
         return found
 
-    def _load(self, n: int) -> Row | None:
+    def _load(self, n: int) -> DecodedSample | None:
         """The sample at place `n`, or None if it is bad."""
         if n in self._memory or self._bad[n]:
             row = self._memory.get(n)

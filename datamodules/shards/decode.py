@@ -22,7 +22,7 @@ HOW_TO_MAKE = {
 
 
 @dataclass(frozen=True)
-class Row:
+class DecodedSample:
     """One decoded sample."""
 
     content: Tensor  # [F, C, H, W] or [J, F, C, H, W] as stored, or [T, 3, h, w] uint8
@@ -30,7 +30,7 @@ class Row:
     facts: dict[str, Any]
 
 
-def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None) -> Row:
+def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None) -> DecodedSample:
     """Reads a sample and crops it to the first `frames` latent frames (pictures of an mp4).
 
     Raises:
@@ -64,7 +64,7 @@ def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patie
     if content.is_floating_point() and not safe_decode.all_finite(content):
         raise BadSample("not finite", sample, "holds numbers that are not finite: encode it again")
     # Cloned, because a crop would keep the whole clip in memory.
-    return Row(content if frames is None else content.narrow(axis, 0, frames).clone(), prompt, facts)
+    return DecodedSample(content if frames is None else content.narrow(axis, 0, frames).clone(), prompt, facts)
 
 
 def _fetch(sample: Sample, kinds: Sequence[str], patience: Patience | None) -> dict[str, bytes]:

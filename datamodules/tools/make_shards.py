@@ -33,7 +33,7 @@ METHOD = 1  # among the settings: raise it when the way clips are made changes, 
 
 
 @dataclass(frozen=True)
-class Report:
+class ShardReport:
     """What a run did; printed as its closing summary."""
 
     out: Path
@@ -74,7 +74,7 @@ def make_shards(
     latents: Codec | None = None,
     caption_from_name: bool = False,
     stride: int | None = None,
-) -> Report:
+) -> ShardReport:
     """Cuts the videos of a folder, and of its folders, into clips with captions, and writes them as shards.
 
     Run again, it does what is new or changed only. With other settings it makes the set anew, unless that would
@@ -122,7 +122,7 @@ def make_shards(
                 _cut(source, writer, present, settings, latents)
                 progress.advance(task, source.state["seconds"])
     faults = {s.name: f for s in sources if (f := writer.sources[s.name]["fault"])}
-    return Report(out, len(writer.keys() - present), len(present), len(writer.shards), skipped | faults, by_name)
+    return ShardReport(out, len(writer.keys() - present), len(present), len(writer.shards), skipped | faults, by_name)
 
 
 def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Facts, codec: Codec | None) -> None:
@@ -256,7 +256,7 @@ def _check_disk(out: Path, need: float) -> None:
 
 def write_world(
     out: Path, clips: int, pictures: int = 21, seed: int = 0, codec: Codec | None = None, clips_per_shard: int = 256
-) -> Report:
+) -> ShardReport:
     """Writes flights 0..clips-1 of the tiny world `seed` as shards, in the same format; run again, it goes on.
 
     Raises:
@@ -275,7 +275,7 @@ def write_world(
             key, one = f"world-{i:07d}", flight(seed, i)
             if key not in present:
                 writer.add(key, clip_members(render([one], pictures)[0], FPS, one.caption, one.facts, codec))
-    return Report(out, clips - len(present), len(present), len(writer.shards))
+    return ShardReport(out, clips - len(present), len(present), len(writer.shards))
 
 
 def main(argv: list[str]) -> None:

@@ -314,7 +314,7 @@ def test_the_hub_is_asked_only_for_what_its_cache_lacks(monkeypatch: pytest.Monk
         return source
 
     monkeypatch.setattr(hub, "_unreachable", lambda repository, file: asked.append((repository, file)))
-    part = hub.Part("Wan VAE", "vae")
+    part = hub.HubPart("Wan VAE", "vae")
     assert hub.load_part("owner/name", part, load) == "owner/name" and calls == [True] and not asked
     cached = False
     assert hub.load_part("owner/name", part, load) == "owner/name"

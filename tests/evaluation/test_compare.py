@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from adastate.evaluation.compare import DEFAULT, MAIN, TRAINED, tables
-from adastate.evaluation.evaluate import Row
+from adastate.evaluation.evaluate import MetricsRow
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_every_figure_is_legible_in_any_terminal(width: int) -> None:
     """No line is longer, nothing is cut, and each system's row has its figures, whatever the width."""
     systems = (TRAINED, *DEFAULT)
-    rows = [Row(f"{s}, horizon 6", {m: i + j / 1000 for j, m in enumerate(MAIN)}) for i, s in enumerate(systems)]
+    rows = [MetricsRow(f"{s}, horizon 6", {m: i + j / 1000 for j, m in enumerate(MAIN)}) for i, s in enumerate(systems)]
     file = io.StringIO()
     for table in tables(rows, width):
         Console(file=file, width=width).print(table)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.rollout_samples import Part, Sample
+from adastate.training.rollout_samples import MicroBatch, StudentSample
 from adastate.training.streaming_rollouts import StreamBatch
 from callbacks import Checkpoints
 from callbacks.checkpointing.resume import newest
@@ -94,7 +94,9 @@ def test_a_bad_iteration_of_carried_streams_is_as_if_it_had_never_been(bad: set[
         distill = tiny_distill(iterations=4, student_every=2, long_rollout=LongRollout(12, "streaming"))
         sample = distill.sample
 
-        def poisoned(part: Part, *args: Any, sample: Any = sample, without: bool = without, **kwargs: Any) -> Sample:
+        def poisoned(
+            part: MicroBatch, *args: Any, sample: Any = sample, without: bool = without, **kwargs: Any
+        ) -> StudentSample:
             found = sample(part, *args, **kwargs)
             hit = not without and int(part.index[0]) // 4 in bad
             return replace(found, x=found.x * float("nan")) if hit else found
@@ -117,7 +119,7 @@ def test_streams_that_are_bad_twice_in_a_row_are_given_up() -> None:
     assert streams is not None
     go_on = StreamBatch.go_on
 
-    def rotten(self: StreamBatch, *args: Any, **kwargs: Any) -> Sample:
+    def rotten(self: StreamBatch, *args: Any, **kwargs: Any) -> StudentSample:
         """The first stream that there is goes bad after its beginning, and stays so."""
         made.append(self.frames)
         found = go_on(self, *args, **kwargs)
@@ -134,7 +136,7 @@ def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> No
     distill = tiny_distill(iterations=9, patience=2)
     sample = distill.sample
 
-    def failing(*args: Any, **kwargs: Any) -> Sample:
+    def failing(*args: Any, **kwargs: Any) -> StudentSample:
         found = sample(*args, **kwargs)
         return found if distill.iteration < 2 else replace(found, x=found.x * float("nan"))
 

@@ -11,7 +11,7 @@ import torch
 from adastate.encoders import TAEHV, TinyCodec
 from adastate.models.wan import DiT, Size
 from adastate.plan.configured import PRETRAINED
-from adastate.plan.cost import Pass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
+from adastate.plan.cost import CountedPass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
 from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
 from adastate.training.conditioned import PromptedNetwork
@@ -57,12 +57,12 @@ def test_wan_s_encoders_are_counted_right() -> None:
     ids=["Self-Forcing 21", "LongLive 12", "window 9", "Infinity-RoPE 6", "AdaState"],
 )
 def test_a_pass_costs_what_the_table_says(frames: int, seen: int, tflop: float, chunk: float) -> None:
-    found = pass_flops(WAN, 1560, Pass(frames, seen)).forward / 1e12
+    found = pass_flops(WAN, 1560, CountedPass(frames, seen)).forward / 1e12
     assert found == pytest.approx(tflop, rel=5e-3) and 5 * found == pytest.approx(chunk, rel=5e-3)
 
 
-@pytest.mark.parametrize(("system", "wanted"), [("self_forcing", Pass(3, 18)), ("adastate", Pass(4, 4))])
-def test_the_stream_makes_the_passes_of_the_table(system: str, wanted: Pass) -> None:
+@pytest.mark.parametrize(("system", "wanted"), [("self_forcing", CountedPass(3, 18)), ("adastate", CountedPass(4, 4))])
+def test_the_stream_makes_the_passes_of_the_table(system: str, wanted: CountedPass) -> None:
     last = rollout_passes(read_system(system), 42)[-1]
     assert (last.frames, last.seen, last.keys) == (wanted.frames, wanted.seen, wanted.keys)
 
@@ -80,7 +80,7 @@ def test_passes_of_every_system(name: str) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_clip_costs_what_is_counted(checkpointing: bool) -> None:
     net, x, text = random_net(checkpointing=checkpointing), normal(2, 5, SIZE.channels, *GRID), normal(2, 4, 16)
-    cost, keys = pass_flops(SIZE, TOKENS, Pass(5), scores=2.0), text_flops(SIZE)
+    cost, keys = pass_flops(SIZE, TOKENS, CountedPass(5), scores=2.0), text_flops(SIZE)
     with torch.no_grad():
         assert counted(lambda: net(x, torch.ones(2), text)) == 2 * (cost.forward + keys.forward)
     both = counted(lambda: net(x, torch.ones(2), text).sum().backward())

@@ -16,7 +16,7 @@ from adastate.models.wan import DiT, Size
 from adastate.plan.cli import layout
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import parameters
-from adastate.plan.runs import Setting
+from adastate.plan.runs import RunSetting
 from tests.support.plan_rig import LAYERS, WAN, arguments, configured, counted
 
 
@@ -24,7 +24,7 @@ from tests.support.plan_rig import LAYERS, WAN, arguments, configured, counted
 @pytest.mark.parametrize("size", sorted(LAYERS))
 def test_every_stage_of_every_size_is_planned(size: str, stage: str) -> None:
     run = configured(size, f"stages/{stage}.yaml")
-    found = layout(run, Setting("0", 1, 1, run.checkpointing))
+    found = layout(run, RunSetting("0", 1, 1, run.checkpointing))
     assert found["peak"] > 4 * sum(n.parameters for n in run.nets) and all(w.flop > 0 for w in run.works)
 
 

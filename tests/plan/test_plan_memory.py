@@ -17,7 +17,7 @@ from adastate.plan import memory
 from adastate.plan.cli import GIB, layout, smallest_change
 from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
-from adastate.plan.runs import Setting
+from adastate.plan.runs import RunSetting
 from adastate.stream import StateCache, rollout
 from adastate.training.conditioned import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
@@ -164,7 +164,7 @@ def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], 
     for p in step.module.parameters():
         p.grad = None
     still = sum(states(n, "0", 1, FLOAT32).still for n in run.nets)
-    phases = [p for p in run.phases(Setting(batch=4)) if p.learning == "student"]
+    phases = [p for p in run.phases(RunSetting(batch=4)) if p.learning == "student"]
     told = still + 4 * parameters(SIZE) + max(p.total for p in phases)
     assert told == pytest.approx(still + allocated(lambda: step.student().backward()), rel=0.1)
 
@@ -198,7 +198,7 @@ def test_a_step_on_a_gpu_takes_what_is_planned(checkpointing: bool) -> None:
     run = told_run(tiny_distill(), checkpointing)
     recipe = replace(run.recipe, student=size, spec=student.spec, tokens=tokens, frames=12)
     nets = tuple(replace(n, size=size, parameters=parameters(size)) for n in run.nets)
-    phases = replace(run, nets=nets, recipe=recipe, tokens=tokens, frames=12).phases(Setting(batch=batch))
+    phases = replace(run, nets=nets, recipe=recipe, tokens=tokens, frames=12).phases(RunSetting(batch=batch))
     told = max(p.total for p in phases if p.name in ("student: rollout", "student: backward"))
     assert told == pytest.approx(measured, rel=0.1)
 
@@ -219,19 +219,19 @@ def test_zero_splits_what_it_says() -> None:
 @pytest.mark.parametrize("size", ["1.3B", "14B"])
 def test_each_stage_takes_no_more_than_the_one_before(size: str) -> None:
     run = configured(size, "stages/distill.yaml")
-    peaks = [layout(run, Setting(zero, 8, 1, True))["peak"] for zero in STAGES]
+    peaks = [layout(run, RunSetting(zero, 8, 1, True))["peak"] for zero in STAGES]
     assert peaks == sorted(peaks, reverse=True) and peaks[-1] < peaks[0]
 
 
 @pytest.mark.parametrize("zero", STAGES)
 def test_what_is_advised_fits_and_nothing_shorter_does(zero: str) -> None:
     run = configured("14B", "stages/distill.yaml", overrides=("precision.checkpointing=false",))
-    at, limit = Setting(zero, 8, 2, False), 75 * GIB
+    at, limit = RunSetting(zero, 8, 2, False), 75 * GIB
     changes = smallest_change(run, at, limit)
     assert changes and "activation checkpointing" in changes
     batch = next((int(c.split()[-1]) for c in changes if c.startswith("micro batch")), at.batch)
     stage = next((c.removeprefix("ZeRO-") for c in changes if c.startswith("ZeRO-")), zero)
     stage = "3_teacher" if "a sharded teacher" in changes else stage
-    assert layout(run.with_checkpointing(), Setting(stage, 8, batch, True))["peak"] <= limit
+    assert layout(run.with_checkpointing(), RunSetting(stage, 8, batch, True))["peak"] <= limit
     assert layout(run, at)["peak"] > limit
     assert smallest_change(run, at, 10_000 * GIB) == [] and smallest_change(run, at, GIB) is None

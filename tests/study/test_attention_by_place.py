@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adastate.stream.attention_probe import AttentionShare
-from adastate.study.attention_by_place import Attention, AttentionByPlace, measure
+from adastate.study.attention_by_place import AttentionByPlace, AttentionShares, measure
 from adastate.training.student import Student
 from tests.support.rig import tiny_student
 
@@ -73,6 +73,6 @@ def test_windows_of_other_sizes_are_measured_where_they_are_possible() -> None:
 
 
 def test_excess_is_the_share_over_an_equal_one() -> None:
-    a = Attention(1, ("anchor 0", "past -1", "own 0", "own 1"), np.array([[[0.5, 0.1, 0.2, 0.2], [0, 0, 0, 0]]]))
+    a = AttentionShares(1, ("anchor 0", "past -1", "own 0", "own 1"), np.array([[[0.5, 0.1, 0.2, 0.2], [0, 0, 0, 0]]]))
     assert a.kind("anchor") == pytest.approx(0.5) and a.excess("anchor") == pytest.approx(2)
     assert a.excess("own") == pytest.approx(0.8) and np.isnan(a.excess("state"))

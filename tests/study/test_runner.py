@@ -16,7 +16,7 @@ from adastate.config.command_line import read_command
 from adastate.config.schema import ConfigError
 from adastate.runtime import signals
 from adastate.study import arm_stages, runner
-from adastate.study.arm_stages import Setting
+from adastate.study.arm_stages import StudySetting
 from adastate.study.cli import parser, setting
 from adastate.study.runner import ELSEWHERE, claimed, run_all
 from adastate.study.table import Task, read_table
@@ -108,8 +108,8 @@ def test_a_run_is_done_by_one_process_and_free_again_when_that_is_killed(tmp_pat
         assert mine
 
 
-def a_setting(root: Path, world: str = "journey") -> Setting:
-    return Setting(root, world, TABLE.budgets["short"], "t.safetensors", "c.safetensors")
+def a_setting(root: Path, world: str = "journey") -> StudySetting:
+    return StudySetting(root, world, TABLE.budgets["short"], "t.safetensors", "c.safetensors")
 
 
 def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) -> None:
@@ -141,13 +141,13 @@ def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
             found = config.lightning["model"]["init_args"]
             assert found["stream"]["past_frames"] == 6 and found.get("init_state_target", "none") == "none"
     for world in ("journey", "fog"):
-        untrained = Setting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
+        untrained = StudySetting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
         told = [s for _, s in arm_stages.shared(untrained)]
         assert [s.name for s in told] == ["codec", "teacher", *before]
         assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[:2]] == [True, True]
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
     for world in ("plain", "journey", "fog"):  # what ships for it
-        assert [s.name for _, s in arm_stages.shared(Setting(tmp_path, world, TABLE.budgets["short"]))] == before
+        assert [s.name for _, s in arm_stages.shared(StudySetting(tmp_path, world, TABLE.budgets["short"]))] == before
 
 
 def test_teacher_and_codec_come_together(tmp_path: Path) -> None:

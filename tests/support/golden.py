@@ -33,8 +33,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 
-RENAMED: list[tuple[str, str]] = []
-"""(pattern, replacement) by which a tensor's name of an earlier commit becomes today's."""
+RENAMED: list[tuple[str, str]] = [(r"^init_ode_noisy\.pt$", "init_ode_noisy_context.pt")]
+"""(pattern, replacement) by which an earlier commit's name of a file of records or a tensor becomes today's."""
 
 BASE = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
 SHORT = ["--training.batch=8", "--preview.every=1000", "--trainer.max_steps=3"]
@@ -45,7 +45,7 @@ DISTILL = [
 ]  # fmt: skip
 INITS = {
     "ode": [],
-    "ode_noisy_context": ["init_ode_noisy"],
+    "ode_noisy_context": ["init_ode_noisy_context"],
     "ar_diffusion": ["init_ar_diffusion"],
     "diffusion_forcing": ["init_diffusion_forcing"],
     "causal_ode": ["init_causal_ode"],
@@ -199,12 +199,13 @@ def write(file: Path, found: dict[str, Tensor]) -> None:
 def compare(before: Path, after: Path) -> list[str]:
     """What differs, a line each; nothing where all tensors have the same bytes."""
     wrong = []
-    ours, theirs = ({p.name for p in side.glob("*.pt")} for side in (after, before))
-    for name in sorted(ours ^ theirs):
+    theirs = {renamed(p.name): p for p in before.glob("*.pt")}
+    ours = {p.name: p for p in after.glob("*.pt")}
+    for name in sorted(ours.keys() ^ theirs.keys()):
         wrong.append(f"{name}: only {'after' if name in ours else 'before'}")
-    for name in sorted(ours & theirs):
-        old = {renamed(k): v for k, v in torch.load(before / name, weights_only=True).items()}
-        new = torch.load(after / name, weights_only=True)
+    for name in sorted(ours.keys() & theirs.keys()):
+        old = {renamed(k): v for k, v in torch.load(theirs[name], weights_only=True).items()}
+        new = torch.load(ours[name], weights_only=True)
         for key in sorted(old.keys() ^ new.keys()):
             wrong.append(f"{name}: {key} only {'after' if key in new else 'before'}")
         for key in sorted(old.keys() & new.keys()):

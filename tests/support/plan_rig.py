@@ -16,10 +16,9 @@ from adastate.plan.configured import read
 from adastate.plan.cost import StepCost, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import DistillRun, Run
-from adastate.training import distill as distill_module
 from adastate.training import rollout_sampler as sampler_module
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import Part
+from adastate.training.rollout_samples import MicroBatch
 from tests.support.rig import tiny_distill
 from tests.support.tiny import GRID, ROOT, SIZE
 
@@ -65,11 +64,11 @@ class Step:
         monkeypatch.setattr(sampler_module, "shared_integer", lambda *_: level)
 
     def student(self) -> Tensor:
-        sample = self.module.sample(distill_module.Part(self.text, self.index), "test", grad=True)
+        sample = self.module.sample(MicroBatch(self.text, self.index), "test", grad=True)
         return self.module.student_loss(sample, self.text, self.negative, self.index)[0]
 
     def critic(self) -> Tensor:
-        chunks = self.module.sample(Part(self.text, self.index), "test", grad=False).chunks
+        chunks = self.module.sample(MicroBatch(self.text, self.index), "test", grad=False).chunks
         x = torch.cat([c.content for c in chunks], 1)
         return self.module.critic.loss(x, self.text, self.module.noise(self.index, "score"))[0]
 

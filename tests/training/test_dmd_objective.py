@@ -12,7 +12,7 @@ from adastate.diffusion import flow, losses
 from adastate.models.wan import DiT
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import Sample
+from adastate.training.rollout_samples import StudentSample
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
 from tests.parity import load
@@ -40,7 +40,7 @@ def student_gradients(state_loss: str, **kwargs: Any) -> tuple[list[Tensor], lis
     chunks, index = made_up(distill), torch.arange(2)
     text, negative = distill.student.embed(["red ball", "slow snow"]), distill.student.embed([""])
     x = torch.cat([c.content for c in chunks], 1)
-    loss, _ = distill.student_loss(Sample(x, chunks), text, negative, index)
+    loss, _ = distill.student_loss(StudentSample(x, chunks), text, negative, index)
     loss.backward()
     contents = [c.content.grad for c in chunks]
     return [g for g in contents if g is not None], [c.state.grad if c.state is not None else None for c in chunks]
@@ -75,7 +75,7 @@ def test_the_horizon_weighs_the_student_s_loss() -> None:
         chunks, index = made_up(distill), torch.arange(2)
         x = torch.cat([c.content for c in chunks], 1).detach().requires_grad_()
         text, negative = distill.student.embed(["a", "b"]), distill.student.embed([""])
-        distill.student_loss(Sample(x, chunks), text, negative, index)[0].backward()
+        distill.student_loss(StudentSample(x, chunks), text, negative, index)[0].backward()
         assert x.grad is not None
         return x.grad.transpose(0, 1).flatten(1).norm(dim=1)
 

@@ -14,7 +14,7 @@ from adastate.stream import StateCache, rollout
 from adastate.training.conditioned import PromptedNetwork
 from adastate.training.distill import Distill
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.rollout_samples import Draw, Part, rollout_window
+from adastate.training.rollout_samples import Draw, MicroBatch, rollout_window
 from adastate.training.student import Turn
 from tests.support.rig import Pictures, Prompts, Rows, fit, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, normal
@@ -24,8 +24,8 @@ def test_training_rolls_out_as_inference_does() -> None:
     """The same noise through the plain loop gives the same frames, at the level that all chunks share."""
     distill = tiny_distill(seed=0)
     text, index = distill.student.embed(["red", "fast"]), torch.tensor([5, 6])
-    trained = distill.sample(Part(text, index), "student", grad=True).chunks
-    quiet = distill.sample(Part(text, index), "student", grad=False).chunks
+    trained = distill.sample(MicroBatch(text, index), "student", grad=True).chunks
+    quiet = distill.sample(MicroBatch(text, index), "student", grad=False).chunks
     with torch.no_grad():
         plain = list(
             rollout(
@@ -49,7 +49,7 @@ def test_exit_levels_change_with_the_iteration() -> None:
     levels = set()
     for i in range(8):
         distill.set_extra_state({**distill.get_extra_state(), "iteration": i})
-        levels.add(distill.sample(Part(text, index), "student", grad=False).chunks[0].passes - 2)
+        levels.add(distill.sample(MicroBatch(text, index), "student", grad=False).chunks[0].passes - 2)
     assert levels == {0, 1}
 
 
@@ -80,7 +80,7 @@ def test_a_window_of_a_long_rollout() -> None:
     firsts = [draw.first for draw in drawn(distill, 12)]
     assert set(firsts) == {0, 1, 2}
     distill._iteration = firsts.index(2)
-    sample = distill.sample(Part(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True)
+    sample = distill.sample(MicroBatch(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True)
     assert sample.x.shape[1] == 6 and sample.x.requires_grad
     assert [c.index for c in sample.chunks] == [2, 3] and sample.loss_mask is None, "this codec has no first picture"
     fit(tiny_distill(long_rollout=LongRollout(12), student_every=1), Prompts())
@@ -91,7 +91,7 @@ def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_
     distill.student.codec = Pictures()
     text = distill.student.embed(["red ball"] * 2)
     distill._iteration = [draw.first for draw in drawn(distill, 40)].index(1)
-    sample = distill.sample(Part(text, torch.arange(2)), "s", grad=True)
+    sample = distill.sample(MicroBatch(text, torch.arange(2)), "s", grad=True)
     assert sample.loss_mask is not None and sample.loss_mask.tolist() == [False] * 3 + [True] * 3
     assert float(sample.x[:, 0].detach().min()) == 7.0
     x = sample.x.detach().requires_grad_()
@@ -124,7 +124,7 @@ def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
 
 def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
     distill = tiny_distill(STAIRS)
-    sample = distill.sample(Part(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
+    sample = distill.sample(MicroBatch(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
     for chunk in sample.chunks:
         distill.zero_grad()
         chunk.content.square().sum().backward(retain_graph=True)
@@ -135,7 +135,7 @@ def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
 def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> None:
     """Bit for bit under the same noise; what comes before has no gradient, and no window costs what comes after."""
     student = tiny_distill().student
-    part = Part(student.embed(["red ball"] * 2), torch.arange(2))
+    part = MicroBatch(student.embed(["red ball"] * 2), torch.arange(2))
     draw = Draw(level=1, first=first)
     found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), draw, grad=False)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_a_turn_within_a_window_comes_after_its_first_chunk(
     """The window has chunks 2 and 3. A turn before it, at it, inside, after it, and none."""
     student = tiny_student(switch={"kind": "recache"})
     old, new = student.embed(["red ball"] * 2), student.embed(["slow snow"] * 2)
-    part = Part(old, torch.arange(2), next_text=new)
+    part = MicroBatch(old, torch.arange(2), next_text=new)
     found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), Draw(1, first=2, switch=switch), grad=True)
     assert found.text is not None and torch.equal(found.text, old if at is None else new)
     assert (None if found.loss_mask is None else found.loss_mask.tolist()) == loss_mask

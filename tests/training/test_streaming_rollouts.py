@@ -16,7 +16,7 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
 from adastate.training.conditioned import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.rollout_samples import Draw, Part, Sample, rollout_from_start
+from adastate.training.rollout_samples import Draw, MicroBatch, StudentSample, rollout_from_start
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
 from adastate.training.student import Student, Turn
 from callbacks import Checkpoints
@@ -59,7 +59,7 @@ def learning(student: Student, x: Tensor) -> bool:
 def test_a_carried_stream_is_the_stream_that_one_rollout_makes(stream: dict[str, Any]) -> None:
     """Bit for bit, under the same noise: its beginning is an ordinary rollout, and it has no seams."""
     student = tiny_student(**stream)
-    part = Part(student.embed(["red ball"] * 2), torch.arange(2))
+    part = MicroBatch(student.embed(["red ball"] * 2), torch.arange(2))
     for grad in (True, False):
         first = carried(student).go_on(student, noise(), LAST, grad)
         assert (
@@ -147,11 +147,11 @@ def test_a_turn_is_the_turn_of_a_stream(kind: str) -> None:
 # ---- all streams of an iteration
 
 
-def part(student: Student, rows: range, slot: int, prompt: str = "red ball") -> Part:
-    return Part(student.embed([prompt] * len(rows)), torch.tensor(rows), slot=slot)
+def part(student: Student, rows: range, slot: int, prompt: str = "red ball") -> MicroBatch:
+    return MicroBatch(student.embed([prompt] * len(rows)), torch.tensor(rows), slot=slot)
 
 
-def made(streams: StreamPool, parts: list[Part], iteration: int) -> list[Sample]:
+def made(streams: StreamPool, parts: list[MicroBatch], iteration: int) -> list[StudentSample]:
     streams.begin(parts)
     return [streams.sample(p, SampleNoise(0, iteration, p.index, "x"), LAST, grad=False) for p in parts]
 

@@ -13,7 +13,7 @@ from adastate.models.wan import DiT
 from adastate.weights import Checkpoint, WeightsError, export, facts, import_, read, save
 from adastate.weights import geometry as geo
 from adastate.weights.export import split
-from adastate.weights.files import Entry
+from adastate.weights.files import StoredTensor
 from tests.support.tiny import SHAPE, SIZE, normal, random_net
 from tests.support.weights_rig import same, state, wrapped
 
@@ -107,7 +107,7 @@ def test_another_dtype(tmp_path: Path, net: DiT, own: Checkpoint, dtype: torch.d
 
 
 def test_shards_are_no_larger_than_asked_for() -> None:
-    entries = {str(i): Entry.of(torch.zeros(n)) for i, n in enumerate((10, 10, 50, 5, 20))}
+    entries = {str(i): StoredTensor.of(torch.zeros(n)) for i, n in enumerate((10, 10, 50, 5, 20))}
     assert [list(shard) for shard in split(entries, 100)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
@@ -136,7 +136,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, own: Checkpoint) -> None
     def fail() -> torch.Tensor:
         raise OSError("the disk is full")
 
-    broken["head.head.weight"] = Entry(own.entries["head.head.weight"].shape, torch.float32, fail)
+    broken["head.head.weight"] = StoredTensor(own.entries["head.head.weight"].shape, torch.float32, fail)
     with pytest.raises(OSError, match="disk"):
         export(Checkpoint(own.path, broken, own.report), tmp_path / "out", "wan")
     assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from adastate.weights.files import Entry, WeightsError, open_file, read_header, write_safetensors
+from adastate.weights.files import StoredTensor, WeightsError, open_file, read_header, write_safetensors
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -26,7 +26,7 @@ TENSORS = {
 
 def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    write_safetensors(path, {name: Entry.of(t) for name, t in TENSORS.items()}, {"size": "ü"})
+    write_safetensors(path, {name: StoredTensor.of(t) for name, t in TENSORS.items()}, {"size": "ü"})
     read = load_file(path)
     assert read.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -40,7 +40,7 @@ def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
 def test_the_content_says_what_a_file_is(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "safe.pt":
-        write_safetensors(path, {"a": Entry.of(TENSORS["b"])}, {})
+        write_safetensors(path, {"a": StoredTensor.of(TENSORS["b"])}, {})
     else:
         torch.save({"a": TENSORS["b"]}, path, _use_new_zipfile_serialization=name == "zip.bin")
     entries, _ = open_file(path)
@@ -95,5 +95,5 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_cast_leaves_integers_alone() -> None:
-    assert Entry.of(TENSORS["number"]).cast(torch.float16).read().dtype == torch.int64
-    assert Entry.of(TENSORS["b"]).cast(torch.float16).read().dtype == torch.float16
+    assert StoredTensor.of(TENSORS["number"]).cast(torch.float16).read().dtype == torch.int64
+    assert StoredTensor.of(TENSORS["b"]).cast(torch.float16).read().dtype == torch.float16

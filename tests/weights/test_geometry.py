@@ -12,16 +12,16 @@ import yaml
 
 from adastate.models.wan import DiT, Size
 from adastate.weights import geometry as geo
-from adastate.weights.files import Entry, WeightsError
+from adastate.weights.files import StoredTensor, WeightsError
 from tests.support.tiny import SIZE
 
 ROOT = Path(__file__).parents[2]
 
 
-def entries(size: Size) -> dict[str, Entry]:
+def entries(size: Size) -> dict[str, StoredTensor]:
     with torch.device("meta"):
         net = DiT(size)
-    return {name: Entry.of(tensor) for name, tensor in net.state_dict().items()}
+    return {name: StoredTensor.of(tensor) for name, tensor in net.state_dict().items()}
 
 
 def test_known_sizes_are_those_of_conf() -> None:

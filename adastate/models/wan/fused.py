@@ -18,7 +18,7 @@ from torch import Tensor
 from adastate.models.activation import gelu
 from adastate.models.adapters import merged
 from adastate.models.attention import attend
-from adastate.models.engine import Engine, Modulation, Modulations, Pass, stacked, steady
+from adastate.models.engine import Engine, EnginePass, Modulation, Modulations, stacked, steady
 from adastate.models.linear import Linear, apply, check_fp8, in_fp8
 from adastate.models.rope import rope_table, rotate
 from adastate.models.wan.dit import Block, DiT, TextKeys
@@ -112,7 +112,7 @@ class Passes:
             return rotate(k, table(at))
 
         queries, keys = memory.query_positions, memory.key_positions
-        pass_ = Pass(
+        pass_ = EnginePass(
             batch=x.shape[0],
             frame_tokens=grid[0] * grid[1],
             table=table(queries)[:, None] if queries == keys else torch.stack([table(queries), table(keys)], 1),
@@ -135,7 +135,7 @@ class Passes:
         shape = {"b": x.shape[0], "f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
         return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
 
-    def run(self, patches: Tensor, made: Modulations, pass_: Pass, clean: bool) -> Tensor | None:
+    def run(self, patches: Tensor, made: Modulations, pass_: EnginePass, clean: bool) -> Tensor | None:
         """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
         x = apply(patches, self.embedding)
         for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
@@ -145,7 +145,7 @@ class Passes:
             x = self._block(i, layer, m, x, pass_)
         return apply(_norm(x, *made.head, self.size.eps), self.head)
 
-    def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> Tensor:
+    def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: EnginePass) -> Tensor:
         """`x` [B L, D]."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
@@ -165,7 +165,7 @@ class Passes:
         h = apply(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
         return _gated(x, apply(gelu(h), layer.down), m.gate_ffn)
 
-    def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: Pass) -> None:
+    def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: EnginePass) -> None:
         """What a block does for the cache alone: its keys and values."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
@@ -174,7 +174,7 @@ class Passes:
         raw = raw[:, :, 0] if raw is not None else None
         pass_.join(index, raw, turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
 
-    def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: Pass) -> tuple[Tensor | None, Tensor]:
+    def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: EnginePass) -> tuple[Tensor | None, Tensor]:
         """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
 
         The norm's division is made on the table, which all heads share, and not on the products.

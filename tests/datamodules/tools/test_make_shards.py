@@ -38,7 +38,7 @@ def tars(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
 
 
-def cut(videos: Path, out: Path, codec: StubCodec | None = None, **settings: object) -> tool.Report:
+def cut(videos: Path, out: Path, codec: StubCodec | None = None, **settings: object) -> tool.ShardReport:
     wanted = {"size": (16, 16), "pictures": 9, "fps": 10, "clips_per_shard": 4, "latents": codec} | settings
     return make_shards(videos, out, **wanted)  # type: ignore[arg-type]
 
