@@ -1,6 +1,6 @@
 """Flow matching: the noise table, and the arithmetic between sample, noise, flow and x0.
 
-    x_t = (1 - s) x0 + s eps          the network predicts  flow = eps - x0
+    x_t = (1 - s) x0 + s eps          the network predicts the velocity  flow = eps - x0
 
 Timesteps `t` run from 0 to 1000 and `s` = sigma(t) comes from a table of 1000 entries, to whose nearest
 entry a timestep is snapped. Hence t = 0 means sigma(0) = 0.00498 at shift 5, not 0.
@@ -92,7 +92,7 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
 
 
 def predicted(net: Callable[..., Tensor], x0: Tensor, noise: Tensor, t: Tensor, text: Tensor, shift: float) -> Tensor:
-    """Flow that `net` predicts of `x0` with `noise` at `t` [B], all `[B, F, C, H, W]`: what is trained and scored."""
+    """Velocity that `net` predicts of `x0` with `noise` at `t` [B], all `[B, F, C, H, W]`; it is trained and scored."""
     return net(add_noise(x0, noise, t, shift), t, text)
 
 

@@ -1,6 +1,6 @@
 """The objectives, as pure functions of tensors.
 
-Letters: x0 clean latents, eps noise, s = sigma(t), v = eps - x0 the flow, g the distribution-matching gradient.
+Letters: x0 clean latents, eps noise, s = sigma(t), v = eps - x0 the velocity, g the distribution-matching gradient.
 Latents are `[B, F, C, H, W]`. Sources: flow matching (Lipman et al. 2023); DMD (Yin et al. 2024, eq. 7 and 8) as
 Self-Forcing uses it (Huang et al. 2025); the horizon weight is AdaState's.
 """

@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE, from noise at level 1 to data at level 0.
 
-A solver asks `predict(x, i)` for the flow eps - x0 at step i and gives the sample of every level. Which timestep the
-network is told at step i is the caller's business, so a recorded flow replays as well as a network runs.
+A solver asks `predict(x, i)` for the velocity eps - x0 at step i and gives the sample of every level. Which timestep
+the network is told at step i is the caller's business, so a recorded velocity replays as well as a network runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 from adastate.diffusion.flow import TIMESTEPS, warp
 
 Predict = Callable[[Tensor, int], Tensor]
-"""(sample, step) -> flow, both `[B, ...]`."""
+"""(sample, step) -> velocity, both `[B, ...]`."""
 
 FIRST_LEVEL = torch.tensor(0.999).item()
 """Before the shift. At level 1 the log signal-to-noise ratio, in which UniPC steps, would be infinite."""
 
 
 def euler(predict: Predict, x: Tensor, levels: Tensor) -> list[Tensor]:
-    """x' = x + (s' - s) flow along `levels` [steps + 1]; the samples at all levels, noise `x` first."""
+    """x' = x + (s' - s) v along `levels` [steps + 1]; the samples at all levels, noise `x` first."""
     path = [x]
     for i, (now, then) in enumerate(pairwise(levels.tolist())):
         path.append(path[-1] + (then - now) * predict(path[-1], i))
@@ -45,11 +45,11 @@ def unipc_levels(steps: int, shift: float) -> tuple[Tensor, Tensor]:
 def unipc(predict: Predict, x: Tensor, levels: Tensor) -> list[Tensor]:
     """UniPC of order 2 with B(h) = e^h - 1 ("bh2") on predictions of x0 (Zhao et al. 2023, section 3).
 
-    Every step first corrects its own sample with the flow found there, then predicts the next one. The first step and
+    Every step first corrects its own sample with the velocity there, then predicts the next one. The first step and
     the last are of order 1; the correction costs no pass.
 
     Args:
-        predict: the flow at a step.
+        predict: the velocity at a step.
         x: noise.
         levels: `[steps + 1]`, falling, the first below 1, the last 0 (`unipc_levels`).
 

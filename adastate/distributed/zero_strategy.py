@@ -179,7 +179,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             if in_pieces and dtype not in (None, torch.bfloat16 if half else torch.float32):
                 raise ValueError(
                     f"compute_dtype {dtype} of the {name} would cast weights that ZeRO-3 keeps in pieces: set "
-                    "flow.compute_dtype: null, and trainer.precision: bf16-mixed for bf16"
+                    "precision.compute_dtype: null, and trainer.precision: bf16-mixed for bf16"
                 )
 
     # ---- a step

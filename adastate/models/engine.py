@@ -63,7 +63,7 @@ class EnginePass(NamedTuple):
 
 
 Run = Callable[[Tensor, Modulations, EnginePass, bool], Tensor | None]
-"""(patches, modulations, pass, clean) -> flow in patches."""
+"""(patches, modulations, pass, clean) -> velocity in patches."""
 
 Steady = Callable[[Tensor, Modulations, EnginePass, StaticKV, bool], Tensor | None]
 """The same for a pass that writes its keys and values by itself."""

@@ -58,11 +58,11 @@ class Learner(Protocol):
 
 
 class GuardedOptimizer:
-    """Goes back and steps for `module`, unless the guard forbids it, and writes the curves of both.
+    """Runs backward passes and optimiser steps of `module`, unless the spike guard rejects them, and logs both.
 
     Attributes:
-        dismissed: what the guard said of the last iteration.
-        made: whether this iteration has updated anything.
+        skip_reason: what the guard said of the last iteration; empty if it let all of it pass.
+        stepped: whether this iteration has updated anything.
     """
 
     def __init__(self, module: Learner, guard: SpikeGuard) -> None:

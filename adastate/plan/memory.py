@@ -1,6 +1,7 @@
 """Memory of a training step on one rank, as closed formulas: what is kept all the time, and what each phase adds.
 
-What a block saves for backward follows net/dit.py line by line; the tests hold it to what autograd really saves.
+What a block saves for backward follows adastate/models/wan/dit.py line by line; the tests hold it to what autograd
+really saves.
 All numbers are bytes.
 """
 

@@ -227,7 +227,7 @@ class StreamSpec:
         if self.schedule == "staircase" and (
             self.first_chunk_denoising_steps or self.shared_noise or self.first_chunk_frames
         ):
-            raise ValueError("schedule 'staircase' knows no first_steps, first_chunk_frames or shared_noise")
+            raise ValueError("'staircase' knows no first_chunk_denoising_steps, first_chunk_frames or shared_noise")
         if self.restart_frames is not None and not (
             self.schedule == "uniform" and 0 < self.restart_overlap < self.restart_frames
         ):

@@ -14,7 +14,7 @@ from adastate.stream.passes import VelocityNetwork, same_timestep
 def teacher_forced_chunks(
     student: VelocityNetwork, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
 ) -> Iterator[Tensor]:
-    """Teacher forcing through the cache: the flow of each noisy [state | chunk], after the clean ones before it.
+    """Teacher forcing through the cache: the velocity of each noisy [state | chunk], after the clean ones before it.
 
     It sees just what a stream sees (slots, state, window), where the masked forward over two copies knows no state.
     """

@@ -13,7 +13,7 @@ from adastate.types import Memory
 
 
 class PromptedNetwork:
-    """The network with a prompt bound: (x, t, memory) -> flow. Text keys are made once, and once under a graph.
+    """The network with a prompt bound: (x, t, memory) -> velocity. Text keys are made once, and once under a graph.
 
     Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
     PromptedNetwork is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the

@@ -1,4 +1,4 @@
-"""What of a distillation's choices does not go together, in a sentence each."""
+"""Rejects distillation options that exclude each other, in a sentence each."""
 
 from __future__ import annotations
 

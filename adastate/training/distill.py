@@ -74,7 +74,7 @@ class Distill(pl.LightningModule):
         score_shift: shift of those timesteps; None takes the teacher's.
         student_lr, critic_lr, betas, weight_decay, gradient_clip_norm: of the two AdamW, clipped each by its own norm.
         student_warmup, critic_warmup: steps of each over which its rate rises linearly.
-        spike, patience: see Guard; a loss or gradient norm that is not finite is never stepped upon.
+        spike, patience: see SpikeGuard; a loss or gradient norm that is not finite is never stepped upon.
         out: safetensors file for the student's averaged weights.
         seed: of all randomness in training.
     """

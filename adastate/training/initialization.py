@@ -25,7 +25,7 @@ REGRESSIONS = ("ode", "ode_noisy_context")
 NOISY_PAST = ("ode_noisy_context", "diffusion_forcing")
 
 Flow = Callable[[Tensor, Tensor], Tensor]
-"""(noisy clips `[B, F, C, H, W]`, timesteps `[B, F]`) -> flow, with the clean past and the prompt bound."""
+"""(noisy clips `[B, F, C, H, W]`, timesteps `[B, F]`) -> velocity, with the clean past and the prompt bound."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Pairs:
         noisy: what the network sees.
         clean: clips for the past.
         t: timesteps `[B, F]` of `noisy`.
-        target: x0 for a regression, else the flow.
+        target: x0 for a regression, else the velocity.
     """
 
     noisy: Tensor
@@ -100,7 +100,7 @@ def block_causal_forward(net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec:
 def teacher_forcing_through_cache(
     net: DiT, made: Pairs, text: Tensor, spec: StreamSpec, target: Literal["first", "last"]
 ) -> tuple[Tensor, Pairs]:
-    """(flow, pairs) of teacher forcing chunk by chunk through the cache, each chunk led by a state.
+    """(velocity, pairs) of teacher forcing chunk by chunk through the cache, each chunk led by a state.
 
     A state is taught the `target` frames of its own chunk, so the pairs that come back have these in its place.
     """
@@ -148,7 +148,7 @@ def loss(init: Init, net: DiT, made: Pairs, text: Tensor, spec: StreamSpec, targ
 
 
 def regression(init: Init, predicted: Tensor, made: Pairs, shift: float) -> Tensor:
-    """Squared error of x0 or of the flow `predicted`, for blocks at levels of their own."""
+    """Squared error of x0 or of the velocity `predicted`, for blocks at levels of their own."""
     if init in REGRESSIONS:
         return losses.regression(flow.to_x0(made.noisy, predicted, made.t, shift), made.target)
     return (predicted - made.target).square().mean()

@@ -56,8 +56,8 @@ class StudentSample:
         x: `[B, F, C, H, W]`, with gradient where asked for.
         chunks: of the stream that it was, with their states, as far as they may learn; none where it was no stream.
             Frames of `x` before them are context.
-        carries: which frames `[F]` carry loss; None for all.
-        text: what its scores are told; None for the prompt of its Part.
+        loss_mask: which frames `[F]` carry loss; None for all.
+        text: what its scores are told; None for the prompt of its MicroBatch.
         start: the cache before the first of `chunks`, and
         steps: what it takes to run them again; both only where they were recorded.
     """
@@ -75,7 +75,7 @@ class StudentSample:
         return self.x.shape[1] - sum(c.frames for c in self.chunks) if self.chunks else 0
 
     def scored_text(self, text: Tensor) -> Tensor:
-        """What its scores are told, where `text` is its Part's."""
+        """What its scores are told, where `text` is its MicroBatch's."""
         return text if self.text is None else self.text
 
     def mask(self) -> Tensor | None:

@@ -58,8 +58,9 @@ class Student(pl.LightningModule):
         rollout_frames: latent frames of a training rollout, the horizon; a multiple of the chunk.
         weights: safetensors file or "builtin" (the tiny teacher) to start from; None for random.
         init: objective of the initialisation. `ode`: causal ODE regression, from points of the trajectories at the
-            student's own levels to their end, with the clean past as context (Causal-Forcing); `ode_noisy`: the same
-            with the past as noisy as its own level says, the way CausVid and Self-Forcing begin; `teacher_forcing`:
+            student's own levels to their end, with the clean past as context (Causal-Forcing);
+            `ode_noisy_context`: the same with the past as noisy as its own level says, the way CausVid and Self-Forcing
+            begin; `teacher_forcing`:
             autoregressive diffusion, flow matching with the clean past as context; `diffusion_forcing`: the same with
             a noisy past; `consistency`: causal consistency distillation, one step of a frozen autoregressive
             diffusion network down, and the same answer from there (Causal-Forcing++).

@@ -176,7 +176,7 @@ class Teacher(pl.LightningModule):
     def velocity(
         self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
     ) -> Tensor:
-        """Guided flow c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
+        """Guided velocity c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
         net = net or self.net
         if negative is None or self.guidance == 0:
             return net(x_t, t, text)
@@ -186,7 +186,7 @@ class Teacher(pl.LightningModule):
     def x0(
         self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
     ) -> Tensor:
-        """Guided prediction of x0, c + w (c - u) of x0s as of flows, for `x_t` [B, F, C, H, W] at `t` [B]."""
+        """Guided prediction of x0, c + w (c - u) of x0s as of velocities, for `x_t` [B, F, C, H, W] at `t` [B]."""
         return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net), t, self.timestep_shift)
 
     @torch.no_grad()

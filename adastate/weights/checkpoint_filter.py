@@ -26,7 +26,7 @@ def strip_frozen(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ..
 
 
 def restore_frozen(module: nn.Module, checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
-    """Puts back into `checkpoint` what `leave_out` took, as `module` has it from its files.
+    """Puts back into `checkpoint` what `strip_frozen` took out, as `module` has it from its files.
 
     Raises:
         ValueError: for a checkpoint of a run with adapters in one without, or the other way round.

@@ -66,7 +66,7 @@ class BatchStream(IterableDataset[Batch]):
     """Endless batches of rank `rank`, one `make(global sample numbers)` each; loader workers take turns.
 
     `position` is the first global sample number not yet given out. A trainer fetches ahead, so what it has consumed is
-    told by its Cursor, not by this.
+    told by its ResumeCursor, not by this.
 
     Args:
         make: batch of the given global sample numbers.

@@ -89,7 +89,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"schedule": "staircase"}, "schedule 'staircase' has several levels in a pass, a state has one: use uniform"),
     (
         {"schedule": "staircase", "anchor": "static", "first_chunk_denoising_steps": [1000]},
-        "knows no first_steps, first_chunk_frames or shared_noise",
+        "knows no first_chunk_denoising_steps, first_chunk_frames or shared_noise",
     ),
     ({"restart_frames": 6}, "restart_frames 6 needs a restart_overlap below it, got 0"),
     ({"restart_frames": 6, "restart_overlap": 2}, "restart_overlap 2 does not divide into chunks of 3"),

@@ -96,7 +96,7 @@ class TaggedStudent:
 
 
 def slots(view: Any) -> list[str]:
-    """What a pass sees, as baselines.md writes it: source@index, own frames last, a state as S."""
+    """What a pass sees, as tests/stream/test_visibility.py writes it: source@index, own frames last, a state as S."""
     name = {-1: "S"}
     return [f"{name.get(source, source)}@{at}" for source, at, _ in view.seen]
 

@@ -39,7 +39,7 @@ class Size:
         channels: latent channels C.
         text_width: width of the text embeddings.
         text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
-        freq: width of the sinusoidal time embedding.
+        time_embedding_dim: width of the sinusoidal time embedding.
         patch: patch size in time (1), height and width.
         rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
         eps: of every normalisation.
@@ -210,7 +210,7 @@ class _Pass:
 
 
 class DiT(nn.Module):
-    """Predicts the flow eps - x0 of noisy latents `[B, F, C, H, W]`.
+    """Predicts the velocity eps - x0 of noisy latents `[B, F, C, H, W]`.
 
     Args:
         size: geometry.

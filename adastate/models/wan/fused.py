@@ -136,7 +136,7 @@ class Passes:
         return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
 
     def run(self, patches: Tensor, made: Modulations, pass_: EnginePass, clean: bool) -> Tensor | None:
-        """All layers: patches `[B L, C p q]` to what is to be put together as the flow; a clean pass has none."""
+        """All layers: patches `[B L, C p q]` to what is to be put together as the velocity; a clean pass has none."""
         x = apply(patches, self.embedding)
         for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
             if clean and i == len(self.layers) - 1:
@@ -220,7 +220,7 @@ class Passes:
 
 
 class Streamer:
-    """`net` with a prompt bound: (x, t, memory) -> flow, without gradient.
+    """`net` with a prompt bound: (x, t, memory) -> velocity, without gradient.
 
     Args:
         net, dtype, engine, fp8: see Passes.
