@@ -12,18 +12,18 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
 
 from adastate.media.video import to_float
 from adastate.types import Batch
+from datamodules.base import EndlessData
 from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.remote import Patience
-from datamodules.shards.sampler import BatchStream, ResumeCursor, together
+from datamodules.shards.sampler import BatchStream, together
 
 LEDGER = "skipped.jsonl"
 
 
-class ShardData(pl.LightningDataModule):
+class ShardData(EndlessData):
     """Clips from WebDataset shards, endlessly, in the same global order whatever the number of processes.
 
     What cannot be used is skipped, and listed in skipped.jsonl in the Trainer's default_root_dir.
@@ -52,14 +52,13 @@ class ShardData(pl.LightningDataModule):
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch, workers)
         if frames is not None and frames < 1:
             raise ValueError(f"data.frames is {frames}: give 1 or more, or null for whole clips")
-        self.shards, self.batch, self.frames, self.seed, self.workers = shards, batch, frames, seed, workers
+        self.shards, self.frames, self.seed = shards, frames, seed
         self.max_skipped_share = max_skipped_share
         self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
         self.rows: ShardDataset | None = None
-        self.cursor = ResumeCursor()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -88,23 +87,16 @@ class ShardData(pl.LightningDataModule):
         assert self.rows is not None
         return self.rows.batches(_clip_batch, self.batch, rank, world)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def identity(self) -> dict[str, Any]:
         self.setup()
         assert self.rows is not None
-        identity = {"kind": f"shards of {self.want}", "seed": self.seed, **self.rows.identity}
-        return self.cursor.loader(self.trainer, self.batches, self.workers, identity)
+        return {"kind": f"shards of {self.want}", "seed": self.seed, **self.rows.identity}
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self.cursor.begin(batch, self.trainer)
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
         if self.rows is not None:
             self.rows.refuse_together(self.trainer, self.cursor.begun)
         return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.cursor.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.cursor.load_state_dict(state_dict)
 
 
 def ledger_path(trainer: pl.Trainer | None) -> Path | None:

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
 
 from adastate.types import Batch
-from datamodules.shards.sampler import BatchStream, EpochShuffle, ResumeCursor
+from datamodules.base import EndlessData
+from datamodules.shards.sampler import BatchStream, EpochShuffle
 from datamodules.world_data import world_batch
 from datamodules.worlds.flyover import HEADINGS, Flight, flight
 
@@ -39,7 +38,7 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
-class PromptData(pl.LightningDataModule):
+class PromptData(EndlessData):
     """Prompts only, endlessly: what distillation needs.
 
     Args:
@@ -62,8 +61,8 @@ class PromptData(pl.LightningDataModule):
         next_file: str | None = None,
         pairs: bool = False,
     ) -> None:
-        super().__init__()
-        self.file, self.batch, self.seed, self.world_seed, self.workers = file, batch, seed, world_seed, workers
+        super().__init__(batch, workers)
+        self.file, self.seed, self.world_seed = file, seed, world_seed
         self.prompts = read_prompts(Path(file)) if file is not None else None
         self.pairs, self.next_prompts = pairs, read_prompts(Path(next_file)) if next_file is not None else None
         if self.next_prompts is not None and len(self.next_prompts) != len(self.prompts or []):
@@ -73,7 +72,6 @@ class PromptData(pl.LightningDataModule):
             )
         if pairs and file is not None:
             raise ValueError(f"pairs are made for the tiny world; for the prompts of {file} give a next_file")
-        self.cursor = ResumeCursor()
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         make: Callable[[range], Batch]
@@ -83,24 +81,12 @@ class PromptData(pl.LightningDataModule):
             make = partial(_prompt_batch, self.prompts, self.next_prompts, EpochShuffle([len(self.prompts)], self.seed))
         return BatchStream(make, self.batch, self.batch * world, rank)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def identity(self) -> dict[str, Any]:
         if self.prompts is None:
-            identity = {"kind": "captions of the tiny world", "seed": self.world_seed}
-        else:
-            lines = [*self.prompts, *(self.next_prompts or [])]
-            digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=6).hexdigest()
-            identity = {"kind": "prompts", "seed": self.seed, "samples": len(self.prompts), "digest": digest}
-        return self.cursor.loader(self.trainer, self.batches, self.workers, identity)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self.cursor.begin(batch, self.trainer)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.cursor.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.cursor.load_state_dict(state_dict)
+            return {"kind": "captions of the tiny world", "seed": self.world_seed}
+        lines = [*self.prompts, *(self.next_prompts or [])]
+        digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=6).hexdigest()
+        return {"kind": "prompts", "seed": self.seed, "samples": len(self.prompts), "digest": digest}
 
 
 def _prompt_batch(prompts: list[str], following: list[str] | None, order: EpochShuffle, indices: range) -> Batch:

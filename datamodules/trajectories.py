@@ -13,19 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from adastate.types import Batch
+from datamodules.base import EndlessData
 from datamodules.clips import ledger_path
 from datamodules.shards.clip_reader import with_past
 from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.index import BadSample, Sample
 from datamodules.shards.remote import Patience
 from datamodules.shards.safe_decode import ShardError
-from datamodules.shards.sampler import BatchStream, ResumeCursor, together
+from datamodules.shards.sampler import BatchStream, together
 from datamodules.shards.shard_writer import ShardWriter, npy
 
 
@@ -112,7 +111,7 @@ class TrajectoryWriter:
         self._writer.__exit__(*raised)
 
 
-class TrajectoryData(pl.LightningDataModule):
+class TrajectoryData(EndlessData):
     """Trajectories from shards, endlessly, in the same global order whatever the number of processes.
 
     `latents` is what was, or can be, the clean past of each trajectory: the clip stored with it, or else its own end.
@@ -138,12 +137,11 @@ class TrajectoryData(pl.LightningDataModule):
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
     ) -> None:
-        super().__init__()
-        self.shards, self.batch, self.seed, self.workers = shards, batch, seed, workers
+        super().__init__(batch, workers)
+        self.shards, self.seed = shards, seed
         self.max_skipped_share = max_skipped_share
         self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
         self.rows: ShardDataset | None = None
-        self.cursor = ResumeCursor()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -174,23 +172,16 @@ class TrajectoryData(pl.LightningDataModule):
         assert self.rows is not None
         return self.rows.batches(partial(_trajectory_batch, self.levels), self.batch, rank, world)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def identity(self) -> dict[str, Any]:
         self.setup()
         assert self.rows is not None
-        identity = {"kind": "trajectories", "seed": self.seed, **self.rows.identity}
-        return self.cursor.loader(self.trainer, self.batches, self.workers, identity)
+        return {"kind": "trajectories", "seed": self.seed, **self.rows.identity}
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self.cursor.begin(batch, self.trainer)
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
         if self.rows is not None:
             self.rows.refuse_together(self.trainer, self.cursor.begun)
         return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.cursor.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.cursor.load_state_dict(state_dict)
 
 
 def shared_levels(rows: ShardDataset) -> list[float]:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from adastate.encoders import Codec
 from adastate.types import Batch
-from datamodules.shards.sampler import BatchStream, ResumeCursor
+from datamodules.base import EndlessData
+from datamodules.shards.sampler import BatchStream
 from datamodules.worlds.flyover import Flight, Kind, flight, render
 
 
@@ -61,7 +60,7 @@ def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "
     )
 
 
-class WorldData(pl.LightningDataModule):
+class WorldData(EndlessData):
     """The tiny world, rendered as it is asked for.
 
     Args:
@@ -86,12 +85,11 @@ class WorldData(pl.LightningDataModule):
         codec: Codec | None = None,
         kind: Kind = "plain",
     ) -> None:
-        super().__init__()
+        super().__init__(batch, 0 if clips is not None else workers)  # what is in memory needs no one to fetch it
         if clips is not None and codec is None:
             raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
-        self.video_frames, self.batch, self.seed, self.workers = video_frames, batch, seed, workers
+        self.video_frames, self.seed = video_frames, seed
         self.clips, self.codec, self.kind = clips, codec, kind
-        self.cursor = ResumeCursor()
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         total = self.batch * world
@@ -103,21 +101,10 @@ class WorldData(pl.LightningDataModule):
         kept = WorldLatents(self.seed, self.video_frames, self.clips, self.codec, self.kind)
         return BatchStream(kept.batch, self.batch, total, rank)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.video_frames}
         if self.kind != "plain":
             identity["world"] = self.kind
         if self.clips is not None:
             identity["samples"] = self.clips
-        workers = 0 if self.clips is not None else self.workers  # what is in memory needs no one to fetch it
-        return self.cursor.loader(self.trainer, self.batches, workers, identity)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self.cursor.begin(batch, self.trainer)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.cursor.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.cursor.load_state_dict(state_dict)
+        return identity
