@@ -1,9 +1,8 @@
 """What a video does, as pure functions of pixels. Video is `[B, T, 3, h, w]` in [-1, 1].
 
 `motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
-at the borders of chunks, `scene_memory` (departure from the first view, repetition, what is kept
-while out of view), `quality` (distance from real video), `raft` (optical flow by a network of
-torchvision's, where it is installed).
+at the borders of chunks, `scene_memory` (departure from the first view, repetition, what is kept while out of view),
+`quality` (distance from real video), `raft` (optical flow by a network of torchvision's, where it is installed).
 `curves` makes curves over time of them, `uncertainty` says how sure a mean is.
 """
 
