@@ -66,6 +66,14 @@ def test_a_stream_that_restarts() -> None:
     assert off(both(s, 9)[0]) < 5e-5
 
 
+def test_an_average_that_changes_and_stays_at_its_place_is_turned_anew() -> None:
+    """Without a window nothing else moves that would have its keys turned."""
+    s = replace(read_system("reward_forcing"), past_frames=0, decay=(0.5,))
+    made, cache = both(s, 5)
+    assert off(made) < 2e-5
+    assert isinstance(cache.anchor, Placed)
+
+
 def test_ping_pong_shows_a_frame_twice_and_keeps_to_frames_of_its_own() -> None:
     made, cache = both(read_system("rolling_sink"), 9)
     assert off(made) == 0

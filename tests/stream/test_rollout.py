@@ -46,6 +46,21 @@ def test_an_exit_level_that_does_not_exist(student: NetStudent, exit_level: int)
         run(student, spec(**LEVELS), 1, exit_level=exit_level)
 
 
+@pytest.mark.parametrize(("own", "exit_level", "last"), [
+    ((1000, 800, 600, 400, 200), 0, 2), ((1000, 800, 600, 400, 200), 1, 3), ((1000, 800, 600, 400, 200), None, 4),
+    ((1000,), 0, 0), ((1000,), 2, 0),
+])  # fmt: skip
+def test_a_first_chunk_with_levels_of_its_own_stops_as_many_before_its_end(
+    student: NetStudent, own: tuple[int, ...], exit_level: int | None, last: int
+) -> None:
+    s = spec(**LEVELS, first_chunk_denoising_steps=own)
+    chunks = run(student, s, 2, exit_level=exit_level)
+    then = 2 if exit_level is None else exit_level
+    assert [c.passes for c in chunks] == [last + 2, then + 2]
+    times = [float(t[0, 0]) for _, t, _, _ in student.passes]
+    assert times == [*s.levels(0)[: last + 1], 0.0, *s.timesteps[: then + 1], 0.0]
+
+
 def test_levels_are_consistency_sampling(student: NetStudent) -> None:
     """x0 of each level, re-noised with fresh noise to the next; the clean pass takes x0 as it is."""
     s = spec(**LEVELS)

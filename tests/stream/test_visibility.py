@@ -187,6 +187,16 @@ def test_causvid_starts_anew_from_three_frames() -> None:
     assert cache.origin == 18 and cache.frames == 9
 
 
+def test_a_stream_that_starts_anew_again_and_again_counts_its_frames_on() -> None:
+    s = replace(
+        read_system("causvid"), restart_frames=9, restart_overlap=3, denoising_steps=(1000,), steps_are_unshifted=True
+    )
+    cache = StateCache(s)
+    chunks = list(rollout(TaggedStudent(), Drawn(), cache, 8, (1, 1, 1)))
+    assert [(c.index, c.start) for c in chunks] == [(i, 3 * i) for i in range(8)]
+    assert (cache.origin, cache.frames) == (18, 6), "three restarts, each from the last three frames"
+
+
 def test_longlive_recache() -> None:
     """Switch at 12, window 9, sink 3: frames 6-11 are encoded again beside the kept sink, all seeing each other."""
     spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,), switch=Switch("recache", 9))
