@@ -2,7 +2,7 @@
 
 In the plain world an anchor has nothing to tell. All that lasts (palette, heading, speed) stands in the prompt, and all
 that moves is seen in the window, so whatever came before adds nothing to what comes next. A journey has two facts that
-only memory holds. The *ground* turns through a ring of hues with the distance flown, a lap in `LAP` pixels: the first
+no prompt tells. The *ground* turns through a ring of hues with the distance flown, a lap in `LAP` pixels: the first
 view is soon gone, and a stream that clings to it stops turning. The *livery* is one hue of all discs of a flight. It
 never changes, differs from flight to flight, and discs are at times out of view: who forgets it lets it wander.
 """
