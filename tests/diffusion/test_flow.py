@@ -43,6 +43,15 @@ def test_a_table_falls_from_one_and_knows_its_own_entries(shift: float) -> None:
     assert torch.equal(flow.sigma(nudged, shift), table), "a third of a gap is not half of one"
 
 
+def test_halfway_between_two_entries_is_the_noisier_one() -> None:
+    times = sigma_table(1.0) * 1000
+    noisier, cleaner = times[:-1], times[1:]
+    halfway = (noisier + cleaner) / 2
+    ties = noisier - halfway == halfway - cleaner
+    assert ties.sum() > 100, "as float32 has them"
+    assert torch.equal(flow.sigma(halfway[ties], 1.0), sigma_table(1.0)[:-1][ties])
+
+
 def test_zero_means_the_last_entry() -> None:
     assert flow.sigma(torch.tensor([0.0]), 8.0).item() == pytest.approx(0.00794, abs=1e-5)
     assert flow.sigma(torch.tensor([-5.0, 2000.0]), 5.0).tolist() == [sigma_table(5.0)[-1], 1]

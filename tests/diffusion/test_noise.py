@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.diffusion.noise import RecordedNoise, SampleNoise, generator, shared_integer
+from adastate.diffusion.noise import PlacedNoise, RecordedNoise, SampleNoise, generator, shared_integer
 from tests.support.tiny import normal
 
 
@@ -60,6 +60,18 @@ def test_keys_are_told_apart_by_their_parts() -> None:
         return generator(*key).initial_seed()
 
     assert len({first(1, 23), first(12, 3), first("1", 23), first(1, "23"), first(123), first(23, 1)}) == 6
+
+
+def test_placed_noise_is_of_its_place_alone() -> None:
+    """Seed, chunk, level, and state or content: no two places are alike, and asking for one twice gives it twice."""
+    places = [(seed, chunk, level, kind) for seed in (0, 1) for chunk in (0, 1) for level in (-1, 0, 1)
+              for kind in ("state", "content")]  # fmt: skip
+    drawn = [PlacedNoise(seed, [3]).at(*at).normal(8).flatten() for seed, *at in places]
+    assert torch.pdist(torch.stack(drawn)).min() > 0.1
+    source = PlacedNoise(0, [3, 4])
+    first = source.at(1, 0, "content").normal(8)
+    source.at(1, 1, "content").normal(8)
+    assert torch.equal(source.at(1, 0, "content").normal(8), first)
 
 
 def test_recorded_noise_replays_and_then_fails() -> None:
