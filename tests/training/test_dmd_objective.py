@@ -69,18 +69,24 @@ def test_which_frames_a_state_stands_for(stands_for: Any, at: list[int]) -> None
     assert torch.equal(clip[:, at], states) and torch.equal(clip[:, others], x[:, others])
 
 
-def test_the_horizon_weighs_the_student_s_loss() -> None:
+@pytest.mark.parametrize("context", [0, 3])
+def test_the_horizon_weighs_the_frames_of_the_student_s_loss(context: int) -> None:
+    """Its law runs over those that carry loss."""
+
     def by_frame(alpha: float) -> Tensor:
         distill = tiny_distill(horizon_weight=alpha)
         chunks, index = made_up(distill), torch.arange(2)
         x = torch.cat([c.content for c in chunks], 1).detach().requires_grad_()
+        sample = StudentSample(x, chunks[context // 3 :], torch.arange(6) >= context if context else None)
         text, negative = distill.student.embed(["a", "b"]), distill.student.embed([""])
-        distill.student_loss(StudentSample(x, chunks), text, negative, index)[0].backward()
+        distill.student_loss(sample, text, negative, index)[0].backward()
         assert x.grad is not None
         return x.grad.transpose(0, 1).flatten(1).norm(dim=1)
 
-    ratio = by_frame(2.0) / by_frame(0.0)
-    assert ratio.tolist() == pytest.approx(losses.horizon_weight(6, 2.0).tolist(), rel=1e-5)
+    weighed, plain = by_frame(2.0), by_frame(0.0)
+    assert not weighed[:context].any() and not plain[:context].any()
+    ratio = (weighed / plain)[context:].tolist()
+    assert ratio == pytest.approx(losses.horizon_weight(6 - context, 2.0).tolist(), rel=1e-5)
 
 
 def test_law_10_equal_judges_teach_nothing() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
+from adastate.training import streaming_rollouts
 from adastate.training.conditioned import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.rollout_samples import Draw, MicroBatch, StudentSample, rollout_from_start
@@ -185,6 +186,25 @@ def test_a_checkpoint_s_streams_go_on_in_micro_batches_of_another_size() -> None
         other = StreamPool(student, 12)
         other.load_state_dict(halves.state_dict())
         made(other, [part(student, range(5), 0)], 1)
+
+
+def test_a_checkpoint_s_streams_go_on_where_their_samples_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows lie in the order of sample numbers: micro batch by micro batch, and within one rank by rank."""
+    student = tiny_student()
+    whole = StreamPool(student, 12)
+    made(whole, [part(student, range(8), 0)], 0)
+    state = whole.state_dict()
+    state["text"] = torch.arange(8.0)[:, None, None].expand_as(state["text"]).clone()
+    monkeypatch.setattr(streaming_rollouts, "_several", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        mine = [range(4 * slot + 2 * rank, 4 * slot + 2 * rank + 2) for slot in (0, 1)]
+        streams = StreamPool(student, 12)
+        streams.load_state_dict(state)
+        streams.begin([part(student, rows, slot) for slot, rows in enumerate(mine)])
+        assert [carried.text[:, 0, 0].tolist() for carried in streams._now] == [list(rows) for rows in mine]
+        assert all(torch.equal(s.tail, state["tail"][list(rows)]) for s, rows in zip(streams._now, mine, strict=True))
 
 
 def test_going_back_is_as_if_nothing_had_been_made() -> None:
