@@ -65,14 +65,23 @@ def test_the_report_names_both(tmp_path: Path, net: DiT, base: Path) -> None:
     assert report.fit.whole and report.source == str(path)
 
 
-def test_diffusers_names_and_the_file_s_own_alpha(tmp_path: Path, net: DiT, base: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "scale", "said"),
+    [
+        (None, 0.5, "alpha 1.5, scale 0.5 (alpha the file's)"),
+        (6.0, 2.0, "alpha 6, scale 2 (alpha as asked for)"),
+    ],
+)
+def test_diffusers_names_and_the_file_s_own_alpha(
+    tmp_path: Path, net: DiT, base: Path, asked: float | None, scale: float, said: str
+) -> None:
+    """Which holds unless another is asked for."""
     factors = lora(net)
     named: dict[str, object] = {}
     for module, (a, b) in factors.items():
         there = f"transformer.{to_diffusers(module)}"
         named |= {f"{there}.lora_down.weight": a, f"{there}.lora_up.weight": b, f"{there}.alpha": torch.tensor(1.5)}
-    note = check(put(tmp_path, named), base, expected(net, factors, 0.5))
-    assert "alpha 1.5, scale 0.5 (alpha the file's)" in note
+    assert said in check(put(tmp_path, named), base, expected(net, factors, scale), asked)
 
 
 def test_a_lora_within_its_base(tmp_path: Path, net: DiT) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from adastate.weights import WeightsError, read, sharded_checkpoint
-from adastate.weights.sharded_checkpoint import REST, SavedShards, ShardedCheckpointError, consolidate
+from adastate.weights.sharded_checkpoint import REST, SavedShards, ShardedCheckpointError, WeightShard, consolidate
 from callbacks.checkpointing import atomic_folder
 from tests.support import kills
 from tests.support.kills import Plan
@@ -59,6 +59,64 @@ def test_counters_lie_where_the_step_reads_them(group: dict[str, Any], device: s
     step = torch.tensor(3.0)
     found = sharded_checkpoint.counters({"step": step}, torch.zeros(2, device="meta"), group)["step"]
     assert found.device.type == device and found is not step
+
+
+class Held:
+    """A whole network on one process, as a strategy tells of it."""
+
+    averages = None
+
+    def __init__(self, lr: float, **options: Any) -> None:
+        self.weight = torch.nn.Parameter(torch.zeros(3, 4))
+        self.optimizer = torch.optim.AdamW([self.weight], lr, **options)
+        self.shapes = {"a": (3, 4)}
+        self.pieces = [WeightShard("a", self.weight, 0, 12)]
+        self.moved: dict[str, torch.Tensor] = {}
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    def moments(self, piece: WeightShard) -> list[str]:
+        return []
+
+    def scalars(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def part(self, piece: WeightShard, part: str) -> torch.Tensor:
+        return piece.param.detach().view(-1)
+
+    def write(self, piece: WeightShard, part: str, value: torch.Tensor) -> None:
+        if part == "weight":
+            self.part(piece, part).copy_(value)
+        else:
+            self.moved[part] = value
+
+    def count(self, scalars: dict[str, torch.Tensor]) -> None:
+        self.moved |= scalars
+
+    def bring(self, saved: SavedShards) -> None:
+        pass
+
+
+@pytest.mark.parametrize("own", [{"fused": True}, {"fused": False, "foreach": False}, {"foreach": True}])
+def test_rates_are_the_checkpoint_s_and_how_a_step_is_computed_is_this_run_s(
+    tmp_path: Path, own: dict[str, bool]
+) -> None:
+    weight = write(tmp_path)
+    for other in ({"fused": True}, {"foreach": True}, {}):
+        saved = Held(0.5, weight_decay=0.25, **other)
+        with torch.no_grad():
+            saved.weight.copy_(weight)
+        sharded_checkpoint.write(tmp_path, "critic", saved, 0)
+        for name, lr in (("critic", 0.5), ("student", 0.1)):
+            held = Held(0.9, **own)
+            before = dict(held.groups[0])
+            sharded_checkpoint.read(tmp_path, name, held)
+            (group,) = held.groups
+            assert torch.equal(held.weight, weight) and group["lr"] == lr
+            assert {k: group[k] for k in ("fused", "foreach")} == {k: before[k] for k in ("fused", "foreach")}
+        assert torch.equal(held.moved["exp_avg"], -torch.arange(12.0)) and float(held.moved["step"]) == 3
 
 
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
