@@ -51,6 +51,17 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_nothing_of_a_folder_that_a_killed_process_left_gets_into_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    left = atomic.scratch_of(path)
+    left.mkdir()
+    (left / "half").write_text("a half file of another process")
+    with atomic.replacing(path) as scratch:
+        scratch.mkdir(exist_ok=True)
+        (scratch / "whole").write_text("new")
+    assert [p.name for p in path.iterdir()] == ["whole"] and list(tmp_path.iterdir()) == [path]
+
+
 def test_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic.replacing(path, "1") as one, atomic.replacing(path, "2") as two:
