@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpointing import atomic_folder
+from callbacks.checkpointing import atomic_folder, resume
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import FORMAT, STATE, check, look_first, newest, versions
 from tests.support import kills
@@ -23,13 +23,13 @@ from tests.support.kills import Plan
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
 
-def write(root: Path, name: str) -> Path:
+def write(root: Path, name: str, packages: dict[str, str] | None = None) -> Path:
     """A checkpoint of six files of different sizes."""
     scratch = atomic_folder.begin(root, name)
     (scratch / STATE).mkdir()
     for i in range(6):
         (scratch / STATE / f"student-{i:05}.pt").write_bytes(bytes([i]) * (100 + i))
-    return atomic_folder.seal(scratch, {"iteration": int(name), "format": FORMAT, "versions": versions()})
+    return atomic_folder.seal(scratch, {"iteration": int(name), "format": FORMAT, "versions": packages or versions()})
 
 
 def spoil(file: Path) -> None:
@@ -127,6 +127,25 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytes
         check(folder / STATE)
     with pytest.warns(UserWarning, match="going on from an earlier checkpoint"):
         assert newest(tmp_path) is None
+
+
+@pytest.mark.parametrize(("part", "told"), [(None, False), (2, False), (1, True), (0, True)])
+@pytest.mark.parametrize("package", ["lightning", "deepspeed"])
+def test_another_version_of_what_it_depends_on_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, part: int | None, told: bool
+) -> None:
+    """Major and minor; a patch release reads what another wrote."""
+    there = [3, 4, 5]
+    if part is not None:
+        there[part] += 1
+    of = {"adastate": "1.0", "lightning": "2.6.0", "deepspeed": "0.19.8", package: ".".join(map(str, there))}
+    folder = write(tmp_path, "3", of)
+    monkeypatch.setattr(resume, "versions", lambda: {**of, package: "3.4.5"})
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        check(folder / STATE)
+    expected = f"{folder} was saved with {package} {of[package]}, and is read with 3.4.5"
+    assert [str(w.message) for w in warned] == [expected] * told
 
 
 @needs_fork
