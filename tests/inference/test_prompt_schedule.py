@@ -57,6 +57,13 @@ def test_a_turn_begins_with_the_first_chunk_at_its_time_or_later(seconds: str, c
     assert list(place(cues, STARTS, 2.0)) == [chunk]
 
 
+@pytest.mark.parametrize(("seconds", "chunk"), [("2.333333", 1), ("2.333334", 1), ("2.33334", 2)])
+def test_a_time_that_was_rounded_to_six_places_is_that_of_its_chunk(seconds: str, chunk: int) -> None:
+    cues = parse(["0s: a", f"{seconds}s: b"])
+    assert cues is not None
+    assert list(place(cues, [0.0, 7 / 3, 14 / 3], 7.0)) == [chunk]
+
+
 @pytest.mark.parametrize(
     ("prompts", "sentence"),
     [
