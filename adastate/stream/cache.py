@@ -129,6 +129,7 @@ class StateCache:
         grown = chunk if self.window is None else self.window.append(chunk)
         if self._slab is not None:
             self._slab.reserve((self.anchor, grown, state))
+        # here the new state takes the old one's place, and the oldest frames leave the window
         self.anchor, window = update_anchor(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
         self.anchor = self.anchor.compact() if self.anchor is not None else None

@@ -49,16 +49,16 @@ class Scene:
     """A new prompt within a stream.
 
     Attributes:
-        student: the network with the new prompt bound, so with text keys of its own.
+        network: the network with the new prompt bound, so with text keys of its own.
         switch: what becomes of the cache; None takes the stream's own choice.
     """
 
-    student: VelocityNetwork
+    network: VelocityNetwork
     switch: Switch | None = None
 
 
 def write(
-    student: VelocityNetwork,
+    network: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     x0: Tensor,
@@ -76,7 +76,7 @@ def write(
         if spec.context_renoise:
             fresh = draw_noise(noise, cache.generated, -1, queries, clean.shape[1] - queries, frame_shape(clean))
             clean = flow.add_noise(clean, fresh, t, spec.timestep_shift)
-        student(clean, t, view)
+        network(clean, t, view)
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
     cache.remember(x0[:, queries:])
@@ -101,8 +101,8 @@ def draw_noise(noise: Noise, chunk: int, level: int, queries: int, frames: int, 
     return torch.cat([noise.at(chunk, level, "state").normal(queries, *shape), content], 1)
 
 
-def predict_x0(student: VelocityNetwork, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
-    return flow.to_x0(x, student(x, times, view), times, shift)
+def predict_x0(network: VelocityNetwork, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
+    return flow.to_x0(x, network(x, times, view), times, shift)
 
 
 def frame_shape(x: Tensor) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from adastate.stream.spec import Switch
 
 
 @torch.no_grad()
-def prefill(student: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> None:
+def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> None:
     """Caches given clean latents `[B, F, C, H, W]` before generation, at t = 0, block by block, without a state query.
 
     Blocks have the chunk's size; with `first_alone` they are 1, F, F, ... (a picture encoded by itself).
@@ -25,18 +25,18 @@ def prefill(student: VelocityNetwork, cache: StateCache, given: Tensor, first_al
     sizes = ([1] if first_alone else []) + [size] * (rest // size)
     for block in given.split(sizes, dim=1):
         view = cache.view(block.shape[1], 0, clean=True, keep=True)
-        student(block, same_timestep(block, 0.0), view)
+        network(block, same_timestep(block, 0.0), view)
         cache.commit(view)
         cache.remember(block)
 
 
 @torch.no_grad()
-def switch_prompt(student: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
-    """What a prompt switch does to the cache; `student` has the new prompt bound."""
+def switch_prompt(network: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
+    """What a prompt switch does to the cache; `network` has the new prompt bound."""
     cache.spec.check_switch(switch)
     reset = switch.anchor == "reset"
     if switch.kind == "recache":
-        _recache(student, cache, switch)
+        _recache(network, cache, switch)
     elif switch.kind == "keep":
         cache.forget(cache.window.count if cache.window else 0, reset)
     else:
@@ -45,7 +45,7 @@ def switch_prompt(student: VelocityNetwork, cache: StateCache, switch: Switch) -
             cache.cut = switch.position
 
 
-def _recache(student: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
+def _recache(network: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
     """Writes the stream's last latents again, under the new prompt, in one pass in which they see each other.
 
     As LongLive does it: as many frames as the window has places. An anchor that is kept keeps its places, so the
@@ -73,12 +73,12 @@ def _recache(student: VelocityNetwork, cache: StateCache, switch: Switch) -> Non
     cache.frames -= wanted
     again = recent[:, -wanted:]
     view = cache.view(wanted, 0, clean=True, keep=True, recache=True)
-    student(again, same_timestep(again, spec.context_noise), view)
+    network(again, same_timestep(again, spec.context_noise), view)
     cache.commit(view, counts=False)
 
 
 @torch.no_grad()
-def restart_if_due(student: VelocityNetwork, cache: StateCache, reencode: Reencode | None) -> None:
+def restart_if_due(network: VelocityNetwork, cache: StateCache, reencode: Reencode | None) -> None:
     """CausVid's way on: a new stream from the last frames of the old one, the first of them as a picture."""
     spec = cache.spec
     if spec.restart_frames is None or cache.frames + spec.chunk_frames <= spec.restart_frames:
@@ -90,4 +90,4 @@ def restart_if_due(student: VelocityNetwork, cache: StateCache, reencode: Reenco
     generated = cache.generated
     cache.reset(origin=cache.origin + cache.frames - spec.restart_overlap)
     cache.generated = generated
-    prefill(student, cache, given)
+    prefill(network, cache, given)

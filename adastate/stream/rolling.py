@@ -14,7 +14,7 @@ from adastate.types import Chunk
 
 
 def staircase(
-    student: VelocityNetwork,
+    network: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     chunks: int,
@@ -38,7 +38,7 @@ def staircase(
     while joined < chunks or flight:
         if joined < chunks:
             if scenes and joined in scenes:
-                student = scenes[joined].student
+                network = scenes[joined].network
             flight.append(draw_noise(noise, cache.generated + len(flight), 0, 0, frames, shape))
             levels.append(0)
             joined += 1
@@ -46,7 +46,7 @@ def staircase(
         t = torch.cat([same_timestep(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
         done = levels[0] == len(times) - 1
         with torch.set_grad_enabled(grad and done):
-            x0 = predict_x0(student, x, t, cache.view(x.shape[1], 0), spec.timestep_shift).split(frames, 1)
+            x0 = predict_x0(network, x, t, cache.view(x.shape[1], 0), spec.timestep_shift).split(frames, 1)
         levels = [level + 1 for level in levels]
         flight = [
             flow.add_noise(
@@ -63,4 +63,4 @@ def staircase(
             yield Chunk(cache.generated, cache.origin + cache.frames, x0[0], None, len(times) + 1)
             cache.generated += 1
             if finish or flight or joined < chunks:
-                write(student, noise, cache, x0[0], 0)
+                write(network, noise, cache, x0[0], 0)

@@ -27,7 +27,7 @@ from adastate.types import Chunk
 
 
 def rollout(
-    student: VelocityNetwork,
+    network: VelocityNetwork,
     noise: Noise,
     cache: StateCache,
     chunks: int,
@@ -46,7 +46,7 @@ def rollout(
     yielded before its clean pass, so that nobody waits for it. For the staircase schedule see `staircase`.
 
     Args:
-        student: the network with the prompt bound.
+        network: the network with the prompt bound.
         noise: where the normals come from, in the order just told; recorded ones replay a stream, and PlacedNoise
             gives each its place.
         cache: the stream's memory; a fresh one starts a stream, a used one goes on with it.
@@ -69,13 +69,13 @@ def rollout(
     if spec.schedule == "staircase":
         if record is not None:
             raise ValueError("schedule 'staircase' has several chunks in a pass, which cannot be replayed one by one")
-        yield from staircase(student, noise, cache, chunks, shape, finish, scenes, last, grad)
+        yield from staircase(network, noise, cache, chunks, shape, finish, scenes, last, grad)
         return
     for index in range(chunks):
         if index in scenes:
-            student = scenes[index].student
-            switch_prompt(student, cache, scenes[index].switch or spec.switch)
-        restart_if_due(student, cache, reencode)
+            network = scenes[index].network
+            switch_prompt(network, cache, scenes[index].switch or spec.switch)
+        restart_if_due(network, cache, reencode)
         queries, frames = cache.state_queries, spec.frames_of(cache.generated)
         times = spec.levels(cache.generated)
         exit_at = max(0, len(times) - len(spec.timesteps) + last)
@@ -86,7 +86,7 @@ def rollout(
             at_exit = level == exit_at
             with torch.set_grad_enabled(grad and at_exit):
                 x0 = predict_x0(
-                    student, x, same_timestep(x, times[level]), exit_view if at_exit else quiet, spec.timestep_shift
+                    network, x, same_timestep(x, times[level]), exit_view if at_exit else quiet, spec.timestep_shift
                 )
             if not at_exit:
                 fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
@@ -98,12 +98,12 @@ def rollout(
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
         cache.generated += 1
         if finish or index < chunks - 1:
-            clean = write(student, noise, cache, x0, queries, grad, exit_view)
+            clean = write(network, noise, cache, x0, queries, grad, exit_view)
             if record is not None:
                 record[-1].clean = clean
 
 
-def replay(student: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
+def replay(network: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
     """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
 
     With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and
@@ -121,10 +121,10 @@ def replay(student: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -
     for step in steps:
         frames = step.x.shape[1] - step.queries
         with torch.enable_grad():
-            yield predict_x0(student, step.x, step.t, cache.view(frames, step.queries), cache.spec.timestep_shift)
+            yield predict_x0(network, step.x, step.t, cache.view(frames, step.queries), cache.spec.timestep_shift)
         cache.generated += 1
         if step.clean is not None:
             view = cache.view(frames, step.queries, clean=True, keep=True)
             with torch.no_grad():
-                student(step.clean, same_timestep(step.clean, cache.spec.context_noise), view)
+                network(step.clean, same_timestep(step.clean, cache.spec.context_noise), view)
             cache.commit(view)

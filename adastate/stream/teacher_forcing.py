@@ -12,7 +12,7 @@ from adastate.stream.passes import VelocityNetwork, same_timestep
 
 
 def teacher_forced_chunks(
-    student: VelocityNetwork, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
+    network: VelocityNetwork, cache: StateCache, noisy: Sequence[Tensor], clean: Sequence[Tensor], t: Sequence[Tensor]
 ) -> Iterator[Tensor]:
     """Teacher forcing through the cache: the velocity of each noisy [state | chunk], after the clean ones before it.
 
@@ -20,8 +20,8 @@ def teacher_forced_chunks(
     """
     for x, x0, times in zip(noisy, clean, t, strict=True):
         queries = x.shape[1] - cache.spec.chunk_frames
-        yield student(x, times, cache.view(cache.spec.chunk_frames, queries))
+        yield network(x, times, cache.view(cache.spec.chunk_frames, queries))
         view = cache.view(cache.spec.chunk_frames, queries, clean=True, keep=True)
         with torch.no_grad():
-            student(x0, same_timestep(x0, cache.spec.context_noise), view)
+            network(x0, same_timestep(x0, cache.spec.context_noise), view)
         cache.commit(view)

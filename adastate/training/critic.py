@@ -55,7 +55,7 @@ class Critic(pl.LightningModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
 
-        `carries` [F] leaves out frames that are mere context.
+        `loss_mask` [F] leaves out frames that are mere context.
         """
         x = x.detach()
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.training_timestep_shift)

@@ -25,8 +25,8 @@ from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
 from adastate.training.dmd_objective import Objective, ObjectiveConfig, StateLoss
 from adastate.training.rollout_sampler import LongRollout, Sampler, Source
-from adastate.training.rollout_samples import MicroBatch, Reward, StudentSample, replay_chunks
 from adastate.training.student import Student
+from adastate.training.student_rollouts import MicroBatch, Reward, StudentSample, replay_chunks
 from adastate.training.teacher import Teacher
 from adastate.types import Batch, Chunk
 from adastate.weights import save

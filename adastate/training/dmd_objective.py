@@ -1,4 +1,7 @@
-"""The student's loss: two scores compared on its sample. DMD, or SiD; a reward; the state's own loss."""
+"""The student's loss: two scores compared on its sample. DMD, or SiD; a reward; the state's own loss.
+
+The formulas themselves are in adastate/diffusion/losses.py.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from torch import Tensor, nn
 from adastate.diffusion import flow, losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.training.critic import Critic
-from adastate.training.rollout_samples import Reward, StudentSample
 from adastate.training.student import Student
+from adastate.training.student_rollouts import Reward, StudentSample
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
 

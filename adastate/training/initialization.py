@@ -15,7 +15,7 @@ from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.teacher_forcing import teacher_forced_chunks
-from adastate.training.conditioned import PromptedNetwork
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Batch
 
 Init = Literal["ode", "ode_noisy_context", "teacher_forcing", "diffusion_forcing", "consistency"]

@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 
 from adastate.diffusion.noise import SampleNoise, agree, shared_integer
-from adastate.training.rollout_samples import (
+from adastate.training.streaming_rollouts import StreamPool, new_frames
+from adastate.training.student import Student
+from adastate.training.student_rollouts import (
     Draw,
     MicroBatch,
     StudentSample,
@@ -16,8 +18,6 @@ from adastate.training.rollout_samples import (
     rollout_from_start,
     rollout_window,
 )
-from adastate.training.streaming_rollouts import StreamPool, new_frames
-from adastate.training.student import Student
 
 Source = Literal["rollout", "noised"]
 

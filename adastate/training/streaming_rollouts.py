@@ -18,8 +18,8 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
-from adastate.training.rollout_samples import Draw, MicroBatch, StudentSample, continue_rollout, overlapping
 from adastate.training.student import Student
+from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, continue_rollout, overlapping
 
 
 @dataclass

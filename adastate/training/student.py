@@ -26,8 +26,8 @@ from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
 from adastate.stream.rollout import replay
 from adastate.training import initialization
-from adastate.training.conditioned import PromptedNetwork
 from adastate.training.initialization import Init, StateTarget
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Batch, Chunk, Probe
 from adastate.weights import network, save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen

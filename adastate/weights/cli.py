@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from adastate.weights.checkpoint import Checkpoint, read
 from adastate.weights.export import export, import_
 from adastate.weights.files import WeightsError
+from adastate.weights.network_weights import NetworkWeights, read
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"adastate: {error}") from error
 
 
-def _write(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Path]:
+def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
     if args.verb == "inspect":
         return []
     dtype: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None

@@ -12,10 +12,10 @@ import torch
 
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
-from adastate.weights.checkpoint import Checkpoint
 from adastate.weights.files import StoredTensor, WeightsError, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.native import header
+from adastate.weights.network_weights import NetworkWeights
 
 Layout = Literal["diffusers", "wan"]
 STEM = "diffusion_pytorch_model"
@@ -23,7 +23,7 @@ STEM = "diffusion_pytorch_model"
 
 
 def export(
-    checkpoint: Checkpoint,
+    checkpoint: NetworkWeights,
     out: Path,
     layout: Layout,
     dtype: torch.dtype | None = None,
@@ -68,7 +68,7 @@ def export(
     return sorted(out.iterdir())
 
 
-def import_(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None, force: bool = False) -> Path:
+def import_(checkpoint: NetworkWeights, out: Path, dtype: torch.dtype | None = None, force: bool = False) -> Path:
     """Writes `out` as our own file: Wan's names, size in the header; None keeps the dtypes."""
     checkpoint.require()
     if out.suffix != ".safetensors":

@@ -17,10 +17,10 @@ from adastate.models.adapters import adapted, is_adapter, merged
 from adastate.models.wan import DiT, Size
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
-from adastate.weights.checkpoint import BUILTIN, read
 from adastate.weights.files import StoredTensor, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.load_report import LoadReport, compare
+from adastate.weights.network_weights import BUILTIN, read
 from adastate.weights.sources import locate
 
 __all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]

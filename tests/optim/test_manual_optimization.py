@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.rollout_samples import MicroBatch, StudentSample
+from adastate.training.student_rollouts import MicroBatch, StudentSample
 from adastate.training.streaming_rollouts import StreamBatch
 from callbacks import Checkpoints
 from callbacks.checkpointing.resume import newest

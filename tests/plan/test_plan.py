@@ -14,7 +14,7 @@ from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import CountedPass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
 from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import PromptedNetwork
+from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
 

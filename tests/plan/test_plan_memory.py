@@ -19,7 +19,7 @@ from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
 from adastate.plan.runs import RunSetting
 from adastate.stream import StateCache, rollout
-from adastate.training.conditioned import PromptedNetwork
+from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
 from tests.support.rig import Prompts, fit, tiny_distill
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec

@@ -18,7 +18,7 @@ from adastate.plan.memory import Net
 from adastate.plan.runs import DistillRun, Run
 from adastate.training import rollout_sampler as sampler_module
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import MicroBatch
+from adastate.training.student_rollouts import MicroBatch
 from tests.support.rig import tiny_distill
 from tests.support.tiny import GRID, ROOT, SIZE
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adastate.models.wan import DiT
-from adastate.weights import Checkpoint
+from adastate.weights import NetworkWeights
 from adastate.weights.key_maps import to_diffusers
 
 State = dict[str, Tensor]
@@ -21,7 +21,7 @@ def state(net: DiT) -> State:
     return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
-def same(checkpoint: Checkpoint, net: DiT) -> None:
+def same(checkpoint: NetworkWeights, net: DiT) -> None:
     """Every weight of `net`, exactly."""
     own = net.state_dict()
     assert checkpoint.entries.keys() == own.keys()

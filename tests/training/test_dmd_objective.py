@@ -12,7 +12,7 @@ from adastate.diffusion import flow, losses
 from adastate.models.wan import DiT
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
-from adastate.training.rollout_samples import StudentSample
+from adastate.training.student_rollouts import StudentSample
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
 from tests.parity import load

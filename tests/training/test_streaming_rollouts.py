@@ -15,9 +15,9 @@ from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
 from adastate.training import streaming_rollouts
-from adastate.training.conditioned import PromptedNetwork
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.rollout_samples import Draw, MicroBatch, StudentSample, rollout_from_start
+from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, rollout_from_start
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
 from adastate.training.student import Student, Turn
 from callbacks import Checkpoints

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adastate.models.wan import DiT
-from adastate.weights import Checkpoint, WeightsError, export, facts, import_, read, save
+from adastate.weights import NetworkWeights, WeightsError, export, facts, import_, read, save
 from adastate.weights import geometry as geo
 from adastate.weights.export import split
 from adastate.weights.files import StoredTensor
@@ -21,14 +21,14 @@ STREAM = {"anchor": "state", "state_frames": 1, "denoising_steps": [1000, 500]}
 
 
 @pytest.fixture
-def own(tmp_path: Path, net: DiT) -> Checkpoint:
+def own(tmp_path: Path, net: DiT) -> NetworkWeights:
     save(net, tmp_path / "student.safetensors", stream=STREAM)
     return read(tmp_path / "student.safetensors")
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "wan"])
 @pytest.mark.parametrize("shard_gb", [10, 1e-4])
-def test_there_and_back_exactly(tmp_path: Path, net: DiT, own: Checkpoint, layout: Any, shard_gb: float) -> None:
+def test_there_and_back_exactly(tmp_path: Path, net: DiT, own: NetworkWeights, layout: Any, shard_gb: float) -> None:
     out = tmp_path / "out"
     files = export(own, out, layout, shard_gb=shard_gb)
     assert (len(files) > 3) == (shard_gb < 1)
@@ -49,7 +49,9 @@ def test_a_foreign_checkpoint_there_and_back(tmp_path: Path, net: DiT, layout: A
 
 @pytest.mark.parametrize("shard_gb", [10, 1e-4])
 @torch.no_grad()
-def test_diffusers_loads_it_and_computes_the_same(tmp_path: Path, net: DiT, own: Checkpoint, shard_gb: float) -> None:
+def test_diffusers_loads_it_and_computes_the_same(
+    tmp_path: Path, net: DiT, own: NetworkWeights, shard_gb: float
+) -> None:
     from diffusers import WanTransformer3DModel
 
     export(own, tmp_path / "out", "diffusers", shard_gb=shard_gb)
@@ -80,7 +82,7 @@ def test_what_diffusers_saves_is_read(tmp_path: Path, net: DiT) -> None:
     assert float((net(x, t, text) - expected).abs().max()) < 2e-5
 
 
-def test_wan_s_folder_is_as_shipped(tmp_path: Path, net: DiT, own: Checkpoint) -> None:
+def test_wan_s_folder_is_as_shipped(tmp_path: Path, net: DiT, own: NetworkWeights) -> None:
     export(own, tmp_path / "out", "wan")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -88,7 +90,7 @@ def test_wan_s_folder_is_as_shipped(tmp_path: Path, net: DiT, own: Checkpoint) -
     assert config["text_dim"] == 16, "Wan's code would take 4096 otherwise"
 
 
-def test_the_index_names_every_weight_once(tmp_path: Path, net: DiT, own: Checkpoint) -> None:
+def test_the_index_names_every_weight_once(tmp_path: Path, net: DiT, own: NetworkWeights) -> None:
     export(own, tmp_path / "out", "wan", shard_gb=1e-4)
     index = json.loads((tmp_path / "out" / "diffusion_pytorch_model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == net.state_dict().keys()
@@ -96,7 +98,7 @@ def test_the_index_names_every_weight_once(tmp_path: Path, net: DiT, own: Checkp
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_another_dtype(tmp_path: Path, net: DiT, own: Checkpoint, dtype: torch.dtype) -> None:
+def test_another_dtype(tmp_path: Path, net: DiT, own: NetworkWeights, dtype: torch.dtype) -> None:
     export(own, tmp_path / "out", "diffusers", dtype)
     back = read(tmp_path / "out")
     assert back.report.dtypes == {str(dtype).removeprefix("torch."): len(net.state_dict())}
@@ -111,7 +113,7 @@ def test_shards_are_no_larger_than_asked_for() -> None:
     assert [list(shard) for shard in split(entries, 100)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
-def test_nothing_is_written_over_unasked(tmp_path: Path, own: Checkpoint) -> None:
+def test_nothing_is_written_over_unasked(tmp_path: Path, own: NetworkWeights) -> None:
     out = tmp_path / "out"
     export(own, out, "wan")
     with pytest.raises(WeightsError, match="exists and is not empty; give another folder or --force"):
@@ -130,7 +132,7 @@ def test_nothing_is_written_over_unasked(tmp_path: Path, own: Checkpoint) -> Non
         import_(own, tmp_path / "student.pt")
 
 
-def test_a_failed_export_leaves_nothing(tmp_path: Path, own: Checkpoint) -> None:
+def test_a_failed_export_leaves_nothing(tmp_path: Path, own: NetworkWeights) -> None:
     broken = dict(own.entries)
 
     def fail() -> torch.Tensor:
@@ -138,7 +140,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, own: Checkpoint) -> None
 
     broken["head.head.weight"] = StoredTensor(own.entries["head.head.weight"].shape, torch.float32, fail)
     with pytest.raises(OSError, match="disk"):
-        export(Checkpoint(own.path, broken, own.report), tmp_path / "out", "wan")
+        export(NetworkWeights(own.path, broken, own.report), tmp_path / "out", "wan")
     assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
 
 
@@ -158,6 +160,6 @@ def test_unknown_heads_are_asked_for(tmp_path: Path, net: DiT) -> None:
     export(read(tmp_path / "x.pt", heads=4), tmp_path / "out", "diffusers")
 
 
-def test_no_size_of_shard(tmp_path: Path, own: Checkpoint) -> None:
+def test_no_size_of_shard(tmp_path: Path, own: NetworkWeights) -> None:
     with pytest.raises(WeightsError, match="shards of 0 GB hold nothing"):
         export(own, tmp_path / "out", "wan", shard_gb=0)

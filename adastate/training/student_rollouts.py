@@ -90,7 +90,7 @@ class Draw:
     Attributes:
         level: exit level.
         first: first chunk of a window.
-        switch: chunk with which the next prompt begins; None: it never does.
+        switch: chunk with which the next prompt begins, of carried streams the frame; None: it never does.
         uniform: chunks go one by one, where the stream is a staircase.
     """
 

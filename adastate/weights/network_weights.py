@@ -49,14 +49,14 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class NetworkWeights:
     """A network's weights, unread yet, under Wan's names, with what is known about them."""
 
     path: Path
     entries: Mapping[str, StoredTensor]
     report: LoadReport
 
-    def require(self) -> Checkpoint:
+    def require(self) -> NetworkWeights:
         """Itself; an error if it is not one whole network."""
         if not self.entries:
             raise WeightsError(f"{self.path} is a LoRA and no network: give the weights that it changes with --base")
@@ -73,7 +73,7 @@ def read(
     base: str | Path | None = None,
     lora_alpha: float | None = None,
     heads: int | None = None,
-) -> Checkpoint:
+) -> NetworkWeights:
     """Opens a source; tensors are read when asked for.
 
     Args:
@@ -122,7 +122,7 @@ def read(
         fit=compare(entries, geo.shapes(geometry)) if geometry else Fit(missing=untold),
         notes=notes + odd,
     )
-    return Checkpoint(stored.path, entries, about)
+    return NetworkWeights(stored.path, entries, about)
 
 
 def _over_base(
@@ -133,13 +133,13 @@ def _over_base(
     base: str | Path | None,
     alpha: float | None,
     heads: int | None,
-) -> Checkpoint:
+) -> NetworkWeights:
     """A LoRA merged into its base; without one, a checkpoint without entries that says so."""
     about = replace(about, origin=f"LoRA{', ' + about.origin if about.prefix else ''}")
     if base is None:
         ranks = ", ".join(str(r) for r in sorted({a.rank for a in made.values()}))
         note = f"rank {ranks}, {len(made)} layers; it needs the weights that it changes: --base"
-        return Checkpoint(path, {}, replace(about, size="that of its base", notes=(note,)))
+        return NetworkWeights(path, {}, replace(about, size="that of its base", notes=(note,)))
     if others:
         raise WeightsError(f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}")
     below = read(base, heads=heads).require()
@@ -154,7 +154,7 @@ def _over_base(
         dtypes=_dtypes(merged),
         notes=(*below.report.notes, note),
     )
-    return Checkpoint(path, merged, report)
+    return NetworkWeights(path, merged, report)
 
 
 def sections(stored: Stored) -> list[Section]:
