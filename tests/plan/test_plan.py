@@ -11,7 +11,7 @@ import torch
 from adastate.encoders import TAEHV, TinyCodec
 from adastate.models.wan import DiT, Size
 from adastate.plan.configured import PRETRAINED
-from adastate.plan.cost import CountedPass, parameters, pass_flops, rollout_passes, stream_flops, text_flops
+from adastate.plan.cost import CountedPass, StepCost, parameters, pass_flops, rollout_passes, stream_flops, text_flops
 from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
 from adastate.training.prompted_network import PromptedNetwork
@@ -111,6 +111,15 @@ def test_a_step_costs_what_is_counted(monkeypatch: Any, level: int, loss: str, c
     assert recipe.student_step(level) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.01)
     critic = recipe.rollout(False, level) + recipe.critic_update
     assert critic == pytest.approx(counted(lambda: step.critic().backward()) / 4, rel=0.01)
+
+
+def test_each_network_s_checkpointing_costs_that_network() -> None:
+    def cost(student: bool, critic: bool) -> StepCost:
+        return StepCost(SIZE, SIZE, SIZE, spec(), TOKENS, 6, (student, critic))
+
+    plain, students, critics = cost(False, False), cost(True, False), cost(False, True)
+    assert students.critic_update == plain.critic_update < critics.critic_update
+    assert critics.student_step() == plain.student_step() < students.student_step()
 
 
 @pytest.mark.parametrize(("every", "first"), [(5, 0), (5, 7), (1, 8), (4, 4)])
