@@ -1,0 +1,126 @@
+"""How a camera flies, read off its pictures: the tilt of the horizon and the turn from picture to picture.
+
+Angles are radians; positive is to the right: a bank to the right, a turn to the right. `view` is the width of what is
+seen at a distance of 1. Pictures may be sheared or rotated by a bank, which differ by less than the measures do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as nnf
+
+VIEW = 1.4
+"""Of the flight world: 70 degrees."""
+
+LEVEL = -0.17
+"""Pitch of the flight world's level flight."""
+
+
+def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of the largest score, between samples by a parabola through three, and the fall to its neighbours.
+
+    `scores` is `[..., n]`; what comes back has no last axis.
+    """
+    best = scores.argmax(-1).clamp(1, scores.shape[-1] - 2)
+    left, top, right = (scores.gather(-1, (best + step)[..., None])[..., 0] for step in (-1, 0, 1))
+    fall = (2 * top - left - right).clamp(min=1e-9)
+    return best + (0.5 * (right - left) / fall).clamp(-0.5, 0.5), fall
+
+
+def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.025) -> Float[Tensor, "B T"]:
+    """Bank of the camera at each picture, within `most`.
+
+    Sky, haze and horizon have the same colours all along the horizon's direction. Of all slopes that one is taken along
+    which the upper two thirds of the picture change least, in the mean of the change's square root, so that
+    what is steep (a slope of land, a landmark) has little to say.
+    """
+    height = video.shape[-2]
+    smooth = nnf.avg_pool2d(video.flatten(0, 1), (5, 7), 1)[..., : round(0.6 * height), :]
+    across = smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]
+    up = smooth[..., :-2, 1:-1] - smooth[..., 2:, 1:-1]
+    power = (across.square() + up.square()).sum(1) + 1e-3
+    slopes = torch.arange(-most, most + step / 2, step)
+    still = [((across + s * up).square().sum(1) / power + 1e-5).pow(0.2).mean((-1, -2)) for s in slopes.tolist()]
+    place, _ = _peak(-torch.stack(still, -1))
+    return torch.atan(place * step - most).view(video.shape[:2])
+
+
+@dataclass(frozen=True)
+class Turning:
+    """Turn of the view from each picture to the next.
+
+    Attributes:
+        rate: radians a picture `[B, T-1]`, positive to the right; a head that turns counts.
+        sure: how sharply one shift fits better than its neighbours, over what it leaves unexplained `[B, T-1]`;
+            where it is above `SURE` the rate may be trusted.
+    """
+
+    rate: Tensor
+    sure: Tensor
+
+
+SURE = 0.05
+
+FAINT = 0.01
+"""Deviation of the far part's brightness below which there is nothing to match."""
+
+
+def cylinder(
+    video: Float[Tensor, "B T 3 h w"],
+    tilts: Float[Tensor, "B T"],
+    view: float = VIEW,
+    columns: int = 128,
+    rows: int = 26,
+    low: float = -0.08,
+    high: float = 0.42,
+) -> tuple[Float[Tensor, "B T 3 rows columns"], Float[Tensor, "B T 1 rows columns"]]:
+    """The far part of each picture unrolled, so that a turn is a plain shift, and what of it was in view (0 or 1).
+
+    Columns are equal steps of bearing over the whole view, rows of the elevation's tangent from `high` down to `low`;
+    the bank is taken out, pitch is taken as that of level flight.
+    """
+    half = math.atan(view / 2)
+    bearing = (torch.arange(columns) + 0.5) / columns * 2 * half - half
+    rise = torch.linspace(high, low, rows)[:, None] / bearing.cos()
+    u = bearing.tan().expand(rows, columns)
+    v = rise - math.tan(LEVEL) + tilts.tan()[..., None, None] * u
+    ratio = video.shape[-1] / video.shape[-2]
+    at = torch.stack([(u * 2 / view).expand_as(v), -v * 2 / view * ratio], -1)
+    unrolled = nnf.grid_sample(
+        video.flatten(0, 1), at.flatten(0, 1), padding_mode="border", align_corners=False
+    ).unflatten(0, video.shape[:2])
+    return unrolled, (at.abs().amax(-1) < 0.98).float()[:, :, None]
+
+
+def turning(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.5) -> Turning:
+    """Turn a picture, by the shift of what lies far away: sky, clouds, sun and the land at the horizon.
+
+    Where there is nothing to hold on to (haze, a plain sky over a level sea) any shift fits; `Turning.sure` tells.
+    """
+    far, seen = cylinder(video, tilt(video), view)
+    columns = far.shape[-1]
+    mean = nnf.avg_pool2d((far * seen).flatten(0, 2), (1, 41), 1, (0, 20), count_include_pad=False)
+    share = nnf.avg_pool2d(seen.flatten(0, 2), (1, 41), 1, (0, 20), count_include_pad=False)
+    relief = (far - mean.view(far.shape) / share.view(seen.shape).clamp(min=0.05)) * seen
+    width = 2 * math.atan(view / 2) / columns
+    reach = min(round(most / width), columns // 2)
+    square = relief.square().sum(2, keepdim=True)
+    both = _matched(relief[:, :-1], relief[:, 1:], reach)
+    norm = _matched(square[:, :-1], seen[:, 1:], reach) * _matched(seen[:, :-1], square[:, 1:], reach)
+    faint = FAINT**2 * 3 * _matched(seen[:, :-1], seen[:, 1:], reach)
+    likeness = both / (norm.clamp(min=0).sqrt() + faint).clamp(min=1e-6)  # cosine, over what both pictures show
+    place, fall = _peak(likeness)
+    return Turning((place - reach) * width, fall / (1 - likeness.amax(-1)).clamp(min=1e-3))
+
+
+def _matched(early: Tensor, late: Tensor, reach: int) -> Tensor:
+    """Sums over `[B, T, C, rows, columns]` of `early` at column c + k times `late` at c, `[B, T, 2 reach + 1]`."""
+    n = 2 * early.shape[-1]
+    product = (torch.fft.rfft(early, n) * torch.fft.rfft(late, n).conj()).sum((2, 3))
+    sums = torch.fft.irfft(product, n)
+    return torch.cat([sums[..., n - reach :], sums[..., : reach + 1]], -1)
