@@ -119,6 +119,16 @@ def test_a_stream_is_the_shortest_of_whole_chunks_and_each_begins_where_the_last
     assert starts[-1] * codec.fps == span(codec, given, frames - 3)
 
 
+@pytest.mark.parametrize("given", [0, 4])
+@pytest.mark.parametrize("codec", [TinyCodec(None, width=4), Wanlike(None, width=4)])
+def test_a_length_that_whole_chunks_make_is_theirs(codec: TinyCodec, given: int) -> None:
+    spec = StreamSpec()
+    for frames in (3, 6, 30):
+        seconds = span(codec, given, frames) / codec.fps
+        assert frames_for(seconds, codec, spec, given) == frames
+        assert frames_for(seconds + 1e-3, codec, spec, given) == frames + 3
+
+
 # ---- a prompt that changes
 
 

@@ -10,6 +10,7 @@ import torch
 
 from adastate.encoders import TAEHV, TinyCodec
 from adastate.models.wan import DiT, Size
+from adastate.models.wan.fused import Passes
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import CountedPass, StepCost, parameters, pass_flops, rollout_passes, stream_flops, text_flops
 from adastate.plan.runs import codec_parameters
@@ -111,6 +112,36 @@ def test_a_step_costs_what_is_counted(monkeypatch: Any, level: int, loss: str, c
     assert recipe.student_step(level) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.01)
     critic = recipe.rollout(False, level) + recipe.critic_update
     assert critic == pytest.approx(counted(lambda: step.critic().backward()) / 4, rel=0.01)
+
+
+@pytest.mark.parametrize("loss", ["none", "dmd"])
+def test_tokens_are_those_that_pass_through_the_networks(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    """Of a student's step and of the critic's, in the mean over exit levels."""
+    passed: dict[str, list[int]] = {"student": [], "critic": []}
+    frames: list[int] = []
+
+    def note(kind: type, name: str) -> None:
+        run = getattr(kind, name)
+
+        def noted(net: Any, x: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+            frames.append(x.shape[0] * x.shape[1])
+            return run(net, x, *given, **more)
+
+        monkeypatch.setattr(kind, name, noted)
+
+    note(DiT, "forward"), note(Passes, "__call__")
+    for level in range(3):
+        step = Step(monkeypatch, level, state_loss=loss)
+        for name, work in (("student", step.student), ("critic", step.critic)):
+            frames.clear()
+            work()
+            passed[name].append(sum(frames) * TOKENS // len(step.index))
+    recipe = step.recipe(False)
+    assert recipe.network_tokens(1, 0, 0) == pytest.approx(sum(passed["student"]) / 3)
+    assert recipe.network_tokens(0, 1, 1) == pytest.approx(sum(passed["critic"]) / 3)
+    assert recipe.network_tokens(2, 3, 4) == pytest.approx(
+        2 * recipe.network_tokens(1, 0, 0) + 3 * recipe.network_tokens(0, 1, 1) + recipe.network_tokens(0, 0, 1)
+    )
 
 
 def test_each_network_s_checkpointing_costs_that_network() -> None:
