@@ -10,9 +10,10 @@ from torch import Tensor
 
 from adastate.metrics.flight_landmarks import FOUND, spotted
 from datamodules.worlds.flight.atmosphere import TIMES
+from datamodules.worlds.flight.camera_path import KEYS, path
 from datamodules.worlds.flight.landmarks import COLOURS, sight
-from datamodules.worlds.flight.voxel_render import render
-from datamodules.worlds.flight.voyages import Voyage
+from datamodules.worlds.flight.voxel_render import pictures, render
+from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
 from tests.support.flights import Flown, codec_like, flown
 
 CLEAR = 12
@@ -93,3 +94,20 @@ def test_a_painted_disc_is_where_it_is_and_grey_is_nothing() -> None:
         assert seen.row.item() == pytest.approx(20, abs=0.05)
         assert seen.bearing.item() == pytest.approx(torch.atan(torch.tensor(8.5 * 1.4 / 64)).item(), abs=1e-3)
     assert spotted(grey[None, None], colours[None]).score.item() < 0.01
+
+
+def test_landmarks_are_back_after_a_look_behind_at_their_bearing_and_in_their_colour() -> None:
+    hover, back = (torch.tensor([[float(key in keys) for key in KEYS]]) for keys in ("ws", "wsjl"))
+    actions = torch.cat([hover.repeat(8, 1), back.repeat(7, 1), hover.repeat(7, 1)])
+    found = 0
+    for index in range(24):
+        flight = voyage(200, index, Rules(), weather="clear sky", landmark="hot-air balloons")
+        poses = path(flight, actions)
+        seen = spotted(pictures(flight, poses[[23, 35, 65]])[None], painted(flight)[None])
+        score, bearing, colour = seen.score[0], torch.rad2deg(seen.bearing[0]), seen.colour[0]
+        if score[0] < 1.5 * FOUND:
+            continue
+        found += 1
+        assert abs(float(bearing[2] - bearing[0])) < 0.3 and colour[2] == colour[0]
+        assert score[1] < FOUND or abs(float(bearing[1] - bearing[0])) > 0.3, "behind there are others"
+    assert found >= 8
