@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -30,10 +30,10 @@ class Spotted:
         colour: number among the colours asked for.
     """
 
-    score: Tensor
-    bearing: Tensor
-    row: Tensor
-    colour: Tensor
+    score: Float[Tensor, "B T"]
+    bearing: Float[Tensor, "B T"]
+    row: Float[Tensor, "B T"]
+    colour: Int[Tensor, "B T"]
 
 
 def blurred(x: Float[Tensor, "N C h w"], deviation: float) -> Float[Tensor, "N C h w"]:

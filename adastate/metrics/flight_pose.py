@@ -60,8 +60,8 @@ class Turning:
             where it is above `SURE` the rate may be trusted.
     """
 
-    rate: Tensor
-    sure: Tensor
+    rate: Float[Tensor, "B T"]
+    sure: Float[Tensor, "B T"]
 
 
 SURE = 0.05
