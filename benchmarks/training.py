@@ -28,8 +28,8 @@ from adastate.stream import StreamSpec
 from adastate.training import conditioned
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
-from adastate.training.student_rollouts import MicroBatch
 from adastate.training.student import Student
+from adastate.training.student_rollouts import MicroBatch
 from adastate.training.teacher import Teacher
 from benchmarks.clock import Clock, Spread, quartiles, ratios, told
 

@@ -14,8 +14,8 @@ from adastate.diffusion import flow, solvers
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import View
 from adastate.stream.passes import write
-from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.initialization import teacher_forcing_forward
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.teacher import Teacher
 from adastate.types import one_level
 

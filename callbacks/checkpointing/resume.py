@@ -43,7 +43,8 @@ def newest(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
 
 
 def check(state: Path, trainer: pl.Trainer | None = None) -> None:
-    """Raises atomic_folder.Damaged unless the checkpoint that this state belongs to is what its manifest says, and readable."""
+    """Raises atomic_folder.Damaged unless the checkpoint that this state belongs to is what its manifest says, and
+    readable."""
     if gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
         wrong = _wrong(state.parent, trainer)
         if wrong:

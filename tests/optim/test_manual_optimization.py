@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.student_rollouts import MicroBatch, StudentSample
 from adastate.training.streaming_rollouts import StreamBatch
+from adastate.training.student_rollouts import MicroBatch, StudentSample
 from callbacks import Checkpoints
 from callbacks.checkpointing.resume import newest
 from tests.support.rig import Prompts, Rows, fit, tiny_distill

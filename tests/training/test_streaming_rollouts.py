@@ -17,9 +17,9 @@ from adastate.stream import StateCache, rollout
 from adastate.training import streaming_rollouts
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, rollout_from_start
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
 from adastate.training.student import Student, Turn
+from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, rollout_from_start
 from callbacks import Checkpoints
 from datamodules.prompts import PromptData
 from tests.support.rig import (

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.stream import StateCache, rollout
-from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.distill import Distill
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.student_rollouts import Draw, MicroBatch, rollout_window
 from adastate.training.student import Turn
+from adastate.training.student_rollouts import Draw, MicroBatch, rollout_window
 from tests.support.rig import Pictures, Prompts, Rows, fit, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, normal
 
