@@ -1,9 +1,14 @@
 """What crosses file borders, and the letters that name tensor axes.
 
-Shape legend, used in every docstring and jaxtyping annotation:
+Shape legend, of docstrings and of jaxtyping annotations:
 
     B batch   F latent frames   S state frames   C latent channels   H W latent grid
-    L tokens  D width           N heads          K head dim          T pictures
+    L tokens  D width           N heads          K head dim          T pictures   h w pixels
+
+Lq are the tokens that ask, where others answer. Whatever else has a name is said in full, or where it stands.
+Public functions carry the annotations in this file, in diffusion, metrics, media/video.py, training/rewards.py and, of
+models, in activation, attention, norm and rope. Tests check every new combination of shapes that passes there
+(tests/support/shapes.py); production never does.
 
 Latents are `[B, F, C, H, W]` and video is `[B, T, 3, h, w]` in [-1, 1] everywhere in this project.
 Frame positions are host integers: nothing in a pass waits for the device to tell where a frame stands.
@@ -17,6 +22,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 Positions = tuple[int, ...]
@@ -25,23 +31,23 @@ Positions = tuple[int, ...]
 FrameMask = tuple[tuple[bool, ...], ...]
 """Which key frames each query frame sees: rows are queries, columns are keys."""
 
-Rotate = Callable[[Tensor, Positions], Tensor]
-"""Rotates raw keys `[B, L, N, K]` to the given frame positions."""
+Rotate = Callable[[Float[Tensor, "*batch L N K"], Positions], Float[Tensor, "*batch L N K"]]
+"""Rotates raw keys to the given frame positions."""
 
-Probe = Callable[[int, Tensor, Tensor, FrameMask | None], None]
+Probe = Callable[[int, Float[Tensor, "B Lq N K"], Float[Tensor, "B L N K"], FrameMask | None], None]
 """Sees (layer, rotated queries, rotated keys, frame mask) of every attention of a pass; for measurements."""
 
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
-def one_level(batch: int, frames: int, t: float, device: torch.device) -> Tensor:
-    """Timesteps `[B, F]`, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
+def one_level(batch: int, frames: int, t: float, device: torch.device) -> Float[Tensor, "{batch} {frames}"]:
+    """Timesteps, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
     times = torch.full((batch, frames), t, device=device)
     times.host_level = t  # type: ignore[attr-defined]
     return times
 
 
-def host_level(t: Tensor) -> float | None:
+def host_level(t: Num[Tensor, " ..."]) -> float | None:
     """The value of timesteps made by `one_level`; None of others."""
     return getattr(t, "host_level", None)
 
@@ -52,10 +58,10 @@ class StaticKV(NamedTuple):
     All that is there is in view; the pass's own tokens go to `rows`.
     """
 
-    keys: Tensor  # [layers, B, L, N, K], turned
-    values: Tensor
-    raw: Tensor | None  # where raw keys are wanted
-    rows: Tensor  # [own L] int64
+    keys: Float[Tensor, "layers B L N K"]  # turned
+    values: Float[Tensor, "layers B L N K"]
+    raw: Float[Tensor, "layers B L N K"] | None  # where raw keys are wanted
+    rows: Int64[Tensor, " own"]
 
 
 class Memory(Protocol):
@@ -80,8 +86,15 @@ class Memory(Protocol):
     def keeps(self) -> bool:
         """Whether `join` wants raw keys, to keep them."""
 
-    def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
-        """Leaves a pass's own keys, raw and turned, and values `[B, L, N, K]`; returns those of all frames in view."""
+    def join(
+        self,
+        layer: int,
+        raw: Float[Tensor, "B Lq N K"] | None,
+        k: Float[Tensor, "B Lq N K"],
+        v: Float[Tensor, "B Lq N K"],
+        rotate: Rotate,
+    ) -> tuple[Float[Tensor, "B L N K"], Float[Tensor, "B L N K"]]:
+        """Leaves a pass's own keys, raw and turned, and values; returns those of all frames in view."""
 
     def slots(self, rotate: Rotate) -> StaticKV | None:
         """The same memory for a pass that writes there by itself; None while its shape still changes."""
@@ -99,12 +112,12 @@ class Batch:
     gives the same gradients however many processes share it (law 11).
     """
 
-    index: Tensor  # [B] int64
+    index: Int64[Tensor, " B"]
     prompts: list[str]
-    latents: Tensor | None = None  # [B, F, C, H, W], normalised
-    video: Tensor | None = None  # [B, T, 3, h, w] in [-1, 1]
-    trajectory: Tensor | None = None  # [B, J, F, C, H, W], from noise to data
-    levels: Tensor | None = None  # [J] timesteps of `trajectory`, in [0, 1000]
+    latents: Float[Tensor, "B F C H W"] | None = None  # normalised
+    video: Float[Tensor, "B T 3 h w"] | None = None  # in [-1, 1]
+    trajectory: Float[Tensor, "B J F C H W"] | None = None  # J levels from noise to data
+    levels: Float[Tensor, " J"] | None = None  # timesteps of `trajectory`, in [0, 1000]
     next_prompts: list[str] = field(default_factory=list)  # to which the streams of a long tuning turn
 
     def __len__(self) -> int:
@@ -129,8 +142,8 @@ class Chunk:
 
     index: int  # of the generated chunks; given frames are none
     start: int  # first latent frame of the chunk in the stream
-    content: Tensor  # [B, F, C, H, W], emitted
-    state: Tensor | None  # [B, S, C, H, W], carried and never emitted; None where no state was denoised
+    content: Float[Tensor, "B F C H W"]  # emitted
+    state: Float[Tensor, "B S C H W"] | None  # carried and never emitted; None where no state was denoised
     passes: int  # network passes spent on this chunk, the clean one included
 
     @property

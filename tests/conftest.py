@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.models.wan import DiT
-from tests.support.tiny import NetStudent, random_net
+from tests.support import shapes
+
+shapes.install()  # before anything of ours is imported
+
+from adastate.models.wan import DiT  # noqa: E402
+from tests.support.tiny import NetStudent, random_net  # noqa: E402
 
 LONG = (
     "zero", "stages_sharded", "lora", "resume_command", "preempt", "disk", "heartbeat", "commands",

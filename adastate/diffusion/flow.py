@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from adastate.types import host_level
@@ -20,15 +21,15 @@ from adastate.types import host_level
 TIMESTEPS = 1000
 
 
-def warp(u: Tensor, shift: float) -> Tensor:
+def warp(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
     """Shifts uniform levels `u` in [0, 1] towards noise: shift u / (1 + (shift - 1) u)."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def sigma_table(shift: float, entries: int = TIMESTEPS) -> Tensor:
-    """`[entries]` falling float32 levels in (0, 1], the first being 1. Read-only: it is shared."""
+def sigma_table(shift: float, entries: int = TIMESTEPS) -> Float32[Tensor, " {entries}"]:
+    """Falling levels in (0, 1], the first being 1. Read-only: it is shared."""
     return warp(torch.linspace(1.0, 0.0, entries + 1)[:-1], shift)
 
 
@@ -39,13 +40,13 @@ def _ascending(shift: float, device: torch.device) -> tuple[Tensor, Tensor]:
     return sigmas, (sigmas * TIMESTEPS).contiguous()
 
 
-def sigma(t: Tensor, shift: float) -> Tensor:
-    """Levels of the table entries nearest to timesteps `t` (any shape); the noisier one on ties."""
+def sigma(t: Float[Tensor, "*shape"], shift: float) -> Float32[Tensor, "*shape"]:
+    """Levels of the table entries nearest to timesteps `t`; the noisier one on ties."""
     sigmas, times = _ascending(float(shift), t.device)
     return sigmas[_nearest(times, t)]
 
 
-def entry(t: Tensor, shift: float) -> Tensor:
+def entry(t: Float[Tensor, "*shape"], shift: float) -> Int[Tensor, "*shape"]:
     """Indices of those entries in `sigma_table`, 0 being the noisiest."""
     return TIMESTEPS - 1 - _nearest(_ascending(float(shift), t.device)[1], t)
 
@@ -83,36 +84,60 @@ def _level(t: Tensor, shift: float, like: Tensor) -> Tensor | float:
     return s.reshape(s.shape + (1,) * (like.dim() - s.dim()))
 
 
-def add_noise(x0: Tensor, noise: Tensor, t: Tensor, shift: float) -> Tensor:
-    """x_t `[B, F, C, H, W]` for `t` [B] or [B, F]."""
+def add_noise(
+    x0: Float[Tensor, "B F C H W"],
+    noise: Float[Tensor, "B F C H W"],
+    t: Float[Tensor, " B"] | Float[Tensor, "B F"],
+    shift: float,
+) -> Float[Tensor, "B F C H W"]:
+    """x_t at `t`, of every sample or of every frame."""
     s = torch.as_tensor(_level(t, shift, x0), dtype=torch.float64).to(x0.dtype)
     if s.dim() == 0:  # on the host, and by the same rounding
         return float(1 - s) * x0 + float(s) * noise
     return (1 - s) * x0 + s * noise
 
 
-def predicted(net: Callable[..., Tensor], x0: Tensor, noise: Tensor, t: Tensor, text: Tensor, shift: float) -> Tensor:
-    """Velocity that `net` predicts of `x0` with `noise` at `t` [B], all `[B, F, C, H, W]`; it is trained and scored."""
+def predicted(
+    net: Callable[..., Float[Tensor, "B F C H W"]],
+    x0: Float[Tensor, "B F C H W"],
+    noise: Float[Tensor, "B F C H W"],
+    t: Float[Tensor, " B"],
+    text: Float[Tensor, "B L D"],
+    shift: float,
+) -> Float[Tensor, "B F C H W"]:
+    """Velocity that `net` predicts of `x0` with `noise` at `t`; it is trained and scored."""
     return net(add_noise(x0, noise, t, shift), t, text)
 
 
-def to_x0(x_t: Tensor, flow: Tensor, t: Tensor, shift: float) -> Tensor:
+def to_x0(
+    x_t: Float[Tensor, "B F C H W"],
+    flow: Float[Tensor, "B F C H W"],
+    t: Float[Tensor, " B"] | Float[Tensor, "B F"],
+    shift: float,
+) -> Float[Tensor, "B F C H W"]:
     """x0 = x_t - s flow, computed in float64 (few-step sampling multiplies the rounding)."""
     return (x_t.double() - _level(t, shift, x_t) * flow.double()).to(x_t.dtype)
 
 
-def to_flow(x_t: Tensor, x0: Tensor, t: Tensor, shift: float) -> Tensor:
+def to_flow(
+    x_t: Float[Tensor, "B F C H W"],
+    x0: Float[Tensor, "B F C H W"],
+    t: Float[Tensor, " B"] | Float[Tensor, "B F"],
+    shift: float,
+) -> Float[Tensor, "B F C H W"]:
     """flow = (x_t - x0) / s, computed in float64."""
     return ((x_t.double() - x0.double()) / _level(t, shift, x_t)).to(x_t.dtype)
 
 
-def draw_timesteps(u: Tensor, shift: float, low: float = 20.0, high: float = 980.0) -> Tensor:
+def draw_timesteps(
+    u: Int[Tensor, "*shape"], shift: float, low: float = 20.0, high: float = 980.0
+) -> Float[Tensor, "*shape"]:
     """Timesteps of uniform integers `u` in 0..999, shifted, then clamped to [low, high]."""
     return (warp(u / TIMESTEPS, shift) * TIMESTEPS).clamp(low, high)
 
 
-def training_weights(shift: float) -> Tensor:
-    """`[TIMESTEPS]` weights of the flow-matching loss by table entry, mean 1: a bell over the middle timesteps.
+def training_weights(shift: float) -> Float[Tensor, " entries"]:
+    """Weights of the flow-matching loss by table entry, mean 1: a bell over the middle timesteps.
 
     Self-Forcing's repository weighs its pretraining so; distribution matching does not.
     """
@@ -121,6 +146,6 @@ def training_weights(shift: float) -> Tensor:
     return y * (TIMESTEPS / y.sum())
 
 
-def euler_times(steps: int, shift: float) -> Tensor:
-    """`[steps + 1]` levels from 1 to 0 for an ODE sampler."""
+def euler_times(steps: int, shift: float) -> Float[Tensor, " {steps+1}"]:
+    """Levels from 1 to 0 for an ODE sampler."""
     return warp(torch.linspace(1.0, 0.0, steps + 1), shift)

@@ -10,28 +10,43 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 HorizonLaw = Literal["linear", "none"]
 
 
-def flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
-    """mean |v_net - (eps - x0)|^2, over the frames of `mask` [B, F] if one is given."""
+def flow_matching(
+    flow: Float[Tensor, "B F C H W"],
+    x0: Float[Tensor, "B F C H W"],
+    noise: Float[Tensor, "B F C H W"],
+    mask: Bool[Tensor, "B F"] | None = None,
+) -> Float[Tensor, ""]:
+    """mean |v_net - (eps - x0)|^2, over the frames of `mask` if one is given."""
     return _frame_mean((flow.float() - (noise - x0).float()).square(), mask)
 
 
-def per_sample_flow_matching(flow: Tensor, x0: Tensor, noise: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-    """The same for every sample, `[B]`, over the frames that `carries` [F] loss: for curves by noise level."""
+def per_sample_flow_matching(
+    flow: Float[Tensor, "B F C H W"],
+    x0: Float[Tensor, "B F C H W"],
+    noise: Float[Tensor, "B F C H W"],
+    loss_mask: Bool[Tensor, " F"] | None = None,
+) -> Float[Tensor, " B"]:
+    """The same for every sample, over the frames of `loss_mask`: for curves by noise level."""
     error = (flow.float() - (noise - x0).float()).square()
     return (error if loss_mask is None else error[:, loss_mask]).flatten(1).mean(1)
 
 
-def regression(x0_net: Tensor, x0: Tensor, mask: Tensor | None = None) -> Tensor:
+def regression(
+    x0_net: Float[Tensor, "B F C H W"], x0: Float[Tensor, "B F C H W"], mask: Bool[Tensor, "B F"] | None = None
+) -> Float[Tensor, ""]:
     """ODE regression: mean |x0_net - x0|^2 against the end of the teacher's trajectory."""
     return _frame_mean((x0_net.float() - x0.float()).square(), mask)
 
 
-def dmd_gradient(x: Tensor, x0_real: Tensor, x0_fake: Tensor) -> Tensor:
+def dmd_gradient(
+    x: Float[Tensor, "B F C H W"], x0_real: Float[Tensor, "B F C H W"], x0_fake: Float[Tensor, "B F C H W"]
+) -> Float[Tensor, "B F C H W"]:
     """g = (x0_fake - x0_real) / mean|x - x0_real|, the mean over all elements of a sample; nan becomes 0.
 
     It points where the student's samples are denser than the teacher's (DMD eq. 7), does not change when all
@@ -42,20 +57,20 @@ def dmd_gradient(x: Tensor, x0_real: Tensor, x0_fake: Tensor) -> Tensor:
 
 
 def dmd(
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor | None = None,
-    mask: Tensor | None = None,
-    samples: Tensor | None = None,
-) -> Tensor:
+    x: Float[Tensor, "B F C H W"],
+    g: Float[Tensor, "B F C H W"],
+    weight: Float[Tensor, " F"] | None = None,
+    mask: Bool[Tensor, "B F"] | None = None,
+    samples: Float[Tensor, " B"] | None = None,
+) -> Float64[Tensor, ""]:
     """1/2 mean_i w_i |x_i - sg(x_i - g_i)|^2, whose gradient with respect to x is w g / size. In float64.
 
     Args:
         x: student's samples, with gradient.
         g: `dmd_gradient`.
-        weight: one per frame `[F]`, mean 1 over the frames that carry loss.
-        mask: `[B, F]` frames that carry loss.
-        samples: one weight per sample `[B]`, see `reward_weight`.
+        weight: one per frame, mean 1 over the frames that carry loss.
+        mask: frames that carry loss.
+        samples: one weight per sample, see `reward_weight`.
     """
     square = (x.double() - (x.double() - g.double()).detach()).square()
     if weight is not None:
@@ -65,7 +80,13 @@ def dmd(
     return 0.5 * _frame_mean(square, mask)
 
 
-def sid(x: Tensor, x0_real: Tensor, x0_fake: Tensor, alpha: float = 1.0, weight: Tensor | None = None) -> Tensor:
+def sid(
+    x: Float[Tensor, "B F C H W"],
+    x0_real: Float[Tensor, "B F C H W"],
+    x0_fake: Float[Tensor, "B F C H W"],
+    alpha: float = 1.0,
+    weight: Float[Tensor, " F"] | None = None,
+) -> Float64[Tensor, ""]:
     """Score identity distillation: mean_i w_i (r - f)_i ((r - x)_i - alpha (r - f)_i) / mean|x - r|. In float64.
 
     Unlike `dmd` its gradient goes through both scores, r = x0_real and f = x0_fake, to the student's samples x, so
@@ -80,16 +101,18 @@ def sid(x: Tensor, x0_real: Tensor, x0_fake: Tensor, alpha: float = 1.0, weight:
     return each.mean()
 
 
-def reward_weight(reward: Tensor, beta: float) -> Tensor:
-    """exp(beta r) for rewards `[B]`: samples that move count more (Reward-Forcing, with beta = 2)."""
+def reward_weight(reward: Float[Tensor, " B"], beta: float) -> Float64[Tensor, " B"]:
+    """exp(beta r) for rewards: samples that move count more (Reward-Forcing, with beta = 2)."""
     return (beta * reward.double()).exp()
 
 
-def horizon_weight(frames: int, alpha: float, law: HorizonLaw = "linear", loss_mask: Tensor | None = None) -> Tensor:
-    """w_i = 1 + alpha i / (N - 1) over the N frames that carry loss, divided by its mean; `[frames]`.
+def horizon_weight(
+    frames: int, alpha: float, law: HorizonLaw = "linear", loss_mask: Bool[Tensor, " {frames}"] | None = None
+) -> Float64[Tensor, " {frames}"]:
+    """w_i = 1 + alpha i / (N - 1) over the N frames that carry loss, divided by its mean.
 
     Errors grow along a rollout, so late frames get more of the supervision; alpha = 0 is plain DMD. The linear
-    growth is the authors', its normalisation is ours (`horizon_law`). `carries` [frames] marks the N frames.
+    growth is the authors', its normalisation is ours (`horizon_law`). `loss_mask` marks the N frames.
     """
     on = torch.ones(frames, dtype=torch.bool) if loss_mask is None else loss_mask.cpu()
     n = int(on.sum())

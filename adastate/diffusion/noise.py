@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -46,26 +47,31 @@ class SampleNoise:
 
     Args:
         seed, iteration, purpose: key of the draws.
-        index: global sample index of every row, `[B]`.
+        index: global sample index of every row.
         device: where the numbers are drawn and stay.
     """
 
     def __init__(
-        self, seed: int, iteration: int, index: Tensor | Sequence[int], purpose: str, device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        iteration: int,
+        index: Int[Tensor, " B"] | Sequence[int],
+        purpose: str,
+        device: torch.device | str = "cpu",
     ) -> None:
         rows = index.tolist() if isinstance(index, Tensor) else list(index)
         self._rows = [generator(seed, iteration, i, purpose, device=device) for i in rows]
         self._device = device
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
         """Standard normals `[B, *shape]`; the next call draws on."""
         return torch.stack([torch.randn(shape, generator=g, device=self._device) for g in self._rows])
 
-    def integers(self, high: int) -> Tensor:
-        """Integers in 0..high-1, `[B]`."""
+    def integers(self, high: int) -> Int[Tensor, " B"]:
+        """Integers in 0..high-1."""
         return torch.cat([torch.randint(high, (1,), generator=g, device=self._device) for g in self._rows])
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
         """Uniform numbers in [0, 1), `[B, *shape]`."""
         return torch.stack([torch.rand(shape, generator=g, device=self._device) for g in self._rows])
 
@@ -89,18 +95,18 @@ class PlacedNoise:
         """The source for one draw: `kind` is "state" or "content"."""
         return SampleNoise(self.seed, chunk, self.index, f"{self.purpose} {level} {kind}", self.device)
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
         raise RuntimeError("placed noise is drawn through `at`")
 
 
 class RecordedNoise:
     """Replays recorded normals in the order in which they are asked for; a wrong shape or one too many is an error."""
 
-    def __init__(self, draws: Sequence[Tensor]) -> None:
+    def __init__(self, draws: Sequence[Float[Tensor, "B ..."]]) -> None:
         self._draws: Iterator[Tensor] = iter(draws)
         self._taken = 0
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
         try:
             draw = next(self._draws)
         except StopIteration:

@@ -11,27 +11,30 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from adastate.diffusion.flow import TIMESTEPS, warp
 
-Predict = Callable[[Tensor, int], Tensor]
-"""(sample, step) -> velocity, both `[B, ...]`."""
+Predict = Callable[[Float[Tensor, "B ..."], int], Float[Tensor, "B ..."]]
+"""(sample, step) -> velocity."""
 
 FIRST_LEVEL = torch.tensor(0.999).item()
 """Before the shift. At level 1 the log signal-to-noise ratio, in which UniPC steps, would be infinite."""
 
 
-def euler(predict: Predict, x: Tensor, levels: Tensor) -> list[Tensor]:
-    """x' = x + (s' - s) v along `levels` [steps + 1]; the samples at all levels, noise `x` first."""
+def euler(
+    predict: Predict, x: Float[Tensor, " B *rest"], levels: Float[Tensor, " levels"]
+) -> list[Float[Tensor, " B *rest"]]:
+    """x' = x + (s' - s) v along `levels`, one more than steps; the samples at all levels, noise `x` first."""
     path = [x]
     for i, (now, then) in enumerate(pairwise(levels.tolist())):
         path.append(path[-1] + (then - now) * predict(path[-1], i))
     return path
 
 
-def unipc_levels(steps: int, shift: float) -> tuple[Tensor, Tensor]:
-    """(levels `[steps + 1]` float32 ending at 0, timesteps `[steps]` int64) as Wan2.1's UniPC takes them.
+def unipc_levels(steps: int, shift: float) -> tuple[Float32[Tensor, " {steps+1}"], Int64[Tensor, " {steps}"]]:
+    """(levels ending at 0, timesteps) as Wan2.1's UniPC takes them.
 
     The network is told 1000 s cut to an integer, while the updates use s itself. Levels are rounded to float32, which
     near 1 moves the noise ratio by 1e-4: parity needs it.
@@ -42,7 +45,9 @@ def unipc_levels(steps: int, shift: float) -> tuple[Tensor, Tensor]:
     return levels.float(), (levels[:-1] * TIMESTEPS).long()
 
 
-def unipc(predict: Predict, x: Tensor, levels: Tensor) -> list[Tensor]:
+def unipc(
+    predict: Predict, x: Float[Tensor, " B *rest"], levels: Float[Tensor, " levels"]
+) -> list[Float[Tensor, " B *rest"]]:
     """UniPC of order 2 with B(h) = e^h - 1 ("bh2") on predictions of x0 (Zhao et al. 2023, section 3).
 
     Every step first corrects its own sample with the velocity there, then predicts the next one. The first step and
@@ -51,7 +56,7 @@ def unipc(predict: Predict, x: Tensor, levels: Tensor) -> list[Tensor]:
     Args:
         predict: the velocity at a step.
         x: noise.
-        levels: `[steps + 1]`, falling, the first below 1, the last 0 (`unipc_levels`).
+        levels: one more than steps, falling, the first below 1, the last 0 (`unipc_levels`).
 
     Returns:
         The predicted samples of all levels, noise first: those that `predict` was asked at, and the result.

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -25,8 +26,8 @@ LIKENESS = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2018: "'", 0x2019: "'"}
 """Times sign, dashes and single quotes, which PIL's built-in font has not."""
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
-    """Floats in [-1, 1] to bytes on the CPU, same shape; bytes pass. What is not finite becomes black."""
+def to_uint8(pictures: Float[Tensor, "*shape"] | UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Floats in [-1, 1] to bytes on the CPU; bytes pass. What is not finite becomes black."""
     if pictures.dtype == torch.uint8:
         return pictures.cpu()
     level = torch.nan_to_num(pictures.detach().float(), nan=-1.0, posinf=-1.0, neginf=-1.0)
@@ -62,7 +63,7 @@ class VideoWriter:
         # One thread and a quick preset: a preview is encoded while training wants the processor.
         self._stream.options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
 
-    def append(self, pictures: Tensor) -> None:
+    def append(self, pictures: Float[Tensor, " ..."] | UInt8[Tensor, " ..."]) -> None:
         """Adds `[T, 3, h, w]` to the end of the video."""
         if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (3, self.height, self.width):
             raise ValueError(
@@ -104,8 +105,10 @@ def _even(side: int) -> int:
     return side + side % 2
 
 
-def gif_bytes(video: Tensor, fps: float, max_height: int = 240, max_frames: int = 40) -> bytes:
-    """`[T, 3, h, w]` as an endless GIF, small enough for an event file.
+def gif_bytes(
+    video: Float[Tensor, "T 3 h w"] | UInt8[Tensor, "T 3 h w"], fps: float, max_height: int = 240, max_frames: int = 40
+) -> bytes:
+    """Pictures as an endless GIF, small enough for an event file.
 
     Tiny pictures are enlarged by a whole factor, large ones shrunk to `max_height`. Of a video longer than
     `max_frames` every k-th picture is kept at its own time; beyond 0.25 s a picture that turns into a time lapse.
@@ -137,13 +140,15 @@ def _fitted(h: int, w: int, height: int) -> tuple[int, int]:
     return max(1, round(w * height / h)), height
 
 
-def held(state: Tensor, length: int) -> Tensor:
-    """A state `[..., T', 3, h, w]` for as many pictures as its chunk has, each for an equal part of them."""
+def held(state: Shaped[Tensor, "*lead _ 3 h w"], length: int) -> Shaped[Tensor, "*lead {length} 3 h w"]:
+    """A state for as many pictures as its chunk has, each for an equal part of them."""
     return state[..., torch.arange(length) * state.shape[-4] // length, :, :, :]
 
 
-def beside(video: Tensor, state: Tensor | None) -> Tensor:
-    """Video `[..., T, 3, h, w]` left, the state of its chunk right, held to its length; black where there is none."""
+def beside(
+    video: Shaped[Tensor, "*lead T 3 h w"], state: Shaped[Tensor, "*lead _ 3 h w"] | None
+) -> Shaped[Tensor, "*lead T 3 h wider"]:
+    """Video left, the state of its chunk right, held to its length; black where there is none."""
     black = 0 if video.dtype == torch.uint8 else -1
     right = torch.full_like(video, black) if state is None else held(state, video.shape[-4])
     gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], black)
@@ -155,6 +160,6 @@ def file_name(prompt: str, index: int) -> str:
     return f"{index:03d}-{words or 'empty'}"
 
 
-def to_float(video: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
+def to_float(video: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Bytes to floats in [-1, 1]."""
     return video.float() / 127.5 - 1

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from adastate.metrics.motion import _overlap
 
 
-def spread(video: Tensor) -> Tensor:
-    """Variance over the pixels of a picture, mean over channels and pictures, `[B]`: the yardstick of what follows."""
+def spread(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
+    """Variance over the pixels of a picture, mean over channels and pictures: the yardstick of what follows."""
     return video.flatten(3).var(-1).mean((1, 2)).clamp_min(1e-6)
 
 
-def warp_error(video: Tensor, reach: int = 3) -> Tensor:
-    """What no motion of the camera explains, `[B, T - 1]`, for every picture and the one before it.
+def warp_error(video: Float[Tensor, "B T 3 h w"], reach: int = 3) -> Float[Tensor, "B T-1"]:
+    """What no motion of the camera explains, for every picture and the one before it.
 
     The smallest mean squared difference that a whole-pixel shift within `reach` leaves over the common area, over the
     clip's `spread`. 0 for a still and for a sheet that slides; a little where things move by themselves; at most 2, for
@@ -32,8 +33,8 @@ def warp_error(video: Tensor, reach: int = 3) -> Tensor:
     return best / spread(video)[:, None]
 
 
-def border_flicker(video: Tensor, chunk: int) -> Tensor:
-    """Change from picture to picture across borders of chunks over that within chunks, `[B]`; 1 is none.
+def border_flicker(video: Float[Tensor, "B T 3 h w"], chunk: int) -> Float[Tensor, " B"]:
+    """Change from picture to picture across borders of chunks over that within chunks; 1 is none.
 
     Args:
         chunk: pictures of a chunk; the clip begins with the first picture of one.

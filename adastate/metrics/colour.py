@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def ground(video: Tensor, colours: Tensor) -> Tensor:
-    """Index of the colour `[P, 3]` nearest to each clip's median colour, `[B]`."""
+def ground(video: Float[Tensor, "B T 3 h w"], colours: Float[Tensor, "colours 3"]) -> Int[Tensor, " B"]:
+    """Index of the colour nearest to each clip's median colour."""
     median = video.movedim(2, -1).flatten(1, 3).median(1).values
     return (median[:, None] - colours[None].to(median)).square().sum(-1).argmin(1)
 
 
-def saturation(video: Tensor) -> Tensor:
-    """Spread between the largest and the smallest colour channel, mean over the clip, `[B]`."""
+def saturation(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
+    """Spread between the largest and the smallest colour channel, mean over the clip."""
     return (video.amax(2) - video.amin(2)).mean((1, 2, 3))
 
 
-def hue(colour: Tensor) -> Tensor:
-    """Hue `[...]` of colours `[..., 3]`; brightness and strength do not matter."""
+def hue(colour: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:
+    """Hue of colours; brightness and strength do not matter."""
     angle = torch.arange(3, device=colour.device) * (2 * math.pi / 3)
     x, y = (colour * angle.cos()).sum(-1), (colour * angle.sin()).sum(-1)
     return torch.atan2(y, x) / (2 * math.pi) % 1.0
 
 
-def ground_hue(video: Tensor, margin: float = 0.15, strength: float = 0.0) -> Tensor:
-    """Hue of the ground in every picture, `[B, T]`: of the pixels less than `margin` brighter than the median.
+def ground_hue(video: Float[Tensor, "B T 3 h w"], margin: float = 0.15, strength: float = 0.0) -> Float[Tensor, "B T"]:
+    """Hue of the ground in every picture: of the pixels less than `margin` brighter than the median.
 
     Args:
         strength: least distance of their mean colour from grey; nan where it is less.
@@ -40,8 +41,10 @@ def ground_hue(video: Tensor, margin: float = 0.15, strength: float = 0.0) -> Te
     return torch.where(from_grey >= strength, hue(mean), math.nan)
 
 
-def bright_hue(video: Tensor, above: float = 0.3, strength: float = 0.42, least: int = 8) -> Tensor:
-    """Hue of what is bright and coloured in every picture, `[B, T]`; nan where fewer than `least` pixels are.
+def bright_hue(
+    video: Float[Tensor, "B T 3 h w"], above: float = 0.3, strength: float = 0.42, least: int = 8
+) -> Float[Tensor, "B T"]:
+    """Hue of what is bright and coloured in every picture; nan where fewer than `least` pixels are.
 
     Args:
         above: least brightness of a pixel, the mean of its channels.
@@ -54,12 +57,12 @@ def bright_hue(video: Tensor, above: float = 0.3, strength: float = 0.42, least:
     return torch.where(counts.sum((2, 3)) >= least, found, math.nan)
 
 
-def turned(hues: Tensor) -> Tensor:
-    """Turns since the first picture, `[B, T]` of `[B, T]`, laps counted: each step is taken the shorter way round."""
+def turned(hues: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Turns since the first picture, laps counted: each step is taken the shorter way round."""
     step = (hues[:, 1:] - hues[:, :-1] + 0.5) % 1.0 - 0.5
     return torch.cat([torch.zeros_like(hues[:, :1]), step.cumsum(1)], 1)
 
 
-def apart(a: Tensor, b: Tensor) -> Tensor:
+def apart(a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
     """Turns between two hues the shorter way round, 0 to 0.5."""
     return ((a - b + 0.5) % 1.0 - 0.5).abs()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def composite(parts: dict[str, Tensor], real: dict[str, Tensor]) -> Tensor:
-    """Geometric mean over `parts` of min(x, r) / max(x, r), the likeness of each to that of real video, `[...]`.
+def composite(
+    parts: dict[str, Float[Tensor, "*shape"]], real: dict[str, Float[Tensor, "*#shape"]]
+) -> Float[Tensor, "*shape"]:
+    """Geometric mean over `parts` of min(x, r) / max(x, r), the likeness of each to that of real video.
 
     A summary and no more: it says nothing that its parts do not, and is shown beside them only. Parts are what is
     positive and has a real value; what is not positive counts as 0.01 of it.

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def over_time(measure: Callable[[Tensor], Tensor], video: Tensor, window: int, stride: int | None = None) -> Tensor:
-    """`measure` of each window of `window` pictures, one after another or `stride` apart, `[B, n, ...]`.
+def over_time(
+    measure: Callable[[Float[Tensor, "B T 3 h w"]], Float[Tensor, "B ..."]],
+    video: Float[Tensor, "B T 3 h w"],
+    window: int,
+    stride: int | None = None,
+) -> Float[Tensor, "B windows ..."]:
+    """`measure` of each window of `window` pictures, one after another or `stride` apart.
 
     What is left over at the end, less than a window, is not measured.
     """
@@ -19,8 +25,8 @@ def over_time(measure: Callable[[Tensor], Tensor], video: Tensor, window: int, s
     return torch.stack([measure(video[:, i : i + window]) for i in starts], 1)
 
 
-def averaged(series: Tensor, window: int, offset: int = 0) -> Tensor:
-    """Means `[B, n]` of a series `[B, T]` over windows of `window`; what is nan is left out.
+def averaged(series: Float[Tensor, "B T"], window: int, offset: int = 0) -> Float[Tensor, "B windows"]:
+    """Means of a series over windows of `window`; what is nan is left out.
 
     Args:
         offset: picture at which the series begins: 1 if it is of pairs and value i belongs to picture i + 1. Windows

@@ -6,14 +6,17 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Num
 from torch import Tensor
 
 DIRECTIONS = ("east", "south-east", "south", "south-west", "west", "north-west", "north", "north-east")
 """By angle, eighths of a turn from +x on; y points down."""
 
 
-def displacement(video: Tensor, gap: int = 2, reach: int = 5, colour: bool = False, cap: float | None = None) -> Tensor:
-    """Camera motion of each clip by exhaustive block matching, `[B, 2]` pixels a picture.
+def displacement(
+    video: Float[Tensor, "B T 3 h w"], gap: int = 2, reach: int = 5, colour: bool = False, cap: float | None = None
+) -> Float[Tensor, "B 2"]:
+    """Camera motion of each clip by exhaustive block matching, in pixels a picture.
 
     The one whole-pixel shift within `reach` that best carries every picture to the one `gap` later, over their
     common area; brightness only. Resolution is 1/gap pixel a picture.
@@ -45,17 +48,17 @@ def _overlap(x: Tensor, dx: int, dy: int, height: int, width: int) -> Tensor:
     return x[..., max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
 
 
-def heading(motion: Tensor, still: float = 0.4) -> list[str | None]:
-    """Name of the nearest of eight directions for each row of `motion` [B, 2]; None where it hardly moves."""
+def heading(motion: Float[Tensor, "B 2"], still: float = 0.4) -> list[str | None]:
+    """Name of the nearest of eight directions for each row of `motion`; None where it hardly moves."""
     angle = torch.atan2(motion[:, 1], motion[:, 0])
     eighth = (torch.round(angle / (math.pi / 4)) % 8).long().tolist()
     moves = (motion.abs().amax(1) > still).tolist()
     return [DIRECTIONS[e] if m else None for e, m in zip(eighth, moves, strict=True)]
 
 
-def residual(video: Tensor, velocity: Tensor, margin: int = 4) -> Tensor:
+def residual(video: Float[Tensor, "B T 3 h w"], velocity: Num[Tensor, "B 2"], margin: int = 4) -> Float[Tensor, " B"]:
     """What the prompted motion does not explain: mean squared difference of each picture and its predecessor moved
-    by `velocity` [B, 2] whole pixels, relative to the clip's variance. `[B]`; real flights score about 0.05 to 0.2
+    by `velocity` whole pixels, relative to the clip's variance; real flights score about 0.05 to 0.2
     because things move by themselves, unrelated pictures 2."""
     out = []
     height, width = video.shape[-2:]
@@ -66,8 +69,8 @@ def residual(video: Tensor, velocity: Tensor, margin: int = 4) -> Tensor:
     return torch.stack(out)
 
 
-def forward(motion: Tensor, velocity: Tensor) -> Tensor:
-    """The part of `motion` [B, ..., 2] that goes the way of `velocity` [B, 2], over its speed, `[B, ...]`.
+def forward(motion: Float[Tensor, "B *rest 2"], velocity: Num[Tensor, "B 2"]) -> Float[Tensor, " B *rest"]:
+    """The part of `motion` that goes the way of `velocity`, over its speed.
 
     1 is a flight as prompted, 0 stands still or drifts sideways, what is negative flies backwards.
     """
@@ -75,8 +78,10 @@ def forward(motion: Tensor, velocity: Tensor) -> Tensor:
     return (motion * v).sum(-1) / v.square().sum(-1)
 
 
-def flow(video: Tensor, gap: int = 2, reach: int = 5, block: int = 7, least: float = 0.02) -> Tensor:
-    """Optical flow of the scene `[B, T - gap, 2, h, w]`, (x, y) pixels a picture, by block matching around every pixel.
+def flow(
+    video: Float[Tensor, "B T 3 h w"], gap: int = 2, reach: int = 5, block: int = 7, least: float = 0.02
+) -> Float[Tensor, "B T-{gap} 2 h w"]:
+    """Optical flow of the scene, (x, y) pixels a picture, by block matching around every pixel.
 
     For each pixel of a picture the whole-pixel shift within `reach` whose block of `block` x `block` pixels, brightness
     only, is most like it `gap` pictures later. A longer shift is taken only if its mean absolute error is smaller by
@@ -108,8 +113,8 @@ def _boxed(error: Tensor, block: int) -> Tensor:
     return mean[:, 0].reshape(error.shape)
 
 
-def dynamic_degree(flow_: Tensor, share: float = 0.05) -> Tensor:
-    """Mean length of the largest `share` of the flow vectors of each picture, `[B, T']` of `[B, T', 2, h, w]`.
+def dynamic_degree(flow_: Float[Tensor, "B T 2 h w"], share: float = 0.05) -> Float[Tensor, "B T"]:
+    """Mean length of the largest `share` of the flow vectors of each picture.
 
     The quantity that VBench's dynamic degree compares with a threshold (Huang et al. 2024), there with RAFT's flow.
     """

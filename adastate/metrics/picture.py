@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def contrast(video: Tensor) -> Tensor:
-    """Standard deviation over each picture's pixels, mean over the clip, `[B]`."""
+def contrast(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
+    """Standard deviation over each picture's pixels, mean over the clip."""
     return video.flatten(3).std(-1).mean((1, 2))
 
 
-def change(video: Tensor, gap: int = 1) -> Tensor:
-    """Mean absolute difference of pictures `gap` apart over the clip's contrast, `[B]`.
+def change(video: Float[Tensor, "B T 3 h w"], gap: int = 1) -> Float[Tensor, " B"]:
+    """Mean absolute difference of pictures `gap` apart over the clip's contrast.
 
     It sees motion of any part, where `displacement` needs the whole picture to move, but flicker as well: what moves
     changes more over a larger gap, what flickers in place does not. 0 is a still; unrelated pictures score about 1.1.
@@ -20,18 +21,18 @@ def change(video: Tensor, gap: int = 1) -> Tensor:
     return (video[:, gap:] - video[:, :-gap]).abs().mean((1, 2, 3, 4)) / contrast(video).clamp_min(1e-6)
 
 
-def sharpness(video: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, `[B]`."""
+def sharpness(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
+    """Mean absolute difference of neighbouring pixels."""
     across = (video[..., 1:] - video[..., :-1]).abs().mean((1, 2, 3, 4))
     down = (video[..., 1:, :] - video[..., :-1, :]).abs().mean((1, 2, 3, 4))
     return (across + down) / 2
 
 
-def nearest(video: Tensor, others: Tensor) -> Tensor:
-    """Index of the clip of `others` [N, T, 3, h, w] whose mean picture is nearest to that of each clip, `[B]`."""
+def nearest(video: Float[Tensor, "B T 3 h w"], others: Float[Tensor, "others _ 3 h w"]) -> Int[Tensor, " B"]:
+    """Index of the clip of `others` whose mean picture is nearest to that of each clip."""
     return torch.cdist(video.mean(1).flatten(1), others.mean(1).flatten(1)).argmin(1)
 
 
-def drift(first: Tensor, last: Tensor) -> Tensor:
-    """How far a quality has moved from the first to the last second: |log(last / first)|, `[B]`; 0 is none."""
+def drift(first: Float[Tensor, " B"], last: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """How far a quality has moved from the first to the last second: |log(last / first)|; 0 is none."""
     return (last.clamp_min(1e-6) / first.clamp_min(1e-6)).log().abs()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 VERSION = 1
@@ -30,8 +31,8 @@ def _weights() -> tuple[Tensor, Tensor]:
     return first - first.mean((2, 3), keepdim=True), second
 
 
-def features(video: Tensor) -> Tensor:
-    """`[B, T - 1, CONVOLVED + 10]`, one row for each pair of neighbouring pictures."""
+def features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T-1 D"]:
+    """D = CONVOLVED + 10 numbers, one row for each pair of neighbouring pictures."""
     before, after = video[:, :-1], video[:, 1:]
     pairs = torch.cat([before, after], 2).flatten(0, 1).float()
     first, second = (w.to(pairs) for w in _weights())
@@ -47,16 +48,16 @@ def features(video: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over samples of features, which add up: `[..., 1 + D + D D]` in float64, count, sum and sum of products."""
+    """Sums over samples of features, which add up: 1 + D + D D numbers, count, sum and sum of products."""
 
-    sums: Tensor
+    sums: Float64[Tensor, "... sums"]
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float64[Tensor, "... D"]:
         return self.sums[..., 1 : 1 + self.width] / self.sums[..., :1]
 
     @property
-    def covariance(self) -> Tensor:
+    def covariance(self) -> Float64[Tensor, "... D D"]:
         d, mean = self.width, self.mean
         square = (self.sums[..., 1 + d :] / self.sums[..., :1]).unflatten(-1, (d, d))
         return square - mean[..., :, None] * mean[..., None, :]
@@ -66,20 +67,20 @@ class Moments:
         return round((self.sums.shape[-1] - 0.75) ** 0.5 - 0.5)
 
 
-def moments(found: Tensor) -> Moments:
-    """Of features `[..., N, D]` over their N rows."""
+def moments(found: Float[Tensor, "... rows D"]) -> Moments:
+    """Of features over their rows."""
     x = found.double()
     products = x.transpose(-1, -2) @ x
     count = torch.full((*x.shape[:-2], 1), float(x.shape[-2]), dtype=torch.float64, device=x.device)
     return Moments(torch.cat([count, x.sum(-2), products.flatten(-2)], -1))
 
 
-def frechet(a: Moments, b: Moments, scale: Tensor | None = None) -> Tensor:
+def frechet(a: Moments, b: Moments, scale: Float[Tensor, " D"] | None = None) -> Float64[Tensor, " ..."]:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2) of normal distributions with these moments (Dowson and Landau
     1982), never below 0.
 
     Args:
-        scale: deviation of each feature `[D]` to measure in, so that none rules by its unit; those of `b` without.
+        scale: deviation of each feature to measure in, so that none rules by its unit; those of `b` without.
     """
     std = b.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12).sqrt() if scale is None else scale.double()
     grow = 1 / (std[..., :, None] * std[..., None, :])

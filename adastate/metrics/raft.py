@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from adastate.runtime import plain_data
@@ -24,8 +25,8 @@ LEAST = 128
 PAIRS = 8
 """Pairs of pictures at a time: each holds a table of all its places by all places, 150 MB at 480 x 832."""
 
-Flow = Callable[[Tensor], Tensor]
-"""Optical flow of the scene `[B, T - 1, 2, h, w]`, (x, y) pixels a picture, of video `[B, T, 3, h, w]` in [-1, 1]."""
+Flow = Callable[[Float[Tensor, "B T 3 h w"]], Float[Tensor, "B T-1 2 h w"]]
+"""Optical flow of the scene, (x, y) pixels a picture, of video in [-1, 1]."""
 
 
 class NoRaft(Exception):

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adastate.metrics.colour import apart
@@ -14,14 +15,14 @@ SIDE = 8
 """Pictures are compared at so many pixels a side, so that a shift by a pixel or two matters little."""
 
 
-def thumbnails(video: Tensor, side: int = SIDE) -> Tensor:
-    """`[B, T, 3 side side]`, pictures made small."""
+def thumbnails(video: Float[Tensor, "B T 3 h w"], side: int = SIDE) -> Float[Tensor, "B T {3*side*side}"]:
+    """Pictures made small."""
     small = nn.functional.adaptive_avg_pool2d(video.flatten(0, 1), side)
     return small.flatten(1).unflatten(0, video.shape[:2])
 
 
-def departure(video: Tensor, first: int = 8) -> Tensor:
-    """How different each picture is from the one most like it among the first `first`, `[B, T]`.
+def departure(video: Float[Tensor, "B T 3 h w"], first: int = 8) -> Float[Tensor, "B T"]:
+    """How different each picture is from the one most like it among the first `first`.
 
     Mean squared difference of thumbnails over twice the variance within them: 0 for a still, about 1 for another place
     of the same kind, more where the colours have changed, too. It grows with the time that a flight takes to leave its
@@ -34,15 +35,15 @@ def departure(video: Tensor, first: int = 8) -> Tensor:
     return distance.amin(2) / (2 * spread[:, None])
 
 
-def across_gaps(hues: Tensor, rate: Tensor, least: int) -> Tensor:
-    """How far a hue is from where it should be after it was out of view, `[B, T]`, in turns, 0 to 0.5.
+def across_gaps(hues: Float[Tensor, "B T"], rate: Float[Tensor, " B"], least: int) -> Float[Tensor, "B T"]:
+    """How far a hue is from where it should be after it was out of view, in turns, 0 to 0.5.
 
     A value stands at the first picture after every gap that has a hue before it; nan everywhere else. Hues that have
     nothing to do with each other are 0.25 apart in the mean.
 
     Args:
-        hues: `[B, T]`, in turns; nan where there is none.
-        rate: turns a picture, of each row, `[B]`.
+        hues: in turns; nan where there is none.
+        rate: turns a picture, of each row.
         least: pictures of the shortest gap that counts.
     """
     found = torch.full_like(hues, math.nan)
@@ -55,16 +56,16 @@ def across_gaps(hues: Tensor, rate: Tensor, least: int) -> Tensor:
     return found
 
 
-def likeness(video: Tensor) -> Tensor:
-    """Correlation of the thumbnails of any two pictures, each channel's mean taken off, `[B, T, T]`; 1 is the same."""
+def likeness(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T T"]:
+    """Correlation of the thumbnails of any two pictures, each channel's mean taken off; 1 is the same."""
     small = thumbnails(video).unflatten(-1, (3, -1))
     centred = (small - small.mean(-1, keepdim=True)).flatten(2)
     unit = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     return unit @ unit.transpose(1, 2)
 
 
-def repetition(video: Tensor, gap: int) -> Tensor:
-    """Largest likeness of each picture to one at least `gap` before it, `[B, T]`; nan where there is none.
+def repetition(video: Float[Tensor, "B T 3 h w"], gap: int) -> Float[Tensor, "B T"]:
+    """Largest likeness of each picture to one at least `gap` before it; nan where there is none.
 
     The largest of more candidates is larger, so it grows with time even in a true flight: compare it with that.
     """
@@ -75,8 +76,8 @@ def repetition(video: Tensor, gap: int) -> Tensor:
     return torch.where(allowed.any(1), found, math.nan)
 
 
-def loop(video: Tensor, shortest: int = 4) -> tuple[Tensor, Tensor]:
-    """(period in pictures [B], strength [B]): the lag from `shortest` to half the clip at which a clip is most like
+def loop(video: Float[Tensor, "B T 3 h w"], shortest: int = 4) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """(period in pictures, strength): the lag from `shortest` to half the clip at which a clip is most like
     itself, and its mean likeness there. A loop has strength 1 at its period, the shortest of several that are as good;
     a still repeats itself at every lag, so its period is `shortest`."""
     alike, pictures = likeness(video), video.shape[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
@@ -22,14 +23,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each seed and each prompt is drawn in each resample: `[draws, S]` and `[draws, P]`.
+    """How often each seed and each prompt is drawn in each resample.
 
     The same resamples for two systems make a paired comparison: seed s and prompt p of the one are set against seed s
     and prompt p of the other. Seeds and prompts are drawn independently, as every seed is measured on every prompt.
     """
 
-    seeds: Tensor
-    prompts: Tensor
+    seeds: Float64[Tensor, "draws seeds"]
+    prompts: Float64[Tensor, "draws prompts"]
 
     @classmethod
     def draw(cls, seeds: int, prompts: int, draws: int = 1000, seed: int = 0) -> Resamples:
@@ -41,16 +42,16 @@ class Resamples:
 
         return cls(counts(seeds), counts(prompts))
 
-    def means(self, values: Tensor) -> Tensor:
-        """Mean of `values` [S, P] in every resample, `[draws]`; what is nan is left out."""
+    def means(self, values: Float[Tensor, "seeds prompts"]) -> Float64[Tensor, " draws"]:
+        """Mean of `values` in every resample; what is nan is left out."""
         known = ~values.isnan()
         total = torch.einsum("ds,sp,dp->d", self.seeds, values.nan_to_num().double(), self.prompts)
         count = torch.einsum("ds,sp,dp->d", self.seeds, known.double(), self.prompts)
         return total / count
 
 
-def interval(value: float, resampled: Tensor, level: float = 0.95) -> Interval:
-    """Percentiles of `resampled` [draws] around a value; draws that are nan are left out."""
+def interval(value: float, resampled: Float[Tensor, " draws"], level: float = 0.95) -> Interval:
+    """Percentiles of `resampled` around a value; draws that are nan are left out."""
     kept = resampled[~resampled.isnan()].double()
     if not len(kept):
         return Interval(value, float("nan"), float("nan"))
@@ -59,8 +60,13 @@ def interval(value: float, resampled: Tensor, level: float = 0.95) -> Interval:
     return Interval(value, low, high)
 
 
-def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean of `values` [S, P], of S seeds on the same P prompts, with its interval. A row alone [P] is one seed.
+def bootstrap(
+    values: Float[Tensor, "seeds prompts"] | Float[Tensor, " prompts"],
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Mean of `values`, of all seeds on the same prompts, with its interval. A row alone is one seed.
 
     With few seeds the interval is about as wide as the seeds are apart, and with one it says nothing of seeds.
     """
@@ -69,8 +75,10 @@ def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0, level: float = 0
     return interval(float(table.nanmean()), resamples.means(table), level)
 
 
-def difference(a: Tensor, b: Tensor, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean of a - b, paired by seed and prompt; both `[S, P]` or `[P]`."""
+def difference(
+    a: Float[Tensor, " ..."], b: Float[Tensor, " ..."], draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of a - b, paired by seed and prompt; both of a shape that `bootstrap` takes."""
     if a.shape != b.shape:
         raise ValueError(f"paired values have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
     return bootstrap(a - b, draws, seed, level)

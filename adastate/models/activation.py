@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
@@ -17,7 +18,7 @@ _LINEAR = torch.tensor(LINEAR, dtype=torch.float64)
 """Made once, as that takes as long as a small product. It has no axes, and so leaves dtypes alone."""
 
 
-def gelu(x: Tensor) -> Tensor:
+def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """x (1 + tanh(u)) / 2 = x sigmoid(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return nnf.gelu(x, approximate="tanh")

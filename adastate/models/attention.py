@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
@@ -62,9 +63,13 @@ def use(backend: Backend) -> str:
 
 
 def attend(
-    q_BLNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, visible: FrameMask | None = None, frame_tokens: int = 1
-) -> Tensor:
-    """Softmax attention `[B, Lq, N, K]`; with `visible`, frame i's queries see the key frames of row i.
+    q_BLNK: Float[Tensor, "B Lq N K"],
+    k_BLNK: Float[Tensor, "B L N K"],
+    v_BLNK: Float[Tensor, "B L N K"],
+    visible: FrameMask | None = None,
+    frame_tokens: int = 1,
+) -> Float[Tensor, "B Lq N K"]:
+    """Softmax attention; with `visible`, frame i's queries see the key frames of row i.
 
     A large mask is never built: queries of equal rows run together over just the keys that they see, which
     is exact, costs no more arithmetic than the mask leaves, and lets flash kernels do it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
@@ -23,8 +24,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor, heads: int, table: Tensor | None = None) -> Tensor:
-        """`x` [B, L, D] -> [B, L, N, K], turned where a `table` [L, 1, K/2] of rotary positions is given."""
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        heads: int,
+        table: Complex[Tensor, "L 1 _"] | Float[Tensor, "L 1 _ 2"] | None = None,
+    ) -> Float[Tensor, "B L {heads} K"]:
+        """Split into heads, and turned where a `table` of rotary positions is given."""
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Norm.apply(x, self.weight, self.eps, heads, table)  # type: ignore[no-any-return, no-untyped-call]
         # Autocast makes this norm in float32 on a GPU, and would leave keys wider than values.

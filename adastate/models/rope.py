@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from jaxtyping import Complex, Complex64, Float
 from torch import Tensor
 
 from adastate.types import Positions
@@ -23,8 +24,10 @@ def _ladder(dims: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # passes with gradient share it
-def rope_table(positions: Positions, height: int, width: int, head_dim: int, rows: int, device: torch.device) -> Tensor:
-    """Unit complex numbers `[L, 1, K/2]` (complex64) for frames at `positions` of height x width tokens each.
+def rope_table(
+    positions: Positions, height: int, width: int, head_dim: int, rows: int, device: torch.device
+) -> Complex64[Tensor, "L 1 {head_dim//2}"]:
+    """Unit complex numbers for frames at `positions` of height x width tokens each.
 
     `rows` bounds the time index, as the table of the pretrained network does: a larger one was never trained.
     """
@@ -52,13 +55,15 @@ def rope_table(positions: Positions, height: int, width: int, head_dim: int, row
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
-def rotate(x_BLNK: Tensor, table: Tensor) -> Tensor:
+def rotate(
+    x: Float[Tensor, "*batch L N K"], table: Complex[Tensor, "L 1 K//2"] | Float[Tensor, "L 1 K//2 2"]
+) -> Float[Tensor, "*batch L N K"]:
     """Turns adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32.
 
-    A table may also be given as real numbers `[L, 1, K/2, 2]`, cosines and sines, for compilers.
+    A table may also be given as real numbers, cosines and sines, for compilers.
     """
-    pairs = x_BLNK.float().unflatten(-1, (-1, 2))
+    pairs = x.float().unflatten(-1, (-1, 2))
     if not table.is_complex():
         (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x_BLNK.dtype)
-    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2).to(x_BLNK.dtype)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from adastate import metrics
@@ -21,7 +22,6 @@ class MotionReward:
         self.scale = scale
 
     @torch.no_grad()
-    def __call__(self, video: Tensor) -> Tensor:
-        """`[B, T, 3, h, w]` -> `[B]`."""
+    def __call__(self, video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
         once, twice = metrics.change(video, 1), metrics.change(video, 2)
         return self.scale * torch.minimum(once, twice)
