@@ -111,21 +111,21 @@ def predicted(
 
 def to_x0(
     x_t: Float[Tensor, "B F C H W"],
-    flow: Float[Tensor, "B F C H W"],
+    velocity: Float[Tensor, "B F C H W"],
     t: Float[Tensor, " B"] | Float[Tensor, "B F"],
     shift: float,
 ) -> Float[Tensor, "B F C H W"]:
-    """x0 = x_t - s flow, computed in float64 (few-step sampling multiplies the rounding)."""
-    return (x_t.double() - _level(t, shift, x_t) * flow.double()).to(x_t.dtype)
+    """x0 = x_t - s v, computed in float64 (few-step sampling multiplies the rounding)."""
+    return (x_t.double() - _level(t, shift, x_t) * velocity.double()).to(x_t.dtype)
 
 
-def to_flow(
+def to_velocity(
     x_t: Float[Tensor, "B F C H W"],
     x0: Float[Tensor, "B F C H W"],
     t: Float[Tensor, " B"] | Float[Tensor, "B F"],
     shift: float,
 ) -> Float[Tensor, "B F C H W"]:
-    """flow = (x_t - x0) / s, computed in float64."""
+    """v = (x_t - x0) / s, computed in float64."""
     return ((x_t.double() - x0.double()) / _level(t, shift, x_t)).to(x_t.dtype)
 
 

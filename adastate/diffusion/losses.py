@@ -17,23 +17,23 @@ HorizonLaw = Literal["linear", "none"]
 
 
 def flow_matching(
-    flow: Float[Tensor, "B F C H W"],
+    velocity: Float[Tensor, "B F C H W"],
     x0: Float[Tensor, "B F C H W"],
     noise: Float[Tensor, "B F C H W"],
     mask: Bool[Tensor, "B F"] | None = None,
 ) -> Float[Tensor, ""]:
     """mean |v_net - (eps - x0)|^2, over the frames of `mask` if one is given."""
-    return _frame_mean((flow.float() - (noise - x0).float()).square(), mask)
+    return _frame_mean((velocity.float() - (noise - x0).float()).square(), mask)
 
 
 def per_sample_flow_matching(
-    flow: Float[Tensor, "B F C H W"],
+    velocity: Float[Tensor, "B F C H W"],
     x0: Float[Tensor, "B F C H W"],
     noise: Float[Tensor, "B F C H W"],
     loss_mask: Bool[Tensor, " F"] | None = None,
 ) -> Float[Tensor, " B"]:
     """The same for every sample, over the frames of `loss_mask`: for curves by noise level."""
-    error = (flow.float() - (noise - x0).float()).square()
+    error = (velocity.float() - (noise - x0).float()).square()
     return (error if loss_mask is None else error[:, loss_mask]).flatten(1).mean(1)
 
 

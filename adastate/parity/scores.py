@@ -33,7 +33,7 @@ def flow_match(f: Fixture) -> list[Compared]:
     values: dict[str, Tensor] = {
         "add_noise": noisy[0],
         "x0_from_flow": flow.to_x0(x_t, rows["flow"], t, shift)[0],
-        "flow_from_x0": flow.to_flow(x_t, x0, t, shift)[0],
+        "flow_from_x0": flow.to_velocity(x_t, x0, t, shift)[0],
         "step_prev_sample": _euler_step(x_t[0], rows["flow"][0], entry, table),
     }
     tables = {
@@ -152,7 +152,7 @@ def _critic(f: Fixture, critic: DiT, mask: Tensor | None, values: Values, gradie
     t, x_t = _noised(f, "critic", x)
     v = critic(x_t, t, f.input("context_cond"))
     x0 = flow.to_x0(x_t, v, t, float(f.setting("score_scheduler_shift")))
-    again = flow.to_flow(x_t, x0, t, float(f.setting("generator_scheduler_shift")))
+    again = flow.to_velocity(x_t, x0, t, float(f.setting("generator_scheduler_shift")))
     values |= {"critic_timestep": t, "critic_noisy": x_t, "critic_network_flow": v, "critic_x0": x0}
 
     def loss(over: Tensor | None) -> Tensor:

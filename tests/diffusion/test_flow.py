@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adastate.diffusion import flow
-from adastate.diffusion.flow import sigma_table, to_flow, to_x0, warp_steps
+from adastate.diffusion.flow import sigma_table, to_velocity, to_x0, warp_steps
 from adastate.parity.replay import replay
 from tests.parity import failed, load
 from tests.support.tiny import normal
@@ -63,13 +63,13 @@ def test_the_three_conversions_agree(t: torch.Tensor) -> None:
     x0, eps = normal(2, 3, 4, 2, 2, seed=1), normal(2, 3, 4, 2, 2, seed=2)
     x_t = flow.add_noise(x0, eps, t, SHIFT)
     assert torch.allclose(to_x0(x_t, eps - x0, t, SHIFT), x0, atol=2e-6)
-    assert torch.allclose(to_flow(x_t, x0, t, SHIFT), eps - x0, atol=2e-4)
+    assert torch.allclose(to_velocity(x_t, x0, t, SHIFT), eps - x0, atol=2e-4)
     assert not torch.allclose(to_x0(x_t, eps - x0, t, 8.0), x0, atol=1e-3), "another shift is another table"
 
 
 def test_latents_keep_their_dtype() -> None:
     x, t = normal(1, 2, 4, 2, 2).bfloat16(), torch.tensor([500.0])
-    assert {f(x, x, t, SHIFT).dtype for f in (to_x0, to_flow)} == {torch.bfloat16}
+    assert {f(x, x, t, SHIFT).dtype for f in (to_x0, to_velocity)} == {torch.bfloat16}
     assert flow.add_noise(x, x, t, SHIFT).dtype == torch.bfloat16
 
 

@@ -47,7 +47,7 @@ def test_a_critic_loss_without_the_masked_frames_is_recognised(tmp_path: Path) -
     x_t = flow.add_noise(x, eps, t, 5.0)
     with torch.no_grad():
         v = f.net("fake")(x_t, t, f.inputs["context_cond"])
-    v = flow.to_flow(x_t, flow.to_x0(x_t, v, t, 8.0), t, 5.0)
+    v = flow.to_velocity(x_t, flow.to_x0(x_t, v, t, 8.0), t, 5.0)
     loss = (v - (eps - x))[:, KEEP].square().mean()[None]
     outputs = {k: v for k, v in masked(f).items() if not k.startswith("critic_paramgrad.")}
     gone = {
