@@ -1,6 +1,6 @@
-"""Flow matching: the noise table, and the arithmetic between sample, noise, flow and x0.
+"""Flow matching: the noise table, and the arithmetic between sample, noise, velocity and x0.
 
-    x_t = (1 - s) x0 + s eps          the network predicts the velocity  flow = eps - x0
+    x_t = (1 - s) x0 + s eps          the network predicts the velocity  v = eps - x0
 
 Timesteps `t` run from 0 to 1000 and `s` = sigma(t) comes from a table of 1000 entries, to whose nearest
 entry a timestep is snapped. Hence t = 0 means sigma(0) = 0.00498 at shift 5, not 0.
