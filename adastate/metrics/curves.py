@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def over_time(
-    measure: Callable[[Float[Tensor, "B T 3 h w"]], Float[Tensor, "B ..."]],
-    video: Float[Tensor, "B T 3 h w"],
+    measure: Callable[[Float[Tensor, "B T *each"]], Float[Tensor, "B ..."]],
+    video: Float[Tensor, "B T *each"],
     window: int,
     stride: int | None = None,
 ) -> Float[Tensor, "B windows ..."]:

@@ -29,13 +29,13 @@ ITERATIONS = 60
 
 TINY = """\
 run: {stage: distill, save_every: 1000}
-size: {width: 16, layers: 1, heads: 2, ffn: 32, channels: 2, text_width: 8, text_tokens: 2, freq: 8}
+size: {width: 16, layers: 1, heads: 2, ffn: 32, channels: 2, text_width: 8, text_tokens: 2, time_embedding_dim: 8}
 model:
   class_path: adastate.training.distill.Distill
   init_args:
     teacher:
       class_path: adastate.training.teacher.Teacher
-      init_args: {size: "${size}", grid: [4, 6], ema: null}
+      init_args: {size: "${size}", latent_size: [4, 6], ema: null}
     student:
       class_path: adastate.training.student.Student
       init_args:
@@ -43,7 +43,7 @@ model:
         codec: {class_path: adastate.encoders.TinyCodec, init_args: {weights: null, width: 4, channels: 2, group: 2}}
         text: {class_path: adastate.encoders.TinyText, init_args: {tokens: 2, width: 8}}
         stream: {chunk_frames: 3, past_frames: 3, state_frames: 1}
-        grid: [4, 6]
+        latent_size: [4, 6]
         rollout_frames: 6
     critic:
       class_path: adastate.training.critic.Critic

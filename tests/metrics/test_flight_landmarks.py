@@ -14,7 +14,7 @@ from datamodules.worlds.flight.camera_path import KEYS, path
 from datamodules.worlds.flight.landmarks import COLOURS, sight
 from datamodules.worlds.flight.voxel_render import pictures, render
 from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
-from tests.support.flights import Flown, codec_like, flown
+from tests.support.flight_clips import Flown, codec_like, flown
 
 CLEAR = 12
 """Pixels of a balloon that ought to be found."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from adastate.metrics import flight_pose
 from adastate.metrics.flight_pose import SURE, Turning, cylinder, tilt, turning
 from datamodules.worlds.flight import camera_path, voxel_render
-from tests.support.flights import Flown, codec_like, flown
+from tests.support.flight_clips import Flown, codec_like, flown
 
 
 @pytest.fixture(scope="module")

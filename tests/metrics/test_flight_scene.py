@@ -20,7 +20,7 @@ from datamodules.tools import fit_flight_scene
 from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
 from datamodules.worlds.flight.biomes import BIOMES
 from datamodules.worlds.flight.lens import Lens, through
-from tests.support.flights import Flown, codec_like, flown
+from tests.support.flight_clips import Flown, codec_like, flown
 
 
 @pytest.fixture(scope="module")

@@ -1,47 +1,35 @@
-"""Rendered flights for measures to be tried on, and what a small codec would leave of them."""
+"""Clips of the tiny world whose every motion and colour is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as nnf
 
-from datamodules.worlds.flight.camera_path import path
-from datamodules.worlds.flight.voxel_render import render
-from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
+from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
 
-
-@dataclass(frozen=True)
-class Flown:
-    """Flights, their poses `[B, T, 8]` and their pictures `[B, T, 3, 64, 64]`."""
-
-    flights: tuple[Voyage, ...]
-    poses: Tensor
-    video: Tensor
+PICTURES = 7
+PLAIN = replace(flight(0, 0), mover="nothing else moves")
 
 
-@lru_cache(maxsize=4)
-def flown(seed: int, count: int, frames: int, lens: bool = True, **fixed: str) -> Flown:
-    """Flights number 0 .. count-1 of a world, steered as it draws, `frames` latent frames long."""
-    flights = tuple(voyage(seed, i, Rules(lens), **fixed) for i in range(count))
-    poses = torch.stack([path(v, steering(seed, i, frames)) for i, v in enumerate(flights)])
-    return Flown(flights, poses, render(flights, poses))
+@cache
+def flights() -> list[Flight]:
+    """Every heading at every speed, over every palette in turn, without a ball."""
+    names = list(PALETTES)
+    both = [(h, s) for h in HEADINGS for s in SPEEDS]
+    return [
+        replace(PLAIN, seed=100 + i, heading=h, speed=s, palette=names[i % len(names)], start=(37 * i, -91 * i))
+        for i, (h, s) in enumerate(both)
+    ]
 
 
-def codec_like(video: Tensor, blur: float = 0.8, noise: float = 0.03) -> Tensor:
-    """`video` blurred by a Gaussian of `blur` pixels, with noise of deviation `noise` that is two pixels wide.
+@cache
+def clips() -> Tensor:
+    return render(flights(), PICTURES)
 
-    The error is about 33 dB below the full range, that of a codec of the flight world at half of its training.
-    """
-    g = torch.Generator().manual_seed(0)
-    bell = torch.exp(-torch.arange(-3, 4).square() / (2 * blur**2))
-    bell = (bell / bell.sum()).expand(3, 1, 1, 7)
-    x = nnf.pad(video.flatten(0, 1), (3, 3, 3, 3), mode="replicate")
-    x = nnf.conv2d(nnf.conv2d(x, bell, groups=3), bell.transpose(2, 3), groups=3)
-    h, w = x.shape[-2:]
-    coarse = torch.randn(len(x), 3, h // 2, w // 2, generator=g)
-    spots = nnf.interpolate(coarse, size=(h, w), mode="bilinear")
-    return (x + noise * spots / spots.std()).clamp(-1, 1).view(video.shape)
+
+@cache
+def velocities() -> Tensor:
+    return torch.tensor([f.velocity for f in flights()], dtype=torch.float32)
