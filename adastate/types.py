@@ -42,7 +42,8 @@ Probe = Callable[[int, Float[Tensor, "B Lq N K"], Float[Tensor, "B L N K"], Fram
 @torch.inference_mode(False)
 def one_level(batch: int, frames: int, t: float, device: torch.device) -> Float[Tensor, "{batch} {frames}"]:
     """Timesteps, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
-    times = torch.full((batch, frames), float(t), device=device)  # a file may say 100, and levels are no integers
+    t = float(t)  # a file may say 100
+    times = torch.full((batch, frames), t, device=device)
     times.host_level = t  # type: ignore[attr-defined]
     return times
 
