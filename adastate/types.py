@@ -119,6 +119,7 @@ class Batch:
     video: Float[Tensor, "B T 3 h w"] | None = None  # in [-1, 1]
     trajectory: Float[Tensor, "B J F C H W"] | None = None  # J levels from noise to data
     levels: Float[Tensor, " J"] | None = None  # timesteps of `trajectory`, in [0, 1000]
+    actions: Float[Tensor, "B F A"] | None = None  # how the camera is steered, 0/1 in every latent frame
     next_prompts: list[str] = field(default_factory=list)  # to which the streams of a long tuning turn
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from datamodules.worlds.flight.voxel_render import pictures
 from datamodules.worlds.flight.voyages import Rules, steering, voyage
 
 CASES = {
-    "plain": Rules(lens=False),
+    "plain": Rules(lens=False, grain=False),
     "lens": Rules(),
     "all switched on": Rules(changing=True, veils=True, drifting=True),
 }

@@ -16,41 +16,77 @@ from datamodules.shards.sampler import BatchStream
 from datamodules.worlds.flyover import Flight, Kind, flight, render
 
 
-class WorldLatents:
-    """The first `clips` flights, encoded once and kept in memory as float16; shuffled anew every epoch."""
+class KeptClips:
+    """The first `clips` clips, made once and kept in memory; shuffled anew every epoch.
 
-    def __init__(self, seed: int, pictures: int, clips: int, codec: Codec, kind: Kind = "plain") -> None:
-        self.seed = seed
+    With a `codec` they are kept as its latents, in float16, otherwise as video of 8 bits. `excerpt` frames of each are
+    handed out, from a place that is drawn; None hands out all.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        frames: int,
+        clips: int,
+        codec: Codec | None,
+        kind: Kind = "plain",
+        excerpt: int | None = None,
+    ) -> None:
+        self.seed, self.excerpt, self.encoded = seed, excerpt, codec is not None
         self.prompts: list[str] = []
-        parts = []
+        parts, actions = [], []
         for first in range(0, clips, 64):
-            some = world_batch(seed, range(first, min(first + 64, clips)), pictures, kind)
+            some = world_batch(seed, range(first, min(first + 64, clips)), frames, kind)
             assert some.video is not None
-            parts.append(codec.encode(some.video).half())
+            parts.append(_bytes(some.video) if codec is None else codec.encode(some.video).half())
             self.prompts += some.prompts
-        self.latents = torch.cat(parts)
+            actions += [] if some.actions is None else [some.actions]
+        self.kept, self.actions = torch.cat(parts), torch.cat(actions) if actions else None
         self._epoch = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
 
     def batch(self, indices: range) -> Batch:
         """Of the given global sample numbers."""
         places = [divmod(i, len(self.prompts)) for i in indices]
-        rows = torch.stack([self._epoch(epoch)[at] for epoch, at in places])
-        return Batch(torch.tensor(indices), [self.prompts[i] for i in rows], latents=self.latents[rows].float())
+        rows = [self._epoch(epoch)[0][at] for epoch, at in places]
+        prompts = [self.prompts[i] for i in rows]
+        if self.encoded:
+            actions = None if self.actions is None else self.actions[rows]
+            return Batch(torch.tensor(indices), prompts, latents=self.kept[rows].float(), actions=actions)
+        if self.excerpt is None:
+            actions = None if self.actions is None else self.actions[rows]
+            return Batch(torch.tensor(indices), prompts, video=_pictures(self.kept[rows]), actions=actions)
+        starts = [self._epoch(epoch)[1][at] for epoch, at in places]
+        video = [self.kept[row, start : start + self.excerpt] for row, start in zip(rows, starts, strict=True)]
+        return Batch(torch.tensor(indices), prompts, video=_pictures(torch.stack(video)))
 
-    def _draw(self, epoch: int) -> Tensor:
+    def _draw(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Of an epoch: the order of the clips, and the frame at which the excerpt of each place begins."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.prompts), generator=g)
+        order = torch.randperm(len(self.prompts), generator=g)
+        starts = torch.randint(self.kept.shape[1] - (self.excerpt or 1) + 1, (len(order),), generator=g)
+        return order.tolist(), starts.tolist()
+
+
+def _bytes(video: Tensor) -> Tensor:
+    return ((video + 1) * 127.5).round().byte()
+
+
+def _pictures(kept: Tensor) -> Tensor:
+    return kept.float() / 127.5 - 1
 
 
 def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
     """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
     from datamodules.worlds import fog, journey  # which are built of parts of this file
+    from datamodules.worlds.flight.flight_clips import flight_batch
 
     parts: dict[Kind, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
         "plain": (flight, render),
         "journey": (journey.journey, journey.render),
         "fog": (fog.foggy, fog.render),
     }
+    if kind == "flight":
+        return flight_batch(seed, indices, pictures)
     draw, show = parts[kind]
     flights = [draw(seed, i) for i in indices]
     return Batch(
@@ -68,11 +104,13 @@ class WorldData(EndlessData):
         batch: clips a process and step.
         seed: of the world; another seed is another world.
         workers: loader processes (0: rendered in the training process).
-        clips: encode so many flights once with `codec` and stay with them, which spares rendering and encoding at
-            every step; None renders new ones for ever.
-        codec: needed with `clips`.
+        clips: make so many clips once and stay with them, which spares rendering at every step; None renders new
+            ones for ever.
+        codec: keeps the `clips` as its latents.
+        excerpt: frames of each of the `clips` that a batch shows, from a place that is drawn; not with a codec.
         kind: `plain`; `journey`, whose ground changes along the flight (datamodules/worlds/journey.py); or `fog`, a
-            journey through banks of fog (datamodules/worlds/fog.py).
+            journey through banks of fog (datamodules/worlds/fog.py); or `flight`, a camera that is steered over land
+            (datamodules/worlds/flight/).
     """
 
     def __init__(
@@ -84,21 +122,27 @@ class WorldData(EndlessData):
         clips: int | None = None,
         codec: Codec | None = None,
         kind: Kind = "plain",
+        excerpt: int | None = None,
     ) -> None:
         super().__init__(batch, 0 if clips is not None else workers)  # what is in memory needs no one to fetch it
-        if clips is not None and codec is None:
-            raise ValueError("`clips` keeps latents, so it needs a `codec` to make them")
+        if codec is not None and clips is None:
+            raise ValueError("a `codec` encodes the clips that are kept: say how many `clips`")
+        if excerpt is not None and (clips is None or codec is not None or not 0 < excerpt <= video_frames):
+            raise ValueError(
+                f"`excerpt` {excerpt} is cut from kept video: it needs `clips`, no `codec`, and at most the "
+                f"{video_frames} frames of a clip"
+            )
         self.video_frames, self.seed = video_frames, seed
-        self.clips, self.codec, self.kind = clips, codec, kind
+        self.clips, self.codec, self.kind, self.excerpt = clips, codec, kind, excerpt
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         total = self.batch * world
-        if self.clips is None or self.codec is None:
+        if self.clips is None:
             make = partial(world_batch, self.seed, pictures=self.video_frames, kind=self.kind)
             return BatchStream(make, self.batch, total, rank)
         if self.clips < total:
             raise ValueError(f"{self.clips} clips do not fill one global batch of {total}")
-        kept = WorldLatents(self.seed, self.video_frames, self.clips, self.codec, self.kind)
+        kept = KeptClips(self.seed, self.video_frames, self.clips, self.codec, self.kind, self.excerpt)
         return BatchStream(kept.batch, self.batch, total, rank)
 
     def identity(self) -> dict[str, Any]:
@@ -107,4 +151,6 @@ class WorldData(EndlessData):
             identity["world"] = self.kind
         if self.clips is not None:
             identity["samples"] = self.clips
+        if self.excerpt is not None:
+            identity["excerpt"] = self.excerpt
         return identity

@@ -5,10 +5,12 @@ and transformers' classes, which are imported where they are used: they cost sec
 Wan's VAE where decoding is the bottleneck.
 """
 
+from adastate.encoders.group_codec import PRETRAINED, GroupCodec
 from adastate.encoders.hub import EncoderError
 from adastate.encoders.interfaces import Codec, StreamDecoder, TextEncoder, starts_with_a_picture
+from adastate.encoders.residual_codec import ResidualCodec
 from adastate.encoders.taehv import TAEHV
-from adastate.encoders.tiny import PRETRAINED, TinyCodec, TinyText
+from adastate.encoders.tiny import TinyCodec, TinyText
 from adastate.encoders.wan_vae import UMT5, WanVAE
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "UMT5",
     "Codec",
     "EncoderError",
+    "GroupCodec",
+    "ResidualCodec",
     "StreamDecoder",
     "TextEncoder",
     "TinyCodec",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 import torch
-from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adastate.encoders.interfaces import StreamDecoder
+from adastate.encoders.group_codec import PRETRAINED, GroupCodec
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
 SHIPPED = {
     "builtin": PRETRAINED / "tiny_codec.safetensors",
     "journey": PRETRAINED / "journey_codec.safetensors",
@@ -22,7 +18,7 @@ SHIPPED = {
 """Codecs that ship: of the tiny world, of its journeys and of those through fog."""
 
 
-class TinyCodec(nn.Module):
+class TinyCodec(GroupCodec):
     """Small convolutional autoencoder: 3 pictures of h x w pixels <-> one latent frame of 16 x h/4 x w/4.
 
     Latent frames are independent of each other, so streaming needs no cache. Latents are normalised per channel
@@ -36,15 +32,10 @@ class TinyCodec(nn.Module):
         group: pictures a latent frame.
     """
 
-    scale = 4
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, weights: str | None = "builtin", width: int = 48, channels: int = 16, group: int = 3, fps: int = 8
     ) -> None:
-        super().__init__()
-        self.channels, self.group, self.fps = channels, group, fps
+        super().__init__(scale=4, channels=channels, group=group, fps=fps)
         conv, act, w = nn.Conv2d, nn.SiLU, width
         self.encoder = nn.Sequential(
             conv(3 * group, w, 3, padding=1), act(),
@@ -61,42 +52,7 @@ class TinyCodec(nn.Module):
             conv(w, 4 * w, 3, padding=1), nn.PixelShuffle(2), act(),
             conv(w, 3 * group, 3, padding=1),
         )  # fmt: skip
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        if weights is not None:
-            path = SHIPPED.get(weights, Path(weights))
-            if not path.is_file():
-                raise FileNotFoundError(f"no codec weights at {path}; `make train-codec` makes them")
-            self.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-
-    def video_frames(self, frames: int) -> int:
-        return frames * self.group
-
-    def raw(self, video: Tensor) -> Tensor:
-        """Latents before normalisation, `[B F, C, H, W]`, with gradient."""
-        if video.shape[1] % self.group or video.shape[-1] % self.scale or video.shape[-2] % self.scale:
-            raise ValueError(
-                f"video of {video.shape[1]} pictures of {video.shape[-2]} x {video.shape[-1]}: this codec takes a "
-                f"multiple of {self.group} pictures, with sides divisible by {self.scale}"
-            )
-        return self.encoder(rearrange(video, "b (f g) c h w -> (b f) (g c) h w", g=self.group))
-
-    def reconstruct(self, raw: Tensor, frames: int) -> Tensor:
-        """Pictures of unnormalised latents `[B F, C, H, W]`, not clamped, with gradient."""
-        return rearrange(self.decoder(raw), "(b f) (g c) h w -> b (f g) c h w", f=frames, g=self.group)
-
-    @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        z = (self.raw(video) - self.mean[:, None, None]) / self.std[:, None, None]
-        return z.unflatten(0, (video.shape[0], -1))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        raw = latents.flatten(0, 1).to(self.std.dtype) * self.std[:, None, None] + self.mean[:, None, None]
-        return self.reconstruct(raw, latents.shape[1]).clamp(-1, 1)
-
-    def stream(self) -> StreamDecoder:
-        return self
+        self.load(weights, SHIPPED)
 
 
 class TinyText:

@@ -1,4 +1,4 @@
-"""CodecTraining: the tiny codec's own stage. Wan's VAE comes pretrained and never passes through here."""
+"""CodecTraining: the stage of the small codecs. Wan's VAE comes pretrained and never passes through here."""
 
 from __future__ import annotations
 
@@ -9,45 +9,83 @@ import lightning.pytorch as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
-from adastate.encoders import TinyCodec
+from adastate.encoders import GroupCodec
+from adastate.optim.muon import Muon
 from adastate.runtime import atomic
 from adastate.types import Batch
 
+STATISTICS = 200
+"""Last batches, over which the statistics of the trained encoder's latents are taken."""
+
 
 class CodecTraining(pl.LightningModule):
-    """Trains a TinyCodec to reconstruct video, with noise on the latents so that small errors decode to small errors.
+    """Trains a codec to reconstruct video, with noise on the latents so that small errors decode to small errors.
 
     Args:
         codec: the autoencoder; give `weights: null` to start from scratch.
-        out: safetensors file written at the end, float16, with the latent statistics inside.
-        lr: peak learning rate; falls linearly to nothing over `max_steps`.
+        out: safetensors file written every `save_every` steps and at the end, float16, with the latent statistics
+            inside.
+        lr: peak learning rate; rises over 50 steps and falls linearly to nothing over the last `lr_decay_fraction` of
+            `max_steps`.
+        muon_lr: rate of Muon for matrices and kernels, where `lr` is that of the rest; None: AdamW for all.
         noise: deviation of the noise on the raw latents.
         shrink: weight of the mean square of the latents, which keeps their scale.
+        unit: weight of the distance of each channel's mean from 0 and of its variance from 1, over a batch.
+        gradients: weight of the error of the picture's differences between neighbours, along and across.
+        vivid: by how much a fully coloured pixel weighs more than a grey one, for what is small and bright.
+        ema: decay of the average of the weights that is written; None writes the weights themselves.
+        channels_last: memory format of the pictures, faster on a CPU for wide kernels.
     """
 
     def __init__(
         self,
-        codec: TinyCodec,
+        codec: GroupCodec,
         out: str = "codec.safetensors",
         lr: float = 2e-3,
+        muon_lr: float | None = None,
+        lr_decay_fraction: float = 1.0,
         noise: float = 0.1,
         shrink: float = 1e-3,
+        unit: float = 0.0,
+        gradients: float = 0.0,
+        vivid: float = 0.0,
+        ema: float | None = None,
+        channels_last: bool = False,
+        save_every: int = 500,
     ) -> None:
         super().__init__()
-        self.codec, self.out, self.lr, self.noise, self.shrink = codec, out, lr, noise, shrink
+        self.codec, self.out, self.lr, self.muon_lr = codec, out, lr, muon_lr
+        self.lr_decay_fraction, self.noise, self.shrink, self.unit = lr_decay_fraction, noise, shrink, unit
+        self.gradients, self.vivid, self.save_every = gradients, vivid, save_every
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.average = None if ema is None else AveragedModel(codec, multi_avg_fn=_warmed_up(ema))
         self._moments: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def written(self) -> GroupCodec:
+        """The codec whose weights are saved."""
+        return self.codec if self.average is None else self.average.module  # type: ignore[return-value]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         video = self._video(batch)
-        z = self.codec.raw(video)
+        z = self.codec.raw(video.flatten(0, 1).contiguous(memory_format=self.memory_format).view(video.shape))
         seen = self.codec.reconstruct(z + self.noise * torch.randn_like(z), z.shape[0] // video.shape[0])
-        error = (seen - video).square().mean()
-        self.log("codec/error", error.detach() / video.var())
-        if batch_idx >= self.trainer.max_steps - 200:  # statistics of the trained encoder, over its last batches
-            flat = z.detach().transpose(0, 1).flatten(1)
-            self._moments.append((flat.mean(1), flat.square().mean(1)))
+        weight = self._weight(video)
+        error = (weight * (seen - video).square()).mean()
+        self.log("codec/error", (seen.detach() - video).square().mean() / video.var())
+        if self.gradients:
+            error = error + self.gradients * _edge_error(seen, video, weight)
+        if self.unit:
+            m, v = z.float().mean((0, 2, 3)), z.float().var((0, 2, 3))
+            error = error + self.unit * (m.square() + v.log().square()).mean()
         return error + self.shrink * z.square().mean()
+
+    def _weight(self, video: Tensor) -> Tensor:
+        """Of every pixel `[B, T, 1, h, w]`; their mean is 1."""
+        weight = 1 + self.vivid * (video.amax(2, keepdim=True) - video.amin(2, keepdim=True)) / 2
+        return weight / weight.mean()
 
     def _video(self, batch: Batch) -> Tensor:
         if batch.video is None:
@@ -56,18 +94,65 @@ class CodecTraining(pl.LightningModule):
             )
         return batch.video
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.codec)
+        if self.global_step % self.save_every == 0:
+            self._save()
+            if not self._ending:
+                self._moments.clear()
+
+    @property
+    def _ending(self) -> bool:
+        return self.trainer.max_steps - self.global_step < STATISTICS
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self._ending or self.global_step % self.save_every > self.save_every - 20:  # a few for a save in between
+            with torch.no_grad():
+                flat = self.written.raw(self._video(batch)).float().transpose(0, 1).flatten(1)
+            self._moments = [*self._moments, (flat.mean(1), flat.square().mean(1))][-STATISTICS:]
+
     def on_train_end(self) -> None:
-        mean, square = (torch.stack(m).mean(0) for m in zip(*self._moments, strict=True))
-        self.codec.mean.copy_(mean)
-        self.codec.std.copy_((square - mean.square()).clamp_min(1e-6).sqrt())
+        self._save()
+
+    def _save(self) -> None:
+        codec = self.written
+        if self._moments:
+            mean, square = (torch.stack(m).mean(0) for m in zip(*self._moments, strict=True))
+            codec.mean.copy_(mean)
+            codec.std.copy_((square - mean.square()).clamp_min(1e-6).sqrt())
         if self.trainer.is_global_zero:
             with atomic.replacing(Path(self.out)) as scratch:
-                save_file({k: v.half().cpu().contiguous() for k, v in self.codec.state_dict().items()}, scratch)
+                save_file({k: v.half().cpu().contiguous() for k, v in codec.state_dict().items()}, scratch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.codec.parameters(), self.lr)
-        steps = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda i: min(1.0, (i + 1) / 50) * max(0.005, 1 - i / steps)
-        )
+        weights = list(self.codec.parameters())
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(weights, self.lr)
+        if self.muon_lr is not None:
+            optimizer = Muon(weights, self.muon_lr, self.lr)
+        steps, last = self.trainer.max_steps, self.lr_decay_fraction
+
+        def rate(step: int) -> float:
+            return min(1.0, (step + 1) / 50) * max(0.005, min(1.0, (1 - step / steps) / last))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _edge_error(seen: Tensor, video: Tensor, weight: Tensor) -> Tensor:
+    """Weighted squared error of the differences between neighbours, along and across, of pictures `[B, T, 3, h, w]`."""
+    error = seen - video
+    along = (weight[..., 1:] * error.diff(dim=-1).square()).mean()
+    return along + (weight[..., 1:, :] * error.diff(dim=-2).square()).mean()
+
+
+def _warmed_up(decay: float) -> Any:
+    """An exponential average that forgets its first, poor weights sooner."""
+
+    @torch.no_grad()
+    def update(average: list[Tensor], now: list[Tensor], updates: Tensor | int) -> None:
+        n = int(updates)
+        torch._foreach_lerp_(average, now, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update

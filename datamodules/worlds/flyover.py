@@ -49,7 +49,7 @@ MOVERS: dict[str, tuple[int, int, int] | None] = {
     "nothing else moves": None,
 }
 BALL_RADIUS = 3.2
-Kind = Literal["plain", "journey", "fog"]
+Kind = Literal["plain", "journey", "fog", "flight"]
 TEMPLATES = (
     "a {speed} flight {heading} over a {palette}, {mover}",
     "flying {heading} over a {palette}, {speed}, {mover}",

@@ -26,7 +26,7 @@ class Flown:
 @lru_cache(maxsize=4)
 def flown(seed: int, count: int, frames: int, lens: bool = True, **fixed: str) -> Flown:
     """Flights number 0 .. count-1 of a world, steered as it draws, `frames` latent frames long."""
-    flights = tuple(voyage(seed, i, Rules(lens), **fixed) for i in range(count))
+    flights = tuple(voyage(seed, i, Rules(lens, lens), **fixed) for i in range(count))
     poses = torch.stack([path(v, steering(seed, i, frames)) for i, v in enumerate(flights)])
     return Flown(flights, poses, render(flights, poses))
 

@@ -45,10 +45,13 @@ def wishes(actions: Tensor, gaze: float) -> Iterator[tuple[float, float, float, 
         yield d - a, i - k, speed, look
 
 
-def path(voyage: Voyage, actions: Tensor, pictures: int = PICTURES) -> Tensor:
-    """Poses `[F * pictures, 8]` (float64) of a flight from its start, steered by `actions` [F, 8]."""
+def path(voyage: Voyage, actions: Tensor, pictures: int = PICTURES, flown: float = 0.0) -> Tensor:
+    """Poses `[F * pictures, 8]` (float64) of a flight from its start, steered by `actions` [F, 8].
+
+    `flown` is the distance that lies behind it, in units, where the start is not that of the whole flight.
+    """
     x, y = voyage.start
-    yaw, rate, pace, lift, look, flown = voyage.heading, 0.0, CRUISE, 0.0, 0.0, 0.0
+    yaw, rate, pace, lift, look = voyage.heading, 0.0, CRUISE, 0.0, 0.0
     clear = USUAL
     rows = []
     for turn, climb, speed, aim in wishes(actions, voyage.gaze):

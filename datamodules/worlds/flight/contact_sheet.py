@@ -1,6 +1,6 @@
 """Flights side by side, for the eye:
 
-python -m datamodules.worlds.flight.contact_sheet out.png --flights 8 --lens --changing --veils --drifting
+python -m datamodules.worlds.flight.contact_sheet out.png --flights 8 --lens --grain --changing --veils --drifting
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=7, help="latent frames")
     parser.add_argument("--each", type=int, default=3, help="pictures from one that is shown to the next")
     parser.add_argument("--up", type=int, default=3)
-    for rule in ("lens", "changing", "veils", "drifting"):
+    for rule in ("lens", "grain", "changing", "veils", "drifting"):
         parser.add_argument(f"--{rule}", action="store_true")
     a = parser.parse_args(args)
-    rules = Rules(a.lens, a.changing, a.veils, a.drifting)
+    rules = Rules(a.lens, a.grain, a.changing, a.veils, a.drifting)
     rows = [shown(voyage(a.seed, i, rules), steering(a.seed, i, a.frames), a.each) for i in range(a.flights)]
     sheet([row for row, _ in rows], [label for _, label in rows], a.up).save(a.out)
 

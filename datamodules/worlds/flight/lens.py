@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,10 +25,11 @@ class Lens:
 PLAIN_LENS = Lens()
 
 
-def own_lens(seed: int) -> Lens:
-    """Exposure .8 to 1.25, contrast .85 to 1.2, grain 0 to .02, drawn from the flight's seed."""
+def own_lens(seed: int, tinted: bool = True, grainy: bool = True) -> Lens:
+    """Drawn from the flight's seed: `tinted`, exposure .8 to 1.25 and contrast .85 to 1.2; `grainy`, grain 0 to .02."""
     e, c, g = (number(seed, 70 + i) for i in range(3))
-    return Lens(0.8 * (1.25 / 0.8) ** e, 0.85 + 0.35 * c, 0.02 * g)
+    own = Lens(0.8 * (1.25 / 0.8) ** e, 0.85 + 0.35 * c) if tinted else PLAIN_LENS
+    return replace(own, grain=0.02 * g) if grainy else own
 
 
 def through(lens: Lens, seed: int, light: Tensor, clock: Tensor) -> Tensor:

@@ -26,19 +26,21 @@ class Rules:
     """What makes a flight hard to remember, each on or off.
 
     Attributes:
-        lens: exposure, contrast and grain are the flight's own, and no prompt tells them.
+        lens: exposure and contrast are the flight's own, and no prompt tells them.
+        grain: so is the noise of its pictures, which few codecs keep.
         changing: with the distance flown snow covers the land and the next time of day comes, for good.
         veils: clouds and tunnels hide everything for a while.
         drifting: one balloon in a colour of its own is carried by the wind.
     """
 
     lens: bool = True
+    grain: bool = True
     changing: bool = False
     veils: bool = False
     drifting: bool = False
 
 
-PLAIN = Rules(lens=False)
+PLAIN = Rules(lens=False, grain=False)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def voyage(seed: int, index: int, rules: Rules = PLAIN, **fixed: str) -> Voyage:
         heading=2 * math.pi * heading,
         agility=0.07 + 0.04 * agility,
         gaze=0.2 + 0.25 * gaze,
-        lens=own_lens(own) if rules.lens else PLAIN_LENS,
+        lens=own_lens(own, rules.lens, rules.grain),
         changing=rules.changing,
         veils=rules.veils,
         drifting=rules.drifting,

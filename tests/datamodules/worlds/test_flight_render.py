@@ -106,7 +106,7 @@ def test_a_flight_keeps_above_the_land() -> None:
 def test_landmarks_are_drawn_where_they_are_said_to_be() -> None:
     found = 0
     for index in range(16):
-        flight = voyage(4, index, Rules(lens=False), time="noon", weather="clear sky", landmark="hot-air balloons")
+        flight = voyage(4, index, Rules(lens=False, grain=False), time="noon", weather="clear sky", landmark="hot-air balloons")
         poses = path(flight, steering(4, index, 7))
         bare = pictures(replace(flight, landmark="nothing else"), poses)
         marked = (pictures(flight, poses) - bare).abs().sum(1) > 0.2
@@ -138,7 +138,7 @@ def test_landmarks_stay_and_one_drifts() -> None:
 
 
 def test_a_head_that_looks_back_sees_the_same_landmarks_on_its_return() -> None:
-    flight = replace(voyage(4, 2, Rules(lens=False)), landmark="hot-air balloons")
+    flight = replace(voyage(4, 2, Rules(lens=False, grain=False)), landmark="hot-air balloons")
     poses = torch.tensor([*flight.start, 30, flight.heading, 0, 0, 0, 0], dtype=torch.float64).repeat(2, 1)
     poses[1, 3] += 2 * math.pi
     one, two = pictures(flight, poses)
@@ -157,7 +157,7 @@ def test_the_lens_is_exposure_contrast_and_grain() -> None:
 
 
 def test_a_scene_that_changes_does_so_for_good_and_not_at_once() -> None:
-    flight, poses = flown(0, Rules(lens=False, changing=True), frames=1)
+    flight, poses = flown(0, Rules(lens=False, grain=False, changing=True), frames=1)
     still = replace(flight, changing=False)
     assert torch.equal(pictures(flight, poses), pictures(still, poses))
     late = poses.clone()
@@ -177,7 +177,7 @@ def test_veils_hide_everything_for_longer_than_a_clip_and_pass() -> None:
         assert (cloud * tunnel == 0).all() and whole.sum() >= 3 * 24 and (cloud + tunnel)[:10].sum() == 0
         kinds |= {name for name, x in (("cloud", cloud), ("tunnel", tunnel)) if x.max() == 1}
     assert kinds == {"cloud", "tunnel"}
-    flight, poses = flown(0, Rules(lens=False, veils=True), frames=40)
+    flight, poses = flown(0, Rules(lens=False, grain=False, veils=True), frames=40)
     cloud, tunnel = hidden(flight.seed, poses[:, 7])
     dark = int((cloud + tunnel).argmax()) + 6
     elsewhere = poses[dark : dark + 1].clone()

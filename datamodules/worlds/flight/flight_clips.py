@@ -1,0 +1,58 @@
+"""Clips of the flight world as stages learn from them: steered, half of them begun in mid-flight, each also mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adastate.types import Batch
+from datamodules.worlds.flight.camera_path import PICTURES, path
+from datamodules.worlds.flight.flight_prompts import caption
+from datamodules.worlds.flight.lattice import number
+from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voyages import CHANGE, Rules, Voyage, steering, voyage
+
+CHANGING, VEILED = 0.2, 0.1
+"""Shares of the flights whose scene changes, and in which clouds and tunnels hide everything for a while."""
+
+BEFORE = 4
+"""Latent frames flown before a clip that begins in mid-flight."""
+
+MIRRORED = [0, 3, 2, 1, 4, 7, 6, 5]
+"""Columns of the actions in a mirror: left and right trade places."""
+
+
+def flight_batch(seed: int, indices: Sequence[int], frames: int) -> Batch:
+    """Clips number `indices` of the world `seed`, `frames` pictures each; with 0 only prompts.
+
+    Clips 2 i and 2 i + 1 are flight i and its mirror image.
+    """
+    if frames % PICTURES:
+        raise ValueError(f"clips of {frames} pictures: a latent frame of this world spans {PICTURES}")
+    flights = {i: _flown(seed, i, frames // PICTURES) for i in sorted({n // 2 for n in indices})}
+    shown = {i: pictures(flight, poses) for i, (flight, poses, _) in flights.items()} if frames else {}
+    return Batch(
+        torch.tensor(list(indices)),
+        [caption(flights[n // 2][0]) for n in indices],
+        video=torch.stack([shown[n // 2].flip(-1) if n % 2 else shown[n // 2] for n in indices]) if frames else None,
+        actions=torch.stack([flights[n // 2][2][:, MIRRORED] if n % 2 else flights[n // 2][2] for n in indices])
+        if frames
+        else None,
+    )
+
+
+def rules(own: int) -> Rules:
+    """Those of the flight whose seed is `own`: a lens of its own always, without grain, others for the shares above."""
+    changing, veiled = (number(own, salt) for salt in (60, 61))
+    return Rules(grain=False, changing=changing < CHANGING, veils=veiled < VEILED)
+
+
+def _flown(seed: int, index: int, frames: int) -> tuple[Voyage, Tensor, Tensor]:
+    """A flight, its poses `[3 frames, 8]` and its actions `[frames, 8]`."""
+    flight = voyage(seed, index, rules(voyage(seed, index).seed))
+    before = BEFORE if number(flight.seed, 62) < 1 / 2 else 0
+    behind = 1.2 * CHANGE[1] * number(flight.seed, 63) if flight.changing else 0.0
+    actions = steering(seed, index, before + frames)
+    return flight, path(flight, actions, flown=behind)[before * PICTURES :], actions[before:]
