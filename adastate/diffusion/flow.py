@@ -104,9 +104,10 @@ def predicted(
     t: Float[Tensor, " B"],
     text: Float[Tensor, "B L D"],
     shift: float,
+    actions: Float[Tensor, "B F A1"] | None = None,
 ) -> Float[Tensor, "B F C H W"]:
     """Velocity that `net` predicts of `x0` with `noise` at `t`; it is trained and scored."""
-    return net(add_noise(x0, noise, t, shift), t, text)
+    return net(add_noise(x0, noise, t, shift), t, text, actions=actions)
 
 
 def to_x0(

@@ -15,6 +15,7 @@ from adastate.diffusion import flow, losses, solvers
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import learner, shard_all
 from adastate.encoders import Codec, TextEncoder
+from adastate.models.actions import given, not_given
 from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
 from adastate.optim.adamw import adamw, clip_gradient
@@ -135,9 +136,10 @@ class Teacher(pl.LightningModule):
         noise = SampleNoise(self.seed, self.iteration, batch.index, "teacher", x0.device)
         t = flow.sigma_table(self.timestep_shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
         keep = noise.uniform() >= self.dropout
+        actions = None if batch.actions is None else not_given(given(batch.actions), ~keep)
         prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
         eps = noise.normal(*x0.shape[1:])
-        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.timestep_shift)
+        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.timestep_shift, actions)
         loss = losses.flow_matching(predicted, x0, eps)
         self.log("teacher/loss", loss, prog_bar=True)
         return loss
@@ -174,34 +176,53 @@ class Teacher(pl.LightningModule):
             self._save()
 
     def velocity(
-        self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        text: Tensor,
+        negative: Tensor | None = None,
+        net: DiT | None = None,
+        actions: Tensor | None = None,
     ) -> Tensor:
-        """Guided velocity c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch."""
+        """Guided velocity c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch.
+
+        `actions` [B, F, A + 1] are c's, with their flag; u has none.
+        """
         net = net or self.net
         if negative is None or self.guidance == 0:
-            return net(x_t, t, text)
-        c, u = net(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([text, negative.expand_as(text)])).chunk(2)
+            return net(x_t, t, text, actions=actions)
+        both = None if actions is None else torch.cat([actions, torch.zeros_like(actions)])
+        texts = torch.cat([text, negative.expand_as(text)])
+        c, u = net(torch.cat([x_t, x_t]), torch.cat([t, t]), texts, actions=both).chunk(2)
         return c + self.guidance * (c - u)
 
     def x0(
-        self, x_t: Tensor, t: Tensor, text: Tensor, negative: Tensor | None = None, net: DiT | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        text: Tensor,
+        negative: Tensor | None = None,
+        net: DiT | None = None,
+        actions: Tensor | None = None,
     ) -> Tensor:
         """Guided prediction of x0, c + w (c - u) of x0s as of velocities, for `x_t` [B, F, C, H, W] at `t` [B]."""
-        return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net), t, self.timestep_shift)
+        return flow.to_x0(x_t, self.velocity(x_t, t, text, negative, net, actions), t, self.timestep_shift)
 
     @torch.no_grad()
-    def trajectory(self, prompts: list[str], noise: Tensor, levels: Tensor) -> Tensor:
+    def trajectory(self, prompts: list[str], noise: Tensor, levels: Tensor, actions: Tensor | None = None) -> Tensor:
         """Guided deterministic Euler path from `noise` [B, F, C, H, W] along `levels`, from 1 to 0.
+
+        `actions` [B, F, A] are 0/1 columns, without a flag.
 
         Returns:
             Samples at every level, `[B, len(levels), F, C, H, W]`, from noise to data.
         """
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
-        levels = levels.to(noise.device)
+        levels, steered = levels.to(noise.device), None if actions is None else given(actions.to(noise.device))
         x, path, net = noise, [noise], self.averaged
         for now, then in pairwise(levels):
             t = (now * flow.TIMESTEPS).expand(len(prompts))
-            x0 = self.x0(x, t, text, negative, net)
+            x0 = self.x0(x, t, text, negative, net, steered)
             x = x0 + then / now * (x - x0)
             path.append(x)
         return torch.stack(path, 1)
@@ -214,23 +235,30 @@ class Teacher(pl.LightningModule):
         seed: int = 0,
         shift: float | None = None,
         index: Sequence[int] | None = None,
+        actions: Tensor | None = None,
     ) -> Tensor:
-        """Clips `[B, F, C, H, W]`; row i starts from the noise of (seed, index[i]), that of its own number without."""
+        """Clips `[B, F, C, H, W]`, steered by `actions` [B, F, A] if they are given.
+
+        Row i starts from the noise of (seed, index[i]), that of its own number without.
+        """
         rows = range(len(prompts)) if index is None else index
         noise = SampleNoise(seed, 0, rows, "sample", self.device)
         start = noise.normal(frames, self.net.size.channels, *self.latent_size)
         shift = self.timestep_shift if shift is None else shift
         if self.solver == "unipc":
-            return self._unipc(prompts, start, steps, shift)
-        return self.trajectory(prompts, start, flow.euler_times(steps, shift))[:, -1]
+            return self._unipc(prompts, start, steps, shift, actions)
+        return self.trajectory(prompts, start, flow.euler_times(steps, shift), actions)[:, -1]
 
     @torch.no_grad()
-    def _unipc(self, prompts: list[str], noise: Tensor, steps: int, shift: float) -> Tensor:
+    def _unipc(
+        self, prompts: list[str], noise: Tensor, steps: int, shift: float, actions: Tensor | None = None
+    ) -> Tensor:
+        steered = None if actions is None else given(actions.to(noise.device))
         text, negative = self.embed(prompts), self.embed([self.negative_prompt])
         (levels, times), net = solvers.unipc_levels(steps, shift), self.averaged
 
         def predict(x: Tensor, i: int) -> Tensor:
-            return self.velocity(x, times[i].float().to(x.device).expand(len(x)), text, negative, net)
+            return self.velocity(x, times[i].float().to(x.device).expand(len(x)), text, negative, net, steered)
 
         return solvers.unipc(predict, noise, levels)[-1]
 

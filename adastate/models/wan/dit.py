@@ -42,6 +42,7 @@ class Size:
         time_embedding_dim: width of the sinusoidal time embedding.
         patch: patch size in time (1), height and width.
         rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
+        actions: columns that steer each latent frame; 0: the network cannot be steered.
         eps: of every normalisation.
     """
 
@@ -55,6 +56,7 @@ class Size:
     time_embedding_dim: int = 64
     patch: tuple[int, int, int] = (1, 2, 2)
     rope_max_frames: int = 1024
+    actions: int = 0
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -235,6 +237,8 @@ class DiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
         self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
         self.head = Head(size)
+        # Last, so that the others begin as they do without it.
+        self.action_embedding = nn.Linear(size.actions + 1, d, bias=False) if size.actions else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -248,6 +252,8 @@ class DiT(nn.Module):
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
+        if self.action_embedding is not None:
+            nn.init.zeros_(self.action_embedding.weight)
 
     def forward(
         self,
@@ -257,6 +263,7 @@ class DiT(nn.Module):
         positions: Sequence[int] | None = None,
         visible: FrameMask | None = None,
         memory: Memory | None = None,
+        actions: Tensor | None = None,
     ) -> Tensor:
         """One pass.
 
@@ -267,6 +274,8 @@ class DiT(nn.Module):
             positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
             visible: which frames see which (no memory).
             memory: cached keys and values to attend to, and where to leave this pass's own.
+            actions: of each frame `[B, F, actions + 1]`, the last column saying whether they are given (see
+                adastate.models.actions); None: no frame's are.
 
         Returns:
             Flow `[B, F, C, H, W]` in the dtype of `x`.
@@ -274,9 +283,11 @@ class DiT(nn.Module):
         dtype = self.patch_embedding.weight.dtype
         if self.compute_dtype not in (None, dtype):
             cast = {name: p.to(self.compute_dtype) for name, p in self.named_parameters()}
-            return torch.func.functional_call(self, cast, (x, t, text, positions, visible, memory), strict=True)
+            return torch.func.functional_call(
+                self, cast, (x, t, text, positions, visible, memory, actions), strict=True
+            )
         tokens, pass_ = self._embed(x.to(dtype), positions, visible, memory)
-        time = self._time(t, x.shape[:2]).to(dtype)
+        time = self._time(t, x.shape[:2], actions).to(dtype)
         e = self.time_projection(time).unflatten(-1, (6, -1))
         keys = text if isinstance(text, list) else self.text_keys(text)
         for block, layer_keys in zip(self.blocks, keys, strict=True):
@@ -326,10 +337,17 @@ class DiT(nn.Module):
             rope = key_rope = torch.view_as_real(rope)
         return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_max_frames, compiled)
 
-    def _time(self, t: Tensor, batch_frames: torch.Size) -> Tensor:
-        """Time embedding `[B, F, D]`; the sinusoid is made in float64, cosines first."""
+    def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:
+        """Embedding of time and, if they are given, actions `[B, F, D]`; the sinusoid is made in float64, cosines
+        first."""
         t = t if t.dim() == 2 else t[:, None].expand(batch_frames)
         half = self.size.time_embedding_dim // 2
         rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
         angle = t.double()[..., None] * rates
-        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(self.patch_embedding.weight.dtype))
+        dtype = self.patch_embedding.weight.dtype
+        time = self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(dtype))
+        if actions is None:
+            return time  # type: ignore[no-any-return]
+        if self.action_embedding is None:
+            raise ValueError("this network cannot be steered: its size has no `actions`")
+        return time + self.action_embedding(actions.to(time))  # type: ignore[no-any-return]
