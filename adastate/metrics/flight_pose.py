@@ -103,19 +103,42 @@ def turning(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float =
     Where there is nothing to hold on to (haze, a plain sky over a level sea) any shift fits; `Turning.sure` tells.
     """
     far, seen = cylinder(video, tilt(video), view)
+    likeness, width = best_match(far, seen, (1, 41), most, view)
+    place, fall = _peak(likeness)
+    reach = likeness.shape[-1] // 2
+    return Turning((place - reach) * width, fall / (1 - likeness.amax(-1)).clamp(min=1e-3))
+
+
+def best_match(
+    far: Float[Tensor, "B T 3 rows columns"],
+    seen: Float[Tensor, "B T 1 rows columns"],
+    around: tuple[int, int],
+    most: float,
+    view: float = VIEW,
+    rise: int = 0,
+) -> tuple[Float[Tensor, "B T-1 shifts"], float]:
+    """How like the next one a picture of a `cylinder` is at each turn, and the radians from a turn to the next.
+
+    The cosine of what both show, each less its mean over `around` (rows and columns, odd), the best of shifts up to
+    `rise` rows up or down. The middle one of the turns is none; they go to `most` radians to both sides.
+    """
     columns = far.shape[-1]
-    mean = nnf.avg_pool2d((far * seen).flatten(0, 2), (1, 41), 1, (0, 20), count_include_pad=False)
-    share = nnf.avg_pool2d(seen.flatten(0, 2), (1, 41), 1, (0, 20), count_include_pad=False)
+    middle = (around[0] // 2, around[1] // 2)
+    mean = nnf.avg_pool2d((far * seen).flatten(0, 2), around, 1, middle, count_include_pad=False)
+    share = nnf.avg_pool2d(seen.flatten(0, 2), around, 1, middle, count_include_pad=False)
     relief = (far - mean.view(far.shape) / share.view(seen.shape).clamp(min=0.05)) * seen
     width = 2 * math.atan(view / 2) / columns
     reach = min(round(most / width), columns // 2)
     square = relief.square().sum(2, keepdim=True)
-    both = _matched(relief[:, :-1], relief[:, 1:], reach)
-    norm = _matched(square[:, :-1], seen[:, 1:], reach) * _matched(seen[:, :-1], square[:, 1:], reach)
-    faint = FAINT**2 * 3 * _matched(seen[:, :-1], seen[:, 1:], reach)
-    likeness = both / (norm.clamp(min=0).sqrt() + faint).clamp(min=1e-6)  # cosine, over what both pictures show
-    place, fall = _peak(likeness)
-    return Turning((place - reach) * width, fall / (1 - likeness.amax(-1)).clamp(min=1e-3))
+    found = []
+    for lift in range(-rise, rise + 1):
+        early, late = (slice(max(0, s), far.shape[-2] + min(0, s)) for s in (lift, -lift))
+        a, power = ((x[:, :-1, :, early], x[:, 1:, :, late]) for x in (relief, square))
+        in_a, in_b = seen[:, :-1, :, early], seen[:, 1:, :, late]
+        norm = _matched(power[0], in_b, reach) * _matched(in_a, power[1], reach)
+        faint = FAINT**2 * 3 * _matched(in_a, in_b, reach)
+        found.append(_matched(*a, reach) / (norm.clamp(min=0).sqrt() + faint).clamp(min=1e-6))
+    return torch.stack(found).amax(0), width
 
 
 def _matched(early: Tensor, late: Tensor, reach: int) -> Tensor:

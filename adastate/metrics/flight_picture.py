@@ -1,0 +1,60 @@
+"""Whether made pictures are whole: seams where a network's tokens meet, and one picture following from the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adastate.metrics.flight_pose import VIEW, best_match, cylinder, tilt
+
+GROUND = -0.24
+"""Tangent of the elevation down to which pictures are matched: the land up to about 40 units away belongs to it."""
+
+RISE = 1
+"""Rows by which a picture may be higher or lower than the next, for climbs."""
+
+
+def seam_ratio(video: Float[Tensor, "B T 3 h w"], step: int) -> float:
+    """Mean size of the steps between pixels across the borders of squares of `step` pixels over that within them.
+
+    In both directions, over all clips. 1: no seam shows. Real pictures are not at 1, either (a horizon may lie at a
+    border, and the middle has more in it than the rim), so compare with theirs.
+    """
+    ratios = []
+    for change in (video.diff(dim=-1), video.diff(dim=-2).transpose(-1, -2)):
+        size = change.abs().flatten(0, -2).mean(0)
+        border = torch.arange(1, len(size) + 1) % step == 0
+        if not border.any() or border.all():
+            raise ValueError(f"squares of {step} pixels in {len(size) + 1}: take from 2 to half of them")
+        ratios.append(size[border].mean() / size[~border].mean().clamp(min=1e-9))
+    return float(sum(ratios)) / 2
+
+
+def match(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.3) -> Float[Tensor, "B T-1"]:
+    """Likeness of each picture's distance to that of the next one, after the turn (within `most` radians) that fits.
+
+    The cosine of their reliefs (what differs from its surroundings of 9 pixels a side) in a cylinder from which the
+    banks are taken: 1 for a picture that has only turned, about .1 for two that have nothing to do with each other.
+    """
+    far, seen = cylinder(video, tilt(video), view, rows=34, low=GROUND)
+    return best_match(far, seen, (9, 17), most, view, RISE)[0].amax(-1)
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """Mean `match` of neighbouring pictures of each clip `[B]`, both of one latent frame, and of two."""
+
+    within: Float[Tensor, " B"]
+    across: Float[Tensor, " B"]
+
+
+def match_across(video: Float[Tensor, "B T 3 h w"], group: int = 3) -> Coherence:
+    """Coherence of clips whose latent frames stand for `group` pictures each; the first begins with picture 0."""
+    pictures = video.shape[1]
+    if group < 2 or pictures <= group:
+        raise ValueError(f"{pictures} pictures in groups of {group}: take groups of 2 or more, and two of them")
+    alike, border = match(video), torch.arange(1, pictures) % group == 0
+    return Coherence(alike[:, ~border].mean(1), alike[:, border].mean(1))
