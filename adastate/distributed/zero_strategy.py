@@ -21,6 +21,7 @@ from adastate.distributed.deepspeed_config import Offload, merge, settings
 from adastate.distributed.protocol import TrainedModule, trained_module
 from adastate.distributed.zero_shards import ZeroShards
 from adastate.models.fsdp import refuse_compiled
+from adastate.optim.muon import Muon
 
 
 class _Precision(DeepSpeedPrecision):
@@ -140,6 +141,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         if half:
             extra["bf16"] = {"enabled": True, "check_grad_overflow": True}
             extra["data_types"] = {"grad_accum_dtype": "fp32"}
+        if any(isinstance(optimizer, Muon) for optimizer in optimizers):
+            raise ValueError("ZeRO keeps weights in pieces and Muon needs whole matrices: leave `muon_lr` null")
         for optimizer in optimizers:
             (name,) = {owners[id(p)] for group in optimizer.param_groups for p in group["params"]}
             engine = self._engine(_Root(networks.trained[name]), extra, optimizer)

@@ -1,4 +1,4 @@
-"""Optimisation: AdamW, warmed up and brought to rest, and a step with the gradient clipped."""
+"""Optimisation: AdamW or Muon, warmed up and brought to rest, and a step with the gradient clipped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from adastate.optim.muon import Muon
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:
@@ -29,8 +31,9 @@ def adamw(
     warmup: int,
     lr_decay_fraction: float,
     steps: int,
+    muon_lr: float | None = None,
 ) -> Any:
-    """What `configure_optimizers` returns.
+    """What `configure_optimizers` returns; with `muon_lr` Muon takes the matrices at that rate, AdamW the rest.
 
     The rate rises linearly over `warmup` steps and falls linearly to a hundredth over the last `lr_decay_fraction` of
     `steps`. Without warm-up it begins at once; without `lr_decay_fraction`, or in a run without end (`steps` below 1),
@@ -41,7 +44,11 @@ def adamw(
         rest = min(1.0, (1 - step / steps) / lr_decay_fraction + 0.01) if steps > 0 and lr_decay_fraction > 0 else 1.0
         return min(1.0, (step + 1) / max(warmup, 1)) * rest
 
-    optimizer = adamw_for(net, lr, betas, weight_decay)
+    optimizer: torch.optim.Optimizer
+    if muon_lr is None:
+        optimizer = adamw_for(net, lr, betas, weight_decay)
+    else:
+        optimizer = Muon(trainable(net), muon_lr, lr, betas, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -44,6 +44,8 @@ class Muon(torch.optim.Optimizer):
         matrices, rest = [p for p in weights if is_matrix(p)], [p for p in weights if not is_matrix(p)]
         if not matrices or not rest:
             raise ValueError("Muon needs matrices and other weights beside them")
+        if any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in weights):
+            raise ValueError("Muon needs whole matrices: leave `muon_lr` null, or train with conf/strategy/ddp.yaml")
         self._flat = [nn.Parameter(p.detach().flatten(1), requires_grad=False) for p in matrices]
         self._muon = torch.optim.Muon(self._flat, lr, weight_decay, momentum)
         fused = all(p.device.type == "cpu" for p in rest) or None

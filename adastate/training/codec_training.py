@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import GroupCodec
 from adastate.optim.muon import Muon
 from adastate.runtime import atomic
@@ -36,6 +37,7 @@ class CodecTraining(pl.LightningModule):
         gradients: weight of the error of the picture's differences between neighbours, along and across.
         vivid: by how much a fully coloured pixel weighs more than a grey one, for what is small and bright.
         ema: decay of the average of the weights that is written; None writes the weights themselves.
+        seed: of the noise.
         channels_last: memory format of the pictures, faster on a CPU for wide kernels.
     """
 
@@ -54,11 +56,12 @@ class CodecTraining(pl.LightningModule):
         ema: float | None = None,
         channels_last: bool = False,
         save_every: int = 500,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.codec, self.out, self.lr, self.muon_lr = codec, out, lr, muon_lr
         self.lr_decay_fraction, self.noise, self.shrink, self.unit = lr_decay_fraction, noise, shrink, unit
-        self.gradients, self.vivid, self.save_every = gradients, vivid, save_every
+        self.gradients, self.vivid, self.save_every, self.seed = gradients, vivid, save_every, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.average = None if ema is None else AveragedModel(codec, multi_avg_fn=_warmed_up(ema))
         self._moments: list[tuple[Tensor, Tensor]] = []
@@ -71,7 +74,11 @@ class CodecTraining(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         video = self._video(batch)
         z = self.codec.raw(video.flatten(0, 1).contiguous(memory_format=self.memory_format).view(video.shape))
-        seen = self.codec.reconstruct(z + self.noise * torch.randn_like(z), z.shape[0] // video.shape[0])
+        if self._ending or self.global_step % self.save_every >= self.save_every - 20:  # a few for a save in between
+            self._observe(video)
+        frames = len(z) // len(video)
+        normals = SampleNoise(self.seed, self.global_step, batch.index, "codec", z.device).normal(frames, *z.shape[1:])
+        seen = self.codec.reconstruct(z + self.noise * normals.flatten(0, 1), frames)
         weight = self._weight(video)
         error = (weight * (seen - video).square()).mean()
         self.log("codec/error", (seen.detach() - video).square().mean() / video.var())
@@ -81,6 +88,11 @@ class CodecTraining(pl.LightningModule):
             m, v = z.float().mean((0, 2, 3)), z.float().var((0, 2, 3))
             error = error + self.unit * (m.square() + v.log().square()).mean()
         return error + self.shrink * z.square().mean()
+
+    @torch.no_grad()
+    def _observe(self, video: Tensor) -> None:
+        flat = self.written.raw(video).float().transpose(0, 1).flatten(1)
+        self._moments = [*self._moments, (flat.mean(1), flat.square().mean(1))][-STATISTICS:]
 
     def _weight(self, video: Tensor) -> Tensor:
         """Of every pixel `[B, T, 1, h, w]`; their mean is 1."""
@@ -107,11 +119,11 @@ class CodecTraining(pl.LightningModule):
     def _ending(self) -> bool:
         return self.trainer.max_steps - self.global_step < STATISTICS
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self._ending or self.global_step % self.save_every > self.save_every - 20:  # a few for a save in between
-            with torch.no_grad():
-                flat = self.written.raw(self._video(batch)).float().transpose(0, 1).flatten(1)
-            self._moments = [*self._moments, (flat.mean(1), flat.square().mean(1))][-STATISTICS:]
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["moments"] = self._moments
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._moments = checkpoint["moments"]
 
     def on_train_end(self) -> None:
         self._save()

@@ -45,6 +45,7 @@ class Teacher(pl.LightningModule):
         dropout: share of prompts replaced by the negative prompt while training.
         lr, betas, weight_decay, gradient_clip_norm: of AdamW; the rate warms up over `warmup` steps and falls to
             nothing over the last `lr_decay_fraction` of `trainer.max_steps`.
+        muon_lr: rate of Muon for the matrices, where `lr` is that of the rest; None: AdamW for all.
         ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
@@ -66,6 +67,7 @@ class Teacher(pl.LightningModule):
         solver: Literal["euler", "unipc"] = "euler",
         dropout: float = 0.1,
         lr: float = 1e-3,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
         gradient_clip_norm: float = 1.0,
@@ -88,6 +90,7 @@ class Teacher(pl.LightningModule):
         self.latent_size, self.timestep_shift, self.guidance = latent_size, timestep_shift, guidance
         self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
         self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
+        self.muon_lr = muon_lr
         self.gradient_clip_norm, self.warmup, self.lr_decay_fraction, self.out, self.seed = (
             gradient_clip_norm,
             warmup,
@@ -271,7 +274,8 @@ class Teacher(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.max_steps
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.lr_decay_fraction, steps)
+        rest = self.warmup, self.lr_decay_fraction, steps, self.muon_lr
+        return adamw(self.net, self.lr, self.betas, self.weight_decay, *rest)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))

@@ -21,7 +21,7 @@ from datamodules.worlds.flight.lens import Lens, through
 from datamodules.worlds.flight.terrain import OCTAVES, SIDE, ground, window
 from datamodules.worlds.flight.veils import EVERY, hidden
 from datamodules.worlds.flight.voxel_render import SIZE, VIEW, pictures, render
-from datamodules.worlds.flight.voyages import CHANGE, LANDMARKS, Rules, Voyage, steering, voyage
+from datamodules.worlds.flight.voyages import CHANGE, LANDMARKS, PLAIN, Rules, Voyage, steering, voyage
 
 LSB = 2 / 255
 """One step of a byte, in video's [-1, 1]."""
@@ -106,7 +106,7 @@ def test_a_flight_keeps_above_the_land() -> None:
 def test_landmarks_are_drawn_where_they_are_said_to_be() -> None:
     found = 0
     for index in range(16):
-        flight = voyage(4, index, Rules(lens=False, grain=False), time="noon", weather="clear sky", landmark="hot-air balloons")
+        flight = voyage(4, index, PLAIN, time="noon", weather="clear sky", landmark="hot-air balloons")
         poses = path(flight, steering(4, index, 7))
         bare = pictures(replace(flight, landmark="nothing else"), poses)
         marked = (pictures(flight, poses) - bare).abs().sum(1) > 0.2
@@ -138,7 +138,7 @@ def test_landmarks_stay_and_one_drifts() -> None:
 
 
 def test_a_head_that_looks_back_sees_the_same_landmarks_on_its_return() -> None:
-    flight = replace(voyage(4, 2, Rules(lens=False, grain=False)), landmark="hot-air balloons")
+    flight = replace(voyage(4, 2, PLAIN), landmark="hot-air balloons")
     poses = torch.tensor([*flight.start, 30, flight.heading, 0, 0, 0, 0], dtype=torch.float64).repeat(2, 1)
     poses[1, 3] += 2 * math.pi
     one, two = pictures(flight, poses)
