@@ -1,0 +1,92 @@
+"""What a codec leaves of flights, and what a teacher makes of prompts and actions, beside the renders' own:
+
+python -m benchmarks.flight_gates codec --codec flight --out gate1
+python -m benchmarks.flight_gates teacher --codec flight --teacher teacher.safetensors --guidance 2 --out gate2
+
+Flights are of a world of their own, which nothing is trained on. A table is printed, all numbers are in OUT.json,
+pictures in OUT.png (and, of a teacher, without labels in OUT_blind.png).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adastate.encoders import ResidualCodec, TinyText
+from adastate.models.wan import Size
+from adastate.training.teacher import Teacher
+from benchmarks import flight_codec_gate, flight_teacher_gate
+from datamodules.worlds.flight.contact_sheet import sheet
+
+SEED = 777
+
+
+def table(columns: dict[str, dict[str, Any]]) -> str:
+    """Numbers by name, a column for each of what is compared."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    wide = max(map(len, names)) + 2
+    lines = [" " * wide + "".join(f"{title:>16}" for title in columns)]
+    for name in names:
+        cells = [column.get(name, "") for column in columns.values()]
+        lines.append(f"{name:{wide}}" + "".join(f"{_short(cell):>16}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _short(cell: Any) -> str:
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: float) -> Teacher:
+    """A flight-sized teacher that can be steered; without `weights` it knows nothing."""
+    size = Size(256, 6, 4, 1024, codec.channels, text_width=64, text_tokens=24, time_embedding_dim=64, actions=8)
+    return Teacher(
+        size,
+        codec,
+        TinyText(24, 64),
+        (64 // codec.scale, 64 // codec.scale),
+        rollout_frames=7,
+        weights=weights,
+        timestep_shift=shift,
+        guidance=guidance,
+        ema=None,
+    ).eval()
+
+
+@torch.no_grad()
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gate", choices=("codec", "teacher"))
+    parser.add_argument("--codec", default="flight", help="safetensors file, or the one that ships")
+    parser.add_argument("--channels", type=int, default=32, help="of the codec's latents")
+    parser.add_argument("--teacher", help="safetensors file")
+    parser.add_argument("--guidance", type=float, default=2.0, help="w in c + w (c - u)")
+    parser.add_argument("--shift", type=float, default=3.0, help="of the levels of noise")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("-n", type=int, default=36, help="clips (of each kind, for a codec)")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--out", type=Path, default=Path("flight_gate"))
+    a = parser.parse_args(args)
+    codec = ResidualCodec(a.codec, a.channels).eval()
+    if a.gate == "codec":
+        columns, rows, labels = flight_codec_gate.compared(codec, a.seed, a.n)
+    else:
+        if a.teacher is None:
+            parser.error("gate teacher: give --teacher")
+        made = teacher(a.teacher, codec, a.guidance, a.shift)
+        columns, rows, labels = flight_teacher_gate.compared(made, codec, a.seed, a.n, a.steps)
+        blind = a.out.with_name(f"{a.out.name}_blind.png")
+        sheet(rows[::2], [""] * len(rows[::2]), up=3).save(blind)
+    print(table(columns))
+    told = {"options": {k: str(v) for k, v in vars(a).items()}, **columns}
+    a.out.with_name(f"{a.out.name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    sheet(rows, labels, up=3).save(a.out.with_name(f"{a.out.name}.png"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

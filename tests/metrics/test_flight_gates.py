@@ -1,0 +1,46 @@
+"""The gates run, with networks that know nothing, and ask for what they say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from adastate.encoders import ResidualCodec
+from adastate.weights import save
+from benchmarks import flight_gates
+from benchmarks.flight_teacher_gate import COMMANDS, asked, steered
+from datamodules.worlds.flight.voxel_render import render
+
+
+def test_every_biome_time_and_weather_is_asked_for_with_every_command() -> None:
+    task = asked(5, 36)
+    for fact, count in (("biome", 6), ("time", 4), ("weather", 3), ("landmark", 3)):
+        seen = Counter((getattr(v, fact), c) for v, c in zip(task.flights, task.commands, strict=True))
+        assert len(seen) == count * len(COMMANDS), fact
+
+
+def test_renders_do_as_they_are_asked() -> None:
+    task = asked(5, 12)
+    told = steered(render(task.flights, list(task.poses)), task)
+    assert told["turns asked for"] == told["tilt sign right"] == 8
+    assert told["turn sign right"] >= 6 and told["tilt, median error (deg)"] < 1
+    other = steered(render(task.flights, list(task.poses)).flip(-1), task)
+    assert other["turn sign right"] == other["tilt sign right"] == 0
+
+
+def test_both_gates_run(tmp_path: Path) -> None:
+    codec = ResidualCodec(None)
+    save_file(codec.state_dict(), tmp_path / "codec.safetensors")
+    save(flight_gates.teacher(None, codec, 2.0, 3.0).net, tmp_path / "teacher.safetensors")
+    common = ["--codec", str(tmp_path / "codec.safetensors"), "-n", "3", "--steps", "1"]
+    flight_gates.main(["codec", *common, "--out", str(tmp_path / "one")])
+    weights = ["--teacher", str(tmp_path / "teacher.safetensors")]
+    flight_gates.main(["teacher", *common, *weights, "--out", str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert {"real, plain", "codec, plain", "real, lens", "codec, lens"} <= set(one)
+    assert one["codec, plain"]["PSNR, worst tenth"] < 20 and one["real, plain"]["balloons found"] > 0
+    assert two["teacher"]["biome"] < 1 and two["real"]["match across latents"] > two["teacher"]["match across latents"]
+    assert {p.name for p in tmp_path.glob("*.png")} == {"one.png", "two.png", "two_blind.png"}
