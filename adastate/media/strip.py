@@ -20,12 +20,12 @@ from torch import Tensor
 
 from adastate.media.video import LIKENESS, _fitted, _shown
 
-GROUND = (19, 20, 23)
-FAINT = (52, 54, 60)
-DIM = (148, 151, 160)
-INK = (233, 234, 238)
-AMBER = (255, 183, 77)
-TEAL = (94, 203, 191)
+GROUND = "#131417"
+FAINT = "#34363c"
+DIM = "#9497a0"
+INK = "#e9eaee"
+AMBER = "#ffb74d"
+TEAL = "#5ecbbf"
 
 CHUNK_GAP, PICTURE_GAP, MARGIN, GUTTER = 10, 2, 20, 54
 

@@ -34,7 +34,7 @@ ROLLOUTS = ("contrast", "saturation", "sharpness", "change", "contrast_drift", "
 class Layout(pl.Callback):
     """Writes a custom-scalars layout: at most 12 curves that tell at a glance whether the run is healthy.
 
-    A second category has what the previews measure, 1x beside the long rollout (docs/health.md).
+    A second category has what the previews measure, 1x beside the long rollout (docs/results/health.md).
 
     Args:
         charts: title of each chart to the tags of its curves; None takes the overview of a distillation.

@@ -5,7 +5,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from adastate.media.strip import GROUND, legible, strip
@@ -140,7 +140,7 @@ def test_a_strip_marks_where_the_training_horizon_ends() -> None:
 def test_long_and_foreign_prompts_stay_inside_the_sheet() -> None:
     chunks = [flat(grey(60))] * 3
     sheet = np.asarray(strip(chunks, prompts=["na\u00efve \u00d7 “飞行” " * 100]))
-    assert (sheet[:, -20:] == GROUND).all()
+    assert (sheet[:, -20:] == ImageColor.getrgb(GROUND)).all()
     assert legible("na\u00efve \u00d7 飞\n\u2014") == "naive x ? -"
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from adastate.media.strip import AMBER, TEAL
+from adastate.media import strip
 from callbacks.previews.figures import SIZE, areas, lines
+
+TEAL, AMBER = ImageColor.getrgb(strip.TEAL), ImageColor.getrgb(strip.AMBER)
 
 
 def share_of(image: Image.Image, colour, column: int) -> float:

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,17 @@ def test_missing_files_half_lines_and_repeated_iterations_are_survived(tmp_path)
     page = write_gallery(tmp_path)
     assert links(page) == ["videos/a.mp4"]
     assert "new" in page.read_text() and "old" not in page.read_text()
+
+
+def test_a_hostile_prompt_and_a_hostile_name_stay_text(tmp_path):
+    run = tmp_path / "a<b>" / "run&'\""
+    (run / "videos").mkdir(parents=True)
+    (run / "videos" / "a.mp4").write_bytes(b"x")
+    prompt = '</figcaption><img src=x onerror="alert(1)">{{ 7 * 191 }}\'"&amp;'
+    (run / INDEX).write_text(entry(1, "videos/a.mp4", prompt))
+    text = write_gallery(run).read_text()
+    assert "<img" not in text and "<b>" not in text and "1337" not in text
+    assert prompt in html.unescape(text) and "a<b> / run&'\"" in html.unescape(text)
 
 
 def test_a_run_without_previews_gets_a_page_that_says_so(tmp_path):
