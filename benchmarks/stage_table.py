@@ -88,7 +88,8 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
         measure = ["evaluate", "--run", str(out / job), "--rollouts", str(rollouts)]
         add(job, "evaluate", [*measure, "--json", str(out / job / "distilled.json")], (job, "distill"))
 
-    add("latents", "latents", ["shards", "--world", "256", "--latents", "--out", str(out / "latents" / "shards")])
+    world = ["shards", "--world", "plain", "--clips", "256", "--latents"]
+    add("latents", "latents", [*world, "--out", str(out / "latents" / "shards")])
     distill("none", "builtin")
     for job in INITS:
         before = BEFORE.get(job)

@@ -38,6 +38,7 @@ class ShardData(EndlessData):
         max_skipped_share: share of unusable samples that are skipped; more are refused.
         memory_gb: decoded clips are kept in memory up to this much.
         read_timeout_s: of one read, which is tried three times.
+        actions: hand out the actions of shards that have them; false leaves them unread, for a network without.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ShardData(EndlessData):
         max_skipped_share: float = 0.05,
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
+        actions: bool = True,
     ) -> None:
         super().__init__(batch, workers)
         if frames is not None and frames < 1:
@@ -58,6 +60,7 @@ class ShardData(EndlessData):
         self.shards, self.frames, self.seed = shards, frames, seed
         self.max_skipped_share = max_skipped_share
         self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
+        self.actions = actions
         self.rows: ShardDataset | None = None
 
     @property
@@ -80,6 +83,7 @@ class ShardData(EndlessData):
             self.memory_gb,
             ledger_path(self.trainer),
             patience,
+            self.actions,
         )
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
@@ -108,9 +112,11 @@ def _clip_batch(rows: ShardDataset, indices: range) -> Batch:
     got = [rows[i] for i in indices]
     content = torch.stack([row.content for row in got])
     video = rows.kind == "mp4"
+    actions = [row.actions for row in got if row.actions is not None]  # of all rows or of none, see ShardDataset
     return Batch(
         index=torch.tensor(indices),
         prompts=[row.prompt for row in got],
         video=to_float(content) if video else None,
         latents=None if video else content.float(),
+        actions=torch.stack(actions).float() if actions else None,
     )

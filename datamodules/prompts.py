@@ -14,8 +14,8 @@ import torch
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.sampler import BatchStream, EpochShuffle
-from datamodules.world_data import world_batch
 from datamodules.worlds.flyover import HEADINGS, Flight, flight
+from datamodules.worlds.world_clips import world_batch
 
 
 def read_prompts(file: Path) -> list[str]:

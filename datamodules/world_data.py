@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,7 +12,8 @@ from adastate.encoders import Codec
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.sampler import BatchStream
-from datamodules.worlds.flyover import Flight, Kind, flight, render
+from datamodules.worlds.flyover import Kind
+from datamodules.worlds.world_clips import world_batch
 
 
 class KeptClips:
@@ -73,27 +73,6 @@ def _bytes(video: Tensor) -> Tensor:
 
 def _pictures(kept: Tensor) -> Tensor:
     return kept.float() / 127.5 - 1
-
-
-def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "plain") -> Batch:
-    """Rows `indices` of the world `seed`, with `pictures` pictures each; 0 gives prompts only."""
-    from datamodules.worlds import fog, journey  # which are built of parts of this file
-    from datamodules.worlds.flight.flight_clips import flight_batch
-
-    parts: dict[Kind, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
-        "plain": (flight, render),
-        "journey": (journey.journey, journey.render),
-        "fog": (fog.foggy, fog.render),
-    }
-    if kind == "flight":
-        return flight_batch(seed, indices, pictures)
-    draw, show = parts[kind]
-    flights = [draw(seed, i) for i in indices]
-    return Batch(
-        index=torch.tensor(list(indices)),
-        prompts=[f.caption for f in flights],
-        video=show(flights, pictures) if pictures else None,
-    )
 
 
 class WorldData(EndlessData):

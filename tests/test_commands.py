@@ -89,7 +89,7 @@ def test_prompts_of_ones_own_are_measured_beside_the_real_clips_of_the_run(run: 
     prompts.write_text("a dog\na cat\n")
     main([*command, "--json", str(out)])
     assert list(json.loads(out.read_text())["rows"]) == ["student, 1x", "teacher, 1x"]
-    main(["shards", "--world", "5", "--out", str(run / "shards")])
+    main(["shards", "--world", "plain", "--clips", "5", "--out", str(run / "shards")])
     for captions, scenes in ((["a dog", "a cat"], [None] * 3), ([flight(0, i).caption for i in range(2)], [1.0])):
         prompts.write_text("\n".join(captions))
         main([*command, "--json", str(out)])

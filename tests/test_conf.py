@@ -84,7 +84,7 @@ class Place:
             save(randomise(DiT(Size(**SMALL))), folder / f"{name}.safetensors")
         save(randomise(DiT(Size(**WAN))), folder / "wan" / "init.safetensors")
         torch.save(TAEHV(None).state_dict(), folder / "taehv.pth")
-        make_shards(["--world", "2", "--out", str(folder / "video" / "shards")])
+        make_shards(["--world", "plain", "--clips", "2", "--out", str(folder / "video" / "shards")])
         clip, prompts = normal(7, 16, 8, 8).half(), ("a red ball", "snow")
         for run, content in ((folder, clip), (folder / "wan", normal(21, 16, 2, 2).half())):
             with ShardWriter(run / "shards", 4) as shards:

@@ -117,7 +117,7 @@ class Line:
         run, data = self.run, self.args.data
         shards = run / "shards"
         if self.world:
-            argv = ["shards", "--world", "256", "--out", str(shards)]
+            argv = ["shards", "--world", "plain", "--clips", "256", "--out", str(shards)]
             self.steps.append(Stage("shards", argv, lambda: count(shards)))
             return
         videos = run / "clips" if data == "clips" else Path(data)

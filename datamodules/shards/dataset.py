@@ -51,6 +51,7 @@ class ShardDataset:
         memory_gb: limit of the memory, in every loader worker.
         ledger: file of the skipped samples; None counts them only.
         patience: with slow and failing reads.
+        actions: read those that there are. All samples of a set have them, or none: what is otherwise than most is bad.
 
     Raises:
         ShardError: nothing usable, or more bad samples than allowed.
@@ -66,7 +67,9 @@ class ShardDataset:
         memory_gb: float = 2.0,
         ledger: Path | None = None,
         patience: Patience | None = None,
+        actions: bool = True,
     ) -> None:
+        self.actions = actions
         self.shards, self.kind, self.frames, self.max_skipped_share = shards, kind, frames, max_skipped_share
         self.patience = patience or Patience()
         self.places = Places(shards, self.patience)
@@ -81,13 +84,13 @@ class ShardDataset:
         self._write(self.places.empty())
         self._look_over(lambda sample: require(sample, kind))
         self.order = EpochShuffle([s.places for s in self.places.shards if s.places], seed)
-        self.shape = torch.Size()
+        self.shape, self.steered = torch.Size(), torch.Size()  # of content and actions; no axes: without actions
         # Some good samples set the shape, and not the first to be read, which differs between processes.
         self.probes = self._probe()
         if not self.probes:
             found = dict(self.ledger.counts())
             raise ShardError(f"none of the {len(self)} samples of {shards} can be used: {found}")
-        self.shape = Counter(row.content.shape for row in self.probes).most_common(1)[0][0]
+        self.shape, self.steered = Counter(map(_shapes, self.probes)).most_common(1)[0][0]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -156,19 +159,16 @@ class ShardDataset:
         """The sample at place `n`, or None if it is bad."""
         if n in self._memory or self._bad[n]:
             row = self._memory.get(n)
-            if row is None or not self.shape or row.content.shape == self.shape:
+            if row is None or not self.shape or _shapes(row) == (self.shape, self.steered):
                 return row
         self._tries += not self._tried[n]
         self._tried[n] = True
         sample = self.places[n]
         try:
-            row = self._memory.get(n) or decode(sample, self.kind, self.frames, self.patience)
-            if self.shape and row.content.shape != self.shape:
+            row = self._memory.get(n) or decode(sample, self.kind, self.frames, self.patience, self.actions)
+            if self.shape and _shapes(row) != (self.shape, self.steered):
                 self._memory.pop(n, None)
-                has, wanted = list(row.content.shape), list(self.shape)
-                raise BadSample(
-                    "another shape", sample, f"is {has}, the others {wanted}: keep sizes apart, or set data.frames"
-                )
+                raise self._unlike_others(sample, row)
             if self.check:
                 self.check(sample, row.facts)
         except BadSample as error:
@@ -179,6 +179,16 @@ class ShardDataset:
             self._memory[n] = row
             self._free -= size
         return row
+
+    def _unlike_others(self, sample: Sample, row: DecodedSample) -> BadSample:
+        if row.content.shape != self.shape:
+            told = f"is {list(row.content.shape)}, the others {list(self.shape)}: keep sizes apart, or set data.frames"
+            return BadSample("another shape", sample, told)
+        has, others = (
+            f"actions {[*shape]}" if shape else "no actions.npy" for shape in (_shapes(row)[1], self.steered)
+        )
+        told = f"has {has}, the others {others}: a batch is steered as a whole or not at all, so keep such sets apart"
+        return BadSample("other actions", sample, told)
 
     def _mark(self, n: int, sample: Sample, error: BadSample) -> Skip:
         self._bad[n] = error.cause != "out of reach"  # what is only out of reach may come back
@@ -224,3 +234,8 @@ class ShardDataset:
         excess = self.excess()
         if trainer.strategy.reduce_boolean_decision(excess is not None, all=False):
             raise ShardError(excess or f"too many samples of {self.shards} cannot be used: another process tells which")
+
+
+def _shapes(row: DecodedSample) -> tuple[torch.Size, torch.Size]:
+    """Of content and of actions, the latter without axes where there are none."""
+    return row.content.shape, torch.Size() if row.actions is None else row.actions.shape

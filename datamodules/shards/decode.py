@@ -21,6 +21,10 @@ HOW_TO_MAKE = {
 }
 
 
+ACTIONS = "actions.npy"
+"""Kind of the member that tells how a clip was steered."""
+
+
 @dataclass(frozen=True)
 class DecodedSample:
     """One decoded sample."""
@@ -28,16 +32,22 @@ class DecodedSample:
     content: Tensor  # [F, C, H, W] or [J, F, C, H, W] as stored, or [T, 3, h, w] uint8
     prompt: str
     facts: dict[str, Any]
+    actions: Tensor | None = None  # [F, A] uint8, a row for each latent frame
 
 
-def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None) -> DecodedSample:
+def decode(
+    sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None, actions: bool = True
+) -> DecodedSample:
     """Reads a sample and crops it to the first `frames` latent frames (pictures of an mp4).
 
+    With `actions` its actions.npy is read, where it has one: a row for each latent frame, those of an mp4 included.
+
     Raises:
-        BadSample: no caption, no `kind`, out of reach, not decodable, too short, or numbers that are not finite.
+        BadSample: no caption, no `kind`, out of reach, not decodable, too short, numbers that are not finite, or
+            actions that are no 0/1 columns or do not go with the frames.
     """
     require(sample, kind)
-    data = _fetch(sample, ["txt", "json", kind], patience)
+    data = _fetch(sample, ["txt", "json", kind, *([ACTIONS] if actions else [])], patience)
     try:
         prompt = safe_decode.read_words(data["txt"])
         if not prompt:
@@ -63,8 +73,37 @@ def decode(sample: Sample, kind: str, frames: int | None = None, patience: Patie
         )
     if content.is_floating_point() and not safe_decode.all_finite(content):
         raise BadSample("not finite", sample, "holds numbers that are not finite: encode it again")
+    steered = _actions(sample, data[ACTIONS], content.shape[axis], frames, kind) if ACTIONS in data else None
     # Cloned, because a crop would keep the whole clip in memory.
-    return DecodedSample(content if frames is None else content.narrow(axis, 0, frames).clone(), prompt, facts)
+    content = content if frames is None else content.narrow(axis, 0, frames).clone()
+    return DecodedSample(content, prompt, facts, steered)
+
+
+def _actions(sample: Sample, data: bytes, has: int, frames: int | None, kind: str) -> Tensor:
+    """Rows of actions for the first `frames` of the `has` frames of a sample; of a video they stand for several."""
+    try:
+        actions = safe_decode.read_actions(data)
+    except Refused as error:
+        raise BadSample(error.cause, sample, f"{error}: write 0/1 columns, a row for each latent frame") from error
+    rows = rows_of_actions(len(actions), has, has if frames is None else frames) if kind == "mp4" else frames or has
+    if rows is None or (kind != "mp4" and len(actions) != has):
+        told = f"has {len(actions)} rows of actions for {has} frames"
+        cropped = f", of which {frames} are wanted" if frames is not None else ""
+        raise BadSample("bad actions", sample, f"{told}{cropped}: give a row for each latent frame")
+    return actions[:rows].clone()
+
+
+def rows_of_actions(rows: int, frames: int, wanted: int) -> int | None:
+    """How many of the `rows` for a video of `frames` frames go with its first `wanted`; None if they do not divide.
+
+    A row stands for as many frames as every other, or the first one for a single frame, as Wan's latents do.
+    """
+    for first in (0, 1):
+        if rows > first and frames > first and (frames - first) % (rows - first) == 0:
+            each = (frames - first) // (rows - first)
+            if (wanted - first) % each == 0:
+                return first + (wanted - first) // each
+    return None
 
 
 def _fetch(sample: Sample, kinds: Sequence[str], patience: Patience | None) -> dict[str, bytes]:

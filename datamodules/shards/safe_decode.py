@@ -30,6 +30,7 @@ MAX_DEPTH = 16
 """Of facts: workers send them in pickles, which recurse."""
 
 DTYPES = ("float16", "float32", "float64")
+_COLUMNS = ("uint8", "bool", "int8", "int32", "int64", *DTYPES)
 _MAX_NPY_HEADER = 4096
 _BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof", b"traf"}
 
@@ -46,8 +47,8 @@ class Refused(ValueError):
         self.cause = cause
 
 
-def read_npy(data: bytes) -> Tensor:
-    """A .npy file of floating-point numbers, as a view of its bytes.
+def read_npy(data: bytes, dtypes: tuple[str, ...] = DTYPES) -> Tensor:
+    """A .npy file of numbers of one of these types, as a view of its bytes.
 
     Raises:
         Refused: `wrong dtype`, or `unreadable`: no .npy file, or its header and its bytes disagree.
@@ -71,16 +72,31 @@ def read_npy(data: bytes) -> Tensor:
         raise Refused("unreadable", f"its header cannot be read ({type(error).__name__})") from error
     if kind.hasobject:
         raise Refused("unreadable", "Object arrays cannot be loaded: they are pickles")
-    if kind.name not in DTYPES:
-        raise Refused("wrong dtype", f"its numbers are {kind.name}, not one of {', '.join(DTYPES)}")
+    if kind.name not in dtypes:
+        raise Refused("wrong dtype", f"its numbers are {kind.name}, not one of {', '.join(dtypes)}")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 < n < 2**40 for n in shape):
         raise Refused("unreadable", "its header gives no shape, or an empty one")
     count = int(np.prod([*shape], dtype=object)) if shape else 1
     if count * kind.itemsize != len(data) - start - length:
         has = len(data) - start - length
         raise Refused("unreadable", f"its header promises {count * kind.itemsize} bytes of numbers, it has {has}")
+    kind = np.dtype("uint8") if kind.name == "bool" else kind  # a byte that is neither 0 nor 1 is no bool
     array = np.frombuffer(bytearray(data), kind, count, start + length).reshape(shape, order="F" if fortran else "C")
     return torch.from_numpy(array if kind.isnative else array.astype(kind.newbyteorder("=")))
+
+
+def read_actions(data: bytes) -> Tensor:
+    """A .npy file of 0/1 columns, a row for each latent frame (or each frame, in a user's own file): uint8 `[F, A]`.
+
+    Raises:
+        Refused: as `read_npy`, or `bad actions`: not two axes, or something else than 0 and 1.
+    """
+    columns = read_npy(data, _COLUMNS)
+    if columns.ndim != 2:
+        raise Refused("bad actions", f"has actions of shape {[*columns.shape]}: a row a frame, a column a key")
+    if not bool(((columns == 0) | (columns == 1)).all()):
+        raise Refused("bad actions", "has actions that are neither 0 nor 1")
+    return columns.to(torch.uint8)
 
 
 def all_finite(x: Tensor) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from webdataset import TarWriter  # type: ignore[import-untyped]
 
@@ -291,15 +292,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def npy(values: Tensor) -> bytes:
-    """A tensor as a float16 .npy file.
+def npy(values: Tensor, dtype: torch.dtype = torch.float16) -> bytes:
+    """A tensor as a .npy file of `dtype`.
 
     Raises:
         ShardError: a number that is not finite, or too large for float16.
     """
-    half = values.detach().cpu().half()
-    if not half.isfinite().all():
+    stored = values.detach().cpu().to(dtype)
+    if not stored.isfinite().all():
         raise ShardError("numbers not finite in float16 cannot be stored: the model that made them has diverged")
     out = io.BytesIO()
-    np.save(out, half.numpy(), allow_pickle=False)
+    np.save(out, stored.numpy(), allow_pickle=False)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""`adastate shards`: a folder of captioned videos, or the tiny world, made into WebDataset shards.
+"""`adastate shards`: a folder of captioned videos, or clips of a built-in world, made into WebDataset shards.
 
 The key of every clip carries a digest of all that decides what it holds (the settings, the video's bytes, its
 caption), so that a second run knows what is done, what has changed and what an interruption left out.
@@ -10,14 +10,12 @@ import argparse
 import hashlib
 import json
 import re
-import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import Progress
 
 from adastate.encoders import Codec
@@ -26,32 +24,11 @@ from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
 from datamodules.tools.footage import VideoError, import_clips, probe, read_clips
-from datamodules.worlds.flyover import FPS, VIEW, flight, render
+from datamodules.tools.shard_set import METHOD, ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.world_shards import write_world
+from datamodules.worlds.world_clips import WORLDS
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
-METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What a run did; printed as its closing summary."""
-
-    out: Path
-    written: int  # clips of this run
-    kept: int  # clips that were there
-    shards: int
-    skipped: dict[str, str] = field(default_factory=dict)  # video -> why it gave nothing, or not all
-    captioned_by_name: tuple[str, ...] = ()
-
-    @property
-    def clips(self) -> int:
-        return self.written + self.kept
-
-    def __str__(self) -> str:
-        lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
-        lines += [f"  no caption, its file name serves: {name}" for name in self.captioned_by_name]
-        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -101,12 +78,12 @@ def make_shards(
     if stride < 1:
         raise ShardError(f"a stride of {stride} pictures between clips: give 1 or more")
     settings["stride"] = stride
-    clip_bytes = _clip_bytes(size, pictures, fps, latents)
+    expected = clip_bytes(size, pictures, fps, latents)
     before = read_manifest(out)
     with Progress(console=Console(stderr=True)) as progress:
         sources, skipped, by_name = _gather(videos, settings, before.get("sources", {}), caption_from_name, progress)
         names = {source.name for source in sources}
-        writer = _open(out, clips_per_shard, before, settings, names >= set(before.get("sources", {})))
+        writer = open_set(out, clips_per_shard, before, settings, names >= set(before.get("sources", {})))
         with writer:
             # Clips of a video that is no longer there stay; those of one that has changed go.
             gone = {state["digest"] for name, state in writer.sources.items() if name not in names}
@@ -115,7 +92,7 @@ def make_shards(
             present = writer.keys()
             counts = Counter(map(_digest_of, present))
             todo = [source for source in sources if not _is_done(source, writer.sources, counts)]
-            _check_disk(out, clip_bytes * fps / stride * sum(source.state["seconds"] for source in todo))
+            check_disk(out, expected * fps / stride * sum(source.state["seconds"] for source in todo))
             task = progress.add_task("cutting", total=sum(source.state["seconds"] for source in todo))
             for source in todo:
                 progress.update(task, description=source.name)
@@ -210,80 +187,14 @@ def _is_done(source: _Source, states: Facts, counts: Counter[str]) -> bool:
     return True
 
 
-def _open(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake: bool) -> ShardWriter:
-    """Opens the folder; a set with other settings is removed first, if all of it can be made again."""
-    stored = before.get("settings", settings)
-    if stored != settings:
-        changed = ", ".join(
-            f"{k} {stored.get(k)} -> {settings.get(k)}"
-            for k in {**settings, **stored}
-            if stored.get(k) != settings.get(k)
-        )
-        if not can_remake or stored.get("kind") != settings["kind"]:
-            raise ShardError(
-                f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
-            )
-        for path in [*out.glob("shard-*.tar"), out / "index.json"]:  # the index last: it says that these files are ours
-            path.unlink()
-    return ShardWriter(out, per_shard, settings)
-
-
-def _clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec | None) -> float:
-    """Rough bytes of a clip in a shard.
-
-    Raises:
-        ShardError: settings that do not fit the codec, or h264.
-    """
-    height, width = size
-    if pictures < 1 or fps <= 0 or min(size) < 2:
-        raise ShardError(f"{pictures} pictures of {height} x {width} at {fps:g} fps are no clip: give larger numbers")
-    side = codec.scale if codec else 2
-    if height % side or width % side:
-        raise ShardError(f"clips of {height} x {width} do not fit: give a height and width divisible by {side}")
-    if codec is None:
-        return 4096 + 0.15 * pictures * 3 * height * width
-    frames = next(n for n in range(1, pictures + 1) if codec.video_frames(n) >= pictures)
-    if codec.video_frames(frames) != pictures:
-        raise ShardError(f"a clip of {pictures} pictures does not fit the codec: give {codec.video_frames(frames)}")
-    return 4096 + 2 * frames * codec.channels * (height // side) * (width // side)
-
-
-def _check_disk(out: Path, need: float) -> None:
-    free = shutil.disk_usage(out).free
-    if need > free:
-        raise ShardError(f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: choose another disk")
-
-
-def write_world(
-    out: Path, clips: int, pictures: int = 21, seed: int = 0, codec: Codec | None = None, clips_per_shard: int = 256
-) -> ShardReport:
-    """Writes flights 0..clips-1 of the tiny world `seed` as shards, in the same format; run again, it goes on.
-
-    Raises:
-        ShardError: as `make_shards`.
-    """
-    if clips < 1:
-        raise ShardError(f"{clips} clips of the world: give 1 or more")
-    settings = {"kind": "world", "method": METHOD, "seed": seed, "pictures": pictures, "codec": codec_name(codec)}
-    clip_bytes = _clip_bytes((VIEW, VIEW), pictures, FPS, codec)
-    writer = _open(out, clips_per_shard, read_manifest(out), settings, can_remake=True)
-    with writer, Progress(console=Console(stderr=True)) as progress:
-        writer.retain(lambda key: int(key.rpartition("-")[2]) < clips)
-        present = writer.keys()
-        _check_disk(out, clip_bytes * (clips - len(present)))
-        for i in progress.track(range(clips), description="flying"):
-            key, one = f"world-{i:07d}", flight(seed, i)
-            if key not in present:
-                writer.add(key, clip_members(render([one], pictures)[0], FPS, one.caption, one.facts, codec))
-    return ShardReport(out, clips - len(present), len(present), len(writer.shards))
-
-
 def main(argv: list[str]) -> None:
     """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
     parser = argparse.ArgumentParser("adastate shards", description=__doc__)
     add = parser.add_argument
     add("--videos", type=Path, help="folder of videos, each with its caption in a .txt of the same name beside it")
-    add("--world", type=int, metavar="CLIPS", help="make so many clips of the built-in tiny world instead")
+    add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight carry actions")
+    add("--clips", type=int, default=256, help="of the world (default: %(default)s)")
+    add("--workers", type=int, default=0, help="processes that render and encode the world's clips (0: this one does)")
     add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
     add("--out", type=Path, default=Path("data/shards"), help="folder of the shards (default: %(default)s)")
     add("--height", type=int, default=32)
@@ -293,21 +204,35 @@ def main(argv: list[str]) -> None:
     add(
         "--stride", type=int, help="pictures between the starts of clips of one scene (default: --pictures, no overlap)"
     )
-    add("--seed", type=int, default=0, help="of the tiny world")
+    add("--seed", type=int, default=0, help="of the world")
     add("--clips-per-shard", type=int, default=256)
     add("--latents", action="store_true", help="write latents in place of video")
-    add("--codec-weights", help="tiny codec's .safetensors, or folder or hub name of a Wan VAE (default: built in)")
+    add(
+        "--codec-weights",
+        help="builtin, journey, fog, flight, a .safetensors file of such a codec, or folder or hub name of a Wan VAE "
+        "(default: the world's own, builtin for videos)",
+    )
     add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
     args = parser.parse_args(argv)
     try:
-        codec = load_codec(args.codec_weights) if args.latents else None
+        own = None if args.world in (None, "plain") else args.world
+        codec = load_codec(args.codec_weights or own) if args.latents else None
         if args.fetch_clips is not None:
             print("\n".join(map(str, import_clips(None, args.fetch_clips))))
             return
         if args.world is not None:
-            report = write_world(args.out, args.world, args.pictures, args.seed, codec, args.clips_per_shard)
+            report = write_world(
+                args.out,
+                args.clips,
+                args.pictures,
+                args.seed,
+                codec,
+                args.clips_per_shard,
+                args.world,
+                args.workers,
+            )
         elif args.videos is None:
-            parser.error("say what to make: --videos FOLDER, --world CLIPS or --fetch-clips FOLDER")
+            parser.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
         else:
             report = make_shards(
                 args.videos,

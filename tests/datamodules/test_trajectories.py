@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.shards.index import find_shards
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
-from datamodules.tools.make_shards import write_world
+from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryData, TrajectoryWriter
 from tests.support.sample_videos import StubCodec
 

@@ -24,7 +24,7 @@ from adastate.runtime.ranks import Rank
 from adastate.weights import save
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError
-from datamodules.tools.make_shards import write_world
+from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryData
 from tests.support.lmdbs import write_pairs
 from tests.support.tiny import random_net

@@ -56,10 +56,10 @@ def test_the_clips_of_a_small_folder_overlap(tmp_path: Path, monkeypatch: pytest
 
 def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> None:
     console = Console(quiet=True)
-    stage = Stage("shards", ["shards", "--world", "2", "--out", str(tmp_path / "a")], lambda: "two")
+    stage = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "a")], lambda: "two")
     assert run_stage(stage, tmp_path, console)["skipped"] is False
     assert run_stage(stage, tmp_path, console)["skipped"] is True
-    other = Stage("shards", ["shards", "--world", "2", "--out", str(tmp_path / "b")], lambda: "two")
+    other = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "b")], lambda: "two")
     assert run_stage(other, tmp_path, console)["skipped"] is False
 
 
@@ -198,6 +198,6 @@ def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(
 
 @pytest.mark.parametrize("size", ["wan_1_3b", "wan_14b"])
 def test_the_real_sizes_are_not_taken_through_clips_of_the_tiny_world(size: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="called one by one, with prompts of your own: docs/wan"):
+    with pytest.raises(SystemExit, match="called one by one, with prompts of your own: docs/guide/wan"):
         pipeline.main(["--run", str(tmp_path / "run"), "--size", size])
     assert not (tmp_path / "run").exists()

@@ -64,7 +64,7 @@ def record(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     runs = out / "runs"
     run = runs / "base"
-    adastate("shards", "--world", "32", "--out", str(run / "shards"))
+    adastate("shards", "--world", "plain", "--clips", "32", "--out", str(run / "shards"))
     teacher = ["--config", "conf/stages/teacher.yaml"]
     adastate("trajectories", *BASE, *teacher, "--clips", "16", "--steps", "16", f"--run.dir={run}")
     write(out / "trajectories.pt", dict(of_shards(run / "trajectories")))

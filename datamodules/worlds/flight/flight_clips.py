@@ -1,8 +1,9 @@
-"""Clips of the flight world as stages learn from them: steered, half of them begun in mid-flight, each also mirrored."""
+"""Clips of the flight world as stages learn from them: steered, half begun in mid-flight, each also mirrored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,15 +44,26 @@ def flight_batch(seed: int, indices: Sequence[int], frames: int) -> Batch:
     )
 
 
+def flight_facts(seed: int, index: int) -> dict[str, Any]:
+    """What is true of clip `index` of the world `seed` and can be said in words."""
+    flight = _drawn(seed, index // 2)
+    told = {name: getattr(flight, name) for name in ("seed", "biome", "time", "weather", "landmark")}
+    return {**told, "changing": flight.changing, "veils": flight.veils, "mirrored": bool(index % 2)}
+
+
 def rules(own: int) -> Rules:
     """Those of the flight whose seed is `own`: a lens of its own always, without grain, others for the shares above."""
     changing, veiled = (number(own, salt) for salt in (60, 61))
     return Rules(grain=False, changing=changing < CHANGING, veils=veiled < VEILED)
 
 
+def _drawn(seed: int, index: int) -> Voyage:
+    return voyage(seed, index, rules(voyage(seed, index).seed))
+
+
 def _flown(seed: int, index: int, frames: int) -> tuple[Voyage, Tensor, Tensor]:
     """A flight, its poses `[3 frames, 8]` and its actions `[frames, 8]`."""
-    flight = voyage(seed, index, rules(voyage(seed, index).seed))
+    flight = _drawn(seed, index)
     before = BEFORE if number(flight.seed, 62) < 1 / 2 else 0
     behind = 1.2 * CHANGE[1] * number(flight.seed, 63) if flight.changing else 0.0
     actions = steering(seed, index, before + frames)

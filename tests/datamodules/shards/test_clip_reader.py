@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
-from datamodules.tools.make_shards import write_world
+from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryWriter
 from datamodules.worlds.flyover import flight
 

@@ -309,7 +309,7 @@ def test_codecs_are_told_apart_by_their_weights() -> None:
 
 def test_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    main(["--world", "3", "--pictures", "3", "--out", out])
+    main(["--world", "plain", "--clips", "3", "--pictures", "3", "--out", out])
     assert f"{out}: 3 clips in 1 shards, 3 of them written now" in capsys.readouterr().out
     flags = ["--pictures", "9", "--fps", "10", "--height", "16", "--width", "24", "--clips-per-shard", "5"]
     main(["--videos", str(videos), "--out", out + "2", *flags])

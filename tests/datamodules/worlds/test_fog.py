@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from adastate import metrics
-from datamodules.world_data import world_batch
 from datamodules.worlds import fog, journey
 from datamodules.worlds.fog import BRIGHTNESS, CLEAR, PERIODS, Foggy
+from datamodules.worlds.world_clips import world_batch
 
 BARE = [replace(f, mover="nothing else moves") for f in fog.even_foggy(6, 3)]
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules.world_data import WorldData, world_batch
+from datamodules.world_data import WorldData
 from datamodules.worlds import journey
 from datamodules.worlds.flyover import flight, render
 from datamodules.worlds.journey import COMPANY, LAP, Journey, even_journeys
+from datamodules.worlds.world_clips import world_batch
 
 BARE = replace(journey.journey(0, 0), mover="nothing else moves")
 

@@ -1,0 +1,82 @@
+"""A folder of shards as the shards command fills it: its settings, its room on the disk, and what a run did."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from adastate.encoders import Codec
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import ShardWriter
+from datamodules.tools.clip_members import Facts
+
+METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a run did; printed as its closing summary."""
+
+    out: Path
+    written: int  # clips of this run
+    kept: int  # clips that were there
+    shards: int
+    skipped: dict[str, str] = field(default_factory=dict)  # video -> why it gave nothing, or not all
+    captioned_by_name: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> int:
+        return self.written + self.kept
+
+    def __str__(self) -> str:
+        lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
+        lines += [f"  no caption, its file name serves: {name}" for name in self.captioned_by_name]
+        lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def open_set(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake: bool) -> ShardWriter:
+    """Opens the folder; a set with other settings is removed first, if all of it can be made again."""
+    stored = before.get("settings", settings)
+    if stored != settings:
+        changed = ", ".join(
+            f"{k} {stored.get(k)} -> {settings.get(k)}"
+            for k in {**settings, **stored}
+            if stored.get(k) != settings.get(k)
+        )
+        if not can_remake or stored.get("kind") != settings["kind"]:
+            raise ShardError(
+                f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
+            )
+        for path in [*out.glob("shard-*.tar"), out / "index.json"]:  # the index last: it says that these files are ours
+            path.unlink()
+    return ShardWriter(out, per_shard, settings)
+
+
+def clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec | None, lossless: bool = False) -> float:
+    """Rough bytes of a clip in a shard, of `size` (height, width) in pixels; `lossless` is of video.
+
+    Raises:
+        ShardError: settings that do not fit the codec, or h264.
+    """
+    height, width = size
+    if pictures < 1 or fps <= 0 or min(size) < 2:
+        raise ShardError(f"{pictures} pictures of {height} x {width} at {fps:g} fps are no clip: give larger numbers")
+    side = codec.scale if codec else 2
+    if height % side or width % side:
+        raise ShardError(f"clips of {height} x {width} do not fit: give a height and width divisible by {side}")
+    if codec is None:
+        return 4096 + (0.4 if lossless else 0.15) * pictures * 3 * height * width
+    frames = next(n for n in range(1, pictures + 1) if codec.video_frames(n) >= pictures)
+    if codec.video_frames(frames) != pictures:
+        raise ShardError(f"a clip of {pictures} pictures does not fit the codec: give {codec.video_frames(frames)}")
+    return 4096 + 2 * frames * codec.channels * (height // side) * (width // side)
+
+
+def check_disk(out: Path, need: float) -> None:
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise ShardError(f"{out} has {decimal(free)} free and needs about {decimal(int(need))}: choose another disk")
