@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
+from adastate.media.video import to_float
 
 KEPT = {"contrast": metrics.contrast, "saturation": metrics.saturation, "sharpness": metrics.sharpness}
 """Qualities that a good stream neither gains nor loses."""
@@ -21,7 +22,7 @@ def measure(chunks: list[Tensor], fps: int) -> dict[str, float]:
     `<quality>_drift`, |log(last / first second)|. A rollout of less than a second is measured whole.
     """
     clip = torch.cat(_ends(chunks, fps), 1)
-    first, last = (_unit(part) for part in (clip[:, :fps], clip[:, -fps:]))
+    first, last = (to_float(part) for part in (clip[:, :fps], clip[:, -fps:]))
     found = {}
     for name, quality in KEPT.items():
         found[name] = float(quality(last).mean())
@@ -40,8 +41,3 @@ def _ends(chunks: list[Tensor], pictures: int) -> list[Tensor]:
             kept.append(chunk)
         ahead += chunk.shape[1]
     return kept
-
-
-def _unit(pictures: Tensor) -> Tensor:
-    """Bytes to [-1, 1]."""
-    return pictures.float() / 127.5 - 1
