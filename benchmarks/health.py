@@ -1,4 +1,4 @@
-"""Healthy and unhealthy distillations at the tiny size, and the pictures of docs/health.md.
+"""Healthy and unhealthy distillations at the tiny size, and the pictures of docs/results/health.md.
 
     python benchmarks/health.py train --run runs/tiny --only healthy     # minutes a run, on one core
     python benchmarks/health.py draw                                     # event files and videos -> pictures, a table

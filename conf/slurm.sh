@@ -1,5 +1,5 @@
 #!/bin/bash
-# One job for every training target (docs/slurm.md). `conf/slurm.sh submit COMMAND ...` hands `adastate COMMAND ...` to
+# One job for every training target (docs/guide/slurm.md). `conf/slurm.sh submit COMMAND ...` hands `adastate COMMAND ...` to
 # SLURM, as `make train SLURM=1 NODES=2 GPUS=8` does; in the job, this same file runs it.
 #   NODES, GPUS a node, TASKS a node (as many as GPUs), CPUS a task, TIME, PARTITION, ACCOUNT, RUN folder,
 #   SBATCH: further options of sbatch, such as "--mem=0 --constraint=h100"

@@ -29,7 +29,7 @@ from adastate.stream import StreamSpec
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ("adastate", "benchmarks", "callbacks", "conf", "datamodules", "docs", "tests")
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCS += [ROOT / "conf/recipes/README.md", ROOT / "tests/data/README.md"]
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
 

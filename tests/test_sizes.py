@@ -78,7 +78,7 @@ def test_the_codec_that_stands_in_is_layered_over_a_size() -> None:
 
 
 def test_a_critic_beside_the_larger_teacher_is_small_or_large_as_the_docs_show_it(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (CONF.parent / "docs/wan.md").read_text(), re.S)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (CONF.parent / "docs/guide/wan.md").read_text(), re.S)
     (tmp_path / "critic.yaml").write_text(block)
     names = ("base.yaml", "sizes/wan_1_3b.yaml", "sizes/wan_14b.yaml", "stages/distill.yaml")
     for more, width, weights in (([], 1536, "1.3B"), ([tmp_path / "critic.yaml"], 5120, "14B")):

@@ -4,7 +4,7 @@ Memory does not grow with the length: the cache is bounded, the decoder keeps it
 straight to the encoder. The timing report says what streaming costs with decoding and without.
 
 A prompt with a time, "10s cut: ...", is a turn of one stream; prompts without are streams of their own. Started by
-torchrun or srun, every process makes its share of the videos. docs/generate.md has an example of everything.
+torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--engine",
         choices=get_args(Engine),
         default="eager",
-        help="of passes once the window is full; docs/performance.md",
+        help="of passes once the window is full; docs/guide/speed.md",
     )
     add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
     add("--attention", choices=get_args(attention.Backend), default="sdpa", help="its kernels")

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     if args.size.startswith("wan"):
         raise SystemExit(
             "adastate train: the pipeline is for the tiny size, whose clips and prompts it makes. The stages of "
-            f"{args.size} are called one by one, with prompts of your own: docs/wan.md has the commands"
+            f"{args.size} are called one by one, with prompts of your own: docs/guide/wan.md has the commands"
         )
     console, run = Console(), Path(args.run)
     _require_room(run, console)

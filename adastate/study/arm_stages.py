@@ -25,7 +25,7 @@ SHIPPED = {"plain": "builtin", "journey": "journey", "fog": "fog"}
 
 GUIDANCE = {"plain": [], "journey": ["--teacher.guidance=0.5"], "fog": ["--teacher.guidance=0.5"]}
 """With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81, with 0.5 at 0.89
-(docs/teacher.md)."""
+(docs/reference/pretrained.md)."""
 
 HORIZON = 7
 """Latent frames of a training horizon at the tiny size."""

@@ -1,4 +1,7 @@
-"""The paper's claims, each decided by the rule of conf/study/claims.yaml; docs/study.md tells what was written when."""
+"""The paper's claims, each decided by the rule of conf/study/claims.yaml.
+
+docs/results/study.md tells what was written when.
+"""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
         for o in d.outcomes
     ]
     rule = (
-        "The rules are in conf/study/claims.yaml; docs/study.md tells which was written when. d is the mean "
+        "The rules are in conf/study/claims.yaml; docs/results/study.md tells which was written when. d is the mean "
         "paired difference, turned so that the claim says it is large. A claim is reproduced if all its tests are "
         "supported, and not reproduced if any is refuted; one whose tests do not test what it says is withdrawn."
     )

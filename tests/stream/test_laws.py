@@ -1,4 +1,4 @@
-"""The laws of a stream (docs/method.md), a test each. Law 2: test_recorded_streams.py; law 8: test_cost.py."""
+"""The laws of a stream (docs/guide/method.md), a test each. Law 2: test_recorded_streams.py; law 8: test_cost.py."""
 
 from __future__ import annotations
 

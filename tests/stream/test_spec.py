@@ -13,9 +13,9 @@ from tests.support.tiny import ROOT, SHAPE, Drawn, TaggedStudent
 
 
 def told_defaults() -> dict[str, Any]:
-    """`stream.<name>` to its default, where a row of the tables in docs/method.md is about one name and one value."""
+    """`stream.<name>` to its default, where a row of a table in docs/guide/method.md is about one name and one value."""
     found = {}
-    for line in (ROOT / "docs/method.md").read_text().splitlines():
+    for line in (ROOT / "docs/guide/method.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         names = [name for cell in cells[:2] for name in re.findall(r"^`stream\.(\w+)`$", cell)]
         value = re.match(r"`?(\w+)`?(?: \[|;|$)", cells[-1])
