@@ -14,7 +14,6 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from torch import Tensor
 from adastate.config.systems import System, names, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
-from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, rows, spelt
+from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, measures_of, read_prompts, rows, spelt
+from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
 from adastate.runtime import atomic
@@ -179,7 +179,7 @@ def main(argv: list[str]) -> None:
     figures = [row for entry in entries for row in entry.figures]
     protocol = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed, "run": str(args.run)}
     told_ = {e.title: {"stream": describe(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
-    rows_ = {row.name: row.figures for row in figures}
+    rows_ = {row.title: row.figures for row in figures}
     atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})
     page = write_page(out, entries, truth.prompts[: args.shown], args.run, args.horizon)
     strangers = [e.title for e in entries if e.warning]
@@ -194,37 +194,31 @@ def main(argv: list[str]) -> None:
 
 def tables(figures: Sequence[MetricsRow], width: int) -> Iterator[Table]:
     """A row a system and a column a measure of MAIN, in as many tables as a terminal of `width` characters needs."""
-    systems = [row.name.rpartition(", ")[0] for row in figures]
-    stretch = figures[0].name.rpartition(", ")[2]
-    room = width - max(map(len, (*systems, stretch))) - 2
+    room = width - max(len(word) for row in figures for word in (row.name, row.stretch)) - 2
     columns, used = list[str](), 0
-    for measure in (m for m in MAIN if m in _measures(figures)):
+    for measure in (m for m in MAIN if m in measures_of(figures)):
         wide = 2 + max(map(len, (*measure.split("_"), *(spelt(measure, row.figures.get(measure)) for row in figures))))
         if columns and used + wide > room:
-            yield _rich(figures, systems, stretch, columns)
+            yield _rich(figures, columns)
             columns, used = [], 0
         columns.append(measure)
         used += wide
-    yield _rich(figures, systems, stretch, columns)
+    yield _rich(figures, columns)
 
 
-def _rich(figures: Sequence[MetricsRow], systems: Sequence[str], stretch: str, measures: Sequence[str]) -> Table:
-    table = Table(Column(stretch, no_wrap=True, header_style="bold"), box=None)
+def _rich(figures: Sequence[MetricsRow], measures: Sequence[str]) -> Table:
+    table = Table(Column(figures[0].stretch, no_wrap=True, header_style="bold"), box=None)
     for measure in measures:
         table.add_column(measure.replace("_", " "), justify="right", vertical="bottom")
-    for name, row in zip(systems, figures, strict=True):
-        table.add_row(name, *(spelt(m, row.figures.get(m)) for m in measures))
+    for row in figures:
+        table.add_row(row.name, *(spelt(m, row.figures.get(m)) for m in measures))
     table.add_row()
     return table
 
 
-def _measures(figures: Sequence[MetricsRow]) -> list[str]:
-    return list(dict.fromkeys(m for row in figures for m in row.figures))
-
-
 def _truth(prompts: Path | None, count: int, seed: int) -> Truth:
     if prompts is not None:
-        return Truth([p for p in prompts.read_text().splitlines() if p.strip()][:count])
+        return Truth(read_prompts(prompts)[:count])
     flights = even_flights(count, seed)
     return Truth([f.caption for f in flights], flights)
 
@@ -269,69 +263,24 @@ def _entry(
     )
 
 
-def _by_stretch(figures: list[MetricsRow]) -> list[list[MetricsRow]]:
-    """One table a stretch of the rollout, a column a system."""
-    stretches = list(dict.fromkeys(row.name.rpartition(", ")[2] for row in figures))
-    return [[row for row in figures if row.name.endswith(f", {stretch}")] for stretch in stretches]
+def _by_stretch(figures: Sequence[MetricsRow]) -> list[list[MetricsRow]]:
+    """The rows of each stretch of the rollouts, one a system."""
+    return [[row for row in figures if row.stretch == stretch] for stretch in dict.fromkeys(r.stretch for r in figures)]
 
 
 def write_page(out: Path, entries: Sequence[SystemResult], prompts: Sequence[str], run: Path, horizon: int) -> Path:
     """`compare.html` beside the files that it shows, by relative paths; needs no server."""
-    videos = []
-    for i, prompt in enumerate(prompts):
-        cells = "".join(
-            f'<figure><video src="{escape(str(e.videos[i].relative_to(out)))}" muted loop autoplay playsinline></video>'
-            f"<figcaption>{escape(e.title)}</figcaption></figure>"
-            for e in entries
-        )
-        videos.append(f'<h3>{escape(prompt)}</h3><div class="row">{cells}</div>')
-    tables = "".join(_table(part) for part in _by_stretch([r for e in entries for r in e.figures]))
-    about = "".join(
-        f"<tr><th>{escape(e.title)}</th><td>{escape(e.system.description)}</td><td>{escape(describe(e.system.spec))}</td>"
-        f"<td class=n>{e.pictures_s}</td><td>{escape(e.warning)}</td></tr>"
-        for e in entries
-    )
-    strips = "".join(
-        f'<h3>{escape(e.title)}</h3><a href="{escape(str(e.strip.relative_to(out)))}">'
-        f'<img src="{escape(str(e.strip.relative_to(out)))}" loading="lazy"></a>'
-        for e in entries
-    )
-    text = PAGE.format(
-        run=escape(str(run)), horizon=horizon, videos="".join(videos), tables=tables, about=about, strips=strips
+    text = html_page.fill(
+        Path(__file__).with_name("compare.html.jinja"),
+        out=out,
+        entries=entries,
+        prompts=prompts,
+        run=run,
+        horizon=horizon,
+        stretches=[(part, measures_of(part)) for part in _by_stretch([row for e in entries for row in e.figures])],
+        describe=describe,
+        spelt=spelt,
     )
     page = out / "compare.html"
     atomic.write_text(page, text)
     return page
-
-
-def _table(figures: Sequence[MetricsRow]) -> str:
-    measures = _measures(figures)
-    stretch = figures[0].name.rpartition(", ")[2]
-    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in measures)
-    body = "".join(
-        f"<tr><th>{escape(row.name.rpartition(', ')[0])}</th>"
-        + "".join(f"<td class=n>{spelt(m, row.figures.get(m))}</td>" for m in measures)
-        + "</tr>"
-        for row in figures
-    )
-    return f"<h3>{escape(stretch)}</h3><table><tr><th></th>{head}</tr>{body}</table>"
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>adastate compare</title><style>
-body {{ font: 14px/1.5 system-ui, sans-serif; background: #131417; color: #e9eaee; margin: 24px; }}
-h1, h2, h3 {{ font-weight: 600; }} h3 {{ margin: 20px 0 6px; color: #ffb74d; font-size: 14px; }}
-.row {{ display: flex; gap: 10px; flex-wrap: wrap; }} figure {{ margin: 0; width: 150px; }}
-video {{ width: 150px; border-radius: 4px; }} figcaption {{ color: #9497a0; font-size: 12px; }}
-img {{ max-width: 100%; }} table {{ border-collapse: collapse; margin: 6px 0 18px; }}
-th, td {{ padding: 3px 9px; border-bottom: 1px solid #34363c; text-align: left; vertical-align: top; }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums; }} a {{ color: #5ecbbf; }}
-</style>
-<h1>One checkpoint, several systems</h1>
-<p>Weights of {run}, rollouts of {horizon} times the training horizon; the same prompts and noise for all.
-Figures: <a href="compare.json">compare.json</a>.</p>
-<h2>Side by side</h2>{videos}
-<h2>Figures</h2>{tables}
-<h2>Systems</h2><table><tr><th></th><th>what it does</th><th>here</th><th>pictures/s</th><th></th></tr>{about}</table>
-<h2>Strips</h2><p>Time to the right; a decoded state stands under its chunk.</p>{strips}
-</html>
-"""

@@ -186,15 +186,27 @@ def _lengths(flow: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MetricsRow:
+    """Figures of one stretch of what `name` made."""
+
     name: str
+    stretch: str
     figures: Figures
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.stretch}"
+
+
+def measures_of(rows: Iterable[MetricsRow]) -> list[str]:
+    """All that any row has."""
+    return list(dict.fromkeys(m for row in rows for m in row.figures))
 
 
 def rows(
     video: RolloutEnds, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None
 ) -> list[MetricsRow]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [MetricsRow(f"{name}, 1x", measure(video.first[:, :once], fps, truth, flow))]
+    found = [MetricsRow(name, "1x", measure(video.first[:, :once], fps, truth, flow))]
     if video.pictures > once:
         first, last = video.first[:, :fps], video.last
         drifts = {
@@ -202,7 +214,7 @@ def rows(
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
         times = video.pictures / once
-        found.append(MetricsRow(f"{name}, last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
+        found.append(MetricsRow(name, f"last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
     return found
 
 
@@ -249,9 +261,8 @@ def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, de
 
 def show(found: list[MetricsRow], console: Console) -> None:
     """One column a stretch of video, one line a measure."""
-    measures = list(dict.fromkeys(m for row in found for m in row.figures))
-    table = Table("", *(row.name.replace(", ", "\n") for row in found))
-    for measure_ in measures:
+    table = Table("", *(f"{row.name}\n{row.stretch}" for row in found))
+    for measure_ in measures_of(found):
         table.add_row(measure_.replace("_", " "), *(spelt(measure_, row.figures.get(measure_)) for row in found))
     console.print(table)
 
@@ -263,6 +274,11 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
     except metrics.NoRaft as why:
         print(f"optical flow is left out: {why}")
         return None
+
+
+def read_prompts(file: Path) -> list[str]:
+    """One a line."""
+    return [line for line in file.read_text().splitlines() if line.strip()]
 
 
 def spelt(column: str, value: float | None) -> str:
@@ -288,11 +304,11 @@ def main(argv: list[str]) -> None:
         "--raft", type=Path, help="torchvision's weights of raft_small, for optical flow; default: torch's hub folder"
     )
     args = parser.parse_args(argv)
-    prompts = [p for p in args.prompts.read_text().splitlines() if p.strip()] if args.prompts else None
+    prompts = read_prompts(args.prompts) if args.prompts else None
     flow = flow_or_why(args.raft, args.device)
     found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed, args.device, flow)
     show(found, Console())
     out = args.json or args.run / "evaluation.json"
     protocol: dict[str, Any] = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed}
-    atomic.write_json(out, {"protocol": protocol, "rows": {r.name: r.figures for r in found}})
+    atomic.write_json(out, {"protocol": protocol, "rows": {r.title: r.figures for r in found}})
     print(f"figures in {out}")
