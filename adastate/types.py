@@ -7,8 +7,8 @@ Shape legend, of docstrings and of jaxtyping annotations:
 
 Lq are the tokens that ask, where others answer. Whatever else has a name is said in full, or where it stands.
 Public functions carry the annotations in this file, in diffusion, metrics, media/video.py, training/rewards.py and, of
-models, in activation, attention, norm and rope. Tests check every new combination of shapes that passes there
-(tests/support/shapes.py); production never does.
+models, in actions, activation, attention, modulation, norm and rope. Tests check every new combination of shapes that
+passes there (tests/support/shapes.py); production never does.
 
 Latents are `[B, F, C, H, W]` and video is `[B, T, 3, h, w]` in [-1, 1] everywhere in this project.
 Frame positions are host integers: nothing in a pass waits for the device to tell where a frame stands.
@@ -74,6 +74,10 @@ class Memory(Protocol):
     @property
     def key_positions(self) -> Positions:
         """Of the pass's own keys: where its queries stand, but for rare exceptions."""
+
+    @property
+    def stream_frames(self) -> tuple[int | None, ...]:
+        """Number in the stream of the frame of each query, wherever the stream has restarted; None for a state."""
 
     @property
     def visible(self) -> FrameMask | None:

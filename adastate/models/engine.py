@@ -1,7 +1,8 @@
 """Engines for passes whose shape no longer changes.
 
 As soon as a stream's window is full, all its passes have the same shapes and read the same tensors: one program for
-the denoising passes and one for the clean ones serve an endless rollout, all levels and all prompts. `eager` runs every
+the denoising passes and one for the clean ones serve an endless rollout, all levels and all prompts; steered passes,
+whose frames have modulations of their own, have two more, which serve all actions. `eager` runs every
 operation as it comes, `compile` has torch.compile fuse them, `graph` captures them as CUDA graphs, which spares their
 launches. Until the window is full, and where a mask hides something, passes run eagerly.
 """
@@ -43,7 +44,8 @@ class Modulations(NamedTuple):
     blocks: list[Modulation]
     head: tuple[Tensor, Tensor]
     stacked: tuple[Tensor, Tensor] | None = None
-    """Both as tensors, `[layers, 6, D]` and `[2, D]`, where an engine wants them so."""
+    """Both as tensors, `[layers, 6, D]` and `[2, D]`, or `[layers, 6, B F, D]` and `[2, B F, D]`, where an engine wants
+    them so."""
 
 
 class EnginePass(NamedTuple):

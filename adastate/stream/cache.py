@@ -107,6 +107,8 @@ class StateCache:
         )
         self.latest = View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe, self._slab)
         self.latest.recache, self.latest.clean = recache, clean
+        first = self.origin + self.frames
+        self.latest.stream_frames = (None,) * state_queries + tuple(range(first, first + frames))
         return self.latest
 
     def commit(self, clean: View, exit: View | None = None, counts: bool = True) -> None:
@@ -192,6 +194,7 @@ class View:
         self.places, self.probe = places, probe
         self.recache = self.clean = False
         """Whether it is for a pass over frames that are written again, and whether for a clean one."""
+        self.stream_frames: tuple[int | None, ...] = ()
         self.visible = _visible(spec, places)
         self._grows = spec.past_frames is None
         self.board = self._board(slab) if slab is not None else None

@@ -1,10 +1,11 @@
-"""A network with a prompt, as a stream calls it."""
+"""A network with a prompt, and how it is steered, as a stream calls it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from adastate.models.actions import Steering
 from adastate.models.engine import Engine
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer, is_whole
@@ -22,6 +23,7 @@ class PromptedNetwork:
     Args:
         text: embeddings `[B, Lt, text_width]`.
         engine, fp8: of the passes without gradient, see adastate.models.wan.fused.Passes.
+        steering: the actions of all frames, which every pass asks for; without, no pass is steered.
     """
 
     def __init__(
@@ -32,15 +34,17 @@ class PromptedNetwork:
         share: bool = True,
         engine: Engine = "eager",
         fp8: bool = False,
+        steering: Steering | None = None,
     ) -> None:
         self.net, self.text, self.fast, self.share, self.engine, self.fp8 = net, text, fast, share, engine, fp8
+        self.steering = steering
         self._keys: list[tuple[Tensor, Tensor]] | None = None
         self._quiet: VelocityNetwork | None = None
         self._passes: Passes | None = None
 
     def other(self, text: Tensor) -> PromptedNetwork:
-        """The same network, as it is now, with another prompt."""
-        bound = PromptedNetwork(self.net, text, self.fast, self.share, self.engine, self.fp8)
+        """The same network, as it is now and steered alike, with another prompt."""
+        bound = PromptedNetwork(self.net, text, self.fast, self.share, self.engine, self.fp8, self.steering)
         bound._passes = self._shared()
         return bound
 
@@ -51,7 +55,13 @@ class PromptedNetwork:
             return self._quiet(x, t, memory)
         if self._keys is None or not self.share:
             self._keys = self.net.text_keys(self.text)
-        return self.net(x, t, self._keys, memory=memory)
+        actions = self._actions(x, memory)
+        return self.net(x, t, self._keys, memory=memory, actions=None if actions is None else actions.to(x.device))
+
+    def _actions(self, x: Tensor, memory: Memory) -> Tensor | None:
+        """Those of a pass's frames `[B, F, A + 1]`, on the host; None where none are given."""
+        rows = None if self.steering is None else self.steering.rows(memory.stream_frames)
+        return None if rows is None else rows.expand(len(x), -1, -1)
 
     def _shared(self) -> Passes | None:
         if self._passes is None and self.fast and is_whole(self.net):
@@ -63,5 +73,11 @@ class PromptedNetwork:
     def _without_gradient(self) -> VelocityNetwork:
         keys, passes = self.net.text_keys(self.text), self._shared()
         if passes is not None:
-            return Streamer(self.net, keys, passes=passes)
-        return lambda x, t, memory: self.net(x, t, keys, memory=memory)
+            streamer = Streamer(self.net, keys, passes=passes)
+            return lambda x, t, memory: streamer(x, t, memory, self._actions(x, memory))
+
+        def plain(x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+            actions = self._actions(x, memory)
+            return self.net(x, t, keys, memory=memory, actions=None if actions is None else actions.to(x.device))
+
+        return plain

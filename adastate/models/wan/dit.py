@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.utils.checkpoint import checkpoint
 
+from adastate.models.actions import check_actions
 from adastate.models.activation import gelu
 from adastate.models.attention import attend
+from adastate.models.modulation import add_gated, modulate
 from adastate.models.norm import RMSNorm
 from adastate.models.rope import rope_table, rotate
 from adastate.types import FrameMask, Memory, Positions
@@ -64,6 +66,8 @@ class Size:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
         if (self.width // self.heads) % 2:
             raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
+        if self.actions < 0:
+            raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
         if self.patch[0] != 1:
             raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
 
@@ -180,18 +184,6 @@ class Head(nn.Module):
         return self.head(modulate(x, shift, scale, self.eps))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without affine, then (1 + scale) and shift of every frame: `x` [B, F*L, D], the others [B, F, D]."""
-    h = nnf.layer_norm(x, x.shape[-1:], eps=eps).unflatten(1, (shift.shape[1], -1))
-    return torch.addcmul(shift[:, :, None], h, 1 + scale[:, :, None]).flatten(1, 2)
-
-
-def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + gate y with one gate `[B, F, D]` a frame."""
-    frames = (gate.shape[1], -1)
-    return torch.addcmul(x.unflatten(1, frames), y.unflatten(1, frames), gate[:, :, None]).flatten(1, 2)
-
-
 @dataclass(frozen=True)
 class _Pass:
     """What every block of one pass needs to know."""
@@ -237,9 +229,11 @@ class DiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
         self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
         self.head = Head(size)
+        self._initialise()
         # Last, so that the others begin as they do without it.
         self.action_embedding = nn.Linear(size.actions + 1, d, bias=False) if size.actions else None
-        self._initialise()
+        if self.action_embedding is not None:
+            nn.init.zeros_(self.action_embedding.weight)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -252,8 +246,6 @@ class DiT(nn.Module):
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
-        if self.action_embedding is not None:
-            nn.init.zeros_(self.action_embedding.weight)
 
     def forward(
         self,
@@ -348,6 +340,6 @@ class DiT(nn.Module):
         time = self.time_embedding(torch.cat([angle.cos(), angle.sin()], -1).to(dtype))
         if actions is None:
             return time  # type: ignore[no-any-return]
-        if self.action_embedding is None:
-            raise ValueError("this network cannot be steered: its size has no `actions`")
+        check_actions(actions, self.size.actions, t.shape)
+        assert self.action_embedding is not None
         return time + self.action_embedding(actions.to(time))  # type: ignore[no-any-return]

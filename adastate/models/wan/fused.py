@@ -2,7 +2,8 @@
 
 A stream runs the network at a handful of timesteps, one for all frames of a pass. So what depends on the timestep
 alone is computed once for each: the six modulations of a layer become the weight and bias of its layer norms and the
-gate of its residual. Query, key and value come from one matrix product, and are normalised and rotated together. The
+gate of its residual. Where frames are steered, that holds for each timestep with the same actions, frame by frame.
+Query, key and value come from one matrix product, and are normalised and rotated together. The
 weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing is
 approximated: it equals DiT.forward up to rounding.
 """
@@ -26,6 +27,9 @@ from adastate.types import Memory, Positions, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
+
+MOST_STEERED = 8
+"""The same with actions, of every frame of a pass: enough for the levels of one chunk, and a stick that is held."""
 
 
 def is_whole(net: DiT) -> bool:
@@ -62,7 +66,8 @@ class Passes:
     Args:
         net: whole, not in shards.
         dtype: of the passes; None takes the net's own.
-        engine: see adastate.models.engine; what it cannot serve runs eagerly.
+        engine: see adastate.models.engine; what it cannot serve runs eagerly. Steered passes are a kind of their own,
+            with one modulation a frame: two programs more.
         fp8: the products of the blocks in FP8; embeddings and head stay in `dtype`, which has to be bfloat16.
     """
 
@@ -81,6 +86,7 @@ class Passes:
         self.head = Linear(bias.detach().to(self.dtype), weight.detach().to(self.dtype).t())
         self.eps = torch.tensor(net.size.eps, device=embedding.weight.device)
         self._levels: dict[float, Modulations] = {}
+        self._steered: dict[tuple[float, bytes], Modulations] = {}
         self.steady = steady(engine, self.run, embedding.weight.device)
         # In inference mode an operation costs less on the host; graphs and compiled programs have no use for it.
         self._quiet = torch.inference_mode if self.steady is None else torch.no_grad
@@ -91,15 +97,18 @@ class Passes:
         weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
         return [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(keys, weights, strict=True)]
 
-    def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
-        """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F]. A clean pass returns nothing of use."""
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None = None) -> Tensor:
+        """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F], `actions` [B, F, A + 1] on the host.
+
+        A clean pass returns nothing of use.
+        """
         with torch.autocast(x.device.type, enabled=False):
             with self._quiet():
-                flow = self._forward(x, t, memory, text)
+                flow = self._forward(x, t, memory, text, actions)
             # as any other tensor, which a graph may keep
             return flow.clone() if flow.is_inference() and not torch.is_inference_mode_enabled() else flow
 
-    def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys) -> Tensor:
+    def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None) -> Tensor:
         size = self.size
         _, ph, pw = size.patch
         grid = (x.shape[3] // ph, x.shape[4] // pw)
@@ -124,7 +133,7 @@ class Passes:
             probe=memory.probe,
         )
         patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
-        made = self._modulate(t)
+        made = self._modulate(t) if actions is None or not bool(actions.any()) else self._steer(t, actions)
         fixed = memory.slots(turn) if self.steady is not None and host_level(t) is not None else None
         if fixed is not None and self.steady is not None:
             out = self.steady(patches, made, pass_, fixed, memory.clean)
@@ -193,11 +202,31 @@ class Passes:
     def _modulate(self, t: Tensor) -> Modulations:
         """At timesteps `t` [B, F]."""
         level = host_level(t)
-        if level is not None and level in self._levels:
-            return self._levels[level]
-        one = level is not None
-        times = t[:1, :1] if one else t
-        time = self.net._time(times, times.shape).detach().to(self.dtype)
+        if level is None:
+            return self._made(t)
+        if level not in self._levels:
+            if len(self._levels) >= MOST_LEVELS:
+                self._levels.clear()
+            self._levels[level] = self._kept(self._made(t[:1, :1], one=True))
+        return self._levels[level]
+
+    def _steer(self, t: Tensor, actions: Tensor) -> Modulations:
+        """The same, frame by frame, with `actions` [B, F, A + 1]."""
+        level, on_device = host_level(t), actions.to(t.device)
+        if level is None:
+            return self._made(t, on_device)
+        key = (level, actions.contiguous().numpy().tobytes())
+        if key not in self._steered:
+            if len(self._steered) >= MOST_STEERED:
+                del self._steered[next(iter(self._steered))]  # the oldest
+            self._steered[key] = self._kept(self._made(t, on_device))
+        return self._steered[key]
+
+    def _kept(self, made: Modulations) -> Modulations:
+        return stacked(made) if self.steady is not None else made
+
+    def _made(self, t: Tensor, actions: Tensor | None = None, one: bool = False) -> Modulations:
+        time = self.net._time(t, t.shape, actions).detach().to(self.dtype)
         e = self.net.time_projection(time.to(self.net.head.modulation.dtype)).detach().unflatten(-1, (6, -1))
 
         def spread(v: Tensor) -> Tensor:  # [B, F, D] -> [D], or by frame
@@ -210,13 +239,7 @@ class Passes:
             parts = (1 + scale, shift, gate, 1 + scale_ffn, shift_ffn, gate_ffn)
             found.append(Modulation(*map(spread, parts)))
         shift, scale = (self.net.head.modulation.detach().float() + time.float()[:, :, None]).unbind(2)
-        made = Modulations(found, (spread(1 + scale), spread(shift)))
-        if level is not None:
-            made = stacked(made) if self.steady is not None else made
-            if len(self._levels) >= MOST_LEVELS:
-                self._levels.clear()
-            self._levels[level] = made
-        return made
+        return Modulations(found, (spread(1 + scale), spread(shift)))
 
 
 class Streamer:
@@ -240,8 +263,8 @@ class Streamer:
         self.passes = passes or Passes(net, dtype, engine, fp8)
         self.text = self.passes.text(text_keys)
 
-    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        return self.passes(x, t, memory, self.text)
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory, actions: Tensor | None = None) -> Tensor:
+        return self.passes(x, t, memory, self.text, actions)
 
 
 def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
