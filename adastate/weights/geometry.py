@@ -16,10 +16,11 @@ from adastate.weights.files import StoredTensor, WeightsError
 _WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "time_embedding_dim": 256}
 KNOWN = {
     "tiny": Size(),
+    "flight": Size(width=256, layers=6, ffn=1024, channels=32, text_tokens=24),
     "wan_1_3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
     "wan_14b": Size(width=5120, layers=40, heads=40, ffn=13824, **_WAN),
 }
-"""The sizes of conf/sizes/."""
+"""The sizes of conf/sizes/, whatever steers them."""
 
 MOST_LAYERS = 1000
 
@@ -34,18 +35,22 @@ TELLING = {
 }
 """Weights that tell the geometry, and how many axes they have."""
 
+ACTIONS = "action_embedding.weight"
+"""The layer of a network that can be steered; older weights have none, which is the same as zeros."""
+
 Geometry = dict[str, Any]
 """Fields of Size as JSON has them, as far as they are known."""
 
 
 def infer(entries: Mapping[str, StoredTensor]) -> Geometry:
-    """The SHAPING fields from tensors under Wan's names; empty if one that tells them is missing."""
+    """The SHAPING fields and `actions` from tensors under Wan's names; empty if one that tells them is missing."""
     if any(name not in entries or len(entries[name].shape) != dims for name, dims in TELLING.items()):
         return {}
     patch, ffn, text, time = (entries[name].shape for name in TELLING)
     layers = 1 + max(int(found[1]) for name in entries if (found := re.match(r"blocks\.(\d+)\.", name)))
     values = (patch[0], layers, ffn[0], patch[1], text[1], time[1], list(patch[2:]))
-    return dict(zip(SHAPING, values, strict=True))
+    steered = entries[ACTIONS].shape if ACTIONS in entries else (0, 1)
+    return {**dict(zip(SHAPING, values, strict=True)), "actions": steered[-1] - 1}
 
 
 def from_config(config: Mapping[str, Any]) -> Geometry:
@@ -108,7 +113,8 @@ def size_of(geometry: Mapping[str, Any]) -> Size:
     for name, value in values.items():
         numbers = value if name == "patch" and isinstance(value, list | tuple) else [value]
         kind, count = float if name == "eps" else int, 3 if name == "patch" else 1
-        if len(numbers) != count or not all(isinstance(n, kind) and 0 < n < 1e6 for n in numbers):
+        least = 0 if name == "actions" else 1e-30
+        if len(numbers) != count or not all(isinstance(n, kind) and least <= n < 1e6 for n in numbers):
             raise WeightsError(f"these weights are said to have {name} {value}, which no network has")
     if "patch" in values:
         values["patch"] = tuple(values["patch"])

@@ -10,7 +10,7 @@ WRAPPERS = frozenset(
 """Parts of a name that FSDP, activation checkpointing, torch.compile, DeepSpeed, DDP and PEFT add, wherever."""
 
 ROOTS = frozenset(
-    {"patch_embedding", "text_embedding", "time_embedding", "time_projection"}
+    {"patch_embedding", "text_embedding", "time_embedding", "time_projection", "action_embedding"}
     | {"condition_embedder", "scale_shift_table", "proj_out", "img_emb"}
 )
 
@@ -35,8 +35,10 @@ OUTSIDE = {
     "time_projection.1": "condition_embedder.time_proj",
     "head.head": "proj_out",
     "head.modulation": "scale_shift_table",
+    "action_embedding": "condition_embedder.action_embedder",
 }
-"""Modules outside the blocks: Wan's name -> diffusers'."""
+"""Modules outside the blocks: Wan's name -> diffusers'. Neither knows the last, which is ours: their loaders warn of it
+and leave it out, and what they then have cannot be steered."""
 
 NETWORK = re.compile(r"blocks\.\d+\.(?:self_attn\.q|attn1\.to_q)\.weight$")
 """What every network of this kind has, and the other parts of a pipeline have not."""

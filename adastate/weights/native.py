@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dic
 def load(net: DiT, source: str) -> LoadReport:
     """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
 
-    What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before.
+    What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before;
+    but for the layer of actions, which older weights lack: it is zero then, and the network as good as they are.
     """
     checkpoint = read(source)
     theirs = checkpoint.report.geometry
@@ -92,16 +93,26 @@ def load(net: DiT, source: str) -> LoadReport:
         known = geo.name_of(theirs)
         remedy = f"conf/sizes/{known}.yaml is theirs" if known != "other" else "choose the matching conf/sizes/*.yaml"
         raise WeightsError(f"{checkpoint.path} holds a network of another size: {differ}; {remedy}")
-    own = net.state_dict()
+    own, report = net.state_dict(), checkpoint.report
+    if (columns := theirs.get("actions", 0)) not in (0, net.size.actions):
+        here = f"of {net.size.actions}" if net.size.actions else "that cannot be steered"
+        raise WeightsError(
+            f"{checkpoint.path} holds a network that is steered by {columns} actions, this is one {here}: set actions: "
+            f"{columns} in its size"
+        )
     fit = compare(checkpoint.entries, {name: tuple(tensor.shape) for name, tensor in own.items()})
     if not checkpoint.entries:
         checkpoint.require()
-    if not fit.whole:
+    begins = fit.missing == (geo.ACTIONS,)
+    if not (fit.whole or (begins and replace(fit, missing=()).whole)):
         raise WeightsError(f"{checkpoint.path} does not fit the network: {fit}")
     for name, tensor in own.items():
-        tensor.copy_(checkpoint.entries[name].read())
-    rank_zero_info(checkpoint.report.line())
-    return checkpoint.report
+        tensor.zero_() if begins and name == geo.ACTIONS else tensor.copy_(checkpoint.entries[name].read())
+    if begins:
+        note = f"steered by none of its {net.size.actions} actions yet, whose layer the file has not: zeros"
+        report = replace(report, notes=(*report.notes, note))
+    rank_zero_info(report.line())
+    return report
 
 
 def network(size: Size, weights: str | None = None, **options: Any) -> DiT:

@@ -28,7 +28,8 @@ def test_known_sizes_are_those_of_conf() -> None:
     found = {}
     for file in (ROOT / "conf/sizes").glob("*.yaml"):
         content = yaml.safe_load(file.read_text())
-        found[file.stem] = Size(**(content["size"] if "size" in content else content["teacher_size"]))
+        size = content["size"] if "size" in content else content["teacher_size"]
+        found[file.stem] = Size(**{**size, "actions": 0})
     assert found == geo.KNOWN
 
 
@@ -125,3 +126,15 @@ def test_the_difference_leaves_out_what_shapes_nothing() -> None:
     assert geo.difference(asdict(SIZE), other) == ""
     assert geo.difference(asdict(SIZE), replace(SIZE, heads=2)) == "heads 4 in the file, 2 here"
     assert geo.difference({"width": 32}, SIZE) == "width 32 in the file, 64 here"
+
+
+def test_actions_show_in_their_layer_alone() -> None:
+    """And whoever can be steered is of the same size as whoever cannot."""
+    steered = replace(geo.KNOWN["tiny"], actions=8)
+    shown = geo.infer(entries(steered))
+    assert shown["actions"] == 8 and geo.infer(entries(geo.KNOWN["tiny"]))["actions"] == 0
+    assert geo.name_of(shown) == "tiny" and geo.size_of(geo.complete(shown, None)[0]) == steered
+    assert geo.difference(asdict(steered), geo.KNOWN["tiny"]) == ""
+    for wrong in (-1, 0.5, "8"):
+        with pytest.raises(WeightsError, match="these weights are said to have actions"):
+            geo.size_of({**asdict(SIZE), "actions": wrong})
