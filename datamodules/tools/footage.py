@@ -66,12 +66,14 @@ class Probe:
 class Clip:
     start: float  # seconds into the source
     video: Tensor  # [T, 3, h, w] uint8
+    frames: tuple[int, ...]  # numbers of these frames in the source
 
 
 class _Frame(NamedTuple):
     time: float  # seconds since the first frame
     frame: av.VideoFrame
     stretch: Fraction  # width over height of a pixel
+    number: int
 
 
 def probe(path: Path) -> Probe:
@@ -115,9 +117,9 @@ def read_clips(
     numbered = number_scenes(_decode(path), _thumbnail)
     for _, scene in groupby(numbered, key=itemgetter(0)):
         picked = resample(((frame.time, frame) for _, frame in scene), fps)
-        fitted = ((time, fit(_rgb(frame), size)) for time, frame in picked)
+        fitted = ((time, fit(_rgb(frame), size), frame.number) for time, frame in picked)
         for clip in windows(fitted, pictures, stride or pictures):
-            yield Clip(clip[0][0], torch.stack([picture for _, picture in clip]))
+            yield Clip(clip[0][0], torch.stack([picture for _, picture, _ in clip]), tuple(n for _, _, n in clip))
 
 
 def windows(items: Iterable[X], length: int, stride: int) -> Iterator[list[X]]:
@@ -146,7 +148,7 @@ def _decode(path: Path) -> Iterator[_Frame]:
                 time = frame.time if frame.time is not None else n / float(stream.average_rate or 25)
                 first = time if first is None else first
                 last = time - first
-                yield _Frame(last, frame, Fraction(stream.sample_aspect_ratio or 1))
+                yield _Frame(last, frame, Fraction(stream.sample_aspect_ratio or 1), n)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path.name}: breaks off at {last:.1f} s ({_reason(error)})") from error
 

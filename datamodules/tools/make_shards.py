@@ -25,6 +25,13 @@ from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
 from datamodules.tools.footage import VideoError, import_clips, probe, read_clips
 from datamodules.tools.shard_set import METHOD, ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.video_actions import (
+    SUFFIX,
+    actions_beside,
+    actions_of_frames,
+    actions_of_latents,
+    latent_starts,
+)
 from datamodules.tools.world_shards import write_world
 from datamodules.worlds.world_clips import WORLDS
 
@@ -38,6 +45,7 @@ class _Source:
     caption: str
     digest: str
     state: Facts  # as index.json keeps it
+    actions: Path | None
 
 
 def make_shards(
@@ -51,6 +59,7 @@ def make_shards(
     latents: Codec | None = None,
     caption_from_name: bool = False,
     stride: int | None = None,
+    action_frames: int = 3,
 ) -> ShardReport:
     """Cuts the videos of a folder, and of its folders, into clips with captions, and writes them as shards.
 
@@ -58,7 +67,8 @@ def make_shards(
     lose clips of videos that are no longer there.
 
     Args:
-        videos: folder; the caption of `name.mp4` is `name.txt` beside it.
+        videos: folder; the caption of `name.mp4` is `name.txt` beside it, how it was steered `name.actions.npy`, for
+            all videos or for none.
         out: folder of the shards and their index.json.
         size: height and width of the clips.
         pictures: of a clip; scenes are split into clips, and what is left over is dropped.
@@ -68,9 +78,11 @@ def make_shards(
         caption_from_name: lets the words of its file name serve a video without a caption, which is skipped otherwise.
         stride: pictures between the starts of clips of one scene; fewer than `pictures` makes clips overlap. None is
             `pictures`.
+        action_frames: frames of a clip that a row of its actions stands for; with `latents` their codec says it.
 
     Raises:
-        ShardError: no videos, settings that do not fit, a folder that cannot be written to, or a disk too small.
+        ShardError: no videos, actions beside some of them only, settings that do not fit, a folder that cannot be
+            written to, or a disk too small.
     """
     settings = {"kind": "videos", "method": METHOD, "size": list(size), "pictures": pictures, "fps": float(fps)}
     settings["codec"] = codec_name(latents)
@@ -78,6 +90,10 @@ def make_shards(
     if stride < 1:
         raise ShardError(f"a stride of {stride} pictures between clips: give 1 or more")
     settings["stride"] = stride
+    if action_frames < 1:
+        raise ShardError(f"actions of {action_frames} frames a row: give 1 or more")
+    if action_frames != 3:
+        settings["action_frames"] = action_frames
     expected = clip_bytes(size, pictures, fps, latents)
     before = read_manifest(out)
     with Progress(console=Console(stderr=True)) as progress:
@@ -110,11 +126,14 @@ def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Fact
     state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
     clips = 0
     try:
+        steered = None if source.actions is None else actions_of_frames(source.actions, probe(source.path).frames)
+        starts = latent_starts(pictures, codec, settings.get("action_frames", 3)) if source.actions else []
         for clip in read_clips(source.path, size, pictures, fps, settings["stride"]):
             key = f"{words}-{source.digest}-{clips:05d}"
             if key not in present:
                 facts = {"source": source.name, "start": round(clip.start, 3), **shape}
-                writer.add(key, clip_members(to_float(clip.video), fps, source.caption, facts, codec))
+                actions = None if steered is None else actions_of_latents(steered[list(clip.frames)], starts)
+                writer.add(key, clip_members(to_float(clip.video), fps, source.caption, facts, codec, actions))
             clips += 1
         if not clips:
             state["fault"] = f"no scene lasts for a clip of {pictures} pictures at {fps:g} fps ({pictures / fps:.1f} s)"
@@ -140,7 +159,14 @@ def _gather(
     sources: list[_Source] = []
     skipped: dict[str, str] = {}
     by_name: list[str] = []
-    for path in progress.track(find_videos(videos), description="looking at the videos"):
+    found = find_videos(videos)
+    without = [path for path in found if actions_beside(path) is None]
+    if 0 < len(without) < len(found):
+        raise ShardError(
+            f"{len(without)} of {len(found)} videos have no {SUFFIX} beside them, {without[0].name} the first: give "
+            "actions to all of them or to none, because a batch is steered as a whole or not at all"
+        )
+    for path in progress.track(found, description="looking at the videos"):
         name = path.relative_to(videos).as_posix()
         beside = path.with_suffix(".txt")
         try:
@@ -165,9 +191,11 @@ def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts
         state |= {"seconds": known["seconds"], "sha256": known["sha256"]}
     else:
         state |= {"seconds": round(probe(path).seconds, 3), "sha256": sha256(path)}
-    told = json.dumps([settings, name, state["sha256"], caption], sort_keys=True)
+    actions = actions_beside(path)
+    steered = [] if actions is None else [sha256(actions)]
+    told = json.dumps([settings, name, state["sha256"], caption, *steered], sort_keys=True)
     state["digest"] = hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
-    return _Source(path, name, caption, state["digest"], state)
+    return _Source(path, name, caption, state["digest"], state, actions)
 
 
 def _without_name(error: Exception, path: Path) -> str:
@@ -191,7 +219,12 @@ def main(argv: list[str]) -> None:
     """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
     parser = argparse.ArgumentParser("adastate shards", description=__doc__)
     add = parser.add_argument
-    add("--videos", type=Path, help="folder of videos, each with its caption in a .txt of the same name beside it")
+    add(
+        "--videos",
+        type=Path,
+        help="folder of videos, each with its caption in a .txt of the same name beside it, and its actions, if it has "
+        "any, in an .actions.npy",
+    )
     add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight carry actions")
     add("--clips", type=int, default=256, help="of the world (default: %(default)s)")
     add("--workers", type=int, default=0, help="processes that render and encode the world's clips (0: this one does)")
@@ -204,6 +237,7 @@ def main(argv: list[str]) -> None:
     add(
         "--stride", type=int, help="pictures between the starts of clips of one scene (default: --pictures, no overlap)"
     )
+    add("--action-frames", type=int, default=3, help="frames a row of actions, for clips kept as video (default: 3)")
     add("--seed", type=int, default=0, help="of the world")
     add("--clips-per-shard", type=int, default=256)
     add("--latents", action="store_true", help="write latents in place of video")
@@ -244,6 +278,7 @@ def main(argv: list[str]) -> None:
                 latents=codec,
                 caption_from_name=args.caption_from_name,
                 stride=args.stride,
+                action_frames=args.action_frames,
             )
     except (ShardError, VideoError, FileNotFoundError) as error:
         raise SystemExit(f"adastate shards: {error}") from error

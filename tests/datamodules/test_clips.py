@@ -19,6 +19,7 @@ from adastate.media.video import to_float
 from adastate.types import Batch
 from datamodules.clips import ShardData
 from datamodules.shards.dataset import ShardDataset
+from datamodules.shards.decode import rows_of_actions
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
@@ -287,3 +288,67 @@ def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path) -> None:
 def test_frames_are_checked_at_construction() -> None:
     with pytest.raises(ValueError, match=r"data\.frames is 0: give 1 or more"):
         ShardData("anywhere", frames=0)
+
+
+def steered(rows: int = F, keys: int = 8, value: int = 1, dtype: torch.dtype = torch.uint8) -> bytes:
+    actions = torch.zeros(rows, keys, dtype=dtype)
+    actions[::2, 1] = value
+    return npy(actions, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32])
+def test_actions_go_along_with_their_clip_and_are_cropped_with_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    shards = write(tmp_path, 6, change=only(*range(6), actions_npy=steered(dtype=dtype)))
+    (batch,) = take(ShardData(shards, batch=6, frames=3), 1)
+    assert batch.actions is not None and batch.actions.dtype == torch.float32
+    assert batch.actions[..., 1].tolist() == [[1, 0, 1]] * 6 and batch.actions.sum() == 12
+    (unread,) = take(ShardData(shards, batch=6, actions=False), 1)
+    assert unread.actions is None
+
+
+def test_rows_of_actions_of_a_video_are_of_latent_frames() -> None:
+    assert [rows_of_actions(7, 21, n) for n in (21, 6, 5)] == [7, 2, None]
+    assert [rows_of_actions(6, 21, n) for n in (21, 9, 1, 6)] == [6, 3, 1, None], "the first row is of one frame"
+    assert rows_of_actions(5, 5, 4) == 4 and rows_of_actions(4, 9, 9) is None
+
+
+BAD_ACTIONS: dict[str, tuple[bytes | None, str]] = {
+    "no array": (b"left", r"it is no \.npy file: write 0/1 columns"),
+    "a pickle": (pickled(), "Object arrays cannot be loaded"),
+    "strange numbers": (npy(torch.ones(F, 8), torch.float64)[:-8], "its header promises"),
+    "a two": (steered(value=2), "has actions that are neither 0 nor 1"),
+    "nan": (nan(), "has actions of shape"),
+    "a row too few": (steered(F - 1), "has 4 rows of actions for 5 frames, of which 4 are wanted"),
+    "other keys": (
+        steered(keys=4),
+        r"has actions \[4, 4\], the others actions \[4, 8\]: a batch is steered as a whole",
+    ),
+    "none at all": (
+        None,
+        r"has no actions\.npy, the others actions \[4, 8\]: a batch is steered as a whole or not at all",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ACTIONS)
+def test_a_clip_with_bad_actions_is_skipped_counted_and_named(tmp_path: Path, kind: str) -> None:
+    data, says = BAD_ACTIONS[kind]
+
+    def change(i: int, old: Members) -> Members:
+        mine = steered() if i != 5 else data
+        return old if mine is None else {**old, "actions.npy": mine}
+
+    read = ShardData(write(tmp_path, 20, change=change), batch=5, frames=4)
+    with pytest.warns(UserWarning, match=f"skipping a sample, shard-000001.tar: clip-005 .*{says}"):
+        batches = take(read, 8)
+    assert sum(read.skipped.values()) == 1 and "clip 5" not in captions(batches)
+    assert all(b.actions is not None and b.actions.shape == (5, 4, 8) for b in batches)
+
+
+@pytest.mark.filterwarnings("ignore:skipping")
+def test_one_steered_clip_among_others_is_skipped_too_and_half_of_them_are_refused(tmp_path: Path) -> None:
+    few = ShardData(write(tmp_path / "few", 20, change=only(19, actions_npy=steered())), batch=5)
+    assert all(batch.actions is None for batch in take(few, 8)) and dict(few.skipped) == {"other actions": 1}
+    half = write(tmp_path / "half", 20, change=only(*range(0, 20, 2), actions_npy=steered()))
+    with pytest.raises(ShardError, match=r"other actions, the first: shard-.*a batch is steered as a whole"):
+        take(ShardData(half, batch=5), 8)

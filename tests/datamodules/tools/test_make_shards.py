@@ -16,8 +16,8 @@ from datamodules.shards.index import Sample, find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.tools import make_shards as tool
 from datamodules.tools.footage import fit
-from datamodules.tools.make_shards import codec_name, main, make_shards, write_world
-from datamodules.worlds.flyover import flight, render
+from datamodules.tools.make_shards import codec_name, main, make_shards
+from datamodules.tools.world_shards import write_world
 from tests.support.sample_videos import StubCodec, film, frames
 
 
@@ -264,34 +264,6 @@ def test_folders_that_will_not_do_are_refused(videos: Path, tmp_path: Path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 90, 10))
     with pytest.raises(ShardError, match=r"has 10 bytes free and needs about .* kB: choose another disk"):
         cut(videos, tmp_path / "out")
-
-
-def test_world_shards_equal_the_rendered_world(tmp_path: Path) -> None:
-    codec = TinyCodec(weights=None)
-    write_world(tmp_path / "latents", 5, 6, seed=3, codec=codec, clips_per_shard=2)
-    write_world(tmp_path / "video", 5, 6, seed=3)
-    flights = [flight(3, i) for i in range(5)]
-    rendered = render(flights, 6)
-    for i, sample in enumerate(samples(tmp_path / "latents")):
-        row = decode(sample, "latent.npy")
-        assert torch.equal(row.content, codec.encode(rendered[i : i + 1])[0].half())
-        assert row.prompt == flights[i].caption and row.facts == json.loads(json.dumps(flights[i].facts))
-    for i, sample in enumerate(samples(tmp_path / "video")):
-        assert (to_float(decode(sample, "mp4").content) - rendered[i]).abs().mean() < 0.02
-
-
-def test_the_world_resumes_grows_and_shrinks(tmp_path: Path) -> None:
-    write_world(tmp_path / "whole", 7, 3, codec=StubCodec(), clips_per_shard=2)
-    with pytest.raises(KeyboardInterrupt):
-        write_world(tmp_path / "out", 5, 3, codec=StubCodec(interrupted_after=3), clips_per_shard=2)
-    codec = StubCodec()
-    report = write_world(tmp_path / "out", 7, 3, codec=codec, clips_per_shard=2)
-    assert (codec.encoded, report.kept, report.written) == (5, 2, 5)
-    assert tars(tmp_path / "out") == tars(tmp_path / "whole")
-    assert write_world(tmp_path / "out", 3, 3, codec=codec, clips_per_shard=2).clips == 3
-    assert [sample.key for sample in samples(tmp_path / "out")] == [f"world-{i:07d}" for i in range(3)]
-    write_world(tmp_path / "out", 3, 3, seed=1, codec=codec)
-    assert decode(samples(tmp_path / "out")[0], "latent.npy").prompt == flight(1, 0).caption
 
 
 def test_worlds_and_videos_do_not_replace_each_other(videos: Path, tmp_path: Path) -> None:
