@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,7 +16,6 @@ from matplotlib.figure import Figure
 
 from adastate import metrics
 from adastate.metrics import Interval
-from adastate.runtime import atomic
 from adastate.study.attention_by_place import AttentionShares
 from adastate.study.results import REAL, Measured, Results, basic
 
@@ -32,6 +29,13 @@ FEW = 200
 plt.rcParams.update(
     {
         "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.titlelocation": "left",
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "lines.markersize": 4,
+        "lines.linewidth": 1.4,
+        "errorbar.capsize": 2,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -47,28 +51,8 @@ plt.rcParams.update(
 
 def style(i: int) -> dict[str, Any]:
     """Colour, marker and dashes of the i-th arm."""
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "marker": MARKERS[i % len(MARKERS)],
-        "linestyle": DASHES[i % len(DASHES)],
-        "markersize": 4,
-        "linewidth": 1.4,
-    }
-
-
-def svg(figure: Figure) -> bytes:
-    """A figure as SVG, the same bytes for the same numbers."""
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return out.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150)
-    plt.close(figure)
-    return out.getvalue()
+    cycles = {"color": COLOURS, "marker": MARKERS, "linestyle": DASHES}
+    return {key: cycle[i % len(cycle)] for key, cycle in cycles.items()}
 
 
 def over_time(results: Results, arms: Sequence[str], measures: Sequence[str]) -> Figure:
@@ -80,37 +64,30 @@ def over_time(results: Results, arms: Sequence[str], measures: Sequence[str]) ->
         ax.set_visible(False)
     x = np.arange(1, results.horizons[-1] + 1)
     for ax, measure in zip(grid.flat, measures, strict=False):
-        _real_band(ax, results, measure, x)
-        for i, arm in enumerate(arms):
+        real = {"color": "#777777", "linewidth": 1, "linestyle": "--"}
+        for arm, look in [(REAL, real), *((arm, style(i)) for i, arm in enumerate(arms))]:
             middle, low, high = _band(results, measure, arm)
-            ax.plot(x, middle, label=arm, markevery=max(1, len(x) // 7), **style(i))
-            ax.fill_between(x, low, high, color=style(i)["color"], alpha=0.12, linewidth=0)
+            ax.plot(x, middle, label=arm, markevery=max(1, len(x) // 7), **look)
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
         for h in results.horizons[1:-1]:
             ax.axvline(h, color="#888888", linewidth=0.8, linestyle=":")
-        ax.set_title(measure.replace("_", " "), fontsize=9, loc="left")
+        ax.set_title(measure.replace("_", " "))
     for ax in grid[-1]:
         ax.set_xlabel("training horizons")
     _legend(figure, grid.flat[0])
     return figure
 
 
-def _real_band(ax: Axes, results: Results, measure: str, x: np.ndarray) -> None:
-    middle, low, high = _band(results, measure, REAL)
-    ax.plot(x, middle, color="#777777", linewidth=1, linestyle="--", label=REAL)
-    ax.fill_between(x, low, high, color="#777777", alpha=0.15, linewidth=0)
-
-
 def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and interval in every horizon."""
-    found = []
-    for at in range(1, results.horizons[-1] + 1):
-        if measure == "frechet":
-            drawn = results.frechet(arm, at, draws=40)
-            found.append(basic(drawn))
-        else:
-            found.append(metrics.bootstrap(results.values(measure, arm, at), FEW))
-    table = np.array([(i.value, i.low, i.high) for i in found])
-    return table[:, 0], table[:, 1], table[:, 2]
+    found = [
+        basic(results.frechet(arm, at, draws=40))
+        if measure == "frechet"
+        else metrics.bootstrap(results.values(measure, arm, at), FEW)
+        for at in range(1, results.horizons[-1] + 1)
+    ]
+    middle, low, high = np.array([(i.value, i.low, i.high) for i in found]).T
+    return middle, low, high
 
 
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
@@ -148,28 +125,17 @@ def _points(points: Sequence[Point], axes: tuple[str, str], title: str) -> Figur
     figure, ax = plt.subplots(figsize=(5.6, 4))
     for i, (arm, x, y) in enumerate(points):
         look = {"color": "#777777", "marker": "*"} if arm == REAL else style(i)
-        ax.errorbar(
-            x.value,
-            y.value,
-            xerr=_around(x),
-            yerr=_around(y),
-            label=arm,
-            capsize=2,
-            markersize=8,
-            linestyle="none",
-            color=look["color"],
-            marker=look["marker"],
-        )
-    ax.set_xlabel(axes[0])
-    ax.set_ylabel(axes[1])
-    ax.set_title(title, fontsize=9, loc="left")
-    ax.legend(fontsize=8, frameon=False)
+        look |= {"linestyle": "none", "markersize": 8, "label": arm}
+        ax.errorbar(x.value, y.value, xerr=_around(x), yerr=_around(y), **look)
+    ax.set(xlabel=axes[0], ylabel=axes[1], title=title)
+    ax.legend()
     return figure
 
 
-def _around(i: Interval) -> list[list[float]]:
-    below, above = i.value - i.low, i.high - i.value
-    return [[max(0.0, below) if math.isfinite(below) else 0.0], [max(0.0, above) if math.isfinite(above) else 0.0]]
+def _around(i: Interval) -> np.ndarray:
+    """Lengths of the error bar below and above the value, `[2, 1]`; none where the interval has no end."""
+    around = np.array([[i.value - i.low], [i.high - i.value]])
+    return np.where(np.isfinite(around), around, 0).clip(min=0)
 
 
 def differences(
@@ -190,13 +156,11 @@ def differences(
                     xerr=_around(d),
                     color=COLOURS[(0, 1, 6)[k % 3]],
                     marker=MARKERS[k],
-                    markersize=4,
-                    capsize=2,
                     linestyle="none",
                     label=f"{at}x" if row == 0 else None,
                 )
         ax.axvline(0, color="#444444", linewidth=0.8)
-        ax.set_title(measure.replace("_", " "), fontsize=9, loc="left")
+        ax.set_title(measure.replace("_", " "))
     grid[0, 0].set_yticks(range(len(pairs)), [f"{a} - {b}" for a, b in pairs])
     grid[0, 0].set_ylim(len(pairs) - 0.5, -0.5)
     _legend(figure, grid[0, 0])
@@ -238,10 +202,9 @@ def attention_by_window(results: Results, arms: Sequence[str]) -> Figure:
         x = sorted(points)
         ax.plot(x, [np.nanmean(points[n]) for n in x], label=arm, **style(i))
     ax.axhline(1, color="#444444", linewidth=0.8)
-    ax.set_xlabel("past frames in the window, n")
-    ax.set_ylabel("attention over equal share")
-    ax.set_title("on the anchor; without one, on the oldest frame", fontsize=9, loc="left")
-    ax.legend(fontsize=8, frameon=False)
+    ax.set(xlabel="past frames in the window, n", ylabel="attention over equal share")
+    ax.set_title("on the anchor; without one, on the oldest frame")
+    ax.legend()
     return figure
 
 
@@ -266,7 +229,7 @@ def attention_by_layer(results: Results, arms: Sequence[str]) -> Figure:
                 ax.text(level, layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
         ax.set_xticks(range(share.shape[1]), [*map(str, range(1, share.shape[1])), "clean"], fontsize=7)
         ax.set_yticks(range(share.shape[0]))
-        ax.set_title(arm, fontsize=9)
+        ax.set_title(arm, loc="center")
         ax.set_xlabel("level")
         ax.grid(False)
     grid[0, 0].set_ylabel("layer")
@@ -299,7 +262,7 @@ def strips(results: Results, arms: Sequence[str], row: int = 0) -> Figure:
             if column == columns[0]:
                 ax.text(-0.03, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=7)
     for column, ax in zip(columns, grid[0], strict=True):
-        ax.set_title(column, fontsize=9)
+        ax.set_title(column, loc="center")
     return figure
 
 
@@ -312,11 +275,4 @@ def _sheet(pictures: np.ndarray, most: int = 6) -> np.ndarray:
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), fontsize=8, frameon=False)
-
-
-def save(folder: Path, name: str, content: bytes) -> Path:
-    """`<name>.svg` or `.png`, by what it is."""
-    path = folder / f"{name}.{'png' if content[:4] == bytes([0x89]) + b'PNG' else 'svg'}"
-    atomic.write_bytes(path, content)
-    return path
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from adastate.runtime import atomic
 from adastate.study import plots
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
-from adastate.study.report_page import ReportBlock, markdown, page
+from adastate.study.report_page import Picture, ReportBlock, markdown, page
 from adastate.study.results import REAL, Results
 from adastate.study.table import Table, Task
 
@@ -119,44 +119,32 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
     for at in results.horizons[1:] or results.horizons:
         figure = plots.dynamics_against_drift(results, arms, at)
         text = "Up is motion, to the right is drift; real flights have the star."
-        blocks.append(
-            ReportBlock(f"Dynamics against drift at {at}x", text, None, (f"dynamics-{at}x", plots.svg(figure)))
-        )
+        blocks.append(_figure(f"Dynamics against drift at {at}x", text, f"dynamics-{at}x.svg", figure))
         if "livery" in results.names:
             figure = plots.following_against_forgetting(results, arms, at)
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
-            title, name = f"Following against forgetting at {at}x", f"following-{at}x"
-            blocks.append(ReportBlock(title, text, None, (name, plots.svg(figure))))
+            blocks.append(_figure(f"Following against forgetting at {at}x", text, f"following-{at}x.svg", figure))
     curves = plots.over_time(results, arms, known)
-    blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves", curves))
-    return blocks + [_strips(results, arms, row, f"strips-{row + 1}") for row in range(2)]
+    blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves.svg", curves))
+    return blocks + [_strips(results, arms, row, f"strips-{row + 1}.png") for row in range(2)]
 
 
 def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> ReportBlock:
     prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
     text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
-    return _figure(f"Rollout {row + 1}", text, name, plots.strips(results, arms, row), plots.png)
+    return _figure(f"Rollout {row + 1}", text, name, plots.strips(results, arms, row))
 
 
 def _attention(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
     if not any(results.arms[a][s].attention for a in arms for s in results.arms[a]):
         return []
+    shares = "Share of each visible frame. Past frames are counted from the chunk backwards."
+    windows = "The same weights with other windows. 1 is an equal share."
+    layers = "Share of the anchor by layer and level."
     return [
-        _figure(
-            "Attention",
-            "Share of each visible frame. Past frames are counted from the chunk backwards.",
-            "attention",
-            plots.attention_by_place(results, arms),
-        ),
-        _figure(
-            "",
-            "The same weights with other windows. 1 is an equal share.",
-            "attention-window",
-            plots.attention_by_window(results, arms),
-        ),
-        _figure(
-            "", "Share of the anchor by layer and level.", "attention-layer", plots.attention_by_layer(results, arms)
-        ),
+        _figure("Attention", shares, "attention.svg", plots.attention_by_place(results, arms)),
+        _figure("", windows, "attention-window.svg", plots.attention_by_window(results, arms)),
+        _figure("", layers, "attention-layer.svg", plots.attention_by_layer(results, arms)),
     ]
 
 
@@ -182,7 +170,7 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
     figure = plots.differences(results, pairs, known, stretches)
     arms = dict.fromkeys(x for pair in pairs for x in pair)
     told = "; ".join(f"{a}: {table.arms[a].about}" for a in arms)
-    blocks = [ReportBlock(TITLES.get(name, name), f"Paired differences. {told}.", None, (name, plots.svg(figure)))]
+    blocks = [_figure(TITLES.get(name, name), f"Paired differences. {told}.", f"{name}.svg", figure)]
     for at in stretches:
         rows = []
         for a, b in pairs:
@@ -190,7 +178,7 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
             rows.append((f"{a} - {b}", str(len(results.seeds(a, b))), *cells))
         blocks += _tables(f"at {at}x", known, rows)
     if name != "anchors":  # whose pictures stand above
-        blocks.append(_strips(results, list(arms), 0, f"strips-{name}"))
+        blocks.append(_strips(results, list(arms), 0, f"strips-{name}.png"))
     return blocks
 
 
@@ -217,7 +205,7 @@ def _recall(results: Results, table: Table) -> list[ReportBlock]:
         "no claim."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
-    picture = ("fog", plots.svg(plots.remembering(results, arms)))
+    picture = Picture.of(plots.remembering(results, arms), "fog.svg")
     return [ReportBlock("What fog hides", text, (("", "seeds", *(n.replace("_", " ") for n in names)), rows), picture)]
 
 
@@ -272,7 +260,5 @@ def _cell(measure: str, i: Interval) -> str:
     return f"{i.value:.{digits}f} [{i.low:.{digits}f}, {i.high:.{digits}f}]"
 
 
-def _figure(
-    title: str, text: str, name: str, figure: Figure, as_: Callable[[Figure], bytes] = plots.svg
-) -> ReportBlock:
-    return ReportBlock(title, text, None, (name, as_(figure)))
+def _figure(title: str, text: str, name: str, figure: Figure) -> ReportBlock:
+    return ReportBlock(title, text, picture=Picture.of(figure, name))

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from adastate.study import plots
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from adastate.media import html_page
+from adastate.runtime import atomic
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure; `name` is that of its file and says of which kind it is, .svg or .png."""
+
+    name: str
+    content: bytes
+
+    @classmethod
+    def of(cls, figure: Figure, name: str) -> Picture:
+        """The same bytes for the same numbers; the figure is closed."""
+        out, kind = io.BytesIO(), Path(name).suffix[1:]
+        figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        plt.close(figure)
+        return cls(name, out.getvalue())
+
+    @property
+    def source(self) -> str:
+        """As a data URL, which needs no file."""
+        kind = "image/png" if self.name.endswith(".png") else "image/svg+xml"
+        return f"data:{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -18,7 +44,7 @@ class ReportBlock:
     title: str = ""
     text: str = ""
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
-    picture: tuple[str, bytes] | None = None  # name, content
+    picture: Picture | None = None
 
 
 def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
@@ -30,8 +56,9 @@ def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
         if block.text:
             lines += [block.text, ""]
         if block.picture:
-            path = plots.save(pictures, *block.picture)
-            lines += [f"![{block.title or block.picture[0]}]({pictures.name}/{path.name})", ""]
+            atomic.write_bytes(pictures / block.picture.name, block.picture.content)
+            title = block.title or Path(block.picture.name).stem
+            lines += [f"![{title}]({pictures.name}/{block.picture.name})", ""]
         if block.table:
             heads, rows = block.table
             lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -42,28 +69,7 @@ def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
 
 def page(blocks: Sequence[ReportBlock]) -> str:
     """As one page that needs nothing beside it."""
-    parts = []
-    for block in blocks:
-        if block.title:
-            parts.append(f"<h2>{escape(block.title)}</h2>")
-        if block.text:
-            parts.append(f"<p>{escape(block.text)}</p>")
-        if block.picture:
-            name, content = block.picture
-            kind = "png" if content[:4] == b"\x89PNG" else "svg+xml"
-            data = base64.b64encode(content).decode()
-            parts.append(f'<img alt="{escape(block.title or name)}" src="data:image/{kind};base64,{data}">')
-        if block.table:
-            parts.append(_html(*block.table))
-    return PAGE.format("\n".join(parts))
-
-
-def _html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{_kind(cell)}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return html_page.fill(Path(__file__).with_name("report.html.jinja"), blocks=blocks, kind=_kind)
 
 
 def _kind(cell: str) -> str:
@@ -72,18 +78,3 @@ def _kind(cell: str) -> str:
     if cell in ("not reproduced", "refuted"):
         return "no"
     return "number" if cell[:1].isdigit() or cell[:1] == "-" else ""
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The study</title><style>
-body {{ font: 15px/1.5 Georgia, serif; color: #111; max-width: 1080px; margin: 32px auto; padding: 0 24px; }}
-h1, h2, th {{ font-family: system-ui, sans-serif; }} h2 {{ font-size: 18px; margin: 36px 0 8px; }}
-p {{ max-width: 76ch; }} img {{ max-width: 100%; display: block; margin: 8px 0; }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: 12.5px; margin: 8px 0; }}
-th, td {{ padding: 3px 10px 3px 0; border-bottom: 1px solid #ccc; text-align: left; vertical-align: top; }}
-th {{ border-bottom: 1.5px solid #111; }} td.number {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
-td.yes {{ font-weight: bold; }} td.no {{ font-weight: bold; text-decoration: underline; }}
-@media print {{ body {{ margin: 0; max-width: none; font-size: 11px; }} table {{ font-size: 8px; }} }}
-</style><h1>The study</h1>
-{}
-</html>
-"""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from adastate.study import report
+from adastate.study import report, report_page
 from adastate.study.table import read_table
 from tests.support.made_study import study
 
@@ -52,6 +53,14 @@ def test_what_fog_hides_is_told_over_all_horizons(tmp_path: Path) -> None:
         "and how far it has left its first view"
     )
     assert "as another; with the state it is the same. | reproduced" in told
+
+
+def test_a_hostile_text_stays_text() -> None:
+    told = "</p><script>alert(1)</script>{{ 7 * 191 }}\"'&amp;"
+    picture = report_page.Picture(f"{told}.png", b"x")
+    blocks = [report_page.ReportBlock(told, told, ((told,), [(told,)])), report_page.ReportBlock(picture=picture)]
+    text = report_page.page(blocks)
+    assert "<script" not in text and "1337" not in text and html.unescape(text).count(told) == 5
 
 
 def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
