@@ -16,6 +16,13 @@ from datamodules.worlds.flyover import Kind
 from datamodules.worlds.world_clips import world_batch
 
 
+def name_of(kind: Kind) -> dict[str, Any]:
+    """What an identity tells of a world."""
+    if kind == "flight":
+        return {"kind": "flight world"}
+    return {"kind": "tiny world"} | ({} if kind == "plain" else {"world": kind})
+
+
 class KeptClips:
     """The first `clips` clips, made once and kept in memory; shuffled anew every epoch.
 
@@ -76,7 +83,7 @@ def _pictures(kept: Tensor) -> Tensor:
 
 
 class WorldData(EndlessData):
-    """The tiny world, rendered as it is asked for.
+    """Clips of a built-in world, rendered as they are asked for; those of the flight world bring their actions.
 
     Args:
         video_frames: of a clip; 0 gives prompts only.
@@ -125,9 +132,7 @@ class WorldData(EndlessData):
         return BatchStream(kept.batch, self.batch, total, rank)
 
     def identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {"kind": "tiny world", "seed": self.seed, "pictures": self.video_frames}
-        if self.kind != "plain":
-            identity["world"] = self.kind
+        identity = {**name_of(self.kind), "seed": self.seed, "pictures": self.video_frames}
         if self.clips is not None:
             identity["samples"] = self.clips
         if self.excerpt is not None:

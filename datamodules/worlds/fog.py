@@ -9,7 +9,8 @@ Fog is grey. Its brightness rises and falls evenly, under the clear sky too, so 
 fog is coming or going and how long it will stay: nothing about *when* has to be remembered, only *where*.
 
 That the hue after a bank is near the one that is due is no proof of memory: a hue that never changes scores 0.103 turns
-by that measure (`across_gaps` in adastate/metrics/scene_memory.py), where unrelated hues score 0.25 (docs/results/study.md).
+by that measure (`across_gaps` in adastate/metrics/scene_memory.py), where unrelated hues score 0.25
+(docs/results/study.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adastate.types import Batch
 from datamodules.worlds import flyover, fog, journey
-from datamodules.worlds.flight.flight_clips import flight_batch, flight_facts
+from datamodules.worlds.flight.flight_clips import flight_batch, flight_facts, flight_prompts
 from datamodules.worlds.flight.voxel_render import SIZE
 from datamodules.worlds.flyover import Flight, Kind
 
@@ -38,6 +38,11 @@ def world_batch(seed: int, indices: Sequence[int], pictures: int, kind: Kind = "
         prompts=[f.caption for f in flights],
         video=show(flights, pictures) if pictures else None,
     )
+
+
+def world_prompts(seed: int, indices: Sequence[int], frames: int, kind: Kind = "plain") -> Batch:
+    """Prompts number `indices` of the world `seed`; of the flight world with actions of `frames` latent frames."""
+    return flight_prompts(seed, indices, frames) if kind == "flight" else world_batch(seed, indices, 0, kind)
 
 
 def world_facts(seed: int, index: int, kind: Kind = "plain") -> dict[str, Any]:

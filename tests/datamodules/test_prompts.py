@@ -10,7 +10,9 @@ import torch
 
 from adastate.types import Batch
 from datamodules.prompts import BatchStream, EpochShuffle, PromptData, read_prompts
-from datamodules.worlds.flyover import flight
+from datamodules.worlds.flight.flight_clips import flight_prompts
+from datamodules.worlds.flyover import Kind, flight
+from datamodules.worlds.world_clips import world_batch
 
 
 @pytest.fixture
@@ -134,3 +136,37 @@ def test_two_files_go_line_by_line(tmp_path: Path, file: Path) -> None:
         PromptData(str(file), next_file=str(other))
     with pytest.raises(ValueError, match="give a next_file"):
         PromptData(str(file), pairs=True)
+
+
+def test_prompts_of_flights_are_steered_for_as_long_as_their_rollout() -> None:
+    short, long = (PromptData(batch=6, world_seed=3, kind="flight", frames=n) for n in (7, 28))
+    (a,), (b,) = (list(islice(data.batches(), 1)) for data in (short, long))
+    assert a.actions is not None and b.actions is not None and a.prompts == b.prompts
+    assert a.actions.shape == (6, 7, 8) and torch.equal(b.actions[:, :7], a.actions)
+    assert torch.equal(b.actions, flight_prompts(3, range(6), 28).actions)  # type: ignore[arg-type]
+    assert PromptData(kind="flight").identity() != PromptData().identity()
+    with pytest.raises(ValueError, match="actions of 0 latent frames"):
+        PromptData(kind="flight", frames=0)
+
+
+def test_actions_do_not_depend_on_the_number_of_processes() -> None:
+    alone = list(islice(PromptData(batch=6, kind="flight").batches(), 2))
+    ranks = [list(islice(PromptData(batch=3, kind="flight").batches(r, 2), 2)) for r in range(2)]
+    for k, whole in enumerate(alone):
+        parts = [rank[k].actions for rank in ranks]
+        assert torch.equal(torch.cat([p for p in parts if p is not None]), whole.actions)  # type: ignore[arg-type]
+
+
+def test_a_file_s_prompts_are_steered_too_where_the_world_can_be(file: Path) -> None:
+    (batch,) = islice(PromptData(str(file), batch=5, kind="flight", frames=4).batches(), 1)
+    assert batch.actions is not None and batch.actions.shape == (5, 4, 8)
+    assert all(prompt.startswith("prompt ") for prompt in batch.prompts)
+    (plain,) = islice(PromptData(str(file), batch=5).batches(), 1)
+    assert plain.actions is None and plain.prompts == batch.prompts
+
+
+@pytest.mark.parametrize("kind", ["journey", "fog", "flight"])
+def test_every_world_has_prompts_and_what_they_turn_to(kind: Kind) -> None:
+    (batch,) = islice(PromptData(batch=16, pairs=True, kind=kind).batches(), 1)
+    assert batch.prompts == world_batch(0, range(0, 32, 2) if kind == "flight" else range(16), 0, kind).prompts
+    assert all(one != other for one, other in zip(batch.prompts, batch.next_prompts, strict=True))
