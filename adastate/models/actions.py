@@ -53,6 +53,11 @@ class Steering:
         """The first frame for which no pass has asked."""
         self._lock = Lock()
 
+    @classmethod
+    def of(cls, actions: Steering | Num[Tensor, "B F A"] | None, first: int = 0) -> Steering | None:
+        """Of actions without a flag, all of them given; None of None, and what is one already stays it."""
+        return actions if actions is None or isinstance(actions, Steering) else cls(given(actions), first)
+
     def rows(self, frames: Sequence[int | None]) -> Float[Tensor, "B n A1"] | None:
         """Of frames with these numbers, and of states (None), on the host; None where nothing is given."""
         with self._lock:

@@ -46,21 +46,26 @@ class Critic(pl.LightningModule):
             timestep_shift if training_timestep_shift is None else training_timestep_shift,
         )
 
-    def x0(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B]."""
-        return flow.to_x0(x_t, self.net(x_t, t, text), t, self.timestep_shift)
+    def x0(self, x_t: Tensor, t: Tensor, text: Tensor, actions: Tensor | None = None) -> Tensor:
+        """The fake score as a prediction of x0, for `x_t` [B, F, C, H, W] at `t` [B], `actions` [B, F, A + 1]."""
+        return flow.to_x0(x_t, self.net(x_t, t, text, actions=actions), t, self.timestep_shift)
 
     def loss(
-        self, x: Tensor, text: Tensor, noise: SampleNoise, loss_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        text: Tensor,
+        noise: SampleNoise,
+        loss_mask: Tensor | None = None,
+        actions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
 
-        `loss_mask` [F] leaves out frames that are mere context.
+        `loss_mask` [F] leaves out frames that are mere context; `actions` [B, F, A + 1] are those of the rollouts.
         """
         x = x.detach()
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.training_timestep_shift)
         eps = noise.normal(*x.shape[1:])
-        predicted = flow.predicted(self.net, x, eps, t, text, self.timestep_shift)
+        predicted = flow.predicted(self.net, x, eps, t, text, self.timestep_shift, actions)
         each = losses.per_sample_flow_matching(predicted, x, eps, loss_mask)
         band = (flow.sigma(t, self.timestep_shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
         found = {

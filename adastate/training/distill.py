@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -183,10 +183,9 @@ class Distill(pl.LightningModule):
     def latent_size(self) -> tuple[int, int]:
         return self.student.latent_size
 
-    def stream(
-        self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
-    ) -> Iterator[Chunk]:
-        return self.student.stream(prompts, frames, seed, index=index)
+    def stream(self, prompts: list[str], frames: int, seed: int = 0, **options: Any) -> Iterator[Chunk]:
+        """See Student."""
+        return self.student.stream(prompts, frames, seed, **options)
 
     def attention_share(self, prompts: list[str], frames: int, seed: int = 0) -> dict[str, list[float]]:
         return self.student.attention_share(prompts, frames, seed)
@@ -233,7 +232,8 @@ class Distill(pl.LightningModule):
                 made = [self.sample(part, f"critic {update}", grad=False) for part in parts]
             for sample, part in zip(made, parts, strict=True):
                 noise = self.noise(part.index, f"critic score {update}")
-                found = self.critic.loss(sample.x, sample.scored_text(part.text), noise, sample.loss_mask)
+                told = sample.scored_text(part.text)
+                found = self.critic.loss(sample.x, told, noise, sample.loss_mask, sample.actions)
                 self.updates.backward("critic", *found)
             self.updates.step("critic")
 

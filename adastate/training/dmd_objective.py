@@ -31,8 +31,8 @@ class _X0(nn.Module):
         super().__init__()
         self.critic = critic
 
-    def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        return self.critic.x0(x_t, t, text)
+    def forward(self, x_t: Tensor, t: Tensor, text: Tensor, actions: Tensor | None) -> Tensor:
+        return self.critic.x0(x_t, t, text, actions)
 
 
 @dataclass(frozen=True)
@@ -71,41 +71,48 @@ class Objective:
         The horizon's law runs over those frames of the scored clip that carry loss, wherever in a long stream it lies.
         """
         recipe, x, mask = self.recipe, sample.x, sample.mask()
-        text = sample.scored_text(text)
+        text, actions = sample.scored_text(text), sample.actions
         weight = losses.horizon_weight(x.shape[1], recipe.horizon_weight, recipe.horizon_law, sample.loss_mask)
         samples, found = self._rewards(x)
         if recipe.kind == "sid":
-            real, fake = self.scores(x, text, negative, noise("score"))
+            real, fake = self.scores(x, text, negative, noise("score"), actions)
             loss, gap = losses.sid(x, real, fake, recipe.sid_alpha, weight), (fake - real).detach().abs().mean()
         else:
-            g, gap = self.score(x, text, negative, noise("score"))
+            g, gap = self.score(x, text, negative, noise("score"), actions)
             loss = losses.dmd(x, g, weight, mask, samples)
             found["student/dmd_gradient"] = g.abs().mean()
         found["student/score_gap"] = gap
         if recipe.state_loss == "dmd":
             clip, mask = self.states_in_place(x.detach(), sample.chunks)
-            g, gap = self.score(clip, text, negative, noise("state score"))
+            g, gap = self.score(clip, text, negative, noise("state score"), actions)  # of what states stand for
             loss = loss + losses.dmd(clip, g, mask=mask)
             found["student/state_score_gap"] = gap
         return loss, found
 
     @torch.no_grad()
-    def score(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
+    def score(
+        self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(DMD gradient `[B, F, C, H, W]`, mean |x0_fake - x0_real|) at one timestep a clip."""
-        real, fake = self.scores(x, text, negative, noise)
+        real, fake = self.scores(x, text, negative, noise, actions)
         return losses.dmd_gradient(x, real, fake), (fake - real).abs().mean()
 
-    def scores(self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise) -> tuple[Tensor, Tensor]:
-        """(teacher's x0, critic's x0) of `x`, noised to one timestep a clip; no gradient reaches their weights."""
+    def scores(
+        self, x: Tensor, text: Tensor, negative: Tensor, noise: SampleNoise, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(teacher's x0, critic's x0) of `x`, noised to one timestep a clip; no gradient reaches their weights.
+
+        Both are told the `actions` [B, F, A + 1], but for the teacher's unconditional half.
+        """
         t = flow.draw_timesteps(noise.integers(flow.TIMESTEPS), self.score_shift, *self.recipe.score_timestep_range)
         x_t = flow.add_noise(x, noise.normal(*x.shape[1:]), t, self.teacher.timestep_shift)
         if not torch.is_grad_enabled():
-            return self.teacher.x0(x_t, t, text, negative), self.critic.x0(x_t, t, text)
+            return self.teacher.x0(x_t, t, text, negative, None, actions), self.critic.x0(x_t, t, text, actions)
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
         fake = torch.func.functional_call(
-            _X0(self.critic), {f"critic.{k}": v for k, v in still.items()}, (x_t, t, text)
+            _X0(self.critic), {f"critic.{k}": v for k, v in still.items()}, (x_t, t, text, actions)
         )
-        return self.teacher.x0(x_t, t, text, negative), fake
+        return self.teacher.x0(x_t, t, text, negative, None, actions), fake
 
     @torch.no_grad()
     def _rewards(self, x: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:

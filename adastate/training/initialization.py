@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from adastate.diffusion import flow, losses
 from adastate.diffusion.noise import SampleNoise
+from adastate.models.actions import Steering, given
 from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec
@@ -37,17 +39,19 @@ class Pairs:
         clean: clips for the past.
         t: timesteps `[B, F]` of `noisy`.
         target: x0 for a regression, else the velocity.
+        actions: of each frame `[B, F, A + 1]`, where the data has them.
     """
 
     noisy: Tensor
     clean: Tensor
     t: Tensor
     target: Tensor
+    actions: Tensor | None = None
 
 
 def pairs(init: Init, batch: Batch, noise: SampleNoise, spec: StreamSpec) -> Pairs:
     """Points of the batch's trajectories at the student's own levels, or its clips with noise."""
-    block = _block(spec)
+    block, actions = _block(spec), flagged(batch)
     if init in REGRESSIONS:
         if batch.trajectory is None or batch.levels is None:
             raise ValueError(
@@ -60,13 +64,18 @@ def pairs(init: Init, batch: Batch, noise: SampleNoise, spec: StreamSpec) -> Pai
         pick = torch.stack([noise.integers(len(at)) for _ in range(clean.shape[1] // block)], 1)
         index = at.to(pick.device)[pick].repeat_interleave(block, 1)
         rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
-        return Pairs(path[rows, index, frames], clean, batch.levels.to(path.device)[index], end)
+        return Pairs(path[rows, index, frames], clean, batch.levels.to(path.device)[index], end, actions)
     clean = clips(init, batch, spec)
     levels = flow.sigma_table(spec.timestep_shift).to(clean.device) * flow.TIMESTEPS
     draw = torch.stack([noise.integers(flow.TIMESTEPS) for _ in range(clean.shape[1] // block)], 1)
     t = levels[draw].repeat_interleave(block, 1)
     eps = noise.normal(*clean.shape[1:])
-    return Pairs(flow.add_noise(clean, eps, t, spec.timestep_shift), clean, t, eps - clean)
+    return Pairs(flow.add_noise(clean, eps, t, spec.timestep_shift), clean, t, eps - clean, actions)
+
+
+def flagged(batch: Batch) -> Tensor | None:
+    """A batch's actions as the network takes them, `[B, F, A + 1]`; None where it has none."""
+    return None if batch.actions is None else given(batch.actions)
 
 
 def clips(init: Init, batch: Batch, spec: StreamSpec) -> Tensor:
@@ -80,21 +89,24 @@ def clips(init: Init, batch: Batch, spec: StreamSpec) -> Tensor:
 
 
 def teacher_forcing_forward(
-    net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec
+    net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec, actions: Tensor | None = None
 ) -> Tensor:
     """Flow `[B, F, C, H, W]` of all blocks of `noisy`, each after the clean blocks before it (teacher forcing), in one
-    forward over [clean copy | noisy copy]."""
+    forward over [clean copy | noisy copy], both of which have the `actions` [B, F, A + 1]."""
     frames = clean.shape[1]
     mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
     both, times = torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(t), t], 1)
-    return net(both, times, text, positions=[*range(frames)] * 2, visible=mask)[:, frames:]
+    twice = None if actions is None else torch.cat([actions, actions], 1)
+    return net(both, times, text, positions=[*range(frames)] * 2, visible=mask, actions=twice)[:, frames:]
 
 
-def block_causal_forward(net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec) -> Tensor:
+def block_causal_forward(
+    net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec, actions: Tensor | None = None
+) -> Tensor:
     """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
     past, block = spec.past_frames, spec.chunk_frames
     mask = block_causal(noisy.shape[1], block, None if past is None else past + block)
-    return net(noisy, t, text, visible=mask)
+    return net(noisy, t, text, visible=mask, actions=actions)
 
 
 def teacher_forcing_through_cache(
@@ -115,7 +127,8 @@ def teacher_forcing_through_cache(
         return [torch.cat([chunk[:, at], chunk], 1) for chunk in x.split(size, 1)]
 
     parts = [with_state(x) for x in (made.noisy, made.clean, made.t, made.target)]
-    predicted = teacher_forced_chunks(PromptedNetwork(net, text), StateCache(spec), *parts[:3])
+    steering = None if made.actions is None else Steering(made.actions)  # states have no actions
+    predicted = teacher_forced_chunks(PromptedNetwork(net, text, steering=steering), StateCache(spec), *parts[:3])
     return torch.cat(list(predicted), 1), Pairs(*(torch.cat(part, 1) for part in parts))
 
 
@@ -141,9 +154,9 @@ def loss(init: Init, net: DiT, made: Pairs, text: Tensor, spec: StreamSpec, targ
     if target != "none":
         predicted, made = teacher_forcing_through_cache(net, made, text, spec, target)
     elif init in NOISY_PAST:
-        predicted = block_causal_forward(net, made.noisy, made.t, text, spec)
+        predicted = block_causal_forward(net, made.noisy, made.t, text, spec, made.actions)
     else:
-        predicted = teacher_forcing_forward(net, made.noisy, made.clean, made.t, text, spec)
+        predicted = teacher_forcing_forward(net, made.noisy, made.clean, made.t, text, spec, made.actions)
     return regression(init, predicted, made, spec.timestep_shift)
 
 
@@ -152,6 +165,34 @@ def regression(init: Init, predicted: Tensor, made: Pairs, shift: float) -> Tens
     if init in REGRESSIONS:
         return losses.regression(flow.to_x0(made.noisy, predicted, made.t, shift), made.target)
     return (predicted - made.target).square().mean()
+
+
+def guided_consistency(
+    nets: tuple[DiT, DiT, DiT],
+    batch: Batch,
+    noise: SampleNoise,
+    texts: tuple[Tensor, Tensor],
+    spec: StreamSpec,
+    steps: int,
+    guidance: float,
+) -> Tensor:
+    """`consistency` on the clips of a batch.
+
+    Args:
+        nets: the frozen one, the average and the student's.
+        texts: embeddings of the prompts, and of none, for the guidance c + w (c - u) of the frozen network; u has no
+            actions either.
+    """
+    clean, actions = clips("consistency", batch, spec), flagged(batch)
+
+    def after_clean(net: DiT, x: Tensor, t: Tensor) -> Tensor:
+        return teacher_forcing_forward(net, x, clean, t, texts[0], spec, actions)
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        v = after_clean(nets[0], x, t)
+        return v + guidance * (v - teacher_forcing_forward(nets[0], x, clean, t, texts[1], spec)) if guidance else v
+
+    return consistency(clean, noise, spec, steps, guided, *(partial(after_clean, net) for net in nets[1:]))
 
 
 def consistency(

@@ -137,7 +137,7 @@ class Sampler:
             if part.latents is None:
                 raise ValueError("source 'noised' denoises real clips: give the stage data with latents, ShardData say")
             noise = self.noise(part, iteration, f"noised {purpose}")
-            return denoise_real_clips(self.student, part.text, part.latents, noise, grad)
+            return denoise_real_clips(self.student, part.text, part.latents, noise, grad, part.steering)
         draw, noise = self.draw(iteration, purpose), self.noise(part, iteration, f"rollout {purpose}")
         with torch.set_grad_enabled(grad):
             if self.streams is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
+from adastate.models.actions import Steering
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
 from adastate.training.student import Student
@@ -33,6 +34,8 @@ class StreamBatch:
         turn: frame with which they do; None: never.
         frames: made so far.
         tail: the newest latents `[B, F, C, H, W]`, at most a horizon.
+        steering: actions of all their frames, where the data of the batch with which they began has them; beyond its
+            last frame that one's hold.
     """
 
     cache: StateCache
@@ -41,6 +44,7 @@ class StreamBatch:
     turn: int | None = None
     frames: int = 0
     tail: Tensor | None = None
+    steering: Steering | None = None
 
     def go_on(
         self, student: Student, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
@@ -50,9 +54,11 @@ class StreamBatch:
         if self.frames == self.turn:
             assert self.next_text is not None
             self.text = self.next_text
-            student.switch(self.text, self.cache)
+            student.switch(self.text, self.cache, self.steering)
         chunks = new // student.chunk_frames
-        sample = continue_rollout(student, self.text, noise, self.cache, chunks, draw, grad, record=record)
+        sample = continue_rollout(
+            student, self.text, noise, self.cache, chunks, draw, grad, record=record, steering=self.steering
+        )
         content = sample.x.detach()
         if self.tail is not None:
             sample = overlapping(student, self.tail, sample, starts_with_a_picture(student.codec))
@@ -114,7 +120,9 @@ class StreamPool:
     ) -> StudentSample:
         """One rollout of a micro batch; `draw.switch` is a frame here, and holds if a stream begins."""
         if part.slot >= len(self._now) or not self._fits(self._now[part.slot]):
-            begun = StreamBatch(StateCache(self.student.spec), part.text, part.next_text, draw.switch)
+            begun = StreamBatch(
+                StateCache(self.student.spec), part.text, part.next_text, draw.switch, steering=part.steering
+            )
             self._now = [*self._now[: part.slot], begun]  # the ones after it end as well
         return self._now[part.slot].go_on(self.student, noise, draw, grad, record)
 
@@ -136,7 +144,8 @@ class StreamPool:
 
 def saved_stream(carried: StreamBatch) -> dict[str, Any]:
     plain = {name: getattr(carried, name) for name in ("text", "next_text", "turn", "frames", "tail")}
-    return {**plain, "cache": saved(carried.cache)}
+    flagged = None if carried.steering is None else carried.steering.flagged.to(carried.text.device)
+    return {**plain, "actions": flagged, "cache": saved(carried.cache)}
 
 
 def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBatch:
@@ -151,7 +160,9 @@ def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBat
             "same global_batch"
         )
     mine = _merged([whole], lambda parts: parts[0][first : first + batch].to(student.device).clone())
-    return StreamBatch(restored(student.spec, mine.pop("cache")), **mine)
+    flagged = mine.pop("actions", None)  # checkpoints of older versions have none
+    steering = None if flagged is None else Steering(flagged)
+    return StreamBatch(restored(student.spec, mine.pop("cache")), steering=steering, **mine)
 
 
 def _merged(states: list[Any], join: Callable[[list[Tensor]], Any]) -> Any:

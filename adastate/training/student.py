@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import learner, shard_all
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
+from adastate.models.actions import Steering
 from adastate.models.engine import Engine
 from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
@@ -162,13 +162,14 @@ class Student(pl.LightningModule):
         spec: StreamSpec | None = None,
         record: list[Step] | None = None,
         cache: StateCache | None = None,
+        steering: Steering | None = None,
     ) -> Iterator[Chunk]:
         """A stream of `frames` latent frames, or so many more of the one that `cache` remembers; see
         adastate.stream.rollout."""
         spec = spec or self.spec
         used = cache is not None and cache.generated > 0
         return rollout(
-            PromptedNetwork(net or self.net, text),
+            PromptedNetwork(net or self.net, text, steering=steering),
             noise,
             StateCache(spec, probe) if cache is None else cache,
             frames // spec.chunk_frames if used else spec.chunks(frames),
@@ -179,13 +180,15 @@ class Student(pl.LightningModule):
             record=record,
         )
 
-    def replay(self, text: Tensor, steps: Sequence[Step], cache: StateCache) -> Iterator[Tensor]:
+    def replay(
+        self, text: Tensor, steps: Sequence[Step], cache: StateCache, steering: Steering | None = None
+    ) -> Iterator[Tensor]:
         """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
-        return replay(PromptedNetwork(self.net, text, share=False), cache, steps)
+        return replay(PromptedNetwork(self.net, text, share=False, steering=steering), cache, steps)
 
-    def switch(self, text: Tensor, cache: StateCache) -> None:
+    def switch(self, text: Tensor, cache: StateCache, steering: Steering | None = None) -> None:
         """Turns the stream that `cache` remembers to a new prompt, in the stream's own way."""
-        switch_prompt(PromptedNetwork(self.net, text), cache, self.spec.switch)
+        switch_prompt(PromptedNetwork(self.net, text, steering=steering), cache, self.spec.switch)
 
     @torch.no_grad()
     def stream(
@@ -199,6 +202,7 @@ class Student(pl.LightningModule):
         script: Mapping[int, Turn] | None = None,
         index: Sequence[int] | None = None,
         noise: Noise | None = None,
+        actions: Tensor | Steering | None = None,
     ) -> Iterator[Chunk]:
         """Streams `frames` latent frames with the averaged weights.
 
@@ -209,6 +213,8 @@ class Student(pl.LightningModule):
             script: new prompts, by the chunk with which they begin.
             index: of the rows; 0, 1, ... without.
             noise: another source than that of seed and index.
+            actions: of the frames after the given ones `[B, F, A]`, the last row for all beyond; or a Steering, by
+                which another thread steers the stream as it runs.
         """
         spec = spec or self.spec
         rows = range(len(prompts)) if index is None else index
@@ -217,7 +223,8 @@ class Student(pl.LightningModule):
         if isinstance(probe, AttentionShare):
             probe.cache = cache
         net = self.ema.whole(self.net.patch_embedding.weight.dtype)
-        student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8)
+        steering = Steering.of(actions, 0 if given is None else given.shape[1])
+        student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8, steering=steering)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
         scenes = {
@@ -300,22 +307,13 @@ class Student(pl.LightningModule):
 
     def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
         assert self.ar_net is not None
-        ar, clean = self.ar_net, initialization.clips(self.init, batch, self.spec)
-        nothing = self.embed([""]).expand(len(text), -1, -1)
+        nets, nothing = (self.ar_net, self.ema.net, self.net), self.embed([""]).expand(len(text), -1, -1)
+        choices = (self.spec, self.ar_steps, self.ar_guidance)
+        return initialization.guided_consistency(nets, batch, noise, (text, nothing), *choices)
 
-        def after_clean(net: DiT, x: Tensor, t: Tensor, told: Tensor = text) -> Tensor:
-            return initialization.teacher_forcing_forward(net, x, clean, t, told, self.spec)
-
-        def guided(x: Tensor, t: Tensor) -> Tensor:
-            v = after_clean(ar, x, t)
-            return v + self.ar_guidance * (v - after_clean(ar, x, t, nothing)) if self.ar_guidance else v
-
-        nets = partial(after_clean, self.ema.net), partial(after_clean, self.net)
-        return initialization.consistency(clean, noise, self.spec, self.ar_steps, guided, *nets)
-
-    def block_causal_forward(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def block_causal_forward(self, noisy: Tensor, t: Tensor, text: Tensor, actions: Tensor | None = None) -> Tensor:
         """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
-        return initialization.block_causal_forward(self.net, noisy, t, text, self.spec)
+        return initialization.block_causal_forward(self.net, noisy, t, text, self.spec, actions)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
+from adastate.models.actions import Steering
 from adastate.stream import StateCache
 from adastate.stream.cache_state import fork
 from adastate.stream.passes import Step
@@ -29,6 +30,7 @@ class MicroBatch:
         latents: where the data has them.
         next_text: embeddings of the prompts to which a stream may change.
         slot: number of the micro batch in its iteration.
+        steering: actions of its streams, where the data has them.
     """
 
     text: Tensor
@@ -36,6 +38,7 @@ class MicroBatch:
     latents: Tensor | None = None
     next_text: Tensor | None = None
     slot: int = 0
+    steering: Steering | None = None
 
     @classmethod
     def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> MicroBatch:
@@ -45,7 +48,8 @@ class MicroBatch:
                 "prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true or a next_file"
             )
         following = student.embed(batch.next_prompts) if turning else None
-        return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot)
+        steering = Steering.of(batch.actions)
+        return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot, steering)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class StudentSample:
         text: what its scores are told; None for the prompt of its MicroBatch.
         start: the cache before the first of `chunks`, and
         steps: what it takes to run them again; both only where they were recorded.
+        steering: of the stream that it is a part of, where it was steered.
+        first: number of the first frame of `x` in that stream.
     """
 
     x: Tensor
@@ -68,6 +74,16 @@ class StudentSample:
     text: Tensor | None = None
     start: StateCache | None = None
     steps: list[Step] = field(default_factory=list)
+    steering: Steering | None = None
+    first: int = 0
+
+    @property
+    def actions(self) -> Tensor | None:
+        """Of the frames of `x` `[B, F, A + 1]`, which its scores are told; None where nothing is given."""
+        if self.steering is None:
+            return None
+        rows = self.steering.rows(range(self.first, self.first + self.x.shape[1]))
+        return None if rows is None else rows.to(self.x.device)
 
     @property
     def context(self) -> int:
@@ -110,20 +126,21 @@ def continue_rollout(
     grad: bool = False,
     finish: bool = True,
     record: bool = False,
+    steering: Steering | None = None,
 ) -> StudentSample:
     """`chunks` chunks more of the stream that `cache` remembers."""
     steps: list[Step] = []
-    start = fork(cache) if record else None
+    start, first = fork(cache) if record else None, cache.origin + cache.frames
     spec = replace(student.spec, schedule="uniform") if draw.uniform else student.spec
     frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))
     with torch.set_grad_enabled(grad):
-        made = list(
-            student.rollout(
-                text, noise, frames, draw.level, grad, finish, spec=spec, record=steps if record else None, cache=cache
-            )
+        into = steps if record else None
+        stream = student.rollout(
+            text, noise, frames, draw.level, grad, finish, spec=spec, record=into, cache=cache, steering=steering
         )
+        made = list(stream)
         x = torch.cat([c.content for c in made], 1)
-    return StudentSample(x, made, text=text, start=start, steps=steps)
+    return StudentSample(x, made, text=text, start=start, steps=steps, steering=steering, first=first)
 
 
 def rollout_from_start(
@@ -133,7 +150,7 @@ def rollout_from_start(
     spec = student.spec
     chunks = spec.chunks(student.rollout_frames)
     cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec)
-    return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, finish=False, record=record)
+    return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, False, record, part.steering)
 
 
 def rollout_window(
@@ -152,13 +169,18 @@ def rollout_window(
     ahead = draw.first + (inside or picture)
     turn = ahead if inside else last if draw.switch is None else min(draw.switch, last)
     cache, text = StateCache(student.spec), part.text
-    before = [continue_rollout(student, text, noise, cache, min(turn, ahead), draw).x] if min(turn, ahead) else []
+
+    def quiet(chunks: int) -> list[Tensor]:
+        parts = [continue_rollout(student, text, noise, cache, chunks, draw, steering=part.steering)] if chunks else []
+        return [made.x for made in parts]
+
+    before = quiet(min(turn, ahead))
     if turn <= ahead:
         assert part.next_text is not None
         text = part.next_text
-        student.switch(text, cache)
-        before += [continue_rollout(student, text, noise, cache, ahead - turn, draw).x] if ahead > turn else []
-    sample = continue_rollout(student, text, noise, cache, last - ahead, draw, grad, finish=False, record=record)
+        student.switch(text, cache, part.steering)
+        before += quiet(ahead - turn)
+    sample = continue_rollout(student, text, noise, cache, last - ahead, draw, grad, False, record, part.steering)
     return overlapping(student, torch.cat(before, 1), sample, picture) if inside or picture else sample
 
 
@@ -176,11 +198,11 @@ def overlapping(student: Student, before: Tensor, sample: StudentSample, picture
             first = student.as_picture(before[:, : before.shape[1] - size + 1])
             front = torch.cat([first.to(front), front[:, 1:]], 1)
     x = torch.cat([front, sample.x], 1)
-    return replace(sample, x=x, loss_mask=torch.arange(x.shape[1]) >= size)
+    return replace(sample, x=x, loss_mask=torch.arange(x.shape[1]) >= size, first=sample.first - size)
 
 
 def denoise_real_clips(
-    student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool
+    student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool, steering: Steering | None = None
 ) -> StudentSample:
     """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
 
@@ -192,8 +214,10 @@ def denoise_real_clips(
     pick = torch.stack([noise.integers(len(levels)) for _ in range(chunks)], 1)
     t = levels[pick].repeat_interleave(spec.chunk_frames, 1)
     x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.timestep_shift)
+    actions = StudentSample(latents, [], steering=steering).actions
     with torch.set_grad_enabled(grad):
-        return StudentSample(flow.to_x0(x_t, student.block_causal_forward(x_t, t, text), t, spec.timestep_shift), [])
+        velocity = student.block_causal_forward(x_t, t, text, actions)
+        return StudentSample(flow.to_x0(x_t, velocity, t, spec.timestep_shift), [], steering=steering)
 
 
 def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradient: Tensor) -> Iterator[Tensor]:
@@ -208,7 +232,7 @@ def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradien
     """
     assert sample.start is not None
     parts = gradient[:, sample.context :].split(student.chunk_frames, 1)
-    made = student.replay(sample.scored_text(text), sample.steps, sample.start)
+    made = student.replay(sample.scored_text(text), sample.steps, sample.start, sample.steering)
     for x0, step, chunk, g in zip(made, sample.steps, sample.chunks, parts, strict=True):
         if step.queries:
             assert chunk.state is not None

@@ -266,10 +266,17 @@ class Teacher(pl.LightningModule):
         return solvers.unipc(predict, noise, levels)[-1]
 
     def stream(
-        self, prompts: list[str], frames: int, seed: int = 0, index: Sequence[int] | None = None
+        self,
+        prompts: list[str],
+        frames: int,
+        seed: int = 0,
+        index: Sequence[int] | None = None,
+        actions: Tensor | None = None,
     ) -> Iterator[Chunk]:
         """One chunk of at most `rollout_frames`: the teacher knows no longer clip. For the callbacks."""
-        made = self.sample(prompts, min(frames, self.rollout_frames), seed=seed, index=index)
+        frames = min(frames, self.rollout_frames)
+        actions = None if actions is None else actions[:, :frames]
+        made = self.sample(prompts, frames, seed=seed, index=index, actions=actions)
         yield Chunk(0, 0, made, None, passes=16)
 
     def configure_optimizers(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,30 +17,34 @@ from adastate.training.distill import Distill
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
-from tests.support.tiny import GRID, SHAPE, SIZE, randomise, spec
+from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise, spec
 
 WORDS = ("red", "fast", "north", "ball", "plain", "slow", "snow", "lava")
 
 
 def tiny_student(
-    seed: int = 2, checkpointing: bool = False, init: dict[str, Any] | None = None, **stream: Any
+    seed: int = 2, checkpointing: bool = False, init: dict[str, Any] | None = None, actions: int = 0, **stream: Any
 ) -> Student:
     """Six frames of horizon: two chunks of three, or six of one."""
     torch.manual_seed(seed)
     codec = TinyCodec(None, width=4, channels=SIZE.channels, group=2)
     text = TinyText(SIZE.text_tokens, SIZE.text_width)
+    size = replace(SIZE, actions=actions)
     made = Student(
-        SIZE, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {})
+        size, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {})
     )
     randomise(made.net, seed)
     made.ema.net.load_state_dict(made.net.state_dict())
     return made
 
 
-def tiny_distill(stream: dict[str, Any] | None = None, checkpointing: bool = False, **kwargs: Any) -> Distill:
-    student = tiny_student(checkpointing=checkpointing, **(stream or {}))
+def tiny_distill(
+    stream: dict[str, Any] | None = None, checkpointing: bool = False, actions: int = 0, **kwargs: Any
+) -> Distill:
+    student = tiny_student(checkpointing=checkpointing, actions=actions, **(stream or {}))
     torch.manual_seed(1)
-    teacher, critic = Teacher(SIZE, latent_size=GRID, ema=None), Critic(SIZE, checkpointing=checkpointing)
+    size = replace(SIZE, actions=actions)
+    teacher, critic = Teacher(size, latent_size=GRID, ema=None), Critic(size, checkpointing=checkpointing)
     randomise(teacher.net, 3), randomise(critic.net, 4)
     options = {"iterations": 1, "global_batch": 4, "student_lr": 1e-3, "critic_lr": 1e-3, **kwargs}
     return Distill(teacher, student, critic, **options)
@@ -59,15 +64,29 @@ class Rows(IterableDataset[Batch]):
             yield Batch(index, [f"{WORDS[i % 8]} {WORDS[(3 * i + 1) % 8]}" for i in rows])
 
 
+class Steered(IterableDataset[Batch]):
+    """The batches of `rows` with three actions for each of `frames` frames, by sample number."""
+
+    def __init__(self, rows: Rows, frames: int) -> None:
+        self.rows, self.frames = rows, frames
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.rows:
+            flown = [(normal(self.frames, 3, seed=int(i)) > 0).float() for i in batch.index]
+            yield replace(batch, actions=torch.stack(flown))
+
+
 class Prompts(pl.LightningDataModule):
-    def __init__(self, batch: int = 4, per_rank: bool = False) -> None:
+    """`flown`: frames for which there are actions; 0: there are none."""
+
+    def __init__(self, batch: int = 4, per_rank: bool = False, flown: int = 0) -> None:
         super().__init__()
-        self.batch, self.per_rank = batch, per_rank
+        self.batch, self.per_rank, self.flown = batch, per_rank, flown
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         rows = Rows(self.batch, self.trainer.world_size, self.trainer.global_rank, self.per_rank)
-        return DataLoader(rows, batch_size=None)
+        return DataLoader(Steered(rows, self.flown) if self.flown else rows, batch_size=None)
 
 
 class Gradients(pl.Callback):
@@ -118,10 +137,12 @@ def changed(net: nn.Module, before: Weights) -> list[bool]:
     return [not torch.equal(v, before[k]) for k, v in net.state_dict().items()]
 
 
-def gradients_of(steps: int = 1, stream: dict[str, Any] | None = None, **options: Any) -> list[dict[str, Tensor]]:
+def gradients_of(
+    steps: int = 1, stream: dict[str, Any] | None = None, data: Prompts | None = None, **options: Any
+) -> list[dict[str, Tensor]]:
     seen = Gradients()
     small = {"student_lr": 2e-6, "critic_lr": 2e-6, "iterations": steps, "student_every": 1}
-    fit(tiny_distill(stream, **small, **options), Prompts(), seen)
+    fit(tiny_distill(stream, **small, **options), data or Prompts(), seen)
     return [gradient for gradient, _ in seen.steps]
 
 
