@@ -69,7 +69,7 @@ def layers(name: str) -> list[str]:
     sizes = sizes if sizes or folder == "sizes" else ["sizes/tiny"]
     if folder in ("sizes", "systems", "codecs"):  # before the stage
         return ["base", *sizes, name, *over[folder]]
-    below = ["stages/distill"] if name == "stages/distill_tiny" else []
+    below = {"stages/distill_tiny": ["stages/distill"], "stages/codec_flight": ["stages/codec"]}.get(name, [])
     system = ["systems/rolling_forcing"] if name == "recipes/distill_rolling" else []
     return list(dict.fromkeys(["base", *sizes, *system, *below, *over[folder], name]))
 
@@ -113,6 +113,9 @@ class Place:
             taehv = "codecs/taehv" in names
             words.append(f"codec.init_args.weights={self.folder / 'taehv.pth'}" if taehv else "")
             words.append("" if taehv else f"codec.init_args.pretrained={self.encoders}")
+        if "sizes/flight" in names:  # with weights of the other tests: its own codec may not ship yet
+            words += ["codec.init_args.weights=null", "codec.init_args.channels=16"]
+            words += [f"{net}.channels=16" for net in ("size", "teacher_size", "critic_size")]
         files = [CONF / f"{name}.yaml" for name in names]
         return compose(files, [word for word in (*words, *overrides) if word]).lightning
 

@@ -10,14 +10,24 @@ import pytest
 import torch
 
 from adastate.config.compose import compose
+from adastate.encoders import ResidualCodec
 from adastate.models.wan import DiT, Size
 from adastate.stream import StreamSpec
+from datamodules.worlds.flight.camera_path import KEYS, PICTURES
+from datamodules.worlds.flight.flight_clips import flight_prompts
+from datamodules.worlds.flight.flight_prompts import vocabulary, words
+from datamodules.worlds.world_clips import frame_size
 
 CONF = Path(__file__).parents[1] / "conf"
 OVER = {"wan_14b": "wan_1_3b"}
 """Sizes that are layered over another one."""
 
-COUNTS = {"tiny": (None, None), "wan_1_3b": (1_418_996_800,) * 2, "wan_14b": (1_418_996_800, 14_288_491_584)}
+COUNTS = {
+    "tiny": (None, None),
+    "flight": (6_958_208,) * 2,
+    "wan_1_3b": (1_418_996_800,) * 2,
+    "wan_14b": (1_418_996_800, 14_288_491_584),
+}
 """Parameters of student and teacher."""
 
 
@@ -42,7 +52,20 @@ def test_every_size_builds_and_counts(name: str) -> None:
         assert count(meta(Size(**size))) == (wanted or count(DiT(Size())))
     spec = StreamSpec(**found["stream"])
     assert spec.chunks(found["rollout"]["frames"])
-    assert found["size"]["channels"] == 16 and found["latent_size"][0] % 2 == found["latent_size"][1] % 2 == 0
+    assert found["size"]["channels"] == (32 if name == "flight" else 16)
+    assert found["latent_size"][0] % 2 == found["latent_size"][1] % 2 == 0
+
+
+def test_the_size_of_the_flight_world_fits_it() -> None:
+    found = variables("flight")
+    codec = ResidualCodec(**{**found["codec"]["init_args"], "weights": None})
+    assert found["run"]["world"] == "flight" and found["size"]["actions"] == len(KEYS)
+    assert codec.channels == found["size"]["channels"] and codec.scale * found["latent_size"][0] == frame_size("flight")
+    assert codec.video_frames(1) == PICTURES and codec.video_frames(found["rollout"]["frames"]) == 21
+    told = set(vocabulary())
+    assert all(set(words(prompt)) <= told for prompt in found["preview"]["prompts"])
+    longest = max(len(words(flight_prompts(0, [i], 1).prompts[0])) for i in range(300))
+    assert longest <= found["text"]["init_args"]["tokens"] == found["size"]["text_tokens"]
 
 
 @pytest.mark.parametrize("name", ["wan_1_3b", "wan_14b"])
