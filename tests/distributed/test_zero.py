@@ -305,7 +305,7 @@ def test_every_config_makes_its_strategy(name: str) -> None:
 
 
 def test_the_configs_are_those_of_the_documentation() -> None:
-    text = (ROOT / "docs/guide/scale.md").read_text()
+    text = (ROOT / "docs/reference/strategies.md").read_text()
     for path in (ROOT / "conf/strategy").glob("*.yaml"):
         assert f"conf/strategy/{path.name}" in text, path.name
         assert yaml.safe_load(path.read_text())["trainer"]["strategy"]
