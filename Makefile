@@ -1,8 +1,10 @@
 # `make help` lists the targets. Everything runs in .venv, which the first target sets up by itself.
 SHELL   := /bin/bash
 PYTHON  ?= python3
-RUN     ?= runs/tiny
-SIZE    ?= tiny
+# plain, or flight (docs/guide/flight.md); of a study journey, fog or plain
+WORLD   ?=
+SIZE    ?= $(if $(filter flight,$(WORLD)),flight,tiny)
+RUN     ?= runs/$(if $(filter flight,$(SIZE)),flight,tiny)
 DATA    ?= world
 TEACHER ?= builtin
 PRESET  ?= default
@@ -16,7 +18,6 @@ OUT     ?= data/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
 BUDGET  ?= short
-WORLD   ?= journey
 JOBS    ?=
 # Threads that wait by spinning starve each other on a machine with few cores.
 export OMP_WAIT_POLICY ?= passive
@@ -30,20 +31,21 @@ GPUS      ?= 1
 VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
 TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v))")) conf/slurm.sh submit,$(ADASTATE))
 # wan_14b is a larger teacher over wan_1_3b
-CONFIG   := --config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
+CONFIG    = $(if $(filter journey fog,$(WORLD)),$(error WORLD=$(WORLD) is a world of the study: make study WORLD=$(WORLD)))--config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
 	$(if $(SYSTEM),--system $(SYSTEM))
 # each word of RECIPE is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
 # STRATEGY=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
 SHARDED   = $(if $(STRATEGY),--config conf/strategy/$(STRATEGY).yaml)
-TINY := $(if $(filter tiny,$(SIZE)),--config conf/stages/distill_tiny.yaml)
+TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yaml)
+FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
 	train-distill generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  variables: RUN=$(RUN) SIZE=$(SIZE) DATA=$(DATA) TEACHER=$(TEACHER) ARGS=\"--stream.past_frames=6 ...\""
+	@echo; echo "  variables: RUN=$(RUN) SIZE=$(SIZE) WORLD=$(or $(WORLD),plain) DATA=$(DATA) TEACHER=$(TEACHER) ARGS=\"--stream.past_frames=6 ...\""
 
 install: .venv/ready ## set up .venv
 
@@ -54,8 +56,8 @@ install: .venv/ready ## set up .venv
 	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-train: install ## the whole pipeline, from data to evaluated rollouts; PRESET=full: every kind of stage; SYSTEM=longlive: another's stream
-	$(TRAIN) train --run $(RUN) --size $(SIZE) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
+train: install ## the whole pipeline, from data to evaluated rollouts; WORLD=flight: flights that can be steered; PRESET=full: every kind of stage; SYSTEM=longlive: another's stream
+	$(TRAIN) train --run $(RUN) --size $(SIZE) $(if $(WORLD),--world $(WORLD)) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
 
 # a file stays in one process, for what its tests share; tests/conftest.py says which files begin
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -75,8 +77,8 @@ format: install ## let ruff put things in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-shards: install ## VIDEOS=folder of videos with captions beside them -> shards in OUT; LATENTS=1 encodes them
-	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
+shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=flight ARGS="--clips 24000 --workers 2" -> shards in OUT; LATENTS=1 encodes them
+	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS),$(if $(WORLD),--world $(WORLD))) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
 
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
 	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir=$(RUN) $(ARGS)
@@ -84,8 +86,8 @@ plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: mem
 trajectories: install ## the teacher's ODE paths; RECIPE=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
 	$(TRAIN) trajectories $(CONFIG) --run.dir=$(RUN) $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)
 
-train-codec: install ## the tiny codec from scratch
-	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml --run.dir=$(RUN) $(ARGS)
+train-codec: install ## the tiny codec from scratch; WORLD=flight: that of the flight world
+	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml $(FLIGHT) --run.dir=$(RUN) $(ARGS)
 
 train-teacher: install ## the bidirectional teacher by flow matching; RECIPE="latents lora": on shards of latents, adapters
 	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml $(call RECIPES,teacher) $(SHARDED) --run.dir=$(RUN) $(ARGS)
@@ -110,10 +112,10 @@ compare: install ## the student of RUN under every compared system, side by side
 	$(ADASTATE) compare --run $(RUN) $(ARGS)
 
 study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report; WORLD=fog BUDGET=reach: who remembers? (docs/study.md)
-	$(ADASTATE) study --budget $(BUDGET) --world $(WORLD) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+	$(ADASTATE) study --budget $(BUDGET) --world $(or $(WORLD),journey) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 study-report: install ## the report anew, from the runs of BUDGET that there are
-	$(ADASTATE) study report --budget $(BUDGET) --world $(WORLD) $(ARGS)
+	$(ADASTATE) study report --budget $(BUDGET) --world $(or $(WORLD),journey) $(ARGS)
 
 faults: install ## kills, stops, damage, full disks, bad data: every fault many times, and a table; ARGS="--share 0.1"
 	.venv/bin/python benchmarks/faults.py $(ARGS)

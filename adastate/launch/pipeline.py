@@ -18,10 +18,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adastate.encoders import residual_codec
 from adastate.launch import process_group
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.launch.tensorboard_reader import curves, ends
 from adastate.runtime import atomic, signals
+from adastate.weights.network_weights import BUILTIN
+from datamodules.worlds.world_clips import WORLDS
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
@@ -84,24 +87,52 @@ def _require_room(run: Path, console: Console) -> None:
         )
 
 
+def unfit_world(args: argparse.Namespace) -> str:
+    """Why the pipeline cannot be run in the chosen world, in a sentence; empty if it can."""
+    if args.world in ("journey", "fog"):
+        return f"the world {args.world} is made for the study: adastate study --world {args.world}"
+    if (args.world == "flight") != (args.size == "flight"):
+        return f"the world {args.world} does not fit the size {args.size}: leave out --size"
+    if args.world != "flight":
+        return ""
+    if args.data != "world":
+        return f"the flight world makes its own clips: leave out --data {args.data}, or take the plain world"
+    if not residual_codec.SHIPPED["flight"].is_file():
+        return (
+            f"the codec of the flight world is missing, {residual_codec.SHIPPED['flight']}: `make train-codec "
+            "WORLD=flight` trains it, to be put there"
+        )
+    if args.teacher == "builtin" and not (args.world in BUILTIN and BUILTIN[args.world].is_file()):
+        return (
+            "no teacher of the flight world ships yet: `make train WORLD=flight TEACHER=scratch` trains one first, in "
+            "hours, and TEACHER=file takes one that is there"
+        )
+    return ""
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("adastate train", description=__doc__)
     parser.add_argument("--run", default="runs/tiny", help="run folder")
     parser.add_argument("--preset", choices=("default", "full"), default="default", help="full: every kind of stage")
     parser.add_argument("--init", choices=INITS, default=INITS[0], help="initialisation of the preset full")
     sizes = sorted(p.stem for p in Path("conf/sizes").glob("*.yaml"))
-    parser.add_argument("--size", choices=sizes, default="tiny", help="a file of conf/sizes/")
+    parser.add_argument("--world", choices=WORLDS, help="built-in world of the clips and prompts: plain or flight")
+    parser.add_argument("--size", choices=sizes, help="a file of conf/sizes/ (default: that of the world)")
     parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
     parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
     parser.add_argument("--system", default="", help="of conf/systems/, whose stream is trained; default: the size's")
     parser.add_argument("--clips", type=int, default=512, help="teacher trajectories for the initialisation")
     args, rest = parser.parse_known_args(argv)
     args.rest = rest
+    args.size = args.size or ("flight" if args.world == "flight" else "tiny")
+    args.world = args.world or ("flight" if args.size == "flight" else "plain")
     if args.size.startswith("wan"):
         raise SystemExit(
             "adastate train: the pipeline is for the tiny size, whose clips and prompts it makes. The stages of "
             f"{args.size} are called one by one, with prompts of your own: docs/guide/wan.md has the commands"
         )
+    if reason := unfit_world(args):
+        raise SystemExit(f"adastate train: {reason}")
     console, run = Console(), Path(args.run)
     _require_room(run, console)
     done: list[tuple[Stage, dict[str, Any]]] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,12 @@ REAL_FPS = 12
 
 SMALL_FOLDER = 2**26
 """Bytes of video up to which clips begin at every picture. More footage has clips enough, one after another."""
+
+FLIGHTS = 24_000
+"""Clips that a teacher of the flight world learns from: 12,000 flights and their mirror images."""
+
+FLIGHTS_MEASURED = 32
+"""Prompts of flights that rollouts are measured on."""
 
 INITS = ("causal_ode", "consistency", "ode", "ode_noisy_context", "ar_diffusion", "diffusion_forcing")
 """Of the preset `full`, the first by default."""
@@ -62,11 +69,13 @@ class Line:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.run = args, Path(args.run)
-        self.world, self.tiny = args.data == "world", args.size == "tiny"
+        self.world, self.flight = args.data == "world", args.size == "flight"
+        self.small = self.flight or args.size == "tiny"
         size = ["--config", "conf/base.yaml", "--config", f"conf/sizes/{args.size}.yaml"]
         system = ["--system", args.system] if args.system else []
         self.base = [*size, *system, f"--run.dir={self.run}"]
-        self.prompts = [] if self.world else ["--prompts", str(self.run / "prompts.txt")]
+        # of flights nothing is measured by its caption, so their prompts are told as those of videos are
+        self.prompts = [] if self.world and not self.flight else ["--prompts", str(self.run / "prompts.txt")]
         self.steps: list[Stage] = []
 
     def default(self) -> list[Stage]:
@@ -109,7 +118,7 @@ class Line:
     def _fit(self, name: str, *extra: str, few: bool | str = False) -> None:
         """`few`: take FEW steps at the tiny size, those of the stage or of what is named."""
         stage = "init" if name == "ar" else name
-        less = FEW[few if isinstance(few, str) else name] if few and self.tiny else []
+        less = FEW[few if isinstance(few, str) else name] if few and self.small else []
         argv = ["fit", *self.base, "--config", f"conf/stages/{stage}.yaml", *extra, *less, *self.args.rest]
         self.steps.append(Stage(name, argv))
 
@@ -117,8 +126,9 @@ class Line:
         run, data = self.run, self.args.data
         shards = run / "shards"
         if self.world:
-            argv = ["shards", "--world", "plain", "--clips", "256", "--out", str(shards)]
-            self.steps.append(Stage("shards", argv, lambda: count(shards)))
+            argv = ["shards", "--world", self.args.world, "--clips", "256", "--out", str(shards)]
+            told = (lambda: self._told(shards, FLIGHTS_MEASURED)) if self.flight else (lambda: count(shards))
+            self.steps.append(Stage("shards", argv, told))
             return
         videos = run / "clips" if data == "clips" else Path(data)
         if data == "clips":
@@ -126,15 +136,23 @@ class Line:
         cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name", "--fps", str(REAL_FPS)]
         if data == "clips" or sum(p.stat().st_size for p in videos.rglob("*") if p.is_file()) <= SMALL_FOLDER:
             cut += ["--stride", "1"]
-        self.steps.append(
-            Stage("shards", cut, lambda: f"{count(shards)}, {_captions(shards, run / 'prompts.txt')} captions")
-        )
+        self.steps.append(Stage("shards", cut, lambda: self._told(shards)))
         self.base += [f"--preview.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
         self._fit("codec", "--config", "conf/data/codec_shards.yaml")
         self.base += [f"--codec.init_args.weights={run}/codec.safetensors"]
 
+    def _told(self, shards: Path, most: int | None = None) -> str:
+        """Writes the prompts of the later stages; says how many clips and captions there are."""
+        return f"{count(shards)}, {_captions(shards, self.run / 'prompts.txt', most)} captions"
+
     def _teacher(self, *extra: str, few: bool = False) -> None:
         data = [] if self.world else ["--config", "conf/data/teacher_shards.yaml"]
+        if self.flight and not few:
+            latents = self.run / "latents"
+            argv = ["shards", "--world", "flight", "--clips", str(FLIGHTS), "--latents", "--out", str(latents)]
+            argv += ["--workers", str(os.cpu_count() or 1)]
+            self.steps.append(Stage("latents", argv, lambda: count(latents)))
+            data = ["--config", "conf/recipes/teacher_latents.yaml", f"--data.init_args.shards={latents}"]
         self._fit("teacher", *data, *extra, few=few)
         self._scored_by(f"{self.run}/teacher.safetensors")
 
@@ -157,9 +175,9 @@ class Line:
 
     def _distill(self, name: str, *extra: str, few: bool = False) -> None:
         words = ["fit", *self.base, "--config", "conf/stages/distill.yaml"]
-        words += ["--config", "conf/stages/distill_tiny.yaml"] if self.tiny else []
+        words += ["--config", "conf/stages/distill_tiny.yaml"] if self.small else []
         words += [] if self.world else [f"--data.file={self.run}/prompts.txt"]
-        less = FEW[name] if few and self.tiny else []
+        less = FEW[name] if few and self.small else []
         self.steps.append(Stage(name, [*words, *extra, *less, *self.args.rest]))
 
     def _watch(self, weights: Path | None = None) -> None:
@@ -171,15 +189,17 @@ class Line:
             folder = run / "rollouts" / name.split()[1]
             line = ["generate", "--run", str(run), *shown, "--seconds", length, "--states", "--strip"]
             line += ["--out", str(folder), *([] if self.world else [*self.prompts, "--most", "6"])]
-            line += [word for prompt in previewed() for word in ("--prompt", prompt)] if self.world else []
+            shown_prompts = previewed(self.args.size) if self.world else []
+            line += [word for prompt in shown_prompts for word in ("--prompt", prompt)]
             self.steps.append(Stage(name, line, lambda folder=folder: _speed(folder)))  # type: ignore[misc]
         argv = ["evaluate", "--run", str(run), *measured, *self.prompts]
         self.steps.append(Stage("evaluate", argv, lambda: _evaluated(run)))
 
 
-def previewed() -> list[str]:
-    """The prompts that the previews show, too."""
-    return list(yaml.safe_load(Path("conf/base.yaml").read_text())["preview"]["prompts"])
+def previewed(size: str) -> list[str]:
+    """The prompts that the previews of a size show, too."""
+    files = (yaml.safe_load(Path(name).read_text()) for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml"))
+    return list(next(file["preview"]["prompts"] for file in files if "prompts" in file.get("preview", {})))
 
 
 def count(folder: Path) -> str:
@@ -188,15 +208,16 @@ def count(folder: Path) -> str:
     return f"{sum(s['samples'] for s in index['shards'])} clips in {folder}"
 
 
-def _captions(shards: Path, out: Path) -> int:
-    """Writes the different captions of the shards, one a line: the prompts of the later stages."""
+def _captions(shards: Path, out: Path, most: int | None = None) -> int:
+    """Writes the different captions of the shards, at most so many, one a line: the prompts of the later stages."""
     captions = {
         " ".join(sample.read("txt").decode().split())
         for path in find_shards(str(shards))
         for sample in read_shard(path)
     }
-    atomic.write_text(out, "\n".join(sorted(captions)) + "\n")
-    return len(captions)
+    lines = sorted(captions)[:most]
+    atomic.write_text(out, "\n".join(lines) + "\n")
+    return len(lines)
 
 
 def _speed(folder: Path) -> str:

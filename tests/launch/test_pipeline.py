@@ -19,6 +19,7 @@ from adastate.runtime import signals
 
 def arguments(run: Path, **changes: object) -> argparse.Namespace:
     chosen = {"run": str(run), "size": "tiny", "data": "world", "teacher": "builtin", "clips": 8, "rest": []}
+    chosen["world"] = "flight" if changes.get("size") == "flight" else "plain"
     return argparse.Namespace(**{**chosen, "preset": "default", "init": "causal_ode", "system": "", **changes})
 
 
@@ -32,6 +33,8 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path, teacher="scratch") == ["shards", "teacher", *tail]
     assert names(tmp_path, data="clips") == ["clips", "shards", "codec", "teacher", *tail]
     assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
+    assert names(tmp_path, size="flight") == ["shards", *tail]
+    assert names(tmp_path, size="flight", teacher="scratch") == ["shards", "latents", "teacher", *tail]
 
 
 def test_another_system_is_told_to_every_stage_that_composes_a_config(tmp_path: Path) -> None:
@@ -121,11 +124,11 @@ def test_the_full_preset_goes_through_every_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("size", ["tiny", "wan_1_3b"])
+@pytest.mark.parametrize("size", ["tiny", "flight", "wan_1_3b"])
 def test_every_stage_is_composed_and_begins_with_what_an_earlier_one_writes(
     tmp_path: Path, size: str, init: str
 ) -> None:
-    made = {"builtin" if size == "tiny" else "weights/Wan2.1-T2V-1.3B-Diffusers"}
+    made = {{"tiny": "builtin", "flight": "flight"}.get(size, "weights/Wan2.1-T2V-1.3B-Diffusers")}
     for stage in stages(arguments(tmp_path, preset="full", size=size, init=init)):
         if stage.argv[0] != "fit":
             continue
@@ -201,3 +204,47 @@ def test_the_real_sizes_are_not_taken_through_clips_of_the_tiny_world(size: str,
     with pytest.raises(SystemExit, match="called one by one, with prompts of your own: docs/guide/wan"):
         pipeline.main(["--run", str(tmp_path / "run"), "--size", size])
     assert not (tmp_path / "run").exists()
+
+
+def test_flights_are_told_to_every_stage_of_their_world(tmp_path: Path) -> None:
+    line = stages(arguments(tmp_path, size="flight", teacher="scratch"))
+    made = {stage.name: stage.argv for stage in line}
+    assert made["shards"][:5] == ["shards", "--world", "flight", "--clips", "256"] and "--latents" in made["latents"]
+    for name in ("teacher", "distill"):
+        config, _ = read_command(made[name][1:])
+        data = config.lightning["data"]["init_args"]
+        assert config.variables["run"]["world"] == "flight" and config.variables["size"]["actions"] == 8
+        assert (data.get("kind"), data.get("want")) == (("flight", None) if name == "distill" else (None, "latents"))
+    assert f"--data.init_args.shards={tmp_path}/latents" in made["teacher"]
+    assert any("snowy mountains" in word for word in made["rollouts 1x"]), "prompts of the size's previews"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--world", "fog"], "the world fog is made for the study: adastate study --world fog"),
+        (["--world", "flight", "--size", "tiny"], "the world flight does not fit the size tiny: leave out --size"),
+        (["--world", "plain", "--size", "flight"], "the world plain does not fit the size flight"),
+        (["--world", "flight", "--data", "clips"], "makes its own clips: leave out --data clips"),
+    ],
+)
+def test_a_world_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path, words: list[str], says: str) -> None:
+    with pytest.raises(SystemExit, match=says):
+        pipeline.main(["--run", str(tmp_path / "run"), *words])
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "codec.safetensors"
+    for codec in (tmp_path / "none", there):
+        monkeypatch.setitem(pipeline.residual_codec.SHIPPED, "flight", codec)
+        there.touch()
+        monkeypatch.delitem(pipeline.BUILTIN, "flight", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            pipeline.main(["--run", str(tmp_path / "run"), "--world", "flight"])
+        wanted = "make train WORLD=flight TEACHER=scratch" if codec == there else "make train-codec WORLD=flight"
+        assert f"`{wanted}` trains" in str(ended.value)
+    monkeypatch.setattr(pipeline, "stages", lambda args: [])
+    pipeline.main(["--run", str(tmp_path / "run"), "--size", "flight", "--teacher", "scratch"])
