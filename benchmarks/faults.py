@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support import kills  # noqa: E402
-from tests.support.kills import Plan  # noqa: E402
+from tests.support.small_run import Plan, make_shards  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Outcome:
     held: int
     told: str
     seconds: float
+
+
+def to_the_end(plan: Plan, folder: Path) -> None:
+    """Starts a run, or goes on with it, and waits for its end."""
+    if not kills.wait(kills.launch(plan, folder), time.monotonic() + kills.LIMIT_S, folder):
+        raise RuntimeError(f"hangs:\n{kills.tail(folder)}")
 
 
 def sigkills(folder: Path, plan: Plan, wanted: int) -> Outcome:
@@ -66,7 +72,7 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
     """
     began = time.monotonic()
     if plan.data == "shards":
-        kills.make_shards(folder)
+        make_shards(folder)
     # Saved at the stops alone: it is the end of a run that saves here.
     plan = replace(plan, iterations=wanted + HOP, every=10**6)
     kills.straight(plan, folder / "straight", every_digest=True)
@@ -77,8 +83,7 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
         here, at = folder / f"from{first}", [*range(first, wanted + 1, HOP), plan.iterations]
         for i, until in enumerate(at):
             part = replace(plan, iterations=until)
-            if not kills.wait(kills.launch(part, here), time.monotonic() + kills.LIMIT_S, here):
-                raise RuntimeError(f"hangs:\n{kills.tail(here)}")
+            to_the_end(part, here)
             used = kills.samples(part, here)
             same = kills.result(part, here) == expected[str(until)] and all(used[n] == usual[n] for n in used)
             if i:
@@ -95,7 +100,7 @@ def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
     """Signals at random moments, to one rank, to all, or to all and their workers; held: one step of delay at most."""
     began, dice, sent, held, runs, slowest = time.monotonic(), random.Random(7), 0, 0, 0, 0
     if plan.data == "shards":
-        kills.make_shards(folder)
+        make_shards(folder)
     expected, seconds = kills.straight(plan, folder / "straight")
     usual = kills.samples(plan, folder / "straight")
     while sent < wanted:
@@ -105,8 +110,7 @@ def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
             if not met:
                 break
             mine, good, slowest = mine + 1, good + (late <= 1), max(slowest, late)
-        if not kills.wait(kills.launch(plan, here), time.monotonic() + kills.LIMIT_S, here):
-            raise RuntimeError(f"hangs:\n{kills.tail(here)}")
+        to_the_end(plan, here)
         same = kills.result(plan, here) == expected and kills.samples(plan, here) == usual
         sent, held, runs = sent + mine, held + (good if same else 0), runs + 1
         shutil.rmtree(here)
@@ -126,8 +130,7 @@ def worlds(folder: Path) -> Outcome:
     here, strides = folder / "changing", [(1, 2), (2, 4), (4, 6), (1, 8)]
     for world, iterations in strides:
         part = replace(plan, strategy="ddp" if world > 1 else "one", world=world, iterations=iterations)
-        if not kills.wait(kills.launch(part, here), time.monotonic() + kills.LIMIT_S, here):
-            raise RuntimeError(f"hangs:\n{kills.tail(here)}")
+        to_the_end(part, here)
     found = kills.samples(replace(plan, world=4), here)
     expected = kills.samples(plan, folder / "straight")
     held = sum(found.get(i) == used for i, used in expected.items())
@@ -152,15 +155,11 @@ TESTS = {
 """Faults whose trials are tests."""
 
 
-def tested(fault: str, path: str, keyword: str = "") -> Outcome:
+def tested(fault: str, path: str) -> Outcome:
     began = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=0", path, *(["-k", keyword] if keyword else [])]
+    command = [sys.executable, "-m", "pytest", "--durations=0", path]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", found.stdout)}
-    if not counts:  # quiet mode prints dots alone
-        dots = re.findall(r"^[.sFEx]+", found.stdout, re.M)
-        counts = {"passed": sum(d.count(".") for d in dots), "failed": sum(d.count("F") + d.count("E") for d in dots)}
-        counts["skipped"] = sum(d.count("s") for d in dots)
     passed, wrong = counts.get("passed", 0), counts.get("failed", 0) + counts.get("error", 0)
     told = path + (f", {counts['skipped']} skipped" if counts.get("skipped") else "")
     return Outcome(fault, passed + wrong, passed if found.returncode == 0 else 0, told, time.monotonic() - began)

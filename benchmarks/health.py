@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -88,13 +89,9 @@ def smooth(points: list[tuple[int, float]], span: int = 5) -> tuple[list[int], l
 
 
 def draw_charts(found: dict[str, Any], charts: dict[str, str], path: Path, columns: int = 4) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = -(-len(charts) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(3.1 * columns, 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(3.1 * columns, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns)
     for axis, (tag, title) in zip(axes.flat, charts.items(), strict=False):
         for name, scalars in found.items():
             points = [p for p in scalars.get(tag, []) if np.isfinite(p[1])]
@@ -115,7 +112,6 @@ def draw_charts(found: dict[str, Any], charts: dict[str, str], path: Path, colum
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=85)
-    pyplot.close(figure)
 
 
 def strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.encoders import TinyCodec, TinyText
 from adastate.models.wan import Size
@@ -27,7 +27,7 @@ from adastate.training.critic import Critic
 from adastate.training.distill import Distill
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from adastate.types import Batch
+from datamodules.prompts import PromptData
 
 ROOT = Path(__file__).parents[1]
 SIZES: dict[str, tuple[Size, tuple[int, int], int]] = {
@@ -46,26 +46,6 @@ WAYS: dict[str, dict[str, bool]] = {
 """`scores` measures only the part that no way changes: teacher and critic on the whole clip, without a graph."""
 
 
-class Prompts(pl.LightningDataModule):
-    """The same prompts again and again."""
-
-    def __init__(self, batch: int) -> None:
-        super().__init__()
-        self.batch = batch
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(_Same(self.batch), batch_size=None)
-
-
-class _Same(IterableDataset[Batch]):
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def __iter__(self) -> Iterator[Batch]:
-        for _ in range(8):
-            yield Batch(torch.arange(self.batch), ["a slow flight north over a blue ocean"] * self.batch)
-
-
 def peak(call: Callable[[], Any]) -> int:
     """The most bytes that the CPU's allocator held above what it held before, while `call` ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -79,17 +59,18 @@ def peak(call: Callable[[], Any]) -> int:
     return most
 
 
-def measure(
-    size: Size, grid: tuple[int, int], batch: int, chunks: int, checkpointing: bool, replay: bool, scores: bool
-) -> int:
+def measure(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str) -> int:
+    """Bytes of the update that takes most, of rollouts of `chunks` chunks."""
+    flags = WAYS[way]
+    checkpointing, replay = flags.get("checkpointing", False), flags.get("replay", False)
     torch.manual_seed(0)
-    spec = StreamSpec(chunk_frames=1, past_frames=3, state_frames=1, steps=(1000, 500))
+    spec = StreamSpec(chunk_frames=1, past_frames=3, state_frames=1, denoising_steps=(1000, 500))
     text = TinyText(size.text_tokens, size.text_width)
     student = Student(size, TinyCodec(), text, spec, grid, chunks, checkpointing=checkpointing)
-    teacher, critic = Teacher(size, grid=grid, ema=None), Critic(size)
+    teacher, critic = Teacher(size, latent_size=grid, ema=None), Critic(size)
     module = Distill(teacher, student, critic, 2, batch, student_every=1, critic_updates=0, replay=replay)
     found: list[int] = []
-    name = "student_loss" if scores else "_replayed" if replay else "_learn"
+    name = "student_loss" if flags.get("scores") else "_replayed" if replay else "_learn"
     learn = getattr(module, name)
 
     def watched(*args: Any) -> Any:
@@ -100,37 +81,25 @@ def measure(
         return kept[0]
 
     setattr(module, name, watched)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=Prompts(batch))
+    quiet: dict[str, Any] = dict.fromkeys(("checkpointing", "progress_bar", "model_summary"), False)
+    options = {f"enable_{part}": on for part, on in quiet.items()}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, **options)
+    trainer.fit(module, datamodule=PromptData(batch=batch))
     return max(found)
 
 
 def draw(found: dict[str, dict[str, dict[str, int]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(found), figsize=(4.2 * len(found), 3.2), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4.2 * len(found), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False)
     for axis, (name, ways) in zip(axes.flat, found.items(), strict=True):
         for way, by_chunks in ways.items():
             chunks = [int(n) for n in by_chunks]
             style = ":" if WAYS[way].get("scores") else "-"
             axis.plot(chunks, [b / 2**20 for b in by_chunks.values()], style, marker="o", markersize=3, label=way)
         size, grid, batch = SIZES[name]
-        axis.set_title(
-            f"{size.layers} layers of {size.width}, latents {grid[0]} x {grid[1]}, batch {batch}", fontsize=9
-        )
-        axis.set_xlabel("chunks of the rollout", fontsize=8)
-        axis.set_ylabel("peak of one student update, MiB", fontsize=8)
-        axis.set_ylim(bottom=0)
+        title = f"{size.layers} layers of {size.width}, latents {grid[0]} x {grid[1]}, batch {batch}"
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="chunks of the rollout", ylabel="peak of one student update, MiB", ylim=(0, None))
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
     axes.flat[0].legend(fontsize=7, frameon=False)
@@ -150,8 +119,7 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, int]]] = json.loads(known.json.read_text()) if known.json.is_file() else {}
     for name in known.sizes:
         for way in known.ways:
-            flags = {"checkpointing": False, "replay": False, "scores": False, **WAYS[way]}
-            found.setdefault(name, {})[way] = {str(n): measure(*SIZES[name], n, **flags) for n in known.chunks}
+            found.setdefault(name, {})[way] = {str(n): measure(*SIZES[name], n, way) for n in known.chunks}
             told = "  ".join(f"{n}: {b / 2**20:.1f}" for n, b in found[name][way].items())
             print(f"{name:<8}{way:<26}MiB by chunks  {told}", flush=True)
     known.json.parent.mkdir(parents=True, exist_ok=True)

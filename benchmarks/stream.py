@@ -61,9 +61,17 @@ def simple(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks:
     return streamed(lambda x, t, m: net(x, t, keys, memory=m), StateCache(spec), shape, spec, chunks, device)
 
 
-def ours(passes: Passes, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
+def ours(
+    passes: Passes,
+    text: torch.Tensor,
+    shape: Shape,
+    spec: StreamSpec,
+    chunks: int,
+    device: str,
+    cache: StateCache | None = None,
+) -> Made:
     student = Streamer(passes.net, passes.net.text_keys(text), passes=passes)
-    return streamed(student, StateCache(spec, layers=shape.size.layers), shape, spec, chunks, device)
+    return streamed(student, cache or StateCache(spec, layers=shape.size.layers), shape, spec, chunks, device)
 
 
 @torch.no_grad()
@@ -71,7 +79,7 @@ def streamed(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, ch
     """A chunk's seconds begin with its noise and end with its clean pass."""
     clock, noise = Clock(device), Normals(shape, spec, chunks, device)
     stream = rollout(student, noise, cache, chunks, shape.latents)
-    seconds, made = [], []
+    seconds, made = list[float](), list[torch.Tensor]()
     next_, began = next(stream, None), clock()
     while next_ is not None:
         made.append(next_.content.float().cpu() if len(made) < 8 else next_.content[:0])

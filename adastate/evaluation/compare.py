@@ -26,7 +26,7 @@ from torch import Tensor
 from adastate.config.systems import System, names, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
-from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, measures_of, read_prompts, rows, spelt
+from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, measures_of, rows, spelt
 from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
@@ -35,6 +35,7 @@ from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
+from datamodules.prompts import read_prompts
 
 TRAINED = "as trained"
 DEFAULT = (

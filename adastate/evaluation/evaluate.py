@@ -34,6 +34,7 @@ from adastate.media.video import to_float
 from adastate.runtime import atomic
 from adastate.training.load_run import load_student, load_teacher
 from adastate.training.student import Student
+from datamodules.prompts import read_prompts
 from datamodules.shards.decode import decode
 from datamodules.shards.index import read_shard
 from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
@@ -274,11 +275,6 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
     except metrics.NoRaft as why:
         print(f"optical flow is left out: {why}")
         return None
-
-
-def read_prompts(file: Path) -> list[str]:
-    """One a line."""
-    return [line for line in file.read_text().splitlines() if line.strip()]
 
 
 def spelt(column: str, value: float | None) -> str:

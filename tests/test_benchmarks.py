@@ -1,0 +1,49 @@
+"""Benchmarks run: what they measure is for docs/results, that they still can is for here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import faults, growth, replay_memory, stream, training
+from benchmarks.shapes import SHAPES
+
+ROOT = Path(__file__).parents[1]
+TINY = replay_memory.SIZES["tiny"]
+
+
+def test_replay_takes_less_memory_than_the_whole_graph(tmp_path: Path) -> None:
+    ways = {way: {n: replay_memory.measure(*TINY, n, way) for n in (1, 3)} for way in ("plain", "replay")}
+    assert ways["replay"][3] < 0.7 * ways["plain"][3] and ways["plain"][3] > 2 * ways["plain"][1]
+    replay_memory.draw(
+        {"tiny": {way: {str(n): b for n, b in found.items()} for way, found in ways.items()}}, tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    found = growth.growth(8, tmp_path / "growth.png")
+    sizes = [made["bytes"] for made in found["past_frames"].values()]
+    assert sizes == sorted(sizes) and (tmp_path / "growth.png").is_file()
+
+
+def test_all_variants_of_a_stream_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "tiny", replace(SHAPES["tiny"], chunks=4))
+    rows = stream.measure("tiny", "self_forcing, window 6", [torch.float32], ["eager"], False, 1, "cpu")
+    assert [r.variant for r in rows] == ["plain float32", "simple float32", "eager float32"]
+    assert max(r.off for r in rows) < 1e-4 and stream.show(rows, "").row_count == 3
+
+
+@pytest.mark.slow
+def test_both_sides_of_a_training_step_have_the_same_gradient() -> None:
+    rows = training.measure(torch.float32, 1, "cpu")
+    assert training.wrong(rows)[1] == [] and training.show(rows, "").row_count == 4
+
+
+@pytest.mark.parametrize("path", faults.TESTS.values())
+def test_the_tests_of_faults_are_there(path: str) -> None:
+    assert (ROOT / path).is_file()
