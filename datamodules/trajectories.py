@@ -8,7 +8,7 @@ a causal sampler had clips for its past that are not its own ends, they are the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from datamodules.base import EndlessData
 from datamodules.clips import ledger_path
 from datamodules.shards.clip_reader import with_past
 from datamodules.shards.dataset import ShardDataset
-from datamodules.shards.index import BadSample, Sample
+from datamodules.shards.decode import ACTIONS
+from datamodules.shards.index import BadSample, Sample, find_shards, read_shard
 from datamodules.shards.remote import Patience
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.safe_decode import ShardError, read_actions
 from datamodules.shards.sampler import BatchStream, together
 from datamodules.shards.shard_writer import ShardWriter, npy
 
@@ -74,6 +75,7 @@ class TrajectoryWriter:
         levels: Sequence[float] | Tensor,
         prompt: str,
         facts: Mapping[str, Any] | None = None,
+        actions: Tensor | None = None,
     ) -> None:
         """Appends one trajectory.
 
@@ -83,9 +85,10 @@ class TrajectoryWriter:
             levels: the J timesteps in [0, 1000].
             prompt: it was made with.
             facts: more that is known of it, as JSON.
+            actions: 0/1 columns `[F, A]` that it was steered by, of all trajectories of a folder or of none.
 
         Raises:
-            ShardError: shape and levels disagree, other levels than before, or numbers that are not finite.
+            ShardError: shape, levels and actions disagree, other levels than before, or numbers that are not finite.
         """
         told = [float(level) for level in levels]
         if trajectory.ndim != 5 or len(trajectory) != len(told):
@@ -98,8 +101,14 @@ class TrajectoryWriter:
                 f"{key}: its levels are {told}, those in {self._writer.out} {self._writer.settings['levels']}: "
                 "write other levels into another folder"
             )
+        if actions is not None and (actions.ndim != 2 or len(actions) != trajectory.shape[1]):
+            raise ShardError(
+                f"{key}: its actions are {list(actions.shape)}, and a trajectory of {trajectory.shape[1]} frames has a "
+                "row for each"
+            )
         words = json.dumps({**(facts or {}), "levels": told}, sort_keys=True).encode()
-        self._writer.add(key, {"trajectory.npy": npy(trajectory), "txt": prompt.encode(), "json": words})
+        members = {"trajectory.npy": npy(trajectory), "txt": prompt.encode(), "json": words}
+        self._writer.add(key, members if actions is None else {**members, ACTIONS: npy(actions, torch.uint8)})
 
     def close(self) -> None:
         self._writer.close()
@@ -115,7 +124,7 @@ class TrajectoryData(EndlessData):
     """Trajectories from shards, endlessly, in the same global order whatever the number of processes.
 
     `latents` is what was, or can be, the clean past of each trajectory: the clip stored with it, or else its own end.
-    What cannot be used is skipped, as in ShardData.
+    `actions` are those that they were steered by, where they were. What cannot be used is skipped, as in ShardData.
 
     Args:
         shards: folder, glob or brace pattern of .tar files, here or behind http(s)://, s3:// or gs://.
@@ -125,6 +134,7 @@ class TrajectoryData(EndlessData):
         max_skipped_share: share of unusable samples that are skipped; more are refused.
         memory_gb: trajectories are kept in memory up to this much.
         read_timeout_s: of one read, which is tried three times.
+        actions: hand out the actions of trajectories that have them; false leaves them unread, for a network without.
     """
 
     def __init__(
@@ -136,9 +146,10 @@ class TrajectoryData(EndlessData):
         max_skipped_share: float = 0.05,
         memory_gb: float = 2.0,
         read_timeout_s: float = 60.0,
+        actions: bool = True,
     ) -> None:
         super().__init__(batch, workers)
-        self.shards, self.seed = shards, seed
+        self.shards, self.seed, self.actions = shards, seed, actions
         self.max_skipped_share = max_skipped_share
         self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
         self.rows: ShardDataset | None = None
@@ -161,6 +172,7 @@ class TrajectoryData(EndlessData):
             self.memory_gb,
             ledger_path(self.trainer),
             Patience(self.read_timeout_s),
+            self.actions,
         )
         levels = shared_levels(rows)
         rows.require_facts(partial(require_levels, levels, rows.shape[0]))
@@ -206,14 +218,39 @@ def _are_levels(levels: Any, entries: int) -> bool:
     return isinstance(levels, list) and len(levels) == entries and all(type(x) in (int, float) for x in levels)
 
 
+def actions_by_number(shards: str, frames: int) -> Callable[[list[int]], Tensor] | None:
+    """Actions `[B, frames, A]` of the clips that Clips counts in the same way; None where the first has none.
+
+    Raises:
+        ShardError: some have none, or too few.
+    """
+    samples = [sample for path in find_shards(shards) for sample in read_shard(path)]
+    if ACTIONS not in samples[0].members:
+        return None
+
+    def flown(numbers: list[int]) -> Tensor:
+        rows = []
+        for sample in (samples[number % len(samples)] for number in numbers):
+            actions = read_actions(sample.read(ACTIONS)) if ACTIONS in sample.members else torch.empty(0, 0)
+            if len(actions) < frames:
+                told = f"has {len(actions)} rows of actions for {frames} frames, and others have them all"
+                raise BadSample("other actions", sample, told)
+            rows.append(actions[:frames])
+        return torch.stack(rows).float()
+
+    return flown
+
+
 def _trajectory_batch(levels: Tensor, rows: ShardDataset, indices: range) -> Batch:
     got = [rows[i] for i in indices]
     entries = torch.stack([row.content for row in got]).float()
     own = len(levels) - with_past(levels)
+    actions = [row.actions for row in got if row.actions is not None]  # of all rows or of none, see ShardDataset
     return Batch(
         index=torch.tensor(indices),
         prompts=[row.prompt for row in got],
         latents=entries[:, -1],
         trajectory=entries[:, :own],
         levels=levels[:own],
+        actions=torch.stack(actions).float() if actions else None,
     )

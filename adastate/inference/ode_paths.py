@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adastate.diffusion import flow, solvers
+from adastate.models.actions import Steering, given
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import View
 from adastate.stream.passes import write
@@ -97,43 +98,63 @@ def _falling(levels: Sequence[float]) -> list[float]:
 
 
 @torch.no_grad()
-def whole_paths(teacher: Teacher, path_spec: PathSpec, prompts: list[str], noise: Tensor) -> Tensor:
-    """Guided paths of a bidirectional teacher from `noise` [B, F, C, H, W], where they are kept: [B, J, F, C, H, W]."""
+def whole_paths(
+    teacher: Teacher, path_spec: PathSpec, prompts: list[str], noise: Tensor, actions: Tensor | None = None
+) -> Tensor:
+    """Guided paths of a bidirectional teacher from `noise` [B, F, C, H, W], where they are kept: [B, J, F, C, H, W].
+
+    Here and below `actions` [B, F, A] steer c in the guidance c + w (c - u), and not u.
+    """
     if path_spec.solver == "euler":
-        return teacher.trajectory(prompts, noise, path_spec.levels)[:, path_spec.at]
+        return teacher.trajectory(prompts, noise, path_spec.levels, actions)[:, path_spec.at]
     text, negative = teacher.embed(prompts), teacher.embed([teacher.negative_prompt])
+    steered = None if actions is None else given(actions.to(noise.device))
 
     def predict(x: Tensor, i: int) -> Tensor:
         t = (path_spec.levels[i] * flow.TIMESTEPS).to(x.device).expand(len(x))
-        return teacher.velocity(x, t, text, negative, teacher.averaged)
+        return teacher.velocity(x, t, text, negative, teacher.averaged, steered)
 
     return _kept(path_spec, predict, noise)
 
 
 @torch.no_grad()
 def forced_paths(
-    teacher: Teacher, spec: StreamSpec, path_spec: PathSpec, prompts: list[str], noise: Tensor, past: Tensor
+    teacher: Teacher,
+    spec: StreamSpec,
+    path_spec: PathSpec,
+    prompts: list[str],
+    noise: Tensor,
+    past: Tensor,
+    actions: Tensor | None = None,
 ) -> Tensor:
     """Guided paths of an autoregressive teacher whose chunks stand after those of the clips `past` [B, F, C, H, W].
 
     All chunks go down together, in one masked forward a step. Causal-Forcing's pairs are made so, with real clips.
     """
-    text = _both(teacher, prompts)
+    text, steered = _both(teacher, prompts), _steered(teacher, actions)
+    steered = None if steered is None else steered.to(noise.device)
 
     def predict(x: Tensor, i: int) -> Tensor:
         t = torch.full(x.shape[:2], float(path_spec.levels[i]) * flow.TIMESTEPS, device=x.device)
         net, (xs, pasts, ts) = teacher.averaged, (_doubled(teacher, part) for part in (x, past, t))
-        return _guided(teacher, teacher_forcing_forward(net, xs, pasts, ts, text, spec))
+        return _guided(teacher, teacher_forcing_forward(net, xs, pasts, ts, text, spec, steered))
 
     return _kept(path_spec, predict, noise)
 
 
 @torch.no_grad()
 def streamed_paths(
-    teacher: Teacher, spec: StreamSpec, path_spec: PathSpec, prompts: list[str], noise: Tensor
+    teacher: Teacher,
+    spec: StreamSpec,
+    path_spec: PathSpec,
+    prompts: list[str],
+    noise: Tensor,
+    actions: Tensor | None = None,
 ) -> Tensor:
     """Guided paths of an autoregressive teacher, chunk by chunk through the cache, after the ends of its own chunks."""
-    student = PromptedNetwork(teacher.averaged, _both(teacher, prompts))
+    steered = _steered(teacher, actions)
+    steering = None if steered is None else Steering(steered)
+    student = PromptedNetwork(teacher.averaged, _both(teacher, prompts), steering=steering)
     cache = StateCache(without_anchor(spec))
     parts = []
     for x in noise.split(spec.chunk_frames, 1):
@@ -181,6 +202,14 @@ def _both(teacher: Teacher, prompts: list[str]) -> Tensor:
     if not teacher.guidance:
         return text
     return torch.cat([text, teacher.embed([teacher.negative_prompt]).expand_as(text)])
+
+
+def _steered(teacher: Teacher, actions: Tensor | None) -> Tensor | None:
+    """Actions [B, F, A] with their flag, then, for guidance, as many that are not given."""
+    if actions is None:
+        return None
+    flagged = given(actions)
+    return torch.cat([flagged, torch.zeros_like(flagged)]) if teacher.guidance else flagged
 
 
 def _doubled(teacher: Teacher, x: Tensor) -> Tensor:

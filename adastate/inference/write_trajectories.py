@@ -14,10 +14,10 @@ import argparse
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -42,8 +42,9 @@ from datamodules.shards.clip_reader import Clips
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import join
 from datamodules.tools.lmdb_pairs import LmdbPairs
-from datamodules.trajectories import TrajectoryWriter
-from datamodules.worlds.flyover import flight
+from datamodules.trajectories import TrajectoryWriter, actions_by_number
+from datamodules.worlds.flyover import Kind
+from datamodules.worlds.world_clips import world_prompts
 
 SHARD_BYTES = 2**28
 """Of a shard, about: what is not in a whole shard when a process is killed is made again."""
@@ -53,8 +54,17 @@ LOG_EVERY_S = 60.0
 BATCH_LATENTS = 2048
 """Latents of a frame, over all samples of a batch, by default: one clip of Wan's size, 32 of the tiny one."""
 
-Sampler = Callable[[list[int], Tensor], tuple[Tensor, list[str]]]
-"""(numbers, noise `[B, F, C, H, W]`) -> paths `[B, J, F, C, H, W]` and their prompts."""
+Sampler = Callable[[list[int], Tensor], tuple[Tensor, list[str], Tensor | None]]
+"""(numbers, noise `[B, F, C, H, W]`) -> paths `[B, J, F, C, H, W]`, their prompts, and their actions `[B, F, A]`."""
+
+
+class MadePath(NamedTuple):
+    """A path `[J, F, C, H, W]`, with the actions `[F, A]` by which it was steered."""
+
+    number: int
+    path: Tensor
+    prompt: str
+    actions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,16 @@ def owner(number: int, world: int) -> int:
 
 
 def write_share(
-    order: Order, made: Callable[[list[int]], Iterator[tuple[int, Tensor, str]]], out: Path, rank: Rank, batch: int
+    order: Order,
+    made: Callable[[list[int]], Iterator[MadePath | tuple[int, Tensor, str]]],
+    out: Path,
+    rank: Rank,
+    batch: int,
 ) -> bool:
     """Writes what is missing of this process's share; whether nothing is missing of all.
 
     Args:
-        made: the (number, path `[J, F, C, H, W]`, prompt) of some numbers.
+        made: the paths of some numbers.
     """
     mine = [i for i in range(order.count) if owner(i, rank.world) == rank.rank]
     parent, console, said = os.getppid(), Console(), time.monotonic()
@@ -107,8 +121,8 @@ def write_share(
             if os.getppid() != parent:
                 raise SystemExit("adastate trajectories: whoever started this process is gone; run it again to go on")
             rows = todo[first : first + batch]
-            for i, path, prompt in made(rows):
-                writer.add(_key(i), path, order.told, prompt, {"index": i, **order.facts})
+            for i, path, prompt, actions in (MadePath(*one) for one in made(rows)):
+                writer.add(_key(i), path, order.told, prompt, {"index": i, **order.facts}, actions)
             progress.advance(task, len(rows))
             if not console.is_terminal and time.monotonic() - said > LOG_EVERY_S:  # a log of many hours wants lines
                 said = time.monotonic()
@@ -116,15 +130,14 @@ def write_share(
     return rank.world == 1 or join(out, {_key(i) for i in range(order.count)}, rank.rank)
 
 
-def sampled(
-    teacher: Teacher, sampler: Sampler, frames: int, seed: int
-) -> Callable[[list[int]], Iterator[tuple[int, Tensor, str]]]:
+def sampled(teacher: Teacher, sampler: Sampler, frames: int, seed: int) -> Callable[[list[int]], Iterator[MadePath]]:
     """Paths from the noise of (seed, number), whatever else is in their batch."""
 
-    def made(rows: list[int]) -> Iterator[tuple[int, Tensor, str]]:
+    def made(rows: list[int]) -> Iterator[MadePath]:
         noise = SampleNoise(seed, 0, rows, "trajectory", teacher.device)
-        paths, prompts = sampler(rows, noise.normal(frames, teacher.net.size.channels, *teacher.latent_size))
-        yield from zip(rows, paths.cpu(), prompts, strict=True)
+        paths, prompts, actions = sampler(rows, noise.normal(frames, teacher.net.size.channels, *teacher.latent_size))
+        flown: Iterable[Tensor | None] = [None] * len(rows) if actions is None else actions
+        yield from map(MadePath, rows, paths.cpu(), prompts, flown)
 
     return made
 
@@ -145,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--from-lmdb", type=Path, metavar="FOLDER", help="take over published pairs; --levels says which they have")
     add("--out", type=Path, help="folder of the shards; default <run.dir>/trajectories, or /causal_trajectories")
     add("--clips", type=int, default=1024, help="paths to write (default: %(default)s)")
-    add("--prompts", type=Path, help="text file, one prompt a line; default: captions of the tiny world")
+    add("--prompts", type=Path, help="text file, one prompt a line; default: captions of the built-in world")
     add("--steps", type=int, default=48, help="of the solver (default: %(default)s)")
     add("--solver", choices=("euler", "unipc"), default="euler")
     add("--guidance", type=float, help="w in c + w (c - u); default: the teacher's")
@@ -193,7 +206,7 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> 
     held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
     teacher = teacher.to(device_for(args.device, rank))
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
-    sampler = _sampler(teacher, spec, way, args, frames)
+    sampler = _sampler(teacher, spec, way, args, frames, variables["run"]["world"])
     made_with = {
         "teacher": f"{args.teacher} {fingerprint(Path(weights))}",
         "past": "clips" if args.past else "own" if args.teacher == "causal" else "none",
@@ -238,7 +251,11 @@ def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teach
     return build({"class_path": "adastate.training.teacher.Teacher", "init_args": node}, Teacher), weights
 
 
-def _sampler(teacher: Teacher, spec: StreamSpec, way: PathSpec, args: argparse.Namespace, frames: int) -> Sampler:
+def _sampler(
+    teacher: Teacher, spec: StreamSpec, way: PathSpec, args: argparse.Namespace, frames: int, world: Kind
+) -> Sampler:
+    """A teacher that can be steered is, by the clips that stand before it or the flights of the built-in world."""
+    columns = teacher.net.size.actions
     if args.past:
         codec = teacher.codec
         assert codec is not None
@@ -246,25 +263,30 @@ def _sampler(teacher: Teacher, spec: StreamSpec, way: PathSpec, args: argparse.N
             args.past, frames, codec.video_frames(frames), lambda video: codec.encode(video.to(teacher.device))
         )
 
-        def after_clips(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
+        flown = actions_by_number(args.past, frames) if columns else None
+
+        def after_clips(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str], Tensor | None]:
             past, prompts = clips.stack(rows)
+            actions = None if flown is None else flown(rows)
             past = past.to(noise)
             if past.shape != noise.shape:
                 raise ShardError(
                     f"{args.past}: clips of {list(past.shape[1:])}, the teacher makes {list(noise.shape[1:])}"
                 )
-            paths = forced_paths(teacher, spec, way, prompts, noise, past)
-            return torch.cat([paths, past[:, None]], 1), prompts
+            paths = forced_paths(teacher, spec, way, prompts, noise, past, actions)
+            return torch.cat([paths, past[:, None]], 1), prompts, actions
 
         return after_clips
     told = read_prompts(args.prompts) if args.prompts else None
 
-    def sample(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str]]:
+    def sample(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str], Tensor | None]:
+        drawn = world_prompts(1, rows, frames, world)
         # few prompts are sampled several times
-        prompts = [told[i % len(told)] if told else flight(1, i).caption for i in rows]
+        prompts = [told[i % len(told)] for i in rows] if told else drawn.prompts
+        actions = drawn.actions if columns else None
         if args.teacher == "causal":
-            return streamed_paths(teacher, spec, way, prompts, noise), prompts
-        return whole_paths(teacher, way, prompts, noise), prompts
+            return streamed_paths(teacher, spec, way, prompts, noise, actions), prompts, actions
+        return whole_paths(teacher, way, prompts, noise, actions), prompts, actions
 
     return sample
 

@@ -11,7 +11,7 @@ from datamodules.shards.index import find_shards
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.world_shards import write_world
-from datamodules.trajectories import TrajectoryData, TrajectoryWriter
+from datamodules.trajectories import TrajectoryData, TrajectoryWriter, actions_by_number
 from tests.support.sample_videos import StubCodec
 
 LEVELS = [1000.0, 937.5, 0.0]
@@ -113,3 +113,40 @@ def test_clips_are_no_trajectories(tmp_path: Path) -> None:
         ShardError, match=r"has no trajectory\.npy, only json, latent\.npy, txt: the trajectories command"
     ):
         TrajectoryData(str(tmp_path), batch=1).setup()
+
+
+def flown(i: int) -> Tensor:
+    return (torch.arange(16).view(2, 8) % (i + 2) == 0).float()
+
+
+def test_actions_come_back_and_older_shards_have_none(tmp_path: Path) -> None:
+    with TrajectoryWriter(tmp_path / "new", 4) as writer:
+        for i in range(6):
+            writer.add(f"{i:04d}", trajectory(i), LEVELS, f"prompt {i}", {"i": i}, flown(i))
+    batch = next(iter(TrajectoryData(str(tmp_path / "new"), batch=6).train_dataloader()))
+    assert batch.actions is not None and batch.actions.dtype == torch.float32
+    for row, prompt in zip(batch.actions, batch.prompts, strict=True):
+        assert torch.equal(row, flown(int(prompt.removeprefix("prompt "))))
+    unread = next(iter(TrajectoryData(str(tmp_path / "new"), batch=6, actions=False).train_dataloader()))
+    assert unread.actions is None
+    old = next(iter(TrajectoryData(write(tmp_path / "old", range(6)), batch=6).train_dataloader()))
+    assert old.actions is None
+
+
+def test_actions_have_a_row_for_every_frame(tmp_path: Path) -> None:
+    says = r"a: its actions are \[3, 8\], and a trajectory of 2 frames has a row for each"
+    with TrajectoryWriter(tmp_path) as writer, pytest.raises(ShardError, match=says):
+        writer.add("a", trajectory(0), LEVELS, "p", actions=torch.zeros(3, 8))
+
+
+def test_actions_of_clips_are_asked_for_by_number(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 4) as writer:
+        for i in range(3):
+            members = {"latent.npy": npy(trajectory(i)[0]), "txt": b"p", "json": b"{}"}
+            rows = {} if i == 2 else {"actions.npy": npy(flown(i), torch.uint8)}
+            writer.add(f"{i}", {**members, **rows})
+    found = actions_by_number(str(tmp_path), 2)
+    assert found is not None and torch.equal(found([1, 0, 3]), torch.stack([flown(1), flown(0), flown(0)]))
+    with pytest.raises(ShardError, match="has 0 rows of actions for 2 frames, and others have them all"):
+        found([2])
+    assert actions_by_number(write(tmp_path / "none", range(2)), 2) is None

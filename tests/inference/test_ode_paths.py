@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.diffusion.solvers import unipc_levels
@@ -17,10 +21,13 @@ PROMPTS = ["red ball", "slow snow"]
 NOISE = normal(2, 6, *SHAPE, seed=5)
 
 
-def teacher(guidance: float = 2.0) -> Teacher:
+FLOWN = (normal(2, 6, 3, seed=7) > 0).float()
+
+
+def teacher(guidance: float = 2.0, actions: int = 0) -> Teacher:
     torch.manual_seed(0)
-    text = TinyText(SIZE.text_tokens, SIZE.text_width)
-    made = Teacher(SIZE, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, ema=None)
+    size, text = replace(SIZE, actions=actions), TinyText(SIZE.text_tokens, SIZE.text_width)
+    made = Teacher(size, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, ema=None)
     randomise(made.net, 3)
     return made.eval()
 
@@ -87,16 +94,19 @@ def test_solvers_agree_in_the_limit_and_guidance_counts() -> None:
 @pytest.mark.parametrize("solver", ["euler", "unipc"])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 @pytest.mark.parametrize("stream", [{}, {"past_frames": 2}, {"past_frames": None, "warmup": "growing"}])
-def test_a_streamed_path_is_a_forced_one_after_its_own_ends(stream: dict, guidance: float, solver: str) -> None:  # type: ignore[type-arg]
+@pytest.mark.parametrize("flown", [None, FLOWN])
+def test_a_streamed_path_is_a_forced_one_after_its_own_ends(
+    stream: dict[str, Any], guidance: float, solver: Any, flown: Tensor | None
+) -> None:
     """Law 1 along a whole path: through the cache, and all chunks at once behind a mask."""
-    one, told = teacher(guidance), spec(**stream)
-    way = path_spec(told, 4, solver)  # type: ignore[arg-type]
-    streamed = streamed_paths(one, told, way, PROMPTS, NOISE)
+    one, told = teacher(guidance, 0 if flown is None else 3), spec(**stream)
+    way = path_spec(told, 4, solver)
+    streamed = streamed_paths(one, told, way, PROMPTS, NOISE, flown)
     assert streamed.shape == (2, len(way.at), *NOISE.shape[1:])
     assert torch.equal(streamed[:, 0], NOISE)
-    forced = forced_paths(one, told, way, PROMPTS, NOISE, past=streamed[:, -1])
+    forced = forced_paths(one, told, way, PROMPTS, NOISE, streamed[:, -1], flown)
     assert torch.allclose(streamed, forced, atol=2e-4)
-    other = forced_paths(one, told, way, PROMPTS, NOISE, past=normal(*NOISE.shape, seed=6))
+    other = forced_paths(one, told, way, PROMPTS, NOISE, normal(*NOISE.shape, seed=6), flown)
     assert torch.allclose(other[:, :, :3], forced[:, :, :3], atol=1e-4), "the first chunk has no past"
     assert not torch.allclose(other[:, -1, 3:], forced[:, -1, 3:], atol=1e-2), "the second has"
 
@@ -115,6 +125,23 @@ def test_guidance_is_c_plus_w_c_minus_u() -> None:
         one.guidance = 2.0
         assert torch.allclose(paths(PROMPTS)[:, 1], c + 2 * (c - u), atol=2e-5)
         assert (c - u).abs().max() > 1e-3
+
+
+def test_actions_steer_c_alone() -> None:
+    """After the one step of a path: c is that of the steered network, u that of nothing given."""
+    one, told = teacher(actions=3), spec()
+    ways = [path_spec(told, 2, solver) for solver in ("euler", "unipc")]  # type: ignore[arg-type]
+    for paths in (
+        *(lambda p, a, way=way: whole_paths(one, way, p, NOISE, a) for way in ways),
+        lambda p, a: streamed_paths(one, told, ways[0], p, NOISE, a)[:, :, :3],
+        lambda p, a: forced_paths(one, told, ways[0], p, NOISE, NOISE, a),
+    ):
+        one.guidance = 0.0
+        c, u = paths(PROMPTS, FLOWN)[:, 1], paths([one.negative_prompt] * 2, None)[:, 1]
+        plain = paths(PROMPTS, None)[:, 1]
+        one.guidance = 2.0
+        assert torch.allclose(paths(PROMPTS, FLOWN)[:, 1], c + 2 * (c - u), atol=2e-5)
+        assert (c - plain).abs().max() > 1e-3
 
 
 def test_a_row_is_its_own_whatever_its_batch() -> None:

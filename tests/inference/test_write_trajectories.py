@@ -24,10 +24,12 @@ from adastate.runtime.ranks import Rank
 from adastate.weights import save
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryData
+from datamodules.worlds.world_clips import world_prompts
 from tests.support.lmdbs import write_pairs
-from tests.support.tiny import random_net
+from tests.support.tiny import normal, random_net
 
 ORDER = Order(23, [1000.0, 0.0], {"seed": 0}, {"seed": 0}, per_shard=3)
 CONFIG = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
@@ -198,6 +200,38 @@ def test_a_causal_teacher_after_real_clips_is_what_the_initialisation_learns_fro
     again = [i for i, prompt in enumerate(batch.prompts) if batch.prompts.count(prompt) == 2]
     assert torch.equal(*(batch.latents[i] for i in again)), "three clips, so the fourth path is after the first clip"
     assert not torch.allclose(*(batch.trajectory[i, -1] for i in again), atol=0.1), "from other noise"
+
+
+def test_a_teacher_that_can_be_steered_flies_as_the_world_does(run: Path, tmp_path: Path) -> None:
+    """Of older weights its layer is zeros; those that were not made for the world's actions have no use for them."""
+    steered = ["--run.world=flight", "--size.actions=8", "--clips", "2"]
+    main(command(run, *steered, "--out", str(tmp_path / "flown")))
+    batch = next(iter(TrajectoryData(str(tmp_path / "flown"), batch=2).train_dataloader()))
+    expected = world_prompts(1, [0, 1], 7, "flight")
+    order = [batch.prompts.index(prompt) for prompt in expected.prompts]
+    assert batch.actions is not None and expected.actions is not None
+    assert torch.equal(batch.actions[order], expected.actions.float()) and batch.actions.shape == (2, 7, 8)
+    main(command(run, "--run.world=flight", "--clips", "2", "--out", str(tmp_path / "plain")))
+    plain = next(iter(TrajectoryData(str(tmp_path / "plain"), batch=2).train_dataloader()))
+    assert plain.actions is None
+    assert batch.trajectory is not None and plain.trajectory is not None
+    same = [plain.prompts.index(prompt) for prompt in batch.prompts]
+    assert torch.allclose(batch.trajectory, plain.trajectory[same], atol=4e-3), "a layer of zeros"
+
+
+def test_actions_of_the_clips_before_it_steer_a_causal_teacher(run: Path, tmp_path: Path) -> None:
+    clips = world_prompts(1, range(3), 7, "flight")
+    assert clips.actions is not None
+    with ShardWriter(tmp_path / "clips", 4) as writer:
+        for i, (prompt, rows) in enumerate(zip(clips.prompts, clips.actions, strict=True)):
+            members = {"latent.npy": npy(normal(7, 16, 8, 8, seed=i)), "txt": prompt.encode(), "json": b"{}"}
+            writer.add(f"{i}", {**members, "actions.npy": npy(rows, torch.uint8)})
+    words = ["--teacher", "causal", "--past", str(tmp_path / "clips"), "--clips", "4", "--size.actions=8"]
+    main(command(run, *words, "--out", str(tmp_path / "out")))
+    batch = next(iter(TrajectoryData(str(tmp_path / "out"), batch=4).train_dataloader()))
+    assert batch.actions is not None
+    for prompt, rows in zip(batch.prompts, batch.actions, strict=True):
+        assert torch.equal(rows, clips.actions[clips.prompts.index(prompt)].float())
 
 
 def test_published_pairs_become_shards(run: Path, tmp_path: Path) -> None:
