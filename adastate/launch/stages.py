@@ -74,8 +74,9 @@ class Line:
         size = ["--config", "conf/base.yaml", "--config", f"conf/sizes/{args.size}.yaml"]
         system = ["--system", args.system] if args.system else []
         self.base = [*size, *system, f"--run.dir={self.run}"]
-        # of flights nothing is measured by its caption, so their prompts are told as those of videos are
-        self.prompts = [] if self.world and not self.flight else ["--prompts", str(self.run / "prompts.txt")]
+        told = ["--prompts", str(self.run / "prompts.txt")]
+        self.prompts = [] if self.world else told
+        self.measured = told if self.flight else self.prompts  # of the plain world a caption is the truth by itself
         self.steps: list[Stage] = []
 
     def default(self) -> list[Stage]:
@@ -192,7 +193,7 @@ class Line:
             shown_prompts = previewed(self.args.size) if self.world else []
             line += [word for prompt in shown_prompts for word in ("--prompt", prompt)]
             self.steps.append(Stage(name, line, lambda folder=folder: _speed(folder)))  # type: ignore[misc]
-        argv = ["evaluate", "--run", str(run), *measured, *self.prompts]
+        argv = ["evaluate", "--run", str(run), *measured, *self.measured]
         self.steps.append(Stage("evaluate", argv, lambda: _evaluated(run)))
 
 

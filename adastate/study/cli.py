@@ -19,6 +19,7 @@ from adastate.launch.pipeline import run_stage
 from adastate.study import arm_stages, measure, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.table import WORLDS, Table, Task, read_table
+from datamodules.worlds.world_clips import WORLDS as BUILT_IN
 
 DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
 """Stages after whose change everything below them begins anew."""
@@ -31,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Parts of it: adastate study list | run ARM SEED | report | measure --run R | real --out R",
     )
     found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, short or full")
-    found.add_argument("--world", choices=WORLDS, default="journey", help="see datamodules/{journey,fog,world}.py")
+    found.add_argument(
+        "--world", choices=BUILT_IN, default="journey", help="journey, fog or plain: docs/guide/study.md"
+    )
     found.add_argument(
         "--only",
         nargs="+",
@@ -48,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def setting(args: argparse.Namespace, table: Table) -> StudySetting:
+    if args.world not in WORLDS:
+        raise ConfigError(
+            f"there is no study of the world {args.world}: give --world {', '.join(WORLDS)}, or train in it with "
+            f"`make train WORLD={args.world}`"
+        )
     if args.budget not in table.budgets:
         raise ConfigError(f"no budget {args.budget!r}; known are {', '.join(table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":

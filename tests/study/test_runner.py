@@ -161,6 +161,8 @@ def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             setting(parser().parse_args(wrong), TABLE)
+    with pytest.raises(ConfigError, match="no study of the world flight: give --world journey, fog, plain, or train"):
+        setting(parser().parse_args(["--world", "flight"]), TABLE)
     found = setting(parser().parse_args([]), TABLE)
     assert (found.teacher_weights, found.codec_weights) == ("journey", "journey")
 
