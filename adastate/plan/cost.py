@@ -36,7 +36,8 @@ class CountedPass:
         joined: anchor and window are both in view, so that their values are copied into one tensor.
         visible: who sees whom, rows `frames`, columns `seen + frames`; None: all see all.
         grad: whether its activations are kept for a backward.
-        level: timestep of a stream's pass without gradient, whose modulations are made once for each; else None.
+        level: timestep of a stream's pass without gradient, whose modulations are made once for each, where no frame
+            is steered; else None.
         leaves: a clean pass without gradient, which ends with the keys and values of the last layer.
     """
 
@@ -83,7 +84,13 @@ def parameters(size: Size) -> int:
     block = 2 * attention + 2 * d + (d * size.ffn + size.ffn) + (size.ffn * d + d) + 6 * d
     text = (size.text_width * d + d) + (d * d + d)
     time = (size.time_embedding_dim * d + d) + (d * d + d) + (6 * d * d + 6 * d)
-    return (patch * d + d) + text + time + size.layers * block + (d * patch + patch) + 2 * d
+    ends = (patch * d + d) + (d * patch + patch) + 2 * d
+    return ends + text + time + size.layers * block + action_columns(size) * d
+
+
+def action_columns(size: Size) -> int:
+    """Numbers that steer a frame, with their flag; 0 where none do."""
+    return size.actions + 1 if size.actions else 0
 
 
 def patch_width(size: Size) -> int:
@@ -105,10 +112,14 @@ def frame_tokens(size: Size, grid: tuple[int, int]) -> int:
 
 
 def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORES) -> Flops:
-    """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already."""
+    """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already.
+
+    Where a network can be steered it is taken to be: every frame of every pass has modulations of its own.
+    """
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
-    timed = work.frames if work.level is None else 0
-    first = 2 * (length * patch + timed * size.time_embedding_dim) * d  # nothing flows back into latents and timesteps
+    timed = work.frames if work.level is None or size.actions else 0
+    told = size.time_embedding_dim + action_columns(size)
+    first = 2 * (length * patch + timed * told) * d  # nothing flows back into latents, timesteps and actions
     whole = size.layers - work.leaves
     ends = 2 * (timed * 7 * d * d + length * d * patch * (not work.leaves))
     linear = 2 * length * ((6 * d * d + 2 * d * size.ffn) * whole + 2 * d * d * work.leaves)
@@ -224,7 +235,8 @@ def stream_flops(
         found += cost.trained(checkpointing) if work.grad else cost.forward
         kinds.add(work.grad)
         levels.add(work.level)
-    found += len(levels - {None}) * 2 * size.width * (size.time_embedding_dim + 7 * size.width)
+    if not size.actions:
+        found += len(levels - {None}) * 2 * size.width * (size.time_embedding_dim + 7 * size.width)
     keys = text_flops(size)  # made once with a graph and once without
     return found + (keys.forward if False in kinds else 0) + (keys.forward + keys.backward if True in kinds else 0)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adastate.models.wan import Size
-from adastate.plan.cost import CountedPass, parameters, patch_width, stream_places
+from adastate.plan.cost import CountedPass, action_columns, parameters, patch_width, stream_places
 from adastate.stream import StreamSpec
 
 STAGES = ("0", "1", "2", "3", "3_teacher")
@@ -81,7 +81,7 @@ def pass_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Pr
     """
     d, rows, frames = size.width, batch * work.frames * tokens, batch * work.frames
     patch = rows * patch_width(size) * dtype.low
-    time = frames * (size.time_embedding_dim + 4 * d) * dtype.low
+    time = frames * (size.time_embedding_dim + action_columns(size) + 4 * d) * dtype.low
     head = rows * (d * (2 * dtype.high + dtype.low) + 8) + frames * d * dtype.high
     kept = patch + time + head + cast_bytes(size, dtype, checkpointing)
     if not checkpointing:
@@ -96,7 +96,7 @@ def cast_bytes(size: Size, dtype: Precision, checkpointing: bool) -> int:
         return 0
     d = size.width
     blocks = size.layers * (8 * d * d + 2 * d * size.ffn)
-    ends = (7 * d + size.time_embedding_dim + 2 * patch_width(size)) * d
+    ends = (7 * d + size.time_embedding_dim + action_columns(size) + 2 * patch_width(size)) * d
     # functional_call hands each block its cast weights, and holds them for the second run
     return dtype.low * (ends + (0 if checkpointing and not dtype.whole else blocks))
 

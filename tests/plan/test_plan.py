@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adastate.encoders import TAEHV, TinyCodec
+from adastate.models.actions import Steering
 from adastate.models.wan import DiT, Size
 from adastate.models.wan.fused import Passes
 from adastate.plan.configured import PRETRAINED
@@ -17,7 +18,7 @@ from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
-from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
+from tests.support.tiny import GRID, SHAPE, SIZE, Drawn, normal, random_net, read_system, spec
 
 WAN_14B = replace(WAN, width=5120, layers=40, heads=40, ffn=13824)
 
@@ -101,6 +102,23 @@ def test_a_rollout_costs_what_is_counted(stream: dict[str, Any]) -> None:
         )
 
     assert stream_flops(SIZE, TOKENS, rollout_passes(s, 6), False) == pytest.approx(counted(run), rel=0.01)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_network_that_is_steered_costs_what_is_counted(checkpointing: bool) -> None:
+    size = replace(SIZE, actions=3)
+    net, x, text = random_net(size, checkpointing=checkpointing), normal(2, 6, *SHAPE), normal(2, 4, 16)
+    assert parameters(size) == sum(p.numel() for p in net.parameters())
+    flown, cost, keys = normal(2, 6, 4, seed=5), pass_flops(size, TOKENS, CountedPass(6), scores=2.0), text_flops(size)
+    both = counted(lambda: net(x, torch.ones(2), text, actions=flown).sum().backward())
+    assert both == 2 * (cost.trained(checkpointing) + keys.forward + keys.backward)
+
+    def stream() -> None:
+        network = PromptedNetwork(net, text[:1], steering=Steering(flown[:1]))
+        with torch.no_grad():
+            list(rollout(network, Drawn(), StateCache(spec()), 2, SHAPE, finish=False))
+
+    assert stream_flops(size, TOKENS, rollout_passes(spec(), 6), False) == pytest.approx(counted(stream), rel=0.01)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
