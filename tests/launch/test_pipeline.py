@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from adastate.launch import pipeline, process_group
 from adastate.launch.pipeline import run_stage
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.runtime import signals
+
+ROOT = Path(__file__).parents[2]
 
 
 def arguments(run: Path, **changes: object) -> argparse.Namespace:
@@ -248,3 +251,28 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
         assert f"`{wanted}` trains" in str(ended.value)
     monkeypatch.setattr(pipeline, "stages", lambda args: [])
     pipeline.main(["--run", str(tmp_path / "run"), "--size", "flight", "--teacher", "scratch"])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("train", "train --run runs/tiny --size tiny "),
+        ("train WORLD=flight", "train --run runs/flight --size flight --world flight "),
+        (
+            "train-teacher SIZE=flight RECIPE=latents",
+            "conf/stages/teacher.yaml --config conf/recipes/teacher_latents.yaml",
+        ),
+        (
+            "train-codec WORLD=flight",
+            "conf/stages/codec.yaml --config conf/stages/codec_flight.yaml --run.dir=runs/flight",
+        ),
+        ("train-teacher WORLD=fog", "WORLD=fog is a world of the study: make study WORLD=fog"),
+        ("shards WORLD=flight LATENTS=1", "shards --world flight --latents --out data/shards"),
+        ("study", "--world journey"),
+        ("study WORLD=fog", "--world fog"),
+    ],
+)
+def test_make_has_a_world_for_training_and_another_for_the_study(words: str, says: str) -> None:
+    told = subprocess.run(["make", "-n", *words.split()], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert says in told.stdout + told.stderr
