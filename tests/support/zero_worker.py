@@ -27,10 +27,12 @@ from adastate.training.critic import Critic
 from adastate.training.distill import Distill
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from tests.support.rig import Prompts, Rows
+from tests.support.rig import Prompts, Rows, Steered
 from tests.support.tiny import randomise, spec
 
-NET = Size(width=16, layers=1, heads=2, ffn=32, channels=2, text_width=8, text_tokens=2, time_embedding_dim=8)
+NET = Size(
+    width=16, layers=1, heads=2, ffn=32, channels=2, text_width=8, text_tokens=2, time_embedding_dim=8, actions=3
+)
 CLIP = 0.2
 """Below the first norms, so that clipping is part of what is compared."""
 
@@ -139,7 +141,7 @@ class From(Prompts):
                     if i >= done:
                         yield batch
 
-        return DataLoader(Rest(rows.batch, rows.world, rows.rank, False), batch_size=None)
+        return DataLoader(Steered(Rest(rows.batch, rows.world, rows.rank, False), 4), batch_size=None)
 
 
 def whole(trainer: pl.Trainer, module: Distill, name: str) -> Weights:
