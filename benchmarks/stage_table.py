@@ -4,29 +4,30 @@ Every initialisation gets the same number of steps, and the same short distillat
 distillation begins from the same initialisation. Teacher and trajectories are those of BASE, a run that `make train`
 has made. A job is a folder of OUT; what is done is not done again, what was begun goes on.
 
-Each process has one thread, and `--jobs` of them run at a time.
+`--jobs` processes run at a time, each with its share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
+import math
+import resource
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adastate.config.systems import read_system  # noqa: E402
-from adastate.launch.tensorboard_reader import LOSSES, curves, ends  # noqa: E402
+from adastate.launch.pipeline import run_stage  # noqa: E402
+from adastate.launch.stages import Stage  # noqa: E402
+from adastate.runtime import atomic  # noqa: E402
+from adastate.study import arm_stages, runner  # noqa: E402
 
 TEACHER_STEPS = 300
 TEACHER_CLIPS = 2048
@@ -40,16 +41,27 @@ CHUNKS_OF_ONE = tuple(
 """What Rolling-Forcing's counts of latent frames are at the tiny size."""
 
 FIGURES = ("heading", "residual", "displacement", "contrast")
+MEASURED = {"init": "initialised.json", "ar": "initialised.json", "distill": "distilled.json"}
+"""Where what `evaluate` says of a stage's weights is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
-    """A command of `adastate`, done when its mark says so."""
+    """A stage of a job, and what it needs, each by its job and name."""
 
     job: str
-    name: str
-    argv: list[str]
+    stage: Stage
     needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.job, self.stage.name
+
+    def __str__(self) -> str:
+        return "/".join(self.key)
+
+    def is_done(self, out: Path) -> bool:
+        return arm_stages.is_done(self.stage, out / self.job)
 
 
 def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int) -> list[Step]:
@@ -61,19 +73,22 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
         return [*size, f"--run.dir={out / job}", "--preview.every=1000000", "--preview.long=0"]
 
     def add(job: str, name: str, argv: list[str], *needs: tuple[str, str]) -> None:
-        found.append(Step(job, name, argv, needs))
+        found.append(Step(job, Stage(name, argv), needs))
+
+    def folder(job: str) -> str:
+        return "ar" if job == "ar_diffusion" else "init"
 
     def init(job: str, *needs: tuple[str, str], extra: tuple[str, ...] = ()) -> None:
         recipe = [] if job in ("ode", "teacher") else ["--config", f"conf/recipes/init_{job}.yaml"]
         argv = ["fit", *common(job), "--config", "conf/stages/init.yaml", *recipe, *extra]
-        add(job, "init", [*argv, f"--trainer.max_steps={init_steps}", "--trainer.log_every_n_steps=5"], *needs)
+        add(job, folder(job), [*argv, f"--trainer.max_steps={init_steps}", "--trainer.log_every_n_steps=5"], *needs)
         # the config of any distillation tells how the student streams
         measure = ["evaluate", "--run", str(out / "none"), "--rollouts", str(rollouts), "--weights", initialised(job)]
         measure += ["--json", str(out / job / "initialised.json")]
-        add(job, "evaluate init", measure, (job, "init"), ("none", "distill"))
+        add(job, "evaluate init", measure, (job, folder(job)), ("none", "distill"))
 
     def initialised(job: str) -> str:
-        return str(out / job / ("ar.safetensors" if job == "ar_diffusion" else "init.safetensors"))
+        return str(out / job / f"{folder(job)}.safetensors")
 
     def distill(job: str, weights: str, *needs: tuple[str, str], extra: tuple[str, ...] = ()) -> None:
         files = ["conf/stages/distill.yaml", "conf/stages/distill_tiny.yaml"]
@@ -93,14 +108,14 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
     distill("none", "builtin")
     for job in INITS:
         before = BEFORE.get(job)
-        needs = [(before, "init")] if before else []
+        needs = [(before, folder(before))] if before else []
         if job == "causal_ode":
             argv = ["trajectories", *common(job), "--teacher", "causal", "--past", str(base / "shards")]
             add(job, "trajectories", [*argv, "--clips", "256", "--steps", "16"], *needs)
             needs = [(job, "trajectories")]
         init(job, *needs)
     for job in INITS:
-        distill(job, initialised(job), (job, "init"))
+        distill(job, initialised(job), (job, folder(job)))
     for job in OBJECTIVES:
         distill(job, initialised("ode"), ("ode", "init"), ("latents", "latents"))
     argv = ["fit", *common("teacher"), "--config", "conf/stages/teacher.yaml", f"--trainer.max_steps={TEACHER_STEPS}"]
@@ -127,89 +142,16 @@ def link(base: Path, out: Path, names: set[str]) -> None:
                 (out / job / name).symlink_to(target.resolve() if target.exists() else target.absolute())
 
 
-class Crew:
-    """Runs steps side by side, each as soon as what it needs is done; a signal ends them so that they can go on.
-
-    A step's mark tells its seconds on the clock and of a processor: the machine may have other work.
-    """
-
-    def __init__(self, out: Path, todo: list[Step], jobs: int) -> None:
-        self.out, self.todo, self.jobs = out, todo, jobs
-        self.children: list[subprocess.Popen[bytes]] = []
-        self.lock, self.stopped, self.failed = threading.Condition(), False, list[str]()
-        self.done = {(s.job, s.name) for s in todo if self.mark(s).get("done")}
-        self.begun = set(self.done)
-
-    def path(self, step: Step) -> Path:
-        return self.out / step.job / "marks" / f"{step.name.replace(' ', '-')}.json"
-
-    def mark(self, step: Step) -> dict[str, Any]:
-        path = self.path(step)
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        return known if known.get("argv") == step.argv else {}
-
-    def run(self) -> None:
-        before = {sign: signal.signal(sign, self.stop) for sign in (signal.SIGTERM, signal.SIGINT)}
-        crew = [threading.Thread(target=self.work) for _ in range(self.jobs)]
-        for thread in crew:
-            thread.start()
-        for thread in crew:
-            while thread.is_alive():
-                thread.join(0.5)  # a signal is heard between two waits
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
-
-    def stop(self, *_: object) -> None:
-        self.stopped = True
-        for child in self.children:
-            child.send_signal(signal.SIGTERM)
-
-    def work(self) -> None:
-        while (step := self.next()) is not None:
-            self.do(step)
-
-    def next(self) -> Step | None:
-        with self.lock:
-            while not self.stopped and not self.failed:
-                left = [s for s in self.todo if (s.job, s.name) not in self.begun]
-                ready = [s for s in left if set(s.needs) <= self.done]
-                if ready:
-                    self.begun.add((ready[0].job, ready[0].name))
-                    return ready[0]
-                if not left:
-                    return None
-                self.lock.wait(1.0)
-        return None
-
-    def do(self, step: Step) -> None:
-        before = self.mark(step)
-        wall, cpu, began = before.get("wall_s", 0.0), before.get("cpu_s", 0.0), time.monotonic()
-        argv = [*step.argv, "--ckpt_path=auto"] if step.argv[0] == "fit" and before else step.argv
-        log = self.path(step).with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        with log.open("ab") as file:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "adastate.main", *argv], stdout=file, stderr=file, cwd=ROOT, env=environment
-            )
-            self.children.append(child)
-            if self.stopped:
-                child.send_signal(signal.SIGTERM)
-            _, status, usage = os.wait4(child.pid, 0)
-            code = child.returncode = os.waitstatus_to_exitcode(status)
-        self.children.remove(child)
-        wall, cpu = wall + time.monotonic() - began, cpu + usage.ru_utime + usage.ru_stime
-        told = {"argv": step.argv, "done": code == 0, "wall_s": round(wall, 1), "cpu_s": round(cpu, 1)}
-        self.path(step).write_text(json.dumps(told, indent=1))
-        with self.lock:
-            if code == 0:
-                self.done.add((step.job, step.name))
-            elif not self.stopped:
-                self.failed.append(f"{step.job}/{step.name}: exit {code}, see {log}")
-            print(
-                f"{step.job}/{step.name}: {'done' if code == 0 else f'exit {code}'}, {cpu:.0f} s of a core", flush=True
-            )
-            self.lock.notify_all()
+def do(step: Step, out: Path) -> None:
+    """One step, in this process; `cpu/<step>.json` of its job tells the seconds of a core of all attempts at it."""
+    took = out / step.job / "cpu" / f"{step.stage.name}.json"
+    known = json.loads(took.read_text()) if took.is_file() else {}
+    before = known["seconds"] if known.get("argv") == step.stage.argv else 0.0
+    try:
+        run_stage(step.stage, out / step.job, Console(), command=f"stages, {step}")
+    finally:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        atomic.write_json(took, {"argv": step.stage.argv, "seconds": before + used.ru_utime + used.ru_stime})
 
 
 def lines(out: Path, todo: list[Step]) -> Iterator[str]:
@@ -220,25 +162,17 @@ def lines(out: Path, todo: list[Step]) -> Iterator[str]:
         + " |"
     )
     yield "|" + "---|" * (4 + 2 * len(FIGURES))
-    for job in dict.fromkeys(s.job for s in todo):
-        for name, folder, json_file in (
-            ("teacher", "teacher", None),
-            ("init", "ar" if job == "ar_diffusion" else "init", "initialised.json"),
-            ("distill", "distill", "distilled.json"),
-        ):
-            mark = out / job / "marks" / f"{name}.json"
-            if not mark.is_file() or not json.loads(mark.read_text())["done"]:
-                continue
-            seconds = json.loads(mark.read_text()).get("cpu_s", float("nan"))
-            found = curves(out / job / folder, LOSSES)
-            losses = [ends(values) for tag, values in found.items() if tag != "critic/loss"]
-            first, last = losses[0] if losses else (float("nan"), float("nan"))
-            cells = [f"{job}, {name}", f"{seconds:.0f}", f"{first:.3f}", f"{last:.3f}"]
-            yield "| " + " | ".join([*cells, *figures(out / job / json_file if json_file else None, name)]) + " |"
+    for step in (s for s in todo if s.stage.argv[0] == "fit" and s.is_done(out)):
+        job, name = out / step.job, step.stage.name
+        seconds = json.loads((job / "cpu" / f"{name}.json").read_text())["seconds"]
+        losses = json.loads((job / "stages" / f"{name}.json").read_text())["losses"]
+        first, last = next((v for tag, v in losses.items() if tag != "critic/loss"), (math.nan, math.nan))
+        cells = [f"{step.job}, {name}", f"{seconds:.0f}", f"{first:.3f}", f"{last:.3f}"]
+        yield "| " + " | ".join([*cells, *figures(job / MEASURED.get(name, ""))]) + " |"
 
 
-def figures(path: Path | None, name: str) -> list[str]:
-    if path is None or not path.is_file():
+def figures(path: Path) -> list[str]:
+    if not path.is_file():
         return [""] * (2 * len(FIGURES))
     rows = json.loads(path.read_text())["rows"]
     student = [row for title, row in rows.items() if title.startswith("student")]
@@ -254,25 +188,34 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=16, help="of every evaluation")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each")
     parser.add_argument("--only", nargs="*", help="jobs to do; default: all")
+    parser.add_argument("--step", nargs=2, metavar=("JOB", "NAME"), help="do this one step, in this process")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
     base, out = args.base.absolute(), args.out.absolute()
     if not (base / "trajectories" / "index.json").is_file():
         raise SystemExit(f"{base} has no trajectories: make them with `make train RUN={args.base}`, or give --base")
     todo = steps(base, out, args.steps, args.iterations, args.rollouts)
+    if args.step:
+        return do(next(step for step in todo if step.key == tuple(args.step)), out)
     if args.only:
         todo = [s for s in todo if s.job in args.only]
     link(base, out, {s.job for s in todo})
-    crew = Crew(out, todo, args.jobs)
+    failed = list[Step]()
     if not args.table:
-        crew.run()
+        done = {step.key: step for step in todo}
+        failed = runner.run_all(
+            [step for step in todo if not step.is_done(out)],
+            lambda step: [sys.executable, __file__, *sys.argv[1:], "--step", *step.key],
+            lambda step: out / step.job / f"{step.stage.name}.log",
+            args.jobs,
+            lambda text: print(text, flush=True),
+            lambda step: all(done[key].is_done(out) for key in step.needs if key in done),
+        )
     table = "\n".join(lines(out, todo))
     (out / "table.md").write_text(table + "\n")
     print(table)
-    if crew.failed:
-        raise SystemExit("\n".join(crew.failed))
-    if crew.stopped:
-        raise SystemExit("stopped; run the same command again to go on")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(map(str, failed))}; what needs them is left")
 
 
 if __name__ == "__main__":

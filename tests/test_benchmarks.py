@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import faults, growth, replay_memory, stream, training
+from benchmarks import faults, growth, replay_memory, stage_table, stream, training
 from benchmarks.shapes import SHAPES
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +42,15 @@ def test_all_variants_of_a_stream_make_the_same(monkeypatch: pytest.MonkeyPatch)
 def test_both_sides_of_a_training_step_have_the_same_gradient() -> None:
     rows = training.measure(torch.float32, 1, "cpu")
     assert training.wrong(rows)[1] == [] and training.show(rows, "").row_count == 4
+
+
+def test_every_step_of_the_table_of_stages_comes_after_what_it_needs(tmp_path: Path) -> None:
+    steps = stage_table.steps(tmp_path / "base", tmp_path / "out", 2, 2, 2)
+    before = set[tuple[str, str]]()
+    for step in steps:
+        assert step.key not in before and before.issuperset(step.needs), step
+        before.add(step.key)
+    assert len(list(stage_table.lines(tmp_path / "out", steps))) == 2, "nothing is done yet"
 
 
 @pytest.mark.parametrize("path", faults.TESTS.values())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -24,6 +24,8 @@ from adastate.study.table import Task
 LOG = "study.log"
 POLL = 0.5
 """Seconds between looks at the processes."""
+
+T = TypeVar("T")
 
 ELSEWHERE = 77
 """Exit code of a run that another process is at."""
@@ -80,20 +82,22 @@ def environment(jobs: int) -> dict[str, str]:
 
 
 def run_all(
-    tasks: Sequence[Task],
-    start: Callable[[Task], list[str]],
-    log: Callable[[Task], Path],
+    tasks: Sequence[T],
+    start: Callable[[T], list[str]],
+    log: Callable[[T], Path],
     jobs: int,
     say: Callable[[str], Any],
-) -> list[Task]:
+    ready: Callable[[T], bool] = lambda _: True,
+) -> list[T]:
     """Runs `start(task)` for every task, `jobs` at a time and in order; returns those that failed.
 
     A failure does not stop the others. A signal that asks to stop is passed on, and ends in SystemExit.
 
     Args:
         log: file that takes what a run says.
+        ready: whether a task may begin; those for which it never holds are left.
     """
-    waiting, running, failed = list(tasks), dict[Task, subprocess.Popen[bytes]](), list[Task]()
+    waiting, running, failed = list(tasks), dict[T, subprocess.Popen[bytes]](), list[T]()
     began, done = {}, 0
 
     def pass_on(number: int) -> None:
@@ -103,8 +107,9 @@ def run_all(
     before = signals.listen((*signals.SIGNALS, "SIGINT"), tell=pass_on)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs and not signals.heard():
-                task = waiting.pop(0)
+            startable = [] if signals.heard() else [task for task in waiting if ready(task)]
+            for task in startable[: jobs - len(running)]:
+                waiting.remove(task)
                 path = log(task)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as out:
@@ -113,7 +118,9 @@ def run_all(
                         start(task), stdout=out, stderr=out, env=environment(jobs), start_new_session=True
                     )
                 began[task] = time.monotonic()
-                say(f"{_named(task)} begins ({done + len(running)} of {len(tasks)})")
+                say(f"{task} begins ({done + len(running)} of {len(tasks)})")
+            if not running and not signals.heard():
+                break
             for task, process in list(running.items()):
                 code = process.poll()
                 if code is None:
@@ -122,12 +129,12 @@ def run_all(
                 done += 1
                 minutes, seconds = divmod(round(time.monotonic() - began[task]), 60)
                 if code == ELSEWHERE:
-                    say(f"{_named(task)} is being done by another process")
+                    say(f"{task} is being done by another process")
                 elif code in (0, signals.ENDED):
-                    say(f"{_named(task)} is done, {minutes}:{seconds:02d}")
+                    say(f"{task} is done, {minutes}:{seconds:02d}")
                 elif not signals.heard():
                     failed.append(task)
-                    say(f"{_named(task)} failed (exit {code}); its log is {log(task)}")
+                    say(f"{task} failed (exit {code}); its log is {log(task)}")
             if signals.heard() and not running:
                 say(f"stopped by {signals.heard()}; run the same command again to go on")
                 raise SystemExit(signals.AGAIN)
@@ -135,7 +142,3 @@ def run_all(
     finally:
         signals.restore(before)
     return failed
-
-
-def _named(task: Task) -> str:
-    return f"{task.arm.name}, seed {task.seed}"

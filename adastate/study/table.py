@@ -82,6 +82,9 @@ class Task:
     arm: Arm
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.arm.name}, seed {self.seed}"
+
     def folder(self, root: Path) -> Path:
         return root / "arms" / self.arm.name / f"seed{self.seed}"
 

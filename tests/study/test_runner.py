@@ -59,6 +59,21 @@ def test_a_failure_is_told_with_its_log_and_stops_nobody(tmp_path: Path) -> None
     assert f"failed (exit 3); its log is {tmp_path / 'state'}" in told and "by another process" in told
 
 
+def test_a_task_waits_for_what_it_needs_and_is_left_where_that_fails(tmp_path: Path) -> None:
+    codes = {"last": "raise SystemExit", "first": f"open({str(tmp_path / 'made')!r}, 'w')", "never": "raise SystemExit"}
+    needs = {"last": tmp_path / "made", "never": tmp_path / "no"}
+    said: list[str] = []
+    failed = run_all(
+        list(codes),
+        lambda name: python(codes[name]),
+        lambda name: tmp_path / f"{name}.log",
+        2,
+        said.append,
+        lambda name: name not in needs or needs[name].exists(),
+    )
+    assert failed == [] and [s.split()[0] for s in said if "begins" in s] == ["first", "last"]
+
+
 def test_a_signal_is_passed_on_and_the_rest_is_left_for_another_time(tmp_path: Path) -> None:
     said: list[str] = []
     code = """if True:
