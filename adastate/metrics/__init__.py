@@ -6,6 +6,7 @@ at the borders of chunks, `scene_memory` (departure from the first view, repetit
 `curves` makes curves over time of them, `uncertainty` says how sure a mean is.
 """
 
+# ruff: noqa: F401 - all of these are exported
 from adastate.metrics.coherence import border_flicker, spread, warp_error
 from adastate.metrics.colour import apart, bright_hue, ground, ground_hue, hue, saturation, turned
 from adastate.metrics.composite import composite
@@ -16,49 +17,3 @@ from adastate.metrics.quality import Moments, features, frechet, moments
 from adastate.metrics.raft import Flow, NoRaft, raft_flow
 from adastate.metrics.scene_memory import across_gaps, departure, likeness, loop, repetition, thumbnails
 from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval
-
-__all__ = [
-    "DIRECTIONS",
-    "Flow",
-    "Interval",
-    "Moments",
-    "NoRaft",
-    "Resamples",
-    "across_gaps",
-    "apart",
-    "averaged",
-    "bootstrap",
-    "border_flicker",
-    "bright_hue",
-    "change",
-    "composite",
-    "contrast",
-    "departure",
-    "difference",
-    "displacement",
-    "drift",
-    "dynamic_degree",
-    "features",
-    "flow",
-    "forward",
-    "frechet",
-    "ground",
-    "ground_hue",
-    "heading",
-    "hue",
-    "interval",
-    "likeness",
-    "loop",
-    "moments",
-    "nearest",
-    "over_time",
-    "raft_flow",
-    "repetition",
-    "residual",
-    "saturation",
-    "sharpness",
-    "spread",
-    "thumbnails",
-    "turned",
-    "warp_error",
-]

@@ -174,16 +174,14 @@ class Results:
     def mean(self, measure: str, arm: str, at: int) -> Interval:
         """Of an arm in the horizon `at`, over its seeds and all rollouts."""
         if measure == "frechet":
-            found = self.frechet(arm, at)
-            return basic(found)
+            return basic(self.frechet(arm, at))
         return metrics.bootstrap(self.values(measure, arm, at), DRAWS)
 
     def between(self, measure: str, a: str, b: str, at: int) -> Interval:
         """a - b in the horizon `at`, paired by seed and rollout, over the seeds that both have."""
         seeds = self.seeds(a, b)
         if measure == "frechet":
-            found = self.frechet(a, at, seeds) - self.frechet(b, at, seeds)
-            return basic(found)
+            return basic(self.frechet(a, at, seeds) - self.frechet(b, at, seeds))
         return metrics.difference(self.values(measure, a, at, seeds), self.values(measure, b, at, seeds), DRAWS)
 
     def overall(self, measure: str, arm: str, other: str = "") -> Interval:
@@ -198,8 +196,7 @@ class Results:
     def change(self, measure: str, arm: str, early: int, late: int) -> Interval:
         """Of an arm from the horizon `early` to `late`, paired by seed and rollout."""
         if measure == "frechet":
-            found = self.frechet(arm, late) - self.frechet(arm, early)
-            return basic(found)
+            return basic(self.frechet(arm, late) - self.frechet(arm, early))
         return metrics.difference(self.values(measure, arm, late), self.values(measure, arm, early), DRAWS)
 
     def variety(self, hue: str, arm: str, at: int) -> float:
