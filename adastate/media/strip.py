@@ -7,18 +7,19 @@ Pictures are `[..., 3, h, w]`, floats in [-1, 1] or bytes. A rollout is a list o
 from __future__ import annotations
 
 import math
-import unicodedata
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from adastate.media.video import LIKENESS, _fitted, _shown
+from adastate.media.video import _fitted, _shown
 
 GROUND = "#131417"
 FAINT = "#34363c"
@@ -79,7 +80,7 @@ def strip(
     row_height = (24 if prompts else 0) + cell[1] + (cell[1] + 4 if with_states else 0)
     head = (32 if title else 0) + 44
     right = groups[-1].left + groups[-1].columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP + MARGIN
-    least = MARGIN * 2 + _text_width(legible(title), 17) if title else 0
+    least = MARGIN * 2 + _text_width(title, 17) if title else 0
     width = min(max_width, max(right, least))
     sheet = Image.new("RGB", (width, MARGIN + head + rows * (row_height + 16) - 16 + MARGIN), GROUND)
     draw = ImageDraw.Draw(sheet)
@@ -164,24 +165,18 @@ def _horizon_marks(groups: list[_Group], horizon: int | None) -> dict[int, str]:
 
 
 @lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: PIL's own font has English letters alone."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _text_width(text: str, size: int) -> int:
     return math.ceil(font(size).getlength(text))
 
 
-def legible(text: str) -> str:
-    """`text` in the letters that PIL's built-in font has: accents fall off, other scripts become question marks."""
-    plain = unicodedata.normalize("NFKD", text.translate(LIKENESS))
-    kept = (c for c in plain if not unicodedata.combining(c))
-    return "".join(c if " " <= c <= "~" or c in "·“”" else " " if c.isspace() else "?" for c in kept)
-
-
 def shorten(text: str, size: int, width: int) -> str:
-    """`text` made legible and cut to `width` pixels at font size `size`."""
-    text = " ".join(legible(text).split())
+    """`text` in one line, cut to `width` pixels at font size `size`."""
+    text = " ".join(text.split())
     if _text_width(text, size) <= width:
         return text
     fitting = bisect(range(1, len(text)), width, key=lambda letters: _text_width(text[:letters] + "...", size))

@@ -22,9 +22,6 @@ from adastate.runtime import atomic
 WATCHABLE = 256
 """Shorter side, in pixels, below which a video file is enlarged."""
 
-LIKENESS = {0xD7: "x", 0x2013: "-", 0x2014: "-", 0x2018: "'", 0x2019: "'"}
-"""Times sign, dashes and single quotes, which PIL's built-in font has not."""
-
 
 def to_uint8(pictures: Float[Tensor, "*shape"] | UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Floats in [-1, 1] to bytes on the CPU; bytes pass. What is not finite becomes black."""

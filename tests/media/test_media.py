@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from adastate.media.strip import GROUND, legible, strip
+from adastate.media.strip import GROUND, font, shorten, strip
 from adastate.media.video import VideoWriter, gif_bytes, to_uint8
 
 
@@ -141,7 +141,9 @@ def test_long_and_foreign_prompts_stay_inside_the_sheet() -> None:
     chunks = [flat(grey(60))] * 3
     sheet = np.asarray(strip(chunks, prompts=["na\u00efve \u00d7 “飞行” " * 100]))
     assert (sheet[:, -20:] == ImageColor.getrgb(GROUND)).all()
-    assert legible("na\u00efve \u00d7 飞\n\u2014") == "naive x ? -"
+    assert shorten("na\u00efve \u00d7 Москва\n\u2014", 14, 1000) == "na\u00efve \u00d7 Москва \u2014"
+    drawn = {bytes(font(14).getmask(letter)) for letter in "\u00efiжщ\u00d7x\u2014?"}
+    assert len(drawn) == 8, "each letter has a shape of its own"
 
 
 def test_counts_that_do_not_fit_are_refused() -> None:
