@@ -20,6 +20,10 @@ VIEW = 1.4
 LEVEL = -0.17
 """Pitch of the flight world's level flight."""
 
+ARM, ROUGH = 6, 0.02
+"""Of the lines that are tried as the horizon's direction: half their length in pixels; a square of differences (of
+pictures in [-1, 1]) so small that it may be noise."""
+
 
 def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Place of the largest score, between samples by a parabola through three, and the fall to its neighbours.
@@ -36,16 +40,25 @@ def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.
     """Bank of the camera at each picture, within `most`.
 
     Sky, haze and horizon have the same colours all along the horizon's direction. Of all slopes that one is taken along
-    which the upper two thirds of the picture change least, in the mean of the change's square root, so that
-    what is steep (a slope of land, a landmark) has little to say.
+    which the upper two thirds of the picture change least over `2 ARM` pixels, against the change across them and in
+    the mean of a low power, so that what is steep (a slope of land, a landmark) has little to say.
     """
     height = video.shape[-2]
-    smooth = nnf.avg_pool2d(video.flatten(0, 1), (5, 7), 1)[..., : round(0.6 * height), :]
-    across = smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]
-    up = smooth[..., :-2, 1:-1] - smooth[..., 2:, 1:-1]
-    power = (across.square() + up.square()).sum(1) + 1e-3
+    smooth = nnf.avg_pool2d(video.flatten(0, 1), (5, 7), 1)
+    rows, wide, tall = round(0.6 * height), smooth.shape[-1], smooth.shape[-2]
+    down = nnf.pad(smooth[..., 2:, :] - smooth[..., :-2, :], (0, 0, 1, 1), mode="replicate")
+    power = down[..., :rows, ARM:-ARM].square().sum(1) + ROUGH
+    x, y = torch.linspace(-1, 1, wide), torch.linspace(-1, 1, tall)[:rows, None]
+
+    def end(slope: float, arm: int) -> Tensor:
+        """What lies `arm` pixels to the right, along a line that rises by `slope`."""
+        place = torch.stack(torch.broadcast_tensors(x[ARM + arm : wide - ARM + arm], y - slope * arm * 2 / (tall - 1)))
+        at = place.movedim(0, -1).expand(len(smooth), -1, -1, -1).to(smooth)
+        return nnf.grid_sample(smooth, at, padding_mode="border", align_corners=True)
+
     slopes = torch.arange(-most, most + step / 2, step)
-    still = [((across + s * up).square().sum(1) / power + 1e-5).pow(0.2).mean((-1, -2)) for s in slopes.tolist()]
+    change = [(end(s, ARM) - end(s, -ARM)).square().sum(1) / ARM**2 for s in slopes.tolist()]
+    still = [(c / power + 1e-5).pow(0.15).mean((-1, -2)) for c in change]
     place, _ = _peak(-torch.stack(still, -1))
     return torch.atan(place * step - most).view(video.shape[:2])
 
@@ -57,17 +70,24 @@ class Turning:
     Attributes:
         rate: radians a picture `[B, T-1]`, positive to the right; a head that turns counts.
         sure: how sharply one shift fits better than its neighbours, over what it leaves unexplained `[B, T-1]`;
-            where it is above `SURE` the rate may be trusted.
+            where it is above `SURE` the rate may be trusted. 0 where a picture is its own reflection in its middle, as
+            the walls of a tunnel are and a land below a sky never is: of a turn these say nothing.
     """
 
     rate: Float[Tensor, "B T"]
     sure: Float[Tensor, "B T"]
 
 
-SURE = 0.05
+SURE = 0.02
 
 FAINT = 0.01
 """Deviation of the far part's brightness below which there is nothing to match."""
+
+REFLECTED = 0.65
+"""Correlation of a picture with its reflection from which no turn is read off it."""
+
+LOWEST, ROWS = -0.2, 32
+"""Tangent of the elevation down to which land is taken to be far away, and rows from there to the top."""
 
 
 def cylinder(
@@ -102,11 +122,20 @@ def turning(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float =
 
     Where there is nothing to hold on to (haze, a plain sky over a level sea) any shift fits; `Turning.sure` tells.
     """
-    far, seen = cylinder(video, tilt(video), view)
-    likeness, width = best_match(far, seen, (1, 41), most, view)
+    far, seen = cylinder(video, tilt(video), view, rows=ROWS, low=LOWEST)
+    likeness, width = best_match(far, seen, (9, 41), most, view, rise=2)
     place, fall = _peak(likeness)
     reach = likeness.shape[-1] // 2
-    return Turning((place - reach) * width, fall / (1 - likeness.amax(-1)).clamp(min=1e-3))
+    sure = fall / (1 - likeness.amax(-1)).clamp(min=1e-3)
+    blind = reflected(video) > REFLECTED
+    return Turning((place - reach) * width, sure.masked_fill(blind[:, 1:] | blind[:, :-1], 0))
+
+
+def reflected(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T"]:
+    """Correlation of each picture with itself turned upside down, by half a turn; 0 for a plain one."""
+    grey = video.mean(2)
+    off = grey - grey.mean((-1, -2), keepdim=True)
+    return (off * off.flip((-1, -2))).sum((-1, -2)) / off.square().sum((-1, -2)).clamp(min=1e-3)
 
 
 def best_match(
