@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,6 +39,7 @@ def fit(argv: list[str]) -> None:
     from adastate.config.command_line import read_command
     from adastate.config.schema import ConfigError
     from adastate.config.validate import check_words
+    from callbacks.protocols import SavesCheckpoints, StopsOnSignals
 
     composed, rest = read_command(argv)
     config = composed.lightning
@@ -48,13 +50,13 @@ def fit(argv: list[str]) -> None:
             raise ConfigError(
                 "there is no stage to train: give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/"
             )
-    callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    if not any(c.get("class_path", "").endswith("Preempt") for c in callbacks):
-        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nobody would obey
+    callbacks = _callback_classes((config.get("trainer") or {}).get("callbacks") or [])
+    if not any(issubclass(c, StopsOnSignals) for c in callbacks):
+        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nothing else handles them
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
-    saved = any(c.get("class_path", "").endswith("Checkpoints") for c in callbacks)
+    saved = any(issubclass(c, SavesCheckpoints) for c in callbacks)
     rest = _resume(rest, Path(root) if root else None, together=saved)
     # what these say every time is known here: encoders are frozen, shards are streamed
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -81,6 +83,19 @@ def fit(argv: list[str]) -> None:
     if leader and signals.heard():
         print(f"[adastate] {signals.heard()} came when the run was ending; it is done")
         raise SystemExit(signals.ENDED)
+
+
+def _callback_classes(nodes: list[dict[str, Any]]) -> list[type]:
+    from adastate.config.schema import ConfigError
+    from adastate.config.validate import class_at
+
+    found = []
+    for node in nodes:
+        try:
+            found.append(class_at(str(node.get("class_path"))))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"trainer.callbacks: there is no class {node.get('class_path')} ({error})") from error
+    return found
 
 
 def _lightning(argv: list[str]) -> bool:
@@ -167,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threads.prepare()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for classes of the user's own
     before = signals.listen() if argv[0] in ("fit", "train", "study") else {}
     from adastate.config.schema import ConfigError  # brings torch with it, and takes seconds in which a signal may come
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -37,6 +38,21 @@ class Streams(Counts, Protocol):
         self, prompts: list[str], frames: int, seed: int, *, index: Sequence[int] | None = None
     ) -> Iterator[Chunk]:
         """Averaged weights; row i's noise is that of (seed, index[i]), and without an index of (seed, i)."""
+
+
+@runtime_checkable
+class StopsOnSignals(Protocol):
+    """A callback that ends a run when a signal asks for it; in a run without one, signals do what they usually do."""
+
+    def asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether any rank was; afterwards every rank knows."""
+
+
+@runtime_checkable
+class SavesCheckpoints(Protocol):
+    """A callback that writes checkpoints, and holds the one that a run resumes from against its manifest."""
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path | None: ...
 
 
 @runtime_checkable

@@ -25,13 +25,19 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
             files.append(Path(word.partition("=")[2]))
         elif word.partition("=")[0] == "--system":
             system = word.partition("=")[2] or next(words, "")
-        elif is_variable(word):
+        elif is_variable(word) or _names_a_class(word):
             overrides.append((word if "=" in word else f"{word}={next(words, '')}").removeprefix("--"))
         else:
             rest.append(word)
     if system:
         overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
     return compose(files, overrides), rest
+
+
+def _names_a_class(word: str) -> bool:
+    """Whether it is --model.class_path or the like, which decides what the other arguments mean."""
+    head, *path = word.partition("=")[0].removeprefix("--").split(".")
+    return word.startswith("--") and head in ("model", "data") and path[-1:] == ["class_path"]
 
 
 def stream_of_system(name: str, config: Config) -> list[str]:

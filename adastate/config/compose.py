@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T
-from adastate.config.validate import check_block, check_class, check_names, constructor_parameters
+from adastate.config.validate import check_block, check_class, check_names, class_at, constructor_parameters
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -33,7 +33,9 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         merged = OmegaConf.merge(merged, OmegaConf.create(content))
     for override in overrides:
         key, _, value = override.partition("=")
-        OmegaConf.update(merged, key, yaml.safe_load(value))
+        told = yaml.safe_load(value)
+        _forget_other_classes(merged, _nested(key, told))
+        OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
     try:
         config: Any = OmegaConf.to_container(merged, resolve=True)
@@ -84,16 +86,35 @@ def _read(file: Path, lines: Lines) -> dict[str, Any]:
     return content
 
 
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} of the key "a.b"."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return typing.cast(dict[str, Any], value)
+
+
 def _forget_other_classes(below: Any, above: Any) -> None:
-    """Where a later file names another class, the arguments of the earlier one are not its business."""
+    """A change of `class_path` drops the earlier `init_args`, unless the new class derives from the old one."""
     if not isinstance(above, dict) or not OmegaConf.is_dict(below):
         return
-    if "class_path" in above and below.get("class_path") not in (None, above["class_path"]):
+    earlier = below.get("class_path")
+    if (
+        "class_path" in above
+        and earlier not in (None, above["class_path"])
+        and not _derives(above["class_path"], earlier)
+    ):
         below.pop("init_args", None)
     for key, value in above.items():
         if isinstance(value, dict) and not OmegaConf.is_missing(below, key) and key in below:
             node = below._get_node(key)
             _forget_other_classes(node, value)
+
+
+def _derives(new: Any, old: Any) -> bool:
+    try:
+        return issubclass(class_at(str(new)), class_at(str(old)))
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return False  # `check_class` says which does not exist
 
 
 def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines) -> None:

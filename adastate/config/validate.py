@@ -36,13 +36,7 @@ def check_words(config: Config, words: Sequence[str]) -> None:
             if not isinstance(node, dict):
                 break
             if "class_path" in node:
-                module, _, name = node["class_path"].rpartition(".")
-                _near(
-                    word,
-                    node["class_path"],
-                    part,
-                    constructor_parameters(getattr(importlib.import_module(module), name)),
-                )
+                _near(word, node["class_path"], part, constructor_parameters(class_at(node["class_path"])))
                 node = node.get("init_args") or {}
             node = node.get(part)
 
@@ -65,15 +59,14 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
             check_class(value, (*path, key), lines)
         return
     where = node["class_path"]
-    module, _, name = where.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = class_at(where)
     except (ImportError, AttributeError, ValueError) as error:
         at = lines.get((*path, "class_path"), ".".join(path))
         raise ConfigError(f"{at}: there is no class {where} ({error})") from error
     arguments = node.get("init_args") or {}
     check_names(where, arguments, constructor_parameters(cls), (*path, "init_args"), lines)
-    hints = typing.get_type_hints(cls.__init__)
+    hints = constructor_hints(cls)
     for key, value in arguments.items():
         hint = hints.get(key)
         _check_value(where, value, hint, (*path, "init_args", key), lines)
@@ -124,4 +117,33 @@ def _check_value(what: str, value: Any, hint: Any, path: Path_, lines: Lines) ->
 
 
 def constructor_parameters(cls: Any) -> list[str]:
-    return [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "args", "kwargs")]
+    """Names that the constructor of `cls` takes; where it takes any others (**kwargs), those of the class above too."""
+    found: dict[str, None] = {}
+    for part in cls.__mro__:
+        if "__init__" not in vars(part):
+            continue
+        parameters = inspect.signature(part.__init__).parameters.values()
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        found |= dict.fromkeys(p.name for p in parameters if p.kind not in kinds and p.name != "self")
+        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return list(found)
+
+
+def constructor_hints(cls: Any) -> dict[str, Any]:
+    """Types of `constructor_parameters`, the class's own before those of the classes above."""
+    found: dict[str, Any] = {}
+    for part in reversed(cls.__mro__):
+        if "__init__" in vars(part) and part is not object:
+            found |= typing.get_type_hints(part.__init__)
+    return found
+
+
+def class_at(path: str) -> Any:
+    """The class of a dotted path, from the project, what is installed, or the working directory.
+
+    Raises:
+        ImportError, AttributeError, ValueError: where there is none.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -62,7 +62,7 @@ class Preempt(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         now = iteration(trainer, pl_module)
-        if now % self.every or not at_boundary(pl_module) or not self._agree(trainer) or _last(trainer):
+        if now % self.every or not at_boundary(pl_module) or not self.asked_to_stop(trainer) or _last(trainer):
             return
         checkpoints = [c for c in trainer.callbacks if isinstance(c, Checkpoints)]  # type: ignore[attr-defined]
         saved = None
@@ -73,7 +73,7 @@ class Preempt(pl.Callback):
         self._stop(trainer, now, f"saved {saved}" if saved else "not saved")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._agree(trainer)  # so that rank 0 can tell with its exit code what any rank heard
+        self.asked_to_stop(trainer)  # so that rank 0 can tell with its exit code what any rank heard
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         signals.restore(self._before)
@@ -82,7 +82,7 @@ class Preempt(pl.Callback):
         if not isinstance(exception, Preempted):
             signals.restore(self._before)
 
-    def _agree(self, trainer: pl.Trainer) -> bool:
+    def asked_to_stop(self, trainer: pl.Trainer) -> bool:
         """Whether any rank was asked to stop; afterwards every rank knows."""
         asked = trainer.strategy.reduce_boolean_decision(bool(signals.heard()), all=False)
         if asked and not signals.heard():
@@ -90,7 +90,7 @@ class Preempt(pl.Callback):
         return asked
 
     def _before_the_first_step(self, trainer: pl.Trainer) -> None:
-        if self._agree(trainer):
+        if self.asked_to_stop(trainer):
             self._stop(trainer, None, "before its first step")
 
     def _stop(self, trainer: pl.Trainer, now: int | None, how: str) -> None:
