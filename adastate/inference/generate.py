@@ -3,7 +3,8 @@
 Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and pictures go
 straight to the encoder. The timing report says what streaming costs with decoding and without.
 
-A prompt with a time, "10s cut: ...", is a turn of one stream; prompts without are streams of their own. Started by
+A prompt with a time, "10s cut: ...", is a turn of one stream; prompts without are streams of their own. A network that
+can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
 torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from adastate.config.systems import names, read_system
 from adastate.encoders.batching import streams_at_once
@@ -27,12 +29,13 @@ from adastate.inference import prompt_schedule, vbench
 from adastate.inference.conditioning import Prefix
 from adastate.inference.prompt_schedule import PromptCue
 from adastate.inference.vbench import Item, write_json
-from adastate.inference.video_writer import Plan, Timing, chunk_starts, frames_for, run
+from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
 from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.engine import Engine
 from adastate.runtime.ranks import Rank, device_for, this_rank
-from adastate.stream import StreamSpec
+from adastate.stream import StreamSpec, action_schedule
+from adastate.stream.action_schedule import WORDS, ActionCue
 from adastate.training.load_run import load_student
 from adastate.training.student import Student, Turn
 from adastate.weights import facts, mismatch
@@ -60,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompts", type=Path, help="text file, one prompt a line")
     add("--prompts-extended", type=Path, help="its line i is what the model is told for line i of --prompts")
     add("--most", type=int, help="take only so many prompts")
+    add(
+        "--actions",
+        action="append",
+        default=[],
+        help=f"how the camera is steered, 'left' or '0s: straight', '2s: left+climb', ...: {', '.join(WORDS)}, or keys",
+    )
     add("--seconds", type=float, default=10.0)
     add("--image", type=Path, help="first frame: a picture, or a folder with one for each prompt")
     add("--latents", type=Path, help="latent frames before the stream: safetensors, npy or pth")
@@ -88,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    cues = prompt_schedule.parse(args.prompt)
+    cues, flown = prompt_schedule.parse(args.prompt), action_schedule.parse(args.actions)
     _check(args, scheduled=cues is not None)
     bench, rank = args.layout == "vbench", this_rank(os.environ)
     prompts, told = _prompts(args)
@@ -113,8 +122,9 @@ def _generate(args: argparse.Namespace) -> None:
     folder = args.out or args.run / ("vbench" if bench else "generated")
     frames = frames_for(args.seconds, student.codec, spec, given.frames if given else 0)
     turns = _turns(cues or [], student, spec, frames, given, args.seconds)
+    actions = _actions(flown, student, frames, given, args.seconds)
     records = folder.with_name(f"{folder.name}.info") if bench else folder
-    plan = Plan(frames, args.seed, spec, folder, records, given, turns, args.states)
+    plan = Plan(frames, args.seed, spec, folder, records, given, turns, args.states, actions)
     if bench:
         vbench.record(records, items, _settings(args, plan))
     batch = args.batch or streams_at_once(student.latent_size)
@@ -210,6 +220,20 @@ def _turns(
     return turns
 
 
+def _actions(
+    cues: Sequence[ActionCue], student: Student, frames: int, given: Prefix | None, seconds: float
+) -> Tensor | None:
+    """Of every latent frame `[1, F, A]`; None where none are asked for."""
+    columns = student.net.size.actions
+    if not cues:
+        return None
+    if not columns:
+        raise ValueError("this run's network cannot be steered, for its size has no `actions`: leave out --actions")
+    return action_schedule.rows(
+        cues, frame_starts(frames, student.codec, given.frames if given else 0), columns, seconds
+    )
+
+
 def _settings(args: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """What a video depends on beside its prompt and sample."""
     before = args.image or args.latents
@@ -219,6 +243,7 @@ def _settings(args: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "weights": vbench.fingerprint(args.checkpoint or args.run / "student.safetensors"),
         "given": vbench.fingerprint(before) if before else None,
         **({"fp8": True} if args.fp8 else {}),
+        **({"actions": args.actions} if args.actions else {}),
         **{f"stream.{name}": value for name, value in asdict(plan.spec).items()},
     }
 

@@ -23,6 +23,7 @@ from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, to_uint8
 from adastate.runtime.ranks import Rank
 from adastate.stream import StreamSpec
+from adastate.stream.action_schedule import label_of
 from adastate.training.student import Student, Turn
 from adastate.types import Chunk
 
@@ -39,6 +40,7 @@ class Plan:
         folder: where the videos go; `records`: where all else goes.
         turns: new prompts, by chunk.
         states: the decoded state stands to the right of the video.
+        actions: of all streams `[1, F, A]`, for each latent frame after those given; None where none is steered.
     """
 
     frames: int
@@ -49,6 +51,13 @@ class Plan:
     given: Prefix | None = None
     turns: Mapping[int, Turn] = field(default_factory=dict)
     states: bool = False
+    actions: Tensor | None = None
+
+    def held(self, chunk: Chunk) -> str:
+        """The keys that steered a chunk; empty where none could."""
+        if self.actions is None:
+            return ""
+        return label_of(self.actions, chunk.start - (self.given.frames if self.given else 0), chunk.frames)
 
 
 @dataclass
@@ -104,6 +113,11 @@ def frames_for(seconds: float, codec: Codec, spec: StreamSpec, given: int = 0) -
     return frames
 
 
+def frame_starts(frames: int, codec: Codec, given: int = 0) -> list[float]:
+    """Second at which each of `frames` latent frames begins, counted from the first generated picture."""
+    return [span(codec, given, before) / codec.fps for before in range(frames)]
+
+
 def chunk_starts(frames: int, codec: Codec, spec: StreamSpec, given: int = 0) -> list[float]:
     """Second at which each chunk of a stream begins, counted from its first generated picture."""
     before = [0, *range(spec.frames_of(0), frames, spec.chunk_frames)]
@@ -134,12 +148,14 @@ def write(
     codec, decoder = student.codec, student.codec.stream()
     given = None if plan.given is None else plan.given.batch([item.row for item in items])
     kept: list[tuple[Tensor, Tensor | None]] = []
+    held: list[str] = []
     began, first, pictures = time.perf_counter(), math.nan, 0
     with ExitStack() as stack:
         files: list[VideoWriter] = []
 
-        def append(video: Tensor, hidden: Tensor | None) -> None:
+        def append(video: Tensor, hidden: Tensor | None, word: str = "") -> None:
             if sheet is not None and len(kept) < STRIP_CHUNKS:
+                held.append(word)
                 kept.append((to_uint8(video), None if hidden is None else to_uint8(hidden)))  # not on the GPU
             if plan.states:
                 video = beside(video, hidden)
@@ -157,6 +173,7 @@ def write(
             spec=plan.spec,
             script=plan.turns,
             index=[item.index for item in items],
+            actions=plan.actions,
         )
 
         def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
@@ -174,7 +191,8 @@ def write(
                 first = time.perf_counter() - began if math.isnan(first) else first
                 pictures, clock.made = pictures + video.shape[1], clock.made + video.shape[1] * len(items)
                 wanted = plan.states or sheet is not None
-                append(video, codec.decode(chunk.state) if wanted and chunk.state is not None else None)
+                hidden = codec.decode(chunk.state) if wanted and chunk.state is not None else None
+                append(video, hidden, plan.held(chunk))
 
         aside = stack.enter_context(DecodeWorker(student.device, overlap))
         while True:
@@ -192,7 +210,7 @@ def write(
     clock.first = first if math.isnan(clock.first) else clock.first
     clock.pictures, clock.streams = pictures, clock.streams + len(items)
     if sheet is not None:
-        _strip(student, plan, items, kept, pictures).save(sheet)
+        _strip(student, plan, items, kept, pictures, held).save(sheet)
 
 
 def _strip(
@@ -201,13 +219,15 @@ def _strip(
     items: Sequence[Item],
     kept: Sequence[tuple[Tensor, Tensor | None]],
     pictures: int,
+    held: Sequence[str],
 ) -> Image.Image:
     fps = student.codec.fps
     title = f"{pictures / fps:.1f} s, states below their chunks"
     # a given chunk stands before the horizon's first
     horizon = student.rollout_frames // plan.spec.chunk_frames if plan.given is None else None
     clips, hidden = [v for v, _ in kept], [h for _, h in kept]
-    return strip(clips, hidden, prompts=[item.prompt for item in items], fps=fps, title=title, horizon=horizon)
+    prompts, steered = [item.prompt for item in items], held if plan.actions is not None else ()
+    return strip(clips, hidden, prompts=prompts, fps=fps, title=title, horizon=horizon, steered=steered)
 
 
 def _sync(device: torch.device) -> None:

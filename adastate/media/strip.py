@@ -48,6 +48,7 @@ def strip(
     fps: float = 8,
     title: str = "",
     horizon: int | None = None,
+    steered: Sequence[str] = (),
     cell_height: int = 96,
     max_width: int = 2240,
 ) -> Image.Image:
@@ -63,11 +64,14 @@ def strip(
         prompts: text above the rows, one each.
         fps: for the seconds on the time axis.
         horizon: chunks of a training rollout; a line marks every multiple of it.
+        steered: how each chunk was steered, in a word, written above its pictures.
         cell_height: largest height of a picture in pixels.
         max_width: of the sheet in pixels.
     """
     if states is not None and len(states) != len(chunks):
         raise ValueError(f"{len(states)} states for {len(chunks)} chunks: give one for each, None where there is none")
+    if steered and len(steered) != len(chunks):
+        raise ValueError(f"{len(steered)} words on how {len(chunks)} chunks were steered: give one for each")
     if prompts and len(prompts) != chunks[0].shape[0]:
         raise ValueError(f"{len(prompts)} prompts for {chunks[0].shape[0]} rows: give one for each")
     rows, (h, w) = chunks[0].shape[0], chunks[0].shape[-2:]
@@ -78,7 +82,7 @@ def strip(
     with_states = states is not None and any(s is not None for s in states)
 
     row_height = (24 if prompts else 0) + cell[1] + (cell[1] + 4 if with_states else 0)
-    head = (32 if title else 0) + 44
+    head = (32 if title else 0) + 44 + (16 if steered else 0)
     right = groups[-1].left + groups[-1].columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP + MARGIN
     least = MARGIN * 2 + _text_width(title, 17) if title else 0
     width = min(max_width, max(right, least))
@@ -88,7 +92,10 @@ def strip(
         draw.text((MARGIN, MARGIN - 4), shorten(title, 17, width - 2 * MARGIN), INK, font(17))
 
     left, top = MARGIN + GUTTER, MARGIN + head
-    _time_axis(draw, groups, [c.shape[1] for c in chunks], top - 38, cell[0], fps)
+    _time_axis(draw, groups, [c.shape[1] for c in chunks], top - (54 if steered else 38), cell[0], fps)
+    for group in groups if steered else ():
+        wide = group.columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP
+        draw.text((group.left, top - 22), shorten(steered[group.chunk], 12, wide), TEAL, font(12))
     marks = _horizon_marks(groups, horizon)
     for x, name in marks.items():
         draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)

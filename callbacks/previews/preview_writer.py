@@ -66,6 +66,7 @@ class PreviewFiles:
             "frames": preview.frames,
             "seed": preview.seed,
             "prompts": preview.prompts,
+            **({"steered": preview.steered} if preview.steered else {}),
             "videos": [],
             "states": [],
             "strips": [self._strip(preview)],
@@ -101,6 +102,7 @@ class PreviewFiles:
             fps=preview.fps,
             title=f"iteration {preview.iteration:,}  ·  {length}",
             horizon=preview.horizon_chunks,
+            steered=preview.steered,
         )
         return self._png(preview, "strips", "strip", sheet)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from adastate.encoders import Codec
 from adastate.encoders.batching import portions
 from adastate.media.video import to_uint8
+from adastate.stream import action_schedule
+from adastate.stream.action_schedule import ActionCue, label_of
 from adastate.types import Chunk
 from callbacks.previews.measurements import measure
 from callbacks.protocols import SharesAttention, Streams
@@ -46,6 +48,7 @@ class Preview:
     drift: Drift | None
     attention: dict[str, list[float]]  # mean share of each kind of key, chunk by chunk
     quality: dict[str, float] = field(default_factory=dict)  # see callbacks.previews.measurements
+    steered: list[str] = field(default_factory=list)  # the keys that steered each chunk; empty: none was
 
     @property
     def name(self) -> str:
@@ -60,6 +63,7 @@ def render(
     forward: Forward,
     attention: bool,
     keep: bool,
+    cues: Sequence[ActionCue] = (),
 ) -> Preview | None:
     """Streams `horizon` training horizons; None if the module ends the stream earlier, as a teacher does.
 
@@ -67,14 +71,18 @@ def render(
         forward: makes the precision context of a network pass; decoding stays outside of it.
         attention: ask the module for its attention shares as well, if it can tell.
         keep: False only runs the passes, for ranks that have to take part in them and write nothing. Gives None.
+        cues: how all streams are steered, if the module's network can be.
     """
     frames = horizon * module.rollout_frames
     # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training.
     # Everything that all ranks do together comes before anything that only one does, so that an error in the
     # decoder cannot leave the others waiting.
-    rows = portions(len(prompts), module.latent_size)
+    rows, actions = portions(len(prompts), module.latent_size), _actions(module, frames, cues)
     with torch.no_grad(), forward():
-        made = [list(module.stream([prompts[i] for i in some], frames, seed, index=some)) for some in rows]
+        made = [
+            list(module.stream([prompts[i] for i in some], frames, seed, index=some, **_steered(actions, len(some))))
+            for some in rows
+        ]
         shares: dict[str, list[float]] = {}
         if attention and isinstance(module, SharesAttention):
             shares = module.attention_share([prompts[i] for i in rows[0]], frames, seed)
@@ -105,7 +113,22 @@ def render(
         drift=drift(hidden),
         attention=shares,
         quality=measure(pictures, module.codec.fps),
+        steered=[] if actions is None else [label_of(actions, chunk.start, chunk.frames) for chunk in chunks],
     )
+
+
+def _actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | None:
+    """Of every latent frame `[1, F, A]`; None without cues, or where the network cannot be steered."""
+    size = getattr(next(iter(getattr(module, "trained", {}).values()), None), "size", None)  # the one that streams
+    if size is None or not size.actions or not cues:
+        return None
+    codec = module.codec
+    starts = [(codec.video_frames(before) if before else 0) / codec.fps for before in range(frames)]
+    return action_schedule.rows(cues, starts, size.actions)
+
+
+def _steered(actions: Tensor | None, streams: int) -> dict[str, Any]:
+    return {} if actions is None else {"actions": actions.expand(streams, -1, -1)}
 
 
 def _decoded(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:

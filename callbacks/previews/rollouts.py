@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from adastate.stream.action_schedule import parse
 from callbacks.previews import tags
 from callbacks.previews.preview_writer import PreviewFiles
 from callbacks.previews.render import Preview, render
@@ -41,6 +42,8 @@ class Rollouts(pl.Callback):
             one took, is put off until enough time has been trained. On a CPU, writing counts as well as rendering. The
             first and the last always run.
         attention: also measure attention shares, if the module offers `attention_share`.
+        actions: how all previews are steered, "0s: straight", "2s: left", ..., see adastate.stream.action_schedule; a
+            network that cannot be steered is not.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Rollouts(pl.Callback):
         seed: int = 0,
         max_share: float = 0.03,
         attention: bool = True,
+        actions: list[str] | None = None,
     ) -> None:
         if isinstance(prompts, str):
             prompts = [line.strip() for line in Path(prompts).read_text().splitlines() if line.strip()]
@@ -66,6 +70,7 @@ class Rollouts(pl.Callback):
             raise ValueError(f"max_share {max_share} must lie in (0, 1]: it is a share of the training time")
         self.prompts, self.every, self.long, self.long_every = prompts, every, long, long_every
         self.seed, self.max_share, self.attention = seed, max_share, attention
+        self.cues = parse(actions or [])
         self.failures = 0
         self._previews = 0
         self._due = 0
@@ -145,7 +150,7 @@ class Rollouts(pl.Callback):
                 try:
                     made = render(
                         module, self.prompts, horizon, self.seed, trainer.precision_plugin.forward_context,
-                        self.attention, keep=trainer.is_global_zero,
+                        self.attention, trainer.is_global_zero, self.cues,
                     )  # fmt: skip
                     previews += [made] if made else []
                 except Exception as error:  # the run is worth more than its preview

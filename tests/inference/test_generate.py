@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from adastate.inference.video_writer import chunk_starts, frames_for, span
 from adastate.models.wan import DiT, Size
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student
-from adastate.weights import save
+from adastate.weights import network, save
 from tests.support.tiny import normal, randomise
 
 SIZE = Size(
@@ -351,3 +351,44 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         with pytest.raises(SystemExit, match=f"^adastate generate: .*{sentence}"):
             generate(run, tmp_path / "out", *argv)
     assert not (tmp_path / "out").exists(), "nothing is written before a mistake is found"
+
+
+# ---- actions
+
+
+@pytest.fixture(scope="module")
+def steered_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network with a layer of actions that it hears."""
+    there = tmp_path_factory.mktemp("steered")
+    (there / "distill").mkdir()
+    config = yaml.safe_load((run / "distill" / "config.yaml").read_text())
+    config["model"]["init_args"]["student"]["init_args"]["size"]["actions"] = 8
+    (there / "distill" / "config.yaml").write_text(yaml.safe_dump(config))
+    net = network(replace(SIZE, actions=8), str(run / "student.safetensors"))
+    net.get_parameter("action_embedding.weight").data.copy_(3 * normal(SIZE.width, 9))
+    save(net, there / "student.safetensors", stream=asdict(StreamSpec(**STREAM)))
+    return there
+
+
+def test_a_stream_is_steered_from_the_time_on_that_is_asked_for(run: Path, steered_run: Path, tmp_path: Path) -> None:
+    def streamed(name: str, *words: str, folder: Path = steered_run) -> np.ndarray:
+        (file,) = generate(folder, tmp_path / name, "--prompt", "red ball", *words)
+        return pictures(file)
+
+    alone, straight = streamed("alone"), streamed("straight", "--actions", "straight", "--strip")
+    assert apart(alone, streamed("unsteered", folder=run)) == [0.0] * 2, "not given is nothing added"
+    left = streamed("left", "--actions", "0s: straight", "--actions", "1.1s: left+climb", "--strip")
+    assert apart(straight, left)[0] == 0 and apart(straight, left)[1] > 1
+    assert min(apart(straight, alone)) > 1, "straight is given, too"
+    assert (tmp_path / "left" / "strip.png").is_file()
+
+
+def test_actions_that_cannot_be_are_answered_in_a_sentence(run: Path, steered_run: Path, tmp_path: Path) -> None:
+    for folder, words, sentence in (
+        (run, ["left"], "this run's network cannot be steered, for its size has no `actions`: leave out --actions"),
+        (steered_run, ["up"], "'up' asks for 'up': actions are straight, left, right"),
+        (steered_run, ["0s: left", "9s: right"], "the actions at 9s come after the end"),
+    ):
+        listed = [part for word in words for part in ("--actions", word)]
+        with pytest.raises(SystemExit, match=sentence):
+            generate(folder, tmp_path, "--prompt", "red ball", *listed)

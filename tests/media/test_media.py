@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from adastate.media.strip import GROUND, font, shorten, strip
+from adastate.media.strip import GROUND, TEAL, font, shorten, strip
 from adastate.media.video import VideoWriter, gif_bytes, to_uint8
 
 
@@ -152,3 +152,15 @@ def test_counts_that_do_not_fit_are_refused() -> None:
         strip(chunks, [None, None])
     with pytest.raises(ValueError, match="2 prompts for 1 rows"):
         strip(chunks, prompts=["a", "b"])
+
+
+def test_a_strip_tells_how_each_chunk_was_steered_above_its_pictures() -> None:
+    chunks = [flat(grey(60), grey(60))] * 3
+    plain, steered = np.asarray(strip(chunks)), np.asarray(strip(chunks, steered=["a", "", "ai - d"]))
+    assert steered.shape[0] == plain.shape[0] + 16 and steered.shape[1] == plain.shape[1]
+    (left, top), *_ = left_edges(Image.fromarray(steered), 60)
+    rows = steered[top - 22 : top - 4, left:]
+    teal = (np.abs(rows.astype(int) - ImageColor.getrgb(TEAL)).sum(-1) < 90).any(0)
+    assert teal[:10].any(), "the word of the first chunk"
+    with pytest.raises(ValueError, match="2 words on how 3 chunks were steered: give one for each"):
+        strip(chunks, steered=["a", "b"])
