@@ -6,16 +6,20 @@ import importlib
 import inspect
 from typing import Any
 
+import torch
+from torch import nn
+
 from adastate.config.schema import Config, ConfigError
+from adastate.encoders import GroupCodec
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import Size
 from adastate.plan.cost import CountedPass, StepCost, forced_passes, frame_tokens, parameters
 from adastate.plan.memory import Net
-from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run, codec_parameters
+from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run
 from adastate.stream import StreamSpec
 
-PRETRAINED = {"WanVAE": 126_892_531, "TAEHV": 11_315_539, "UMT5": 5_680_910_336, "TinyText": 0}
-"""Parameters of encoders whose size is not in the config."""
+PRETRAINED = {"WanVAE": 126_892_531, "UMT5": 5_680_910_336, "TinyText": 0}
+"""Parameters of encoders that are not built to be counted."""
 
 
 def read(config: Config) -> Run:
@@ -93,14 +97,14 @@ def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any],
 
 
 def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    kind, codec = _arguments(found["codec"])
-    if kind != "TinyCodec":
-        raise ConfigError(f"{kind} is not trained here, TinyCodec is")
-    shape: dict[str, Any] = {k: int(codec[k]) for k in ("width", "channels", "group")}
-    net = Net("codec", codec_parameters(**shape))
-    grid = variables.get("latent_size") or (8, 8)
-    frames = int(fed.get("video_frames") or 0) // shape["group"]
-    return CodecRun("codec", (net,), (), 0, frames, **shape, side=(4 * grid[0], 4 * grid[1]), **shared)
+    codec = _built(found["codec"])
+    if not isinstance(codec, GroupCodec):
+        raise ConfigError(f"{type(codec).__name__} is not trained here, TinyCodec and ResidualCodec are")
+    net = Net("codec", count(codec), averaged=found["ema"] is not None)
+    height, width = variables.get("latent_size") or (8, 8)
+    frames = int(fed.get("excerpt") or fed.get("video_frames") or 0) // codec.group
+    side = (codec.scale * height, codec.scale * width)
+    return CodecRun("codec", (net,), (), 0, frames, codec=codec, side=side, **shared)
 
 
 def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -109,6 +113,20 @@ def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     signature = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters.values()
     silent = {p.name: p.default for p in signature if p.default is not p.empty}
     return name, {**silent, **(node.get("init_args") or {})}
+
+
+def _built(node: dict[str, Any]) -> Any:
+    """The codec that a config names, with no weights, on torch's meta device, where it takes no memory."""
+    module, _, name = node["class_path"].rpartition(".")
+    try:
+        with torch.device("meta"):
+            return getattr(importlib.import_module(module), name)(**{**(node.get("init_args") or {}), "weights": None})
+    except TypeError as error:
+        raise ConfigError(f"the size of {name} is not known, so it cannot be counted: {error}") from error
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _size(found: dict[str, Any]) -> Size:
@@ -135,14 +153,9 @@ def _encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
         if not found.get(part):
             continue
         kind, given = _arguments(found[part])
-        if kind == "TinyCodec":
-            count = codec_parameters(int(given["width"]), int(given["channels"]), int(given["group"]))
-        elif kind in PRETRAINED:
-            count = PRETRAINED[kind]
-        else:
-            raise ConfigError(f"the size of {kind} is not known, so {part} cannot be counted")
+        n = PRETRAINED[kind] if kind in PRETRAINED else count(_built(found[part]))
         each = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4)
         # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept
         device = "processor" if kind == "UMT5" else "rank"
-        made.append(Encoder("VAE" if part == "codec" else "text encoder", count, count * each, device))
+        made.append(Encoder("VAE" if part == "codec" else "text encoder", n, n * each, device))
     return tuple(made)

@@ -6,6 +6,11 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from adastate.encoders import GroupCodec
 from adastate.plan import memory
 from adastate.plan.cost import CountedPass, StepCost, clip_flops, parameters, stream_flops
 from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, Precision
@@ -226,44 +231,41 @@ class ClipRun(Run):
 
 @dataclass(frozen=True)
 class CodecRun(Run):
-    width: int
-    channels: int
-    group: int
+    """Training of a small codec, counted on a pass over one clip on torch's meta device, where nothing is computed.
+
+    Attributes:
+        codec: on the meta device.
+        side: height and width of its pictures.
+    """
+
+    codec: GroupCodec
     side: tuple[int, int]
 
-    @property
-    def _convolutions(self) -> list[tuple[int, int, int, int]]:
-        """(channels in, out, kernel, fraction of the picture's area that its output has)."""
-        w, c, g = self.width, self.channels, 3 * self.group
-        return [
-            *((g, w, 3, 1), (w, w, 4, 4), (w, 2 * w, 4, 16), (2 * w, 2 * w, 3, 16), (2 * w, c, 3, 16)),
-            *((c, 2 * w, 3, 16), (2 * w, 2 * w, 3, 16), (2 * w, 4 * w, 3, 16), (w, w, 3, 4), (w, 4 * w, 3, 4)),
-            (w, g, 3, 1),
-        ]
+    @cached_property
+    def _pass(self) -> tuple[int, int]:
+        """(FLOP, numbers that are kept for backward) of a clip, there and back."""
+        kept: dict[int, Tensor] = {}
+
+        def keep(x: Tensor) -> Tensor:
+            kept[x.untyped_storage()._cdata] = x  # what two layers keep is there once
+            return x
+
+        video = torch.zeros(1, self.codec.video_frames(self.frames), 3, *self.side, device="meta")
+        with FlopCounterMode(display=False) as flop, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            self.codec.reconstruct(self.codec.raw(video), self.frames)
+        return flop.get_total_flops(), sum(x.numel() for x in kept.values() if not isinstance(x, nn.Parameter))
 
     @property
     def works(self) -> list[Work]:
-        area = self.side[0] * self.side[1]
-        flop = sum(2 * i * o * k * k * area // part for i, o, k, part in self._convolutions) * self.frames
-        return [Work("codec step", 3.0 * flop, 1.0)]
+        return [Work("codec step", 3.0 * self._pass[0], 1.0)]
 
     @property
     def network_tokens(self) -> float:
         return 0.0
 
     def phases(self, at: RunSetting) -> list[Phase]:
-        area = self.side[0] * self.side[1] * self.frames * at.batch
-        # each convolution's output is kept by what follows, and again as the next one's input
-        kept = sum(2 * o * area // part for _, o, _, part in self._convolutions) * (
-            2 if "bf16" in self.precision else 4
-        )
+        kept = self._pass[1] * at.batch * (2 if "bf16" in self.precision else 4)
         return [Phase("codec: backward", {"activations": kept}, "codec"), *self.optimiser_phases(at)]
-
-
-def codec_parameters(width: int, channels: int, group: int) -> int:
-    """Parameters of a TinyCodec."""
-    shape = CodecRun("codec", (), (), 0, 0, 1, None, 0, "", width, channels, group, (4, 4))
-    return sum(i * o * k * k + o for i, o, k, _ in shape._convolutions)
 
 
 def step_flops(works: list[Work]) -> float:

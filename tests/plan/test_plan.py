@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.encoders import TAEHV, TinyCodec
 from adastate.models.actions import Steering
 from adastate.models.wan import DiT, Size
 from adastate.models.wan.fused import Passes
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import CountedPass, StepCost, parameters, pass_flops, rollout_passes, stream_flops, text_flops
-from adastate.plan.runs import codec_parameters
 from adastate.stream import StateCache, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
@@ -29,12 +27,6 @@ WAN_14B = replace(WAN, width=5120, layers=40, heads=40, ffn=13824)
 def test_parameters_are_those_of_the_network(size: Size) -> None:
     with torch.device("meta"):
         assert parameters(size) == sum(p.numel() for p in DiT(size).parameters())
-
-
-def test_encoders_are_counted_right() -> None:
-    for shape in ({"width": 48, "channels": 16, "group": 3}, {"width": 4, "channels": 4, "group": 2}):
-        assert codec_parameters(**shape) == sum(p.numel() for p in TinyCodec(None, **shape).parameters())
-    assert PRETRAINED["TAEHV"] == sum(p.numel() for p in TAEHV(None).parameters())
 
 
 def test_wan_s_encoders_are_counted_right() -> None:

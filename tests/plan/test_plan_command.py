@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adastate.config.schema import ConfigError
-from adastate.encoders import TinyCodec
+from adastate.encoders import GroupCodec, ResidualCodec, TinyCodec
 from adastate.main import main
 from adastate.models.wan import DiT, Size
 from adastate.plan.cli import layout
@@ -28,14 +28,30 @@ def test_every_stage_of_every_size_is_planned(size: str, stage: str) -> None:
     assert found["peak"] > 4 * sum(n.parameters for n in run.nets) and all(w.flop > 0 for w in run.works)
 
 
-def test_the_codec_is_planned(capsys: Any) -> None:
-    main(["plan", *arguments("tiny", "stages/codec.yaml"), "--json"])
+@pytest.mark.parametrize(
+    ("size", "files", "codec", "clip", "batch"),
+    [
+        ("tiny", ["stages/codec.yaml"], TinyCodec(None), (6, 32, 32), 24),
+        ("flight", ["stages/codec.yaml", "stages/codec_flight.yaml"], ResidualCodec(None), (3, 64, 64), 16),
+    ],
+)
+def test_the_codec_is_planned(
+    size: str, files: list[str], codec: GroupCodec, clip: tuple[int, int, int], batch: int, capsys: Any
+) -> None:
+    main(["plan", *arguments(size, *files), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["parameters"] == {"codec": sum(p.numel() for p in TinyCodec(None).parameters())}
-    video = torch.zeros(1, 6, 3, 32, 32)
-    codec = TinyCodec(None)
-    forward = counted(lambda: codec.reconstruct(codec.raw(video), 2))
-    assert found["flop"]["codec step"] == pytest.approx(3 * forward * 24, rel=0.01)
+    assert found["parameters"] == {"codec": sum(p.numel() for p in codec.parameters())}
+    video = torch.zeros(1, clip[0], 3, *clip[1:])
+    weights, kept = {p.data_ptr() for p in codec.parameters()}, dict[int, int]()
+
+    def forward() -> None:
+        codec.reconstruct(codec.raw(video), clip[0] // codec.group)
+
+    assert found["flop"]["codec step"] == pytest.approx(3 * counted(forward) * batch, rel=0.01)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.update({x.data_ptr(): x.numel()}) or x, lambda x: x):
+        forward()
+    numbers = sum(n for at, n in kept.items() if at not in weights)
+    assert found["memory"]["0"]["phases"]["codec: backward"]["parts"]["activations"] == 2 * numbers * batch, "bfloat16"
 
 
 def test_the_command_builds_no_network(monkeypatch: Any, capsys: Any) -> None:

@@ -30,6 +30,7 @@ TOKENS = frame_tokens(SIZE, GRID)
 SYSTEMS = sorted(p.stem for p in (CONF / "systems").glob("*.yaml"))
 
 LAYERS = {
+    "flight": ["base.yaml", "sizes/flight.yaml"],
     "tiny": ["base.yaml", "sizes/tiny.yaml"],
     "1.3B": ["base.yaml", "sizes/wan_1_3b.yaml"],
     "14B": ["base.yaml", "sizes/wan_1_3b.yaml", "sizes/wan_14b.yaml"],
