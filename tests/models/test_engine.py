@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from adastate.models import engine
+from adastate.models.actions import Steering
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream.passes import VelocityNetwork
+from adastate.types import Memory
 from tests.support.tiny import SHAPE, SIZE, Drawn, normal, random_net, read_system, spec
 
 
@@ -68,11 +72,37 @@ def test_an_engine_that_the_device_has_not_is_refused() -> None:
         Passes(random_net(), engine="graph")
 
 
+def steered(streamer: Streamer, columns: int) -> VelocityNetwork:
+    """With other actions in every chunk, and none in the first ones."""
+    flown = Steering((normal(1, 40, columns + 1, seed=5) > 0).float(), first=9)
+    return lambda x, t, memory: streamer(x, t, memory, flown.rows(memory.stream_frames))
+
+
+@pytest.mark.parametrize("kind", ["eager", "compile"])
+def test_a_stream_may_begin_unsteered(kind: Any) -> None:
+    """Both kinds of passes in turn, and each is right."""
+    net, text = random_net(replace(SIZE, actions=3)), normal(1, SIZE.text_tokens, SIZE.text_width, seed=7)
+    flown = Steering((normal(1, 40, 4, seed=5) > 0).float(), first=9)
+    with torch.no_grad():
+        fast = steered(Streamer(net, net.text_keys(text), engine=kind), 3)
+
+        def plain(x: torch.Tensor, t: torch.Tensor, memory: Memory) -> torch.Tensor:
+            return net(x, t, text, memory=memory, actions=flown.rows(memory.stream_frames))
+
+        made = [
+            list(rollout(network, Drawn(), StateCache(spec(), layers=layers), 8, SHAPE))
+            for network, layers in ((fast, SIZE.layers), (plain, None))
+        ]
+    for a, b in zip(*made, strict=True):
+        assert torch.allclose(a.content, b.content, atol=2e-5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
 @pytest.mark.parametrize("kind", ["graph", "compile"])
-def test_on_a_gpu(kind: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("columns", [0, 3])
+def test_on_a_gpu(kind: Any, columns: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(engine, "BACKEND", "inductor")
-    s, net = spec(), random_net().cuda()
+    s, net = spec(), random_net(replace(SIZE, actions=columns)).cuda()
     text = [normal(1, SIZE.text_tokens, SIZE.text_width, seed=seed).cuda() for seed in (7, 8)]
 
     class Noise(Drawn):
@@ -82,8 +112,10 @@ def test_on_a_gpu(kind: Any, monkeypatch: Any) -> None:
     made = []
     with torch.no_grad():
         for k in ("eager", kind):
-            first = Streamer(net, net.text_keys(text[0]), engine=k)
-            scenes = {5: Scene(Streamer(net, net.text_keys(text[1]), passes=first.passes), Switch("recache"))}
+            one = Streamer(net, net.text_keys(text[0]), engine=k)
+            other = Streamer(net, net.text_keys(text[1]), passes=one.passes)
+            first, second = (steered(streamer, columns) if columns else streamer for streamer in (one, other))
+            scenes = {5: Scene(second, Switch("recache"))}
             stream = rollout(first, Noise(), StateCache(s, layers=SIZE.layers), 10, SHAPE, scenes=scenes)
             made.append([c.content.clone() for c in stream])
     for a, b in zip(*made, strict=True):
