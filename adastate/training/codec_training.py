@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as nnf
 from torch.optim.swa_utils import AveragedModel
 
 from adastate.diffusion.noise import SampleNoise
@@ -19,6 +20,9 @@ from adastate.types import Batch
 
 STATISTICS = 200
 """Last batches, over which the statistics of the trained encoder's latents are taken."""
+
+AROUND = 15
+"""Side of a pixel's surroundings, in pixels."""
 
 
 class CodecTraining(pl.LightningModule):
@@ -35,7 +39,8 @@ class CodecTraining(pl.LightningModule):
         shrink: weight of the mean square of the latents, which keeps their scale.
         unit: weight of the distance of each channel's mean from 0 and of its variance from 1, over a batch.
         gradients: weight of the error of the picture's differences between neighbours, along and across.
-        vivid: by how much a fully coloured pixel weighs more than a grey one, for what is small and bright.
+        vivid: by how much a pixel weighs more whose colour stands out from its surroundings, for what is small and
+            bright: a balloon before the sky weighs about 1 + vivid.
         ema: decay of the average of the weights that is written; None writes the weights themselves.
         seed: of the noise.
         channels_last: memory format of the pictures, faster on a CPU for wide kernels.
@@ -96,8 +101,10 @@ class CodecTraining(pl.LightningModule):
 
     def _weight(self, video: Tensor) -> Tensor:
         """Of every pixel `[B, T, 1, h, w]`; their mean is 1."""
-        weight = 1 + self.vivid * (video.amax(2, keepdim=True) - video.amin(2, keepdim=True)) / 2
-        return weight / weight.mean()
+        hue = (video - video.mean(2, keepdim=True)).flatten(0, 1)
+        around = nnf.avg_pool2d(hue, AROUND, 1, AROUND // 2, count_include_pad=False)
+        weight = 1 + self.vivid * (hue - around).norm(dim=1, keepdim=True)
+        return (weight / weight.mean()).unflatten(0, video.shape[:2])
 
     def _video(self, batch: Batch) -> Tensor:
         if batch.video is None:

@@ -58,11 +58,14 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_vivid_pixels_weigh_more_and_the_mean_weight_is_one(tmp_path: Path) -> None:
-    video = torch.zeros(1, 3, 3, 8, 8)
-    video[..., 0, :4, :] = 1  # red above, grey below
-    weight = stage(tmp_path / "codec.safetensors", vivid=2.0)._weight(video)
-    assert weight.mean() == pytest.approx(1) and weight[..., 0, 0].mean() == pytest.approx(2 * weight[..., 7, 0].mean())
+def test_what_stands_out_in_colour_weighs_more_and_the_mean_weight_is_one(tmp_path: Path) -> None:
+    video = torch.zeros(1, 3, 3, 64, 64)
+    video[..., 1:, 20:24, 20:24] = -1  # red spots on grey
+    video[:, :, :, :, 60:] = 0.5  # brightness is no colour
+    weight = stage(tmp_path / "codec.safetensors", vivid=8.0)._weight(video)
+    assert weight.shape == (1, 3, 1, 64, 64) and weight.mean() == pytest.approx(1)
+    assert weight[..., 21, 21].mean() > 5 * weight[..., 5, 5].mean()
+    assert torch.allclose(weight[..., 5, 62], weight[..., 5, 5])
 
 
 def test_a_batch_without_video(tmp_path: Path) -> None:
