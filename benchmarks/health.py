@@ -19,7 +19,6 @@ import av
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
@@ -122,21 +121,19 @@ def strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:
     return [pictures[round(i * (len(pictures) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
 
 
-def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path, side: int = 64) -> None:
+def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path) -> None:
     """Of the runs that have come to a preview after their first."""
-    left = 84
-    folders = {
-        name: f for name, f in folders.items() if len([*f.glob(f"videos/*-{horizon}x-{row}.mp4")]) > (horizon == 1)
-    }
-    sheet = Image.new("RGB", (left + COLUMNS * (side + 2), len(folders) * (side + 2)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for y, (name, folder) in enumerate(folders.items()):
-        pen.text((4, y * (side + 2) + side // 2 - 5), name, fill="black")
-        for x, picture in enumerate(strip(folder, horizon, row)):
-            small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(small, (left + x * (side + 2), y * (side + 2)))
+    shown = [n for n, f in folders.items() if len([*f.glob(f"videos/*-{horizon}x-{row}.mp4")]) > (horizon == 1)]
+    figure = Figure(figsize=(0.62 * COLUMNS + 1, 0.62 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), COLUMNS, squeeze=False)
+    for name, line in zip(shown, axes, strict=True):
+        for ax, picture in zip(line, strip(folders[name], horizon, row), strict=True):
+            ax.imshow(picture, interpolation="antialiased")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(128).save(path, optimize=True)
+    figure.savefig(path, dpi=110)
 
 
 def table(found: dict[str, Any]) -> dict[str, dict[str, float]]:

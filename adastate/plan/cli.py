@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +14,7 @@ from rich.table import Column, Table
 
 from adastate.config.command_line import read_command
 from adastate.config.schema import LIGHTNING, Config, ConfigError
+from adastate.config.validate import class_at, constructor_parameters
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops
@@ -97,9 +96,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
     stages = [s for s in STAGES if s != "3_teacher" or any(not net.trained for net in run.nets)]
     table = {stage: layout(run, replace(at, zero=stage)) for stage in stages}
     flop = step_flops(run.works) * whole
-    fits = {}
-    for stage in stages:
-        fits[stage] = smallest_change(run, replace(at, zero=stage), limit)
+    fits = {stage: smallest_change(run, replace(at, zero=stage), limit) for stage in stages}
     return {
         "stage": run.kind,
         "precision": run.precision,
@@ -326,13 +323,7 @@ def _put(config: Config, key: str, value: Any) -> None:
             raise ConfigError(f"--{key}: there is no {name!r} with parts of its own")
         node = node[name]
     if "class_path" in node and last not in ("class_path", "init_args"):
-        _require(node["class_path"], key, last)
+        if last not in constructor_parameters(class_at(node["class_path"])):
+            raise ConfigError(f"--{key}: {node['class_path']} has no {last!r}")
         node = node.setdefault("init_args", {})
     node[last] = value
-
-
-def _require(where: str, key: str, name: str) -> None:
-    module, _, cls = where.rpartition(".")
-    known = inspect.signature(getattr(importlib.import_module(module), cls).__init__).parameters
-    if name not in known:
-        raise ConfigError(f"--{key}: {where} has no {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from adastate.config.schema import Config, ConfigError
+from adastate.config.validate import class_at
 from adastate.encoders import GroupCodec
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import Size
@@ -109,20 +109,18 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
 
 def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """(class name, its arguments with what it takes where the config is silent)."""
-    module, _, name = node["class_path"].rpartition(".")
-    signature = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters.values()
-    silent = {p.name: p.default for p in signature if p.default is not p.empty}
-    return name, {**silent, **(node.get("init_args") or {})}
+    made = class_at(node["class_path"])
+    silent = {p.name: p.default for p in inspect.signature(made).parameters.values() if p.default is not p.empty}
+    return made.__name__, {**silent, **(node.get("init_args") or {})}
 
 
 def _built(node: dict[str, Any]) -> Any:
     """The codec that a config names, with no weights, on torch's meta device, where it takes no memory."""
-    module, _, name = node["class_path"].rpartition(".")
     try:
         with torch.device("meta"):
-            return getattr(importlib.import_module(module), name)(**{**(node.get("init_args") or {}), "weights": None})
+            return class_at(node["class_path"])(**{**(node.get("init_args") or {}), "weights": None})
     except TypeError as error:
-        raise ConfigError(f"the size of {name} is not known, so it cannot be counted: {error}") from error
+        raise ConfigError(f"{node['class_path']} cannot be counted, as its size is not known: {error}") from error
 
 
 def count(module: nn.Module) -> int:

@@ -49,22 +49,17 @@ class ReportBlock:
 
 def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
     """As Markdown; its pictures are written into a folder beside it."""
-    lines = ["# The study", ""]
+    lines = ["# The study"]
     for block in blocks:
-        if block.title:
-            lines += [f"## {block.title}", ""]
-        if block.text:
-            lines += [block.text, ""]
+        lines += [f"## {block.title}"] * bool(block.title) + [block.text] * bool(block.text)
         if block.picture:
             atomic.write_bytes(pictures / block.picture.name, block.picture.content)
             title = block.title or Path(block.picture.name).stem
-            lines += [f"![{title}]({pictures.name}/{block.picture.name})", ""]
+            lines.append(f"![{title}]({pictures.name}/{block.picture.name})")
         if block.table:
             heads, rows = block.table
-            lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-            lines += [f"| {' | '.join(row)} |" for row in rows]
-            lines.append("")
-    return "\n".join(lines)
+            lines.append("\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)))
+    return "\n\n".join(lines) + "\n"
 
 
 def page(blocks: Sequence[ReportBlock]) -> str:
