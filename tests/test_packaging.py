@@ -58,12 +58,13 @@ def test_every_config_file_of_a_stage_and_a_size_is_composed_without_complaint()
             else [ROOT / "conf/base.yaml"]
         )
         for stage in sorted((ROOT / "conf/stages").glob("*.yaml")):
-            below = [ROOT / "conf/stages/distill.yaml"] if stage.stem == "distill_tiny" else []
+            over = {"distill_tiny": "distill", "codec_flight": "codec"}.get(stage.stem)
+            below = [ROOT / f"conf/stages/{over}.yaml"] if over else []
             config = compose([*base, size, *below, stage])
             assert config.lightning["model"]["class_path"].startswith("adastate.")
     for recipe in sorted((ROOT / "conf/recipes").glob("*.yaml")):
         lines = recipe.read_text().splitlines()
         stage = ROOT / f"conf/stages/{recipe.stem.partition('_')[0]}.yaml"
         assert lines[0].startswith(f"# Layered over stages/{stage.name}"), recipe
-        for size in ("tiny", "wan_1_3b"):
+        for size in ("tiny", "flight", "wan_1_3b"):
             compose([ROOT / "conf/base.yaml", ROOT / f"conf/sizes/{size}.yaml", stage, recipe])
