@@ -30,7 +30,7 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "plan": ("adastate.plan.cli", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
     "weights": ("adastate.weights.cli", "look into checkpoints of any origin, import and export them"),
     "parity": ("adastate.parity.cli", "replay recorded runs of the reference implementations, compare every tensor"),
-    "shards": ("datamodules.tools.make_shards", "turn a folder of videos (or the tiny world) into shards"),
+    "shards": ("datamodules.tools.make_shards", "turn a folder of videos (or a built-in world) into shards"),
 }
 
 
