@@ -29,18 +29,12 @@ def bidirectional(f: Fixture) -> list[Compared]:
     `patch_embed_sample0`. They may hold the first rows of the batch only.
     """
     x, text, net = f.input("x").transpose(1, 2), f.input("context"), f.net()
-    found = []
     with probes(net, f) as seen:
-        flow = net(x, f.input("t"), text).transpose(1, 2)
-    for name, expected in f.outputs.items():
-        if name == "flow":
-            found.append(absolute(name, flow, expected))
-        elif name.startswith("flow_"):
-            again = net(x, f.input(name.removeprefix("flow_")), text).transpose(1, 2)
-            found.append(absolute(name, again, expected))
-        elif name in seen:
-            found.append(absolute(name, _as_recorded(seen[name], expected), expected))
-    return found
+        made = {"flow": net(x, f.input("t"), text).transpose(1, 2)}
+    for name in f.outputs:
+        if name.startswith("flow_"):
+            made[name] = net(x, f.input(name.removeprefix("flow_")), text).transpose(1, 2)
+    return _compare(f, made, seen)
 
 
 @torch.no_grad()
@@ -50,17 +44,13 @@ def causal(f: Fixture) -> list[Compared]:
     The clean half is modulated with `aug_t` [B, F], or with t = 0. `frame_mask` [Fq, Fk] is the share of token pairs
     that the reference sees; below 1 it is its diagonal of tokens, where no frame sees a frame.
     """
-    net, found = f.net(), []
-    mask = frame_mask(f)
+    net, mask = f.net(), frame_mask(f)
     with probes(net, f) as seen:
-        flow = forward(f, net, mask)
-    for name, expected in f.outputs.items():
-        if name == "flow":
-            found.append(absolute(name, flow, expected))
-        elif name == "frame_mask":
-            found.append(absolute(name, torch.tensor(mask).float(), (expected > 0.5).float(), 0.0))
-        elif name in seen:
-            found.append(absolute(name, _as_recorded(seen[name], expected), expected))
+        made = {"flow": forward(f, net, mask)}
+    found = _compare(f, made, seen)
+    if "frame_mask" in f.outputs:
+        expected = (f.outputs["frame_mask"] > 0.5).float()
+        found.append(absolute("frame_mask", torch.tensor(mask).float(), expected, 0.0))
     return found
 
 
@@ -120,6 +110,12 @@ def probes(net: DiT, f: Fixture) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _compare(f: Fixture, made: dict[str, Tensor], seen: dict[str, Tensor]) -> list[Compared]:
+    """Flows, and probes as far as they were recorded."""
+    made |= {name: _as_recorded(seen[name], f.outputs[name]) for name in f.outputs.keys() & seen.keys()}
+    return [absolute(name, made[name], expected) for name, expected in f.outputs.items() if name in made]
 
 
 def _as_recorded(got: Tensor, expected: Tensor) -> Tensor:

@@ -190,15 +190,12 @@ def _scenes(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) 
 def _table(f: Fixture, spec: StreamSpec) -> list[Compared]:
     """The warped step lists, where they are told."""
     found = []
-    for key, expected in (("denoising_step_list", f.outputs.get("denoising_step_list")),):
-        if expected is not None:
-            found.append(tolerances.table(key, torch.tensor(spec.timesteps), expected.float()))
-    for key, times in (("warped", spec.timesteps), ("warped_first_chunk", spec.levels(0))):
+    for suffix, times in (("", torch.tensor(spec.timesteps)), ("_first_chunk", torch.tensor(spec.levels(0)))):
+        output, key = f"denoising_step_list{suffix}", f"warped{suffix}"
+        if output in f.outputs:
+            found.append(tolerances.table(output, times, f.outputs[output].float()))
         if key in f.meta:
-            found.append(tolerances.table(f"meta.{key}", torch.tensor(times), torch.tensor(f.meta[key])))
-    first = f.outputs.get("denoising_step_list_first_chunk")
-    if first is not None:
-        found.append(tolerances.table("denoising_step_list_first_chunk", torch.tensor(spec.levels(0)), first.float()))
+            found.append(tolerances.table(f"meta.{key}", times, torch.tensor(f.meta[key])))
     return found
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from torch import Tensor
 
 from adastate.launch.stages import Stage, count
 from adastate.runtime import atomic
 from adastate.study.table import Budget, Task
-from datamodules.worlds import flyover, fog, journey
+from datamodules.worlds import journey
 
 PROMPTS = 2048
 """Journeys whose captions are gathered; there are 96 different ones."""
@@ -197,25 +195,3 @@ def _watch(setting: StudySetting) -> list[str]:
         return []
     told = [j.caption for j in journey.even_journeys(32, 1)[:: 32 // SHOWN + 1]]
     return [f"--preview.prompts={json.dumps(told)}"]
-
-
-def flights(kind: str, count: int, seed: int) -> Sequence[flyover.Flight]:
-    """The true flights that runs are measured against."""
-    from adastate.evaluation.evaluate import even_flights
-
-    drawn: dict[str, Callable[[int, int], Sequence[flyover.Flight]]] = {
-        "plain": even_flights,
-        "journey": journey.even_journeys,
-        "fog": fog.even_foggy,
-    }
-    return drawn[kind](count, seed)
-
-
-def render(kind: str, some: Sequence[flyover.Flight], pictures: int, first: int) -> Tensor:
-    """Pictures first..first+pictures-1 of flights of a world, `[B, T, 3, 32, 32]`."""
-    renderers: dict[str, Callable[..., Tensor]] = {
-        "plain": flyover.render,
-        "journey": journey.render,
-        "fog": fog.render,
-    }
-    return renderers[kind](some, pictures, first)

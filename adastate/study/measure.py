@@ -8,7 +8,7 @@ pictures of the strips; `measures.json` with the protocol and the attention.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,27 @@ from torch import Tensor
 from adastate.config.systems import System
 from adastate.encoders import Codec, TinyCodec
 from adastate.evaluation.compare import TRAINED, roll
+from adastate.evaluation.evaluate import even_flights
 from adastate.media.video import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runtime import atomic
 from adastate.study import attention_by_place, measures
-from adastate.study.arm_stages import HORIZON, flights, render
+from adastate.study.arm_stages import HORIZON
 from adastate.study.measures import Curves, curves, feature_moments, hidden
 from adastate.study.table import WORLDS
 from adastate.training.load_run import load_student
+from datamodules.worlds import flyover, fog, journey
 from datamodules.worlds.flyover import Flight
+
+EVEN: dict[str, Callable[[int, int], Sequence[Flight]]] = {
+    "plain": even_flights,
+    "journey": journey.even_journeys,
+    "fog": fog.even_foggy,
+}
+"""The true flights of a world that runs are measured against, of a count and a seed."""
+
+RENDER: dict[str, Callable[..., Tensor]] = {"plain": flyover.render, "journey": journey.render, "fog": fog.render}
+"""Pictures `[B, T, 3, 32, 32]` of flights of a world: their number, and that of the first."""
 
 BATCH = 16
 SHOWN = 2
@@ -69,7 +81,7 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
     """Rolls the student of a run out and writes what is measured of it."""
     student = load_student(run)
     codec, frames = student.codec, student.rollout_frames
-    truth = list(flights(kind, rollouts, seed))
+    truth = list(EVEN[kind](rollouts, seed))
     once, chunk = codec.video_frames(frames), codec.video_frames(student.chunk_frames)
     system = System(TRAINED, "", student.spec, 0)
     made = roll(student, system, [f.caption for f in truth], horizons[-1] * frames, seed, BATCH)
@@ -107,7 +119,7 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
 def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
     """The same of the true flights, as the codec gives them back, and the moments that distances are taken from."""
     codec = TinyCodec(weights).eval().requires_grad_(False)
-    truth = list(flights(kind, rollouts, seed))
+    truth = list(EVEN[kind](rollouts, seed))
     once, found, moments, reference, shown = codec.video_frames(HORIZON), [], [], [], dict[str, np.ndarray]()
     for first in range(0, rollouts, BATCH):
         some = truth[first : first + BATCH]
@@ -128,7 +140,7 @@ def _decoded(codec: TinyCodec, kind: str, some: Sequence[Flight], horizons: int,
     parts = []
     for h in range(horizons):
         at = first + h * once
-        parts.append(codec.decode(codec.encode(render(kind, some, once, at))))
+        parts.append(codec.decode(codec.encode(RENDER[kind](some, once, at))))
     return torch.cat(parts, 1)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adastate.study import measures
-from adastate.study.arm_stages import flights, render
+from adastate.study.measure import EVEN, RENDER
 from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
 from datamodules.worlds import flyover, fog, journey
 
@@ -20,8 +20,8 @@ ONCE, HORIZONS, ROWS = 21, 3, 4
 
 @cache
 def truth(kind: str) -> tuple[list[flyover.Flight], Tensor]:
-    some = [replace(f, mover="nothing else moves") for f in flights(kind, ROWS, 3)]
-    return some, render(kind, some, ONCE * HORIZONS, 0)
+    some = [replace(f, mover="nothing else moves") for f in EVEN[kind](ROWS, 3)]
+    return some, RENDER[kind](some, ONCE * HORIZONS, 0)
 
 
 @cache
