@@ -35,6 +35,15 @@ def test_the_constraints_lie_within_the_ranges_of_the_project() -> None:
     assert {"torch", "lightning", "webdataset", "omegaconf"} <= pinned.keys()
 
 
+def test_every_template_goes_into_the_wheel() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path for package, patterns in data.items() for p in patterns for path in (ROOT / package).glob(p)}
+    templates = {
+        path for package in ("adastate", "callbacks", "datamodules") for path in (ROOT / package).rglob("*.jinja")
+    }
+    assert templates and templates <= packed
+
+
 def test_the_readme_names_every_make_target_and_only_those() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(), re.M))
     readme = (ROOT / "README.md").read_text()
