@@ -1,4 +1,4 @@
-"""One list of versions, and a README that names what exists."""
+"""One list of versions, and documents that name what exists."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_every_template_goes_into_the_wheel() -> None:
     assert templates and templates <= packed
 
 
-def test_the_readme_names_every_make_target_and_only_those() -> None:
+def test_the_reference_names_every_make_target_and_only_those() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(), re.M))
-    readme = (ROOT / "README.md").read_text()
-    table = readme.split("## Make targets")[1].split("## Overrides")[0]
-    named = set(re.findall(r"`(?:make )?([a-z][a-z-]*)", table))
+    page = (ROOT / "docs/reference/make.md").read_text()
+    table = page.split("## Targets")[1].split("## Variables")[0]
+    named = set(re.findall(r"`make ([a-z][a-z-]*)", table))
     assert targets == named, targets ^ named
 
 
