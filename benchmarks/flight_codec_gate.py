@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +13,9 @@ from adastate.encoders import Codec
 from adastate.metrics.flight_landmarks import FOUND, Spotted, spotted
 from adastate.metrics.flight_picture import match_across, seam_ratio
 from adastate.metrics.flight_pose import SURE, tilt, turning
-from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
+from datamodules.worlds.flight.atmosphere import WEATHERS
 from datamodules.worlds.flight.camera_path import path
 from datamodules.worlds.flight.flight_prompts import caption
-from datamodules.worlds.flight.landmarks import COLOURS
 from datamodules.worlds.flight.voxel_render import render
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
@@ -89,13 +87,6 @@ def posed(video: Tensor, poses: Tensor, sure: Tensor) -> dict[str, Any]:
     }
 
 
-def painted(flights: Sequence[Voyage]) -> Tensor:
-    """The landmarks' colours in each flight's light `[B, K, 3]`."""
-    tones = [TIMES[flight.time] for flight in flights]
-    light = torch.stack([0.6 * torch.tensor(t.sun) + torch.tensor(t.shade) + 0.12 for t in tones]).clamp(max=1)
-    return torch.tensor(list(COLOURS.values())) * light[:, None]
-
-
 def balloons(codec: Codec, seed: int, count: int, lens: bool) -> tuple[dict[str, Any], dict[str, Any], Clips, Tensor]:
     """Balloons of `LEAST` pixels or more found in real clips, and of those the ones that are there after decoding."""
     full = clips(seed, count, lens, balloons=True)
@@ -103,23 +94,21 @@ def balloons(codec: Codec, seed: int, count: int, lens: bool) -> tuple[dict[str,
     mask = ((full.video - bare).abs().sum(2) > 0.25).float()
     near = nnf.max_pool2d(mask, 5, 1, 2)
     there = mask.sum((2, 3)) >= LEAST
-    colours = painted(full.flights)
-    real, made = spotted(full.video, colours), coded(codec, full.video)
+    real, made = spotted(full.video), coded(codec, full.video)
     found = there & (real.score > FOUND) & (_at(near, real) > 0)
-    again = spotted(made, colours)
+    again = spotted(made)
     off = torch.stack([column(again) - column(real), again.row - real.row]).abs().amax(0)
     kept = found & (again.score > FOUND) & (off < CLOSE)
-    empty = mask.sum((2, 3)) == 0
     before = {
         f"balloons of {LEAST} pixels": int(there.sum()),
         "balloons found": int(found.sum()),
-        "balloons where none is": float((real.score > FOUND)[empty].float().mean()),
+        "balloons where none is": float((spotted(bare).score > FOUND).float().mean()),
     }
     after = {
         "balloons found": int(kept.sum()),
         "balloons found, share of real": float(kept.sum() / found.sum().clamp(min=1)),
         "of those in their colour": float((kept & (again.colour == real.colour)).sum() / kept.sum().clamp(min=1)),
-        "balloons where none is": float((again.score > FOUND)[empty].float().mean()),
+        "balloons where none is": float((spotted(coded(codec, bare)).score > FOUND).float().mean()),
     }
     return before, after, full, made
 

@@ -1,22 +1,38 @@
-"""Coloured landmarks in a picture: in which direction they stand and which colour they have."""
+"""Landmarks in a picture: in which direction they stand, how large they are, and which colour they have.
+
+A small convolutional network tells for every pixel whether it belongs to a landmark of one colour or another;
+`python -m datamodules.tools.fit_flight_scene landmarks` makes its weights from rendered flights.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as nnf
 
 from adastate.metrics.flight_pose import VIEW
+from adastate.metrics.flight_scene import weights
 
-FOUND = 0.10
-"""Score from which a landmark is taken to be there."""
+BALLOONS, TOWERS = 5, 4
+"""Colours of each, in the order of the world's; a balloon's last one is that of the balloon that drifts. In the
+network's output they come after the class of all that is no landmark."""
 
-INNER, OUTER, NEAR = 1.0, 3.5, 4.5
-"""Pixels at a width of 64: deviations of the two blurs whose difference shows blobs, and the reach of one."""
+PREFIX = "landmark_"
+"""Of the names of the network's weights among those that are stored."""
+
+FOUND = 11.0
+"""Pixels from which a landmark is taken to be there."""
+
+SOFT, FIRST, LARGEST = 2.0, 4.5, 16.0
+"""Pixels at a width of 64: deviation of the blur whose peak is the landmark's place, and radii about it, at first and
+at most."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +40,10 @@ class Spotted:
     """The most striking landmark of each picture, `[B, T]` each.
 
     Attributes:
-        score: strength of its colour against what surrounds it; above `FOUND` it is there.
+        score: expected number of its pixels, at a width of 64; above `FOUND` it is there.
         bearing: radians to the right of the middle of the view.
         row: in pixels from the top.
-        colour: number among the colours asked for.
+        colour: number among the world's.
     """
 
     score: Float[Tensor, "B T"]
@@ -45,33 +61,70 @@ def blurred(x: Float[Tensor, "N C h w"], deviation: float) -> Float[Tensor, "N C
     return nnf.conv2d(nnf.conv2d(padded, bell, groups=x.shape[1]), bell.transpose(2, 3), groups=x.shape[1])
 
 
-def spotted(video: Float[Tensor, "B T 3 h w"], colours: Float[Tensor, "B K 3"], view: float = VIEW) -> Spotted:
-    """The most striking blob of one of `colours` in each picture.
+def marked(light: Float[Tensor, "N 3 h w"], finder: Mapping[str, Tensor]) -> Float[Tensor, "N K h w"]:
+    """Logits of the classes of each pixel.
 
     Args:
-        colours: as the flight's light shows them, in [0, 1]; only their hue counts, so neither exposure nor contrast
-            changes what is found.
+        light: pictures in [0, 1]. Brightness is taken relative to the picture's mean and deviation, so that exposure
+            and contrast say nothing, but for what they saturate.
+        finder: weights; three levels down, each half as fine, and up again.
+    """
+    grey = light.mean(1).flatten(1)
+    mean, deviation = (part[:, None, None, None] for part in (grey.mean(1), grey.std(1)))
 
-    A blob's colour must lie in a cone of 45 degrees about that asked for, in the plane of hue and saturation. Its place
-    is the mean of the pixels near its peak, weighted by their score.
+    def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        kernel = finder[name]
+        edge = (kernel.shape[-1] - 1) // 2
+        return nnf.conv2d(nnf.pad(x, (edge,) * 4, mode="replicate"), kernel, finder[f"{name}_bias"], stride)
+
+    def up(x: Tensor) -> Tensor:
+        return nnf.interpolate(x, scale_factor=2, mode="bilinear")
+
+    full = nnf.silu(conv("full", (light - mean) / (deviation + 0.05)))
+    half = nnf.silu(conv("half", full, 2))
+    quarter = nnf.silu(conv("quarter", half, 2))
+    quarter = quarter + nnf.silu(conv("deep", quarter))
+    half = nnf.silu(conv("half_up", torch.cat([half, up(quarter)], 1)))
+    return conv("out", nnf.silu(conv("full_up", torch.cat([full, up(half)], 1))))
+
+
+@lru_cache(maxsize=1)
+def stored() -> Mapping[str, Tensor]:
+    """The network's weights that ship."""
+    mine = {k.removeprefix(PREFIX): v for k, v in weights().items() if k.startswith(PREFIX)}
+    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in mine.items()}
+
+
+def spotted(
+    video: Float[Tensor, "B T 3 h w"],
+    towers: bool = False,
+    view: float = VIEW,
+    finder: Mapping[str, Tensor] | None = None,
+) -> Spotted:
+    """The most striking balloon of each picture, or tower.
+
+    Its place is the mean of its pixels (a tower's: of the part in view), its colour that of most of them.
+
+    Args:
+        finder: weights of `marked`, those that ship without.
     """
     b, t, _, h, w = video.shape
-    light = (video.flatten(0, 1) + 1) / 2
-    chroma = light - light.mean(1, keepdim=True)
-    scale = w / 64
-    band = blurred(chroma, INNER * scale) - blurred(chroma, OUTER * scale)
-    hue = colours - colours.mean(-1, keepdim=True)
-    hue = nnf.normalize(hue, dim=-1).repeat_interleave(t, 0).to(band)
-    along = torch.einsum("nkc,nchw->nkhw", hue, band)
-    off = (band.square().sum(1, keepdim=True) - along.square()).clamp(min=0).sqrt()
-    scores = along - off
-    score, peak = scores.flatten(1).max(1)
-    colour, row, column = peak // (h * w), peak % (h * w) // w, peak % w
-    weight = scores[torch.arange(b * t), colour].clamp(min=0)
-    rows, columns = torch.arange(h).to(weight)[:, None], torch.arange(w).to(weight)
-    away = (rows - row[:, None, None]).square() + (columns - column[:, None, None]).square()
-    weight = weight * (away <= (NEAR * scale) ** 2)
-    total = weight.sum((1, 2)).clamp(min=1e-9)
-    x, y = (weight * columns).sum((1, 2)) / total, (weight * rows).sum((1, 2)) / total
+    finder = stored() if finder is None else finder
+    light = (video.flatten(0, 1).float().cpu() + 1) / 2
+    share = torch.cat([marked(part, finder).softmax(1) for part in light.split(64)])
+    share = share[:, 1 + BALLOONS :] if towers else share[:, 1 : 1 + BALLOONS]
+    scale, whole = w / 64, share.sum(1)
+    rows, columns = torch.arange(h)[:, None], torch.arange(w)
+    peak = blurred(whole[:, None], SOFT * scale).flatten(1).argmax(1)
+    y, x = (peak // w).float(), (peak % w).float()
+    radius = torch.full_like(y, FIRST * scale)
+    inside = total = whole
+    for _ in range(3):  # to its middle, and as far as it reaches
+        away = (rows - y[:, None, None]).square() + (columns - x[:, None, None]).square()
+        inside = whole * (away <= radius.square()[:, None, None])
+        total = inside.sum((1, 2))
+        y, x = ((inside * line).sum((1, 2)) / total.clamp(min=1e-9) for line in (rows, columns))
+        radius = (1.5 * (total / math.pi).sqrt() + 2 * scale).clamp(max=LARGEST * scale)
+    colour = (share * (inside > 0)[:, None]).sum((2, 3)).argmax(1)
     bearing = torch.atan((x + 0.5 - w / 2) * view / w)
-    return Spotted(*(part.view(b, t) for part in (score, bearing, y, colour)))
+    return Spotted(*(part.view(b, t) for part in (total / scale**2, bearing, y, colour)))
