@@ -15,34 +15,47 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T
-from adastate.config.validate import check_block, check_class, check_names, class_at, constructor_parameters
+from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, T, Words
+from adastate.config.text import as_written, forget, read_value, read_yaml
+from adastate.config.validate import (
+    check_block,
+    check_class,
+    check_names,
+    check_values,
+    class_at,
+    constructor_parameters,
+)
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """The merged, resolved and checked config of `files` and dotted `overrides` ("size.width=64")."""
     merged: Any = OmegaConf.create()
-    lines = Lines()
+    lines, words = Lines(), Words()
     for file in files:
-        content = _read(file, lines)
+        content = read_yaml(file, lines, words)
         _forget_other_classes(merged, content)
         merged = OmegaConf.merge(merged, OmegaConf.create(content))
     for override in overrides:
         key, _, value = override.partition("=")
-        told = yaml.safe_load(value)
+        told = read_value(value, f"--{override}")
         _forget_other_classes(merged, _nested(key, told))
         OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
+        forget(words, tuple(key.split(".")))
+        if not isinstance(told, str) or value == value.strip("\"'"):
+            words[tuple(key.split("."))] = value
+    written = as_written(OmegaConf.to_container(merged), words)
+    check_names("the top level", written, (*LIGHTNING, *VARIABLES), (), lines)
+    for name in PLAIN:  # before they are resolved: what asks for one that is wrong could only say that it found nothing
+        check_values(name, written.get(name), PLAIN[name], (name,), lines)
     try:
-        config: Any = OmegaConf.to_container(merged, resolve=True)
+        config: Any = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
     assert isinstance(config, dict)
-    check_names("the top level", config, (*LIGHTNING, *VARIABLES), (), lines)
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
     # first, because a mistake in a variable shows wherever it is used, and there it has no line
     for name in VARIABLES:
@@ -67,23 +80,6 @@ def build(node: dict[str, Any], base: type[T]) -> T:
         # jsonargparse lists every type that it tried; what the constructor said comes first
         said = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
         raise ConfigError(said[0] if said else str(error)) from error
-
-
-def _read(file: Path, lines: Lines) -> dict[str, Any]:
-    if not file.is_file():
-        raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
-    text = file.read_text()
-    try:
-        node = yaml.compose(text)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if node is None:
-        return {}
-    _record(node, (), file, lines)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} holds no keys at its top level")
-    return content
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -115,14 +111,6 @@ def _derives(new: Any, old: Any) -> bool:
         return issubclass(class_at(str(new)), class_at(str(old)))
     except (ImportError, AttributeError, ValueError, TypeError):
         return False  # `check_class` says which does not exist
-
-
-def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            lines[here] = f"{file}, line {key.start_mark.line + 1}"
-            _record(value, here, file, lines)
 
 
 def _where(error: OmegaConfBaseException, lines: Lines) -> str:

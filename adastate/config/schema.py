@@ -12,8 +12,41 @@ VARIABLES = (
     "teacher", "critic", "precision", "training", "preview",
 )  # fmt: skip
 
-PLAIN = ("run", "latent_size", "rollout", "teacher", "critic", "precision", "training", "preview")
-"""Variables that are values, and not the arguments of a class."""
+TEXT = "text"
+"""A value that is taken as it is written: 007 stays 007, 2026-11-29 is no date."""
+
+OTHER = "other"
+
+_OF_STAGE = {
+    "weights": TEXT,
+    **dict.fromkeys(
+        (
+            "batch", "lr", "muon_lr", "betas", "weight_decay", "gradient_clip_norm", "warmup", "lr_decay_fraction",
+            "ema", "ema_start", "steps", "rank", "alpha", "student_lr", "critic_lr", "iterations",
+        ),
+        OTHER,
+    ),
+}  # fmt: skip
+
+PLAIN: dict[str, Any] = {
+    "run": {
+        **dict.fromkeys(("dir", "stage", "world", "attention"), TEXT),
+        **dict.fromkeys(("seed", "iterations", "save_every", "threads"), OTHER),
+    },
+    "latent_size": OTHER,
+    "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames"), OTHER),
+    "teacher": {"weights": TEXT, "negative_prompt": TEXT, "timestep_shift": OTHER, "guidance": OTHER},
+    "critic": {"weights": TEXT},
+    "precision": {"compute_dtype": TEXT, "compiled": OTHER, "checkpointing": OTHER},
+    "training": {
+        "batch": OTHER,
+        **dict.fromkeys(
+            ("teacher", "teacher_lora", "init", "ar", "consistency", "causvid", "sid", "rolling", "lora"), _OF_STAGE
+        ),
+    },
+    "preview": {"prompts": TEXT, "actions": TEXT, "every": OTHER, "long": OTHER, "seed": OTHER},
+}
+"""Variables that are values, and not the arguments of a class: their keys, and what these hold."""
 
 FLAGS = ("config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""
@@ -21,6 +54,10 @@ FLAGS = ("config", "system", "print_config", "help", "verbose")
 T = typing.TypeVar("T")
 Path_ = tuple[str, ...]
 Lines = dict[Path_, str]
+"""Where each key was given."""
+
+Words = dict[Path_, str]
+"""What was written there, where it was not quoted."""
 
 
 @dataclasses.dataclass(frozen=True)

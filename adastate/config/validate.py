@@ -79,14 +79,36 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
 def check_block(name: str, block: Any, lines: Lines) -> None:
     from adastate.models.wan import Size
     from adastate.stream import StreamSpec
+    from adastate.stream.anchors import anchor_named
 
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
         check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
         for key, value in block.items():
             _check_value(name, value, typing.get_type_hints(kinds[name])[key], (name, key), lines)
+        if name == "stream" and "anchor" in block:
+            try:
+                anchor_named(str(block["anchor"]))
+            except ValueError as error:
+                raise ConfigError(f"{lines.get((name, 'anchor'), 'stream.anchor')}: {error}") from error
     elif isinstance(block, dict):
         check_class(block, (name,), lines)
+
+
+def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -> None:
+    """Checks the keys of a block of values against those of the schema.
+
+    Raises:
+        ConfigError: for one that is not there, with the nearest that is.
+    """
+    if not isinstance(known, dict) or block is None or str(block).startswith("${"):
+        return
+    if not isinstance(block, dict):
+        at = lines.get(path, ".".join(path))
+        raise ConfigError(f"{at}: {name} has keys of its own ({', '.join(known)}), and no value")
+    check_names(name, block, list(known), path, lines)
+    for key, value in block.items():
+        check_values(f"{name}.{key}", value, known[key], (*path, key), lines)
 
 
 def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Path_, lines: Lines) -> None:

@@ -1,0 +1,148 @@
+"""YAML as people write it: what is meant as text stays text, and mistakes are told with file and line."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adastate.config.schema import PLAIN, TEXT, ConfigError, Lines, Path_, Words
+from adastate.config.validate import class_at, constructor_hints
+
+NOTHING = ("null", "Null", "NULL", "~", "")
+"""How YAML writes that there is no value."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Without dates, which no key takes."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
+    """What a file holds; the place of each key is noted in `lines`, its unquoted text in `words`.
+
+    Raises:
+        ConfigError: no file, no YAML, or no keys.
+    """
+    if not file.is_file():
+        raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    try:
+        node = yaml.compose(text, _Loader)
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{_place(file, error)}: this is not valid YAML ({_problem(error)})") from error
+    if node is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds no keys at its top level")
+    _record(node, (), file, lines, words)
+    return content
+
+
+def read_value(text: str, where: str) -> Any:
+    """The value of an override; what is no YAML is text."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        if text[:1] in "[{":
+            raise ConfigError(f"{where}: this is not valid YAML ({_problem(error)})") from error
+        return text
+
+
+def forget(words: Words, path: Path_) -> None:
+    """What was written at `path` and below it is replaced."""
+    for other in [p for p in words if p[: len(path)] == path]:
+        del words[other]
+
+
+def as_written(config: Any, words: Words) -> Any:
+    """`config`, not yet resolved, in which the keys that take text have it as it was written."""
+    for path, word in words.items():
+        if word in NOTHING or not _takes_text(config, path):
+            continue
+        *above, last = path
+        node = config
+        for part in above:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        key = int(last) if isinstance(node, list) else last
+        if not isinstance(node[key], str) or not path[-1].isdigit():
+            node[key] = word
+    return config
+
+
+def _takes_text(config: Any, path: Path_) -> bool:
+    """Whether the value at `path` is there and is text, by the schema or by the type of a constructor's argument."""
+    known: Any = PLAIN.get(path[0])
+    node, hint = config, Any
+    for i, part in enumerate(path):
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                return False
+            node = node[int(part)]
+            continue  # of a list, what its entries are
+        if not isinstance(node, dict) or part not in node:
+            return False
+        if part == "init_args" and "class_path" in node:
+            hints = _hints(str(node["class_path"]))
+            hint = hints.get(path[i + 1], Any) if i + 1 < len(path) else Any
+        elif i and path[i - 1] != "init_args":
+            hint = Any
+        if i and isinstance(known, dict):
+            known = known.get(part)
+        node = node[part]
+    return known == TEXT or is_text(hint)
+
+
+def is_text(hint: Any) -> bool:
+    """Whether a type is text, or text or nothing, or a sequence of such; a number as well makes it none."""
+    if hint in (str, Path):
+        return True
+    kinds = [kind for kind in typing.get_args(hint) if kind not in (types.NoneType, ...)]
+    if typing.get_origin(hint) is typing.Literal:
+        return all(isinstance(kind, str) for kind in kinds)
+    return bool(kinds) and all(is_text(kind) for kind in kinds)
+
+
+def _hints(class_path: str) -> dict[str, Any]:
+    try:
+        return constructor_hints(class_at(class_path))
+    except (ImportError, AttributeError, ValueError, NameError):
+        return {}  # told where classes are checked
+
+
+def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines, words: Words) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            lines[here] = f"{file}, line {key.start_mark.line + 1}"
+            _record(value, here, file, lines, words)
+    elif isinstance(node, yaml.SequenceNode):
+        forget(words, path)
+        for i, value in enumerate(node.value):
+            _record(value, (*path, str(i)), file, lines, words)
+    elif isinstance(node, yaml.ScalarNode):
+        words.pop(path, None)
+        if node.style is None:
+            words[path] = node.value
+
+
+def _place(file: Path, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{file}, line {mark.line + 1}" if mark else str(file)
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    told = [getattr(error, name, None) for name in ("context", "problem")]
+    return " ".join(", ".join(part for part in told if part).split()) or "unreadable"
