@@ -121,17 +121,9 @@ def chosen(systems: Sequence[str], student: Student) -> Iterator[System]:
 
 def describe(spec: StreamSpec) -> str:
     """A stream in a few words."""
-    anchor = {
-        "none": "no anchor",
-        "static": f"first {spec.state_frames} kept",
-        "ema": f"moving average of {spec.state_frames}, decay {', '.join(map(str, spec.decay))}",
-        "dual_ema": f"first {spec.state_frames} and two averages, decay {', '.join(map(str, spec.decay))}",
-        "pingpong": f"first {spec.state_frames} to and fro in {spec.pingpong_slots} places",
-        "state": f"state of {spec.state_frames}",
-    }[spec.anchor]
     window = "all frames" if spec.past_frames is None else f"{spec.past_frames} past"
     schedule = f"{len(spec.denoising_steps)} levels, {spec.schedule}"
-    return f"{anchor}; {window} + {spec.chunk_frames}; {spec.position}; {schedule}"
+    return f"{spec.anchor_kind.describe(spec)}; {window} + {spec.chunk_frames}; {spec.position}; {schedule}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate.stream.anchors import update_anchor
 from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
 from adastate.stream.kv_slab import Placed, Slab, SlabView
 from adastate.stream.positions import FramePositions, layout
@@ -36,9 +35,9 @@ class StateCache:
     def __init__(self, spec: StreamSpec, probe: Probe | None = None, layers: int | None = None) -> None:
         self.spec, self.probe, self.layers = spec, probe, layers
         self._slab: Slab | None = None
-        if layers is not None and probe is None and spec.anchor != "pingpong":  # which shows a frame at two places
-            averages = spec.anchor in ("ema", "dual_ema")
-            self._slab = Slab(layers, spec.places, turns=averages or spec.position != "absolute")
+        if layers is not None and probe is None and spec.anchor_kind.in_slab:
+            turns = spec.anchor_kind.computed or spec.position != "absolute"
+            self._slab = Slab(layers, spec.places, turns)
         self.reset()
 
     def reset(self, origin: int = 0) -> None:
@@ -66,9 +65,8 @@ class StateCache:
     @property
     def state_queries(self) -> int:
         """State frames to be denoised with the next chunk."""
-        if self.spec.anchor != "state" or (self.spec.state_init == "first_frame" and self.anchor is None):
-            return 0
-        return self.spec.state_frames
+        queries = self.spec.anchor_kind.queries
+        return 0 if queries is None else queries(self.spec, self.anchor is not None)
 
     @property
     def bytes(self) -> int:
@@ -132,7 +130,7 @@ class StateCache:
         if self._slab is not None:
             self._slab.reserve((self.anchor, grown, state))
         # here the new state takes the old one's place, and the oldest frames leave the window
-        self.anchor, window = update_anchor(self.spec, self.anchor, state, grown)
+        self.anchor, window = self.spec.anchor_kind.update(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
         self.anchor = self.anchor.compact() if self.anchor is not None else None
         self._settle()

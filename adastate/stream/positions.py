@@ -56,8 +56,9 @@ def layout(
         shown = tuple(i for i, source in enumerate(anchor) if source >= oldest)
         seen = tuple(source for source in past if source >= oldest)
         return FramePositions(shown, tuple(anchor[i] for i in shown), len(seen), seen, (), own, own)
-    if spec.anchor == "pingpong":
-        return _pingpong(spec, len(anchor), past, own)
+    if spec.anchor_kind.positions is not None:
+        shown, places = spec.anchor_kind.positions(spec, len(anchor), len(past), start)
+        return FramePositions(shown, places, len(past), past, (), own, own)
     every = tuple(range(len(anchor)))
     if spec.attention_frames is not None:
         past = _last(past, spec.attention_frames - len(anchor) - frames)
@@ -105,20 +106,6 @@ def _slots(
         chunk=tuple(range(first, first + frames)),
         query=tuple(range(query, query + frames)),
     )
-
-
-def _pingpong(spec: StreamSpec, kept: int, past: Positions, own: Positions) -> FramePositions:
-    """The places before the window are filled with the first frames, played to and fro.
-
-    Index p shows frame p while it is one of them, and later the frame that a walk 0..n-1, n-1..0, 0.. has at step p.
-    """
-    assert spec.past_frames is not None
-    start = own[0]
-    first = max(0, start - spec.past_frames - spec.pingpong_slots)
-    places = tuple(range(first, max(first, start - len(past))))
-    period = 2 * max(kept, 1)
-    shown = tuple(min(p % period, period - 1 - p % period) for p in places)
-    return FramePositions(shown, places, len(past), past, (), own, own)
 
 
 def _last(values: Positions, n: int) -> Positions:

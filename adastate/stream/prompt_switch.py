@@ -58,7 +58,7 @@ def _recache(network: VelocityNetwork, cache: StateCache, switch: Switch) -> Non
     places = spec.window_frames
     wanted = min(n for n in (switch.frames, places, recent.shape[1]) if n is not None)
     start = cache.frames - wanted
-    if cache.anchor is not None and switch.anchor == "keep" and (start > 0 or spec.anchor == "state"):
+    if cache.anchor is not None and switch.anchor == "keep" and (start > 0 or spec.anchor_kind.queries is not None):
         room = None if places is None else places - cache.anchor.count
         if spec.warmup == "fixed" and spec.position == "slot":
             room = spec.past_frames

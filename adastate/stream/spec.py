@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from adastate.diffusion import flow
+from adastate.stream.anchors import Anchor, anchor_named
+
+OWN = ("decay", "pingpong_slots", "state_update_every")
+"""Choices that belong to one kind of anchor, which names them in `takes`; the others refuse them."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,8 @@ class StreamSpec:
         chunk_frames: latent frames F made per step.
         first_chunk_frames: of the first chunk, if it differs (an independent first frame: 1).
         past_frames: past latent frames W_p that a chunk sees, the anchor not counted; None keeps all.
-        anchor: what is kept beyond the window. `state` is denoised anew with every chunk and replaces itself,
-            `static` is written once by the first frames, `ema` is static and then moves by `decay` towards the frames
-            that leave the window, `dual_ema` is static plus two moving averages, long and short, of one frame each,
-            `pingpong` keeps the first frames and shows them to and fro, `none` keeps nothing.
+        anchor: what is kept beyond the window: a name of adastate.stream.anchors.ANCHORS, whose files describe them,
+            or the dotted path of an Anchor of your own.
         state_frames: latent frames F_s of the anchor, of whichever kind.
         decay: weight of the old value in a moving average: one number for `ema`, (long, short) for `dual_ema`.
         pool: what the average takes in of the frames that leave: each its own `token`, or their `mean` over all tokens.
@@ -93,7 +95,7 @@ class StreamSpec:
     chunk_frames: int = 3
     first_chunk_frames: int | None = None
     past_frames: int | None = 3
-    anchor: Literal["none", "static", "ema", "dual_ema", "pingpong", "state"] = "state"
+    anchor: str = "state"
     state_frames: int = 1
     decay: tuple[float, ...] = ()
     pool: Literal["token", "mean"] = "token"
@@ -156,60 +158,27 @@ class StreamSpec:
             )
 
     def _check_anchor(self) -> None:
+        kind = self.anchor_kind
         if (self.anchor == "none") != (self.state_frames == 0) or self.state_frames < 0:
             raise ValueError(
                 f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor "
                 "none, and at least 1 with any other"
             )
-        averages = {"ema": 1, "dual_ema": 2}.get(self.anchor, 0)
-        if len(self.decay) != averages or not all(0 <= d <= 1 for d in self.decay):
-            raise ValueError(f"anchor {self.anchor!r} takes {averages} decay from 0 to 1, got {list(self.decay)}")
-        if averages and (self.past_frames is None or self.past_frames % self.chunk_frames) and self.anchor == "ema":
-            raise ValueError(
-                f"anchor 'ema' takes in whole chunks: past_frames {self.past_frames} has to be a multiple of "
-                f"chunk_frames {self.chunk_frames}"
-            )
-        if self.anchor == "ema" and self.pool == "token" and self.state_frames != self.chunk_frames:
-            raise ValueError(
-                f"anchor 'ema' with pool 'token' averages frame by frame: state_frames {self.state_frames} has to "
-                f"equal chunk_frames {self.chunk_frames}, or use pool 'mean'"
-            )
-        if self.anchor == "dual_ema" and self.past_frames is None:
-            raise ValueError("anchor 'dual_ema' averages what leaves the window: set past_frames")
-        if (self.anchor == "pingpong") != (self.pingpong_slots > 0):
-            raise ValueError(f"anchor {self.anchor!r} with pingpong_slots {self.pingpong_slots}: they go together")
-        if self.anchor == "pingpong" and (self.position != "absolute" or self.past_frames is None):
-            raise ValueError(
-                f"anchor 'pingpong' fills the places before the window: it needs position 'absolute' and past_frames, "
-                f"got {self.position!r} and {self.past_frames}"
-            )
-        if self.anchor == "pingpong" and self.state_frames < self.pingpong_slots:
-            raise ValueError(
-                f"pingpong_slots {self.pingpong_slots} are more than the {self.state_frames} frames kept in the anchor"
-            )
-        if self.state_update_every and not (
-            self.anchor == "state"
-            and len(self.state_update_every) == self.state_frames
-            and min(self.state_update_every) >= 1
-        ):
-            raise ValueError(
-                f"state_update_every {list(self.state_update_every)} with anchor {self.anchor!r} of "
-                f"{self.state_frames} frames: give one number of chunks, at least 1, for each frame of a state"
-            )
-        if self.state_init == "first_frame" and self.state_frames > self.frames_of(0):
-            raise ValueError(
-                f"the first chunk has {self.frames_of(0)} frames, too few for a state of {self.state_frames}"
-            )
+        for name in OWN:
+            if getattr(self, name) and name not in kind.takes:
+                raise ValueError(f"anchor {self.anchor!r} takes no {name}, got {getattr(self, name)}")
+        kind.check(self)
 
     def _check_positions(self) -> None:
-        if self.anchor == "state" and self.position != "slot":
-            raise ValueError("a state has no place in absolute time: use position: slot with anchor: state")
+        denoised = self.anchor_kind.queries is not None
+        if denoised and self.position != "slot":
+            raise ValueError(f"a state has no place in absolute time: use position: slot with anchor: {self.anchor}")
         if self.position == "anchor_contiguous" and self.anchor == "none":
             raise ValueError("position 'anchor_contiguous' moves an anchor, and anchor is 'none'")
         if self.position == "slot" and self.warmup == "fixed" and self.past_frames is None:
             raise ValueError("warmup: fixed needs to know the window; set past_frames, or use warmup: growing")
         if self.query_position == "stream" and (
-            self.position != "slot" or self.warmup != "growing" or self.past_frames is None or self.anchor == "state"
+            self.position != "slot" or self.warmup != "growing" or self.past_frames is None or denoised
         ):
             raise ValueError(
                 "query_position 'stream' belongs to growing slots of a given window without a state; got position "
@@ -222,7 +191,7 @@ class StreamSpec:
             )
 
     def _check_schedule(self) -> None:
-        if self.schedule == "staircase" and self.anchor == "state":
+        if self.schedule == "staircase" and self.anchor_kind.queries is not None:
             raise ValueError("schedule 'staircase' has several levels in a pass, a state has one: use uniform")
         if self.schedule == "staircase" and (
             self.first_chunk_denoising_steps or self.shared_noise or self.first_chunk_frames
@@ -253,7 +222,7 @@ class StreamSpec:
     def check_switch(self, switch: Switch) -> None:
         """Raises ValueError where a prompt switch of this kind is not possible in this stream."""
         kind = switch.kind
-        if kind != "keep" and (self.schedule == "staircase" or self.anchor == "pingpong"):
+        if kind != "keep" and (self.schedule == "staircase" or not self.anchor_kind.renewable):
             raise ValueError(
                 f"switch {kind!r} needs a uniform schedule and an anchor that it can renew; got schedule "
                 f"{self.schedule!r} and anchor {self.anchor!r}: use switch 'keep'"
@@ -269,18 +238,21 @@ class StreamSpec:
         return self.chunk_frames * (len(self.denoising_steps) if self.schedule == "staircase" else 1)
 
     @property
+    def anchor_kind(self) -> Anchor:
+        """What `anchor` names."""
+        return anchor_named(self.anchor)
+
+    @property
     def anchor_frames(self) -> int:
-        """Latent frames of the anchor when it is complete: a dual average has two memories beside its first frames,
-        whose places the oldest past frames have until something leaves the window."""
-        return self.state_frames + (2 if self.anchor == "dual_ema" else 0)
+        """Latent frames of the anchor when it is complete."""
+        return self.anchor_kind.frames(self)
 
     @property
     def window_frames(self) -> int | None:
         """Frames in view of a chunk when the window is full: anchor, past and chunk; None where nothing leaves."""
         if self.past_frames is None:
             return None
-        shown = self.pingpong_slots if self.anchor == "pingpong" else self.anchor_frames
-        return self.attention_frames or shown + self.past_frames + self.chunk_frames
+        return self.attention_frames or self.anchor_kind.shown(self) + self.past_frames + self.chunk_frames
 
     @property
     def places(self) -> int:
@@ -288,7 +260,7 @@ class StreamSpec:
         the first chunks."""
         if self.past_frames is None:
             return 4 * self._pass_frames
-        states = 2 if self.anchor == "state" else 1
+        states = 1 if self.anchor_kind.queries is None else 2
         return states * self.anchor_frames + self.past_frames + self._pass_frames
 
     def frames_of(self, chunk: int) -> int:

@@ -13,7 +13,7 @@ from tests.support.tiny import ROOT, SHAPE, Drawn, TaggedStudent
 
 
 def told_defaults() -> dict[str, Any]:
-    """`stream.<name>` to its default, where a row of docs/guide/method.md is about one name and one value."""
+    """`stream.<name>` to its default, of rows in docs/guide/method.md that are about one name and one value."""
     found = {}
     for line in (ROOT / "docs/guide/method.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -54,7 +54,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"first_chunk_frames": 0}, "first_chunk_frames is 0; a chunk has at least one latent frame"),
     ({"anchor": "ema", "state_frames": 3}, "anchor 'ema' takes 1 decay from 0 to 1, got \\[\\]"),
     ({"anchor": "ema", "state_frames": 3, "decay": [1.5]}, "takes 1 decay from 0 to 1, got \\[1.5\\]"),
-    ({"decay": [0.9]}, "anchor 'state' takes 0 decay from 0 to 1, got \\[0.9\\]"),
+    ({"decay": [0.9]}, r"anchor 'state' takes no decay, got \(0.9,\)"),
     ({"anchor": "ema", "state_frames": 1, "decay": [0.9]}, "state_frames 1 has to equal chunk_frames 3"),
     (
         {"anchor": "ema", "state_frames": 3, "decay": [0.9], "past_frames": 4},
@@ -64,7 +64,15 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
         {"anchor": "dual_ema", "state_frames": 3, "decay": [0.9, 0.5], "past_frames": None, "warmup": "growing"},
         "averages what leaves the window: set past_frames",
     ),
-    ({"pingpong_slots": 2}, "anchor 'state' with pingpong_slots 2: they go together"),
+    ({"pingpong_slots": 2}, "anchor 'state' takes no pingpong_slots, got 2"),
+    (
+        {"anchor": "pingpong", "state_frames": 3, "position": "absolute"},
+        "anchor 'pingpong' needs pingpong_slots, at least 1, got 0",
+    ),
+    ({"anchor": "sttic"}, "stream cannot have anchor 'sttic'; did you mean 'static'?"),
+    ({"anchor": "x"}, "stream cannot have anchor 'x'; it takes none, static, ema, dual_ema, pingpong, state, or the"),
+    ({"anchor": "no_module.MINE"}, r"there is no anchor no_module.MINE \(No module named 'no_module'\)"),
+    ({"anchor": "adastate.stream.StreamSpec"}, r"adastate.stream.StreamSpec is a type and no Anchor"),
     (
         {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 2},
         "needs position 'absolute' and past_frames, got 'slot' and 3",
@@ -82,10 +90,10 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     (
         {"state_update_every": (1, 2)},
-        r"state_update_every \[1, 2\] with anchor 'state' of 1 frames: give one number of chunks",
+        r"state_update_every \[1, 2\] with a state of 1 frames: give one number of chunks",
     ),
-    ({"state_update_every": (0,)}, "at least 1, for each frame of a state"),
-    ({"state_update_every": (1,), "anchor": "static"}, "with anchor 'static'"),
+    ({"state_update_every": (0,)}, "at least 1, for each frame of the state"),
+    ({"state_update_every": (1,), "anchor": "static"}, "anchor 'static' takes no state_update_every"),
     ({"schedule": "staircase"}, "schedule 'staircase' has several levels in a pass, a state has one: use uniform"),
     (
         {"schedule": "staircase", "anchor": "static", "first_chunk_denoising_steps": [1000]},

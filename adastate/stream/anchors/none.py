@@ -1,0 +1,13 @@
+"""`none`: nothing is kept beyond the window."""
+
+from __future__ import annotations
+
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, newest
+from adastate.stream.kv_frames import CachedFrames
+
+
+def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames | None, grown: CachedFrames) -> Kept:
+    return None, newest(spec, grown)
+
+
+NONE = Anchor(update, lambda spec: "no anchor")
