@@ -3,7 +3,7 @@
 Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and pictures go
 straight to the encoder. The timing report says what streaming costs with decoding and without.
 
-A prompt with a time, "10s cut: ...", is a turn of one stream; prompts without are streams of their own. A network that
+A prompt with a time, "10s cut: ...", is a part of one stream; prompts without are streams of their own. A network that
 can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
 torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
 """
@@ -27,17 +27,17 @@ from adastate.encoders.batching import streams_at_once
 from adastate.inference import conditioning as standing
 from adastate.inference import prompt_schedule, vbench
 from adastate.inference.conditioning import Prefix
-from adastate.inference.prompt_schedule import PromptCue
+from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
 from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.engine import Engine
 from adastate.runtime.ranks import Rank, device_for, this_rank
-from adastate.stream import StreamSpec, action_schedule
+from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import WORDS, ActionCue
 from adastate.training.load_run import load_student
-from adastate.training.student import Student, Turn
+from adastate.training.student import Student
 from adastate.weights import facts, mismatch
 
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prompt",
         action="append",
         default=[],
-        help="may come again; '0s: ...', '10s cut: ...' are turns of one stream",
+        help="may come again; '0s: ...', '10s cut: ...' are parts of one stream",
     )
     add("--prompts", type=Path, help="text file, one prompt a line")
     add("--prompts-extended", type=Path, help="its line i is what the model is told for line i of --prompts")
@@ -97,19 +97,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    cues, flown = prompt_schedule.parse(args.prompt), action_schedule.parse(args.actions)
-    _check(args, scheduled=cues is not None)
+    timed, flown = prompt_schedule.parse(args.prompt), action_schedule.parse(args.actions)
+    _check(args, scheduled=timed is not None)
     bench, rank = args.layout == "vbench", this_rank(os.environ)
     prompts, told = _prompts(args)
-    if cues:
-        prompts, told = [" | ".join(f"{cue.at}: {cue.prompt}" for cue in cues)], [cues[0].prompt]
+    if timed:
+        prompts, told = [" | ".join(f"{prompt.at}: {prompt.text}" for prompt in timed)], [timed[0].text]
     listed, prompts, told = len(prompts), prompts[: args.most], told[: args.most]
     if not prompts:
         raise ValueError('no prompt; give --prompt "..." or --prompts file')
     if bench:
         items = vbench.items(prompts, told, args.samples or vbench.SAMPLES)
     else:
-        title = cues[0].prompt if cues else None
+        title = timed[0].text if timed else None
         pairs = enumerate(zip(prompts, told, strict=True))
         items = [Item(i, prompt, t, f"{file_name(title or prompt, i)}.mp4", i) for i, (prompt, t) in pairs]
     student = load_student(args.run, args.checkpoint).to(device_for(args.device, rank))
@@ -121,10 +121,10 @@ def _generate(args: argparse.Namespace) -> None:
     given = _given(student, args, listed)
     folder = args.out or args.run / ("vbench" if bench else "generated")
     frames = frames_for(args.seconds, student.codec, spec, given.frames if given else 0)
-    turns = _turns(cues or [], student, spec, frames, given, args.seconds)
+    switches = _switches(timed or [], student, spec, frames, given, args.seconds)
     actions = _actions(flown, student, frames, given, args.seconds)
     records = folder.with_name(f"{folder.name}.info") if bench else folder
-    plan = Plan(frames, args.seed, spec, folder, records, given, turns, args.states, actions)
+    plan = Plan(frames, args.seed, spec, folder, records, given, switches, args.states, actions)
     if bench:
         vbench.record(records, items, _settings(args, plan))
     batch = args.batch or streams_at_once(student.latent_size)
@@ -149,7 +149,7 @@ def _check(args: argparse.Namespace, scheduled: bool) -> None:
         raise ValueError("a schedule of prompts is one stream, and VBench takes one prompt a video")
     if args.prompts and scheduled:
         raise ValueError(
-            "the --prompt with times are turns of one stream: leave out --prompts, whose lines are streams"
+            "the --prompt with times are parts of one stream: leave out --prompts, whose lines are streams"
         )
 
 
@@ -208,16 +208,15 @@ def _given(student: Student, args: argparse.Namespace, prompts: int) -> Prefix |
     return None
 
 
-def _turns(
-    cues: Sequence[PromptCue], student: Student, spec: StreamSpec, frames: int, given: Prefix | None, seconds: float
-) -> dict[int, Turn]:
+def _switches(
+    timed: Sequence[TimedPrompt], student: Student, spec: StreamSpec, frames: int, given: Prefix | None, seconds: float
+) -> dict[int, PromptSwitch[list[str]]]:
     starts = chunk_starts(frames, student.codec, spec, given.frames if given else 0)
-    turns = {}
-    for chunk, cue in prompt_schedule.place(cues, starts, seconds).items():
-        switch = cue.switch(spec.switch)
-        spec.check_switch(switch or spec.switch)
-        turns[chunk] = Turn([cue.prompt], switch)
-    return turns
+    switches = {}
+    for chunk, prompt in prompt_schedule.place(timed, starts, seconds).items():
+        switches[chunk] = PromptSwitch([prompt.text], prompt.policy(spec.switch))
+        spec.check_switch(switches[chunk].policy or spec.switch)
+    return switches
 
 
 def _actions(

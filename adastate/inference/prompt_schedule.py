@@ -1,6 +1,6 @@
 """A schedule of prompts for one stream: "0s: a red ball", "10s: ...", "20s cut reset: ...".
 
-Between the time and the colon may stand what becomes of the cache, a kind of Switch, and `reset`, which drops the
+Between the time and the colon may stand what becomes of the cache, a kind of SwitchPolicy, and `reset`, which drops the
 anchor, a state too; it is kept otherwise. Without a kind the stream's own switch holds.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from adastate.stream import Switch
+from adastate.stream import SwitchPolicy
 
 KINDS = ("keep", "recache", "flush", "cut")
 RESET = "reset"
@@ -21,7 +21,7 @@ MARKER = re.compile(r"\s*(-?\d+(?:\.\d*)?)\s*s((?:\s+[^\W\d_]+)*)\s*:(.*)", re.D
 
 
 @dataclass(frozen=True)
-class PromptCue:
+class TimedPrompt:
     """A prompt and its time.
 
     Attributes:
@@ -33,73 +33,79 @@ class PromptCue:
 
     at: str
     seconds: float
-    prompt: str
+    text: str
     kind: str | None = None
     reset: bool = False
 
-    def switch(self, own: Switch) -> Switch | None:
-        """The switch of this cue in a stream whose own is `own`; None where nothing else is asked for."""
+    def policy(self, own: SwitchPolicy) -> SwitchPolicy | None:
+        """What becomes of the cache in a stream whose own policy is `own`; None where nothing else is asked for."""
         if self.kind is None:
             return replace(own, anchor="reset") if self.reset else None
         kind: Any = self.kind
         # counts that belong to another kind mean nothing to this one
-        base = own if own.kind == self.kind else Switch(kind=kind)
+        base = own if own.kind == self.kind else SwitchPolicy(kind=kind)
         return replace(base, anchor="reset" if self.reset else "keep")
 
 
-def parse(prompts: Sequence[str]) -> list[PromptCue] | None:
-    """The cues of a schedule; None if no prompt has a time. ValueError if only some have, or the times do not rise."""
+def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
+    """The prompts of a schedule; None if no prompt has a time.
+
+    Raises:
+        ValueError: only some have one, or the times do not rise.
+    """
     matches = [MARKER.fullmatch(prompt) for prompt in prompts]
     timed = next((m for m in matches if m), None)
     if timed is None:
         return None
-    cues = []
+    found = []
     for prompt, match in zip(prompts, matches, strict=True):
         if match is None:
             raise ValueError(
-                f"the prompt {_short(prompt)!r} has no time, but {_short(timed[0])!r} has: either all are turns of one "
+                f"the prompt {_short(prompt)!r} has no time, but {_short(timed[0])!r} has: either all are parts of one "
                 "stream ('0s: ...', '10s cut: ...'), or none is"
             )
-        cues.append(_cue(match))
-    if cues[0].seconds != 0:
+        found.append(_timed(match))
+    if found[0].seconds != 0:
         raise ValueError(
-            f"the first prompt begins at {cues[0].seconds:g}s: a stream needs one from its beginning, '0s: ...'"
+            f"the first prompt begins at {found[0].seconds:g}s: a stream needs one from its beginning, '0s: ...'"
         )
-    if cues[0].kind or cues[0].reset:
-        raise ValueError(f"nothing comes before {cues[0].at!r}: the first prompt takes no switch, write '0s: ...'")
-    for before, after in pairwise(cues):
+    if found[0].kind or found[0].reset:
+        raise ValueError(f"nothing comes before {found[0].at!r}: the first prompt takes no switch, write '0s: ...'")
+    for before, after in pairwise(found):
         if after.seconds <= before.seconds:
             raise ValueError(f"{after.seconds:g}s stands after {before.seconds:g}s: the times of the prompts must rise")
-    return cues
+    return found
 
 
-def place(cues: Sequence[PromptCue], starts: Sequence[float], seconds: float) -> dict[int, PromptCue]:
-    """The cues after the first, by the chunk with which they begin: the first that starts at their time or later.
+def place(timed: Sequence[TimedPrompt], starts: Sequence[float], seconds: float) -> dict[int, TimedPrompt]:
+    """The prompts after the first, by the chunk with which they begin: the first that starts at their time or later.
 
     Args:
         starts: second at which every chunk of the stream starts.
         seconds: length that was asked for.
     """
-    chunks: dict[int, PromptCue] = {}
-    for cue in cues[1:]:
-        if cue.seconds >= seconds:
-            raise ValueError(f"the prompt at {cue.seconds:g}s comes after the end: the stream has {seconds:g} seconds")
-        chunk = bisect_left(starts, cue.seconds - 1e-6)
+    chunks: dict[int, TimedPrompt] = {}
+    for prompt in timed[1:]:
+        if prompt.seconds >= seconds:
+            raise ValueError(
+                f"the prompt at {prompt.seconds:g}s comes after the end: the stream has {seconds:g} seconds"
+            )
+        chunk = bisect_left(starts, prompt.seconds - 1e-6)
         if chunk == len(starts):
             raise ValueError(
-                f"no chunk starts at {cue.seconds:g}s or later: the last of the {seconds:g} seconds starts at "
+                f"no chunk starts at {prompt.seconds:g}s or later: the last of the {seconds:g} seconds starts at "
                 f"{starts[-1]:.4g}s"
             )
         if chunk in chunks:
             raise ValueError(
-                f"{chunks[chunk].seconds:g}s and {cue.seconds:g}s fall to the same chunk, which starts at "
+                f"{chunks[chunk].seconds:g}s and {prompt.seconds:g}s fall to the same chunk, which starts at "
                 f"{starts[chunk]:.4g}s: a chunk has one prompt"
             )
-        chunks[chunk] = cue
+        chunks[chunk] = prompt
     return chunks
 
 
-def _cue(match: re.Match[str]) -> PromptCue:
+def _timed(match: re.Match[str]) -> TimedPrompt:
     at = match[0].partition(":")[0].strip()
     words = match[2].lower().split()
     for word in words:
@@ -114,7 +120,7 @@ def _cue(match: re.Match[str]) -> PromptCue:
     prompt = match[3].strip()
     if not prompt:
         raise ValueError(f"{at!r} has no prompt after the colon")
-    return PromptCue(at, float(match[1]), prompt, kinds[0] if kinds else None, RESET in words)
+    return TimedPrompt(at, float(match[1]), prompt, kinds[0] if kinds else None, RESET in words)
 
 
 def _short(text: str) -> str:

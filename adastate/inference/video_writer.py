@@ -22,9 +22,9 @@ from adastate.inference.vbench import Item
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, to_uint8
 from adastate.runtime.ranks import Rank
-from adastate.stream import StreamSpec
+from adastate.stream import PromptSwitch, StreamSpec
 from adastate.stream.action_schedule import label_of
-from adastate.training.student import Student, Turn
+from adastate.training.student import Student
 from adastate.types import Chunk
 
 STRIP_CHUNKS = 200
@@ -38,7 +38,7 @@ class Plan:
     Attributes:
         frames: latent frames to make, those given not counted.
         folder: where the videos go; `records`: where all else goes.
-        turns: new prompts, by chunk.
+        switches: new prompts, by chunk.
         states: the decoded state stands to the right of the video.
         actions: of all streams `[1, F, A]`, for each latent frame after those given; None where none is steered.
     """
@@ -49,7 +49,7 @@ class Plan:
     folder: Path
     records: Path
     given: Prefix | None = None
-    turns: Mapping[int, Turn] = field(default_factory=dict)
+    switches: Mapping[int, PromptSwitch[list[str]]] = field(default_factory=dict)
     states: bool = False
     actions: Tensor | None = None
 
@@ -171,7 +171,7 @@ def write(
             plan.seed,
             given,
             spec=plan.spec,
-            script=plan.turns,
+            switches=plan.switches,
             index=[item.index for item in items],
             actions=plan.actions,
         )

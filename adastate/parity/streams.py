@@ -21,7 +21,7 @@ from adastate.parity.stream_outputs import (
     compare_windows,
 )
 from adastate.parity.tolerances import Compared
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
 
 
 def spec_of(fixture: Fixture, **changes: Any) -> StreamSpec:
@@ -76,7 +76,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
     noise = f.input("noise")
     chunks = spec.chunks(noise.shape[1])
     draws = list(_staircase_draws(f, spec, chunks) if spec.schedule == "staircase" else _draws(f, spec, chunks))
-    scenes = _scenes(f, spec, students, given.shape[1] if given is not None else 0)
+    switches = _switches(f, spec, students, given.shape[1] if given is not None else 0)
     with torch.no_grad():
         if given is not None:
             alone = given.shape[1] % spec.chunk_frames == 1 % spec.chunk_frames and spec.chunk_frames > 1
@@ -84,7 +84,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
             prefill(students[0], cache, given, first_alone=alone or bool(f.setting("independent_first_frame", False)))
             students[0].given = False
         shape = (noise.shape[2], noise.shape[3], noise.shape[4])
-        found = list(rollout(students[0], RecordedNoise(draws), cache, chunks, shape, scenes=scenes))
+        found = list(rollout(students[0], RecordedNoise(draws), cache, chunks, shape, switches=switches))
     made = torch.cat([c.content for c in found], 1)
     return [
         *_table(f, spec),
@@ -171,11 +171,12 @@ def _prompts(f: Fixture, rows: Tensor) -> list[Tensor]:
     return [rows]
 
 
-def _scenes(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) -> dict[int, Scene]:
+def _switches(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) -> dict[int, PromptSwitch[Any]]:
     at = f.setting("switch_frame", None)
     if at is not None:
         kept = "keep" if f.setting("global_sink", False) else "reset"
-        return {(at - given) // spec.chunk_frames: Scene(students[1], Switch("recache", None, kept))}  # type: ignore[arg-type]
+        policy = SwitchPolicy("recache", None, kept)  # type: ignore[arg-type]
+        return {(at - given) // spec.chunk_frames: PromptSwitch(students[1], policy)}
     starts = [b for b in f.setting("scene_start_blocks", []) or [] if b > 0]
     cuts = set(f.setting("scene_cut_blocks", []) or [])
     if len(students) < 1 + len(starts):
@@ -183,7 +184,8 @@ def _scenes(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) 
     if cuts - set(starts):
         raise FixtureError(f"a cut at block {min(cuts - set(starts))}, where no scene begins")
     return {
-        block: Scene(students[1 + i], Switch("cut" if block in cuts else "flush", 2)) for i, block in enumerate(starts)
+        block: PromptSwitch(students[1 + i], SwitchPolicy("cut" if block in cuts else "flush", 2))
+        for i, block in enumerate(starts)
     }
 
 

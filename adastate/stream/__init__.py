@@ -4,9 +4,9 @@ The network comes as a callable: nothing here imports it.
 """
 
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Scene
 from adastate.stream.prompt_switch import prefill
 from adastate.stream.rollout import rollout
-from adastate.stream.spec import StreamSpec, Switch
+from adastate.stream.spec import StreamSpec
+from adastate.stream.switches import PromptSwitch, SwitchPolicy
 
-__all__ = ["Scene", "StateCache", "StreamSpec", "Switch", "prefill", "rollout"]
+__all__ = ["PromptSwitch", "StateCache", "StreamSpec", "SwitchPolicy", "prefill", "rollout"]

@@ -12,7 +12,6 @@ from torch import Tensor
 from adastate.diffusion import flow
 from adastate.diffusion.noise import PlacedNoise
 from adastate.stream.cache import StateCache, View
-from adastate.stream.spec import Switch
 from adastate.types import Memory, one_level
 
 VelocityNetwork = Callable[[Tensor, Tensor, Memory], Tensor]
@@ -42,19 +41,6 @@ class Step:
     t: Tensor
     queries: int
     clean: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A new prompt within a stream.
-
-    Attributes:
-        network: the network with the new prompt bound, so with text keys of its own.
-        switch: what becomes of the cache; None takes the stream's own choice.
-    """
-
-    network: VelocityNetwork
-    switch: Switch | None = None
 
 
 def write(

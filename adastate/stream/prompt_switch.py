@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adastate.stream.cache import StateCache
 from adastate.stream.passes import Reencode, VelocityNetwork, same_timestep
-from adastate.stream.spec import Switch
+from adastate.stream.switches import SwitchPolicy
 
 
 @torch.no_grad()
@@ -31,21 +31,21 @@ def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_al
 
 
 @torch.no_grad()
-def switch_prompt(network: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
+def switch_prompt(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> None:
     """What a prompt switch does to the cache; `network` has the new prompt bound."""
-    cache.spec.check_switch(switch)
-    reset = switch.anchor == "reset"
-    if switch.kind == "recache":
-        _recache(network, cache, switch)
-    elif switch.kind == "keep":
+    cache.spec.check_switch(policy)
+    reset = policy.anchor == "reset"
+    if policy.kind == "recache":
+        _recache(network, cache, policy)
+    elif policy.kind == "keep":
         cache.forget(cache.window.count if cache.window else 0, reset)
     else:
-        cache.forget(switch.kept, reset)
-        if switch.kind == "cut":
-            cache.cut = switch.position
+        cache.forget(policy.kept, reset)
+        if policy.kind == "cut":
+            cache.cut = policy.position
 
 
-def _recache(network: VelocityNetwork, cache: StateCache, switch: Switch) -> None:
+def _recache(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> None:
     """Writes the stream's last latents again, under the new prompt, in one pass in which they see each other.
 
     As LongLive does it: as many frames as the window has places. An anchor that is kept keeps its places, so the
@@ -56,9 +56,9 @@ def _recache(network: VelocityNetwork, cache: StateCache, switch: Switch) -> Non
     if recent is None:
         return
     places = spec.window_frames
-    wanted = min(n for n in (switch.frames, places, recent.shape[1]) if n is not None)
+    wanted = min(n for n in (policy.frames, places, recent.shape[1]) if n is not None)
     start = cache.frames - wanted
-    if cache.anchor is not None and switch.anchor == "keep" and (start > 0 or spec.anchor_kind.queries is not None):
+    if cache.anchor is not None and policy.anchor == "keep" and (start > 0 or spec.anchor_kind.queries is not None):
         room = None if places is None else places - cache.anchor.count
         if spec.warmup == "fixed" and spec.position == "slot":
             room = spec.past_frames

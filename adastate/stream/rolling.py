@@ -9,7 +9,8 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Noise, Scene, VelocityNetwork, draw_noise, predict_x0, same_timestep, write
+from adastate.stream.passes import Noise, VelocityNetwork, draw_noise, predict_x0, same_timestep, write
+from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
 
 
@@ -20,7 +21,7 @@ def staircase(
     chunks: int,
     shape: tuple[int, int, int],
     finish: bool = True,
-    scenes: Mapping[int, Scene] | None = None,
+    switches: Mapping[int, PromptSwitch[VelocityNetwork]] | None = None,
     exit_level: int | None = None,
     grad: bool = False,
 ) -> Iterator[Chunk]:
@@ -28,7 +29,7 @@ def staircase(
 
     Every pass brings all of them one level down; the first is then finished, yielded and written by a clean pass of
     its own, the others are re-noised with fresh noise, and a chunk of pure noise joins at the end. The stream fills up
-    at its beginning and empties at its end. A new scene's prompt holds from the pass in which its first chunk joins.
+    at its beginning and empties at its end. A new prompt holds from the pass in which its first chunk joins.
     """
     spec = cache.spec
     times, frames = spec.timesteps, spec.chunk_frames
@@ -37,8 +38,8 @@ def staircase(
     joined = 0
     while joined < chunks or flight:
         if joined < chunks:
-            if scenes and joined in scenes:
-                network = scenes[joined].network
+            if switches and joined in switches:
+                network = switches[joined].prompt
             flight.append(draw_noise(noise, cache.generated + len(flight), 0, 0, frames, shape))
             levels.append(0)
             joined += 1

@@ -12,7 +12,6 @@ from adastate.stream.cache import StateCache
 from adastate.stream.passes import (
     Noise,
     Reencode,
-    Scene,
     Step,
     VelocityNetwork,
     draw_noise,
@@ -23,6 +22,7 @@ from adastate.stream.passes import (
 )
 from adastate.stream.prompt_switch import restart_if_due, switch_prompt
 from adastate.stream.rolling import staircase
+from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
 
 
@@ -35,7 +35,7 @@ def rollout(
     exit_level: int | None = None,
     grad: bool = False,
     finish: bool = True,
-    scenes: Mapping[int, Scene] | None = None,
+    switches: Mapping[int, PromptSwitch[VelocityNetwork]] | None = None,
     reencode: Reencode | None = None,
     record: list[Step] | None = None,
 ) -> Iterator[Chunk]:
@@ -55,26 +55,26 @@ def rollout(
             of its own stops as many levels before its end.
         grad: run the exit pass, and it alone, with gradient (and the clean pass under `state_grad`).
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
-        scenes: new prompts, by the chunk of this call with which they begin.
+        switches: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
         record: takes one Step a chunk, for `replay`.
     """
     spec = cache.spec
-    scenes = scenes or {}
-    for scene in scenes.values():
-        spec.check_switch(scene.switch or spec.switch)
+    switches = switches or {}
+    for switch in switches.values():
+        spec.check_switch(switch.policy or spec.switch)
     last = len(spec.timesteps) - 1 if exit_level is None else exit_level
     if not 0 <= last < len(spec.timesteps):
         raise ValueError(f"exit level {last} does not exist: the schedule has {len(spec.timesteps)} levels")
     if spec.schedule == "staircase":
         if record is not None:
             raise ValueError("schedule 'staircase' has several chunks in a pass, which cannot be replayed one by one")
-        yield from staircase(network, noise, cache, chunks, shape, finish, scenes, last, grad)
+        yield from staircase(network, noise, cache, chunks, shape, finish, switches, last, grad)
         return
     for index in range(chunks):
-        if index in scenes:
-            network = scenes[index].network
-            switch_prompt(network, cache, scenes[index].switch or spec.switch)
+        if index in switches:
+            network = switches[index].prompt
+            switch_prompt(network, cache, switches[index].policy or spec.switch)
         restart_if_due(network, cache, reencode)
         queries, frames = cache.state_queries, spec.frames_of(cache.generated)
         times = spec.levels(cache.generated)

@@ -8,37 +8,10 @@ from typing import Any, Literal
 
 from adastate.diffusion import flow
 from adastate.stream.anchors import Anchor, anchor_named
+from adastate.stream.switches import SwitchPolicy
 
 OWN = ("decay", "pingpong_slots", "state_update_every")
 """Choices that belong to one kind of anchor, which names them in `takes`; the others refuse them."""
-
-
-@dataclass(frozen=True)
-class Switch:
-    """What becomes of the cache when the prompt changes within a stream; text keys are always made anew.
-
-    Attributes:
-        kind: `keep` leaves the cache as it is; `recache` encodes the last frames again under the new prompt, in one
-            pass in which they see each other; `flush` forgets the past but its last frames; `cut` flushes, and for
-            one chunk the new scene stands at `position`, far from the past.
-        frames: how many frames are encoded again (default: as many as the window has places) or kept (default 2).
-        anchor: whether the anchor, a state too, stays or begins anew.
-        position: slot of the first chunk after a cut.
-    """
-
-    kind: Literal["keep", "recache", "flush", "cut"] = "keep"
-    frames: int | None = None
-    anchor: Literal["keep", "reset"] = "keep"
-    position: int = 45
-
-    def __post_init__(self) -> None:
-        if self.frames is not None and self.frames < 0:
-            raise ValueError(f"switch.frames is {self.frames}; it counts latent frames")
-
-    @property
-    def kept(self) -> int:
-        """Past frames that a flush leaves."""
-        return 2 if self.frames is None else self.frames
 
 
 @dataclass(frozen=True)
@@ -122,7 +95,7 @@ class StreamSpec:
     context_renoise: bool = False
     cache_grad: Literal["detached", "straight_through"] = "detached"
     state_grad: int = 0
-    switch: Switch = Switch()
+    switch: SwitchPolicy = SwitchPolicy()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         for name in (
@@ -133,7 +106,7 @@ class StreamSpec:
         ):  # a config file has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.switch, Mapping):
-            object.__setattr__(self, "switch", Switch(**self.switch))
+            object.__setattr__(self, "switch", SwitchPolicy(**self.switch))
         self._check_frames()
         self._check_anchor()
         self._check_positions()
@@ -219,16 +192,16 @@ class StreamSpec:
         if self.state_grad < 0:
             raise ValueError(f"state_grad is {self.state_grad}; it counts chunks, 0 is off")
 
-    def check_switch(self, switch: Switch) -> None:
+    def check_switch(self, policy: SwitchPolicy) -> None:
         """Raises ValueError where a prompt switch of this kind is not possible in this stream."""
-        kind = switch.kind
+        kind = policy.kind
         if kind != "keep" and (self.schedule == "staircase" or not self.anchor_kind.renewable):
             raise ValueError(
                 f"switch {kind!r} needs a uniform schedule and an anchor that it can renew; got schedule "
                 f"{self.schedule!r} and anchor {self.anchor!r}: use switch 'keep'"
             )
-        if kind in ("flush", "cut") and self.past_frames is not None and switch.kept > self.past_frames:
-            raise ValueError(f"switch {kind!r} keeps {switch.kept} frames, the window has {self.past_frames}")
+        if kind in ("flush", "cut") and self.past_frames is not None and policy.kept > self.past_frames:
+            raise ValueError(f"switch {kind!r} keeps {policy.kept} frames, the window has {self.past_frames}")
         if kind == "cut" and self.position != "slot":
             raise ValueError(f"a cut moves a chunk to a far slot; position is {self.position!r}")
 

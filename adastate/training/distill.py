@@ -204,8 +204,8 @@ class Distill(pl.LightningModule):
         collected = self.batch.add(batch, self.trainer.world_size)
         if not collected:
             return
-        turning = self.sampler.prompt_switch_prob > 0
-        parts = [MicroBatch.of(self.student, b, slot, turning) for slot, b in enumerate(collected)]
+        switching = self.sampler.prompt_switch_prob > 0
+        parts = [MicroBatch.of(self.student, b, slot, switching) for slot, b in enumerate(collected)]
         self.updates.begin()
         streams = self.sampler.streams
         if streams is not None:

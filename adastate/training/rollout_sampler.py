@@ -109,7 +109,7 @@ class Sampler:
         uniform = shared_integer(THOUSAND, *key, "schedule") < THOUSAND * self.uniform_schedule_prob
         first, switch = 0, None
         if self.streams is not None:
-            places = self.streams.turns()
+            places = self.streams.switch_frames()
         else:
             beyond = 0 if self.long is None else self.long.frames - self.student.rollout_frames
             first = shared_integer(beyond // self.student.chunk_frames + 1, *key, "window") if beyond else 0

@@ -2,7 +2,7 @@
 
 Each rollout takes up where the last one ended, with the same cache, and makes one horizon less a chunk of new frames;
 the scores see them after the last chunk of what was there. At its longest a stream ends, and the next one begins with
-the prompts of the batch at hand. All ranks and micro batches begin, turn and end alike.
+the prompts of the batch at hand. All ranks and micro batches begin, switch and end alike.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class StreamBatch:
     Attributes:
         cache: their memory.
         text: embeddings of the prompt that holds now.
-        next_text: of the one to which they turn.
-        turn: frame with which they do; None: never.
+        next_text: of the one to which they switch.
+        switch_frame: frame with which they do; None: never.
         frames: made so far.
         tail: the newest latents `[B, F, C, H, W]`, at most a horizon.
         steering: actions of all their frames, where the data of the batch with which they began has them; beyond its
@@ -41,7 +41,7 @@ class StreamBatch:
     cache: StateCache
     text: Tensor
     next_text: Tensor | None = None
-    turn: int | None = None
+    switch_frame: int | None = None
     frames: int = 0
     tail: Tensor | None = None
     steering: Steering | None = None
@@ -51,7 +51,7 @@ class StreamBatch:
     ) -> StudentSample:
         """The next frames, with gradient where asked for, after the last chunk of those before."""
         new = new_frames(student, self.frames)
-        if self.frames == self.turn:
+        if self.frames == self.switch_frame:
             assert self.next_text is not None
             self.text = self.next_text
             student.switch(self.text, self.cache, self.steering)
@@ -94,8 +94,8 @@ class StreamPool:
         self._whole: dict[str, Any] = {}
         """Of a checkpoint, rows of all ranks, until the micro batches are known."""
 
-    def turns(self) -> range:
-        """Frames at which a stream may turn to its next prompt: where a rollout ends and another begins."""
+    def switch_frames(self) -> range:
+        """Frames at which a stream may switch to its next prompt: where a rollout ends and another begins."""
         horizon = self.student.rollout_frames
         step = new_frames(self.student, horizon)
         return range(horizon, self.longest - step + 1, step)
@@ -143,7 +143,7 @@ class StreamPool:
 
 
 def saved_stream(carried: StreamBatch) -> dict[str, Any]:
-    plain = {name: getattr(carried, name) for name in ("text", "next_text", "turn", "frames", "tail")}
+    plain = {name: getattr(carried, name) for name in ("text", "next_text", "switch_frame", "frames", "tail")}
     flagged = None if carried.steering is None else carried.steering.flagged.to(carried.text.device)
     return {**plain, "actions": flagged, "cache": saved(carried.cache)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
 from adastate.optim.adamw import adamw, clip_gradient
 from adastate.optim.ema import EMA
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
@@ -34,14 +34,6 @@ from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("codec.", "ar_net.")
 """Parts of the module that no checkpoint holds."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """New prompts within streams, one a row; `switch` None takes the stream's own choice."""
-
-    prompts: list[str]
-    switch: Switch | None = None
 
 
 class Student(pl.LightningModule):
@@ -199,7 +191,7 @@ class Student(pl.LightningModule):
         given: Tensor | None = None,
         probe: Probe | None = None,
         spec: StreamSpec | None = None,
-        script: Mapping[int, Turn] | None = None,
+        switches: Mapping[int, PromptSwitch[list[str]]] | None = None,
         index: Sequence[int] | None = None,
         noise: Noise | None = None,
         actions: Tensor | Steering | None = None,
@@ -210,7 +202,7 @@ class Student(pl.LightningModule):
             seed: row i's noise is that of (seed, index[i]), however rows are batched.
             given: clean latents `[B, F, C, H, W]` that stand before the stream (image to video, continuation).
             spec: another stream than the one of training: the compared systems run on the same weights.
-            script: new prompts, by the chunk with which they begin.
+            switches: new prompts, a text a row, by the chunk with which they begin.
             index: of the rows; 0, 1, ... without.
             noise: another source than that of seed and index.
             actions: of the frames after the given ones `[B, F, A]`, the last row for all beyond; or a Steering, by
@@ -227,8 +219,9 @@ class Student(pl.LightningModule):
         student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8, steering=steering)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
-        scenes = {
-            at: Scene(student.other(self.embed(turn.prompts)), turn.switch) for at, turn in (script or {}).items()
+        bound = {
+            at: PromptSwitch(student.other(self.embed(switch.prompt)), switch.policy)
+            for at, switch in (switches or {}).items()
         }
         reencode = self._reencode if starts_with_a_picture(self.codec) else None
         chunks = rollout(
@@ -238,7 +231,7 @@ class Student(pl.LightningModule):
             spec.chunks(frames),
             self.latent_shape,
             finish=False,
-            scenes=scenes,
+            switches=bound,
             reencode=reencode,
         )
         # A generator keeps the grad mode of whoever calls next(): set it around each step, not around the loop.

@@ -41,13 +41,13 @@ class MicroBatch:
     steering: Steering | None = None
 
     @classmethod
-    def of(cls, student: Student, batch: Batch, slot: int, turning: bool) -> MicroBatch:
-        """What `batch` brings; `turning` if streams are to change their prompt."""
-        if turning and not batch.next_prompts:
+    def of(cls, student: Student, batch: Batch, slot: int, switching: bool) -> MicroBatch:
+        """What `batch` brings; `switching` if streams are to change their prompt."""
+        if switching and not batch.next_prompts:
             raise ValueError(
                 "prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true or a next_file"
             )
-        following = student.embed(batch.next_prompts) if turning else None
+        following = student.embed(batch.next_prompts) if switching else None
         steering = Steering.of(batch.actions)
         return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot, steering)
 
@@ -167,19 +167,19 @@ def rollout_window(
     inside = draw.switch is not None and draw.first < draw.switch < last
     picture = draw.first > 0 and starts_with_a_picture(student.codec)
     ahead = draw.first + (inside or picture)
-    turn = ahead if inside else last if draw.switch is None else min(draw.switch, last)
+    switch_at = ahead if inside else last if draw.switch is None else min(draw.switch, last)
     cache, text = StateCache(student.spec), part.text
 
     def quiet(chunks: int) -> list[Tensor]:
         parts = [continue_rollout(student, text, noise, cache, chunks, draw, steering=part.steering)] if chunks else []
         return [made.x for made in parts]
 
-    before = quiet(min(turn, ahead))
-    if turn <= ahead:
+    before = quiet(min(switch_at, ahead))
+    if switch_at <= ahead:
         assert part.next_text is not None
         text = part.next_text
         student.switch(text, cache, part.steering)
-        before += quiet(ahead - turn)
+        before += quiet(ahead - switch_at)
     sample = continue_rollout(student, text, noise, cache, last - ahead, draw, grad, False, record, part.steering)
     return overlapping(student, torch.cat(before, 1), sample, picture) if inside or picture else sample
 

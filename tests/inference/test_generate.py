@@ -150,7 +150,7 @@ def test_a_turn_changes_the_stream_from_its_chunk_on(run: Path, tmp_path: Path) 
     assert len(before) == 18
     first = ("--prompt", "0s: red ball")
     seen = {}
-    for name, turn in (
+    for name, then in (
         ("same", "1s: red ball"),
         ("keep", "1s: blue snow"),
         ("early", "0.1s: blue snow"),
@@ -158,10 +158,10 @@ def test_a_turn_changes_the_stream_from_its_chunk_on(run: Path, tmp_path: Path) 
         ("flush", "1s flush reset: blue snow"),
         ("recache", "1s recache: blue snow"),
     ):
-        (video,) = generate(run, tmp_path / name, *first, "--prompt", turn, "--strip")
+        (video,) = generate(run, tmp_path / name, *first, "--prompt", then, "--strip")
         assert video.name == "000-red-ball.mp4" and (tmp_path / name / "strip.png").is_file()
         seen[name] = pictures(video)
-        assert apart(before, seen[name])[0] < 1, "the first chunk is made before the turn"
+        assert apart(before, seen[name])[0] < 1, "the first chunk is made before the switch"
     assert (seen["same"] == before).all() and (seen["early"] == seen["keep"]).all()
     assert apart(before, seen["keep"])[1] > 1
     others = [seen[name] for name in ("keep", "cut", "flush", "recache")]

@@ -1,19 +1,19 @@
-"""A schedule of prompts: which chunk a turn begins with, what it does to the cache, and what is no schedule."""
+"""A schedule of prompts: which chunk a prompt begins with, what it does to the cache, and what is no schedule."""
 
 from __future__ import annotations
 
 import pytest
 
-from adastate.inference.prompt_schedule import PromptCue, parse, place
-from adastate.stream import Switch
+from adastate.inference.prompt_schedule import TimedPrompt, parse, place
+from adastate.stream import SwitchPolicy
 
 STARTS = [0.0, 0.5, 1.0, 1.5]
 
 
-def cue(text: str) -> PromptCue:
-    cues = parse(["0s: a", text])
-    assert cues is not None
-    return cues[1]
+def timed(text: str) -> TimedPrompt:
+    prompts = parse(["0s: a", text])
+    assert prompts is not None
+    return prompts[1]
 
 
 def test_prompts_without_times_are_no_schedule() -> None:
@@ -32,36 +32,38 @@ def test_prompts_without_times_are_no_schedule() -> None:
         ("10s reset: b", 10, None, True),
     ],
 )
-def test_a_turn_is_read(text: str, seconds: float, kind: str | None, reset: bool) -> None:
-    found = cue(text)
-    assert (found.seconds, found.prompt, found.kind, found.reset) == (seconds, "b", kind, reset)
+def test_a_prompt_with_a_time_is_read(text: str, seconds: float, kind: str | None, reset: bool) -> None:
+    found = timed(text)
+    assert (found.seconds, found.text, found.kind, found.reset) == (seconds, "b", kind, reset)
 
 
 def test_a_prompt_may_hold_colons() -> None:
-    assert cue("1s: night: 5s: rain").prompt == "night: 5s: rain"
+    assert timed("1s: night: 5s: rain").text == "night: 5s: rain"
 
 
-def test_the_kind_of_a_turn_stands_before_that_of_the_stream() -> None:
-    own = Switch("recache", frames=12, anchor="reset")
-    assert cue("1s: b").switch(own) is None
-    assert cue("1s recache: b").switch(own) == Switch("recache", frames=12)
-    assert cue("1s cut: b").switch(own) == Switch("cut"), "12 frames were meant for a recache"
-    assert cue("1s cut reset: b").switch(own) == Switch("cut", anchor="reset")
-    assert cue("1s reset: b").switch(Switch("flush", frames=1)) == Switch("flush", frames=1, anchor="reset")
+def test_the_kind_of_a_switch_stands_before_that_of_the_stream() -> None:
+    own = SwitchPolicy("recache", frames=12, anchor="reset")
+    assert timed("1s: b").policy(own) is None
+    assert timed("1s recache: b").policy(own) == SwitchPolicy("recache", frames=12)
+    assert timed("1s cut: b").policy(own) == SwitchPolicy("cut"), "12 frames were meant for a recache"
+    assert timed("1s cut reset: b").policy(own) == SwitchPolicy("cut", anchor="reset")
+    assert timed("1s reset: b").policy(SwitchPolicy("flush", frames=1)) == SwitchPolicy(
+        "flush", frames=1, anchor="reset"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "chunk"), [("0.5", 1), ("0.51", 2), ("0.1", 1), ("1.5", 3)])
-def test_a_turn_begins_with_the_first_chunk_at_its_time_or_later(seconds: str, chunk: int) -> None:
-    cues = parse(["0s: a", f"{seconds}s: b"])
-    assert cues is not None
-    assert list(place(cues, STARTS, 2.0)) == [chunk]
+def test_a_prompt_begins_with_the_first_chunk_at_its_time_or_later(seconds: str, chunk: int) -> None:
+    prompts = parse(["0s: a", f"{seconds}s: b"])
+    assert prompts is not None
+    assert list(place(prompts, STARTS, 2.0)) == [chunk]
 
 
 @pytest.mark.parametrize(("seconds", "chunk"), [("2.333333", 1), ("2.333334", 1), ("2.33334", 2)])
 def test_a_time_that_was_rounded_to_six_places_is_that_of_its_chunk(seconds: str, chunk: int) -> None:
-    cues = parse(["0s: a", f"{seconds}s: b"])
-    assert cues is not None
-    assert list(place(cues, [0.0, 7 / 3, 14 / 3], 7.0)) == [chunk]
+    prompts = parse(["0s: a", f"{seconds}s: b"])
+    assert prompts is not None
+    assert list(place(prompts, [0.0, 7 / 3, 14 / 3], 7.0)) == [chunk]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,8 @@ def test_a_wrong_schedule_is_told(prompts: list[str], sentence: str) -> None:
         (["0s: a", "0.6s: b", "0.7s: c"], r"0.6s and 0.7s fall to the same chunk, which starts at 1s"),
     ],
 )
-def test_a_turn_without_a_chunk_of_its_own_is_told(prompts: list[str], sentence: str) -> None:
-    cues = parse(prompts)
-    assert cues is not None
+def test_a_prompt_without_a_chunk_of_its_own_is_told(prompts: list[str], sentence: str) -> None:
+    found = parse(prompts)
+    assert found is not None
     with pytest.raises(ValueError, match=sentence):
-        place(cues, STARTS, 2.0)
+        place(found, STARTS, 2.0)

@@ -11,7 +11,7 @@ import torch
 from adastate.models import engine
 from adastate.models.actions import Steering
 from adastate.models.wan.fused import Passes, Streamer
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from adastate.stream.passes import VelocityNetwork
 from adastate.types import Memory
 from tests.support.tiny import SHAPE, SIZE, Drawn, normal, random_net, read_system, spec
@@ -24,15 +24,15 @@ def traced(monkeypatch: Any) -> None:
     torch._dynamo.reset()
 
 
-def streamed(s: StreamSpec, kind: Any, chunks: int = 8, switch: Switch | None = None) -> tuple[list[Any], Passes]:
+def streamed(s: StreamSpec, kind: Any, chunks: int = 8, switch: SwitchPolicy | None = None) -> tuple[list[Any], Passes]:
     net = random_net()
     prompts = [normal(1, SIZE.text_tokens, SIZE.text_width, seed=seed) for seed in (7, 8)]
     with torch.no_grad():
         first = Streamer(net, net.text_keys(prompts[0]), engine=kind)
-        scenes = {}
+        switches = {}
         if switch is not None:
-            scenes[5] = Scene(Streamer(net, net.text_keys(prompts[1]), passes=first.passes), switch)
-        made = list(rollout(first, Drawn(), StateCache(s, layers=SIZE.layers), chunks, SHAPE, scenes=scenes))
+            switches[5] = PromptSwitch(Streamer(net, net.text_keys(prompts[1]), passes=first.passes), switch)
+        made = list(rollout(first, Drawn(), StateCache(s, layers=SIZE.layers), chunks, SHAPE, switches=switches))
     return [torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in made], first.passes
 
 
@@ -45,7 +45,7 @@ def test_compiled_passes_give_what_eager_ones_give(system: str) -> None:
 
 @pytest.mark.parametrize("kind", ["recache", "cut"])
 def test_prompt_switches(kind: Any) -> None:
-    switch = Switch(kind, frames=None if kind == "recache" else 1)
+    switch = SwitchPolicy(kind, frames=None if kind == "recache" else 1)
     plain, _ = streamed(spec(), "eager", switch=switch)
     for a, b in zip(plain, streamed(spec(), "compile", switch=switch)[0], strict=True):
         assert torch.allclose(a, b, atol=2e-5)
@@ -53,7 +53,7 @@ def test_prompt_switches(kind: Any) -> None:
 
 def test_two_programs_serve_an_endless_stream_and_both_prompts() -> None:
     torch._dynamo.utils.counters.clear()
-    streamed(spec(), "compile", 12, Switch("keep"))
+    streamed(spec(), "compile", 12, SwitchPolicy("keep"))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
@@ -115,8 +115,8 @@ def test_on_a_gpu(kind: Any, columns: int, monkeypatch: Any) -> None:
             one = Streamer(net, net.text_keys(text[0]), engine=k)
             other = Streamer(net, net.text_keys(text[1]), passes=one.passes)
             first, second = (steered(streamer, columns) if columns else streamer for streamer in (one, other))
-            scenes = {5: Scene(second, Switch("recache"))}
-            stream = rollout(first, Noise(), StateCache(s, layers=SIZE.layers), 10, SHAPE, scenes=scenes)
+            switches = {5: PromptSwitch(second, SwitchPolicy("recache"))}
+            stream = rollout(first, Noise(), StateCache(s, layers=SIZE.layers), 10, SHAPE, switches=switches)
             made.append([c.content.clone() for c in stream])
     for a, b in zip(*made, strict=True):
         assert torch.allclose(a, b, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adastate.models.wan.fused import Streamer
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from adastate.stream.kv_frames import Frames
 from adastate.stream.kv_slab import Placed, Slab, SlabView
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
@@ -19,8 +19,10 @@ SYSTEMS = ("adastate", "adastate_s1_w6", "adastate_s3_w9", "causal_forcing", "ca
 SWITCHES = ("keep", "recache", "flush", "cut")
 
 
-def both(s: StreamSpec, chunks: int = 8, scenes: dict[int, Switch] | None = None) -> tuple[list[Any], StateCache]:
-    """The same stream from the same noise without and with a slab; a new scene brings a new prompt."""
+def both(
+    s: StreamSpec, chunks: int = 8, switches: dict[int, SwitchPolicy] | None = None
+) -> tuple[list[Any], StateCache]:
+    """The same stream from the same noise without and with a slab; a switch brings a new prompt."""
     net = random_net(replace(SIZE, rope_max_frames=2048))
     prompts = [normal(2, SIZE.text_tokens, SIZE.text_width, seed=seed) for seed in (7, 8)]
     with torch.no_grad():
@@ -28,8 +30,8 @@ def both(s: StreamSpec, chunks: int = 8, scenes: dict[int, Switch] | None = None
         made = []
         for layers in (None, SIZE.layers):
             cache = StateCache(s, layers=layers)
-            at = {k: Scene(second, v) for k, v in (scenes or {}).items()}
-            stream = rollout(first, Drawn(batch=2), cache, chunks, SHAPE, scenes=at)
+            at = {k: PromptSwitch(second, v) for k, v in (switches or {}).items()}
+            stream = rollout(first, Drawn(batch=2), cache, chunks, SHAPE, switches=at)
             made.append([torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in stream])
     return made, cache
 
@@ -57,7 +59,9 @@ def test_compared_systems(system: str) -> None:
 @pytest.mark.parametrize("system", ["adastate", "adastate_s3_w9", "longlive_slot", "infinity_rope"])
 def test_prompt_switches(system: str, anchor: Any, kind: Any) -> None:
     s = read_system(system)
-    made, _ = both(s, 9, {4: Switch(kind, 2 if kind in ("flush", "cut") else None, anchor), 6: Switch(kind, 0, anchor)})
+    made, _ = both(
+        s, 9, {4: SwitchPolicy(kind, 2 if kind in ("flush", "cut") else None, anchor), 6: SwitchPolicy(kind, 0, anchor)}
+    )
     assert off(made) < 5e-5
 
 

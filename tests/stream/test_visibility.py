@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from adastate.stream.kv_frames import HIDDEN
 from tests.support.tiny import Drawn, TaggedStudent, read_system, slots
 
@@ -61,7 +61,9 @@ def span(first: int, last: int, at: int | None = None) -> str:
     return " ".join(f"{s}@{s if at is None else at + s - first}" for s in range(first, last + 1))
 
 
-def watch(system: str, chunks: int, scenes: dict[int, Switch] | None = None) -> list[list[tuple[str, str, str, float]]]:
+def watch(
+    system: str, chunks: int, switches: dict[int, SwitchPolicy] | None = None
+) -> list[list[tuple[str, str, str, float]]]:
     """Per chunk, what its passes saw; the last of each chunk is the clean pass."""
     spec = replace(
         read_system(system), denoising_steps=(1000, 500), first_chunk_denoising_steps=(), steps_are_unshifted=True
@@ -69,8 +71,8 @@ def watch(system: str, chunks: int, scenes: dict[int, Switch] | None = None) -> 
     cache = StateCache(spec)
     student = SourceStudent(cache)
     marks = []
-    turns = {at: Scene(student, switch) for at, switch in (scenes or {}).items()}
-    for _ in rollout(student, Drawn(), cache, chunks, (1, 1, 1), scenes=turns):
+    made = {at: PromptSwitch(student, policy) for at, policy in (switches or {}).items()}
+    for _ in rollout(student, Drawn(), cache, chunks, (1, 1, 1), switches=made):
         marks.append(len(student.saw))
     ends = [0, *(m + 1 for m in marks)]  # the clean pass comes after the chunk
     return [student.saw[a:b] for a, b in pairwise(ends)]
@@ -136,8 +138,8 @@ def test_with_fixed_slots_a_chunk_has_its_final_ones_from_the_beginning(system: 
 
 
 def test_infinity_rope_cut() -> None:
-    """The first chunk of the scene stands far away in all its passes; the next one is back."""
-    chunks = watch("infinity_rope", 7, {5: Switch("cut", 2)})
+    """The first chunk after the cut stands far away in all its passes; the next one is back."""
+    chunks = watch("infinity_rope", 7, {5: SwitchPolicy("cut", 2)})
     for seen, own, queries, _ in chunks[5]:
         assert seen == "0@0 13@1 14@2" and own == span(15, 17, 45) and queries == "45 46 47"
     assert {c[:3] for c in chunks[6]} == {("0@0 16@1 17@2", span(18, 20, 3), "3 4 5")}
@@ -148,7 +150,7 @@ def test_infinity_rope_flush_in_a_longer_window() -> None:
     spec = replace(read_system("infinity_rope"), past_frames=5, denoising_steps=(1000,))
     cache = StateCache(spec)
     student = SourceStudent(cache)
-    list(rollout(student, Drawn(), cache, 6, (1, 1, 1), scenes={4: Scene(student)}))
+    list(rollout(student, Drawn(), cache, 6, (1, 1, 1), switches={4: PromptSwitch(student)}))
     assert student.saw[2 * 3][:3] == ("0@0 4@1 5@2 6@3 7@4 8@5", span(9, 11, 6), "6 7 8")
     assert student.saw[2 * 4][:3] == ("0@0 10@1 11@2", span(12, 14, 3), "6 7 8")
     assert student.saw[2 * 5][:3] == ("0@0 10@1 11@2 12@3 13@4 14@5", span(15, 17, 6), "6 7 8")
@@ -199,10 +201,10 @@ def test_a_stream_that_starts_anew_again_and_again_counts_its_frames_on() -> Non
 
 def test_longlive_recache() -> None:
     """Switch at 12, window 9, sink 3: frames 6-11 are encoded again beside the kept sink, all seeing each other."""
-    spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,), switch=Switch("recache", 9))
+    spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,), switch=SwitchPolicy("recache", 9))
     cache = StateCache(spec)
     student = SourceStudent(cache)
-    list(rollout(student, Drawn(), cache, 5, (1, 1, 1), scenes={4: Scene(student)}))
+    list(rollout(student, Drawn(), cache, 5, (1, 1, 1), switches={4: PromptSwitch(student)}))
     again, after = student.saw[8], student.saw[9]
     assert again[:2] == (SINK, span(6, 11)) and again[3] == 0
     assert after[:2] == (f"{SINK} {span(9, 11)}", span(12, 14))
@@ -215,8 +217,8 @@ def test_longlive_recache_makes_the_sink_anew(at: int, anchor: Any) -> None:
     spec = replace(read_system("longlive"), past_frames=3, denoising_steps=(1000,))
     cache = StateCache(spec)
     student = SourceStudent(cache)
-    scenes = {at: Scene(student, Switch("recache", 9, anchor))}
-    list(rollout(student, Drawn(), cache, at + 1, (1, 1, 1), scenes=scenes))
+    switches = {at: PromptSwitch(student, SwitchPolicy("recache", 9, anchor))}
+    list(rollout(student, Drawn(), cache, at + 1, (1, 1, 1), switches=switches))
     again, after = student.saw[2 * at], student.saw[2 * at + 1]
     first = max(0, 3 * at - 9)
     assert again[:2] == ("", span(first, 3 * at - 1))
@@ -229,8 +231,8 @@ def test_a_state_is_kept_or_begins_anew_at_a_switch(anchor: Any, context: str) -
     for kind in ("keep", "flush", "recache"):
         cache = StateCache(StreamSpec(denoising_steps=(1000,)))
         student = TaggedStudent()
-        scene = Scene(student, Switch(kind, 3, anchor))  # type: ignore[arg-type]
-        list(rollout(student, Drawn(), cache, 4, (1, 1, 1), scenes={3: scene}))
+        switch = PromptSwitch(student, SwitchPolicy(kind, 3, anchor))  # type: ignore[arg-type]
+        list(rollout(student, Drawn(), cache, 4, (1, 1, 1), switches={3: switch}))
         view = student.views[-2]
         assert " ".join(s.split("@")[0] for s in slots(view)) == context, kind
         assert view.places.past == (1, 2, 3) and view.places.chunk == (4, 5, 6)
@@ -249,7 +251,7 @@ def test_text_is_the_new_scene_s_from_the_switch_on() -> None:
         student = SourceStudent(cache)
         return lambda x, t, memory: (calls.append(name), student(x, t, memory))[1]
 
-    list(rollout(named("old"), Drawn(), cache, 3, (1, 1, 1), scenes={2: Scene(named("new"))}))
+    list(rollout(named("old"), Drawn(), cache, 3, (1, 1, 1), switches={2: PromptSwitch(named("new"))}))
     assert calls == ["old"] * 4 + ["new"] * 3
 
 

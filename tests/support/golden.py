@@ -119,7 +119,8 @@ def streams(out: Path) -> None:
 
     from adastate.config.compose import build, compose
     from adastate.config.systems import names, read_system
-    from adastate.training.student import Student, Turn
+    from adastate.stream import PromptSwitch
+    from adastate.training.student import Student
 
     torch.set_num_threads(1)
     os.chdir(ROOT)
@@ -132,9 +133,9 @@ def streams(out: Path) -> None:
         for net in (student.net, student.ema.net):
             net.size = replace(net.size, rope_max_frames=max(net.size.rope_max_frames, system.rope_max_frames))
         frames = system.spec.frames_of(0) + (CHUNKS - 1) * system.spec.chunk_frames
-        script = {CHUNKS // 2: Turn(LATER)}
+        switches = {CHUNKS // 2: PromptSwitch(LATER)}
         found = {}
-        for chunk in student.stream(PROMPTS, frames, seed=3, spec=system.spec, script=script):
+        for chunk in student.stream(PROMPTS, frames, seed=3, spec=system.spec, switches=switches):
             found[f"{chunk.index}.content"] = chunk.content
             if chunk.state is not None:
                 found[f"{chunk.index}.state"] = chunk.state

@@ -13,7 +13,7 @@ from torch import Tensor
 from adastate.models import engine
 from adastate.models.actions import Steering, given
 from adastate.models.wan import DiT
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, prefill, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
 from adastate.stream.passes import Step
 from adastate.stream.rollout import replay
 from adastate.training.prompted_network import PromptedNetwork
@@ -51,8 +51,8 @@ def made(network: Any, s: StreamSpec, chunks: int = 6, batch: int = 2, **kwargs:
     cache = StateCache(s, layers=kwargs.pop("layers", None))
     if before is not None:
         prefill(network, cache, before)
-    scenes = {k: Scene(network, v) for k, v in kwargs.pop("scenes", {}).items()}
-    stream = rollout(network, Drawn(batch=batch), cache, chunks, SHAPE, scenes=scenes, **kwargs)
+    switches = {k: PromptSwitch(network, v) for k, v in kwargs.pop("switches", {}).items()}
+    stream = rollout(network, Drawn(batch=batch), cache, chunks, SHAPE, switches=switches, **kwargs)
     return torch.cat([torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in stream], 1)
 
 
@@ -91,7 +91,7 @@ def test_a_restart_writes_its_frames_again_under_their_own_numbers() -> None:
 
 def test_a_recache_writes_its_frames_again_under_their_own_numbers() -> None:
     network = Noted(random_net(STEERED), TEXT, steering=steering())
-    made(network, read_system("longlive"), 6, scenes={5: None})
+    made(network, read_system("longlive"), 6, switches={5: None})
     longest = max((numbers for numbers, _ in network.told), key=len)
     assert len(longest) > 3 and longest[-1] == 14
     check(network.told)
@@ -235,7 +235,8 @@ def test_a_stream_is_steered_while_it_runs() -> None:
 def test_a_prompt_switch_of_every_kind_keeps_the_fast_passes_right() -> None:
     net = random_net(STEERED)
     for kind in ("keep", "recache", "flush", "cut"):
-        scenes = {3: Switch(kind, None if kind == "recache" else 1)}  # type: ignore[arg-type]
+        switches = {3: SwitchPolicy(kind, None if kind == "recache" else 1)}  # type: ignore[arg-type]
         assert (
-            off(made(passes(net, True), spec(), scenes=scenes), made(passes(net, False), spec(), scenes=scenes)) < 5e-5
+            off(made(passes(net, True), spec(), switches=switches), made(passes(net, False), spec(), switches=switches))
+            < 5e-5
         )

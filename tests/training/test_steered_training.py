@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.models.actions import Steering, given
-from adastate.stream import StateCache
+from adastate.stream import PromptSwitch, StateCache
 from adastate.training import initialization
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool
-from adastate.training.student import Student, Turn
+from adastate.training.student import Student
 from adastate.training.student_rollouts import Draw, MicroBatch, rollout_window
 from adastate.types import Batch
 from adastate.weights import save
@@ -199,8 +199,8 @@ def test_a_recache_in_training_is_that_of_a_stream() -> None:
     student = tiny_student(actions=3, switch={"kind": "recache"})
     both = part(student, next_text=student.embed(["slow snow"] * 2))
     found = rollout_window(student, both, noise(), Draw(1, first=2, switch=2), grad=False)
-    script = {2: Turn(["slow snow"] * 2)}
-    stream = student.stream(["red ball"] * 2, 12, script=script, noise=noise(), actions=FLOWN)
+    switches = {2: PromptSwitch(["slow snow"] * 2)}
+    stream = student.stream(["red ball"] * 2, 12, switches=switches, noise=noise(), actions=FLOWN)
     assert torch.allclose(found.x, torch.cat([c.content for c in stream], 1)[:, 6:], atol=1e-5)
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import StateCache, rollout
+from adastate.stream import PromptSwitch, StateCache, rollout
 from adastate.training import streaming_rollouts
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
-from adastate.training.student import Student, Turn
+from adastate.training.student import Student
 from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, rollout_from_start
 from callbacks import Checkpoints
 from datamodules.prompts import PromptData
@@ -129,13 +129,13 @@ def test_the_first_latent_of_a_window_becomes_a_picture() -> None:
 
 
 @pytest.mark.parametrize("kind", ["keep", "recache", "flush", "cut"])
-def test_a_turn_is_the_turn_of_a_stream(kind: str) -> None:
+def test_a_switch_is_that_of_a_stream(kind: str) -> None:
     """As `generate` makes it, bit for bit; and from there on the scores are told the new prompt."""
     student = tiny_student(switch={"kind": kind, "frames": None if kind == "recache" else 1})
-    one, source = carried(student, next_text=student.embed(["slow snow"] * 2), turn=6), noise()
+    one, source = carried(student, next_text=student.embed(["slow snow"] * 2), switch_frame=6), noise()
     with torch.no_grad():
         samples = [one.go_on(student, source, LAST, grad=False) for _ in range(3)]
-    stream = student.stream(["red ball"] * 2, 12, script={2: Turn(["slow snow"] * 2)}, noise=noise())
+    stream = student.stream(["red ball"] * 2, 12, switches={2: PromptSwitch(["slow snow"] * 2)}, noise=noise())
     expected = torch.cat([c.content for c in stream], 1)
     found = torch.cat([samples[0].x, *(s.x[:, 3:] for s in samples[1:])], 1)
     assert torch.allclose(found, expected, atol=1e-6)
@@ -167,7 +167,7 @@ def test_a_stream_ends_at_its_longest_and_the_next_has_the_prompt_of_its_batch()
         prompts.append([w for w in ("red", "fast", "snow", "lava") if torch.equal(sample.text, student.embed([w] * 2))])
     assert frames == [6, 9, 12, 6]
     assert prompts == [["red"], ["red"], ["red"], ["lava"]]
-    assert list(streams.turns()) == [6, 9]
+    assert list(streams.switch_frames()) == [6, 9]
 
 
 def test_a_checkpoint_s_streams_go_on_in_micro_batches_of_another_size() -> None:
@@ -224,7 +224,7 @@ def test_going_back_is_as_if_nothing_had_been_made() -> None:
 
 
 class Pairs(Prompts):
-    """Prompts with those to which they turn."""
+    """Prompts with those to which they switch."""
 
     def train_dataloader(self) -> Any:
         rows = Rows(self.batch, 1, 0, False)
@@ -244,7 +244,7 @@ def test_iterations_follow_each_other_without_a_graph_between_them(stream: dict[
 
 
 def test_streams_of_micro_batches_are_those_of_one_large_batch() -> None:
-    """At every step of three iterations, in the second and third of which the streams go on and turn."""
+    """At every step of three iterations, in the second and third of which the streams go on and switch."""
 
     def steps(batch: int) -> list[dict[str, Tensor]]:
         seen = Gradients()
@@ -263,7 +263,7 @@ def test_replay_gives_equal_gradients_in_a_carried_stream_and_in_a_window() -> N
             assert distance(b, a) < 1e-4
 
 
-def test_prompts_to_turn_to_must_come_with_the_data() -> None:
+def test_prompts_to_switch_to_must_come_with_the_data() -> None:
     with pytest.raises(
         ValueError, match="prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true"
     ):
@@ -290,7 +290,7 @@ def test_what_long_tuning_needs(options: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("since", [1, 2, 3])
 def test_a_resumed_run_carries_its_streams_on_bit_for_bit(tmp_path: Path, since: int) -> None:
-    """From a checkpoint in the middle of a stream, before and after its turn, and at its end."""
+    """From a checkpoint in the middle of a stream, before and after its switch, and at its end."""
 
     def run(start: Path | None) -> Any:
         distill = tiny_distill(

@@ -10,11 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import StateCache, rollout
+from adastate.stream import PromptSwitch, StateCache, rollout
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.student import Turn
 from adastate.training.student_rollouts import Draw, MicroBatch, rollout_window
 from tests.support.rig import Pictures, Prompts, Rows, fit, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, normal
@@ -159,15 +158,15 @@ def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> No
 def test_a_turn_within_a_window_comes_after_its_first_chunk(
     switch: int | None, at: int | None, loss_mask: list[bool] | None
 ) -> None:
-    """The window has chunks 2 and 3. A turn before it, at it, inside, after it, and none."""
+    """The window has chunks 2 and 3. A switch before it, at it, inside, after it, and none."""
     student = tiny_student(switch={"kind": "recache"})
     old, new = student.embed(["red ball"] * 2), student.embed(["slow snow"] * 2)
     part = MicroBatch(old, torch.arange(2), next_text=new)
     found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), Draw(1, first=2, switch=switch), grad=True)
     assert found.text is not None and torch.equal(found.text, old if at is None else new)
     assert (None if found.loss_mask is None else found.loss_mask.tolist()) == loss_mask
-    script = {} if at is None else {at: Turn(["slow snow"] * 2)}
-    stream = student.stream(["red ball"] * 2, 12, script=script, noise=SampleNoise(0, 0, [0, 1], "x"))
+    switches = {} if at is None else {at: PromptSwitch(["slow snow"] * 2)}
+    stream = student.stream(["red ball"] * 2, 12, switches=switches, noise=SampleNoise(0, 0, [0, 1], "x"))
     expected = torch.cat([c.content for c in stream], 1)[:, 6:]
     assert torch.allclose(found.x, expected, atol=1e-5)
     size = 0 if loss_mask is None else 3

@@ -10,7 +10,7 @@ import torch
 
 from adastate.models.rope import rope_table
 from adastate.models.wan.fused import Streamer, is_whole
-from adastate.stream import Scene, StateCache, StreamSpec, Switch, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, NetStudent, named, normal, random_net, read_system, spec
 
 SYSTEMS = ("causvid", "longlive", "longlive_slot", "rolling_forcing", "reward_forcing", "infinity_rope", "memrope",
@@ -26,8 +26,8 @@ def both(s: StreamSpec, chunks: int = 6, batch: int = 2, dtype: torch.dtype | No
         fast = Streamer(net, net.text_keys(text), dtype)
         made = []
         for student in (plain, fast):
-            scenes = {k: Scene(student, v) for k, v in kwargs.get("scenes", {}).items()}
-            chunks_ = rollout(student, Drawn(batch=batch), StateCache(s), chunks, SHAPE, scenes=scenes)
+            switches = {k: PromptSwitch(student, v) for k, v in kwargs.get("switches", {}).items()}
+            chunks_ = rollout(student, Drawn(batch=batch), StateCache(s), chunks, SHAPE, switches=switches)
             made.append([torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in chunks_])
     return made
 
@@ -48,7 +48,7 @@ def test_compared_systems(system: str) -> None:
 
 def test_a_cut_and_a_flush_where_queries_stand_apart_from_their_keys() -> None:
     s = replace(read_system("infinity_rope"), past_frames=5)
-    assert off(both(s, 8, scenes={4: Switch("flush", 2), 6: Switch("cut", 2)})) < 5e-5
+    assert off(both(s, 8, switches={4: SwitchPolicy("flush", 2), 6: SwitchPolicy("cut", 2)})) < 5e-5
 
 
 def test_bfloat16_is_within_rounding() -> None:

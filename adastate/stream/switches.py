@@ -1,0 +1,50 @@
+"""A change of the prompt within a stream, and what becomes of the cache then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+P_co = TypeVar("P_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class SwitchPolicy:
+    """What becomes of the cache when the prompt changes within a stream; text keys are always made anew.
+
+    Attributes:
+        kind: `keep` leaves the cache as it is; `recache` encodes the last frames again under the new prompt, in one
+            pass in which they see each other; `flush` forgets the past but its last frames; `cut` flushes, and the
+            first chunk under the new prompt stands at `position`, far from the past.
+        frames: how many frames are encoded again (default: as many as the window has places) or kept (default 2).
+        anchor: whether the anchor, a state too, stays or begins anew.
+        position: slot of the first chunk after a cut.
+    """
+
+    kind: Literal["keep", "recache", "flush", "cut"] = "keep"
+    frames: int | None = None
+    anchor: Literal["keep", "reset"] = "keep"
+    position: int = 45
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 0:
+            raise ValueError(f"switch.frames is {self.frames}; it counts latent frames")
+
+    @property
+    def kept(self) -> int:
+        """Past frames that a flush leaves."""
+        return 2 if self.frames is None else self.frames
+
+
+@dataclass(frozen=True)
+class PromptSwitch(Generic[P_co]):
+    """A new prompt within a stream. Its time is the key under which it stands in a mapping: the first chunk it is for.
+
+    Attributes:
+        prompt: in the form in which the stream's maker takes prompts: a network with the prompt bound for `rollout`,
+            one text a row for `Student.stream`.
+        policy: what becomes of the cache; None takes the stream's own, `StreamSpec.switch`.
+    """
+
+    prompt: P_co
+    policy: SwitchPolicy | None = None
