@@ -1,0 +1,81 @@
+"""How exposure and contrast drift from a clip's own beginning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adastate.metrics.flight_pose import SURE, VIEW, cylinder, tilt, turning
+
+PIVOT = 0.45
+"""The brightness, from 0 to 1, that the flight world's contrast leaves as it is."""
+
+DARK, LIGHT = 0.02, 0.98
+"""Brightness beyond which a pixel may be cut off and tells nothing."""
+
+
+SURE_OF_LENS = 0.9
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Of each picture against the clip's first ones, `[B, T]` each.
+
+    Attributes:
+        exposure, contrast: factors; 1 has not changed. As the world's lens has them, for a clip that began with
+            contrast 1: another beginning scales both of them a little.
+        sure: how much of what the sky and the far land have in common with the first pictures' the relation explains,
+            0 to 1; where it is above `SURE_OF_LENS` the factors may be trusted.
+    """
+
+    exposure: Float[Tensor, "B T"]
+    contrast: Float[Tensor, "B T"]
+    sure: Float[Tensor, "B T"]
+
+
+def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: int = 6) -> Drift:
+    """Change of a flight's lens, from what its pictures show in the same direction.
+
+    Light through another lens is a x + b, one a and b for all pixels and channels. Each picture is compared with one
+    `anchor` or fewer before it (of the numbers that `anchor` divides), turned by what has been turned since, and the
+    relations are chained. A line through pairs of equal errors: its slope is the ratio of their robust deviations.
+    """
+    b, t = video.shape[:2]
+    far, seen = cylinder(((video + 1) / 2).float(), tilt(video), view, rows=24, low=0.03)
+    turns, width = turning(video, view), 2 * torch.atan(torch.tensor(view / 2)).item() / far.shape[-1]
+    way = torch.cat([torch.zeros(b, 1), (turns.rate * (turns.sure > SURE)).cumsum(1)], 1) / width
+    slope, lift, sure = torch.ones(b, t), torch.zeros(b, t), torch.ones(b, t)
+    for row in range(b):
+        for i in range(1, t):
+            base = (i - 1) // anchor * anchor
+            shift = round(float(way[row, i] - way[row, base]))
+            a, c, share = _relation(far[row, base], far[row, i], seen[row, base], seen[row, i], shift)
+            slope[row, i], lift[row, i] = a * slope[row, base], a * lift[row, base] + c
+            sure[row, i] = share * sure[row, base]
+    contrast = 1 - lift / PIVOT
+    return Drift(slope / contrast.clamp(min=0.05), contrast, sure)
+
+
+def _relation(early: Tensor, late: Tensor, in_a: Tensor, in_b: Tensor, shift: int) -> tuple[float, float, float]:
+    """(a, b) of late = a early + b over `[3, rows, columns]` after a turn by `shift` columns, and what it explains."""
+    columns = early.shape[-1]
+    if abs(shift) > 0.7 * columns:
+        return 1.0, 0.0, 0.0
+    one, two = slice(max(0, shift), columns + min(0, shift)), slice(max(0, -shift), columns + min(0, -shift))
+    x, y = early[..., one], late[..., two]
+    known = (in_a[..., one] * in_b[..., two] > 0) & (x > DARK) & (x < LIGHT) & (y > DARK) & (y < LIGHT)
+    x, y = x[known.expand_as(x)], y[known.expand_as(y)]
+    if len(x) < 200:
+        return 1.0, 0.0, 0.0
+    keep = torch.ones_like(x, dtype=torch.bool)
+    a, c = 1.0, 0.0
+    for _ in range(4):
+        a = float(y[keep].std() / x[keep].std().clamp(min=1e-4))
+        c = float(y[keep].mean() - a * x[keep].mean())
+        off = (y - a * x - c).abs()
+        keep = off <= off.quantile(0.6)
+    left = float((y - a * x - c)[keep].square().mean() / y[keep].var().clamp(min=1e-5))
+    return a, c, max(0.0, 1 - left)

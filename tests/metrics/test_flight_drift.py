@@ -1,0 +1,46 @@
+"""A lens that drifts is seen to drift, and one that does not is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from adastate.metrics import flight_drift
+from adastate.metrics.flight_drift import SURE_OF_LENS, lens_drift
+from datamodules.worlds.flight import lens
+from tests.support.flight_clips import codec_like, flown
+
+
+@pytest.fixture(scope="module")
+def plain() -> Tensor:
+    """Light in [0, 1]."""
+    return (flown(7000, 16, 5, lens=False).video + 1) / 2
+
+
+def test_the_pivot_is_the_world_s() -> None:
+    assert flight_drift.PIVOT == lens.PIVOT
+
+
+@pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
+@pytest.mark.parametrize(("exposure", "contrast"), [(1.0, 1.0), (0.75, 1.0), (1.0, 1.3), (0.85, 0.8)])
+def test_exposure_and_contrast_against_the_beginning(
+    plain: Tensor, exposure: float, contrast: float, worse: bool
+) -> None:
+    e, c = (torch.linspace(1, last, plain.shape[1]).view(-1, 1, 1, 1) for last in (exposure, contrast))
+    video = (plain * e * c + lens.PIVOT * (1 - c)).clamp(0, 1) * 2 - 1
+    found = lens_drift(codec_like(video) if worse else video)
+    sure = found.sure > SURE_OF_LENS
+    assert sure.float().mean() > 0.7
+    assert (found.exposure - e[:, 0, 0, 0]).abs()[sure].median() < 0.03
+    assert (found.contrast - c[:, 0, 0, 0]).abs()[sure].median() < 0.06
+    assert found.exposure[sure[:, -1], -1].median().item() == pytest.approx(exposure, abs=0.04)
+    assert found.contrast[sure[:, -1], -1].median().item() == pytest.approx(contrast, abs=0.07)
+
+
+def test_of_another_place_it_is_not_sure(plain: Tensor) -> None:
+    mixed = torch.stack([plain[i % 16, i] for i in range(12)])[None] * 2 - 1
+    assert (lens_drift(mixed).sure[:, 1:] < SURE_OF_LENS).float().mean() > 0.7
+    still = plain[:2, :1].expand(-1, 8, -1, -1, -1) * 2 - 1
+    found = lens_drift(still)
+    assert (found.sure > 0.99).all() and (found.exposure - 1).abs().max() < 1e-3
