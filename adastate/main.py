@@ -86,8 +86,8 @@ def fit(argv: list[str]) -> None:
 
 
 def _callback_classes(nodes: list[dict[str, Any]]) -> list[type]:
+    from adastate.config.classes import class_at
     from adastate.config.schema import ConfigError
-    from adastate.config.validate import class_at
 
     found = []
     for node in nodes:
@@ -100,8 +100,13 @@ def _callback_classes(nodes: list[dict[str, Any]]) -> list[type]:
 
 def _lightning(argv: list[str]) -> bool:
     """Fits; whether this is the process that speaks for all."""
+    from argparse import ArgumentError
+
     import lightning.pytorch as pl
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    from adastate.config.mistakes import parser_sentence
+    from adastate.config.schema import ConfigError
 
     class SaveConfig(SaveConfigCallback):
         """The resolved config lies in the run folder itself, where `generate` finds it."""
@@ -110,17 +115,22 @@ def _lightning(argv: list[str]) -> bool:
             path = Path(trainer.default_root_dir) / "config.yaml"
             self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
-    cli = LightningCLI(
-        pl.LightningModule,
-        pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-        auto_configure_optimizers=False,
-        args=argv,
-    )
+    quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
+    try:
+        cli = LightningCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+            auto_configure_optimizers=False,
+            parser_kwargs={**quiet, "fit": dict(quiet)},
+            args=argv,
+        )
+    except ArgumentError as error:
+        raise ConfigError(parser_sentence(str(error))) from error
     return bool(cli.trainer.is_global_zero)
 
 
@@ -196,19 +206,13 @@ def main(argv: list[str] | None = None) -> None:
             signals.restore(before)
     except (ConfigError, FileNotFoundError) as error:
         raise SystemExit(f"adastate: {error}") from error
-    except ValueError as error:
-        told = _told(error)
+    except Exception as error:
+        from adastate.config.mistakes import sentence
+
+        told = sentence(error)
         if told is None:
             raise
         raise SystemExit(f"adastate: {told}") from error
-
-
-def _told(error: BaseException | None) -> BaseException | None:
-    """The mistake behind `error` that has a sentence of its own: jsonargparse wraps what a constructor raises."""
-    ours = ("adastate.", "datamodules.", "callbacks.")
-    while error is not None and not (isinstance(error, FileNotFoundError) or type(error).__module__.startswith(ours)):
-        error = error.__cause__
-    return error
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class EndlessData(pl.LightningDataModule):
 
     def __init__(self, batch: int, workers: int) -> None:
         super().__init__()
+        if batch < 1 or workers < 0:
+            raise ValueError(f"a batch of {batch} samples and {workers} workers: at least 1 and 0 are needed")
         self.batch, self.workers = batch, workers
         self.cursor = ResumeCursor()
 

@@ -23,7 +23,7 @@ import pytest
 
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
-from adastate.config.validate import constructor_parameters
+from adastate.config.classes import constructor_parameters
 from adastate.main import COMMANDS, main
 from adastate.models.wan import Size
 from adastate.stream import StreamSpec

@@ -18,16 +18,10 @@ import lightning.pytorch as pl
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adastate.config.classes import class_at, constructor_hints, constructor_parameters
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, T, Words
 from adastate.config.text import as_written, forget, read_value, read_yaml
-from adastate.config.validate import (
-    check_block,
-    check_class,
-    check_names,
-    check_values,
-    class_at,
-    constructor_parameters,
-)
+from adastate.config.validate import check_block, check_class, check_names, check_value, check_values
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -64,7 +58,10 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     for key in ("model", "data"):
         if key in plain:
             check_class(plain[key], (key,), lines)
-    check_names("the trainer", plain.get("trainer") or {}, constructor_parameters(pl.Trainer), ("trainer",), lines)
+    trainer, hints = plain.get("trainer") or {}, constructor_hints(pl.Trainer)
+    check_names("the trainer", trainer, constructor_parameters(pl.Trainer), ("trainer",), lines)
+    for key, value in trainer.items():
+        check_value("the trainer", key, value, hints.get(key), lines.get(("trainer", key), f"trainer.{key}"))
     return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from adastate.config.classes import class_at, constructor_hints
 from adastate.config.schema import PLAIN, TEXT, ConfigError, Lines, Path_, Words
-from adastate.config.validate import class_at, constructor_hints
+from adastate.config.value_types import is_text
 
 NOTHING = ("null", "Null", "NULL", "~", "")
 """How YAML writes that there is no value."""
@@ -103,16 +102,6 @@ def _takes_text(config: Any, path: Path_) -> bool:
             known = known.get(part)
         node = node[part]
     return known == TEXT or is_text(hint)
-
-
-def is_text(hint: Any) -> bool:
-    """Whether a type is text, or text or nothing, or a sequence of such; a number as well makes it none."""
-    if hint in (str, Path):
-        return True
-    kinds = [kind for kind in typing.get_args(hint) if kind not in (types.NoneType, ...)]
-    if typing.get_origin(hint) is typing.Literal:
-        return all(isinstance(kind, str) for kind in kinds)
-    return bool(kinds) and all(is_text(kind) for kind in kinds)
 
 
 def _hints(class_path: str) -> dict[str, Any]:

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import importlib
-import inspect
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 
+from adastate.config.classes import class_at, constructor_hints, constructor_parameters
 from adastate.config.schema import FLAGS, LIGHTNING, VARIABLES, Config, ConfigError, Lines, Path_
+from adastate.config.text import read_value
+from adastate.config.value_types import asked_for, fits, is_text, nearest
 
 
 def check_words(config: Config, words: Sequence[str]) -> None:
-    """Refuses words for Lightning ("--model.horizon_weight=4") that name what is not there, nearest neighbour told.
+    """Refuses words for Lightning ("--model.horizon_weight=4") that name what is not there or hold what does not fit.
 
     Raises:
-        ConfigError: for the first of them.
+        ConfigError: for the first of them, with the nearest that there is or what would fit.
     """
-    for word in (w for w in words if w.startswith("--")):
-        head, *path = word.partition("=")[0].removeprefix("--").rstrip("+").split(".")
-        if head == "trainer" and path and path[0] != "help":
-            _near(word, "the trainer", path[0], constructor_parameters(pl.Trainer))
-        elif head not in (*LIGHTNING, *VARIABLES, *FLAGS):
-            _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
-        node = config.lightning.get(head)
-        if head not in ("model", "data") or {"class_path", "help"} & set(path):
+    for i, word in enumerate(words):
+        if not word.startswith("--"):
             continue
-        for part in (p for p in path if p != "init_args"):
-            if not isinstance(node, dict):
-                break
-            if "class_path" in node:
-                _near(word, node["class_path"], part, constructor_parameters(class_at(node["class_path"])))
-                node = node.get("init_args") or {}
-            node = node.get(part)
+        name, equals, value = word.removeprefix("--").partition("=")
+        head, *path = name.rstrip("+").split(".")
+        if head not in (*LIGHTNING, *VARIABLES, *FLAGS):
+            _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
+        if {"class_path", "help"} & set(path):
+            continue
+        found = _argument(config, word, head, [part for part in path if part != "init_args"])
+        given = value if equals else next(iter(words[i + 1 : i + 2]), "")
+        if found is not None and not name.endswith("+"):
+            what, hint = found
+            check_value(what, path[-1], given if is_text(hint) else read_value(given, word), hint, word)
+
+
+def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[str, Any] | None:
+    """(whose argument, its type) of the one that a word names; None where that is left to Lightning."""
+    if head == "trainer" and path:
+        _near(word, "the trainer", path[0], constructor_parameters(pl.Trainer))
+        return ("the trainer", constructor_hints(pl.Trainer).get(path[0])) if len(path) == 1 else None
+    node, found = config.lightning.get(head), None
+    if head not in ("model", "data"):
+        return None
+    for part in path:
+        if not isinstance(node, dict):
+            return None
+        found = None
+        if "class_path" in node:
+            cls = class_at(node["class_path"])
+            _near(word, node["class_path"], part, constructor_parameters(cls))
+            found, node = (node["class_path"], constructor_hints(cls).get(part)), node.get("init_args") or {}
+        node = node.get(part)
+    return found
 
 
 def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
@@ -69,11 +86,13 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
     hints = constructor_hints(cls)
     for key, value in arguments.items():
         hint = hints.get(key)
-        _check_value(where, value, hint, (*path, "init_args", key), lines)
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            check_names(key, value, [f.name for f in dataclasses.fields(hint)], (*path, "init_args", key), lines)
+        here = (*path, "init_args", key)
+        check_value(where, key, value, hint, lines.get(here, ".".join(here)))
+        kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+        if kinds and isinstance(value, dict) and "class_path" not in value:
+            check_fields(key, value, kinds[0], here, lines)
         else:
-            check_class(value, (*path, "init_args", key), lines)
+            check_class(value, here, lines)
 
 
 def check_block(name: str, block: Any, lines: Lines) -> None:
@@ -83,16 +102,31 @@ def check_block(name: str, block: Any, lines: Lines) -> None:
 
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
-        check_names(name, block, [f.name for f in dataclasses.fields(kinds[name])], (name,), lines)
-        for key, value in block.items():
-            _check_value(name, value, typing.get_type_hints(kinds[name])[key], (name, key), lines)
+        check_fields(name, block, kinds[name], (name,), lines)
         if name == "stream" and "anchor" in block:
             try:
                 anchor_named(str(block["anchor"]))
             except ValueError as error:
                 raise ConfigError(f"{lines.get((name, 'anchor'), 'stream.anchor')}: {error}") from error
+        try:
+            StreamSpec.of(block) if name == "stream" else Size(**{k: _tuple(v) for k, v in block.items()})
+        except ValueError as error:  # what does not go together: the key named first in the sentence is shown
+            named = [lines[(name, key)] for key in block if key in str(error) and (name, key) in lines]
+            raise ConfigError(f"{named[0] if named else name}: {error}") from error
     elif isinstance(block, dict):
         check_class(block, (name,), lines)
+
+
+def check_fields(name: str, block: dict[str, Any], kind: Any, path: Path_, lines: Lines) -> None:
+    """Checks the keys and values of a block against the dataclass that is made of it."""
+    check_names(name, block, [f.name for f in dataclasses.fields(kind)], path, lines)
+    hints = typing.get_type_hints(kind)
+    for key, value in block.items():
+        check_value(name, key, value, hints[key], lines.get((*path, key), ".".join((*path, key))))
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -> None:
@@ -120,52 +154,14 @@ def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Pa
             raise ConfigError(f"{at}: {what} has no {key!r}; {hint}")
 
 
-def _check_value(what: str, value: Any, hint: Any, path: Path_, lines: Lines) -> None:
-    """Refuses a word where a number or one of certain words belongs; all else is left to jsonargparse."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    words = [w for kind in kinds if typing.get_origin(kind) is typing.Literal for w in typing.get_args(kind)]
-    numbers = [kind for kind in kinds if kind in (int, float)]
-    known = len(numbers) + (types.NoneType in kinds) + sum(typing.get_origin(k) is typing.Literal for k in kinds)
-    if not isinstance(value, str) or known != len(kinds) or value in words:
-        return
-    if numbers:
-        with contextlib.suppress(ValueError):
-            float(value)  # as 1e-4, which YAML takes for a word
-            return
-    near = difflib.get_close_matches(value, [w for w in words if isinstance(w, str)], n=1, cutoff=0.5)
-    one_of = [*(["a number"] if numbers else []), *map(str, words)]
-    hint_ = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(one_of)}"
-    raise ConfigError(f"{lines.get(path, '.'.join(path))}: {what} cannot have {path[-1]} {value!r}; {hint_}")
-
-
-def constructor_parameters(cls: Any) -> list[str]:
-    """Names that the constructor of `cls` takes; where it takes any others (**kwargs), those of the class above too."""
-    found: dict[str, None] = {}
-    for part in cls.__mro__:
-        if "__init__" not in vars(part):
-            continue
-        parameters = inspect.signature(part.__init__).parameters.values()
-        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        found |= dict.fromkeys(p.name for p in parameters if p.kind not in kinds and p.name != "self")
-        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return list(found)
-
-
-def constructor_hints(cls: Any) -> dict[str, Any]:
-    """Types of `constructor_parameters`, the class's own before those of the classes above."""
-    found: dict[str, Any] = {}
-    for part in reversed(cls.__mro__):
-        if "__init__" in vars(part) and part is not object:
-            found |= typing.get_type_hints(part.__init__)
-    return found
-
-
-def class_at(path: str) -> Any:
-    """The class of a dotted path, from the project, what is installed, or the working directory.
+def check_value(what: str, key: str, value: Any, hint: Any, where: str) -> None:
+    """Refuses a value that is not of the type of the argument `key` of `what`.
 
     Raises:
-        ImportError, AttributeError, ValueError: where there is none.
+        ConfigError: with what would fit.
     """
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    if hint is None or str(value).startswith("${") or fits(value, hint):
+        return
+    near = nearest(value, hint) if isinstance(value, str) else ""
+    meant = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"
+    raise ConfigError(f"{where}: {what} cannot have {key} {value!r}; {meant}")

@@ -12,9 +12,9 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
+from adastate.config.classes import class_at, constructor_parameters
 from adastate.config.command_line import read_command
 from adastate.config.schema import LIGHTNING, Config, ConfigError
-from adastate.config.validate import class_at, constructor_parameters
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from adastate.config.classes import class_at
 from adastate.config.schema import Config, ConfigError
-from adastate.config.validate import class_at
 from adastate.encoders import GroupCodec
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import Size

@@ -34,7 +34,7 @@ class Rollouts(pl.Callback):
 
     Args:
         prompts: a list, or a text file with one prompt a line.
-        every: iterations between previews.
+        every: iterations between previews; 0: there are none, not even at the end.
         long: length of a long rollout in training horizons, rendered besides the 1x; 0 renders none.
         long_every: every so manieth preview has the long rollout too, and so has the last.
         seed: of the noise, the same for all previews of a run.
@@ -61,10 +61,10 @@ class Rollouts(pl.Callback):
             prompts = [line.strip() for line in Path(prompts).read_text().splitlines() if line.strip()]
         if not prompts:
             raise ValueError("no prompts to preview: give a list, or a text file with one prompt a line")
-        if every < 1 or long_every < 1 or long < 0 or long == 1:
+        if every < 0 or long_every < 1 or long < 0 or long == 1:
             raise ValueError(
-                f"every={every}, long_every={long_every}, long={long}: the first two must be at least 1, and long 0 "
-                "(none) or at least 2, as the 1x rollout is always rendered"
+                f"every={every}, long_every={long_every}, long={long}: every must be at least 0 (no previews), "
+                "long_every at least 1, and long 0 (none) or at least 2, as the 1x rollout is always rendered"
             )
         if not 0 < max_share <= 1:
             raise ValueError(f"max_share {max_share} must lie in (0, 1]: it is a share of the training time")
@@ -93,13 +93,14 @@ class Rollouts(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._on_cpu = pl_module.device.type == "cpu"
-        self._preview(trainer, pl_module, [1])
+        if self.every:
+            self._preview(trainer, pl_module, [1])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = _streams(pl_module).iteration
-        if now < self._due:
+        if not self.every or now < self._due:
             return
         horizons = [1, self.long] if self.long and (self._previews + 1) % self.long_every == 0 else [1]
         # Clocks differ from rank to rank, so rank 0 decides, and only at iterations that all agree on.
@@ -110,7 +111,7 @@ class Rollouts(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         now = _streams(pl_module).iteration
         self._finish_writing(trainer, now)
-        wanted = [1, self.long] if self.long else [1]
+        wanted = [1, self.long][: 1 + bool(self.long)] if self.every else []
         horizons = [h for h in wanted if self._done.get(h) != now]
         if horizons:
             self._preview(trainer, pl_module, horizons)

@@ -194,10 +194,10 @@ def test_a_word_for_lightning_that_names_nothing(write: Any, word: str, told: st
     ("word", "told"),
     [
         ("stream.anchor=sttic", "--stream.anchor=sttic: stream cannot have anchor 'sttic'; did you mean 'static'?"),
-        ("size.width=wide", "--size.width=wide: size cannot have width 'wide'; it takes a number"),
+        ("size.width=wide", "--size.width=wide: size cannot have width 'wide'; it takes a whole number"),
         (
             "model.init_args.training_timestep_shift=x",
-            "adastate.training.critic.Critic cannot have training_timestep_shift 'x'; it takes a number",
+            "adastate.training.critic.Critic cannot have training_timestep_shift 'x'; it takes a number or null",
         ),
     ],
 )

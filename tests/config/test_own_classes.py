@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from adastate.config.classes import constructor_parameters
 from adastate.config.command_line import read_command
 from adastate.config.schema import ConfigError
-from adastate.config.validate import check_words, constructor_parameters
+from adastate.config.validate import check_words
 from adastate.main import main
 from tests.test_commands import CONFIG
 

@@ -45,7 +45,7 @@ def test_mistakes_are_answered_with_the_nearest(tmp_path: Path) -> None:
     for text, sentence in (
         ("size: {rope_max_frames: 8}\n", "no stream block"),
         ("stream:\n  past_frame: 6\n", "line 2: stream has no 'past_frame'; did you mean 'past_frames'"),
-        ("stream: {anchor: none, state_frames: 3}\n", "with chunks of 3: anchor is 'none' with state_frames 3"),
+        ("stream: {anchor: none, state_frames: 3}\n", "mine.yaml, line 1: anchor is 'none' with state_frames 3"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
