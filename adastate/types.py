@@ -53,8 +53,8 @@ def host_level(t: Num[Tensor, " ..."]) -> float | None:
     return getattr(t, "host_level", None)
 
 
-class StaticKV(NamedTuple):
-    """Memory in tensors that stay, for passes that are compiled or captured once.
+class SlabTensors(NamedTuple):
+    """The tensors of a slab (adastate.stream.kv_slab), for passes that are compiled or captured once.
 
     All that is there is in view; the pass's own tokens go to `rows`.
     """
@@ -101,7 +101,7 @@ class Memory(Protocol):
     ) -> tuple[Float[Tensor, "B L N K"], Float[Tensor, "B L N K"]]:
         """Leaves a pass's own keys, raw and turned, and values; returns those of all frames in view."""
 
-    def slots(self, rotate: Rotate) -> StaticKV | None:
+    def slab_tensors(self, rotate: Rotate) -> SlabTensors | None:
         """The same memory for a pass that writes there by itself; None while its shape still changes."""
 
     @property

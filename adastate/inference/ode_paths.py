@@ -13,7 +13,7 @@ from torch import Tensor
 from adastate.diffusion import flow, solvers
 from adastate.models.actions import Steering, given
 from adastate.stream import StateCache, StreamSpec
-from adastate.stream.cache import View
+from adastate.stream.cache import PassMemory
 from adastate.stream.passes import write
 from adastate.training.initialization import teacher_forcing_forward
 from adastate.training.prompted_network import PromptedNetwork
@@ -160,7 +160,7 @@ def streamed_paths(
     for x in noise.split(spec.chunk_frames, 1):
         view = cache.view(x.shape[1], 0)
 
-        def predict(x: Tensor, i: int, view: View = view) -> Tensor:
+        def predict(x: Tensor, i: int, view: PassMemory = view) -> Tensor:
             both = _doubled(teacher, x)
             t = one_level(len(both), x.shape[1], float(path_spec.levels[i]) * flow.TIMESTEPS, x.device)
             return _guided(teacher, student(both, t, view))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.wan.dit import TextKeys
-from adastate.types import FrameMask, Probe, Rotate, StaticKV
+from adastate.types import FrameMask, Probe, Rotate, SlabTensors
 
 Engine = Literal["eager", "compile", "graph"]
 
@@ -67,7 +67,7 @@ class EnginePass(NamedTuple):
 Run = Callable[[Tensor, Modulations, EnginePass, bool], Tensor | None]
 """(patches, modulations, pass, clean) -> velocity in patches."""
 
-Steady = Callable[[Tensor, Modulations, EnginePass, StaticKV, bool], Tensor | None]
+Steady = Callable[[Tensor, Modulations, EnginePass, SlabTensors, bool], Tensor | None]
 """The same for a pass that writes its keys and values by itself."""
 
 
@@ -95,7 +95,7 @@ class Compiled:
         self._run = torch.compile(_written(run), backend=BACKEND, dynamic=False, fullgraph=True)
 
     def __call__(
-        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: StaticKV, clean: bool
+        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: SlabTensors, clean: bool
     ) -> Tensor | None:
         assert made.stacked is not None
         table = torch.view_as_real(pass_.table)  # compilers know no complex numbers
@@ -110,7 +110,7 @@ class Captured:
         self._graphs: dict[tuple[object, ...], _Graph] = {}
 
     def __call__(
-        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: StaticKV, clean: bool
+        self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: SlabTensors, clean: bool
     ) -> Tensor | None:
         assert made.stacked is not None
         text = [t for pair in pass_.text for t in pair]

@@ -15,7 +15,7 @@ from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.tolerances import Compared
 from adastate.stream import StateCache, StreamSpec
-from adastate.stream.cache import View
+from adastate.stream.cache import PassMemory
 from adastate.types import Memory
 
 ABSOLUTE = ("self_forcing", "causal_forcing", "longlive", "rolling_forcing")
@@ -41,7 +41,7 @@ class Recorder:
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         out = self.net(x, t, self.text.expand(len(x), -1, -1), memory=memory)
-        again = isinstance(memory, View) and memory.recache
+        again = isinstance(memory, PassMemory) and memory.recache
         self.passes.append(RecordedPass(x.detach(), t, out.detach(), not (self.given or again)))
         return out
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adastate.models.wan import Size
 from adastate.stream import StateCache, StreamSpec, rollout
-from adastate.stream.cache import View
+from adastate.stream.cache import PassMemory
 from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import FrameMask, Memory
 
@@ -189,7 +189,7 @@ class _Notes:
         self.passes: list[CountedPass] = []
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        assert isinstance(memory, View)
+        assert isinstance(memory, PassMemory)
         view = memory
         past = view.read(0, lambda k, at: k)
         seen = 0 if past is None else past[0].shape[1]
@@ -214,11 +214,11 @@ class _Filled:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        assert isinstance(memory, View)
+        assert isinstance(memory, PassMemory)
         own = torch.zeros(1, x.shape[1], 1, 1)
         memory.join(0, own if memory.keeps else None, own, own, lambda k, at: k)
-        if memory.board is not None:
-            self.numbers = max(self.numbers, memory.board.slab.bytes // own.element_size())
+        if memory.slab_memory is not None:
+            self.numbers = max(self.numbers, memory.slab_memory.slab.bytes // own.element_size())
         return torch.zeros_like(x)
 
 

@@ -28,7 +28,7 @@ MARKER = re.compile(r"\s*(-?\d+(?:\.\d*)?)\s*s\s*:(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ActionCue:
-    """Keys, and the time from which they are held, in seconds from the first generated picture on."""
+    """Keys, and the time from which they are held, in seconds from the first generated video frame on."""
 
     seconds: float
     keys: frozenset[str]

@@ -1,7 +1,12 @@
 """StateCache: the anchor slot and the window of a stream. It is made by the caller and passed in.
 
-Three verbs. `view` gives a network pass something to read and a place to leave its keys; nothing that a view
-refers to ever changes, so a view stays right under activation checkpointing, which reads again in backward.
+Cached keys have three names. **Frames** (`CachedFrames`) are keys and values of some latent frames: in tensors of their
+own (`TensorFrames`), or in places of a slab (`SlabFrames`). A **slab** (`Slab`) is preallocated room for such places. A
+**memory** (`Memory`) is what one pass reads and where it leaves its own keys: here `PassMemory`, over a slab with the
+help of `SlabMemory`.
+
+Three verbs. `view` gives a network pass its memory; nothing that a memory refers to ever changes, so it stays right
+under activation checkpointing, which reads again in backward.
 `commit` takes what the clean pass left: the new state's keys and values replace the old state's, the chunk's
 enter the window, the oldest frames leave it. `reset` forgets. Bookkeeping is host integers.
 """
@@ -13,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
-from adastate.stream.kv_slab import Placed, Slab, SlabView
+from adastate.stream.kv_frames import HIDDEN, CachedFrames, TensorFrames
+from adastate.stream.kv_slab import Slab, SlabFrames, SlabMemory
 from adastate.stream.positions import FramePositions, layout
 from adastate.stream.spec import StreamSpec
-from adastate.types import FrameMask, Positions, Probe, Rotate, StaticKV
+from adastate.types import FrameMask, Positions, Probe, Rotate, SlabTensors
 
 _Memo = dict[tuple[object, ...], tuple[Tensor, Tensor]]
 
@@ -36,8 +41,8 @@ class StateCache:
         self.spec, self.probe, self.layers = spec, probe, layers
         self._slab: Slab | None = None
         if layers is not None and probe is None and spec.anchor_kind.in_slab:
-            turns = spec.anchor_kind.computed or spec.position != "absolute"
-            self._slab = Slab(layers, spec.places, turns)
+            rotates = spec.anchor_kind.computed or spec.position != "absolute"
+            self._slab = Slab(layers, spec.places, rotates)
         self.reset()
 
     def reset(self, origin: int = 0) -> None:
@@ -58,7 +63,7 @@ class StateCache:
         self.shared_noise: Tensor | None = None
         self.cut: int | None = None
         """Slot of the next chunk, the first one after a cut."""
-        self.latest: View | None = None
+        self.latest: PassMemory | None = None
         """The view of the pass at hand, for probes."""
         self._rotated: _Memo = {}
 
@@ -79,7 +84,7 @@ class StateCache:
 
     def view(
         self, frames: int, state_queries: int, clean: bool = False, keep: bool = False, recache: bool = False
-    ) -> View:
+    ) -> PassMemory:
         """Memory for one pass over [state_queries state frames | frames content frames].
 
         Args:
@@ -103,13 +108,13 @@ class StateCache:
             self.cut,
             recache,
         )
-        self.latest = View(self.spec, anchor, self.window, places, self._rotated, keep, self.probe, self._slab)
+        self.latest = PassMemory(self.spec, anchor, self.window, places, self._rotated, keep, self.probe, self._slab)
         self.latest.recache, self.latest.clean = recache, clean
         first = self.origin + self.frames
         self.latest.stream_frames = (None,) * state_queries + tuple(range(first, first + frames))
         return self.latest
 
-    def commit(self, clean: View, exit: View | None = None, counts: bool = True) -> None:
+    def commit(self, clean: PassMemory, exit: PassMemory | None = None, counts: bool = True) -> None:
         """Takes what the clean pass staged.
 
         Args:
@@ -160,13 +165,13 @@ class StateCache:
         """Gives everything that is kept its places, and all others up."""
         if self._slab is None:
             return
-        if self.anchor is not None and not isinstance(self.anchor, Placed):
+        if self.anchor is not None and not isinstance(self.anchor, SlabFrames):
             self._slab.reserve((self.window,))  # an average may take the place of the one before it
             self.anchor = self._slab.store(self.anchor)
         self._slab.reserve((self.anchor, self.window))
 
 
-class View:
+class PassMemory:
     """The `Memory` of one pass (adastate.types)."""
 
     def __init__(
@@ -195,9 +200,9 @@ class View:
         self.stream_frames: tuple[int | None, ...] = ()
         self.visible = _visible(spec, places)
         self._grows = spec.past_frames is None
-        self.board = self._board(slab) if slab is not None else None
-        if self.board is not None and (self.visible is not None or not self.board.full):
-            self.visible = self._by_place(self.board)
+        self.slab_memory = self._slab_memory(slab) if slab is not None else None
+        if self.slab_memory is not None and (self.visible is not None or not self.slab_memory.full):
+            self.visible = self._by_place(self.slab_memory)
 
     @property
     def query_positions(self) -> Positions:
@@ -219,17 +224,17 @@ class View:
         ]
 
     def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
-        if self.board is not None:
-            return self.board.join(layer, raw if self.keeps else None, k, v, rotate)
+        if self.slab_memory is not None:
+            return self.slab_memory.join(layer, raw if self.keeps else None, k, v, rotate)
         past = self.read(layer, rotate)
         if raw is not None:
             self.stage(layer, raw.to(k.dtype), v)  # which may come in the float32 of the norm
         return (k, v) if past is None else (torch.cat([past[0], k], 1), torch.cat([past[1], v], 1))
 
-    def slots(self, rotate: Rotate) -> StaticKV | None:
-        if self.board is None or self.visible is not None or self._grows:
+    def slab_tensors(self, rotate: Rotate) -> SlabTensors | None:
+        if self.slab_memory is None or self.visible is not None or self._grows:
             return None
-        return self.board.slots(rotate, self.keeps)
+        return self.slab_memory.slab_tensors(rotate, self.keeps)
 
     def read(self, layer: int, rotate: Rotate) -> tuple[Tensor, Tensor] | None:
         """Rotated keys and values `[B, L, N, K]` of the remembered frames, or None if there are none."""
@@ -256,25 +261,25 @@ class View:
         """What the pass left, [state | chunk], as frames of the stream from `start` on."""
         state, content = len(self.places.state), len(self.places.chunk)
         source = (HIDDEN,) * state + tuple(range(start, start + content))
-        if self.board is not None and self.keeps:
-            return Placed(self.board.slab, self.board.own, source, (chunk,) * len(source))
+        if self.slab_memory is not None and self.keeps:
+            return SlabFrames(self.slab_memory.slab, self.slab_memory.own, source, (chunk,) * len(source))
         if not self._staged:
             raise RuntimeError("commit needs a view made with keep=True, after its pass has run")
         layers = [self._staged[i] for i in range(len(self._staged))]
-        return Frames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
+        return TensorFrames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
 
-    def _board(self, slab: Slab) -> SlabView:
+    def _slab_memory(self, slab: Slab) -> SlabMemory:
         context = {
             frames.places[i]: index for frames, which, at in self._context for i, index in zip(which, at, strict=True)
         }
-        return SlabView(slab, context, slab.free(len(self.key_positions)), self.key_positions)
+        return SlabMemory(slab, context, slab.free(len(self.key_positions)), self.key_positions)
 
-    def _by_place(self, board: SlabView) -> FrameMask | None:
+    def _by_place(self, memory: SlabMemory) -> FrameMask | None:
         """The mask with its columns in the order in which keys lie; what is there and not in view is hidden."""
-        order = (*board.context, *board.own)
+        order = (*memory.context, *memory.own)
         rows = self.visible or ((True,) * len(order),) * len(self.key_positions)
         lie = [{place: seen for place, seen in zip(order, row, strict=True) if seen} for row in rows]
-        return tuple(tuple(place in seen for place in range(board.shown)) for seen in lie)
+        return tuple(tuple(place in seen for place in range(memory.shown)) for seen in lie)
 
 
 def _join(parts: list[Tensor]) -> Tensor:
@@ -294,10 +299,12 @@ def _visible(spec: StreamSpec, places: FramePositions) -> FrameMask | None:
     return (state,) * new + (chunk,) * own
 
 
-def _straight_through(values: Frames, gradient: Frames) -> Frames:
+def _straight_through(values: TensorFrames, gradient: TensorFrames) -> TensorFrames:
     """Frames with the values of one pass and the gradient of another: sg(clean) + exit - sg(exit)."""
 
     def mix(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x.detach() + (y - y.detach()) for x, y in zip(a, b, strict=True))
 
-    return Frames(mix(values.keys, gradient.keys), mix(values.values, gradient.values), values.source, values.written)
+    return TensorFrames(
+        mix(values.keys, gradient.keys), mix(values.values, gradient.values), values.source, values.written
+    )

@@ -6,7 +6,7 @@ from copy import copy
 from typing import Any
 
 from adastate.stream.cache import StateCache
-from adastate.stream.kv_frames import Frames
+from adastate.stream.kv_frames import TensorFrames
 from adastate.stream.spec import StreamSpec
 
 PLAIN = ("origin", "frames", "chunks", "generated", "recent", "shared_noise", "cut")
@@ -46,11 +46,11 @@ def restored(spec: StreamSpec, state: dict[str, Any]) -> StateCache:
     for name in ("anchor", "window"):
         if state[name] is not None:
             parts = {k: tuple(v) for k, v in state[name].items()}
-            setattr(cache, name, Frames(**parts))
+            setattr(cache, name, TensorFrames(**parts))
     return cache
 
 
-def _frames(frames: Frames | None) -> dict[str, list[Any]] | None:
+def _frames(frames: TensorFrames | None) -> dict[str, list[Any]] | None:
     if frames is None:
         return None
     return {name: list(getattr(frames.detach(), name)) for name in ("keys", "values", "source", "written")}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 HIDDEN = -1
-"""Stream index of a frame that stands for no picture: a state, or an average of frames."""
+"""Stream index of a cached frame that is no frame of the video: a state, or an average."""
 
 
 class CachedFrames(Protocol):
@@ -39,7 +39,7 @@ class CachedFrames(Protocol):
 
 
 @dataclass(frozen=True)
-class Frames:
+class TensorFrames:
     """Raw keys (before RoPE) and values of `count` frames.
 
     Attributes:
@@ -65,33 +65,33 @@ class Frames:
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
-    def append(self, other: Frames) -> Frames:
-        return Frames(
+    def append(self, other: TensorFrames) -> TensorFrames:
+        return TensorFrames(
             tuple(torch.cat(pair, 1) for pair in zip(self.keys, other.keys, strict=True)),
             tuple(torch.cat(pair, 1) for pair in zip(self.values, other.values, strict=True)),
             self.source + other.source,
             self.written + other.written,
         )
 
-    def _slice(self, begin: int, end: int) -> Frames:
+    def _slice(self, begin: int, end: int) -> TensorFrames:
         rows = slice(begin * self.frame_tokens, end * self.frame_tokens)
-        return Frames(
+        return TensorFrames(
             tuple(k[:, rows] for k in self.keys),
             tuple(v[:, rows] for v in self.values),
             self.source[begin:end],
             self.written[begin:end],
         )
 
-    def first(self, n: int) -> Frames:
+    def first(self, n: int) -> TensorFrames:
         return self._slice(0, min(n, self.count))
 
-    def last(self, n: int) -> Frames:
+    def last(self, n: int) -> TensorFrames:
         return self._slice(max(0, self.count - n), self.count)
 
-    def drop_first(self, n: int) -> Frames:
+    def drop_first(self, n: int) -> TensorFrames:
         return self._slice(min(n, self.count), self.count)
 
-    def drop_last(self, n: int) -> Frames:
+    def drop_last(self, n: int) -> TensorFrames:
         return self._slice(0, max(0, self.count - n))
 
     def take(self, layer: int, frames: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -106,13 +106,13 @@ class Frames:
         shape = (self.count, self.frame_tokens)
         return tuple(x.unflatten(1, shape)[:, at].flatten(1, 2) for x in (k, v))  # type: ignore[return-value]
 
-    def compact(self) -> Frames:
+    def compact(self) -> TensorFrames:
         """A copy that does not keep alive the larger tensors that this one is a view of."""
-        return Frames(
+        return TensorFrames(
             tuple(k.clone() for k in self.keys), tuple(v.clone() for v in self.values), self.source, self.written
         )
 
-    def detach(self) -> Frames:
-        return Frames(
+    def detach(self) -> TensorFrames:
+        return TensorFrames(
             tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.source, self.written
         )

@@ -17,8 +17,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from adastate.stream.kv_frames import CachedFrames, Frames
-from adastate.types import Positions, Rotate, StaticKV
+from adastate.stream.kv_frames import CachedFrames, TensorFrames
+from adastate.types import Positions, Rotate, SlabTensors
 
 AT_ONCE = 2**24
 """Numbers that are turned in one operation: few of them are quick so, and more would need gigabytes in between."""
@@ -30,11 +30,11 @@ class Slab:
     Args:
         layers: of the network.
         places: latent frames for which there is room; more are made when they are needed.
-        turns: whether cached keys change their RoPE index. If so they are kept raw, too, and turned once a chunk.
+        rotates: whether cached keys change their RoPE index. If so they are kept raw, too, and rotated once a chunk.
     """
 
-    def __init__(self, layers: int, places: int, turns: bool) -> None:
-        self.layers, self.places, self.turns = layers, places, turns
+    def __init__(self, layers: int, places: int, rotates: bool) -> None:
+        self.layers, self.places, self.rotates = layers, places, rotates
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.raw: Tensor | None = None
@@ -60,9 +60,9 @@ class Slab:
 
     def reserve(self, kept: tuple[CachedFrames | None, ...]) -> None:
         """Frees all places but those of these frames."""
-        self._held = {place for frames in kept if isinstance(frames, Placed) for place in frames.places}
+        self._held = {place for frames in kept if isinstance(frames, SlabFrames) for place in frames.places}
 
-    def store(self, frames: CachedFrames) -> Placed:
+    def store(self, frames: CachedFrames) -> SlabFrames:
         """Writes frames that were made elsewhere, averages for instance, into free places."""
         at = self.free(frames.count)
         self._held |= set(at)
@@ -75,7 +75,7 @@ class Slab:
                 self.raw[i][:, rows], self.values[i][:, rows] = k[:, own], v[:, own]
         for place in at:
             self._at.pop(place, None)
-        return Placed(self, at, frames.source, frames.written)
+        return SlabFrames(self, at, frames.source, frames.written)
 
     def ensure_capacity(self, own: Tensor, frames: int) -> None:
         """Makes the tensors, or larger ones, for keys like `own` `[B, frames * L, N, K]`."""
@@ -94,7 +94,7 @@ class Slab:
             return new
 
         self.keys, self.values = grown(self.keys), grown(self.values)
-        self.raw = grown(self.raw) if self.turns else None
+        self.raw = grown(self.raw) if self.rotates else None
 
     def rotate_keys(self, at: dict[int, int], rotate: Rotate) -> None:
         """Brings the cached keys of places `at` to the RoPE indices given there, small layers together."""
@@ -115,8 +115,8 @@ class Slab:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Frames that lie in a slab. Their operations are those of Frames, and move no data."""
+class SlabFrames:
+    """Frames that lie in a slab. Their operations are those of TensorFrames, and move no data."""
 
     slab: Slab
     places: Positions
@@ -153,33 +153,35 @@ class Placed:
 
     def append(self, other: CachedFrames) -> CachedFrames:
         """In the slab if the others lie there, too; else both as tensors of their own."""
-        if not isinstance(other, Placed):
-            return Frames(self.keys, self.values, self.source, self.written).append(cast(Frames, other))
-        return Placed(self.slab, self.places + other.places, self.source + other.source, self.written + other.written)
+        if not isinstance(other, SlabFrames):
+            return TensorFrames(self.keys, self.values, self.source, self.written).append(cast(TensorFrames, other))
+        return SlabFrames(
+            self.slab, self.places + other.places, self.source + other.source, self.written + other.written
+        )
 
-    def _slice(self, begin: int, end: int) -> Placed:
-        return Placed(self.slab, self.places[begin:end], self.source[begin:end], self.written[begin:end])
+    def _slice(self, begin: int, end: int) -> SlabFrames:
+        return SlabFrames(self.slab, self.places[begin:end], self.source[begin:end], self.written[begin:end])
 
-    def first(self, n: int) -> Placed:
+    def first(self, n: int) -> SlabFrames:
         return self._slice(0, min(n, self.count))
 
-    def last(self, n: int) -> Placed:
+    def last(self, n: int) -> SlabFrames:
         return self._slice(max(0, self.count - n), self.count)
 
-    def drop_first(self, n: int) -> Placed:
+    def drop_first(self, n: int) -> SlabFrames:
         return self._slice(min(n, self.count), self.count)
 
-    def drop_last(self, n: int) -> Placed:
+    def drop_last(self, n: int) -> SlabFrames:
         return self._slice(0, max(0, self.count - n))
 
-    def compact(self) -> Placed:
+    def compact(self) -> SlabFrames:
         return self
 
-    def detach(self) -> Placed:
+    def detach(self) -> SlabFrames:
         return self
 
 
-class SlabView:
+class SlabMemory:
     """A slab as one pass sees it: what is there, and where the pass's own frames go.
 
     Args:
@@ -216,14 +218,14 @@ class SlabView:
                 kept.copy_(raw[:, own])
         return rows.shown
 
-    def slots(self, rotate: Rotate, raw: bool) -> StaticKV | None:
+    def slab_tensors(self, rotate: Rotate, raw: bool) -> SlabTensors | None:
         """See Memory; None also where something that is hidden lies between what is shown."""
         slab = self.slab
         if slab.keys is None or slab.values is None or not self.full or self.shown != slab.places:
             return None
         slab.rotate_keys(self.context, rotate)
         slab.wrote(self.own, self.indices)
-        return StaticKV(
+        return SlabTensors(
             slab.keys, slab.values, slab.raw if raw else None, _index(self.own, slab.tokens, slab.keys.device)
         )
 
@@ -234,7 +236,7 @@ class SlabView:
         slab.ensure_capacity(k, len(self.own))
         slab.rotate_keys(self.context, rotate)
         slab.wrote(self.own, self.indices)
-        if self._made_for is not slab.keys:  # a chunk's denoising passes share their board, and so these
+        if self._made_for is not slab.keys:  # a chunk's denoising passes share their memory, and so these
             self._rows, self._made_for = [self._look(layer) for layer in range(slab.layers)], slab.keys
 
     def _look(self, layer: int) -> _Rows:

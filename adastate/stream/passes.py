@@ -11,14 +11,14 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.diffusion.noise import PlacedNoise
-from adastate.stream.cache import StateCache, View
+from adastate.stream.cache import PassMemory, StateCache
 from adastate.types import Memory, one_level
 
 VelocityNetwork = Callable[[Tensor, Tensor, Memory], Tensor]
 """(noisy latents [B, F, C, H, W], timesteps [B, F], memory) -> velocity; the prompt is bound to it."""
 
 Reencode = Callable[[Tensor, int], Tensor]
-"""(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as a picture [B, 1, C, H, W]."""
+"""(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as an image [B, 1, C, H, W]."""
 
 
 class Noise(Protocol):
@@ -50,7 +50,7 @@ def write(
     x0: Tensor,
     queries: int,
     grad: bool = False,
-    exit_view: View | None = None,
+    exit_view: PassMemory | None = None,
 ) -> Tensor:
     """The clean pass over [state | content] `x0`, and the commit of what it wrote; returns the pass's input."""
     spec = cache.spec
@@ -85,10 +85,6 @@ def draw_noise(noise: Noise, chunk: int, level: int, queries: int, frames: int, 
     if not queries:
         return content
     return torch.cat([noise.at(chunk, level, "state").normal(queries, *shape), content], 1)
-
-
-def predict_x0(network: VelocityNetwork, x: Tensor, times: Tensor, view: View, shift: float) -> Tensor:
-    return flow.to_x0(x, network(x, times, view), times, shift)
 
 
 def frame_shape(x: Tensor) -> tuple[int, int, int]:

@@ -44,7 +44,7 @@ def layout(
     """For a pass over `state_queries` state frames and `frames` content frames from stream index `start` on.
 
     Args:
-        anchor, past: stream indices of the cached frames, oldest first (-1 for frames that stand for no picture).
+        anchor, past: stream indices of the cached frames, oldest first (HIDDEN for a state or an average).
         clean: whether it is the clean pass.
         cut: slot of the content, far from the past, in the first chunk after a cut.
         recache: the content takes the places of past frames.

@@ -14,7 +14,7 @@ from adastate.stream.switches import SwitchPolicy
 def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> None:
     """Caches given clean latents `[B, F, C, H, W]` before generation, at t = 0, block by block, without a state query.
 
-    Blocks have the chunk's size; with `first_alone` they are 1, F, F, ... (a picture encoded by itself).
+    Blocks have the chunk's size; with `first_alone` they are 1, F, F, ... (an image encoded by itself).
     """
     size = cache.spec.chunk_frames
     rest = given.shape[1] - (1 if first_alone else 0)
@@ -79,7 +79,7 @@ def _recache(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) 
 
 @torch.no_grad()
 def restart_if_due(network: VelocityNetwork, cache: StateCache, reencode: Reencode | None) -> None:
-    """CausVid's way on: a new stream from the last frames of the old one, the first of them as a picture."""
+    """CausVid's way on: a new stream from the last frames of the old one, the first of them as an image."""
     spec = cache.spec
     if spec.restart_frames is None or cache.frames + spec.chunk_frames <= spec.restart_frames:
         return

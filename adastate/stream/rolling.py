@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Noise, VelocityNetwork, draw_noise, predict_x0, same_timestep, write
+from adastate.stream.passes import Noise, VelocityNetwork, draw_noise, same_timestep, write
 from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
 
@@ -47,7 +47,7 @@ def staircase(
         t = torch.cat([same_timestep(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
         done = levels[0] == len(times) - 1
         with torch.set_grad_enabled(grad and done):
-            x0 = predict_x0(network, x, t, cache.view(x.shape[1], 0), spec.timestep_shift).split(frames, 1)
+            x0 = flow.to_x0(x, network(x, t, cache.view(x.shape[1], 0)), t, spec.timestep_shift).split(frames, 1)
         levels = [level + 1 for level in levels]
         flight = [
             flow.add_noise(

@@ -16,7 +16,6 @@ from adastate.stream.passes import (
     VelocityNetwork,
     draw_noise,
     first_noise,
-    predict_x0,
     same_timestep,
     write,
 )
@@ -84,10 +83,9 @@ def rollout(
         quiet = cache.view(frames, queries) if grad else exit_view
         for level in range(exit_at + 1):
             at_exit = level == exit_at
+            t = same_timestep(x, times[level])
             with torch.set_grad_enabled(grad and at_exit):
-                x0 = predict_x0(
-                    network, x, same_timestep(x, times[level]), exit_view if at_exit else quiet, spec.timestep_shift
-                )
+                x0 = flow.to_x0(x, network(x, t, exit_view if at_exit else quiet), t, spec.timestep_shift)
             if not at_exit:
                 fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
                 x = flow.add_noise(x0, fresh, same_timestep(x, times[level + 1]), spec.timestep_shift)
@@ -121,7 +119,8 @@ def replay(network: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -
     for step in steps:
         frames = step.x.shape[1] - step.queries
         with torch.enable_grad():
-            yield predict_x0(network, step.x, step.t, cache.view(frames, step.queries), cache.spec.timestep_shift)
+            velocity = network(step.x, step.t, cache.view(frames, step.queries))
+            yield flow.to_x0(step.x, velocity, step.t, cache.spec.timestep_shift)
         cache.generated += 1
         if step.clean is not None:
             view = cache.view(frames, step.queries, clean=True, keep=True)

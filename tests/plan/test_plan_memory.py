@@ -59,8 +59,8 @@ def test_a_stream_s_cache_is_what_is_allocated(name: str) -> None:
     cache, slabs, loose = StateCache(s, layers=SIZE.layers), dict[int, Any](), [0]
 
     def watched(view: Any) -> Any:
-        if view.board is not None:
-            slabs[id(view.board.slab)] = view.board.slab
+        if view.slab_memory is not None:
+            slabs[id(view.slab_memory.slab)] = view.slab_memory.slab
         copies = len(view._context) > 1  # of values, where anchor and window are joined
         loose.append(cache.bytes + sum(k.nbytes + v.nbytes * copies for k, v in view._rotated.values()))
         return view
@@ -73,7 +73,7 @@ def test_a_stream_s_cache_is_what_is_allocated(name: str) -> None:
         (slab,) = slabs.values()
         assert told == slab.bytes
         keys_and_values = 2 * slab.places * frame_key_bytes(SIZE, TOKENS, FLOAT32)
-        assert slab.bytes == keys_and_values * (1.5 if slab.turns else 1)
+        assert slab.bytes == keys_and_values * (1.5 if slab.rotates else 1)
     else:
         assert told == pytest.approx(max(loose), rel=0.1)
 

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     Attributes:
         choices: the smallest that it takes.
         described: it, in a few words.
-        context: what chunk 5, frames 15 to 17, sees of the cache: stream index (S for a frame of no picture) @ RoPE
+        context: what chunk 5, frames 15 to 17, sees of the cache: stream index (S for a state or an average) @ RoPE
             index.
     """
 

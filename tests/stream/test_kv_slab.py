@@ -10,8 +10,8 @@ import torch
 
 from adastate.models.wan.fused import Streamer
 from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
-from adastate.stream.kv_frames import Frames
-from adastate.stream.kv_slab import Placed, Slab, SlabView
+from adastate.stream.kv_frames import TensorFrames
+from adastate.stream.kv_slab import Slab, SlabFrames, SlabMemory
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
 
 SYSTEMS = ("adastate", "adastate_s1_w6", "adastate_s3_w9", "causal_forcing", "causvid", "infinity_rope", "longlive",
@@ -44,14 +44,14 @@ def off(made: list[Any]) -> float:
 def test_streams_with_a_state(variant: dict[str, Any]) -> None:
     made, cache = both(spec(**variant))
     assert off(made) < 2e-5
-    assert isinstance(cache.anchor, Placed)
+    assert isinstance(cache.anchor, SlabFrames)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_compared_systems(system: str) -> None:
     made, cache = both(read_system(system), 11)
     assert off(made) < 5e-5
-    assert isinstance(cache.window, Placed)
+    assert isinstance(cache.window, SlabFrames)
 
 
 @pytest.mark.parametrize("kind", SWITCHES)
@@ -75,13 +75,13 @@ def test_an_average_that_changes_and_stays_at_its_place_is_turned_anew() -> None
     s = replace(read_system("reward_forcing"), past_frames=0, decay=(0.5,))
     made, cache = both(s, 5)
     assert off(made) < 2e-5
-    assert isinstance(cache.anchor, Placed)
+    assert isinstance(cache.anchor, SlabFrames)
 
 
 def test_ping_pong_shows_a_frame_twice_and_keeps_to_frames_of_its_own() -> None:
     made, cache = both(read_system("rolling_sink"), 9)
     assert off(made) == 0
-    assert isinstance(cache.window, Frames)
+    assert isinstance(cache.window, TensorFrames)
 
 
 @pytest.mark.parametrize("system", ["adastate", "adastate_s3_w9", "longlive", "memrope", "infinity_rope"])
@@ -95,11 +95,11 @@ def test_nothing_is_allocated_and_nothing_is_hidden_once_the_window_is_full(syst
 
         def student(x: torch.Tensor, t: torch.Tensor, view: Any) -> torch.Tensor:
             flow = passes(x, t, view)
-            if view.board is not None and cache.generated > 8:
-                slab = view.board.slab
+            if view.slab_memory is not None and cache.generated > 8:
+                slab = view.slab_memory.slab
                 where.add((slab.keys.data_ptr(), slab.values.data_ptr(), slab.keys.shape))
                 masks.add(view.visible)
-                shown.add(view.board.shown)
+                shown.add(view.slab_memory.shown)
             return flow
 
         cache = StateCache(s, layers=SIZE.layers)
@@ -110,10 +110,10 @@ def test_nothing_is_allocated_and_nothing_is_hidden_once_the_window_is_full(syst
 
 
 def test_passes_with_gradient_are_refused() -> None:
-    slab = Slab(1, 2, turns=True)
+    slab = Slab(1, 2, rotates=True)
     k = torch.zeros(1, 4, 1, 2, requires_grad=True)
     with pytest.raises(RuntimeError, match="a slab changes in place"):
-        SlabView(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
+        SlabMemory(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
 
 
 def test_room_grows_without_losing_what_is_there() -> None:

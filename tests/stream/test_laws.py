@@ -16,7 +16,7 @@ from adastate.models.rope import rope_table
 from adastate.models.rope import rotate as turn
 from adastate.models.wan import DiT
 from adastate.stream import StateCache, StreamSpec, rollout
-from adastate.stream.cache import View
+from adastate.stream.cache import PassMemory
 from adastate.types import Chunk, Memory, Rotate
 from tests.support.stream_rig import content, stream
 from tests.support.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, NetStudent, TaggedStudent, named, random_net, spec
@@ -120,7 +120,7 @@ def test_law_3_positions_shapes_and_keys_are_the_same_at_every_chunk(variant: di
     stream(tagged, StateCache(s), 30)
     per, warm = len(s.timesteps) + 1, 8 * 3  # no window here takes more than 8 chunks to fill
     for level in range(per):
-        views: list[View] = tagged.views[warm + level :: per]
+        views: list[PassMemory] = tagged.views[warm + level :: per]
         assert len({(v.places, v.visible, len(v.seen)) for v in views}) == 1
     assert len({len(read) for read in tagged.read[warm:]}) <= 2, "the clean pass may see less, not more"
 
@@ -208,13 +208,13 @@ def test_law_5_no_key_outside_the_pass_is_noisy(variant: dict[str, Any], exit_le
 class KeepsNoisyKeys(StateCache):
     """Wrong on purpose: commits what the first denoising pass left."""
 
-    def view(self, frames: int, state_queries: int, clean: bool = False, keep: bool = False) -> View:
+    def view(self, frames: int, state_queries: int, clean: bool = False, keep: bool = False) -> PassMemory:
         view = super().view(frames, state_queries, clean, keep=True)
         if not clean:
             self.noisy = view
         return view
 
-    def commit(self, clean: View, exit: View | None = None) -> None:
+    def commit(self, clean: PassMemory, exit: PassMemory | None = None) -> None:
         super().commit(self.noisy)
 
 
@@ -313,7 +313,7 @@ def test_law_7_the_state_is_never_shown_and_decoding_it_changes_nothing(net: DiT
     video, chunks = watch(net, variant, decode=False)
     watched, _ = watch(net, variant, decode=True)
     assert torch.equal(video, watched)
-    assert video.shape[1] == 4 * s.chunk_frames * 2, "pictures of the content alone"
+    assert video.shape[1] == 4 * s.chunk_frames * 2, "video frames of the content alone"
     for c in chunks:
         assert c.frames == s.chunk_frames
         if c.state is not None:

@@ -71,7 +71,7 @@ class NetStudent:
 class TaggedStudent:
     """Costs nothing: every frame is one token whose key is the number of its pass (from 1 on), its value its row.
 
-    What each pass reads is noted as [(pass that made the key, row in that pass)], beside its View and timestep.
+    What each pass reads is noted as [(pass that made the key, row in that pass)], beside its PassMemory and timestep.
     """
 
     def __init__(self) -> None:

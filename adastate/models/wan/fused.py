@@ -134,7 +134,7 @@ class Passes:
         )
         patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
         made = self._modulate(t) if actions is None or not bool(actions.any()) else self._steer(t, actions)
-        fixed = memory.slots(turn) if self.steady is not None and host_level(t) is not None else None
+        fixed = memory.slab_tensors(turn) if self.steady is not None and host_level(t) is not None else None
         if fixed is not None and self.steady is not None:
             out = self.steady(patches, made, pass_, fixed, memory.clean)
         else:

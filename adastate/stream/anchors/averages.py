@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adastate.stream.anchors.anchor import AnchorChoices
-from adastate.stream.kv_frames import HIDDEN, CachedFrames, Frames
+from adastate.stream.kv_frames import HIDDEN, CachedFrames, TensorFrames
 
 
 def check_decay(spec: AnchorChoices, count: int) -> None:
@@ -21,7 +21,7 @@ def described_decay(spec: AnchorChoices) -> str:
     return f"decay {', '.join(map(str, spec.decay))}"
 
 
-def pooled(evicted: CachedFrames, pool: str, count: int) -> Frames:
+def pooled(evicted: CachedFrames, pool: str, count: int) -> TensorFrames:
     """`count` frames that stand for the evicted ones: their mean over all tokens, or token by token.
 
     They have no place in the stream, and count as written by the last chunk that went into them.
@@ -33,7 +33,7 @@ def pooled(evicted: CachedFrames, pool: str, count: int) -> Frames:
             return x.mean(1, keepdim=True).expand(-1, count * tokens, -1, -1)
         return x if evicted.count == count else x.unflatten(1, (evicted.count, tokens)).mean(1)
 
-    return Frames(
+    return TensorFrames(
         tuple(map(each, evicted.keys)),
         tuple(map(each, evicted.values)),
         (HIDDEN,) * count,
@@ -41,7 +41,7 @@ def pooled(evicted: CachedFrames, pool: str, count: int) -> Frames:
     )
 
 
-def blended(old: CachedFrames, new: Frames, decay: float) -> Frames:
+def blended(old: CachedFrames, new: TensorFrames, decay: float) -> TensorFrames:
     """Moving average; `decay` is the weight of the old."""
 
     def blend(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
