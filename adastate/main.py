@@ -185,6 +185,11 @@ def _require_writable(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     of_the_process = argv is None
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("--version", "-V"):
+        from adastate import __version__
+
+        print(f"adastate {__version__}")
+        return
     if not argv or argv[0] in ("-h", "--help", "help") or argv[0] not in COMMANDS:
         lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
         wrong = f"adastate: no command {argv[0]!r}\n" if argv and argv[0] not in ("-h", "--help", "help") else ""

@@ -8,16 +8,23 @@ of all: seconds, losses at the beginning and at the end, results.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from adastate.config.command_line import read_command
+from adastate.config.schema import LIGHTNING, VARIABLES
+from adastate.config.validate import check_words
 from adastate.encoders import residual_codec
 from adastate.launch import process_group
 from adastate.launch.stages import INITS, Stage, stages
@@ -110,6 +117,21 @@ def unfit_world(args: argparse.Namespace) -> str:
     return ""
 
 
+def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
+    """A sentence about the first of `words` that is neither an option nor an override of a stage; empty if none is."""
+    heads = [f"--{name}" for name in (*LIGHTNING, *VARIABLES)]
+    for before, word in pairwise(("", *words)):
+        head = re.split(r"[.=]", word)[0]
+        if not word.startswith("-"):
+            if before.startswith("--") and "=" not in before:
+                continue  # its value
+        elif head in heads:
+            continue
+        near = difflib.get_close_matches(head, [*known, *heads], n=1, cutoff=0.5)
+        return f"there is no option {word!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists them")
+    return ""
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("adastate train", description=__doc__)
     parser.add_argument("--run", default="runs/tiny", help="run folder")
@@ -124,6 +146,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--clips", type=int, default=512, help="teacher trajectories for the initialisation")
     args, rest = parser.parse_known_args(argv)
     args.rest = rest
+    known = [option for action in parser._actions for option in action.option_strings]
+    if unknown := unknown_option(rest, known):
+        raise SystemExit(f"adastate train: {unknown}")
     args.size = args.size or ("flight" if args.world == "flight" else "tiny")
     args.world = args.world or ("flight" if args.size == "flight" else "plain")
     if args.size.startswith("wan"):
@@ -133,10 +158,14 @@ def main(argv: list[str]) -> None:
         )
     if reason := unfit_world(args):
         raise SystemExit(f"adastate train: {reason}")
+    planned = list(stages(args))
+    for stage in planned:  # a mistake in an override shows now, and not after the stages before
+        if stage.argv[0] == "fit":
+            check_words(*read_command(stage.argv[1:]))
     console, run = Console(), Path(args.run)
     _require_room(run, console)
     done: list[tuple[Stage, dict[str, Any]]] = []
-    for stage in stages(args):
+    for stage in planned:
         restart = any(not mark["skipped"] for _, mark in done)
         done.append((stage, run_stage(stage, run, console, restart)))
         _record(run, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,8 +14,9 @@ from rich.console import Console
 
 from adastate.config.command_line import read_command
 from adastate.launch import pipeline, process_group
-from adastate.launch.pipeline import run_stage
+from adastate.launch.pipeline import run_stage, unknown_option
 from adastate.launch.stages import INITS, Stage, stages
+from adastate.main import main
 from adastate.runtime import signals
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
         free: int
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**8))
-    monkeypatch.setattr(pipeline, "stages", lambda _: pytest.fail("nothing may start"))
+    monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("nothing may start"))
     with pytest.raises(SystemExit, match=r"0\.1 GB free"):
         pipeline.main(["--run", str(tmp_path)])
 
@@ -276,3 +278,24 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
 def test_make_has_a_world_for_training_and_another_for_the_study(words: str, says: str) -> None:
     told = subprocess.run(["make", "-n", *words.split()], capture_output=True, text=True, check=False, cwd=ROOT)
     assert says in told.stdout + told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--sise", "tiny"], "there is no option '--sise'; did you mean '--size'"),
+        (["--stram.past_frames=3"], "did you mean '--stream'"),
+        (["tiny"], "there is no option 'tiny'"),
+        (["--run.iteratons=5"], "run has no 'iteratons'; did you mean 'iterations'"),
+        (["--model.init_args.horizon_wait=3"], "has no 'horizon_wait'"),
+        (["--trainer.precision=bf16mixed"], "did you mean 'bf16-mixed'"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_stage(words: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=re.escape(told)):
+        main(["train", "--run", str(tmp_path / "run"), *words])
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_with_a_value_of_their_own_are_known() -> None:
+    assert unknown_option(["--stream.past_frames", "6", "--trainer.max_steps=5"], ["--size"]) == ""
