@@ -1,4 +1,7 @@
-"""Attention behind one signature, by several kernels; torch's own function is the default, and enough."""
+"""Equals functional.scaled_dot_product_attention, by several kernels: tests/models/test_attention.py.
+
+The plain function is the default, and enough. In bf16 on a CPU it is spelled out, with a backward of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines for passes whose shape no longer changes.
+"""Equals Passes.run (wan/fused.py) for passes whose shape no longer changes: tests/models/test_engine.py.
 
 As soon as a stream's window is full, all its passes have the same shapes and read the same tensors: one program for
 the denoising passes and one for the clean ones serve an endless rollout, all levels and all prompts; steered passes,

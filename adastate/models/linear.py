@@ -1,4 +1,7 @@
-"""Linear layers as passes without gradient run them: one product with its bias, in the dtype of the pass or in FP8."""
+"""Equals nn.Linear without gradient, in FP8 within its rounding: tests/models/test_linear.py.
+
+One product with its bias, in the dtype of the pass or in FP8.
+"""
 
 from __future__ import annotations
 

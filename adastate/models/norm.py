@@ -1,4 +1,4 @@
-"""The norm of queries and keys, and the rotation after it, in one operation with a backward of its own.
+"""Equals functional.rms_norm and rope.rotate after it, with its own backward: tests/models/test_norm.py.
 
 On a CPU, torch makes a root mean square norm of eight operations, and in bf16 rounds after each of them.
 """

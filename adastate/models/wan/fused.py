@@ -1,11 +1,11 @@
-"""The same network for passes without gradient, in fewer and larger operations.
+"""Equals DiT.forward (wan/dit.py) without gradient, up to rounding: tests/models/wan/test_fused.py.
 
-A stream runs the network at a handful of timesteps, one for all frames of a pass. So what depends on the timestep
-alone is computed once for each: the six modulations of a layer become the weight and bias of its layer norms and the
-gate of its residual. Where frames are steered, that holds for each timestep with the same actions, frame by frame.
-Query, key and value come from one matrix product, and are normalised and rotated together. The
-weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing is
-approximated: it equals DiT.forward up to rounding.
+The same network, in fewer and larger operations. A stream runs it at a handful of timesteps, one for all frames of a
+pass. So what depends on the timestep alone is computed once for each: the six modulations of a layer become the weight
+and bias of its layer norms and the gate of its residual. Where frames are steered, that holds for each timestep with
+the same actions, frame by frame. Query, key and value come from one matrix product, and are normalised and rotated
+together. The weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing
+is approximated.
 """
 
 from __future__ import annotations
