@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from adastate.runtime.text_files import read_lines
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.sampler import BatchStream, EpochShuffle
@@ -21,20 +22,16 @@ from datamodules.worlds.world_clips import DRAWN, world_prompts
 
 
 def read_prompts(file: Path) -> list[str]:
-    """One prompt a line, utf-8; blank lines are ignored.
+    """One prompt a line, in any encoding that `read_text` knows; blank lines are ignored.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; no prompt in it; not utf-8.
+        FileNotFoundError, ValueError: no such file; no prompt in it; no text.
     """
     if not file.is_file():
         raise FileNotFoundError(
             f"no prompts at {file}: give a text file with one prompt a line, or null for a built-in world's"
         )
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines also splits inside a line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not utf-8 (byte {error.start}): save it as utf-8") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line for line in read_lines(file) if line]
     if not prompts:
         raise ValueError(f"{file} holds no prompt: write one a line")
     return prompts

@@ -34,6 +34,7 @@ from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.engine import Engine
 from adastate.runtime.ranks import Rank, device_for, this_rank
+from adastate.runtime.text_files import read_lines
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import WORDS, ActionCue
 from adastate.training.load_run import load_student
@@ -172,14 +173,10 @@ def _prompts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file, without what ends it; only line feeds end a line, for prompts hold other separators."""
+    """The lines of a file, empty ones too."""
     if not file.is_file():
         raise ValueError(f"there is no file of prompts {file}")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
-    return [line.strip() for line in text.rstrip().split("\n")]
+    return read_lines(file)
 
 
 def _spec(student: Student, args: argparse.Namespace, rank: Rank) -> StreamSpec:

@@ -48,14 +48,18 @@ class TimedPrompt:
 
 
 def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
-    """The prompts of a schedule; None if no prompt has a time.
+    """The prompts of a schedule; None if they are no schedule.
+
+    One begins at 0s, so a single prompt with another time, "1980s: a street", and one among others without a time are
+    prompts as they stand.
 
     Raises:
-        ValueError: only some have one, or the times do not rise.
+        ValueError: only some have a time, or the times do not rise.
     """
     matches = [MARKER.fullmatch(prompt) for prompt in prompts]
     timed = next((m for m in matches if m), None)
-    if timed is None:
+    begins = any(m and float(m[1]) == 0 for m in matches)
+    if timed is None or (not begins and (len(prompts) == 1 or None in matches)):
         return None
     found = []
     for prompt, match in zip(prompts, matches, strict=True):

@@ -38,7 +38,7 @@ def write_gallery(run: Path) -> Path:
 def _index(path: Path) -> list[dict[str, Any]]:
     """Its entries, without the half line that a killed run may leave."""
     entries = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:

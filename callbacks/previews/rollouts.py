@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from adastate.runtime.text_files import read_lines
 from adastate.stream.action_schedule import parse
 from callbacks.previews import tags
 from callbacks.previews.preview_writer import PreviewFiles
@@ -58,7 +59,7 @@ class Rollouts(pl.Callback):
         actions: list[str] | None = None,
     ) -> None:
         if isinstance(prompts, str):
-            prompts = [line.strip() for line in Path(prompts).read_text().splitlines() if line.strip()]
+            prompts = [line for line in read_lines(Path(prompts)) if line]
         if not prompts:
             raise ValueError("no prompts to preview: give a list, or a text file with one prompt a line")
         if every < 0 or long_every < 1 or long < 0 or long == 1:

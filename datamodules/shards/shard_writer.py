@@ -205,7 +205,7 @@ def write_index(
     """Replaces an index at once, if it would change; `by` is the process that does it, where several may."""
     manifest = {"settings": settings, "shards": [shards[name] for name in sorted(shards)], "sources": sources}
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         atomic.write_text(path, text, "" if by is None else f"{by:03d}")
 
 

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from adastate.encoders import Codec
 from adastate.media.video import to_float
+from adastate.runtime.text_files import read_text
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
@@ -170,18 +171,25 @@ def _gather(
         name = path.relative_to(videos).as_posix()
         beside = path.with_suffix(".txt")
         try:
-            caption = beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
+            caption = _caption(beside)
             if not caption and not caption_from_name:
                 raise VideoError(f"no caption: write one to {beside.name} beside it, or add --caption-from-name")
             if not caption:
                 caption = " ".join(re.findall(r"[^\W_]+", path.stem))
                 by_name.append(name)
             sources.append(_describe(path, name, caption, settings, known.get(name, {})))
-        except UnicodeDecodeError:
-            skipped[name] = f"{beside.name} is not utf-8: save it as utf-8"
         except (VideoError, OSError) as error:
             skipped[name] = _without_name(error, path)
     return sources, skipped, tuple(by_name)
+
+
+def _caption(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    try:
+        return read_text(file).strip()
+    except ValueError:
+        raise VideoError(f"{file.name} is not a text file: save it as UTF-8") from None
 
 
 def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts) -> _Source:

@@ -313,7 +313,7 @@ def test_the_model_is_told_the_extended_prompt_and_the_file_the_original(bench: 
 
 def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:
     prompts, short, binary = tmp_path / "prompts.txt", tmp_path / "short.txt", tmp_path / "binary.txt"
-    prompts.write_text("a\nb\n"), short.write_text("A\n"), binary.write_bytes(b"\xff\xfe")
+    prompts.write_text("a\nb\n"), short.write_text("A\n"), binary.write_bytes(b"\xff\xfea")
     gap = tmp_path / "gap.txt"
     gap.write_text("A\n \n\n")
     np.save(tmp_path / "two.npy", normal(2, 16, *GRID).numpy())
@@ -324,7 +324,7 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
     cases: list[tuple[list[str], str]] = [
         ([], "no prompt; give --prompt"),
         (["--prompts", str(tmp_path / "none.txt")], "there is no file of prompts .*none.txt"),
-        (["--prompts", str(binary)], "is no text in UTF-8"),
+        (["--prompts", str(binary)], "is not utf-16 .byte 2.: save it as UTF-8"),
         ([*one, "--seconds", "nan"], "nan seconds is no length"),
         ([*one, "--most", "0"], "--most is 0; give at least 1"),
         ([*both, "--prompt", "c"], "'c' has no time, but '0s: a' has"),

@@ -97,3 +97,8 @@ def test_a_prompt_without_a_chunk_of_its_own_is_told(prompts: list[str], sentenc
     assert found is not None
     with pytest.raises(ValueError, match=sentence):
         place(found, STARTS, 2.0)
+
+
+@pytest.mark.parametrize("prompts", [["1980s: a street"], ["1980s: a street", "a field"], ["a field", "3 s: too"]])
+def test_a_prompt_that_begins_like_a_time_is_a_prompt_where_nothing_begins_at_0s(prompts: list[str]) -> None:
+    assert parse(prompts) is None

@@ -323,7 +323,7 @@ def test_prompts_may_come_from_a_text_file(tmp_path):
     assert Rollouts(str(tmp_path / "p.txt")).prompts == ["one", "two"]
 
 
-@pytest.mark.parametrize("wrong", [{"prompts": []}, {"every": 0}, {"long": 1}, {"long_every": 0}, {"max_share": 0.0}])
+@pytest.mark.parametrize("wrong", [{"prompts": []}, {"every": -1}, {"long": 1}, {"long_every": 0}, {"max_share": 0.0}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
         Rollouts(**{"prompts": PROMPTS, **wrong})

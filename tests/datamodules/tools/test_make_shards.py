@@ -192,7 +192,7 @@ def test_broken_videos_are_named_and_skipped_and_the_run_goes_on(videos: Path, t
     film(videos / "short.mp4", 5, 5)
     film(videos / "silent.mp4", 20, caption=None)
     film(videos / "empty.mp4", 20, caption=" \n")
-    (videos / "latin.txt").write_bytes(b"caf\xe9")
+    (videos / "latin.txt").write_bytes(b"caf\x00\x01\xe9")
     shutil.copy(videos / "a.mp4", videos / "latin.mp4")
     for _ in range(2):  # a second run says it again
         report = cut(videos, tmp_path / "out")
@@ -202,7 +202,7 @@ def test_broken_videos_are_named_and_skipped_and_the_run_goes_on(videos: Path, t
             "short.mp4": "no scene lasts for a clip of 9 pictures at 10 fps (0.9 s)",
             "silent.mp4": "no caption: write one to silent.txt beside it, or add --caption-from-name",
             "empty.mp4": "no caption: write one to empty.txt beside it, or add --caption-from-name",
-            "latin.mp4": "latin.txt is not utf-8: save it as utf-8",
+            "latin.mp4": "latin.txt is not a text file: save it as UTF-8",
         }
         assert "skipped silent.mp4: no caption" in str(report)
 

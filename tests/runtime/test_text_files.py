@@ -1,0 +1,50 @@
+"""One reader for texts that people bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adastate.runtime.text_files import read_lines, read_text
+from datamodules.prompts import read_prompts
+
+TEXT = "a café at noon\n\n1980s: a street\na line\u2028 that goes on\n"
+LINES = ["a café at noon", "", "1980s: a street", "a line\u2028 that goes on"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_encoding_and_line_end(encoding: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(TEXT.replace("\n", end).encode(encoding))
+    assert read_lines(tmp_path / "prompts.txt") == LINES
+    assert read_prompts(tmp_path / "prompts.txt") == [line for line in LINES if line]
+
+
+def test_latin_1(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("a café\nein Hügel\n".encode("latin-1"))
+    assert read_prompts(tmp_path / "prompts.txt") == ["a café", "ein Hügel"]
+
+
+def test_other_alphabets_and_tabs_are_text(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("雪山の上を飛ぶ\tnow\n🎈 over hills\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "prompts.txt") == ["雪山の上を飛ぶ\tnow", "🎈 over hills"]
+
+
+@pytest.mark.parametrize("data", [b"\x00\x01\x02\x03ftypisom" * 9, b"\x89PNG\r\n\x1a\n" + bytes(range(256))])
+def test_what_is_no_text_is_said(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"prompts\.txt is not"):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+def test_a_mark_of_an_encoding_that_it_is_not_in(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"\xff\xfea")
+    with pytest.raises(ValueError, match="is not utf-16"):
+        read_text(tmp_path / "prompts.txt")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf\r\n")
+    with pytest.raises(ValueError, match="holds no prompt"):
+        read_prompts(tmp_path / "prompts.txt")
