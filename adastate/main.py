@@ -78,7 +78,7 @@ def fit(argv: list[str]) -> None:
     print(f"[adastate] {attention.use(told.get('attention', 'sdpa'))}")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
-        merged.write_text(yaml.safe_dump(config, sort_keys=False))
+        merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         leader = _lightning(["fit", "--config", str(merged), *rest])
     if leader and signals.heard():
         print(f"[adastate] {signals.heard()} came when the run was ending; it is done")

@@ -62,7 +62,7 @@ def main() -> None:
     console.print(attention.use(args.attention), highlight=False)
     if args.growth:
         found = growth(args.growth, args.out.with_name("growth.png"))
-        args.out.with_name("growth.json").write_text(json.dumps(found))
+        args.out.with_name("growth.json").write_text(json.dumps(found), encoding="utf-8")
         console.print(f"{args.out.with_name('growth.png')} and growth.json")
         return
     dtypes = [torch.float32] if args.float32 else [torch.float32, torch.bfloat16]
@@ -71,7 +71,7 @@ def main() -> None:
 
     def write() -> None:
         made: dict[str, Any] = {"rows": [asdict(r) for r in rows], "training": [asdict(r) for r in steps]}
-        args.out.write_text(json.dumps({"machine": machine, **made}, indent=1))
+        args.out.write_text(json.dumps({"machine": machine, **made}, indent=1), encoding="utf-8")
 
     for name in args.shapes if "stream" in args.parts else []:
         for kind in args.streams:

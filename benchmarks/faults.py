@@ -76,7 +76,7 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
     # Saved at the stops alone: it is the end of a run that saves here.
     plan = replace(plan, iterations=wanted + HOP, every=10**6)
     kills.straight(plan, folder / "straight", every_digest=True)
-    expected = json.loads((folder / "straight" / "digests.0").read_text())
+    expected = json.loads((folder / "straight" / "digests.0").read_text(encoding="utf-8"))
     usual = kills.samples(plan, folder / "straight")
     held = stopped = 0
     for first in range(1, min(HOP, wanted) + 1):
@@ -209,7 +209,9 @@ def main() -> None:
         good = "[green]held[/]" if outcome.held == outcome.trials else "[red]BROKEN[/]"
         console.print(f"{good} {outcome.held}/{outcome.trials} {outcome.fault} ({outcome.seconds:.0f} s)")
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps([asdict(o) for o in found], indent=1))  # each as it comes: this takes an hour
+        args.out.write_text(
+            json.dumps([asdict(o) for o in found], indent=1), encoding="utf-8"
+        )  # each as it comes: this takes an hour
 
     for name, fault in trials(args.share, zero):
         if not re.search(args.only, name):

@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sheet(rows[::2], [""] * len(rows[::2]), up=3).save(blind)
     print(table(columns))
     told = {"options": {k: str(v) for k, v in vars(a).items()}, **columns}
-    a.out.with_name(f"{a.out.name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    a.out.with_name(f"{a.out.name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     sheet(rows, labels, up=3).save(a.out.with_name(f"{a.out.name}.png"))
 
 

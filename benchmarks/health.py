@@ -53,12 +53,12 @@ COLUMNS = 12
 def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -> None:
     """One process after the other."""
     out.mkdir(parents=True, exist_ok=True)
-    base = yaml.safe_load((ROOT / "conf/base.yaml").read_text())["trainer"]["callbacks"]
+    base = yaml.safe_load((ROOT / "conf/base.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
     for callback in base:
         if callback["class_path"] == "callbacks.Rollouts":
             callback["init_args"] |= {"max_share": 1.0, "long_every": 1, "attention": False}
     watch = out / "watch.yaml"
-    watch.write_text(yaml.safe_dump({"trainer": {"callbacks": base, "log_every_n_steps": 2}}))
+    watch.write_text(yaml.safe_dump({"trainer": {"callbacks": base, "log_every_n_steps": 2}}), encoding="utf-8")
     files = [f"conf/{name}.yaml" for name in STAGE] + [str(watch)]
     for name in names:
         options = [
@@ -160,8 +160,8 @@ def draw(out: Path, images: Path) -> None:
     draw_charts(found, levels, images / "critic-levels.png", columns=3)
     for horizon in (1, 6):
         draw_strips(folders, horizon, 1, images / f"rollouts-{horizon}x.png")
-    (out / "table.json").write_text(json.dumps(table(found), indent=1))
-    print((out / "table.json").read_text())
+    (out / "table.json").write_text(json.dumps(table(found), indent=1), encoding="utf-8")
+    print((out / "table.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

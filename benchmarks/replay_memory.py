@@ -116,14 +116,16 @@ def main() -> None:
     parser.add_argument("--png", type=Path, default=ROOT / "docs/images/replay-memory.png")
     known = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, dict[str, dict[str, int]]] = json.loads(known.json.read_text()) if known.json.is_file() else {}
+    found: dict[str, dict[str, dict[str, int]]] = (
+        json.loads(known.json.read_text(encoding="utf-8")) if known.json.is_file() else {}
+    )
     for name in known.sizes:
         for way in known.ways:
             found.setdefault(name, {})[way] = {str(n): measure(*SIZES[name], n, way) for n in known.chunks}
             told = "  ".join(f"{n}: {b / 2**20:.1f}" for n, b in found[name][way].items())
             print(f"{name:<8}{way:<26}MiB by chunks  {told}", flush=True)
     known.json.parent.mkdir(parents=True, exist_ok=True)
-    known.json.write_text(json.dumps(found, indent=1))
+    known.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(found, known.png)
 
 

@@ -145,7 +145,7 @@ def link(base: Path, out: Path, names: set[str]) -> None:
 def do(step: Step, out: Path) -> None:
     """One step, in this process; `cpu/<step>.json` of its job tells the seconds of a core of all attempts at it."""
     took = out / step.job / "cpu" / f"{step.stage.name}.json"
-    known = json.loads(took.read_text()) if took.is_file() else {}
+    known = json.loads(took.read_text(encoding="utf-8")) if took.is_file() else {}
     before = known["seconds"] if known.get("argv") == step.stage.argv else 0.0
     try:
         run_stage(step.stage, out / step.job, Console(), command=f"stages, {step}")
@@ -164,8 +164,8 @@ def lines(out: Path, todo: list[Step]) -> Iterator[str]:
     yield "|" + "---|" * (4 + 2 * len(FIGURES))
     for step in (s for s in todo if s.stage.argv[0] == "fit" and s.is_done(out)):
         job, name = out / step.job, step.stage.name
-        seconds = json.loads((job / "cpu" / f"{name}.json").read_text())["seconds"]
-        losses = json.loads((job / "stages" / f"{name}.json").read_text())["losses"]
+        seconds = json.loads((job / "cpu" / f"{name}.json").read_text(encoding="utf-8"))["seconds"]
+        losses = json.loads((job / "stages" / f"{name}.json").read_text(encoding="utf-8"))["losses"]
         first, last = next((v for tag, v in losses.items() if tag != "critic/loss"), (math.nan, math.nan))
         cells = [f"{step.job}, {name}", f"{seconds:.0f}", f"{first:.3f}", f"{last:.3f}"]
         yield "| " + " | ".join([*cells, *figures(job / MEASURED.get(name, ""))]) + " |"
@@ -174,7 +174,7 @@ def lines(out: Path, todo: list[Step]) -> Iterator[str]:
 def figures(path: Path) -> list[str]:
     if not path.is_file():
         return [""] * (2 * len(FIGURES))
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     student = [row for title, row in rows.items() if title.startswith("student")]
     return [f"{row[f]:.0%}" if f == "heading" else f"{row[f]:.3f}" for row in student for f in FIGURES]
 
@@ -212,7 +212,7 @@ def main() -> None:
             lambda step: all(done[key].is_done(out) for key in step.needs if key in done),
         )
     table = "\n".join(lines(out, todo))
-    (out / "table.md").write_text(table + "\n")
+    (out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if failed:
         raise SystemExit(f"failed: {', '.join(map(str, failed))}; what needs them is left")

@@ -263,7 +263,7 @@ def _report(plan: Plan, items: Sequence[Item], rank: Rank, timing: Timing | None
 
 def _summary(records: Path, world: int, there: int, wanted: int) -> dict[str, Any]:
     files = [records / f"timing-{rank:03d}.json" for rank in range(world)]
-    parts = [Timing(**json.loads(file.read_text())) for file in files if file.is_file()]
+    parts = [Timing(**json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()]
     pictures = sum(t.streams * t.pictures for t in parts)
     denoising, decoding = sum(t.denoising_s for t in parts), sum(t.decoding_s for t in parts)
     return {

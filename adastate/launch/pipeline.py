@@ -46,7 +46,7 @@ def run_stage(
     what is there, because an earlier stage has changed; `command` is who is told to have failed.
     """
     mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    known = json.loads(mark.read_text()) if mark.is_file() and not restart else {}
+    known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() and not restart else {}
     if known.get("argv") == stage.argv and known["done"]:
         console.print(f"[green]done before[/] {stage.name}")
         return {**known, "skipped": True}

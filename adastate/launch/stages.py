@@ -165,7 +165,9 @@ class Line:
         """The teacher that the size names, unless another is told."""
         if self.args.teacher != "builtin":
             return str(self.args.teacher)
-        return str(yaml.safe_load(Path(f"conf/sizes/{self.args.size}.yaml").read_text())["teacher"]["weights"])
+        return str(
+            yaml.safe_load(Path(f"conf/sizes/{self.args.size}.yaml").read_text(encoding="utf-8"))["teacher"]["weights"]
+        )
 
     def _trajectories(self, kind: str = "", *extra: str) -> None:
         name = f"{kind} trajectories".strip()
@@ -199,13 +201,15 @@ class Line:
 
 def previewed(size: str) -> list[str]:
     """The prompts that the previews of a size show, too."""
-    files = (yaml.safe_load(Path(name).read_text()) for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml"))
+    files = (
+        yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml")
+    )
     return list(next(file["preview"]["prompts"] for file in files if "prompts" in file.get("preview", {})))
 
 
 def count(folder: Path) -> str:
     """How many samples a folder of shards holds, in words."""
-    index = json.loads((folder / "index.json").read_text())
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     return f"{sum(s['samples'] for s in index['shards'])} clips in {folder}"
 
 
@@ -222,12 +226,12 @@ def _captions(shards: Path, out: Path, most: int | None = None) -> int:
 
 
 def _speed(folder: Path) -> str:
-    timing = json.loads((folder / "timing.json").read_text())
+    timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
     return f"{timing['pictures']} pictures each, {timing['pictures_s_with_decoding']} pictures/s"
 
 
 def _evaluated(run: Path) -> str:
-    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    rows = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["rows"]
     parts, dynamics = [], "change_in_half_a_second"
     for name, row in rows.items():
         if name.startswith("student"):

@@ -164,7 +164,7 @@ def has_changed(setting: StudySetting, task: Task) -> bool:
 def is_done(stage: Stage, run_folder: Path) -> bool:
     """Whether a stage's mark says so, for the same command."""
     mark = run_folder / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    known = json.loads(mark.read_text()) if mark.is_file() else {}
+    known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     return bool(known.get("done")) and known.get("argv") == stage.argv
 
 

@@ -47,7 +47,7 @@ class Measured:
             return None
         with np.load(folder / "measures.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != "allow_pickle"}
-        return cls(folder, arrays, json.loads((folder / "measures.json").read_text()))
+        return cls(folder, arrays, json.loads((folder / "measures.json").read_text(encoding="utf-8")))
 
     @property
     def attention(self) -> list[AttentionShares]:

