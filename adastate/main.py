@@ -43,7 +43,11 @@ def fit(argv: list[str]) -> None:
 
     composed, rest = read_command(argv)
     config = composed.lightning
-    if not {"-h", "--help"} & set(rest):
+    if {"-h", "--help"} & set(rest):
+        from adastate.config.variables_page import variables_page
+
+        print(variables_page(composed), flush=True)
+    else:
         check_words(composed, rest)
         given = {word.partition("=")[0].removeprefix("--") for word in rest}
         if not all(config.get(part) or part in given for part in ("model", "data")):
