@@ -45,7 +45,7 @@ ROWS = {
         "1@10 0@11 12@12 13@13 14@14",
     ),
     "state": Row({}, "state of 1", "S@0 12@1 13@2 14@3"),
-    f"{__name__}.NEWEST_OF_CHUNK": Row({}, "newest frame that left", "11@0 12@1 13@2 14@3"),
+    f"{__name__}.LAST_TO_LEAVE": Row({}, "the last frame to leave", "11@0 12@1 13@2 14@3"),
 }
 
 
@@ -56,7 +56,7 @@ def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames
     return grown.drop_last(spec.past_frames).last(1), newest(spec, grown)
 
 
-NEWEST_OF_CHUNK = Anchor(update, lambda spec: "newest frame that left")
+LAST_TO_LEAVE = Anchor(update, lambda spec: "the last frame to leave")
 """An anchor of a user's own, used by its path."""
 
 
