@@ -21,7 +21,7 @@ SURE_OF_LENS = 0.9
 
 
 @dataclass(frozen=True)
-class Drift:
+class LensDrift:
     """Of each picture against the clip's first ones, `[B, T]` each.
 
     Attributes:
@@ -36,7 +36,7 @@ class Drift:
     sure: Float[Tensor, "B T"]
 
 
-def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: int = 6) -> Drift:
+def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: int = 6) -> LensDrift:
     """Change of a flight's lens, from what its pictures show in the same direction.
 
     Light through another lens is a x + b, one a and b for all pixels and channels. Each picture is compared with one
@@ -56,7 +56,7 @@ def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: in
             slope[row, i], lift[row, i] = a * slope[row, base], a * lift[row, base] + c
             sure[row, i] = share * sure[row, base]
     contrast = 1 - lift / PIVOT
-    return Drift(slope / contrast.clamp(min=0.05), contrast, sure)
+    return LensDrift(slope / contrast.clamp(min=0.05), contrast, sure)
 
 
 def _relation(early: Tensor, late: Tensor, in_a: Tensor, in_b: Tensor, shift: int) -> tuple[float, float, float]:
