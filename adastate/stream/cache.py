@@ -216,13 +216,6 @@ class PassMemory:
     def state_queries(self) -> int:
         return len(self.places.state)
 
-    @property
-    def seen(self) -> list[tuple[int, int, int]]:
-        """(stream index, RoPE index, chunk whose clean pass wrote it) of every cached frame in view."""
-        return [
-            (f.source[i], at, f.written[i]) for f, which, ats in self._context for i, at in zip(which, ats, strict=True)
-        ]
-
     def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
         if self.slab_memory is not None:
             return self.slab_memory.join(layer, raw if self.keeps else None, k, v, rotate)

@@ -10,7 +10,7 @@ import torch
 
 from adastate.diffusion.noise import PlacedNoise, SampleNoise
 from adastate.stream import StateCache, StreamSpec, rollout
-from tests.support.tiny import DOT, ROOT, Drawn, NetStudent, TaggedStudent, random_net, read_system
+from tests.support.tiny import DOT, ROOT, Drawn, NetStudent, TaggedStudent, random_net, read_system, visible
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf/systems").glob("*.yaml"))
 TEN = {
@@ -57,7 +57,7 @@ def test_memory_is_flat_over_400_chunks(system: str, chunk_frames: int) -> None:
     for _ in rollout(Rows(), Drawn(), cache, 400, (1, 1, 1)):
         assert cache.latest is not None
         bytes_.append(cache.bytes)
-        seen.append(len(cache.latest.seen))
+        seen.append(len(visible(cache.latest)))
         recent.append(0 if cache.recent is None else cache.recent.shape[1])
     if spec.restart_frames:  # its cache grows and starts anew, over and over
         period = (spec.restart_frames - spec.restart_overlap) // spec.chunk_frames

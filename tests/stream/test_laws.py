@@ -19,7 +19,19 @@ from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import PassMemory
 from adastate.types import Chunk, Memory, Rotate
 from tests.support.stream_rig import content, stream
-from tests.support.tiny import DOT, GRID, SHAPE, SIZE, VARIANTS, NetStudent, TaggedStudent, named, random_net, spec
+from tests.support.tiny import (
+    DOT,
+    GRID,
+    SHAPE,
+    SIZE,
+    VARIANTS,
+    NetStudent,
+    TaggedStudent,
+    named,
+    random_net,
+    spec,
+    visible,
+)
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
 
@@ -121,7 +133,7 @@ def test_law_3_positions_shapes_and_keys_are_the_same_at_every_chunk(variant: di
     per, warm = len(s.timesteps) + 1, 8 * 3  # no window here takes more than 8 chunks to fill
     for level in range(per):
         views: list[PassMemory] = tagged.views[warm + level :: per]
-        assert len({(v.places, v.visible, len(v.seen)) for v in views}) == 1
+        assert len({(v.places, v.visible, len(visible(v))) for v in views}) == 1
     assert len({len(read) for read in tagged.read[warm:]}) <= 2, "the clean pass may see less, not more"
 
 
@@ -182,8 +194,8 @@ def check_no_noisy_keys(tagged: TaggedStudent, s: StreamSpec, levels: int) -> No
     clean_of = [n + 1 for n, t in enumerate(tagged.times) if t == s.context_noise]
     assert len(clean_of) * (levels + 1) == len(tagged.times)
     for read, view in zip(tagged.read, tagged.views, strict=True):
-        assert len(read) == len(view.seen)
-        for (maker, row), (source, _, written) in zip(read, view.seen, strict=True):
+        assert len(read) == len(visible(view))
+        for (maker, row), (source, _, written) in zip(read, visible(view), strict=True):
             assert maker == clean_of[written]
             queries = len(tagged.views[maker - 1].places.state)
             assert row == source - written * s.chunk_frames + queries if source >= 0 else row < queries

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from adastate.stream.kv_frames import HIDDEN
-from tests.support.tiny import Drawn, TaggedStudent, read_system, slots
+from tests.support.tiny import Drawn, TaggedStudent, read_system, slots, visible
 
 
 def views(spec: StreamSpec, chunks: int) -> list[list[Any]]:
@@ -337,7 +337,7 @@ def test_which_pass_wrote_what_a_chunk_sees(chunk_frames: int) -> None:
     stream = views(StreamSpec(chunk_frames=chunk_frames, state_frames=2, past_frames=4, **ONE_LEVEL), 8)
     for chunk, passes in enumerate(stream):
         for view in passes:
-            for source, _, written in view.seen:
+            for source, _, written in visible(view):
                 assert written == (chunk - 1 if source == HIDDEN else source // chunk_frames)
 
 

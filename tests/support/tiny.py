@@ -95,10 +95,17 @@ class TaggedStudent:
         return torch.zeros_like(x)
 
 
+def visible(view: Any) -> list[tuple[int, int, int]]:
+    """(stream index, RoPE index, chunk whose clean pass wrote it) of every cached frame that a pass sees."""
+    return [
+        (f.source[i], at, f.written[i]) for f, which, ats in view._context for i, at in zip(which, ats, strict=True)
+    ]
+
+
 def slots(view: Any) -> list[str]:
     """What a pass sees, as tests/stream/test_visibility.py writes it: source@index, own frames last, a state as S."""
     name = {-1: "S"}
-    return [f"{name.get(source, source)}@{at}" for source, at, _ in view.seen]
+    return [f"{name.get(source, source)}@{at}" for source, at, _ in visible(view)]
 
 
 STATE = {"denoising_steps": (1000, 500)}
