@@ -52,6 +52,6 @@ def test_a_class_of_another_kind_is_not_built(tmp_path: Path, text: str, message
 def test_tags_of_python_are_no_yaml_here(tmp_path: Path) -> None:
     planted = tmp_path / "planted.yaml"
     planted.write_text(f"run: !!python/object/apply:os.system ['touch {tmp_path / 'mark'}']")
-    with pytest.raises(ConfigError, match=r"planted\.yaml is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"planted\.yaml, line 1: this is not valid YAML"):
         compose([*map(Path, STAGE), planted])
     assert not (tmp_path / "mark").exists()

@@ -38,4 +38,7 @@ def class_at(path: str) -> Any:
         ImportError, AttributeError, ValueError: where there is none.
     """
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    if not inspect.isclass(found):
+        raise ValueError(f"{path} is something else")
+    return found
