@@ -27,7 +27,7 @@ network's output they come after the class of all that is no landmark."""
 PREFIX = "landmark_"
 """Of the names of the network's weights among those that are stored."""
 
-FOUND = 11.0
+FOUND = 7.0
 """Pixels from which a landmark is taken to be there."""
 
 SOFT, FIRST, LARGEST = 2.0, 4.5, 16.0

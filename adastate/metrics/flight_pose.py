@@ -20,7 +20,7 @@ VIEW = 1.4
 LEVEL = -0.17
 """Pitch of the flight world's level flight."""
 
-ARM, ROUGH = 6, 0.02
+ARM, ROUGH = 8, 0.02
 """Of the lines that are tried as the horizon's direction: half their length in pixels; a square of differences (of
 pictures in [-1, 1]) so small that it may be noise."""
 
@@ -58,7 +58,7 @@ def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.
 
     slopes = torch.arange(-most, most + step / 2, step)
     change = [(end(s, ARM) - end(s, -ARM)).square().sum(1) / ARM**2 for s in slopes.tolist()]
-    still = [(c / power + 1e-5).pow(0.15).mean((-1, -2)) for c in change]
+    still = [(c / power + 1e-5).pow(0.1).mean((-1, -2)) for c in change]
     place, _ = _peak(-torch.stack(still, -1))
     return torch.atan(place * step - most).view(video.shape[:2])
 
