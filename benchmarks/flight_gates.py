@@ -53,7 +53,7 @@ def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: f
         weights=weights,
         timestep_shift=shift,
         guidance=guidance,
-        ema=None,
+        average=None,
     ).eval()
 
 

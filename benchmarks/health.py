@@ -27,9 +27,9 @@ STAGE = ("base", "sizes/tiny", "stages/distill", "stages/distill_tiny")
 RUNS: dict[str, tuple[str, list[str]]] = {
     "healthy": ("the recipe as it is", []),
     "batch-1": ("one prompt an iteration, not 16", ["model.init_args.global_batch=1", "data.init_args.batch=1"]),
-    "slow-critic": ("critic's rate 6e-6, not 6e-4", ["model.init_args.critic_lr=6.0e-6"]),
+    "slow-critic": ("critic's rate 6e-6, not 6e-4", ["model.init_args.optimizer.critic_lr=6.0e-6"]),
     "no-init": ("student begins as the teacher", ["model.init_args.student.init_args.weights=builtin"]),
-    "high-rate": ("student's rate 4e-3, not 1.2e-4", ["model.init_args.student_lr=4.0e-3"]),
+    "high-rate": ("student's rate 4e-3, not 1.2e-4", ["model.init_args.optimizer.student_lr=4.0e-3"]),
 }
 """Name to (what is different, overrides)."""
 

@@ -24,7 +24,8 @@ from adastate.encoders import TinyCodec, TinyText
 from adastate.models.wan import Size
 from adastate.stream import StreamSpec
 from adastate.training.critic import Critic
-from adastate.training.distill import Distill
+from adastate.training.distill import Distill, UpdateSchedule
+from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from datamodules.prompts import PromptData
@@ -67,8 +68,9 @@ def measure(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str
     spec = StreamSpec(chunk_frames=1, past_frames=3, state_frames=1, denoising_steps=(1000, 500))
     text = TinyText(size.text_tokens, size.text_width)
     student = Student(size, TinyCodec(), text, spec, grid, chunks, checkpointing=checkpointing)
-    teacher, critic = Teacher(size, latent_size=grid, ema=None), Critic(size)
-    module = Distill(teacher, student, critic, 2, batch, student_every=1, critic_updates=0, replay=replay)
+    teacher, critic = Teacher(size, latent_size=grid, average=None), Critic(size)
+    schedule = UpdateSchedule(student_every=1, critic_updates=0)
+    module = Distill(teacher, student, critic, DMD(), 2, batch, schedule, replay=replay)
     found: list[int] = []
     name = "student_loss" if flags.get("scores") else "_replayed" if replay else "_learn"
     learn = getattr(module, name)

@@ -28,6 +28,7 @@ from adastate.stream import StreamSpec
 from adastate.training import prompted_network
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
+from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch
 from adastate.training.teacher import Teacher
@@ -68,10 +69,10 @@ class Steps:
         size, kind = Size(), None if dtype == torch.float32 else str(dtype).removeprefix("torch.")
         spec = StreamSpec(chunk_frames=1, past_frames=3, state_frames=1)
         codec, text = TinyCodec("builtin"), TinyText(size.text_tokens, size.text_width)
-        teacher = Teacher(size, weights="builtin", timestep_shift=3.0, guidance=1.5, ema=None, compute_dtype=kind)
+        teacher = Teacher(size, weights="builtin", timestep_shift=3.0, guidance=1.5, average=None, compute_dtype=kind)
         student = Student(size, codec, text, spec, (8, 8), 7, weights="builtin", compute_dtype=kind)
         critic = Critic(size, weights="builtin", timestep_shift=3.0, compute_dtype=kind)
-        self.module = Distill(teacher, student, critic, global_batch=BATCH).to(device)
+        self.module = Distill(teacher, student, critic, DMD(), global_batch=BATCH).to(device)
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(BATCH)]
         self.text, self.negative = student.embed(prompts), student.embed([""])
         self.index, self.clock = torch.arange(BATCH), Clock(device)

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main(["fit", *common, teacher, "--config", "conf/stages/init.yaml", "--trainer.max_steps=3"])
     distill = ["--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
     critic = f"--critic.weights={run}/teacher.safetensors"
-    main(["fit", *common, teacher, critic, *distill, "--run.iterations=3", "--model.critic_first=1"])
+    main(["fit", *common, teacher, critic, *distill, "--run.iterations=3", "--model.schedule.critic_first=1"])
     return run
 
 

@@ -125,7 +125,8 @@ class Place:
         model, trainer = config["model"], config["trainer"]
         distils = model["class_path"].endswith("Distill")
         if distils:
-            model["init_args"] |= {"global_batch": 2, "critic_first": 0}
+            model["init_args"]["global_batch"] = 2
+            model["init_args"].setdefault("schedule", {})["critic_first"] = 0
         if "out" in model["init_args"]:  # what a stage writes is not what the next test reads
             model["init_args"]["out"] = str(self.folder / "out.safetensors")
         data = config["data"]["init_args"]

@@ -46,7 +46,7 @@ their configuration keys (docs/reference/from_other_projects.md)
     text_encoder_fsdp_wrap_strategy num_frame_per_block independent_first_frame denoising_step_list
     warp_denoising_step model_kwargs local_attn_size global_sink switch_frame_indices num_output_frames num_samples
     distribution_loss lr_critic beta1_critic beta2_critic max_grad_norm_generator max_grad_norm_critic batch_size
-    total_batch_size gradient_accumulation_steps dfake_gen_update_ratio max_iters ema_weight ema_start_step
+    sid_alpha total_batch_size gradient_accumulation_steps dfake_gen_update_ratio max_iters ema_weight ema_start_step
     guidance_scale real_guidance_scale fake_guidance_scale num_train_timestep ts_schedule min_score_timestep
     denoising_loss_type same_step_across_blocks last_step_only num_training_frames image_or_video_shape log_iters
     max_checkpoints streaming_training streaming_chunk_size streaming_max_length streaming_min_new_frame
@@ -340,7 +340,7 @@ def test_the_readme_is_short_and_the_index_has_every_page() -> None:
         ("flags", "```\nadastate generate \\\n    --prompt x --state\n```", ["adastate generate --state"]),
         ("flags", "`adastate make` and `--from-lmdb FOLDER`, `--from-mdb FOLDER`", ["adastate make", "--from-mdb"]),
         ("keys", "`stream.steps` `--stream.past_frames=6` `--rollout.frame=9`", ["stream.steps", "rollout.frame"]),
-        ("keys", "`--model.long_rollout.frames=9`, `model.long_rollout.length`", ["model.long_rollout.length"]),
+        ("keys", "`--model.rollouts.long_rollout.frames=9`, `model.rollouts.length`", ["model.rollouts.length"]),
         ("keys", "`--stream.anchor=moving`", ["stream.anchor"]),
         ("keys", "`model.student.init_args.engine`, `model.student.motor`", ["model.student.motor"]),
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import io
@@ -137,6 +138,8 @@ def test_every_command_parses(only_parsed: None, monkeypatch: pytest.MonkeyPatch
 def written(value: Any) -> str:
     """A value as the tables of keys have it."""
     plain = {None: "null", True: "true", False: "false", inspect.Parameter.empty: "(required)", "": '""'}
+    if dataclasses.is_dataclass(value):
+        return "below"
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(written, value))}]"
     return plain[value] if isinstance(value, (type(None), bool, type)) or value == "" else str(value)

@@ -35,6 +35,10 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
 HOUSE = ("adastate", "datamodules", "callbacks", "benchmarks")
 LOOSE = {"__init__.py", "__main__.py", "main.py", "types.py"}
 LONGEST, LONGEST_TEST = 350, 450
+MOST_ARGUMENTS = 20
+FLAT_BLOCKS = {"StreamSpec", "Size"}
+"""Dataclasses that are blocks of a configuration as they are: `stream:`, whose fields are the paper's own symbols, and
+`size:`. What a user writes there is flat."""
 
 
 def files() -> dict[str, str]:
@@ -152,6 +156,35 @@ def test_a_class_s_name_stands_for_one_thing() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def arguments_of_constructors(source: str) -> dict[str, int]:
+    """How many arguments each class of a source is made with: those of its constructor, or its fields."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                given = part.args
+                found[node.name] = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs) - 1
+        if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+            found[node.name] = sum(isinstance(part, ast.AnnAssign) for part in node.body)
+    return found
+
+
+def test_no_constructor_has_too_many_arguments() -> None:
+    """What belongs together is a block of its own, see adastate/optim/settings.py."""
+    many = {
+        f"{file}: {name}": count
+        for file, source in files().items()
+        for name, count in arguments_of_constructors(source).items()
+        if count > MOST_ARGUMENTS and name not in FLAT_BLOCKS
+    }
+    assert many == {}
+    plain = "class A:\n    def __init__(self, a: int, *, b: int = 0, **others: int) -> None: ..."
+    block = "@dataclass(frozen=True)\nclass B:\n    a: int\n    b: int = 0"
+    assert arguments_of_constructors(f"{plain}\n{block}") == {"A": 2, "B": 2}
 
 
 def show() -> None:

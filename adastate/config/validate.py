@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -46,16 +47,27 @@ def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[st
     node, found = config.lightning.get(head), None
     if head not in ("model", "data"):
         return None
-    for part in path:
-        if not isinstance(node, dict):
-            return None
-        found = None
-        if "class_path" in node:
+    for key, part in zip((head, *path), path, strict=False):
+        block = _block(found[1]) if found is not None else None
+        if isinstance(node, dict) and "class_path" in node:
             cls = class_at(node["class_path"])
             _near(word, node["class_path"], part, constructor_parameters(cls))
             found, node = (node["class_path"], constructor_hints(cls).get(part)), node.get("init_args") or {}
-        node = node.get(part)
+        elif block is not None:
+            _near(word, key, part, [f.name for f in dataclasses.fields(block)])
+            found = key, typing.get_type_hints(block)[part]
+        elif isinstance(node, dict):
+            found = None
+        else:
+            return None
+        node = node.get(part) if isinstance(node, dict) else None
     return found
+
+
+def _block(hint: Any) -> Any:
+    """The dataclass that a type is, or is besides null; None for any other."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    return kinds[0] if kinds else None
 
 
 def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
@@ -88,11 +100,35 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
         hint = hints.get(key)
         here = (*path, "init_args", key)
         check_value(where, key, value, hint, lines.get(here, ".".join(here)))
-        kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-        if kinds and isinstance(value, dict) and "class_path" not in value:
-            check_fields(key, value, kinds[0], here, lines)
+        protocols = [kind for kind in (hint, *typing.get_args(hint)) if getattr(kind, "_is_protocol", False)]
+        if protocols and isinstance(value, dict) and "class_path" in value:
+            check_form(key, value["class_path"], protocols[0], (*here, "class_path"), lines)
+        kind = _block(hint)
+        if kind is not None and isinstance(value, dict) and "class_path" not in value:
+            check_fields(key, value, kind, here, lines)
         else:
             check_class(value, here, lines)
+
+
+def check_form(key: str, class_path: str, protocol: Any, path: Path_, lines: Lines) -> None:
+    """Refuses a class that has not the methods, types included, of the protocol of an argument `key`.
+
+    Raises:
+        ConfigError: with the method that it needs.
+    """
+    try:
+        cls = class_at(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return  # `check_class` says so
+    for name, method in vars(protocol).items():
+        if not inspect.isfunction(method) or name.startswith("_"):
+            continue
+        own, wanted = getattr(cls, name, None), inspect.signature(method)
+        same = own is not None and list(inspect.signature(own).parameters) == list(wanted.parameters)
+        if not same or typing.get_type_hints(own) != typing.get_type_hints(method):
+            at = lines.get(path, ".".join(path))
+            asked = str(wanted).replace("'", "")
+            raise ConfigError(f"{at}: {class_path} cannot be the {key}: it needs a method {name}{asked}")
 
 
 def check_block(name: str, block: Any, lines: Lines) -> None:
@@ -123,6 +159,9 @@ def check_fields(name: str, block: dict[str, Any], kind: Any, path: Path_, lines
     hints = typing.get_type_hints(kind)
     for key, value in block.items():
         check_value(name, key, value, hints[key], lines.get((*path, key), ".".join((*path, key))))
+        kind_within = _block(hints[key])
+        if kind_within is not None and isinstance(value, dict):
+            check_fields(key, value, kind_within, (*path, key), lines)
 
 
 def _tuple(value: Any) -> Any:

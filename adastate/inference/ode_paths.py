@@ -15,7 +15,7 @@ from adastate.models.actions import Steering, given
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
 from adastate.stream.passes import write
-from adastate.training.initialization import teacher_forcing_forward
+from adastate.training.initializations.causal_forward import teacher_forcing_forward
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.teacher import Teacher
 from adastate.types import one_level

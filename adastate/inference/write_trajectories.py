@@ -246,7 +246,7 @@ def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teach
         "guidance": bidirectional["guidance"],
         "negative_prompt": bidirectional["negative_prompt"],
         "compute_dtype": variables["precision"]["compute_dtype"],
-        "ema": None,
+        "average": None,
     }
     return build({"class_path": "adastate.training.teacher.Teacher", "init_args": node}, Teacher), weights
 

@@ -39,7 +39,7 @@ INITS = ("causal_ode", "consistency", "ode", "ode_noisy_context", "ar_diffusion"
 """Of the preset `full`, the first by default."""
 
 FEW = {  # steps of the preset `full` at the tiny size: each stage stays below five minutes on two cores
-    "teacher": ["--trainer.max_steps=400", "--model.init_args.lr=3e-4", "--data.init_args.clips=2048"],
+    "teacher": ["--trainer.max_steps=400", "--model.init_args.optimizer.lr=3e-4", "--data.init_args.clips=2048"],
     "ar": ["--trainer.max_steps=500"],
     "init": ["--trainer.max_steps=500"],
     "consistency": ["--trainer.max_steps=250"],

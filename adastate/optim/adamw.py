@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.optim.muon import Muon
+from adastate.optim.settings import OptimizerSettings
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:
@@ -23,32 +24,25 @@ def adamw_for(net: nn.Module, lr: float, betas: tuple[float, float], weight_deca
     return torch.optim.AdamW(weights, lr, betas, weight_decay=weight_decay, fused=fused)
 
 
-def adamw(
-    net: nn.Module,
-    lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    warmup: int,
-    lr_decay_fraction: float,
-    steps: int,
-    muon_lr: float | None = None,
-) -> Any:
+def adamw(net: nn.Module, settings: OptimizerSettings, steps: int) -> Any:
     """What `configure_optimizers` returns; with `muon_lr` Muon takes the matrices at that rate, AdamW the rest.
 
-    The rate rises linearly over `warmup` steps and falls linearly to a hundredth over the last `lr_decay_fraction` of
+    The rate rises linearly over the warm-up and falls linearly to a hundredth over the last `lr_decay_fraction` of
     `steps`. Without warm-up it begins at once; without `lr_decay_fraction`, or in a run without end (`steps` below 1),
     it stays.
     """
+    last, warmup = settings.lr_decay_fraction, settings.warmup
 
     def rate(step: int) -> float:
-        rest = min(1.0, (1 - step / steps) / lr_decay_fraction + 0.01) if steps > 0 and lr_decay_fraction > 0 else 1.0
+        rest = min(1.0, (1 - step / steps) / last + 0.01) if steps > 0 and last > 0 else 1.0
         return min(1.0, (step + 1) / max(warmup, 1)) * rest
 
     optimizer: torch.optim.Optimizer
-    if muon_lr is None:
-        optimizer = adamw_for(net, lr, betas, weight_decay)
+    if settings.muon_lr is None:
+        optimizer = adamw_for(net, settings.lr, settings.betas, settings.weight_decay)
     else:
-        optimizer = Muon(trainable(net), muon_lr, lr, betas, weight_decay=weight_decay)
+        weights, decay = trainable(net), settings.weight_decay
+        optimizer = Muon(weights, settings.muon_lr, settings.lr, settings.betas, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
@@ -60,10 +61,9 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
         tokens,
         int(student["rollout_frames"]),
         guided=float(teacher["guidance"]) != 0,
-        states=found["state_loss"] != "none",
+        states=_given(found["objective"]).get("state_loss", "none") != "none",
     )
     shared |= {"iterations": int(found["iterations"]), "global_batch": int(found["global_batch"])}
-    names = ("student_every", "critic_updates", "critic_new_rollout", "critic_first")
     spec.chunks(recipe.frames)
     return DistillRun(
         "distill",
@@ -73,12 +73,12 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
         recipe.frames,
         recipe=recipe,
         **shared,
-        **{n: found[n] for n in names},
+        **found["schedule"],
     )
 
 
 def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
-    net, frames = _net("teacher", found, True, found["ema"] is not None), int(found["rollout_frames"])
+    net, frames = _net("teacher", found, True, found["average"] is not None), int(found["rollout_frames"])
     tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
     passes = (CountedPass(frames, grad=True),)
     return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
@@ -88,7 +88,7 @@ def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any],
     net, frames, spec = _net("student", found, True, True), int(found["rollout_frames"]), _spec(found)
     tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
     spec.chunks(frames)
-    if found["init_state_target"] == "none":
+    if _given(found["init"]).get("state_target", "none") == "none":
         mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
         passes: tuple[CountedPass, ...] = (CountedPass(2 * frames, visible=mask, grad=True),)
     else:
@@ -108,10 +108,21 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
 
 
 def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(class name, its arguments with what it takes where the config is silent)."""
+    """(class name, its arguments with what it takes where the config is silent); blocks are dicts."""
     made = class_at(node["class_path"])
     silent = {p.name: p.default for p in inspect.signature(made).parameters.values() if p.default is not p.empty}
-    return made.__name__, {**silent, **(node.get("init_args") or {})}
+    blocks = {
+        name: asdict(block) for name, block in silent.items() if is_dataclass(block) and not isinstance(block, type)
+    }
+    given = node.get("init_args") or {}
+    for name in blocks.keys() & given.keys():
+        blocks[name] = given[name] if given[name] is None else {**blocks[name], **given[name]}
+    return made.__name__, {**silent, **given, **blocks}
+
+
+def _given(node: dict[str, Any] | None) -> dict[str, Any]:
+    """The arguments that a config gives to a class within a stage, an objective say."""
+    return (node or {}).get("init_args") or {}
 
 
 def _built(node: dict[str, Any]) -> Any:
@@ -133,8 +144,7 @@ def _size(found: dict[str, Any]) -> Size:
 
 
 def _spec(found: dict[str, Any]) -> StreamSpec:
-    given = found["stream"]
-    return given if isinstance(given, StreamSpec) else StreamSpec.of(given)
+    return StreamSpec.of(found["stream"])
 
 
 def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from adastate.models.lora import Lora
 from adastate.stream import StreamSpec
-from adastate.training.dmd_objective import StateLoss
 from adastate.training.rollout_sampler import Source
 
 
-def refuse_conflicts(spec: StreamSpec, lora: Lora | None, state_loss: StateLoss, source: Source, replay: bool) -> None:
-    """Arguments are the student's stream and adapters, and Distill's own.
+def refuse_conflicts(spec: StreamSpec, lora: Lora | None, scores_states: bool, source: Source, replay: bool) -> None:
+    """Arguments are the student's stream and adapters, whether the objective scores states, and Distill's own.
 
     Raises:
         ValueError: for a state that nothing teaches or that there is not, and for gradients that cannot be replayed.
     """
-    untaught = spec.cache_grad == "detached" and not spec.state_grad and state_loss == "none"
+    untaught = spec.cache_grad == "detached" and not spec.state_grad and not scores_states
     if spec.anchor == "state" and spec.state_visibility == "previous" and untaught:
         raise ValueError(
             "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: "
             "set state_loss: dmd, cache_grad: straight_through or state_grad: 1"
         )
-    if state_loss != "none" and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):
+    if scores_states and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):
         raise ValueError("state_loss: dmd needs anchor: state with at most as many frames as a chunk")
-    if state_loss != "none" and source != "rollout":
+    if scores_states and source != "rollout":
         raise ValueError(f"state_loss looks at rollouts, and source is {source!r}: leave it as it is")
     if not replay:
         return

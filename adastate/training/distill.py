@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import shard_all
 from adastate.encoders import Codec
@@ -20,13 +19,14 @@ from adastate.optim.accumulation import GlobalBatch
 from adastate.optim.adamw import adamw_for, clipped_step, linear_warmup
 from adastate.optim.ema import EMA
 from adastate.optim.manual_optimization import BadUpdateError, GuardedOptimizer
+from adastate.optim.settings import DistillOptimizer
 from adastate.optim.spike_guard import SpikeGuard
 from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
-from adastate.training.dmd_objective import Objective, ObjectiveConfig, StateLoss
-from adastate.training.rollout_sampler import LongRollout, Sampler, Source
+from adastate.training.objectives import Objective, Scores
+from adastate.training.rollout_sampler import RolloutSettings, Sampler
 from adastate.training.student import Student
-from adastate.training.student_rollouts import MicroBatch, Reward, StudentSample, replay_chunks
+from adastate.training.student_rollouts import MicroBatch, StudentSample, replay_chunks
 from adastate.training.teacher import Teacher
 from adastate.types import Batch, Chunk
 from adastate.weights import save
@@ -36,47 +36,48 @@ FROZEN = ("teacher.", "student.codec.")
 """Parts of the module that no checkpoint holds."""
 
 
+@dataclass(frozen=True)
+class UpdateSchedule:
+    """How often student and critic are updated.
+
+    Attributes:
+        student_every: iterations, and so rounds of the critic, for one update of the student.
+        critic_updates: critic updates an iteration.
+        critic_new_rollout: whether each critic update has a rollout of its own; otherwise those of an iteration share
+            one, the student's where there is one.
+        critic_first: iterations at the start in which only the critic learns.
+    """
+
+    student_every: int = 5
+    critic_updates: int = 1
+    critic_new_rollout: bool = True
+    critic_first: int = 0
+
+
 class Distill(pl.LightningModule):
     """Distils the teacher into the streaming student.
 
     One iteration takes `global_batch` prompts, however many processes and micro batches that means. Every
-    `student_every`-th iteration updates the student, every iteration the critic.
+    `schedule.student_every`-th iteration updates the student, every iteration the critic.
 
     Args:
         teacher: gives the real score; frozen.
         student: rolls out, and learns.
         critic: gives the fake score; learns to follow the student.
+        objective: what the student learns from the scores, one of adastate.training.objectives or a class of its form.
         iterations: length of the run.
         global_batch: prompts an iteration; a multiple of processes x the datamodule's batch. Gradients are
             accumulated to it.
-        student_every: critic updates per student update.
-        critic_updates: critic updates an iteration.
-        critic_new_rollout: whether each critic update has a rollout of its own; otherwise those of an iteration share
-            one, the student's where there is one.
-        critic_first: iterations at the start in which only the critic learns.
-        horizon_weight: alpha of losses.horizon_weight.
-        horizon_law: its law [D].
-        state_loss: `none`: the state learns through attention alone; `dmd`: a second scored clip has a frame of each
-            chunk replaced by the chunk's state, with gradient on those frames only [D].
-        state_stands_for: which frame of its chunk that is [D].
-        objective: `dmd`, or `sid`: score identity distillation, whose gradient goes through both scores.
-        sid_alpha: see losses.sid.
-        source: what the scores look at. `rollout`: the student's own streams; `noised`: real clips at the student's
-            levels, denoised in one causal pass, as in CausVid (the data then has latents).
-        long_rollout: rollouts beyond the horizon, see LongRollout; None: the horizon itself.
-        prompt_switch_prob: share of the long streams in which the prompt changes, at a random place, to the data's
-            next one.
-        uniform_schedule_prob: share of the iterations in which a staircase goes chunk by chunk (Rolling-Forcing: half).
-        reward, reward_beta: decoded video to a reward per clip, and beta of the weight exp(beta r) of its loss.
+        schedule: how often each network is updated.
+        rollouts: which clips are scored.
         replay: roll out without a graph and run each chunk's exit pass again: equal gradients with a detached cache,
             and activations of one chunk however long the rollout.
-        score_timestep_range: timesteps at which the scores are compared are clamped to it.
-        score_shift: shift of those timesteps; None takes the teacher's.
-        student_lr, critic_lr, betas, weight_decay, gradient_clip_norm: of the two AdamW, clipped each by its own norm.
-        student_warmup, critic_warmup: steps of each over which its rate rises linearly.
-        spike, patience: see SpikeGuard; a loss or gradient norm that is not finite is never stepped upon.
-        out: safetensors file for the student's averaged weights.
+        optimizer: of both networks.
+        out: safetensors file for the student's averaged weights, written every `save_every` iterations and at the end.
         seed: of all randomness in training.
+
+    Raises:
+        ValueError: for choices that exclude each other.
     """
 
     def __init__(
@@ -84,60 +85,34 @@ class Distill(pl.LightningModule):
         teacher: Teacher,
         student: Student,
         critic: Critic,
+        objective: Objective,
         iterations: int = 600,
         global_batch: int = 64,
-        student_every: int = 5,
-        critic_updates: int = 1,
-        critic_new_rollout: bool = True,
-        critic_first: int = 0,
-        horizon_weight: float = 2.0,
-        horizon_law: losses.HorizonLaw = "linear",
-        state_loss: StateLoss = "none",
-        state_stands_for: Literal["first", "last"] = "last",
-        objective: Literal["dmd", "sid"] = "dmd",
-        sid_alpha: float = 1.0,
-        source: Source = "rollout",
-        long_rollout: LongRollout | None = None,
-        prompt_switch_prob: float = 0.0,
-        uniform_schedule_prob: float = 0.0,
-        reward: Reward | None = None,
-        reward_beta: float = 2.0,
+        schedule: UpdateSchedule = UpdateSchedule(),
+        rollouts: RolloutSettings = RolloutSettings(),  # noqa: B008 - frozen
         replay: bool = False,
-        score_timestep_range: tuple[float, float] = (20.0, 980.0),
-        score_shift: float | None = None,
-        student_lr: float = 2e-6,
-        critic_lr: float = 4e-7,
-        betas: tuple[float, float] = (0.0, 0.999),
-        weight_decay: float = 0.01,
-        gradient_clip_norm: float = 10.0,
-        student_warmup: int = 0,
-        critic_warmup: int = 0,
-        spike: float = 10.0,
-        patience: int = 5,
+        optimizer: DistillOptimizer = DistillOptimizer(),  # noqa: B008 - frozen
         out: str | None = None,
         save_every: int = 50,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        refuse_conflicts(student.spec, student.lora, state_loss, source, replay)
+        refuse_conflicts(student.spec, student.lora, objective.scores_states, rollouts.source, replay)
         self.automatic_optimization = False
         self.teacher, self.student, self.critic = teacher.requires_grad_(False).eval(), student, critic
-        self.iterations, self.batch, self.student_every = iterations, GlobalBatch(global_batch), student_every
-        self.critic_updates, self.critic_first = critic_updates, critic_first
-        self.critic_new_rollout, self.replay = critic_new_rollout, replay
-        self.save_streams = long_rollout is None or long_rollout.save_streams
-        self.sampler = Sampler(student, seed, source, long_rollout, prompt_switch_prob, uniform_schedule_prob)
-        choices = ObjectiveConfig(
-            *(objective, sid_alpha, horizon_weight, horizon_law, state_loss, state_stands_for),
-            *(reward, reward_beta, score_timestep_range, score_shift),
+        self.objective, self.schedule, self.optimizer, self.replay = objective, schedule, optimizer, replay
+        self.iterations, self.batch = iterations, GlobalBatch(global_batch)
+        self.save_streams = rollouts.long_rollout is None or rollouts.long_rollout.save_streams
+        self.sampler = Sampler(student, rollouts, seed)
+        self.gradient_clip_norm, self.out, self.save_every, self.seed = (
+            optimizer.gradient_clip_norm,
+            out,
+            save_every,
+            seed,
         )
-        self.objective = Objective(self.teacher, student, critic, choices)
-        self.student_lr, self.critic_lr, self.betas, self.weight_decay = student_lr, critic_lr, betas, weight_decay
-        self.gradient_clip_norm, self.out, self.save_every, self.seed = gradient_clip_norm, out, save_every, seed
-        self.warmup = (student_warmup, critic_warmup)
         self.clipped_step = clipped_step
         self.learning = ""
-        self.updates = GuardedOptimizer(self, SpikeGuard(spike, patience=patience))
+        self.updates = GuardedOptimizer(self, SpikeGuard(optimizer.spike, patience=optimizer.patience))
         self._iteration = 0
 
     # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
@@ -222,13 +197,14 @@ class Distill(pl.LightningModule):
     def _iterate(self, parts: list[MicroBatch]) -> None:
         """The updates of one iteration, over the parts of its batch."""
         made: list[StudentSample] = []
-        if self.iteration >= self.critic_first and self.iteration % self.student_every == 0:
+        plan = self.schedule
+        if self.iteration >= plan.critic_first and self.iteration % plan.student_every == 0:
             negative = self.student.embed([self.teacher.negative_prompt])
             made = [self._replayed(part, negative) if self.replay else self._learn(part, negative) for part in parts]
             self.updates.step("student")
             self.student.ema.update(self.student.net)
-        for update in range(self.critic_updates):
-            if self.critic_new_rollout or not made:
+        for update in range(plan.critic_updates):
+            if plan.critic_new_rollout or not made:
                 made = [self.sample(part, f"critic {update}", grad=False) for part in parts]
             for sample, part in zip(made, parts, strict=True):
                 noise = self.noise(part.index, f"critic score {update}")
@@ -268,8 +244,10 @@ class Distill(pl.LightningModule):
     def student_loss(
         self, sample: StudentSample, text: Tensor, negative: Tensor, index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See Objective."""
-        return self.objective.student_loss(sample, text, negative, lambda purpose: self.noise(index, purpose))
+        """The objective's loss of a sample, and curves; `text` is its micro batch's."""
+        told, actions = sample.scored_text(text), sample.actions
+        scores = Scores(self.teacher, self.critic, self.codec.decode, told, negative, actions)
+        return self.objective.student_loss(sample, scores, lambda purpose: self.noise(index, purpose))
 
     # ---- optimisation
 
@@ -340,9 +318,11 @@ class Distill(pl.LightningModule):
             save(net, Path(self.out), stream=asdict(self.student.spec))
 
     def configure_optimizers(self) -> Any:
-        rates = {"student": self.student_lr, "critic": self.critic_lr}
-        optimizers = [adamw_for(net, rates[name], self.betas, self.weight_decay) for name, net in self.trained.items()]
-        return optimizers, [linear_warmup(o, n) for o, n in zip(optimizers, self.warmup, strict=True)]
+        told = self.optimizer
+        rates, warmups = (told.student_lr, told.critic_lr), (told.student_warmup, told.critic_warmup)
+        nets = zip(self.trained.values(), rates, strict=True)
+        optimizers = [adamw_for(net, rate, told.betas, told.weight_decay) for net, rate in nets]
+        return optimizers, [linear_warmup(o, n) for o, n in zip(optimizers, warmups, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:
         super().train(mode)

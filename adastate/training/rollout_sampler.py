@@ -1,4 +1,4 @@
-"""What a distillation's scores look at, iteration by iteration: the choice of rollout, and all that is drawn for it."""
+"""Generates the clips that are scored in each iteration: which rollout, and all that is drawn for it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,25 @@ class LongRollout:
     save_streams: bool = True
 
 
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Which clips are scored.
+
+    Attributes:
+        source: `rollout`: the student's own streams; `noised`: real clips at the student's levels, denoised in one
+            causal pass, as in CausVid (the data then has latents).
+        long_rollout: rollouts beyond the horizon; None: the horizon itself.
+        prompt_switch_prob: share of the long streams in which the prompt changes, at a random place, to the data's
+            next one.
+        uniform_schedule_prob: share of the iterations in which a staircase goes chunk by chunk (Rolling-Forcing: half).
+    """
+
+    source: Source = "rollout"
+    long_rollout: LongRollout | None = None
+    prompt_switch_prob: float = 0.0
+    uniform_schedule_prob: float = 0.0
+
+
 THOUSAND = 1000
 """Shares are drawn to a thousandth."""
 
@@ -48,24 +67,19 @@ class Sampler:
     """Makes the samples of an iteration; every draw is one for all chunks, samples and ranks.
 
     Args:
-        source, long_rollout, prompt_switch_prob, uniform_schedule_prob: see Distill.
         seed: of the draws.
+
+    Raises:
+        ValueError: for settings that exclude each other, or that the student's stream does not allow.
     """
 
-    def __init__(
-        self,
-        student: Student,
-        seed: int = 0,
-        source: Source = "rollout",
-        long_rollout: LongRollout | None = None,
-        prompt_switch_prob: float = 0.0,
-        uniform_schedule_prob: float = 0.0,
-    ) -> None:
-        self.student, self.seed, self.source, self.long = student, seed, source, long_rollout
-        self.prompt_switch_prob, self.uniform_schedule_prob = prompt_switch_prob, uniform_schedule_prob
+    def __init__(self, student: Student, settings: RolloutSettings, seed: int = 0) -> None:
+        self.student, self.seed, self.source, self.long = student, seed, settings.source, settings.long_rollout
+        self.prompt_switch_prob = settings.prompt_switch_prob
+        self.uniform_schedule_prob = settings.uniform_schedule_prob
         self._check()
-        streaming = long_rollout is not None and long_rollout.mode == "streaming"
-        self.streams = StreamPool(student, long_rollout.frames) if streaming and long_rollout is not None else None
+        streaming = self.long is not None and self.long.mode == "streaming"
+        self.streams = StreamPool(student, self.long.frames) if streaming and self.long is not None else None
 
     def _check(self) -> None:
         spec, horizon = self.student.spec, self.student.rollout_frames

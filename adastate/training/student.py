@@ -20,19 +20,20 @@ from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
 from adastate.optim.adamw import adamw, clip_gradient
 from adastate.optim.ema import EMA
+from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
 from adastate.stream.rollout import replay
-from adastate.training import initialization
-from adastate.training.initialization import Init, StateTarget
+from adastate.training.initializations import Initialization, StudentNetworks
+from adastate.training.initializations.causal_forward import block_causal_forward
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Batch, Chunk, Probe
 from adastate.weights import network, save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
-FROZEN = ("codec.", "ar_net.")
+FROZEN = ("codec.", "frozen_net.")
 """Parts of the module that no checkpoint holds."""
 
 
@@ -49,19 +50,10 @@ class Student(pl.LightningModule):
         latent_size: latent height and width.
         rollout_frames: latent frames of a training rollout, the horizon; a multiple of the chunk.
         weights: safetensors file or "builtin" (the tiny teacher) to start from; None for random.
-        init: objective of the initialisation. `ode`: causal ODE regression, from points of the trajectories at the
-            student's own levels to their end, with the clean past as context (Causal-Forcing);
-            `ode_noisy_context`: the same with the past as noisy as its own level says, the way CausVid and Self-Forcing
-            begin; `teacher_forcing`:
-            autoregressive diffusion, flow matching with the clean past as context; `diffusion_forcing`: the same with
-            a noisy past; `consistency`: causal consistency distillation, one step of a frozen autoregressive
-            diffusion network down, and the same answer from there (Causal-Forcing++).
-        ar_weights, ar_steps, ar_guidance: that network, the levels of its path, and its guidance c + w (c - u).
-        init_state_target: what a state is taught in initialisation: nothing (there is no state slot then), or the
-            `first` or `last` frames of its own chunk.
-        lr, betas, weight_decay, gradient_clip_norm, warmup, lr_decay_fraction: of the initialisation's AdamW, as in
-            Teacher.
-        ema, ema_start, ema_warmup: average of the weights, see EMA.
+        init: objective of the initialisation, one of adastate.training.initializations or a class of its form; None
+            for a student that is not trained on its own.
+        optimizer: of the initialisation.
+        average: of the weights; it is what is saved and streamed with.
         out, save_every: safetensors file of the averaged weights.
         seed: of all randomness in training.
         compute_dtype, checkpointing: see DiT.
@@ -80,20 +72,9 @@ class Student(pl.LightningModule):
         latent_size: tuple[int, int] = (60, 104),
         rollout_frames: int = 21,
         weights: str | None = None,
-        init: Init = "ode",
-        ar_weights: str | None = None,
-        ar_steps: int = 48,
-        ar_guidance: float = 0.0,
-        init_state_target: StateTarget = "none",
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.01,
-        gradient_clip_norm: float = 1.0,
-        warmup: int = 20,
-        lr_decay_fraction: float = 0.4,
-        ema: float = 0.99,
-        ema_start: int = 0,
-        ema_warmup: bool = False,
+        init: Initialization | None = None,
+        optimizer: OptimizerSettings = OptimizerSettings(lr=1e-4, warmup=20, lr_decay_fraction=0.4),  # noqa: B008
+        average: AverageSettings = AverageSettings(),  # noqa: B008 - frozen
         out: str | None = None,
         save_every: int = 500,
         seed: int = 0,
@@ -108,19 +89,18 @@ class Student(pl.LightningModule):
         self.engine: Engine = engine
         self.fp8 = fp8
         self.codec, self.text, self.spec, self.latent_size = codec, text, stream, latent_size
-        self.rollout_frames, self.init, self.init_state_target = rollout_frames, init, init_state_target
-        self.lr, self.betas, self.weight_decay, self.gradient_clip_norm = lr, betas, weight_decay, gradient_clip_norm
-        self.warmup, self.lr_decay_fraction = warmup, lr_decay_fraction
+        self.rollout_frames, self.init, self.optimizer = rollout_frames, init, optimizer
+        self.gradient_clip_norm = optimizer.gradient_clip_norm
         self.out, self.save_every, self.seed = out, save_every, seed
-        initialization.refuse_conflicts(init, init_state_target, stream.anchor, ar_weights)
+        if init is not None:
+            init.check(stream)
         self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
-        self.ema = EMA(self.net, ema, ema_start, ema_warmup)
-        self.ar_steps, self.ar_guidance = ar_steps, ar_guidance
+        self.ema = EMA(self.net, average.decay, average.start, average.warmup)
         self.learning, self.clip_gradient = "student", clip_gradient
-        self.ar_net: DiT | None = None
-        if ar_weights is not None:
-            self.ar_net = network(size, ar_weights, compute_dtype=compute_dtype).requires_grad_(False)
+        self.frozen_net: DiT | None = None
+        if init is not None and init.frozen_weights is not None:
+            self.frozen_net = network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 
@@ -265,7 +245,7 @@ class Student(pl.LightningModule):
 
     @property
     def frozen(self) -> dict[str, DiT]:
-        return {} if self.ar_net is None else {"ar": self.ar_net}
+        return {} if self.frozen_net is None else {"frozen": self.frozen_net}
 
     @property
     def averages(self) -> dict[str, EMA]:
@@ -281,32 +261,31 @@ class Student(pl.LightningModule):
     # ---- initialisation
 
     def on_fit_start(self) -> None:
-        if self.init == "consistency" and hasattr(self.trainer.strategy, "engines"):
+        if self.init is None:
             raise ValueError(
-                "init: consistency runs the average in each step, and ZeRO keeps it in pieces: "
+                "this student has no init, the objective of its initialisation: layer conf/stages/init.yaml"
+            )
+        if self.init.uses_average and hasattr(self.trainer.strategy, "engines"):
+            raise ValueError(
+                f"{type(self.init).__name__} runs the average in each step, and ZeRO keeps it in pieces: "
                 "use conf/strategy/fsdp2.yaml"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert self.init is not None
         noise = SampleNoise(self.seed, self.iteration, batch.index, "init", self.device)
-        text = self.embed(batch.prompts)
-        if self.init == "consistency":
-            loss = self._consistency(batch, noise, text)
-        else:
-            made, target = initialization.pairs(self.init, batch, noise, self.spec), self.init_state_target
-            loss = initialization.loss(self.init, self.net, made, text, self.spec, target)
+        loss = self.init.loss(self.networks, batch, noise)
         self.log("init/loss", loss, prog_bar=True)
         return loss
 
-    def _consistency(self, batch: Batch, noise: SampleNoise, text: Tensor) -> Tensor:
-        assert self.ar_net is not None
-        nets, nothing = (self.ar_net, self.ema.net, self.net), self.embed([""]).expand(len(text), -1, -1)
-        choices = (self.spec, self.ar_steps, self.ar_guidance)
-        return initialization.guided_consistency(nets, batch, noise, (text, nothing), *choices)
+    @property
+    def networks(self) -> StudentNetworks:
+        """What an initialisation sees."""
+        return StudentNetworks(self.net, self.ema.net, self.frozen_net, self.spec, self.embed)
 
     def block_causal_forward(self, noisy: Tensor, t: Tensor, text: Tensor, actions: Tensor | None = None) -> Tensor:
-        """Flow of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
-        return initialization.block_causal_forward(self.net, noisy, t, text, self.spec, actions)
+        """Velocity of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
+        return block_causal_forward(self.net, noisy, t, text, self.spec, actions)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""
@@ -335,5 +314,4 @@ class Student(pl.LightningModule):
         restore_frozen(self, checkpoint, FROZEN)
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.max_steps
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, self.warmup, self.lr_decay_fraction, steps)
+        return adamw(self.net, self.optimizer, self.trainer.max_steps)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -239,8 +238,3 @@ def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradien
             of_state = torch.zeros_like(chunk.state) if chunk.state.grad is None else chunk.state.grad
             g = torch.cat([of_state, g], 1)
         yield (x0 * g.to(x0)).sum()
-
-
-# The result is a Tensor; were that said, jsonargparse would look for a class of tensors in the config.
-Reward = Callable[[Tensor], Any]
-"""Decoded video `[B, T, 3, h, w]` in [-1, 1] -> one number per clip `[B]`, larger for better."""

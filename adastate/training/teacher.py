@@ -20,6 +20,7 @@ from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
 from adastate.optim.adamw import adamw, clip_gradient
 from adastate.optim.ema import EMA
+from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.types import Batch, Chunk
 from adastate.weights import save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
@@ -43,10 +44,8 @@ class Teacher(pl.LightningModule):
         negative_prompt: what u is conditioned on; a name that ends in .txt is a file that holds it.
         solver: of the ODE in `sample`: `euler`, or Wan2.1's own `unipc`, which needs fewer steps.
         dropout: share of prompts replaced by the negative prompt while training.
-        lr, betas, weight_decay, gradient_clip_norm: of AdamW; the rate warms up over `warmup` steps and falls to
-            nothing over the last `lr_decay_fraction` of `trainer.max_steps`.
-        muon_lr: rate of Muon for the matrices, where `lr` is that of the rest; None: AdamW for all.
-        ema: decay of the weights that are saved and sampled from; None keeps no average (a frozen teacher).
+        optimizer: of its training.
+        average: of the weights, which is saved and sampled from; None keeps none (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
         compute_dtype, checkpointing, compiled: see `DiT`.
@@ -66,14 +65,8 @@ class Teacher(pl.LightningModule):
         negative_prompt: str = "",
         solver: Literal["euler", "unipc"] = "euler",
         dropout: float = 0.1,
-        lr: float = 1e-3,
-        muon_lr: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.01,
-        gradient_clip_norm: float = 1.0,
-        warmup: int = 60,
-        lr_decay_fraction: float = 0.3,
-        ema: float | None = 0.999,
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 - frozen
+        average: AverageSettings | None = AverageSettings(0.999, warmup=True),  # noqa: B008 - frozen
         out: str | None = None,
         save_every: int = 500,
         seed: int = 0,
@@ -89,17 +82,10 @@ class Teacher(pl.LightningModule):
         self.rollout_frames = rollout_frames
         self.latent_size, self.timestep_shift, self.guidance = latent_size, timestep_shift, guidance
         self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
-        self.dropout, self.lr, self.betas, self.weight_decay = dropout, lr, betas, weight_decay
-        self.muon_lr = muon_lr
-        self.gradient_clip_norm, self.warmup, self.lr_decay_fraction, self.out, self.seed = (
-            gradient_clip_norm,
-            warmup,
-            lr_decay_fraction,
-            out,
-            seed,
-        )
-        self.save_every, self.learning, self.clip_gradient = save_every, "teacher", clip_gradient
-        self.ema = None if ema is None else EMA(self.net, ema, warmup=True)
+        self.dropout, self.optimizer, self.out, self.save_every, self.seed = dropout, optimizer, out, save_every, seed
+        self.gradient_clip_norm = optimizer.gradient_clip_norm
+        self.learning, self.clip_gradient = "teacher", clip_gradient
+        self.ema = None if average is None else EMA(self.net, average.decay, average.start, average.warmup)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 
@@ -280,9 +266,7 @@ class Teacher(pl.LightningModule):
         yield Chunk(0, 0, made, None, passes=16)
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.max_steps
-        rest = self.warmup, self.lr_decay_fraction, steps, self.muon_lr
-        return adamw(self.net, self.lr, self.betas, self.weight_decay, *rest)
+        return adamw(self.net, self.optimizer, self.trainer.max_steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))

@@ -171,7 +171,7 @@ def test_the_negative_prompt_is_read_from_its_file_and_embedded_once(folder: Pat
     counted = Counted(text)
     file.write_text("bounces a\n", encoding="utf-8")
     size = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=16, text_tokens=6, time_embedding_dim=8)
-    teacher = Teacher(size, text=text, latent_size=(4, 4), negative_prompt=str(file), ema=None)
+    teacher = Teacher(size, text=text, latent_size=(4, 4), negative_prompt=str(file), average=None)
     file.unlink()
     assert teacher.negative_prompt == "bounces a"
     for prompt in ("a ball", "ball"):

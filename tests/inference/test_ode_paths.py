@@ -27,7 +27,9 @@ FLOWN = (normal(2, 6, 3, seed=7) > 0).float()
 def teacher(guidance: float = 2.0, actions: int = 0) -> Teacher:
     torch.manual_seed(0)
     size, text = replace(SIZE, actions=actions), TinyText(SIZE.text_tokens, SIZE.text_width)
-    made = Teacher(size, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, ema=None)
+    made = Teacher(
+        size, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, average=None
+    )
     randomise(made.net, 3)
     return made.eval()
 

@@ -35,7 +35,7 @@ model:
   init_args:
     teacher:
       class_path: adastate.training.teacher.Teacher
-      init_args: {size: "${size}", latent_size: [4, 6], ema: null}
+      init_args: {size: "${size}", latent_size: [4, 6], average: null}
     student:
       class_path: adastate.training.student.Student
       init_args:
@@ -50,9 +50,9 @@ model:
       init_args: {size: "${size}"}
     iterations: ${run.iterations}
     global_batch: 4
-    student_every: 2
-    student_lr: 1.0e-3
-    critic_lr: 1.0e-3
+    objective: {class_path: adastate.training.objectives.DMD}
+    schedule: {student_every: 2}
+    optimizer: {student_lr: 1.0e-3, critic_lr: 1.0e-3}
 data:
   class_path: datamodules.prompts.PromptData
   init_args: {batch: 2}

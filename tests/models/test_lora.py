@@ -24,20 +24,24 @@ from adastate.models.lora import Lora, adapt
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Streamer
 from adastate.optim.ema import EMA
+from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.plan import configured
 from adastate.stream import StateCache, rollout
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
+from adastate.training.initializations import OdeRegression
 from adastate.training.load_run import load_student
+from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from adastate.weights import export, load, read, save
-from tests.support.rig import Gradients, Prompts, distance, fit
+from tests.support.rig import DISTILL_BLOCKS, Gradients, Prompts, distance, fit, grouped
 from tests.support.tiny import GRID, ROOT, SHAPE, SIZE, Drawn, NetStudent, normal, random_net, spec
 from tests.support.zero_worker import From
 from tests.training.test_initialization import CLIPS, ODE, Batches
 
+QUICK = OptimizerSettings(1e-2, warmup=1)
 LORA = Lora(rank=4, alpha=6.0)
 X, T = normal(2, 3, *SHAPE), torch.tensor([900.0, 200.0])
 TEXT = normal(2, SIZE.text_tokens, SIZE.text_width, seed=1)
@@ -71,11 +75,26 @@ def tiny_distill(base: str, checkpointing: bool = False, lora: Lora | None = LOR
     torch.manual_seed(0)
     codec, text = TinyCodec(None, width=4, channels=SIZE.channels, group=2), TinyText(SIZE.text_tokens, SIZE.text_width)
     student = Student(
-        SIZE, codec, text, spec(), GRID, rollout_frames=6, weights=base, ema=0.5, checkpointing=checkpointing, lora=lora
+        SIZE,
+        codec,
+        text,
+        spec(),
+        GRID,
+        rollout_frames=6,
+        weights=base,
+        average=AverageSettings(0.5),
+        checkpointing=checkpointing,
+        lora=lora,
     )
     critic = Critic(SIZE, base, checkpointing=checkpointing, lora=lora)
     options = {"iterations": 1, "global_batch": 4, "student_every": 1, "student_lr": 1e-2, "critic_lr": 1e-2, **kwargs}
-    return Distill(Teacher(SIZE, latent_size=GRID, weights=base, ema=None), student, critic, **options)
+    return Distill(
+        Teacher(SIZE, latent_size=GRID, weights=base, average=None),
+        student,
+        critic,
+        DMD(),
+        **grouped(options, DISTILL_BLOCKS),
+    )
 
 
 def names(weights: dict[str, Any]) -> set[str]:
@@ -175,10 +194,13 @@ def test_only_adapters_learn(base: str, stage: str, tmp_path: Path) -> None:
     data: pl.LightningDataModule = batch
     module: Any
     if stage == "teacher":
-        module = Teacher(SIZE, codec, text, GRID, weights=base, lr=1e-2, warmup=1, lora=LORA, out=str(out))
+        module = Teacher(SIZE, codec, text, GRID, weights=base, lora=LORA, out=str(out), optimizer=QUICK)
     elif stage == "init":
-        options: dict[str, Any] = {"rollout_frames": 6, "weights": base, "lr": 1e-2, "warmup": 1, "lora": LORA}
-        module, data = Student(SIZE, codec, text, spec(), GRID, **options, out=str(out)), Batches(ODE)
+        options: dict[str, Any] = {"rollout_frames": 6, "weights": base, "lora": LORA, "optimizer": QUICK}
+        module, data = (
+            Student(SIZE, codec, text, spec(), GRID, init=OdeRegression(), **options, out=str(out)),
+            Batches(ODE),
+        )
     else:
         module, data = tiny_distill(base, out=str(out)), Prompts()
     before = {k: v.clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
@@ -204,7 +226,7 @@ def test_a_checkpoint_holds_adapters_and_resumes_exactly(base: str, tmp_path: Pa
         module = tiny_distill(base, iterations=iterations)
         options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, enable_model_summary=False, **options)
-        trainer.fit(module, datamodule=From(4, done), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=From(4, done, flown=0), ckpt_path=checkpoint, weights_only=True)
         trainer.save_checkpoint(tmp_path / f"{iterations}.ckpt")
         return module
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from adastate.optim.adamw import adamw, adamw_for
+from adastate.optim.settings import OptimizerSettings
 
 
 def rates(steps: int, run: int, warmup: int = 4, lr_decay_fraction: float = 0.5) -> list[float]:
-    made = adamw(nn.Linear(1, 1), 1.0, (0.9, 0.99), 0.0, warmup, lr_decay_fraction, steps)
+    made = adamw(nn.Linear(1, 1), OptimizerSettings(1.0, warmup=warmup, lr_decay_fraction=lr_decay_fraction), steps)
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     found = []
     for _ in range(run):
@@ -37,7 +38,7 @@ def test_without_warm_up_and_decay_it_is_constant() -> None:
 def test_what_does_not_learn_is_not_in_the_optimiser() -> None:
     net = nn.Linear(2, 2)
     net.weight.requires_grad_(False)
-    made = adamw(net, 1.0, (0.9, 0.99), 0.0, 0, 0.0, 1)
+    made = adamw(net, OptimizerSettings(), 1)
     assert [p is net.bias for g in made["optimizer"].param_groups for p in g["params"]] == [True]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from adastate.optim.adamw import adamw
 from adastate.optim.muon import Muon, is_matrix
+from adastate.optim.settings import OptimizerSettings
 from tests.support.tiny import normal
 
 
@@ -77,7 +78,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_never_stopped() -> None:
 
 
 def test_schedules_scale_both_rates() -> None:
-    made = adamw(net(), 1e-3, (0.9, 0.99), 0.0, 4, 0.0, 10, muon_lr=0.02)
+    made = adamw(net(), OptimizerSettings(1e-3, 0.02, warmup=4), 10)
     assert [g["lr"] for g in made["optimizer"].param_groups] == pytest.approx([0.005, 0.00025])
 
 

@@ -165,7 +165,11 @@ def test_each_network_s_checkpointing_costs_that_network() -> None:
 
 @pytest.mark.parametrize(("every", "first"), [(5, 0), (5, 7), (1, 8), (4, 4)])
 def test_steps_are_those_of_the_loop(every: int, first: int) -> None:
-    changes = (f"model.init_args.student_every={every}", f"model.init_args.critic_first={first}", "run.iterations=23")
+    changes = (
+        f"model.init_args.schedule.student_every={every}",
+        f"model.init_args.schedule.critic_first={first}",
+        "run.iterations=23",
+    )
     run = configured("tiny", "stages/distill.yaml", overrides=changes)
     taken = sum(i >= first and i % every == 0 for i in range(23))
     assert run.steps == {"student": taken, "critic": 23}

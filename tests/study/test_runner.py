@@ -140,7 +140,8 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
         assert found["student"]["init_args"]["stream"]["anchor"] == task.arm.spec.anchor
         assert found["student"]["init_args"]["weights"] == str(tmp_path / "base/init.safetensors")
         assert found["out"] == str(task.folder(tmp_path) / "student.safetensors")
-        assert found.get("state_loss", "none") == task.arm.model.get("state_loss", "none")
+        changed = task.arm.model.get("objective", {}).get("init_args", {})
+        assert changed.items() <= found["objective"]["init_args"].items()
         assert measure.argv[:2] == ["study", "measure"]
 
 
@@ -154,7 +155,7 @@ def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
         if stage.argv[0] == "fit":
             config, _ = read_command(stage.argv[1:])
             found = config.lightning["model"]["init_args"]
-            assert found["stream"]["past_frames"] == 6 and found.get("init_state_target", "none") == "none"
+            assert found["stream"]["past_frames"] == 6 and "init_args" not in found["init"]
     for world in ("journey", "fog"):
         untrained = StudySetting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
         told = [s for _, s in arm_stages.shared(untrained)]

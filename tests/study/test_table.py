@@ -30,7 +30,7 @@ def test_every_arm_is_a_stream_and_its_arguments_exist() -> None:
 @pytest.mark.parametrize("name", list(read_table().arms))
 def test_every_arm_can_be_distilled(name: str) -> None:
     arm = read_table().arms[name]
-    options = dict(arm.model)
+    options = {**arm.model.get("objective", {}).get("init_args", {}), **arm.model.get("rollouts", {})}
     if "long_rollout" in options:
         options["long_rollout"] = LongRollout(**options["long_rollout"])
     made = tiny_distill(dict(arm.stream), **options)

@@ -60,7 +60,7 @@ def run(
         max_steps=-1, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    data = From(GLOBAL // world, 0 if resume is None else 1)
+    data = From(GLOBAL // world, 0 if resume is None else 1, flown=0)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
     return found.weights
 

@@ -74,7 +74,7 @@ class Step:
         return self.module.critic.loss(x, self.text, self.module.noise(self.index, "score"))[0]
 
     def recipe(self, checkpointing: bool) -> StepCost:
-        states = self.module.objective.recipe.state_loss == "dmd"
+        states = self.module.objective.scores_states
         again = (checkpointing, checkpointing)
         return StepCost(SIZE, SIZE, SIZE, self.module.student.spec, TOKENS, 6, again, True, states, scores=2.0)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,12 +13,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.encoders import TinyCodec, TinyText
+from adastate.optim.settings import AverageSettings, DistillOptimizer, OptimizerSettings
 from adastate.training.critic import Critic
-from adastate.training.distill import Distill
+from adastate.training.distill import Distill, UpdateSchedule
+from adastate.training.initializations import OdeRegression
+from adastate.training.objectives import DMD
+from adastate.training.rollout_sampler import RolloutSettings
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise, spec
+
+INIT_OPTIMIZER = OptimizerSettings(lr=1e-4, warmup=20, lr_decay_fraction=0.4)
+DISTILL_BLOCKS = {"schedule": UpdateSchedule(), "rollouts": RolloutSettings(), "optimizer": DistillOptimizer()}
 
 WORDS = ("red", "fast", "north", "ball", "plain", "slow", "snow", "lava")
 
@@ -30,24 +38,39 @@ def tiny_student(
     codec = TinyCodec(None, width=4, channels=SIZE.channels, group=2)
     text = TinyText(SIZE.text_tokens, SIZE.text_width)
     size = replace(SIZE, actions=actions)
-    made = Student(
-        size, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **(init or {})
+    options = grouped(
+        {"init": OdeRegression(), **(init or {})}, {"optimizer": INIT_OPTIMIZER, "average": AverageSettings()}
     )
+    made = Student(size, codec, text, spec(**stream), GRID, rollout_frames=6, checkpointing=checkpointing, **options)
     randomise(made.net, seed)
     made.ema.net.load_state_dict(made.net.state_dict())
     return made
 
 
+def grouped(options: Mapping[str, Any], blocks: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat options by the block that has a field of their name: {"lr": 1} is {"optimizer": OptimizerSettings(lr=1)}."""
+    rest, made = dict(options), {}
+    for name, block in blocks.items():
+        made[name] = replace(block, **{f.name: rest.pop(f.name) for f in fields(block) if f.name in rest})
+    return {**made, **rest}
+
+
 def tiny_distill(
-    stream: dict[str, Any] | None = None, checkpointing: bool = False, actions: int = 0, **kwargs: Any
+    stream: dict[str, Any] | None = None,
+    checkpointing: bool = False,
+    actions: int = 0,
+    objective: Any = DMD,
+    **kwargs: Any,
 ) -> Distill:
+    """Arguments of Distill, of its blocks and of the objective's class, all by their own names."""
     student = tiny_student(checkpointing=checkpointing, actions=actions, **(stream or {}))
     torch.manual_seed(1)
     size = replace(SIZE, actions=actions)
-    teacher, critic = Teacher(size, latent_size=GRID, ema=None), Critic(size, checkpointing=checkpointing)
+    teacher, critic = Teacher(size, latent_size=GRID, average=None), Critic(size, checkpointing=checkpointing)
     randomise(teacher.net, 3), randomise(critic.net, 4)
     options = {"iterations": 1, "global_batch": 4, "student_lr": 1e-3, "critic_lr": 1e-3, **kwargs}
-    return Distill(teacher, student, critic, **options)
+    told = {name: options.pop(name) for name in inspect.signature(objective).parameters if name in options}
+    return Distill(teacher, student, critic, objective(**told), **grouped(options, DISTILL_BLOCKS))
 
 
 class Rows(IterableDataset[Batch]):

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from adastate.distributed.fsdp_strategy import FsdpStrategy
 from adastate.encoders import TinyCodec, TinyText
+from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.runtime import signals
+from adastate.training.initializations import TeacherForcing
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
@@ -174,9 +176,17 @@ def network(plan: Plan) -> Any:
             TinyCodec(None, width=4, channels=SIZE.channels, group=2),
             TinyText(SIZE.text_tokens, SIZE.text_width),
         )
-        return Teacher(SIZE, codec=codec, text=text, latent_size=GRID, rollout_frames=6, lr=1e-3, ema=0.9, warmup=1)
+        return Teacher(
+            SIZE,
+            codec=codec,
+            text=text,
+            latent_size=GRID,
+            rollout_frames=6,
+            optimizer=OptimizerSettings(1e-3, warmup=1),
+            average=AverageSettings(0.9, warmup=True),
+        )
     if plan.stage == "init":
-        return tiny_student(init={"init": "teacher_forcing", "lr": 1e-3, "warmup": 1, "ema": 0.9})
+        return tiny_student(init={"init": TeacherForcing(), "lr": 1e-3, "warmup": 1, "decay": 0.9})
     long = {"long_rollout": LongRollout(12, plan.long), "prompt_switch_prob": 0.5} if plan.long else {}
     return tiny_distill(iterations=plan.iterations, student_every=2, global_batch=plan.global_batch, **long)
 

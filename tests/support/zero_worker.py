@@ -23,11 +23,13 @@ from torch.utils.data import DataLoader
 from adastate.distributed.fsdp_strategy import FsdpStrategy
 from adastate.encoders import TinyCodec, TinyText
 from adastate.models.wan import Size
+from adastate.optim.settings import AverageSettings
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
+from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from tests.support.rig import Prompts, Rows, Steered
+from tests.support.rig import DISTILL_BLOCKS, Prompts, Rows, Steered, grouped
 from tests.support.tiny import randomise, spec
 
 NET = Size(
@@ -110,9 +112,16 @@ def small_distill(**kwargs: Any) -> Distill:
     torch.manual_seed(0)
     codec, text = TinyCodec(None, width=4, channels=NET.channels, group=2), TinyText(NET.text_tokens, NET.text_width)
     student = Student(
-        NET, codec, text, spec(chunk_frames=2, past_frames=2), (2, 4), rollout_frames=4, ema=0.9, checkpointing=True
+        NET,
+        codec,
+        text,
+        spec(chunk_frames=2, past_frames=2),
+        (2, 4),
+        rollout_frames=4,
+        average=AverageSettings(0.9),
+        checkpointing=True,
     )
-    teacher, critic = Teacher(NET, latent_size=(2, 4), ema=None), Critic(NET, checkpointing=True)
+    teacher, critic = Teacher(NET, latent_size=(2, 4), average=None), Critic(NET, checkpointing=True)
     for seed, net in enumerate((student.net, teacher.net, critic.net)):
         randomise(net, seed)
     student.ema.net.load_state_dict(student.net.state_dict())
@@ -120,14 +129,14 @@ def small_distill(**kwargs: Any) -> Distill:
         "global_batch": 4, "student_every": 3, "student_lr": 1e-3, "critic_lr": 2e-3, "gradient_clip_norm": CLIP,
         "critic_warmup": 4, "student_warmup": 2, **kwargs,
     }  # fmt: skip
-    return Distill(teacher, student, critic, **options)
+    return Distill(teacher, student, critic, DMD(), **grouped(options, DISTILL_BLOCKS))
 
 
 class From(Prompts):
-    """Goes on after `done` micro batches, as a loader does that is resumed."""
+    """Goes on after `done` micro batches, as a loader does that is resumed; `flown` as in Prompts."""
 
-    def __init__(self, batch: int, done: int = 0) -> None:
-        super().__init__(batch)
+    def __init__(self, batch: int, done: int = 0, flown: int = 4) -> None:
+        super().__init__(batch, flown=flown)
         self.done = done
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -141,7 +150,8 @@ class From(Prompts):
                     if i >= done:
                         yield batch
 
-        return DataLoader(Steered(Rest(rows.batch, rows.world, rows.rank, False), 4), batch_size=None)
+        rest = Rest(rows.batch, rows.world, rows.rank, False)
+        return DataLoader(Steered(rest, self.flown) if self.flown else rest, batch_size=None)
 
 
 def whole(trainer: pl.Trainer, module: Distill, name: str) -> Weights:
@@ -188,7 +198,7 @@ class Notes(pl.Callback):
         wanted = ("student/loss", "student/gradient_norm", "critic/loss", "critic/gradient_norm")
         self.curve.append({k: float(v) for k, v in trainer.callback_metrics.items() if k in wanted})
         self.rates.append([o.param_groups[0]["lr"] for o in trainer.strategy.optimizers])
-        if (pl_module.iteration - 1) % pl_module.student_every == 0:
+        if (pl_module.iteration - 1) % pl_module.schedule.student_every == 0:
             for k, v in whole(trainer, pl_module, "student").items():
                 self.reference[k].lerp_(v, 0.1)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.models.wan import DiT
+from adastate.training.objectives import SID
 from adastate.weights import load as load_weights
 from tests.support.rig import Gradients, Prompts, Weights, changed, distance, fit, gradients_of, tiny_distill, weights
 from tests.support.tiny import GRID, SHAPE, SIZE
@@ -221,7 +222,7 @@ def test_streams_come_from_the_average() -> None:
         ({"state_frames": 3, "chunk_frames": 3}, {"state_loss": "dmd"}),
         ({"chunk_frames": 1, "state_visibility": "replace"}, {"horizon_weight": 4.0}),
         ({"anchor": "none", "state_frames": 0, "context_renoise": True}, {}),
-        ({"state_init": "first_frame"}, {"objective": "sid"}),
+        ({"state_init": "first_frame"}, {"objective": SID}),
     ],
     ids=str,
 )
@@ -236,7 +237,7 @@ def test_replay_keeps_the_activations_of_one_chunk() -> None:
     """Bytes of what autograd keeps, at the most, over a rollout of 2 and of 6 chunks."""
 
     def most(frames: int, replay: bool) -> int:
-        distill = tiny_distill({"chunk_frames": 1}, replay=replay, student_every=1)
+        distill = tiny_distill({"chunk_frames": 1}, replay=replay, student_every=1, critic_updates=0)
         distill.student.rollout_frames = frames
         alive, peak = 0, 0
 
@@ -251,7 +252,6 @@ def test_replay_keeps_the_activations_of_one_chunk() -> None:
                 nonlocal alive
                 alive -= self.bytes
 
-        distill.critic_updates = 0
         with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
             fit(distill, Prompts())
         return peak

@@ -12,6 +12,8 @@ from adastate.diffusion import flow, losses
 from adastate.models.wan import DiT
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
+from adastate.training.objectives import DMD, SID, Scores
+from adastate.training.objectives.state_score import states_in_place
 from adastate.training.student_rollouts import StudentSample
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
@@ -59,10 +61,9 @@ def test_the_state_loss_touches_the_states_only(stream: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("stands_for", "at"), [("first", [0, 1, 3, 4]), ("last", [1, 2, 4, 5])])
 def test_which_frames_a_state_stands_for(stands_for: Any, at: list[int]) -> None:
-    distill = tiny_distill({"state_frames": 2}, state_loss="dmd", state_stands_for=stands_for)
-    chunks = made_up(distill)
+    chunks = made_up(tiny_distill({"state_frames": 2}))
     x = torch.cat([c.content for c in chunks], 1).detach()
-    clip, mask = distill.objective.states_in_place(x, chunks)
+    clip, mask = states_in_place(StudentSample(x, chunks), stands_for)
     states = torch.cat([c.state for c in chunks if c.state is not None], 1)
     others = [i for i in range(6) if i not in at]
     assert mask.tolist() == [[i in at for i in range(6)]] * 2
@@ -94,10 +95,15 @@ def test_law_10_equal_judges_teach_nothing() -> None:
     distill.critic.net.load_state_dict(distill.teacher.net.state_dict())
     distill.teacher.guidance = 0.0
     x, text = normal(2, 6, *SHAPE), distill.student.embed(["a", "b"])
-    g, gap = distill.objective.score(x, text, text[:1], distill.noise(torch.arange(2), "score"))
+
+    def gradient(negative: Tensor) -> tuple[Tensor, Tensor]:
+        scores = Scores(distill.teacher, distill.critic, distill.codec.decode, text, negative)
+        return scores.dmd_gradient(x, distill.noise(torch.arange(2), "score"))
+
+    g, gap = gradient(text[:1])
     assert g.abs().max() == 0 == gap
     distill.teacher.guidance = 3.0
-    assert distill.objective.score(x, text, text[:1] * 0, distill.noise(torch.arange(2), "score"))[0].abs().max() > 0
+    assert gradient(text[:1] * 0)[0].abs().max() > 0
 
 
 class Recorded:
@@ -118,7 +124,7 @@ class Recorded:
 
 def judges(net: DiT, other: DiT, shift: float) -> tuple[Teacher, Critic]:
     teacher, critic = (
-        Teacher(net.size, ema=None, timestep_shift=shift),
+        Teacher(net.size, average=None, timestep_shift=shift),
         Critic(net.size, timestep_shift=shift, training_timestep_shift=5.0),
     )
     teacher.net, critic.net = net, other
@@ -129,9 +135,10 @@ def test_the_score_is_that_of_the_formulas() -> None:
     """Fixture E's nets and draws through Distill; with one table, where the reference has two (test_losses.py)."""
     f = load("E_dmd_default")
     teacher, critic = judges(f.net("real"), f.net("fake"), 5.0)
-    distill = Distill(teacher, tiny_distill().student, critic)
+    distill = Distill(teacher, tiny_distill().student, critic, DMD())
     x, c, u = f.inputs["x"], f.inputs["context_cond"], f.inputs["context_uncond"]
-    g, gap = distill.objective.score(x, c, u, Recorded(f.inputs, "gen"))
+    scores = Scores(distill.teacher, distill.critic, distill.codec.decode, c, u)
+    g, gap = scores.dmd_gradient(x, Recorded(f.inputs, "gen"))
     t, x_t = f.outputs["gen_timestep"][:, 0], f.outputs["gen_noisy"]
     with torch.no_grad():
         cond, uncond, fake = (
@@ -160,7 +167,7 @@ def test_the_critic_does_not_teach_the_student() -> None:
 
 
 def test_sid_reaches_the_student_and_no_score_network() -> None:
-    distill = tiny_distill(objective="sid", student_every=1)
+    distill = tiny_distill(objective=SID, student_every=1)
     teacher, critic = weights(distill.teacher), weights(distill.critic)
     seen = Gradients()
     fit(distill, Prompts(), seen)

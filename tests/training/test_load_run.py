@@ -28,7 +28,7 @@ def written(folder: Path, trainer: dict[str, Any], compute_dtype: str | None = N
         "stream": {"chunk_frames": 3, "denoising_steps": [1000, 500]}, "latent_size": list(GRID),
         "rollout_frames": 6, "weights": "gone",
     }  # fmt: skip
-    teacher = {**shared, "weights": str(folder / "teacher.safetensors"), "ema": None}
+    teacher = {**shared, "weights": str(folder / "teacher.safetensors"), "average": None}
     parts = {
         "student": ("adastate.training.student.Student", student),
         "teacher": ("adastate.training.teacher.Teacher", teacher),

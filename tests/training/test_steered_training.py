@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from adastate.diffusion.noise import SampleNoise
 from adastate.models.actions import Steering, given
 from adastate.stream import PromptSwitch, StateCache
-from adastate.training import initialization
+from adastate.training.initializations import (
+    Consistency,
+    DiffusionForcing,
+    OdeRegression,
+    TeacherForcing,
+    causal_forward,
+)
+from adastate.training.initializations.flow_matching import noised_clips
+from adastate.training.objectives import DMD, SID
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool
 from adastate.training.student import Student
@@ -73,28 +81,23 @@ def test_given_frames_are_not_steered_and_the_first_action_is_of_the_first_new_f
 # ---- initialisation
 
 
-def made(init: Any, batch: Batch, student: Student) -> initialization.Pairs:
-    return initialization.pairs(init, batch, SampleNoise(0, 0, [4, 5], "init"), student.spec)
-
-
 @pytest.mark.parametrize(
-    ("init", "target"),
+    ("init", "batch"),
     [
-        ("ode", "none"),
-        ("ode", "last"),
-        ("ode_noisy_context", "none"),
-        ("teacher_forcing", "none"),
-        ("teacher_forcing", "first"),
-        ("diffusion_forcing", "none"),
+        (OdeRegression(), ODE),
+        (OdeRegression(state_target="last"), ODE),
+        (OdeRegression(noisy_context=True), ODE),
+        (TeacherForcing(), CLIPS),
+        (TeacherForcing("first"), CLIPS),
+        (DiffusionForcing(), CLIPS),
     ],
 )
-def test_every_initialisation_teaches_the_layer(init: Any, target: Any) -> None:
-    student, batch = tiny_student(actions=3), ODE if init.startswith("ode") else CLIPS
-    text = student.embed(PROMPTS)
+def test_every_initialisation_teaches_the_layer(init: Any, batch: Batch) -> None:
+    student = tiny_student(actions=3)
 
     def loss(with_actions: bool) -> Tensor:
-        pairs = made(init, batch if with_actions else replace(batch, actions=None), student)
-        return initialization.loss(init, student.net, pairs, text, student.spec, target)
+        told = batch if with_actions else replace(batch, actions=None)
+        return init.loss(student.networks, told, SampleNoise(0, 0, [4, 5], "init"))
 
     found = loss(True)
     found.backward()
@@ -108,33 +111,40 @@ def test_every_initialisation_teaches_the_layer(init: Any, target: Any) -> None:
 def test_consistency_steers_all_networks_but_the_unguided_half(tmp_path: Any) -> None:
     save(random_net(replace(SIZE, actions=3), seed=9), tmp_path / "ar.safetensors")
     ar = str(tmp_path / "ar.safetensors")
-    options = {"init": "consistency", "ar_weights": ar, "ar_steps": 8, "ar_guidance": 2.0}
-    student = tiny_student(init=options, actions=3)
+    init = Consistency(ar, steps=8, guidance=2.0)
+    student = tiny_student(init={"init": init}, actions=3)
     told: list[bool] = []
-    for net in (student.ar_net, student.ema.net, student.net):
+    for net in (student.frozen_net, student.ema.net, student.net):
         assert net is not None
         net.register_forward_pre_hook(
             lambda _, args, kwargs: told.append(kwargs["actions"] is not None), with_kwargs=True
         )
-    loss = student._consistency(CLIPS, SampleNoise(0, 0, [4, 5], "init"), student.embed(PROMPTS))
+    loss = init.loss(student.networks, CLIPS, SampleNoise(0, 0, [4, 5], "init"))
     loss.backward()
     assert told == [True, False, True, True]
     gradient = student.net.get_parameter(LAYER).grad
     assert gradient is not None and float(gradient.norm()) > 0
 
 
+def clips_with_noise(student: Student) -> causal_forward.Pairs:
+    return noised_clips(CLIPS, SampleNoise(0, 0, [4, 5], "init"), student.spec, "this test")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("mask", ["teacher_forcing", "block_causal"])
 def test_a_block_depends_on_no_later_action(mask: str) -> None:
     student = tiny_student(actions=3)
-    pairs, other = made("teacher_forcing", CLIPS, student), FLOWN[:, :6].clone()
+    pairs, other = (
+        clips_with_noise(student),
+        FLOWN[:, :6].clone(),
+    )
     other[:, 3:] = 1 - other[:, 3:]
 
     def velocity(actions: Tensor) -> Tensor:
         common = (pairs.t, student.embed(PROMPTS), student.spec, given(actions))
         if mask == "block_causal":
-            return initialization.block_causal_forward(student.net, pairs.noisy, *common)
-        return initialization.teacher_forcing_forward(student.net, pairs.noisy, pairs.clean, *common)
+            return causal_forward.block_causal_forward(student.net, pairs.noisy, *common)
+        return causal_forward.teacher_forcing_forward(student.net, pairs.noisy, pairs.clean, *common)
 
     a, b = velocity(FLOWN[:, :6]), velocity(other)
     assert torch.equal(a[:, :3], b[:, :3]) and not torch.allclose(a[:, 3:], b[:, 3:], atol=1e-3)
@@ -145,11 +155,14 @@ def test_law_1_holds_with_actions() -> None:
     """Without a state and with all of the past, teacher forcing at once is teacher forcing through the cache."""
     student = tiny_student(actions=3)
     stream = spec(anchor="none", state_frames=0, position="absolute", past_frames=None)
-    pairs, text = made("teacher_forcing", CLIPS, student), student.embed(PROMPTS)
-    at_once = initialization.teacher_forcing_forward(
+    pairs, text = (
+        clips_with_noise(student),
+        student.embed(PROMPTS),
+    )
+    at_once = causal_forward.teacher_forcing_forward(
         student.net, pairs.noisy, pairs.clean, pairs.t, text, stream, pairs.actions
     )
-    through_cache, _ = initialization.teacher_forcing_through_cache(student.net, pairs, text, stream, "first")
+    through_cache, _ = causal_forward.teacher_forcing_through_cache(student.net, pairs, text, stream, "first")
     assert torch.allclose(at_once, through_cache, atol=2e-5)
 
 
@@ -215,7 +228,7 @@ def test_real_clips_are_denoised_with_their_actions() -> None:
     assert not torch.allclose(found[0].x, found[1].x, atol=1e-3)
 
 
-@pytest.mark.parametrize("objective", ["dmd", "sid"])
+@pytest.mark.parametrize("objective", [DMD, SID])
 @pytest.mark.parametrize("state_loss", ["none", "dmd"])
 def test_every_objective_trains_the_layers(objective: Any, state_loss: Any) -> None:
     both = gradients_of(actions=3, data=Prompts(flown=6), objective=objective, state_loss=state_loss)

@@ -12,6 +12,7 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.diffusion.solvers import unipc, unipc_levels
 from adastate.encoders import TinyCodec, TinyText
+from adastate.optim.settings import OptimizerSettings
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from tests.support.rig import Gradients, distance, fit
@@ -85,7 +86,7 @@ def test_unipc_tells_the_network_cut_timesteps_and_steps_by_exact_levels() -> No
 
 
 def test_a_training_step_moves_net_and_average() -> None:
-    teacher, gradients = tiny_teacher(warmup=1), Gradients()
+    teacher, gradients = tiny_teacher(optimizer=OptimizerSettings(warmup=1)), Gradients()
     before = teacher.net.head.head.weight.detach().clone()
     fit(teacher, Batches(Batch(torch.tensor([0, 1]), ["red", "snow"], latents=X)), gradients, max_steps=1)
     assert teacher.iteration == 1
@@ -123,7 +124,7 @@ def test_video_is_encoded_and_nothing_is_an_error() -> None:
     )
     with pytest.raises(ValueError, match="needs latents or video, but the datamodule gives prompts only"):
         teacher.latents(Batch(torch.tensor([0]), ["a"]))
-    bare = Teacher(SIZE, ema=None)
+    bare = Teacher(SIZE, average=None)
     with pytest.raises(ValueError, match="made without a codec"):
         bare.latents(Batch(torch.tensor([0]), ["a"], video=video))
     with pytest.raises(ValueError, match="made without a text encoder"):

@@ -44,7 +44,7 @@ def test_a_teacher_and_a_distillation_are_too() -> None:
     distill = tiny_distill(actions=4)
     assert shown(distill).steered == shown(distill.student).steered
     student = distill.student
-    teacher = Teacher(replace(SIZE, actions=4), student.codec, student.text, GRID, rollout_frames=6, ema=None)
+    teacher = Teacher(replace(SIZE, actions=4), student.codec, student.text, GRID, rollout_frames=6, average=None)
     randomise(teacher.net)
     assert len(shown(teacher).steered) == 1
     assert not torch.equal(shown(teacher).chunks[0], shown(teacher, ()).chunks[0])
