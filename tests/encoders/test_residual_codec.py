@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adastate.encoders import ResidualCodec
+from datamodules.worlds.flight.flight_clips import flight_batch
 from tests.support.tiny import normal
 
 WIDTHS = (4, 8, 8, 12)
@@ -39,3 +40,11 @@ def test_video_that_does_not_divide() -> None:
 def test_no_codec_weights() -> None:
     with pytest.raises(FileNotFoundError, match=r"no codec weights at gone\.safetensors"):
         ResidualCodec("gone.safetensors")
+
+
+def test_the_codec_that_ships_knows_flights() -> None:
+    codec, video = ResidualCodec(), flight_batch(9, range(0, 8, 2), 6).video
+    assert video is not None
+    z = codec.encode(video)
+    assert (codec.decode(z) - video).square().mean() < 0.03 * video.var()
+    assert 0.5 < z.std() < 1.5 and abs(z.mean()) < 0.5
