@@ -35,6 +35,10 @@ SOFT, FIRST, LARGEST = 2.0, 4.5, 16.0
 at most."""
 
 
+Finder = Mapping[str, Float[Tensor, "..."]]
+"""Weights of the network, by the names of its layers."""
+
+
 @dataclass(frozen=True)
 class Spotted:
     """The most striking landmark of each picture, `[B, T]` each.
@@ -61,7 +65,7 @@ def blurred(x: Float[Tensor, "N C h w"], deviation: float) -> Float[Tensor, "N C
     return nnf.conv2d(nnf.conv2d(padded, bell, groups=x.shape[1]), bell.transpose(2, 3), groups=x.shape[1])
 
 
-def marked(light: Float[Tensor, "N 3 h w"], finder: Mapping[str, Tensor]) -> Float[Tensor, "N K h w"]:
+def marked(light: Float[Tensor, "N 3 h w"], finder: Finder) -> Float[Tensor, "N K h w"]:
     """Logits of the classes of each pixel.
 
     Args:
@@ -89,7 +93,7 @@ def marked(light: Float[Tensor, "N 3 h w"], finder: Mapping[str, Tensor]) -> Flo
 
 
 @lru_cache(maxsize=1)
-def stored() -> Mapping[str, Tensor]:
+def stored() -> Finder:
     """The network's weights that ship."""
     mine = {k.removeprefix(PREFIX): v for k, v in weights().items() if k.startswith(PREFIX)}
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in mine.items()}
@@ -99,7 +103,7 @@ def spotted(
     video: Float[Tensor, "B T 3 h w"],
     towers: bool = False,
     view: float = VIEW,
-    finder: Mapping[str, Tensor] | None = None,
+    finder: Finder | None = None,
 ) -> Spotted:
     """The most striking balloon of each picture, or tower.
 
