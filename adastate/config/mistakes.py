@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import re
-import traceback
 
 OURS = ("adastate.", "datamodules.", "callbacks.")
-
 
 REMEDIES = {
     "gradient clipping is not supported": "set gradient_clip_norm of the model instead",
@@ -19,27 +18,34 @@ REMEDIES = {
 def sentence(error: BaseException | None) -> str | None:
     """The sentence of the mistake behind `error`, if it is one: jsonargparse wraps what a constructor raises.
 
-    Mistakes are our exceptions, missing files, a ValueError that our own code raised, and what Lightning's trainer
-    refuses of its arguments. All else is a bug, whose traceback is needed.
+    Mistakes are our exceptions, missing files, a ValueError that a `raise` of ours made, and what Lightning's trainer
+    refuses of its arguments. All else is a bug, whose traceback is needed: a ValueError of `zip` or `int`, too, and
+    what went wrong while another error was dealt with.
     """
     while error is not None:
-        raised = _raised_in(error)
+        raised, said_so = _raised(error)
         if isinstance(error, FileNotFoundError) or type(error).__module__.startswith(OURS):
             return str(error)
-        if isinstance(error, ValueError) and raised.startswith(OURS):
+        if isinstance(error, ValueError) and said_so and raised.startswith(OURS):
             return str(error)
         refused = type(error).__name__ == "MisconfigurationException"
         if refused or (isinstance(error, ValueError) and raised.startswith("lightning.pytorch.trainer.")):
             said = " ".join(str(error).split())[:400]
             return "; ".join([said.rstrip("."), *(do for part, do in REMEDIES.items() if part in said)])
-        error = error.__cause__ or error.__context__
+        wrapped = raised.startswith(("jsonargparse", "argparse")) and not error.__suppress_context__
+        error = error.__cause__ or (error.__context__ if wrapped else None)
     return None
 
 
-def _raised_in(error: BaseException) -> str:
-    """Name of the module whose code raised it."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+def _raised(error: BaseException) -> tuple[str, bool]:
+    """(name of the module whose code it comes from, whether by a `raise` that stands there)."""
+    last = error.__traceback__
+    if last is None:
+        return "", False
+    while last.tb_next is not None:
+        last = last.tb_next
+    code = last.tb_frame.f_code.co_code
+    return str(last.tb_frame.f_globals.get("__name__", "")), code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def parser_sentence(told: str) -> str:

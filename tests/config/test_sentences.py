@@ -1,0 +1,54 @@
+"""Which exceptions are told as a sentence, and which need their traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from adastate.config.mistakes import sentence
+
+
+def within(module: str, raises: Callable[..., Any]) -> BaseException:
+    """What `raises` ends with, as if it stood in `module`."""
+    assert isinstance(raises, FunctionType)
+    with pytest.raises(Exception) as caught:
+        FunctionType(raises.__code__, {"__name__": module, "__builtins__": __builtins__})()
+    return caught.value
+
+
+def refuses() -> None:
+    raise ValueError(
+        "a width of 5 is odd: "
+        "take an even one"
+    )  # fmt: skip
+
+
+def goes_wrong() -> None:
+    dict(zip([1], [1, 2], strict=True))
+
+
+def goes_wrong_while_it_refuses() -> None:
+    try:
+        raise ValueError("a width of 5 is odd")
+    except ValueError:
+        [].pop()
+
+
+def test_what_our_code_refuses_is_a_sentence() -> None:
+    assert sentence(within("adastate.models", refuses)) == "a width of 5 is odd: take an even one"
+    assert sentence(within("datamodules.clips", refuses)) is not None
+
+
+@pytest.mark.parametrize("raises", [goes_wrong, goes_wrong_while_it_refuses])
+def test_a_bug_in_our_code_keeps_its_traceback(raises: Callable[[], None]) -> None:
+    assert sentence(within("adastate.models", raises)) is None
+
+
+def test_what_others_raise_keeps_its_traceback_unless_it_is_about_us() -> None:
+    assert sentence(within("numpy.linalg", refuses)) is None
+    wrapped = RuntimeError("many types were tried")
+    wrapped.__cause__ = within("adastate.models", refuses)
+    assert sentence(wrapped) == "a width of 5 is odd: take an even one"
