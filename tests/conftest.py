@@ -13,9 +13,10 @@ from adastate.models.wan import DiT  # noqa: E402
 from tests.support.tiny import NetStudent, random_net  # noqa: E402
 
 LONG = (
-    "zero", "stages_sharded", "lora", "resume_command", "preempt", "disk", "heartbeat", "commands",
+    "zero", "slurm", "stages_sharded", "lora", "resume_command", "preempt", "disk", "heartbeat", "commands",
     "write_trajectories", "conf", "plan_memory", "law11", "report", "safe", "pipeline", "checkpoints", "generate",
     "make_shards", "engine", "sharded_checkpoint", "resume", "checkpoints_of_runs", "wan_encoders", "measures",
+    "mistakes", "flight_pose", "extending", "benchmarks",
 )  # fmt: skip
 """Files that take long, the longest first."""
 

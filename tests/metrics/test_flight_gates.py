@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from safetensors.torch import save_file
 
 from adastate.encoders import ResidualCodec
@@ -31,6 +32,7 @@ def test_renders_do_as_they_are_asked() -> None:
     assert other["turn sign right"] == other["tilt sign right"] == 0
 
 
+@pytest.mark.slow
 def test_both_gates_run(tmp_path: Path) -> None:
     codec = ResidualCodec(None)
     save_file(codec.state_dict(), tmp_path / "codec.safetensors")

@@ -54,6 +54,7 @@ def test_turns_in_radians_a_picture_where_the_measure_is_sure(
     assert (found.rate.sign() == turned(unseen.poses).sign())[clear].float().mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
 def test_climbs_looks_aside_and_hovering(worse: bool) -> None:
     ways = [_way(i, keys) for i, keys in enumerate(WAYS * 10)]
