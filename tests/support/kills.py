@@ -6,6 +6,8 @@ of kills fit into minutes. `make faults` does many, tests/callbacks/checkpointin
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -48,6 +50,8 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
                 signals.forget()
                 log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1), os.dup2(log, 2)
+                faulthandler.enable(2)  # a crash in native code says where
+                gc.freeze()  # what earlier tests left behind is not taken apart here, where its threads are missing
                 train(plan, folder, rank, port, every_digest)
                 code = 0
             except SystemExit as stop:
