@@ -78,13 +78,14 @@ class Steps:
         self.index, self.clock = torch.arange(BATCH), Clock(device)
         self.clip = self.text.new_zeros(0)
         # at rate 0 both sides have the same weights all the time
-        self.optimizers = {k: adamw.adamw_for(net, 0.0, (0.0, 0.99), 0.01) for k, net in self.module.trained.items()}
+        trained = self.module.trained
+        self.optimizers = {k: adamw.adamw_for(each.net, 0.0, (0.0, 0.99), 0.01) for k, each in trained.items()}
 
     def __call__(self, name: str, iteration: int) -> tuple[float, Tensor]:
         """(seconds, gradient of all weights)."""
         module = self.module
         module._iteration = iteration
-        net, began = module.trained[name], self.clock()
+        net, began = module.trained[name].net, self.clock()
         if name == "student":
             sample = module.sample(MicroBatch(self.text, self.index), "bench", grad=True)
             loss, _ = module.student_loss(sample, self.text, self.negative, self.index)

@@ -174,8 +174,8 @@ def test_recipes_go_over_one_another(place: Place, words: str) -> None:
     module: Any = place.step([*layers(recipes[0]), *recipes[1:]])
     changed = {
         name
-        for net in module.trained.values()
-        for name, p in net.named_parameters()
+        for network in module.trained.values()
+        for name, p in network.net.named_parameters()
         if p.requires_grad and ".lora_B." in name and bool(p.any())
     }
     assert changed and module.iteration == 1, "B begins as zero"

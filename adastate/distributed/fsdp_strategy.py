@@ -53,8 +53,8 @@ class FsdpStrategy(ModelParallelStrategy):
         module = trained_module(self.lightning_module, "FsdpStrategy")
         for optimizer in self.optimizers:
             mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            (name,) = (n for n, net in module.trained.items() if any(id(p) in mine for p in net.parameters()))
-            self.held[name] = FsdpShards(module.trained[name], optimizer, module.averages.get(name))
+            (found,) = (n for n in module.trained.values() if any(id(p) in mine for p in n.net.parameters()))
+            self.held[found.name] = FsdpShards(found.net, optimizer, found.average)
 
     # ---- checkpoints, see adastate.distributed.sharded_strategies
 

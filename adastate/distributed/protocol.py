@@ -1,47 +1,100 @@
-"""What a module tells of its networks: which of them learn, which stand still, and which have an average."""
+"""The networks that a module trains, and what a strategy does with each of them in its own way."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, runtime_checkable
 
 import lightning.pytorch as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from adastate.models.fsdp import shard
 from adastate.models.lora import Lora, adapt
 from adastate.models.wan import DiT, Size
+from adastate.optim import adamw
 from adastate.optim.ema import EMA
 from adastate.weights import network
 
 
-class TrainedModule(Protocol):
-    """What strategies look at in a module: Distill, Teacher and Student have it.
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that learns, with what belongs to it.
 
-    One that optimises by itself steps through `clipped_step`; another asks `clip_gradient` before each step. A strategy
-    may replace either.
+    Attributes:
+        name: in logs, checkpoints and errors.
+        net: its weights.
+        average: of them, where one is kept.
+        gradient_clip_norm: to which the norm of its gradient is clipped.
     """
 
-    clipped_step: Callable[[nn.Module, Any, float, Callable[[Tensor], bool]], Tensor]
-    clip_gradient: Callable[[nn.Module, float], Tensor]
-    learning: str
-    """Name of the network that the backward pass at hand is for."""
+    name: str
+    net: DiT
+    average: EMA | None
     gradient_clip_norm: float
 
+
+class TrainedModule(Protocol):
+    """What strategies look at in a module: Distill, Teacher and Student have it."""
+
     @property
-    def trained(self) -> Mapping[str, DiT]:
-        """In the order of their optimisers."""
+    def trained(self) -> Mapping[str, TrainedNetwork]:
+        """By name, in the order of their optimisers."""
 
     @property
     def frozen(self) -> Mapping[str, DiT]: ...
 
     @property
-    def averages(self) -> Mapping[str, EMA]:
-        """Of trained networks, by the same names."""
-
-    @property
     def accumulate(self) -> int:
         """Micro batches a step."""
+
+
+@runtime_checkable
+class NetworkStrategy(Protocol):
+    """What a strategy does for each trained network in its own way.
+
+    A strategy of Lightning's that has not these methods, and FsdpStrategy, takes those of `PLAIN`. One that has them is
+    told by `manual_backward(loss, network=...)` which network a backward pass is for; where Lightning optimises, there
+    is only one.
+    """
+
+    @property
+    def one_backward_per_batch(self) -> bool:
+        """Whether a network must have exactly one backward pass a micro batch."""
+
+    @property
+    def averages_are_whole(self) -> bool:
+        """Whether `TrainedNetwork.average` can be run as it is, in the middle of training."""
+
+    def clip_gradient(self, network: TrainedNetwork) -> Tensor:
+        """Clips before an automatic step, or leaves that to the step; returns the norm before."""
+
+    def clipped_step(self, network: TrainedNetwork, optimizer: Any, permit: Callable[[Tensor], bool]) -> Tensor:
+        """One manual step with the gradient clipped, if `permit` says so of its norm before; returns that norm.
+
+        The gradient is gone afterwards in either case.
+        """
+
+
+class PlainSteps:
+    """A NetworkStrategy by torch's own gradients: whole ones, or FSDP2's pieces."""
+
+    one_backward_per_batch = False
+    averages_are_whole = True
+
+    def clip_gradient(self, network: TrainedNetwork) -> Tensor:
+        return adamw.clip_gradient(network.net, network.gradient_clip_norm)
+
+    def clipped_step(self, network: TrainedNetwork, optimizer: Any, permit: Callable[[Tensor], bool]) -> Tensor:
+        return adamw.clipped_step(network.net, optimizer, network.gradient_clip_norm, permit)
+
+
+PLAIN = PlainSteps()
+
+
+def steps_of(strategy: Any) -> NetworkStrategy:
+    """How `strategy` steps the networks of a module."""
+    return strategy if isinstance(strategy, NetworkStrategy) else PLAIN
 
 
 def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> DiT:
@@ -57,7 +110,7 @@ def trained_module(module: pl.LightningModule | None, strategy: str) -> TrainedM
     Raises:
         TypeError: it does not name its networks.
     """
-    missing = [n for n in ("trained", "frozen", "averages", "accumulate") if not hasattr(type(module), n)]
+    missing = [n for n in ("trained", "frozen", "accumulate") if not hasattr(type(module), n)]
     if missing:
         raise TypeError(
             f"{strategy} cannot train {type(module).__name__}, which has no {', '.join(missing)} as Distill has; "
@@ -80,6 +133,7 @@ def shard_all(module: Any) -> None:
             "the networks are sharded over data only: set the strategy's data_parallel_size to the number of "
             "processes, and tensor_parallel_size to 1"
         )
-    averages = (average.net for average in module.averages.values())
-    for net in (*module.trained.values(), *module.frozen.values(), *averages):
+    trained = list(module.trained.values())
+    averages = (each.average.net for each in trained if each.average is not None)
+    for net in (*(each.net for each in trained), *module.frozen.values(), *averages):
         shard(net, mesh["data_parallel"])

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from adastate.distributed import sharded_strategies
 from adastate.distributed.deepspeed_config import Offload, merge, settings
-from adastate.distributed.protocol import TrainedModule, trained_module
+from adastate.distributed.protocol import TrainedModule, TrainedNetwork, trained_module
 from adastate.distributed.zero_shards import ZeroShards
 from adastate.models.fsdp import refuse_compiled
 from adastate.optim.muon import Muon
@@ -132,29 +132,27 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def _init_trained(self, module: pl.LightningModule, networks: TrainedModule, half: bool) -> None:
         optimizers, schedules = _init_optimizers_and_lr_schedulers(module)
-        owners = {id(p): name for name, net in networks.trained.items() for p in net.parameters()}
+        owners = {id(p): network for network in networks.trained.values() for p in network.net.parameters()}
         for name, p in module.named_parameters():
             if p.requires_grad and id(p) not in owners:
                 raise ValueError(f"{name} learns but is in none of the networks {list(networks.trained)}")
         wrapped = []
-        extra: dict[str, Any] = {"gradient_clipping": float(networks.gradient_clip_norm)}
+        extra: dict[str, Any] = {}
         if half:
             extra["bf16"] = {"enabled": True, "check_grad_overflow": True}
             extra["data_types"] = {"grad_accum_dtype": "fp32"}
         if any(isinstance(optimizer, Muon) for optimizer in optimizers):
             raise ValueError("ZeRO keeps weights in pieces and Muon needs whole matrices: leave `muon_lr` null")
         for optimizer in optimizers:
-            (name,) = {owners[id(p)] for group in optimizer.param_groups for p in group["params"]}
-            engine = self._engine(_Root(networks.trained[name]), extra, optimizer)
+            (name,) = {owners[id(p)].name for group in optimizer.param_groups for p in group["params"]}
+            network = networks.trained[name]
+            clip = {"gradient_clipping": float(network.gradient_clip_norm)}
+            engine = self._engine(_Root(network.net), extra | clip, optimizer)
             self.engines[name], self._backwards[name] = engine, 0
             wrapped.append(engine.optimizer)
             where = torch.device("cpu") if self.offload_optimizer != "none" else self.root_device
-            self.held[name] = ZeroShards(engine, networks.averages.get(name), where)
+            self.held[name] = ZeroShards(engine, network.average, where)
         self.optimizers, self.lr_scheduler_configs = wrapped, schedules
-        if module.automatic_optimization:
-            networks.clip_gradient = lambda net, clip: self.held[self._name(net)].gradient_norm()
-        else:
-            networks.clipped_step = self._clipped_step
 
     def _engine(self, net: nn.Module, extra: dict[str, Any], optimizer: Any = None) -> Any:
         import deepspeed
@@ -174,7 +172,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         return engine
 
     def _refuse_casts(self, networks: TrainedModule, half: bool) -> None:
-        for name, net in {**networks.trained, **networks.frozen}.items():
+        trained = {name: network.net for name, network in networks.trained.items()}
+        for name, net in {**trained, **networks.frozen}.items():
             dtype = getattr(net, "compute_dtype", None)
             in_pieces = self.stage == 3 and (name in networks.trained or self.shard_frozen)
             if in_pieces:
@@ -197,8 +196,12 @@ class ZeroStrategy(DeepSpeedStrategy):
                     self._discard(name)
         return result
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
-        name = self.networks.learning
+    def backward(
+        self, closure_loss: Tensor, optimizer: Any, *args: Any, network: TrainedNetwork | None = None, **kwargs: Any
+    ) -> Tensor:
+        if network is None:  # Lightning optimises
+            (network,) = self.networks.trained.values()
+        name = network.name
         engine = self.engines[name]
         self._backwards[name] += 1
         engine.set_gradient_accumulation_boundary(self._backwards[name] >= self.networks.accumulate)
@@ -217,9 +220,17 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.engines[name].step()
         return result
 
-    def _clipped_step(self, net: nn.Module, optimizer: Any, clip: float, permit: Callable[[Tensor], bool]) -> Tensor:
-        """adastate.optim.adamw.clipped_step for an engine, which clips by itself."""
-        name = self._name(net)
+    # ---- for each network, see adastate.distributed.protocol.NetworkStrategy
+
+    one_backward_per_batch = True
+    averages_are_whole = False
+
+    def clip_gradient(self, network: TrainedNetwork) -> Tensor:
+        """The norm alone: an engine clips in its step."""
+        return self.held[network.name].gradient_norm()
+
+    def clipped_step(self, network: TrainedNetwork, optimizer: Any, permit: Callable[[Tensor], bool]) -> Tensor:
+        name = network.name
         norm = self.held[name].gradient_norm()
         if not permit(norm):
             self._discard(name)
@@ -228,10 +239,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         if not self.engines[name].was_step_applied():
             raise RuntimeError(f"DeepSpeed left out a step of the {name}, whose gradient norm is {float(norm)}")
         return norm
-
-    def _name(self, net: nn.Module) -> str:
-        (name,) = (n for n, e in self.engines.items() if getattr(e.module, "net", None) is net)
-        return name
 
     def _discard(self, name: str) -> None:
         """Forgets the gradients that an engine has accumulated, as it does itself after an overflow."""

@@ -12,17 +12,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.distributed.protocol import shard_all
+from adastate.distributed.protocol import TrainedNetwork, shard_all, steps_of
 from adastate.encoders import Codec
 from adastate.models.wan import DiT
 from adastate.optim.accumulation import GlobalBatch
-from adastate.optim.adamw import adamw_for, clipped_step, linear_warmup
-from adastate.optim.ema import EMA
-from adastate.optim.manual_optimization import BadUpdateError, GuardedOptimizer
+from adastate.optim.adamw import adamw_for, linear_warmup
 from adastate.optim.settings import DistillOptimizer
 from adastate.optim.spike_guard import SpikeGuard
 from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
+from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer
 from adastate.training.objectives import Objective, Scores
 from adastate.training.rollout_sampler import RolloutSettings, Sampler
 from adastate.training.student import Student
@@ -104,33 +103,24 @@ class Distill(pl.LightningModule):
         self.iterations, self.batch = iterations, GlobalBatch(global_batch)
         self.save_streams = rollouts.long_rollout is None or rollouts.long_rollout.save_streams
         self.sampler = Sampler(student, rollouts, seed)
-        self.gradient_clip_norm, self.out, self.save_every, self.seed = (
-            optimizer.gradient_clip_norm,
-            out,
-            save_every,
-            seed,
-        )
-        self.clipped_step = clipped_step
-        self.learning = ""
+        self.out, self.save_every, self.seed = out, save_every, seed
         self.updates = GuardedOptimizer(self, SpikeGuard(optimizer.spike, patience=optimizer.patience))
         self._iteration = 0
 
-    # ---- what strategies look at: `learning`, the network that a backward is for, `clipped_step`, which they may
-    # replace, `accumulate`, and these
+    # ---- what strategies look at, see adastate.distributed.protocol
 
     @property
-    def trained(self) -> dict[str, DiT]:
+    def trained(self) -> dict[str, TrainedNetwork]:
         """The networks that learn, in the order of their optimisers."""
-        return {"student": self.student.net, "critic": self.critic.net}
+        clip = self.optimizer.gradient_clip_norm
+        return {
+            "student": TrainedNetwork("student", self.student.net, self.student.ema, clip),
+            "critic": TrainedNetwork("critic", self.critic.net, None, clip),
+        }
 
     @property
     def frozen(self) -> dict[str, DiT]:
         return {"teacher": self.teacher.net}
-
-    @property
-    def averages(self) -> dict[str, EMA]:
-        """Averages of trained networks, by the same names."""
-        return {"student": self.student.ema}
 
     def configure_model(self) -> None:
         shard_all(self)
@@ -229,9 +219,8 @@ class Distill(pl.LightningModule):
         self.updates.note("student", loss, found)
         loss.backward()
         assert leaf.grad is not None
-        self.learning = "student"
         for term in replay_chunks(self.student, part.text, sample, leaf.grad):
-            self.manual_backward(term / self.accumulate)
+            self.manual_backward(term / self.accumulate, network=self.trained["student"])
         return replace(sample, x=leaf.detach(), chunks=[], start=None, steps=[])
 
     def sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
@@ -251,13 +240,17 @@ class Distill(pl.LightningModule):
 
     # ---- optimisation
 
+    def backward(self, loss: Tensor, *args: Any, network: TrainedNetwork | None = None, **kwargs: Any) -> None:
+        """Where no engine takes it (NetworkStrategy), torch knows by the graph which network a backward is for."""
+        super().backward(loss, *args, **kwargs)
+
     @property
     def accumulate(self) -> int:
         """Micro batches an iteration."""
         return self.batch.parts(self.trainer.world_size)
 
     def on_fit_start(self) -> None:
-        if self.replay and hasattr(self.trainer.strategy, "engines"):
+        if self.replay and steps_of(self.trainer.strategy).one_backward_per_batch:
             raise ValueError("replay goes back once a chunk, ZeRO's engines count one backward a batch: use DDP")
         data, world = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
         told, data.batch = data.batch, self.batch.fit(data.batch, world)  # its loader is made after this
@@ -321,7 +314,7 @@ class Distill(pl.LightningModule):
         told = self.optimizer
         rates, warmups = (told.student_lr, told.critic_lr), (told.student_warmup, told.critic_warmup)
         nets = zip(self.trained.values(), rates, strict=True)
-        optimizers = [adamw_for(net, rate, told.betas, told.weight_decay) for net, rate in nets]
+        optimizers = [adamw_for(n.net, rate, told.betas, told.weight_decay) for n, rate in nets]
         return optimizers, [linear_warmup(o, n) for o, n in zip(optimizers, warmups, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:

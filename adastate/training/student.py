@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.distributed.protocol import learner, shard_all
+from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.models.actions import Steering
 from adastate.models.engine import Engine
 from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
-from adastate.optim.adamw import adamw, clip_gradient
+from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
@@ -90,14 +90,12 @@ class Student(pl.LightningModule):
         self.fp8 = fp8
         self.codec, self.text, self.spec, self.latent_size = codec, text, stream, latent_size
         self.rollout_frames, self.init, self.optimizer = rollout_frames, init, optimizer
-        self.gradient_clip_norm = optimizer.gradient_clip_norm
         self.out, self.save_every, self.seed = out, save_every, seed
         if init is not None:
             init.check(stream)
         self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
         self.ema = EMA(self.net, average.decay, average.start, average.warmup)
-        self.learning, self.clip_gradient = "student", clip_gradient
         self.frozen_net: DiT | None = None
         if init is not None and init.frozen_weights is not None:
             self.frozen_net = network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
@@ -240,16 +238,12 @@ class Student(pl.LightningModule):
     # ---- what strategies look at, see adastate.distributed.protocol
 
     @property
-    def trained(self) -> dict[str, DiT]:
-        return {self.learning: self.net}
+    def trained(self) -> dict[str, TrainedNetwork]:
+        return {"student": TrainedNetwork("student", self.net, self.ema, self.optimizer.gradient_clip_norm)}
 
     @property
     def frozen(self) -> dict[str, DiT]:
         return {} if self.frozen_net is None else {"frozen": self.frozen_net}
-
-    @property
-    def averages(self) -> dict[str, EMA]:
-        return {self.learning: self.ema}
 
     @property
     def accumulate(self) -> int:
@@ -265,7 +259,7 @@ class Student(pl.LightningModule):
             raise ValueError(
                 "this student has no init, the objective of its initialisation: layer conf/stages/init.yaml"
             )
-        if self.init.uses_average and hasattr(self.trainer.strategy, "engines"):
+        if self.init.uses_average and not steps_of(self.trainer.strategy).averages_are_whole:
             raise ValueError(
                 f"{type(self.init).__name__} runs the average in each step, and ZeRO keeps it in pieces: "
                 "use conf/strategy/fsdp2.yaml"
@@ -295,7 +289,7 @@ class Student(pl.LightningModule):
             self.save()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("init/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))
+        self.log("init/gradient_norm", steps_of(self.trainer.strategy).clip_gradient(self.trained["student"]))
 
     def on_train_end(self) -> None:
         self.save()

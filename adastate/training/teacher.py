@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from adastate.diffusion import flow, losses, solvers
 from adastate.diffusion.noise import SampleNoise
-from adastate.distributed.protocol import learner, shard_all
+from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
 from adastate.encoders import Codec, TextEncoder
 from adastate.models.actions import given, not_given
 from adastate.models.lora import Lora
 from adastate.models.wan import DiT, Size
-from adastate.optim.adamw import adamw, clip_gradient
+from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.types import Batch, Chunk
@@ -83,8 +83,6 @@ class Teacher(pl.LightningModule):
         self.latent_size, self.timestep_shift, self.guidance = latent_size, timestep_shift, guidance
         self.negative_prompt, self.solver = _read_prompt(negative_prompt), solver
         self.dropout, self.optimizer, self.out, self.save_every, self.seed = dropout, optimizer, out, save_every, seed
-        self.gradient_clip_norm = optimizer.gradient_clip_norm
-        self.learning, self.clip_gradient = "teacher", clip_gradient
         self.ema = None if average is None else EMA(self.net, average.decay, average.start, average.warmup)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
@@ -100,16 +98,12 @@ class Teacher(pl.LightningModule):
     # ---- what strategies look at, see adastate.distributed.protocol
 
     @property
-    def trained(self) -> dict[str, DiT]:
-        return {self.learning: self.net}
+    def trained(self) -> dict[str, TrainedNetwork]:
+        return {"teacher": TrainedNetwork("teacher", self.net, self.ema, self.optimizer.gradient_clip_norm)}
 
     @property
     def frozen(self) -> dict[str, DiT]:
         return {}
-
-    @property
-    def averages(self) -> dict[str, EMA]:
-        return {} if self.ema is None else {self.learning: self.ema}
 
     @property
     def accumulate(self) -> int:
@@ -269,7 +263,7 @@ class Teacher(pl.LightningModule):
         return adamw(self.net, self.optimizer, self.trainer.max_steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("teacher/gradient_norm", self.clip_gradient(self.net, self.gradient_clip_norm))
+        self.log("teacher/gradient_norm", steps_of(self.trainer.strategy).clip_gradient(self.trained["teacher"]))
 
     def on_train_end(self) -> None:
         self._save()

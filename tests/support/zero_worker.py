@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from adastate.distributed.fsdp_strategy import FsdpStrategy
+from adastate.distributed.protocol import steps_of
 from adastate.encoders import TinyCodec, TinyText
 from adastate.models.wan import Size
 from adastate.optim.settings import AverageSettings
@@ -158,7 +159,7 @@ def whole(trainer: pl.Trainer, module: Distill, name: str) -> Weights:
     """Copies of the float32 weights of a trained network; all ranks call it."""
     if hasattr(trainer.strategy, "whole_weights"):
         return {k: v.cpu() for k, v in trainer.strategy.whole_weights(name).items()}
-    state = module.trained[name].state_dict()
+    state = module.trained[name].net.state_dict()
     return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach().clone() for k, v in state.items()}
 
 
@@ -185,11 +186,12 @@ class Notes(pl.Callback):
         self.reference = {k: v.cpu().clone() for k, v in pl_module.student.ema.whole().state_dict().items()}
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
-        name = pl_module.learning
+        asked = getattr(optimizer, "_optimizer", optimizer)
+        (name,) = (n for n, held in zip(pl_module.trained, trainer.strategy.optimizers, strict=True) if held is asked)
         if name in self.gradients:
             return
-        found = {k: gradient(p) for k, p in pl_module.trained[name].named_parameters()}
-        if hasattr(trainer.strategy, "engines"):  # an engine clips in its step, which is to come
+        found = {k: gradient(p) for k, p in pl_module.trained[name].net.named_parameters()}
+        if steps_of(trainer.strategy).one_backward_per_batch:  # an engine clips in its step, which is to come
             norm = torch.stack([g.norm() for g in found.values()]).norm()
             found = {k: g * (CLIP / (norm + 1e-6)).clamp(max=1) for k, g in found.items()}
         self.gradients[name] = found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
-from adastate.models.wan import DiT
+from adastate.distributed.protocol import TrainedNetwork, steps_of
 from adastate.optim.spike_guard import SpikeGuard
 
 
@@ -20,14 +20,6 @@ class BadUpdateError(RuntimeError):
 class Learner(Protocol):
     """What is asked of the module: Lightning's own, and what strategies look at as well (see Distill)."""
 
-    learning: str
-
-    @property
-    def clipped_step(self) -> Callable[[nn.Module, Any, float, Callable[[Tensor], bool]], Tensor]: ...
-
-    @property
-    def gradient_clip_norm(self) -> float: ...
-
     @property
     def out(self) -> str | None: ...
 
@@ -35,7 +27,7 @@ class Learner(Protocol):
     def trainer(self) -> Any: ...
 
     @property
-    def trained(self) -> dict[str, DiT]: ...
+    def trained(self) -> Mapping[str, TrainedNetwork]: ...
 
     @property
     def accumulate(self) -> int: ...
@@ -50,7 +42,7 @@ class Learner(Protocol):
 
     def log_dict(self, dictionary: Any, *, batch_size: int | None = ...) -> None: ...
 
-    def manual_backward(self, loss: Tensor) -> None: ...
+    def manual_backward(self, loss: Tensor, *, network: TrainedNetwork) -> None: ...
 
     def optimizers(self) -> Any: ...
 
@@ -76,8 +68,7 @@ class GuardedOptimizer:
     def backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
         """Of one micro batch, for the network `name`."""
         self.note(name, loss, found)
-        self.module.learning = name
-        self.module.manual_backward(loss / self.module.accumulate)
+        self.module.manual_backward(loss / self.module.accumulate, network=self.module.trained[name])
 
     def note(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
         """Judges a loss before its backward, and logs it."""
@@ -98,7 +89,7 @@ class GuardedOptimizer:
             wrong = self.guard.check({f"{name} gradient norm": float(norm)})
             return not wrong
 
-        norm = module.clipped_step(module.trained[name], optimizer, module.gradient_clip_norm, permit)
+        norm = steps_of(module.trainer.strategy).clipped_step(module.trained[name], optimizer, permit)
         if wrong:
             raise BadUpdateError(wrong)
         self.stepped = True
@@ -117,8 +108,8 @@ class GuardedOptimizer:
             RuntimeError: when it has stopped too many in a row, with the last good checkpoint.
         """
         module = self.module
-        for net in module.trained.values():
-            net.zero_grad()
+        for network in module.trained.values():
+            network.net.zero_grad()
         self.skip_reason = f"iteration {module.iteration}: {wrong}; the update is left out"
         rank_zero_warn(self.skip_reason)
         module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
