@@ -148,7 +148,7 @@ TESTS = {
     "hostile shards and videos": "tests/datamodules/shards/test_safe_decode.py",
     "hostile checkpoints": "tests/weights/test_files.py",
     "hostile checkpoints in pieces": "tests/weights/test_sharded_checkpoint.py",
-    "NaN and spikes in losses and gradients": "tests/optim/test_manual_optimization.py",
+    "NaN and spikes in losses and gradients": "tests/training/test_manual_optimization.py",
     "SLURM: preempted, requeued, finished": "tests/launch/test_slurm.py",
     "SLURM: walltime over in training": "tests/launch/test_walltime.py",
 }

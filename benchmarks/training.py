@@ -87,7 +87,7 @@ class Steps:
         module._iteration = iteration
         net, began = module.trained[name].net, self.clock()
         if name == "student":
-            sample = module.sample(MicroBatch(self.text, self.index), "bench", grad=True)
+            sample = module.student_sample(MicroBatch(self.text, self.index), "bench", grad=True)
             loss, _ = module.student_loss(sample, self.text, self.negative, self.index)
             self.clip = sample.x.detach()
         else:

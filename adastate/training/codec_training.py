@@ -38,12 +38,12 @@ class CodecTraining(pl.LightningModule):
         noise: deviation of the noise on the raw latents.
         shrink: weight of the mean square of the latents, which keeps their scale.
         unit: weight of the distance of each channel's mean from 0 and of its variance from 1, over a batch.
-        gradients: weight of the error of the picture's differences between neighbours, along and across.
+        gradients: weight of the error of the differences between neighbouring pixels, along and across.
         vivid: by how much a pixel weighs more whose colour stands out from its surroundings, for what is small and
             bright: a balloon before the sky weighs about 1 + vivid.
         ema: decay of the average of the weights that is written; None writes the weights themselves.
         seed: of the noise.
-        channels_last: memory format of the pictures, faster on a CPU for wide kernels.
+        channels_last: memory format of the frames, faster on a CPU for wide kernels.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class CodecTraining(pl.LightningModule):
     def _video(self, batch: Batch) -> Tensor:
         if batch.video is None:
             raise ValueError(
-                "codec training needs video: give the datamodule `pictures`, or shards that hold .mp4 files"
+                "codec training needs video: give the datamodule `video_frames`, or shards that hold .mp4 files"
             )
         return batch.video
 
@@ -160,7 +160,7 @@ class CodecTraining(pl.LightningModule):
 
 
 def _edge_error(seen: Tensor, video: Tensor, weight: Tensor) -> Tensor:
-    """Weighted squared error of the differences between neighbours, along and across, of pictures `[B, T, 3, h, w]`."""
+    """Weighted squared error of the differences between neighbours, along and across, of video `[B, T, 3, h, w]`."""
     error = seen - video
     along = (weight[..., 1:] * error.diff(dim=-1).square()).mean()
     return along + (weight[..., 1:, :] * error.diff(dim=-2).square()).mean()

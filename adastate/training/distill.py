@@ -23,7 +23,7 @@ from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
 from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer
 from adastate.training.objectives import Objective, Scores
-from adastate.training.rollout_sampler import RolloutSettings, Sampler
+from adastate.training.rollout_sampler import RolloutSampler, RolloutSettings
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, StudentSample, replay_chunks
 from adastate.training.teacher import Teacher
@@ -102,7 +102,7 @@ class Distill(pl.LightningModule):
         self.objective, self.schedule, self.optimizer, self.replay = objective, schedule, optimizer, replay
         self.iterations, self.batch = iterations, GlobalBatch(global_batch)
         self.save_streams = rollouts.long_rollout is None or rollouts.long_rollout.save_streams
-        self.sampler = Sampler(student, rollouts, seed)
+        self.sampler = RolloutSampler(student, rollouts, seed)
         self.out, self.save_every, self.seed = out, save_every, seed
         self.updates = GuardedOptimizer(self, SpikeGuard(optimizer.spike, patience=optimizer.patience))
         self._iteration = 0
@@ -195,7 +195,7 @@ class Distill(pl.LightningModule):
             self.student.ema.update(self.student.net)
         for update in range(plan.critic_updates):
             if plan.critic_new_rollout or not made:
-                made = [self.sample(part, f"critic {update}", grad=False) for part in parts]
+                made = [self.student_sample(part, f"critic {update}", grad=False) for part in parts]
             for sample, part in zip(made, parts, strict=True):
                 noise = self.noise(part.index, f"critic score {update}")
                 told = sample.scored_text(part.text)
@@ -205,13 +205,13 @@ class Distill(pl.LightningModule):
 
     def _learn(self, part: MicroBatch, negative: Tensor) -> StudentSample:
         """The student's gradient from one part; returns its sample, for the critic."""
-        sample = self.sample(part, "student", grad=True)
+        sample = self.student_sample(part, "student", grad=True)
         self.updates.backward("student", *self.student_loss(sample, part.text, negative, part.index))
         return replace(sample, x=sample.x.detach(), chunks=[])
 
     def _replayed(self, part: MicroBatch, negative: Tensor) -> StudentSample:
         """The same without the graph of the rollout: what the loss says of each chunk goes back through that alone."""
-        sample = self.sample(part, "student", grad=False, record=True)
+        sample = self.student_sample(part, "student", grad=False, record=True)
         leaf = sample.x.requires_grad_()
         states = [replace(c, state=c.state.requires_grad_() if c.state is not None else None) for c in sample.chunks]
         sample = replace(sample, x=leaf, chunks=states)
@@ -223,9 +223,9 @@ class Distill(pl.LightningModule):
             self.manual_backward(term / self.accumulate, network=self.trained["student"])
         return replace(sample, x=leaf.detach(), chunks=[], start=None, steps=[])
 
-    def sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
-        """What the scores look at in this iteration, see Sampler."""
-        return self.sampler.sample(part, self.iteration, purpose, grad, record)
+    def student_sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
+        """The clip that is scored in this iteration, see RolloutSampler."""
+        return self.sampler.student_sample(part, self.iteration, purpose, grad, record)
 
     def noise(self, index: Tensor, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, self.iteration, index, purpose, self.device)

@@ -10,9 +10,9 @@ from adastate import metrics
 
 
 class MotionReward:
-    """How much a clip changes from picture to picture, relative to its contrast: needs no download.
+    """How much a clip changes from frame to frame, relative to its contrast: needs no download.
 
-    Flicker moves nothing, and would be rewarded as well; so what comes back in the picture after next is taken off.
+    Flicker moves nothing, and would be rewarded as well; so what comes back in the frame after next is taken off.
 
     Args:
         scale: of the reward; real flights of the tiny world change by about 0.3.

@@ -11,8 +11,8 @@ from adastate.diffusion.noise import SampleNoise, agree, shared_integer
 from adastate.training.streaming_rollouts import StreamPool, new_frames
 from adastate.training.student import Student
 from adastate.training.student_rollouts import (
-    Draw,
     MicroBatch,
+    RolloutDraw,
     StudentSample,
     denoise_real_clips,
     rollout_from_start,
@@ -63,7 +63,7 @@ THOUSAND = 1000
 """Shares are drawn to a thousandth."""
 
 
-class Sampler:
+class RolloutSampler:
     """Makes the samples of an iteration; every draw is one for all chunks, samples and ranks.
 
     Args:
@@ -116,7 +116,7 @@ class Sampler:
                 + ": make it longer"
             )
 
-    def draw(self, iteration: int, purpose: str) -> Draw:
+    def draw(self, iteration: int, purpose: str) -> RolloutDraw:
         """Of the rollout for `purpose`; ranks that would differ raise."""
         key = (self.seed, iteration, purpose)
         level = shared_integer(len(self.student.spec.timesteps), *key)
@@ -134,12 +134,15 @@ class Sampler:
         length = {"rollout frames": self.student.rollout_frames, "switch": -1 if switch is None else switch}
         streamed = {} if self.streams is None else {"streamed frames": self.streams.frames}
         agree({**drawn, **length, **streamed}, self.student.device)
-        return Draw(level, first, switch, uniform)
+        chunk, frame = (switch, None) if self.streams is None else (None, switch)
+        return RolloutDraw(level, first, chunk, frame, uniform)
 
     def noise(self, part: MicroBatch, iteration: int, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, iteration, part.index, purpose, self.student.device)
 
-    def sample(self, part: MicroBatch, iteration: int, purpose: str, grad: bool, record: bool = False) -> StudentSample:
+    def student_sample(
+        self, part: MicroBatch, iteration: int, purpose: str, grad: bool, record: bool = False
+    ) -> StudentSample:
         """What the scores look at.
 
         Args:
@@ -155,6 +158,6 @@ class Sampler:
         draw, noise = self.draw(iteration, purpose), self.noise(part, iteration, f"rollout {purpose}")
         with torch.set_grad_enabled(grad):
             if self.streams is not None:
-                return self.streams.sample(part, noise, draw, grad, record)
+                return self.streams.next_sample(part, noise, draw, grad, record)
             made = rollout_from_start if self.long is None else rollout_window
             return made(self.student, part, noise, draw, grad, record)

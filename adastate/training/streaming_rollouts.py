@@ -20,7 +20,7 @@ from adastate.models.actions import Steering
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
 from adastate.training.student import Student
-from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, continue_rollout, overlapping
+from adastate.training.student_rollouts import MicroBatch, RolloutDraw, StudentSample, continue_rollout, overlapping
 
 
 @dataclass
@@ -47,7 +47,7 @@ class StreamBatch:
     steering: Steering | None = None
 
     def go_on(
-        self, student: Student, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+        self, student: Student, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
     ) -> StudentSample:
         """The next frames, with gradient where asked for, after the last chunk of those before."""
         new = new_frames(student, self.frames)
@@ -115,13 +115,13 @@ class StreamPool:
         """As if the iteration had not begun; `anew` gives the streams up, for they may be what is wrong."""
         self._now = [] if restart else self._before
 
-    def sample(
-        self, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+    def next_sample(
+        self, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
     ) -> StudentSample:
-        """One rollout of a micro batch; `draw.switch` is a frame here, and holds if a stream begins."""
+        """One rollout of a micro batch; `draw.switch_frame` holds if a stream begins."""
         if part.slot >= len(self._now) or not self._fits(self._now[part.slot]):
             begun = StreamBatch(
-                StateCache(self.student.spec), part.text, part.next_text, draw.switch, steering=part.steering
+                StateCache(self.student.spec), part.text, part.next_text, draw.switch_frame, steering=part.steering
             )
             self._now = [*self._now[: part.slot], begun]  # the ones after it end as well
         return self._now[part.slot].go_on(self.student, noise, draw, grad, record)

@@ -150,7 +150,7 @@ class Student(pl.LightningModule):
             record=record,
         )
 
-    def replay(
+    def replay_rollout(
         self, text: Tensor, steps: Sequence[Step], cache: StateCache, steering: Steering | None = None
     ) -> Iterator[Tensor]:
         """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""

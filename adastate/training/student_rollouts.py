@@ -99,20 +99,22 @@ class StudentSample:
 
 
 @dataclass(frozen=True)
-class Draw:
+class RolloutDraw:
     """What is one for all samples and ranks in a rollout.
 
     Attributes:
-        level: exit level.
-        first: first chunk of a window.
-        switch: chunk with which the next prompt begins, of carried streams the frame; None: it never does.
-        uniform: chunks go one by one, where the stream is a staircase.
+        exit_level: denoising step at which the exit pass is made.
+        window_start: first chunk of a window of a long rollout.
+        switch_chunk: chunk of a long rollout with which the next prompt begins; None: it never does.
+        switch_frame: the same of a carried stream, in frames; it holds if a stream begins.
+        uniform_schedule: chunks go one by one, where the stream is a staircase.
     """
 
-    level: int
-    first: int = 0
-    switch: int | None = None
-    uniform: bool = False
+    exit_level: int
+    window_start: int = 0
+    switch_chunk: int | None = None
+    switch_frame: int | None = None
+    uniform_schedule: bool = False
 
 
 def continue_rollout(
@@ -121,7 +123,7 @@ def continue_rollout(
     noise: SampleNoise,
     cache: StateCache,
     chunks: int,
-    draw: Draw,
+    draw: RolloutDraw,
     grad: bool = False,
     finish: bool = True,
     record: bool = False,
@@ -130,12 +132,12 @@ def continue_rollout(
     """`chunks` chunks more of the stream that `cache` remembers."""
     steps: list[Step] = []
     start, first = fork(cache) if record else None, cache.origin + cache.frames
-    spec = replace(student.spec, schedule="uniform") if draw.uniform else student.spec
+    spec = replace(student.spec, schedule="uniform") if draw.uniform_schedule else student.spec
     frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))
     with torch.set_grad_enabled(grad):
         into = steps if record else None
         stream = student.rollout(
-            text, noise, frames, draw.level, grad, finish, spec=spec, record=into, cache=cache, steering=steering
+            text, noise, frames, draw.exit_level, grad, finish, spec=spec, record=into, cache=cache, steering=steering
         )
         made = list(stream)
         x = torch.cat([c.content for c in made], 1)
@@ -143,30 +145,30 @@ def continue_rollout(
 
 
 def rollout_from_start(
-    student: Student, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+    student: Student, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
 ) -> StudentSample:
     """A stream of one horizon from its beginning."""
     spec = student.spec
     chunks = spec.chunks(student.rollout_frames)
-    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform else spec)
+    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform_schedule else spec)
     return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, False, record, part.steering)
 
 
 def rollout_window(
-    student: Student, part: MicroBatch, noise: SampleNoise, draw: Draw, grad: bool, record: bool = False
+    student: Student, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
 ) -> StudentSample:
-    """One horizon of a stream, from chunk `draw.first` on; what comes before has no gradient (Self-Forcing++).
+    """One horizon of a stream, from chunk `draw.window_start` on; what comes before has no gradient (Self-Forcing++).
 
     Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
     context: see `overlapping`. A change that was drawn for the inside of the window comes right after that chunk, so
     that all frames that carry loss were made for the prompt that the scores are told.
     """
     size = student.chunk_frames
-    last = draw.first + student.rollout_frames // size
-    inside = draw.switch is not None and draw.first < draw.switch < last
-    picture = draw.first > 0 and starts_with_a_picture(student.codec)
-    ahead = draw.first + (inside or picture)
-    switch_at = ahead if inside else last if draw.switch is None else min(draw.switch, last)
+    last = draw.window_start + student.rollout_frames // size
+    inside = draw.switch_chunk is not None and draw.window_start < draw.switch_chunk < last
+    picture = draw.window_start > 0 and starts_with_a_picture(student.codec)
+    ahead = draw.window_start + (inside or picture)
+    switch_at = ahead if inside else last if draw.switch_chunk is None else min(draw.switch_chunk, last)
     cache, text = StateCache(student.spec), part.text
 
     def quiet(chunks: int) -> list[Tensor]:
@@ -231,7 +233,7 @@ def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradien
     """
     assert sample.start is not None
     parts = gradient[:, sample.context :].split(student.chunk_frames, 1)
-    made = student.replay(sample.scored_text(text), sample.steps, sample.start, sample.steering)
+    made = student.replay_rollout(sample.scored_text(text), sample.steps, sample.start, sample.steering)
     for x0, step, chunk, g in zip(made, sample.steps, sample.chunks, parts, strict=True):
         if step.queries:
             assert chunk.state is not None

@@ -65,11 +65,11 @@ class Step:
         monkeypatch.setattr(sampler_module, "shared_integer", lambda *_: level)
 
     def student(self) -> Tensor:
-        sample = self.module.sample(MicroBatch(self.text, self.index), "test", grad=True)
+        sample = self.module.student_sample(MicroBatch(self.text, self.index), "test", grad=True)
         return self.module.student_loss(sample, self.text, self.negative, self.index)[0]
 
     def critic(self) -> Tensor:
-        chunks = self.module.sample(MicroBatch(self.text, self.index), "test", grad=False).chunks
+        chunks = self.module.student_sample(MicroBatch(self.text, self.index), "test", grad=False).chunks
         x = torch.cat([c.content for c in chunks], 1)
         return self.module.critic.loss(x, self.text, self.module.noise(self.index, "score"))[0]
 

@@ -92,7 +92,7 @@ def test_a_bad_iteration_of_carried_streams_is_as_if_it_had_never_been(bad: set[
     made = []
     for without in (False, True):
         distill = tiny_distill(iterations=4, student_every=2, long_rollout=LongRollout(12, "streaming"))
-        sample = distill.sample
+        sample = distill.student_sample
 
         def poisoned(
             part: MicroBatch, *args: Any, sample: Any = sample, without: bool = without, **kwargs: Any
@@ -101,7 +101,7 @@ def test_a_bad_iteration_of_carried_streams_is_as_if_it_had_never_been(bad: set[
             hit = not without and int(part.index[0]) // 4 in bad
             return replace(found, x=found.x * float("nan")) if hit else found
 
-        distill.sample = poisoned
+        distill.student_sample = poisoned
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit(distill, Poisoned(bad, True) if without else Prompts())
@@ -134,13 +134,13 @@ def test_streams_that_are_bad_twice_in_a_row_are_given_up() -> None:
 
 def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> None:
     distill = tiny_distill(iterations=9, patience=2)
-    sample = distill.sample
+    sample = distill.student_sample
 
     def failing(*args: Any, **kwargs: Any) -> StudentSample:
         found = sample(*args, **kwargs)
         return found if distill.iteration < 2 else replace(found, x=found.x * float("nan"))
 
-    distill.sample = failing
+    distill.student_sample = failing
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=-1,

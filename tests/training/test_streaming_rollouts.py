@@ -19,7 +19,7 @@ from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch, StreamPool, new_frames
 from adastate.training.student import Student
-from adastate.training.student_rollouts import Draw, MicroBatch, StudentSample, rollout_from_start
+from adastate.training.student_rollouts import MicroBatch, RolloutDraw, StudentSample, rollout_from_start
 from callbacks import Checkpoints
 from datamodules.prompts import PromptData
 from tests.support.rig import (
@@ -35,7 +35,7 @@ from tests.support.rig import (
 )
 from tests.support.tiny import SHAPE
 
-LAST = Draw(level=1)
+LAST = RolloutDraw(exit_level=1)
 STREAMING: dict[str, Any] = {"long_rollout": LongRollout(12, "streaming")}
 """A horizon of 6 frames, and 3 more twice."""
 
@@ -71,7 +71,9 @@ def test_a_carried_stream_is_the_stream_that_one_rollout_makes(stream: dict[str,
     frames = 6 + 2 * new_frames(student, 6)
     with torch.no_grad():
         cache = StateCache(student.spec)
-        made = list(rollout(PromptedNetwork(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.level))
+        made = list(
+            rollout(PromptedNetwork(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.exit_level)
+        )
     whole = torch.cat([c.content for c in made], 1)
     assert torch.equal(torch.cat([parts[0]] + [p[:, size:] for p in parts[1:]], 1), whole)
     assert one.frames == frames and [p.shape[1] for p in parts] == [6, 6, 6]
@@ -154,7 +156,7 @@ def part(student: Student, rows: range, slot: int, prompt: str = "red ball") -> 
 
 def made(streams: StreamPool, parts: list[MicroBatch], iteration: int) -> list[StudentSample]:
     streams.begin(parts)
-    return [streams.sample(p, SampleNoise(0, iteration, p.index, "x"), LAST, grad=False) for p in parts]
+    return [streams.next_sample(p, SampleNoise(0, iteration, p.index, "x"), LAST, grad=False) for p in parts]
 
 
 def test_a_stream_ends_at_its_longest_and_the_next_has_the_prompt_of_its_batch() -> None:

@@ -14,7 +14,7 @@ from adastate.stream import PromptSwitch, StateCache, rollout
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
-from adastate.training.student_rollouts import Draw, MicroBatch, rollout_window
+from adastate.training.student_rollouts import MicroBatch, RolloutDraw, rollout_window
 from tests.support.rig import Pictures, Prompts, Rows, fit, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, normal
 
@@ -23,8 +23,8 @@ def test_training_rolls_out_as_inference_does() -> None:
     """The same noise through the plain loop gives the same frames, at the level that all chunks share."""
     distill = tiny_distill(seed=0)
     text, index = distill.student.embed(["red", "fast"]), torch.tensor([5, 6])
-    trained = distill.sample(MicroBatch(text, index), "student", grad=True).chunks
-    quiet = distill.sample(MicroBatch(text, index), "student", grad=False).chunks
+    trained = distill.student_sample(MicroBatch(text, index), "student", grad=True).chunks
+    quiet = distill.student_sample(MicroBatch(text, index), "student", grad=False).chunks
     with torch.no_grad():
         plain = list(
             rollout(
@@ -48,7 +48,7 @@ def test_exit_levels_change_with_the_iteration() -> None:
     levels = set()
     for i in range(8):
         distill.set_extra_state({**distill.get_extra_state(), "iteration": i})
-        levels.add(distill.sample(MicroBatch(text, index), "student", grad=False).chunks[0].passes - 2)
+        levels.add(distill.student_sample(MicroBatch(text, index), "student", grad=False).chunks[0].passes - 2)
     assert levels == {0, 1}
 
 
@@ -69,17 +69,19 @@ def test_noised_clips_are_denoised_in_one_causal_pass() -> None:
         fit(tiny_distill(source="noised"), Prompts())
 
 
-def drawn(distill: Distill, iterations: int) -> list[Draw]:
+def drawn(distill: Distill, iterations: int) -> list[RolloutDraw]:
     return [distill.sampler.draw(i, "s") for i in range(iterations)]
 
 
 def test_a_window_of_a_long_rollout() -> None:
     """Gradient in the window alone; the frames before it are its context; places differ between iterations."""
     distill = tiny_distill(long_rollout=LongRollout(12))
-    firsts = [draw.first for draw in drawn(distill, 12)]
+    firsts = [draw.window_start for draw in drawn(distill, 12)]
     assert set(firsts) == {0, 1, 2}
     distill._iteration = firsts.index(2)
-    sample = distill.sample(MicroBatch(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True)
+    sample = distill.student_sample(
+        MicroBatch(distill.student.embed(["red ball"] * 2), torch.arange(2)), "s", grad=True
+    )
     assert sample.x.shape[1] == 6 and sample.x.requires_grad
     assert [c.index for c in sample.chunks] == [2, 3] and sample.loss_mask is None, "this codec has no first picture"
     fit(tiny_distill(long_rollout=LongRollout(12), student_every=1), Prompts())
@@ -89,8 +91,8 @@ def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_
     distill = tiny_distill(long_rollout=LongRollout(12), horizon_weight=2.0)
     distill.student.codec = Pictures()
     text = distill.student.embed(["red ball"] * 2)
-    distill._iteration = [draw.first for draw in drawn(distill, 40)].index(1)
-    sample = distill.sample(MicroBatch(text, torch.arange(2)), "s", grad=True)
+    distill._iteration = [draw.window_start for draw in drawn(distill, 40)].index(1)
+    sample = distill.student_sample(MicroBatch(text, torch.arange(2)), "s", grad=True)
     assert sample.loss_mask is not None and sample.loss_mask.tolist() == [False] * 3 + [True] * 3
     assert float(sample.x[:, 0].detach().min()) == 7.0
     x = sample.x.detach().requires_grad_()
@@ -114,7 +116,7 @@ STAIRS: dict[str, Any] = {
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
     distill = tiny_distill(STAIRS, uniform_schedule_prob=share, student_every=1, iterations=2)
-    assert sum(draw.uniform for draw in drawn(distill, 60)) / 60 == pytest.approx(share, abs=0.2)
+    assert sum(draw.uniform_schedule for draw in drawn(distill, 60)) / 60 == pytest.approx(share, abs=0.2)
     fit(distill, Prompts())
     assert distill.iteration == 2
     with pytest.raises(ValueError, match=r"uniform_schedule_prob 0\.5 is a share of staircases; schedule is 'uniform'"):
@@ -123,7 +125,7 @@ def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
 
 def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
     distill = tiny_distill(STAIRS)
-    sample = distill.sample(MicroBatch(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
+    sample = distill.student_sample(MicroBatch(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
     for chunk in sample.chunks:
         distill.zero_grad()
         chunk.content.square().sum().backward(retain_graph=True)
@@ -135,7 +137,7 @@ def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> No
     """Bit for bit under the same noise; what comes before has no gradient, and no window costs what comes after."""
     student = tiny_distill().student
     part = MicroBatch(student.embed(["red ball"] * 2), torch.arange(2))
-    draw = Draw(level=1, first=first)
+    draw = RolloutDraw(exit_level=1, window_start=first)
     found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), draw, grad=False)
     with torch.no_grad():
         plain = list(
@@ -162,7 +164,9 @@ def test_a_turn_within_a_window_comes_after_its_first_chunk(
     student = tiny_student(switch={"kind": "recache"})
     old, new = student.embed(["red ball"] * 2), student.embed(["slow snow"] * 2)
     part = MicroBatch(old, torch.arange(2), next_text=new)
-    found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), Draw(1, first=2, switch=switch), grad=True)
+    found = rollout_window(
+        student, part, SampleNoise(0, 0, [0, 1], "x"), RolloutDraw(1, window_start=2, switch_chunk=switch), grad=True
+    )
     assert found.text is not None and torch.equal(found.text, old if at is None else new)
     assert (None if found.loss_mask is None else found.loss_mask.tolist()) == loss_mask
     switches = {} if at is None else {at: PromptSwitch(["slow snow"] * 2)}
