@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adastate.encoders.interfaces import StreamDecoder
+from adastate.runtime import file_kind
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -42,6 +43,7 @@ class GroupCodec(nn.Module):
         path = shipped.get(weights, Path(weights))
         if not path.is_file():
             raise FileNotFoundError(f"no codec weights at {path}; `make train-codec` makes them")
+        file_kind.kind(path)
         self.load_state_dict({k: v.float() for k, v in load_file(path).items()})
 
     def video_frames(self, frames: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adastate.encoders.hub import EncoderError
 from adastate.encoders.interfaces import StreamDecoder
+from adastate.runtime import file_kind
 
 FETCH = "`curl -L --create-dirs -o {} https://github.com/madebyollin/taehv/raw/main/taew2_1.pth`"
 
@@ -183,9 +184,11 @@ def _advance(net: nn.Sequential, x: Tensor, memory: dict[int, Tensor]) -> Tensor
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file; nothing in it is ever executed."""
     try:
-        if path.suffix == ".safetensors":
+        if file_kind.kind(path) == "safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except file_kind.NoWeightsError as error:
+        raise EncoderError(str(error)) from error
     except Exception as error:  # whatever a broken file makes the unpickler stumble over
         reason = " ".join(str(error).split())[:100]
         raise EncoderError(f"{path} cannot be read as weights ({reason}): fetch it again") from error

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from adastate.runtime import file_kind
+
 
 def load(path: Path, error: type[Exception], instead: str) -> Any:
     """What a file of torch.save holds, on the processor, memory-mapped where its format allows.
@@ -19,6 +21,7 @@ def load(path: Path, error: type[Exception], instead: str) -> Any:
         instead: what to do about one that holds more, for the end of the sentence.
     """
     try:
+        file_kind.kind(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as found:
         named = re.search(r"GLOBAL (\S+)", str(found))
@@ -26,6 +29,8 @@ def load(path: Path, error: type[Exception], instead: str) -> Any:
         raise error(
             f"{path} is refused: it holds {what} that is not plain data and might run code when it is read; {instead}"
         ) from found
+    except file_kind.NoWeightsError as found:
+        raise error(str(found)) from found
     except Exception as found:  # whatever a broken file makes the unpickler stumble over
         reason = " ".join(str(found).split())[:100] or type(found).__name__
         raise error(f"{path} is not a whole PyTorch file ({reason}): copy it again") from found

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adastate.runtime import plain_data
+from adastate.runtime import file_kind, plain_data
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -55,13 +55,14 @@ class StoredTensor:
 
 def open_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """(the tensors of a file, unread; its header), safetensors or torch.save by its content."""
-    return _open_safetensors(path) if _is_safetensors(path) else _open_torch(path)
+    return _open_safetensors(path) if _kind(path) == "safetensors" else _open_torch(path)
 
 
-def _is_safetensors(path: Path) -> bool:
-    """By suffix, or else by content: a header in JSON behind its length."""
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+def _kind(path: Path) -> str:
+    try:
+        return file_kind.kind(path)
+    except file_kind.NoWeightsError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _safe_open(path: Path) -> Any:
@@ -86,7 +87,7 @@ def _open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, st
 
 def read_header(path: Path) -> dict[str, str]:
     """The metadata in a safetensors header; nothing for any other file."""
-    return dict(_safe_open(path).metadata() or {}) if _is_safetensors(path) else {}
+    return dict(_safe_open(path).metadata() or {}) if _kind(path) == "safetensors" else {}
 
 
 def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -40,11 +40,36 @@ OUTSIDE = {
 """Modules outside the blocks: Wan's name -> diffusers'. Neither knows the last, which is ours: their loaders warn of it
 and leave it out, and what they then have cannot be steered."""
 
+_INSIDE = {
+    name.replace(".", "_"): name
+    for name in (
+        *BLOCK,
+        *BLOCK.values(),
+        "cross_attn.k_img",
+        "cross_attn.v_img",
+        "attn2.add_k_proj",
+        "attn2.add_v_proj",
+    )
+}
+_AROUND = {name.replace(".", "_"): name for name in (*OUTSIDE, *OUTSIDE.values())}
+"""Modules as kohya's tools write them, in either naming, in a block and outside of any."""
+
 NETWORK = re.compile(r"blocks\.\d+\.(?:self_attn\.q|attn1\.to_q)\.weight$")
 """What every network of this kind has, and the other parts of a pipeline have not."""
 
 LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>A|B|down|up)(?:\.\w+)?\.weight$")
 """PEFT's names (with an adapter's name or not), and the older `lora_down`, `lora_up`."""
+
+OTHER_ADAPTERS = {
+    "DoRA": re.compile(r"\.(?:dora_scale|lora_magnitude_vector)\b"),
+    "LoHa": re.compile(r"\.hada_\w+"),
+    "LoKr": re.compile(r"\.lokr_\w+"),
+    "LoCon": re.compile(r"\.lora_mid\b"),
+    "OFT": re.compile(r"\.b?oft_\w+"),
+    "IA3": re.compile(r"\.ia3_\w+"),
+    "VeRA": re.compile(r"\.vera_lambda_\w+"),
+}
+"""Names of tensors that tell adapters that are no LoRA, as PEFT and LyCORIS write them."""
 
 PICTURES = re.compile(r"\b(?:img_emb|k_img|v_img|norm_k_img|image_embedder|add_k_proj|add_v_proj|norm_added_k)\b")
 """What only Wan's image-to-video networks have, in either naming."""
@@ -53,6 +78,23 @@ PICTURES = re.compile(r"\b(?:img_emb|k_img|v_img|norm_k_img|image_embedder|add_k
 def unwrap(name: str) -> str:
     """The name without what wrappers added: `model._fsdp_wrapped_module.blocks.0.x` -> `model.blocks.0.x`."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def dotted(name: str) -> str:
+    """kohya's and LyCORIS' names with dots: `lora_unet_blocks_0_ffn_2.alpha` -> `lora_unet.blocks.0.ffn.2.alpha`.
+
+    A module that is not of the network keeps its underscores; what no such tool wrote is given back as it is.
+    """
+    found = re.match(r"((?:lora_unet|lora_transformer|lycoris))_+(blocks_\d+_)?([^.]+)\.(.+)$", name)
+    if not found:
+        return name
+    prefix, block, module, rest = found.groups()
+    return f"{prefix}.{(block or '').replace('_', '.')}{(_INSIDE if block else _AROUND).get(module, module)}.{rest}"
+
+
+def plain(name: str) -> str:
+    """A name with dots and without wrappers."""
+    return dotted(unwrap(name))
 
 
 def split(name: str) -> tuple[str, str] | None:

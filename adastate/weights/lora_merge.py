@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adastate.weights.files import StoredTensor, WeightsError
-from adastate.weights.key_maps import LORA
+from adastate.weights.key_maps import LORA, OTHER_ADAPTERS
+from adastate.weights.lora_scale import Scaling, other_kind
+
+MOST_SHOWN = 4
+"""Kinds of adapters that a note counts up."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The factors of one layer: `down` is A [r, in], `up` is B [out, r]."""
+    """The factors of one layer: `down` is A [r, in], `up` is B [out, r]; `alpha` where a tensor of its own tells."""
 
     down: StoredTensor
     up: StoredTensor
@@ -48,18 +53,26 @@ def adapters(entries: Mapping[str, StoredTensor]) -> tuple[dict[str, Adapter], d
         if alpha is not None and alpha.count != 1:
             raise WeightsError(f"the alpha of {module} is {alpha.shape} and no number")
         made[module] = Adapter(pair["down"], pair["up"], None if alpha is None else float(alpha.read()))
+        if alpha is not None and not math.isfinite(made[module].alpha or 0.0):
+            raise WeightsError(f"the alpha of {module} is {made[module].alpha}: give another with --lora-alpha")
     return made, rest
 
 
-def merge(
-    base: Mapping[str, StoredTensor], made: Mapping[str, Adapter], alpha: float | None
-) -> tuple[dict[str, StoredTensor], str]:
-    """(base with the adapters merged in float32 as it is read, what was done in words).
+def refuse_others(names: Iterable[str], path: object) -> None:
+    """Refuses by name the adapters that are no LoRA, which other names for their tensors tell."""
+    for name in names:
+        for kind, pattern in OTHER_ADAPTERS.items():
+            if pattern.search(name):
+                raise WeightsError(other_kind(str(path), kind, f"it has {name}"))
 
-    `alpha` overrides what the file says; without either it is the rank, so that the scale is 1.
-    """
+
+def merge(
+    base: Mapping[str, StoredTensor], made: Mapping[str, Adapter], scaling: Scaling
+) -> tuple[dict[str, StoredTensor], str]:
+    """(base with the adapters merged in float32 as it is read, what was done in words)."""
     merged = dict(base)
-    scales = set()
+    kinds: dict[str, None] = {}
+    places: dict[str, None] = {}
     for module, adapter in made.items():
         name = f"{module}.weight"
         shape = (adapter.up.shape[0], adapter.down.shape[1])
@@ -70,14 +83,12 @@ def merge(
                 f"the LoRA of {module} is {shape} of rank {adapter.rank}, the weight in its base {base[name].shape}; "
                 "give the base it was made for"
             )
-        used = alpha if alpha is not None else adapter.alpha if adapter.alpha is not None else adapter.rank
-        scales.add((adapter.rank, float(used), used / adapter.rank))
-        merged[name] = _merged(base[name], adapter, used / adapter.rank)
-    whence = "as asked for" if alpha is not None else "the file's"
-    if alpha is None and any(a.alpha is None for a in made.values()):
-        whence = "not in the file, taken as the rank; --lora-alpha sets another"
-    told = "; ".join(f"rank {rank}, alpha {used:g}, scale {scale:g}" for rank, used, scale in sorted(scales))
-    return merged, f"LoRA of {len(made)} layers merged: {told} (alpha {whence})"
+        alpha, scale, where = scaling.of(module, adapter.rank, adapter.alpha)
+        kinds[f"rank {adapter.rank}, alpha {alpha:g}, scale {scale:g}"] = places[where] = None
+        merged[name] = _merged(base[name], adapter, scale)
+    told = "; ".join(sorted(kinds)[:MOST_SHOWN])
+    more = f" and {len(kinds) - MOST_SHOWN} kinds more" if len(kinds) > MOST_SHOWN else ""
+    return merged, f"LoRA of {len(made)} layers merged: {told}{more} (alpha {', '.join(places)})"
 
 
 def _merged(weight: StoredTensor, adapter: Adapter, scale: float) -> StoredTensor:

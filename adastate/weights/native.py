@@ -17,6 +17,7 @@ from adastate.models.adapters import adapted, is_adapter, merged
 from adastate.models.wan import DiT, Size
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
+from adastate.weights import lora_scale
 from adastate.weights.files import StoredTensor, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.load_report import LoadReport, compare
@@ -62,17 +63,21 @@ def _merged(layer: Any) -> Tensor:
 def save_adapters(net: DiT, path: Path) -> None:
     """Writes the adapters of `net` alone, as safetensors under diffusers' names: `pipe.load_lora_weights` reads it.
 
-    Their scale lies in B, so that alpha, which not every reader looks for, is the rank.
+    Their scale lies in B, and the header says that alpha is the rank: readers that look there and those that do not
+    add the same.
     """
-    entries = {}
+    entries, targets, ranks = {}, [], set()
     for module, layer in adapted(net).items():
         (scale,) = layer.scaling.values()
         (down,), (up,) = (tuple(factor.values()) for factor in (layer.lora_A, layer.lora_B))
-        there = f"transformer.{to_diffusers(f'{module}.weight')}".removesuffix(".weight")
-        entries[f"{there}.lora_A.weight"] = StoredTensor.of(down.weight.detach())
-        entries[f"{there}.lora_B.weight"] = StoredTensor.of(up.weight.detach() * scale)
+        there = str(to_diffusers(f"{module}.weight")).removesuffix(".weight")
+        targets.append(there)
+        ranks.add(down.weight.shape[0])
+        entries[f"transformer.{there}.lora_A.weight"] = StoredTensor.of(down.weight.detach())
+        entries[f"transformer.{there}.lora_B.weight"] = StoredTensor.of(up.weight.detach() * scale)
+    (rank,) = ranks
     with atomic.replacing(path) as scratch:
-        write_safetensors(scratch, entries, {"format": "pt"})
+        write_safetensors(scratch, entries, {"format": "pt"} | lora_scale.header(rank, rank, targets))
 
 
 def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dict[str, str]:

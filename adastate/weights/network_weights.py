@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adastate.encoders import PRETRAINED
 from adastate.weights import geometry as geo
-from adastate.weights import key_maps, lora_merge
+from adastate.weights import key_maps, lora_merge, lora_scale
 from adastate.weights.files import StoredTensor, WeightsError, parse_header
 from adastate.weights.load_report import Fit, LoadReport, compare
 from adastate.weights.sources import Stored, open_source
@@ -80,7 +80,7 @@ def read(
         source: .safetensors, .pt, .pth, .ckpt or .bin file; a run folder; a network's or pipeline's folder; "builtin".
         key: which network of several ("generator", "student.net"); without, the averaged one if there is one.
         base: weights that a LoRA changes.
-        lora_alpha: its alpha; without, the file's, or the rank.
+        lora_alpha: its alpha; without, what the file or its neighbours tell, or the rank (`lora_scale.Scaling`).
         heads: attention heads, where nothing else tells.
 
     Raises:
@@ -88,6 +88,7 @@ def read(
         FileNotFoundError: there is no such source.
     """
     stored = open_source(BUILTIN.get(str(source), Path(source)))
+    lora_merge.refuse_others(stored.entries, stored.path)
     found = sections(stored)
     section = _choose(found, key, stored)
     layout = _layout(section)
@@ -103,12 +104,13 @@ def read(
         stream=parse_header(stored.path, stored.header).get("stream", {}),
     )
     if section.adapter:
-        return _over_base(stored.path, made, entries, about, base, lora_alpha, heads)
+        scaling = lora_scale.scaling(stored, section.prefix, lora_alpha)
+        return _over_base(stored.path, made, entries, about, base, scaling, heads)
     if base is not None:
         raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
     notes: tuple[str, ...] = ()
     if made:
-        entries, note = lora_merge.merge(entries, made, lora_alpha)
+        entries, note = lora_merge.merge(entries, made, lora_scale.scaling(stored, section.prefix, lora_alpha))
         notes += (note,)
     geometry, heads_from, odd = _geometry(stored, entries, heads)
     untold = tuple(name for name in geo.TELLING if name not in entries)
@@ -131,7 +133,7 @@ def _over_base(
     others: Mapping[str, StoredTensor],
     about: LoadReport,
     base: str | Path | None,
-    alpha: float | None,
+    scaling: lora_scale.Scaling,
     heads: int | None,
 ) -> NetworkWeights:
     """A LoRA merged into its base; without one, a checkpoint without entries that says so."""
@@ -141,9 +143,12 @@ def _over_base(
         note = f"rank {ranks}, {len(made)} layers; it needs the weights that it changes: --base"
         return NetworkWeights(path, {}, replace(about, size="that of its base", notes=(note,)))
     if others:
-        raise WeightsError(f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}")
+        raise WeightsError(
+            f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}; merge it into its "
+            "base with the tool that made it, and bring the merged weights"
+        )
     below = read(base, heads=heads).require()
-    merged, note = lora_merge.merge(below.entries, made, alpha)
+    merged, note = lora_merge.merge(below.entries, made, scaling)
     report = replace(
         below.report,
         source=about.source,
@@ -162,7 +167,7 @@ def sections(stored: Stored) -> list[Section]:
     by_prefix: dict[str, dict[str, StoredTensor]] = {}
     rest: dict[str, StoredTensor] = {}
     for raw, entry in stored.entries.items():
-        name = key_maps.unwrap(raw)
+        name = key_maps.plain(raw)
         place = key_maps.split(name)
         if place is None:
             rest[name] = entry
@@ -257,7 +262,7 @@ def _beside(stored: Stored, found: list[Section], section: Section) -> tuple[str
     others = [f"{s.label or 'a network'} ({len(s.entries)})" for s in found if s is not section]
     prefixes = tuple(s.prefix for s in found)
     if "" not in prefixes:
-        rest = [n for n in map(key_maps.unwrap, stored.entries) if not n.startswith(prefixes)]
+        rest = [n for n in map(key_maps.plain, stored.entries) if not n.startswith(prefixes)]
         others += [key_maps.groups(rest)] if rest else []
     return tuple(others)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,19 @@ from adastate.weights.sharded_checkpoint import gather, state_of
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""Beside the adapters that peft saves."""
+
 
 @dataclass(frozen=True)
 class Stored:
-    """All tensors of a source under the names they have there, the header's entries and the config beside them."""
+    """All tensors of a source under the names they have there, the header's entries and the configs beside them."""
 
     path: Path
     entries: dict[str, StoredTensor]
     header: dict[str, str]
     config: dict[str, Any]
+    adapter: dict[str, Any] = field(default_factory=dict)
 
 
 def open_source(source: Path) -> Stored:
@@ -39,12 +43,17 @@ def open_source(source: Path) -> Stored:
             raise WeightsError(f"{file} holds {twice[0]}, which another shard holds, too: the shards are mixed up")
         entries.update(found)
         header.update(facts)
-    return Stored(files[0] if len(files) == 1 else files[0].parent, entries, header, _config(files[0].parent))
+    beside = files[0].parent
+    return Stored(
+        files[0] if len(files) == 1 else beside, entries, header, _config(beside), _json(beside / ADAPTER_CONFIG)
+    )
 
 
 def locate(source: Path) -> list[Path]:
     """The weight files of a source: a file, a run folder, or a folder of a network or pipeline, sharded or not."""
     if source.is_file():
+        if source.name.endswith(".index.json"):
+            return _indexed(source)
         shard = SHARD.match(source.name)
         if shard and int(shard["of"]) > 1:
             raise WeightsError(f"{source} is one of {int(shard['of'])} shards; give their folder")
@@ -66,7 +75,8 @@ def locate(source: Path) -> list[Path]:
     numbered = sorted(p for p in source.iterdir() if SHARD.match(p.name) and p.suffix in SUFFIXES)
     if numbered:
         return _numbered(numbered)
-    single = sorted(p for p in source.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    # A gguf file is told by name when it is opened.
+    single = sorted(p for p in source.iterdir() if p.suffix in (*SUFFIXES, ".gguf") and p.is_file())
     if len(single) != 1:
         held = ", ".join(sorted(p.name for p in source.iterdir())[:6]) or "nothing"
         raise WeightsError(
@@ -105,9 +115,14 @@ def _whole(shards: list[Path], why: str) -> list[Path]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    config = _json(folder / "config.json")
+    return config if "Wan" in str(config.get("_class_name")) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; nothing where there is none, or no object in it."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): copy it again") from error
-    return config if isinstance(config, dict) and "Wan" in str(config.get("_class_name")) else {}
+    return content if isinstance(content, dict) else {}

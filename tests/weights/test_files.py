@@ -84,13 +84,13 @@ def test_a_truncated_torch_file(tmp_path: Path, modern: bool, kept: int) -> None
     path = tmp_path / "x.pt"
     torch.save({"a": torch.randn(100)}, path, _use_new_zipfile_serialization=modern)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"x\.pt is (not a whole PyTorch file .*: copy it again|refused)"):
+    with pytest.raises(WeightsError, match=r"x\.pt is (not a whole PyTorch file .*: copy it again|refused|empty)"):
         open_file(path)
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_text("hello")
-    with pytest.raises(WeightsError, match="not a whole PyTorch file"):
+    with pytest.raises(WeightsError, match=r"x\.pt is text \('hello'\) and no weights"):
         open_file(tmp_path / "x.pt")
 
 

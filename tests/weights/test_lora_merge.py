@@ -68,7 +68,7 @@ def test_the_report_names_both(tmp_path: Path, net: DiT, base: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "scale", "said"),
     [
-        (None, 0.5, "alpha 1.5, scale 0.5 (alpha the file's)"),
+        (None, 0.5, "alpha 1.5, scale 0.5 (alpha of the file's tensors)"),
         (6.0, 2.0, "alpha 6, scale 2 (alpha as asked for)"),
     ],
 )
@@ -156,7 +156,7 @@ def test_an_alpha_that_is_no_number(tmp_path: Path, net: DiT, base: Path) -> Non
 
 def test_half_a_lora_and_more_than_one(tmp_path: Path, net: DiT, base: Path) -> None:
     factors = peft(lora(net))
-    with pytest.raises(WeightsError, match=r"with more than low-rank factors: blocks.*ffn.*diff"):
+    with pytest.raises(WeightsError, match=r"with more than low-rank factors: blocks.*ffn.*diff; merge it"):
         read(put(tmp_path, {**factors, "base_model.model.blocks.0.ffn.0.diff": torch.ones(1)}), base=base)
     del factors["base_model.model.blocks.0.ffn.0.lora_A.weight"]
     with pytest.raises(WeightsError, match=r"LoRA of blocks.0.ffn.0 is a half: it has up"):
