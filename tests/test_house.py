@@ -22,9 +22,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "adastate.types adastate.runtime",
         "adastate.media adastate.metrics adastate.encoders adastate.diffusion adastate.models datamodules.worlds",
         "adastate.stream adastate.weights adastate.optim datamodules.shards callbacks.protocols",
-        "adastate.config adastate.distributed adastate.parity"
-        " datamodules datamodules.tools callbacks.checkpointing callbacks.previews",
-        "adastate.training adastate.plan adastate.launch callbacks.monitoring",
+        "adastate.config adastate.distributed datamodules datamodules.tools callbacks.checkpointing callbacks.previews",
+        "adastate.training adastate.plan adastate.launch adastate.parity callbacks.monitoring",
         "adastate.inference adastate.evaluation callbacks",
         "adastate.study",
         "adastate benchmarks",

@@ -53,6 +53,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("adastate parity", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("tests/data"), help="default tests/data")
     root: Path = parser.parse_args(argv).folder
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}: name the one that holds the fixtures")
     folders = find(root)
     if not folders:
         raise FileNotFoundError(

@@ -80,6 +80,8 @@ class Fixture:
         if missing:
             raise FixtureError(f"the config has no {missing[0]!r}")
         values = {ours: config[theirs] for theirs, ours in SIZE_OF.items()}
+        if "rope_rows" in self.meta:
+            values["rope_max_frames"] = self.meta["rope_rows"]
         return Size(**{**values, "patch": tuple(values["patch"])})
 
     def net(self, role: str = "model", **kwargs: Any) -> DiT:
@@ -87,6 +89,8 @@ class Fixture:
         entry = self.setting("weights").get(role)
         if entry is None:
             raise FixtureError(f"meta.json has no weights of the {role}; it has {', '.join(self.meta['weights'])}")
+        if strange := entry.keys() - {"file", "sha256"}:
+            raise FixtureError(f"does not know the key 'weights.{role}.{min(strange)}'")
         path = self.folder / entry["file"]
         state = tensors(path)
         if "sha256" in entry and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != entry["sha256"]:
@@ -110,8 +114,11 @@ class Fixture:
 
 
 def find(root: Path) -> list[Path]:
-    """Folders with meta.json at or below `root`, in order; folders whose name begins with _ are passed over."""
-    found = (path.parent for path in root.rglob("meta.json"))
+    """Folders with meta.json or tensors at or below `root`, in order; those whose name begins with _ are passed over.
+
+    A folder that lacks one of the two files is found, too, so that it is told and not forgotten.
+    """
+    found = {path.parent for name in ("meta.json", "outputs.safetensors") for path in root.rglob(name)}
     return sorted(f for f in found if not any(part.startswith("_") for part in f.relative_to(root).parts))
 
 

@@ -1,4 +1,4 @@
-"""Which keys of a fixture its replay heeds. Any other one that could change the run is named, never passed over."""
+"""Which keys of a fixture its replay heeds. Any other one is named, whatever its value, and never passed over."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ def names(text: str) -> frozenset[str]:
 
 
 DESCRIPTIVE = names(
-    "fixture name description repo commit source version seed dtype device system config weights inputs_file "
-    "tensors torch layout semantics note calls call_note noise_note frame_mask_note probe_notes grad_note "
-    "noise_order_window_block_step valid_text latent_hw frame_seqlen grid batch seconds tol tolerance tolerances "
-    "checks warp warped kv_cache_tokens max_attention_tokens diffusers_max_abs_diff diffusers_key_map "
-    "diffusers_config flex_vs_dense_sdpa score_call_order params_without_grad"
+    "system fixture name description comment repo commit source version torch device dtype seed seconds layout "
+    "semantics note tensors inputs_file tol tolerance tolerances checks "
+    # measured by the recorder, or a table of names
+    "grid valid_text flex_vs_dense_sdpa diffusers_max_abs_diff diffusers_key_map diffusers_config "
+    "params_without_grad noise_order_window_block_step score_call_order"
 )
-"""Keys that tell about a run, or follow from its tensors; `config` and `weights` are Fixture's."""
+"""Keys that tell about a run and do not change it. `system` has chosen the replay by then."""
 
-REMARK = re.compile(r"^note|_notes?$|_diff$|_std$|_norms?$|_seconds$")
-PROSE_WORDS = 4
-"""So many words are a sentence about the run, not a setting."""
+NOTE = re.compile(r"_notes?$")
+"""So end the names of further remarks, which are sentences."""
+
+NET = names("config weights")
+"""Of a replay with a network; Fixture knows what may stand in them."""
+
+SHAPES = names("batch latent_hw frame_seqlen")
+"""What follows from the tensors too: `replay` holds the two against each other."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Replay:
 
     Attributes:
         run: replays a fixture and compares each of its outputs.
-        keys: of meta.json that `run` heeds, besides DESCRIPTIVE; `a.b` for key b of the dict a.
+        keys: of meta.json that `run` heeds, besides DESCRIPTIVE; `a.b` for key b of the dict a, or of each dict in
+            the list a.
         inputs: pattern of the names of the input tensors that it reads.
     """
 
@@ -44,31 +50,20 @@ class Replay:
     inputs: str = ""
 
 
-def unknown_keys(fixture: Fixture, replay: Replay) -> tuple[list[str], list[str]]:
-    """What `replay` does not heed: (settings and names of inputs, figures).
-
-    A setting is a number without fraction, a flag or a word: it may change the run. A figure (a fraction, a list, a
-    table) may, too, or just be measured; the outputs tell.
-    """
-    strange = [f"input {name}" for name in fixture.inputs if not re.fullmatch(replay.inputs, name)]
-    settings: list[str] = []
-    figures: list[str] = []
-    for name, value in sorted(_unknown(fixture.meta, replay.keys)):
-        (settings if isinstance(value, int | str) else figures).append(name)
-    return settings + sorted(strange), figures
+def unknown_keys(fixture: Fixture, replay: Replay) -> list[str]:
+    """Names of keys and input tensors that `replay` does not heed."""
+    strange = sorted(f"input {name}" for name in fixture.inputs if not re.fullmatch(replay.inputs, name))
+    return sorted(set(_unknown(fixture.meta, replay.keys | SHAPES))) + strange
 
 
-def _unknown(settings: dict[str, Any], keys: frozenset[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _unknown(settings: dict[str, Any], keys: frozenset[str], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
         name = prefix + key
-        if name in keys or (not prefix and key in DESCRIPTIVE) or REMARK.search(key) or _says_nothing(value):
+        if name in keys or (not prefix and (key in DESCRIPTIVE or (NOTE.search(key) and isinstance(value, str)))):
             continue
-        if isinstance(value, dict) and any(k.startswith(f"{name}.") for k in keys):
-            yield from _unknown(value, keys, f"{name}.")
+        parts = value if isinstance(value, list) else [value]
+        if any(k.startswith(f"{name}.") for k in keys) and all(isinstance(part, dict) for part in parts):
+            for part in parts:
+                yield from _unknown(part, keys, f"{name}.")
         else:
-            yield name, value
-
-
-def _says_nothing(value: Any) -> bool:
-    """Off, empty, or a sentence."""
-    return not value or (isinstance(value, str) and len(value.split()) >= PROSE_WORDS)
+            yield name

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.wan import DiT
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import Replay
+from adastate.parity.keys import NET, Replay, names
 from adastate.parity.tolerances import Compared, absolute
 from adastate.types import FrameMask
 
@@ -127,10 +127,10 @@ def _as_recorded(got: Tensor, expected: Tensor) -> Tensor:
 
 
 REPLAY = {
-    "bidirectional": Replay(bidirectional, frozenset(), "x|context|t(_.*)?"),
+    "bidirectional": Replay(bidirectional, NET, "x|context|t(_.*)?"),
     "block_causal": Replay(
         causal,
-        frozenset({"num_frame_per_block", "local_attn_size", "independent_first_frame", "teacher_forcing"}),
+        NET | names("num_frame_per_block local_attn_size independent_first_frame teacher_forcing"),
         "x|context|t|clean_x|aug_t",
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from adastate.parity import networks, sampling, scores, streams
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay, unknown_keys
-from adastate.parity.tolerances import Compared, not_comparable
+from adastate.parity.tolerances import Compared
 
 REPLAYS: dict[str, Replay] = {**networks.REPLAY, **scores.REPLAY, **sampling.REPLAY, **streams.REPLAY}
 
@@ -15,13 +15,29 @@ def replay(fixture: Fixture) -> list[Compared]:
     system = fixture.setting("system")
     if system not in REPLAYS:
         raise FixtureError(f"no replay for system {system!r}; there are {', '.join(REPLAYS)}")
-    settings, figures = unknown_keys(fixture, REPLAYS[system])
-    if settings:
-        raise FixtureError(f"does not know the key {', '.join(map(repr, settings))} of system {system!r}")
+    strange = unknown_keys(fixture, REPLAYS[system])
+    if strange:
+        raise FixtureError(f"does not know the key {', '.join(map(repr, strange))} of system {system!r}")
+    _check_shapes(fixture)
     found = REPLAYS[system].run(fixture)
     left = sorted(fixture.outputs.keys() - {c.output for c in found})
     if left:
         raise FixtureError(f"does not know the output {', '.join(map(repr, left))} of system {system!r}")
     if not any(c.reason == "" for c in found):
         raise FixtureError("nothing of it can be compared")
-    return found + [not_comparable(f"meta.{name}", "unknown key") for name in figures]
+    return found
+
+
+def _check_shapes(f: Fixture) -> None:
+    """Raises FixtureError where meta.json tells other shapes than the tensors have."""
+    x = f.inputs.get("noise", f.inputs.get("x"))
+    if x is None or x.dim() != 5:
+        return
+    height, width = x.shape[-2:]
+    found = {"batch": len(x), "latent_hw": [height, width]}
+    if "config" in f.meta:
+        _, down, right = f.size.patch
+        found["frame_seqlen"] = (height // down) * (width // right)
+    for key, value in found.items():
+        if f.setting(key, value) != value:
+            raise FixtureError(f"{key} is {f.meta[key]!r} in meta.json and {value} by the tensors")

@@ -12,7 +12,7 @@ from adastate.diffusion import flow, losses
 from adastate.models.wan import DiT
 from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import Replay, names
+from adastate.parity.keys import NET, Replay, names
 from adastate.parity.tolerances import Compared
 
 # ---- the noise table
@@ -68,6 +68,8 @@ def _euler_step(x: Tensor, v: Tensor, entry: Tensor, table: Tensor) -> Tensor:
 
 def _warped(f: Fixture, name: str, length: int, shift: float) -> Tensor:
     """The one recorded raw list of the right length, warped; `with_0` has the data level at its end."""
+    if "[1000 - raw]" not in f.setting("warp", "[1000 - raw]"):
+        raise FixtureError(f"warp is {f.meta['warp']!r}; the replay knows the entries 1000 - raw of the table only")
     zero = [0.0] if name.endswith("_0") else []
     lists = {tuple(v.tolist()) for k, v in f.inputs.items() if k.startswith("denoising_step_list_raw")}
     fitting = [raw for raw in lists if len(raw) + len(zero) == length]
@@ -254,11 +256,12 @@ def drawn_range(f: Fixture) -> tuple[float, float]:
 
 REPLAY = {
     "flow_match": Replay(
-        flow_match, frozenset({"shift", "sigma_at_t0"}), r"x0|noise|flow|timestep|denoising_step_list_raw\d*"
+        flow_match, names("shift sigma_at_t0 warp"), r"x0|noise|flow|timestep|denoising_step_list_raw\d*"
     ),
     "dmd": Replay(
         dmd,
-        names(
+        NET
+        | names(
             "B F real_guidance_scale fake_guidance_scale gradient_mask generator_scheduler_shift score_scheduler_shift "
             "dmd_loss critic_loss critic_loss_if_raw_network_flow_were_used critic_param_grad_norms randint_ranges "
             "timestep_shift call_kwargs.denoised_timestep_from call_kwargs.denoised_timestep_to "

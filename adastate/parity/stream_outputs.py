@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,36 +14,70 @@ from adastate.models.rope import rope_table, rotate
 from adastate.models.wan import DiT
 from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
+from adastate.parity.keys import names
 from adastate.parity.tolerances import Compared
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
 from adastate.types import Memory
 
-ABSOLUTE = ("self_forcing", "causal_forcing", "longlive", "rolling_forcing")
-"""Systems whose cached keys are rotated when they are written."""
+CALLS = names(
+    "calls.call calls.chunk calls.step calls.part calls.given calls.t calls.frames calls.start_frame "
+    "calls.current_start_tokens calls.grad calls.query_positions calls.key_positions calls.key_frames"
+)
+"""What of a recorded pass is heeded: two forms, by chunk and step or by its first frame."""
 
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """One call of the network: its input, timesteps `[B, F]` and flow, and whether it is about a generated chunk."""
+    """One call of the network.
+
+    Attributes:
+        x, t, flow: its input, timesteps `[B, F]` and flow.
+        start: index of its first frame since the cache began.
+        generated: whether it is about a generated chunk.
+        again: whether it is about frames that are encoded again.
+        query_positions, key_positions, key_frames: RoPE indices of queries and of all keys in view, and the frames
+            that the keys show.
+    """
 
     x: Tensor
     t: Tensor
     flow: Tensor
+    start: int
     generated: bool
+    again: bool
+    query_positions: list[int]
+    key_positions: list[int]
+    key_frames: list[int]
 
 
 class Recorder:
     """A net with a prompt bound, noting its passes in a list that several prompts may share."""
 
-    def __init__(self, net: DiT, text: Tensor, passes: list[RecordedPass]) -> None:
-        self.net, self.text, self.passes = net, text, passes
+    def __init__(self, net: DiT, text: Tensor, passes: list[RecordedPass], cache: StateCache) -> None:
+        self.net, self.text, self.passes, self.cache = net, text, passes, cache
         self.given = False
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
         out = self.net(x, t, self.text.expand(len(x), -1, -1), memory=memory)
-        again = isinstance(memory, PassMemory) and memory.recache
-        self.passes.append(RecordedPass(x.detach(), t, out.detach(), not (self.given or again)))
+        assert isinstance(memory, PassMemory)
+        seen = [
+            (frames.source[i], at) for frames, which, ats in memory._context for i, at in zip(which, ats, strict=True)
+        ]
+        first = self.cache.frames
+        self.passes.append(
+            RecordedPass(
+                x.detach(),
+                t,
+                out.detach(),
+                first,
+                not (self.given or memory.recache),
+                memory.recache,
+                list(memory.query_positions),
+                [at for _, at in seen] + list(memory.key_positions),
+                [source for source, _ in seen] + list(range(first, first + x.shape[1])),
+            )
+        )
         return out
 
 
@@ -56,34 +91,71 @@ def compare_latents(f: Fixture, made: Tensor, given: Tensor | None) -> list[Comp
 
 
 def compare_calls(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) -> list[Compared]:
-    """x0 and flow of single passes, found by their place in the list of calls."""
-    named = {n: m for n in f.outputs if (m := re.fullmatch(r"chunk(-?\d+)_call(\d+)_(x0|flow)", n))}
-    calls = f.meta.get("calls") or []
+    """x0 and flow of single passes, and given frames, found by their place in the list of calls."""
+    calls: list[dict[str, Any]] = f.meta.get("calls") or []
     if calls and len(calls) != len(passes):
         # Some recorders list the denoising and clean passes of generated chunks only.
         passes = [p for p in passes if p.generated]
     if calls and len(calls) != len(passes):
         raise FixtureError(f"the reference made {len(calls)} passes, the replay {len(passes)}")
-    index: dict[tuple[int, int], RecordedPass] = {}
     for i, (call, made) in enumerate(zip(calls, passes, strict=False)):
-        levels = sorted({round(t, 2) for t in made.t[0].tolist()})
-        expected = sorted({round(t, 2) for t in call["t"]})
-        frames = call.get("frames", made.x.shape[1])
-        alike = len(levels) == len(expected) and all(abs(a - b) < 0.02 for a, b in zip(levels, expected, strict=True))
-        if not alike or frames != made.x.shape[1]:
-            raise FixtureError(
-                f"pass {i} has {made.x.shape[1]} frames at {levels} here, {frames} at {expected} in the reference"
-            )
-        index[call["chunk"], call["step"]] = made
+        _check_call(f, i, call, made)
     found = []
-    for name, match in named.items():
-        call_at = index.get((int(match[1]), int(match[2])))
-        if call_at is None:
-            found.append(tolerances.not_comparable(name, "the list of calls does not hold it"))
+    for name, expected in f.outputs.items():
+        got = _recorded(name, calls, passes, spec.timestep_shift)
+        if got is None:
             continue
-        x0 = flow.to_x0(call_at.x, call_at.flow, call_at.t, spec.timestep_shift)
-        found.append(tolerances.absolute(name, call_at.flow if match[3] == "flow" else x0, f.outputs[name]))
+        if name.startswith("recache") and got.shape[1] < expected.shape[1]:  # see _check_call
+            name, expected = f"{name} (its last {got.shape[1]} frames)", expected[:, -got.shape[1] :]
+        found.append(tolerances.absolute(name, got, expected))
     return found
+
+
+def _recorded(name: str, calls: list[dict[str, Any]], passes: list[RecordedPass], shift: float) -> Tensor | None:
+    """What the output `name` says of single passes: flow, x0, or the frames given to a part; None for another one."""
+    pairs = list(zip(calls, passes, strict=False))
+    if match := re.fullmatch(r"given_part(\d+)", name):
+        chosen = [p for c, p in pairs if c.get("given") and c.get("part") == int(match[1])]
+    elif match := re.fullmatch(r"chunk(\d+)_call(\d+)_(x0|flow)", name):
+        chosen = [p for c, p in pairs if (c.get("chunk"), c.get("step")) == (int(match[1]), int(match[2]))]
+    elif match := re.fullmatch(r"recache_call(\d+)_(x0|flow)", name):
+        chosen = [p for _, p in pairs[int(match[1]) :][:1] if p.again]
+    else:
+        return None
+    if not chosen:
+        raise FixtureError(f"the list of calls does not hold {name}")
+    if name.startswith("given"):
+        return torch.cat([p.x for p in chosen], 1)
+    made = chosen[0]
+    return made.flow if name.endswith("flow") else flow.to_x0(made.x, made.flow, made.t, shift)
+
+
+def _check_call(f: Fixture, i: int, call: dict[str, Any], made: RecordedPass) -> None:
+    """Raises FixtureError where a pass is not the recorded one.
+
+    Frames that have no place when a prompt switches are encoded again by the reference all the same, and then not kept
+    nor seen. Here they are left out, so such a pass is the last part of theirs.
+    """
+    frames = call.get("frames", made.x.shape[1])
+    left_out = frames - made.x.shape[1] if made.again and frames > made.x.shape[1] else 0
+    start = call.get("start_frame")
+    if "current_start_tokens" in call:
+        start = call["current_start_tokens"] // f.setting("frame_seqlen")
+    ours: dict[str, Any] = {
+        "frames": frames if left_out else made.x.shape[1],
+        "start": made.start - left_out,
+        "query_positions": made.query_positions,
+        "key_positions": sorted(made.key_positions),
+        "key_frames": sorted(made.key_frames),
+    }
+    theirs = {"frames": frames, "start": start}
+    theirs |= {key: sorted(call[key]) for key in ("query_positions", "key_positions", "key_frames") if key in call}
+    for key, value in theirs.items():
+        if value is not None and value != ours[key]:
+            raise FixtureError(f"pass {i} has {key} {ours[key]} here, {value} in the reference")
+    levels, expected = (sorted({round(t, 2) for t in some}) for some in (made.t[0].tolist(), call["t"]))
+    if len(levels) != len(expected) or any(abs(a - b) >= 0.02 for a, b in zip(levels, expected, strict=True)):
+        raise FixtureError(f"pass {i} is at {levels} here, at {expected} in the reference")
 
 
 def compare_windows(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) -> list[Compared]:
@@ -103,46 +175,68 @@ def compare_windows(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) ->
     return found
 
 
+def compare_sink_writes(f: Fixture, spec: StreamSpec) -> list[Compared]:
+    """Which of the first frames stand in for later ones, by the reference's own record."""
+    shown_by = spec.anchor_kind.positions
+    for write in f.meta.get("sink_writes") or []:
+        if shown_by is None:
+            raise FixtureError("sink_writes tells what a sink shows, and this one shows all that it keeps")
+        last = max(write["at_frames"])
+        which, places = shown_by(spec, spec.state_frames, spec.past_frames or 0, last + 1 + (spec.past_frames or 0))
+        shows = dict(zip(places, which, strict=True))
+        ours = [shows.get(at) for at in write["at_frames"]]
+        if ours != write["shown_frames"]:
+            raise FixtureError(f"frames {write['at_frames']} are shown as {ours} here, {write['shown_frames']} there")
+    return []
+
+
 def compare_cache(f: Fixture, cache: StateCache) -> list[Compared]:
-    """Keys and values at the end, of the frames that both keep: the reference still has the ones that we let go."""
-    found: list[Compared] = []
-    for name, expected in f.outputs.items():
-        match = re.fullmatch(r"final_kv_layer(\d+)_([kv])", name)
-        if match is None:
-            continue
-        layer, tokens = int(match[1]), f.setting("frame_seqlen")
-        theirs = expected.unflatten(1, (-1, tokens))
-        kept = theirs.shape[1]
-        anchor = cache.anchor.count if cache.anchor is not None else 0
-        places = {s: anchor + i for i, s in enumerate(range(cache.frames - (kept - anchor), cache.frames))}
-        if cache.anchor is not None:
-            places |= {s: i for i, s in enumerate(cache.anchor.source) if s >= 0}
-        differences = []
-        for frames in (cache.anchor, cache.window):
-            if frames is None or (frames is cache.anchor and _moves(f)):
-                continue
-            ours = (frames.keys if match[2] == "k" else frames.values)[layer]
-            if match[2] == "k" and _rotated(f, frames is cache.anchor):
-                height, width = (n // 2 for n in f.input("noise").shape[-2:])
-                at = tuple(frames.source)
-                ours = rotate(ours, rope_table(at, height, width, ours.shape[-1], 8192, ours.device))
-            rows = [places[s] for s in frames.source]
-            differences.append(tolerances.absolute(name, ours.unflatten(1, (-1, tokens)), theirs[:, rows]))
-        if differences:
-            found.append(max(differences, key=lambda c: c.share))
-        else:
-            found.append(tolerances.not_comparable(name, "no frame of it is kept here"))
+    """Keys and values at the end, as the last clean pass saw and left them.
+
+    A sink that is shown to and fro is written again after that pass, so there the next pass is compared, as far back
+    as it sees; the reference still holds what stands before that.
+    """
+    wanted = {n: m for n in f.outputs if (m := re.fullmatch(r"final_kv_layer(\d+)_([kv])", n))}
+    if not wanted:
+        return []
+    walks = cache.spec.anchor_kind.positions is not None
+    view = cache.view(cache.spec.chunk_frames, 0) if walks else cache.latest
+    assert view is not None
+    found = []
+    for name, match in wanted.items():
+        parts = _held(f, view, int(match[1]), match[2], own=not walks)
+        theirs = f.outputs[name].unflatten(1, (-1, f.setting("frame_seqlen")))
+        anchor = len(view.places.anchor_frames)
+        newest = sum(part.shape[1] for part in parts) - anchor
+        first = theirs.shape[1] - newest - anchor if walks else 0
+        rows = [*range(first, first + anchor), *range(theirs.shape[1] - newest, theirs.shape[1])]
+        found.append(tolerances.absolute(name, torch.cat(parts, 1), theirs[:, rows]))
     return found
 
 
-def _moves(f: Fixture) -> bool:
-    """Whether the anchor moves: it does so here when a chunk is written, there before the next one is denoised."""
-    return f.setting("system") == "reward_forcing"
+def _held(f: Fixture, view: PassMemory, layer: int, kind: str, own: bool) -> list[Tensor]:
+    """Keys or values `[B, F, L, N, K]` that a pass saw, and its own, rotated where the reference keeps them so."""
+    tokens = f.setting("frame_seqlen")
+    parts = [(frames.take(layer, which), at) for frames, which, at in view._context]
+    if own:
+        parts.append((view._staged[layer], view.key_positions))
+    held = []
+    for i, (pair, at) in enumerate(parts):
+        x = pair[kind == "v"].unflatten(1, (-1, tokens))
+        frames = _rotated(f, x.shape[1], anchor=i == 0 and bool(view.places.anchor_frames)) if kind == "k" else 0
+        if frames:
+            height, width = (n // 2 for n in f.input("noise").shape[-2:])
+            table = rope_table(tuple(at[:frames]), height, width, x.shape[-1], f.size.rope_max_frames, x.device)
+            x = torch.cat([rotate(x[:, :frames].flatten(1, 2), table).unflatten(1, (-1, tokens)), x[:, frames:]], 1)
+        held.append(x)
+    return held
 
 
-def _rotated(f: Fixture, anchor: bool) -> bool:
-    """Whether the reference keeps these keys rotated."""
+def _rotated(f: Fixture, frames: int, anchor: bool) -> int:
+    """How many of the first of these frames have their keys kept rotated by the reference."""
     system = f.setting("system")
+    if system in ("self_forcing", "causal_forcing", "longlive", "rolling_sink", "causvid"):
+        return frames
     if system == "rolling_forcing":
-        return not anchor
-    return system in ABSOLUTE or (system == "infinity_rope" and anchor)
+        return 0 if anchor else frames
+    return 1 if system == "infinity_rope" and anchor else 0

@@ -1,96 +1,65 @@
-"""Replays of streams and of training rollouts: the reference's settings as a StreamSpec, its noise, its passes."""
+"""Replays of streams and of training rollouts: the system's stream, the reference's noise and passes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adastate.diffusion.noise import RecordedNoise
-from adastate.parity import tolerances
+from adastate.parity import specs, tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import Replay, names
+from adastate.parity.formula import evaluate
+from adastate.parity.keys import NET, Replay, names
+from adastate.parity.specs import spec_of
 from adastate.parity.stream_outputs import (
+    CALLS,
     RecordedPass,
     Recorder,
     compare_cache,
     compare_calls,
     compare_latents,
+    compare_sink_writes,
     compare_windows,
 )
 from adastate.parity.tolerances import Compared
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
-
-
-def spec_of(fixture: Fixture, **changes: Any) -> StreamSpec:
-    """The reference's settings as ours, but for `changes`; its window counts sink and current chunk."""
-    system, chunk = fixture.setting("system"), fixture.setting("num_frame_per_block", 3)
-    window, sink = fixture.setting("local_attn_size", -1), fixture.setting("sink_size", 0)
-    settings: dict[str, Any] = {
-        "chunk_frames": chunk,
-        "past_frames": None if window == -1 else window - sink - chunk,
-        "anchor": "static" if sink else "none",
-        "state_frames": sink,
-        "position": "absolute",
-        "denoising_steps": fixture.setting("denoising_step_list_raw", [1000, 750, 500, 250]),
-        "first_chunk_denoising_steps": fixture.setting("denoising_step_list_first_chunk_raw", None) or (),
-        "timestep_shift": fixture.setting("shift", 5.0),
-        "context_noise": float(fixture.setting("context_noise", 0)),
-    }
-    if system in ("longlive_slot", "infinity_rope", "reward_forcing"):
-        settings |= {"position": "slot", "warmup": "growing"}
-    if system == "infinity_rope" and window != -1:
-        settings |= {"query_position": "stream"}
-    if system == "reward_forcing" and sink:
-        settings |= {"anchor": "ema", "decay": [fixture.setting("compression_alpha", 0.999)]}
-    if system == "rolling_forcing":
-        tokens = fixture.setting("frame_seqlen")
-        kept = fixture.setting("kv_cache_tokens", 24 * tokens) // tokens
-        settings |= {
-            "anchor": "static",
-            "state_frames": chunk,
-            "past_frames": kept - 2 * chunk,
-            "position": "anchor_contiguous",
-            "attention_frames": fixture.setting("max_attention_tokens", 21 * tokens) // tokens,
-            "clean_pass_context": "recent",
-            "schedule": "staircase",
-        }
-    generated = fixture.inputs["noise"].shape[1] if "noise" in fixture.inputs else 0
-    if "initial_latent" not in fixture.inputs and generated % chunk == 1 and chunk > 1:
-        settings["first_chunk_frames"] = 1
-    try:
-        return StreamSpec(**{**settings, **changes})
-    except ValueError as error:
-        raise FixtureError(f"these settings make no stream here: {error}") from error
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
+from adastate.stream.passes import Reencode
 
 
 def stream(f: Fixture, **changes: Any) -> list[Compared]:
     """A rollout at inference; `changes` to the stream's settings make it another one."""
     spec, net, passes = spec_of(f, **changes), f.net(), list[RecordedPass]()
-    given = f.inputs.get("initial_latent")
-    rows = f.input("context")
-    students = [Recorder(net, row, passes) for row in _prompts(f, rows)]
     cache = StateCache(spec)
-    noise = f.input("noise")
-    chunks = spec.chunks(noise.shape[1])
+    given = f.inputs.get("initial_latent")
+    students = [Recorder(net, row, passes, cache) for row in _prompts(f)]
+    starts = _starts(f, spec)
+    chunks = f.setting("chunks") if spec.shared_noise else spec.chunks(starts.shape[1])
+    if f.setting("chunks", chunks) != chunks and not spec.first_chunk_frames:
+        raise FixtureError(f"there is noise for {chunks} chunks, not for {f.meta['chunks']}")
     draws = list(_staircase_draws(f, spec, chunks) if spec.schedule == "staircase" else _draws(f, spec, chunks))
     switches = _switches(f, spec, students, given.shape[1] if given is not None else 0)
     with torch.no_grad():
         if given is not None:
             alone = given.shape[1] % spec.chunk_frames == 1 % spec.chunk_frames and spec.chunk_frames > 1
             students[0].given = True
-            prefill(students[0], cache, given, first_alone=alone or bool(f.setting("independent_first_frame", False)))
+            prefill(students[0], cache, given, first_alone=bool(f.setting("independent_first_frame", alone)))
             students[0].given = False
-        shape = (noise.shape[2], noise.shape[3], noise.shape[4])
-        found = list(rollout(students[0], RecordedNoise(draws), cache, chunks, shape, switches=switches))
+        shape = (starts.shape[2], starts.shape[3], starts.shape[4])
+        found = list(
+            rollout(students[0], RecordedNoise(draws), cache, chunks, shape, switches=switches, reencode=_reencode(f))
+        )
     made = torch.cat([c.content for c in found], 1)
     return [
         *_table(f, spec),
         *compare_latents(f, made, given),
         *compare_calls(f, spec, passes),
         *compare_windows(f, spec, passes),
+        *compare_sink_writes(f, spec),
         *compare_cache(f, cache),
     ]
 
@@ -127,9 +96,10 @@ def train(f: Fixture, cache_grad: str, **changes: Any) -> tuple[Tensor, Tensor, 
     noise = f.input("noise")
     chunks = spec.chunks(noise.shape[1])
     draws = list(_draws(f, spec, chunks, exit_level + 1))
-    student = Recorder(net, f.input("context"), [])
+    cache = StateCache(spec)
+    student = Recorder(net, f.input("context"), [], cache)
     shape = (noise.shape[2], noise.shape[3], noise.shape[4])
-    made = rollout(student, RecordedNoise(draws), StateCache(spec), chunks, shape, exit_level, grad=True)
+    made = rollout(student, RecordedNoise(draws), cache, chunks, shape, exit_level, grad=True)
     x = torch.cat([c.content for c in made], 1)
     loss = (x * f.input("grad_weight_G")).sum()
     loss.backward()
@@ -138,12 +108,13 @@ def train(f: Fixture, cache_grad: str, **changes: Any) -> tuple[Tensor, Tensor, 
 
 def _draws(f: Fixture, spec: StreamSpec, chunks: int, passes: int | None = None) -> Iterator[Tensor]:
     """The recorded normals in the order in which `rollout` asks for them, `passes` denoising passes a chunk."""
-    noise = f.input("noise")
+    noise = _starts(f, spec)
     injected = iter([v for k, v in sorted(f.inputs.items()) if k.startswith("injected_")])
     first = 0
     for chunk in range(chunks):
         frames = spec.frames_of(chunk)
-        yield noise[:, first : first + frames]
+        if not (chunk and spec.shared_noise):
+            yield noise[:, first : first + frames]
         first += frames
         for _ in range((passes or len(spec.levels(chunk))) - 1 + spec.context_renoise):
             draw = next(injected, None)
@@ -164,28 +135,55 @@ def _staircase_draws(f: Fixture, spec: StreamSpec, chunks: int) -> Iterator[Tens
                 yield f.input(f"injected_block{chunk:02d}_step{window - chunk}")
 
 
-def _prompts(f: Fixture, rows: Tensor) -> list[Tensor]:
-    """One embedding `[1 or B, L, D]` per prompt of the stream."""
-    if f.setting("switch_frame", None) is not None or f.setting("scene_start_blocks", None):
-        return [row[None] for row in rows]
-    return [rows]
+def _starts(f: Fixture, spec: StreamSpec) -> Tensor:
+    """What the chunks start from, one after the other. CausVid draws noise for the given frames of a part, too."""
+    noise = f.input("noise")
+    if not spec.restart_frames:
+        return noise
+    first, *later = noise.split(spec.restart_frames, 1)
+    if f.setting("parts", 1 + len(later)) != 1 + len(later):
+        raise FixtureError(f"there is noise for {1 + len(later)} parts, not for {f.meta['parts']}")
+    return torch.cat([first, *(part[:, spec.restart_overlap :] for part in later)], 1)
+
+
+def _reencode(f: Fixture) -> Reencode:
+    """The stand-in for a VAE, on the latent frame whose picture would be encoded again."""
+    text = f.setting("reencode_formula", "x")
+    return lambda latents, n: evaluate("reencode_formula", text, {"x": latents[:, -n:][:, :1]})
+
+
+def _prompts(f: Fixture) -> list[Tensor]:
+    """One embedding `[1 or B, L, D]` per prompt of the stream; `context_rows` tells the row of each, as "p0,p1,p0"."""
+    rows = f.input("context")
+    if f.setting("switch_frame", None) is None and not f.setting("scene_start_blocks", None):
+        if "context_rows" in f.meta:
+            raise FixtureError("context_rows is for a stream that changes its prompt, and this one does not")
+        return [rows]
+    told = f.setting("context_rows", None)
+    if told is None:
+        which = list(range(len(rows)))
+    else:
+        which = told if isinstance(told, list) else [int(n) for n in re.findall(r"\bp(\d+)\b", told)]
+    if not which or max(which) >= len(rows):
+        raise FixtureError(f"context_rows {told!r} does not tell which of the {len(rows)} rows of context is read when")
+    return [rows[i][None] for i in which]
 
 
 def _switches(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) -> dict[int, PromptSwitch[Any]]:
+    """The changes of the prompt, each as the system has it, at the first chunk that begins there or later."""
     at = f.setting("switch_frame", None)
     if at is not None:
-        kept = "keep" if f.setting("global_sink", False) else "reset"
-        policy = SwitchPolicy("recache", None, kept)  # type: ignore[arg-type]
-        return {(at - given) // spec.chunk_frames: PromptSwitch(students[1], policy)}
-    starts = [b for b in f.setting("scene_start_blocks", []) or [] if b > 0]
-    cuts = set(f.setting("scene_cut_blocks", []) or [])
-    if len(students) < 1 + len(starts):
+        policy = replace(spec.switch, frames=None, anchor="keep" if f.setting("global_sink", True) else "reset")
+        return {-((given - at) // spec.chunk_frames): PromptSwitch(students[1], policy)}
+    starts = [b for b in f.setting("scene_start_blocks", None) or [] if b > 0]
+    cuts = set(f.setting("scene_cut_blocks", None) or [])
+    if starts and len(students) != 1 + len(starts):
         raise FixtureError(f"{len(starts)} scenes begin after the first, but there are {len(students)} contexts")
     if cuts - set(starts):
         raise FixtureError(f"a cut at block {min(cuts - set(starts))}, where no scene begins")
     return {
-        block: PromptSwitch(students[1 + i], SwitchPolicy("cut" if block in cuts else "flush", 2))
-        for i, block in enumerate(starts)
+        block: PromptSwitch(student, replace(spec.switch, kind="cut") if block in cuts else None)
+        for block, student in zip(starts, students[1:], strict=True)
     }
 
 
@@ -205,23 +203,34 @@ def _either(f: Fixture) -> list[Compared]:
     return training(f) if "exit_step" in f.meta else stream(f)
 
 
-KEYS = names(
-    "local_attn_size sink_size num_frame_per_block chunks shift denoising_step_list_raw "
-    "denoising_step_list_first_chunk_raw context_noise calls independent_first_frame warped_first_chunk"
-)
+KEYS = specs.KEYS | CALLS | NET
 INPUTS = r"noise|context|initial_latent|injected_\d+|denoising_step_list|grad_weight_G"
 TRAINING = names(
     "exit_step same_step_across_blocks gradient_checkpointing denoised_timestep_from denoised_timestep_to loss "
     "grad_norms grad_norms_detached_cache"
 )
+SWITCH = names("switch_frame global_sink context_rows")
+SCENES = names("scene_start_blocks scene_cut_blocks context_rows")
+MEMORIES = names(
+    "compression_method ema_alpha_long ema_alpha_short ema_adaptive memory_frames recent_size use_block_rope"
+)
+SINK = names(
+    "shared_noise pingpong_frames pingpong_slots sink_writes.written_after_chunk sink_writes.at_frames "
+    "sink_writes.shown_frames"
+)
+PARTS = names("restart_frames restart_overlap parts reencode reencode_formula")
+WINDOWS = names("windows.window windows.start_frame windows.frames windows.t windows.clean_rewrite_frames")
 
 REPLAY: dict[str, Replay] = {
     "self_forcing": Replay(_either, KEYS | TRAINING, INPUTS),
     "causal_forcing": Replay(_either, KEYS | TRAINING, INPUTS),
-    "longlive": Replay(_either, KEYS | TRAINING | names("switch_frame global_sink"), INPUTS),
-    "longlive_slot": Replay(stream, KEYS | names("switch_frame global_sink"), INPUTS),
-    "infinity_rope": Replay(stream, KEYS | names("scene_start_blocks scene_cut_blocks"), INPUTS),
+    "longlive": Replay(_either, KEYS | TRAINING | SWITCH, INPUTS),
+    "longlive_slot": Replay(stream, KEYS | SWITCH, INPUTS),
+    "infinity_rope": Replay(stream, KEYS | SCENES, INPUTS),
     "reward_forcing": Replay(stream, KEYS | names("compression_alpha"), INPUTS),
-    "rolling_forcing": Replay(stream, KEYS | names("windows"), r"noise|context|injected_block\d+_step\d+"),
+    "rolling_forcing": Replay(stream, KEYS | WINDOWS, r"noise|context|injected_block\d+_step\d+"),
+    "memrope": Replay(stream, KEYS | MEMORIES, INPUTS),
+    "rolling_sink": Replay(stream, KEYS | SINK, INPUTS),
+    "causvid": Replay(stream, KEYS | PARTS, INPUTS),
 }
-"""All replays, by the fixtures' `system`."""
+"""All replays, by the fixtures' `system`, which is the name of a file in conf/systems."""

@@ -50,7 +50,9 @@ class Compared:
         """Of the tolerance: what is largest across quantities of different kinds."""
         if math.isnan(self.difference):
             return math.inf
-        return self.difference / self.tolerance if self.tolerance else math.inf * self.difference or 0.0
+        if not self.tolerance:
+            return math.inf if self.difference else 0.0
+        return self.difference / self.tolerance
 
 
 def not_comparable(what: str, reason: str) -> Compared:

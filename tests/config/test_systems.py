@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,11 @@ def test_mistakes_are_answered_with_the_nearest(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             read_system(file, 3)
+
+
+def test_what_is_not_as_published_is_marked_and_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/systems.md").read_text()
+    explained = {name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`(\w+)`", row)}
+    marked = {name for name in names() if "[D]" in read_system(name, 3).description}
+    assert marked == explained
+    assert {"self_forcing", "causal_forcing", "causal_forcing_pp", "causvid"} <= marked

@@ -39,7 +39,8 @@ def write(
         for role, entry in f.meta.get("weights", {}).items()
     }
     to.mkdir(parents=True, exist_ok=True)
-    changed = {**f.meta, "weights": weights, "inputs_file": "inputs.safetensors", **(meta or {})}
+    changed = {**f.meta, **({"weights": weights} if weights else {}), "inputs_file": "inputs.safetensors"}
+    changed |= meta or {}
     (to / "meta.json").write_text(json.dumps({k: v for k, v in changed.items() if v != "gone"}))
     ours = {**f.inputs, **(inputs or {})}
     for name, tensors in (("inputs", ours), ("outputs", f.outputs if outputs is None else outputs)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from adastate.main import main
 from adastate.parity.cli import Verdict
 from adastate.parity.fixture import find
+from adastate.parity.replay import replay
 from adastate.parity.tolerances import Compared, absolute, not_comparable
 from tests.parity import DATA, load, write
 
@@ -53,6 +56,8 @@ def test_every_fixture_of_the_project_is_found() -> None:
 def test_without_fixtures_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no fixtures in .*make parity FIXTURES=folder"):
         main(["parity", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"there is no folder .*nowhere"):
+        main(["parity", str(tmp_path / "nowhere")])
 
 
 def test_a_changed_input_fails_and_the_others_still_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,20 +111,39 @@ def test_what_is_unknown_or_missing_is_named(
     assert code == 1 and lines[0].startswith("fail  a  ") and sentence in lines[0]
 
 
-def test_what_changes_nothing_is_let_through(tmp_path: Path) -> None:
-    remarks = {"new_switch": False, "why": "a sentence about the run", "cut_note": {"a": 1}, "sink_size": 0}
-    assert write(load("D_scheduler_shift5"), tmp_path, remarks)
-    main(["parity", str(tmp_path)])
+@pytest.mark.parametrize("value", [0, 1, 0.5, False, True, None, "", "a whole sentence about the run", [], [1], {}])
+def test_an_unknown_key_is_an_error_whatever_its_value(value: Any, tmp_path: Path) -> None:
+    f = write(load("D_scheduler_shift5"), tmp_path, {"cut_note": "a remark"})
+    assert not [c for c in replay(f) if not c.passed]
+    f = write(f, tmp_path, {"new_switch": value})
+    with pytest.raises(ValueError, match=r"^does not know the key 'new_switch' of system 'flow_match'$"):
+        replay(f)
 
 
-def test_an_unknown_figure_is_told_beside_the_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    f = load(NAME)
-    write(f, tmp_path / "a", {"spread": 0.89})
-    write(f, tmp_path / "b", {"spread": [1, 2]}, {"x": 2 * f.inputs["x"]})
-    code, lines = run(tmp_path, capsys)
-    assert code == 1
-    assert lines[0].startswith("pass  a") and lines[0].endswith("flow; not compared: meta.spread (unknown key)")
-    assert lines[1].startswith("fail  b") and lines[1].endswith("flow; not compared: meta.spread (unknown key)")
+@pytest.mark.parametrize(
+    ("name", "key", "named"),
+    [
+        ("C_sf_nowindow", "calls", "calls.jump"),
+        ("C_rolling_4step_5blocks", "windows", "windows.jump"),
+        ("E_dmd_default", "args", "args.jump"),
+        ("E_dmd_default", "call_kwargs", "call_kwargs.jump"),
+        ("B_causal_block3_local6", "config", "config.jump"),
+        ("B_causal_block3_local6", "weights", "weights.model.jump"),
+    ],
+)
+def test_so_is_one_within_another(name: str, key: str, named: str, tmp_path: Path) -> None:
+    f = load(name)
+    inner = copy.deepcopy(write(f, tmp_path).meta[key])
+    for part in [inner["model"]] if key == "weights" else inner if isinstance(inner, list) else [inner]:
+        part["jump"] = 0
+    with pytest.raises(ValueError, match=f"^does not know the key '{re.escape(named)}'"):
+        replay(write(f, tmp_path, {key: inner}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("batch", 2), ("latent_hw", [8, 8]), ("frame_seqlen", 16), ("chunks", 4)])
+def test_shapes_are_those_of_the_tensors(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=key):
+        replay(write(load("C_sf_nowindow"), tmp_path, {key: value}))
 
 
 def test_tensors_that_nobody_heeds_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,8 +162,10 @@ def test_broken_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "b" / "inputs.safetensors").write_bytes(b"12345678")
     (tmp_path / "c" / "meta.json").write_text("{")
     write(load(NAME), tmp_path / "d", inputs={"x": torch.zeros(1, 16, 15, 12)})
+    write(load(NAME), tmp_path / "e")
+    (tmp_path / "e" / "meta.json").unlink()
     code, lines = run(tmp_path, capsys)
-    assert code == 1 and lines[-1] == "0 of 4 fixtures pass"
+    assert code == 1 and lines[-1] == "0 of 5 fixtures pass"
     for line, sentence in zip(
         lines,
         (
@@ -147,6 +173,7 @@ def test_broken_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "inputs.safetensors is not a whole safetensors file",
             "meta.json is not valid JSON",
             "ValueError",
+            "no meta.json in",
         ),
         strict=False,
     ):

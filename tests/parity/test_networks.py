@@ -48,7 +48,7 @@ def test_an_independent_first_frame_makes_blocks_of_1_3_3(tmp_path: Path) -> Non
     made = write(
         f,
         tmp_path / "a",
-        {"independent_first_frame": True, "local_attn_size": local},
+        {"independent_first_frame": True, "local_attn_size": local, "latent_hw": [8, 12], "frame_seqlen": 24},
         {"x": x.transpose(1, 2), "t": t},
         {"flow": flow, "frame_mask": torch.tensor(mask).float()},
     )

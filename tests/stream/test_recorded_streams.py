@@ -16,6 +16,11 @@ STREAMS = (
     "C_longlive_inf_window9_sink3",
     "C_reward_window9_sink3_a07",
     "C_rolling_4step_5blocks",
+    "C_longlive_switch12_gsink",
+    "C_infrope_window6_sink1_scenes",
+    "C_memrope_window12_sink3",
+    "C_causvid_part21_overlap3",
+    pytest.param("C_rolling_sink_window21", marks=pytest.mark.slow),
 )
 
 
@@ -36,6 +41,11 @@ def test_stream(name: str) -> None:
         ("C_reward_window9_sink3_a07", {"decay": (0.8,)}),
         ("C_reward_window9_sink3_a07", {"anchor": "static", "decay": ()}),
         ("C_reward_window9_sink3_a07", {"pool": "mean"}),
+        ("C_infrope_window6_sink1_scenes", {"past_frames": 3}),
+        ("C_longlive_switch12_gsink", {"state_frames": 2, "past_frames": 4}),
+        ("C_memrope_window12_sink3", {"decay": (0.0, 0.9)}),
+        ("C_memrope_window12_sink3", {"pool": "token"}),
+        ("C_causvid_part21_overlap3", {"timestep_shift": 5.0}),
         # Five blocks all fit into view, so its positions and limits do not show here: test_visibility.py has them.
         ("C_rolling_4step_5blocks", {"context_noise": 100.0}),
     ],
