@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from adastate.encoders import ResidualCodec, TinyText
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.training.teacher import Teacher
 from benchmarks import flight_codec_gate, flight_teacher_gate
 from datamodules.worlds.flight.contact_sheet import sheet

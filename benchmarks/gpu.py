@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adastate.models.engine import Engine
+from adastate.models.video_network import Engine
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec, rollout
 from benchmarks.clock import quartiles

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
 from adastate.encoders import TinyCodec, TinyText
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill, UpdateSchedule

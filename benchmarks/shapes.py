@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 
 

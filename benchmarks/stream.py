@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from adastate.models.engine import Engine
+from adastate.models.video_network import Engine
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec, rollout

@@ -22,7 +22,8 @@ from adastate.encoders import TinyCodec, TinyText
 from adastate.models import activation, attention
 from adastate.models.norm import RMSNorm
 from adastate.models.rope import rotate
-from adastate.models.wan import Size, dit
+from adastate.models.video_network import Size
+from adastate.models.wan import dit
 from adastate.optim import adamw
 from adastate.stream import StreamSpec
 from adastate.training import prompted_network

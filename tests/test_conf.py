@@ -19,7 +19,8 @@ from adastate.config.compose import build, compose
 from adastate.encoders import TAEHV
 from adastate.main import main
 from adastate.models.adapters import adapted, fold, is_adapter
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.training.student import Student
 from adastate.weights import load, save
 from datamodules.shards.shard_writer import ShardWriter, npy

@@ -25,7 +25,7 @@ from adastate.config.classes import constructor_parameters
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
 from adastate.main import COMMANDS, main
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import torch
 
 from adastate.config.compose import compose
 from adastate.encoders import ResidualCodec
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from datamodules.worlds.flight.camera_path import KEYS, PICTURES
 from datamodules.worlds.flight.flight_clips import flight_prompts

@@ -132,18 +132,20 @@ def check_form(key: str, class_path: str, protocol: Any, path: Path_, lines: Lin
 
 
 def check_block(name: str, block: Any, lines: Lines) -> None:
-    from adastate.models.wan import Size
+    from adastate.models.backbones import backbone_named
+    from adastate.models.video_network import Size
     from adastate.stream import StreamSpec
     from adastate.stream.anchors import anchor_named
 
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
         check_fields(name, block, kinds[name], (name,), lines)
-        if name == "stream" and "anchor" in block:
+        key, find = ("anchor", anchor_named) if name == "stream" else ("backbone", backbone_named)
+        if key in block:
             try:
-                anchor_named(str(block["anchor"]))
+                find(str(block[key]))
             except ValueError as error:
-                raise ConfigError(f"{lines.get((name, 'anchor'), 'stream.anchor')}: {error}") from error
+                raise ConfigError(f"{lines.get((name, key), f'{name}.{key}')}: {error}") from error
         try:
             StreamSpec.of(block) if name == "stream" else Size(**{k: _tuple(v) for k, v in block.items()})
         except ValueError as error:  # what does not go together: the key named first in the sentence is shown

@@ -20,7 +20,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from adastate.distributed import sharded_strategies
 from adastate.distributed.protocol import trained_module
 from adastate.models.fsdp import local
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
 from adastate.weights.sharded_checkpoint import (
     AVERAGE,
@@ -69,7 +69,7 @@ class FsdpShards:
     """What this rank holds of a network that FSDP2 has cut along the first axis, see
     adastate.weights.sharded_checkpoint.ShardedNetwork."""
 
-    def __init__(self, net: DiT, optimizer: torch.optim.Optimizer, average: EMA | None) -> None:
+    def __init__(self, net: VideoNetwork, optimizer: torch.optim.Optimizer, average: EMA | None) -> None:
         named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
         self.optimizer, self.shapes = optimizer, {n: tuple(p.shape) for n, p in named}
         self.pieces = [piece for piece in (_piece(n, p) for n, p in named) if piece.count]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adastate.models.fsdp import shard
 from adastate.models.lora import Lora, adapt
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size, VideoNetwork
 from adastate.optim import adamw
 from adastate.optim.ema import EMA
 from adastate.weights import network
@@ -29,7 +29,7 @@ class TrainedNetwork:
     """
 
     name: str
-    net: DiT
+    net: VideoNetwork
     average: EMA | None
     gradient_clip_norm: float
 
@@ -42,7 +42,7 @@ class TrainedModule(Protocol):
         """By name, in the order of their optimisers."""
 
     @property
-    def frozen(self) -> Mapping[str, DiT]: ...
+    def frozen(self) -> Mapping[str, VideoNetwork]: ...
 
     @property
     def accumulate(self) -> int:
@@ -97,7 +97,7 @@ def steps_of(strategy: Any) -> NetworkStrategy:
     return strategy if isinstance(strategy, NetworkStrategy) else PLAIN
 
 
-def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> DiT:
+def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> VideoNetwork:
     """A network that is to learn: with `lora` only its adapters do. Arguments as of `network` and `adapt`."""
     net = network(size, weights, **options)
     adapt(net, lora, weights)

@@ -32,7 +32,7 @@ from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
 from adastate.media.video import file_name
 from adastate.models import attention
-from adastate.models.engine import Engine
+from adastate.models.video_network import Engine
 from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.runtime.text_files import read_lines
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule

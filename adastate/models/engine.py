@@ -10,15 +10,13 @@ launches. Until the window is full, and where a mask hides something, passes run
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adastate.models.wan.dit import TextKeys
+from adastate.models.video_network import Engine, TextKeys
 from adastate.types import FrameMask, Probe, Rotate, SlabTensors
-
-Engine = Literal["eager", "compile", "graph"]
 
 BACKEND = "inductor"
 """Of torch.compile."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from adastate.models.wan.dit import DiT
+from adastate.models.video_network import VideoNetwork
 
 
-def shard(net: DiT, mesh: DeviceMesh) -> None:
+def shard(net: VideoNetwork, mesh: DeviceMesh) -> None:
     """Shards `net` in place over the one-dimensional `mesh`; call it before an optimiser takes the parameters.
 
     Where the net has a compute_dtype, weights are gathered in it; gradients are reduced in float32.
@@ -24,7 +24,7 @@ def shard(net: DiT, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(module, "text_keys")
 
 
-def refuse_compiled(net: DiT, strategy: str) -> None:
+def refuse_compiled(net: VideoNetwork, strategy: str) -> None:
     """Raises ValueError where a compiled network would be cut into pieces."""
     if net.compiled:
         raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out precision.compiled=true")

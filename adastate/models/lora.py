@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Lora:
             raise ValueError('lora targets are empty: name linear layers such as "q" or "ffn.0"')
 
 
-def adapt(net: DiT, lora: Lora | None, weights: str | None) -> None:
+def adapt(net: VideoNetwork, lora: Lora | None, weights: str | None) -> None:
     """Gives `net`, which holds `weights`, its adapters and freezes the rest; without `lora` does nothing.
 
     Raises:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from adastate.models.adapters import fold
+from adastate.models.backbones import build
 from adastate.models.fsdp import is_sharded, local, whole_weights
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 
 
 class Shares(Protocol):
@@ -37,13 +38,13 @@ class EMA(nn.Module):
     checkpoints carry it; after `shard` it is in pieces, and the strategy saves them.
     """
 
-    def __init__(self, net: DiT, decay: float, start: int = 0, warmup: bool = False) -> None:
+    def __init__(self, net: VideoNetwork, decay: float, start: int = 0, warmup: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay {decay} must lie in [0, 1): it is the weight of the old average")
         self.names = [name for name, p in net.named_parameters() if p.requires_grad]
         shared = {id(p): p for p in net.parameters() if not p.requires_grad}
-        self.net: DiT = copy.deepcopy(net, shared).requires_grad_(False).eval()
+        self.net: VideoNetwork = copy.deepcopy(net, shared).requires_grad_(False).eval()
         self.decay, self.start, self.warmup = decay, start, warmup
         self.updates = 0  # a host integer: reading it must not wait for the device
         self.shares: list[Tensor] = []
@@ -55,7 +56,7 @@ class EMA(nn.Module):
         for p in self._averaged(self.net):
             p.data = p.data.new_empty(0)
 
-    def whole(self, dtype: torch.dtype | None = None) -> DiT:
+    def whole(self, dtype: torch.dtype | None = None) -> VideoNetwork:
         """The averaged network with all of its weights: `net` itself, or a gathered copy, without adapters.
 
         Where the weights are in pieces every process must call it. The copy comes in `dtype`, or in float32.
@@ -64,13 +65,13 @@ class EMA(nn.Module):
             return self.net
         weights = whole_weights(self.net) if self._source is None else self._source.gather(self.shares)
         with torch.device("meta"):
-            net = DiT(self.net.size, compute_dtype=str(self.net.compute_dtype or "").removeprefix("torch."))
+            net = build(self.net.size, compute_dtype=str(self.net.compute_dtype or "").removeprefix("torch."))
         weights = fold(self.net, weights)
         net.load_state_dict({k: v.to(dtype or v.dtype) for k, v in weights.items()}, assign=True)
         return net.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, net: DiT) -> None:
+    def update(self, net: VideoNetwork) -> None:
         self.updates += 1
         n = self.updates
         decay = 0.0 if n <= self.start else min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
@@ -81,7 +82,7 @@ class EMA(nn.Module):
             theirs = [local(p.detach()) for p in self._averaged(net)]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
-    def _averaged(self, net: DiT) -> list[nn.Parameter]:
+    def _averaged(self, net: VideoNetwork) -> list[nn.Parameter]:
         found = dict(net.named_parameters())
         return [found[name] for name in self.names]
 

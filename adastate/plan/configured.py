@@ -13,7 +13,7 @@ from adastate.config.classes import class_at
 from adastate.config.schema import Config, ConfigError
 from adastate.encoders import GroupCodec
 from adastate.models.masks import teacher_forcing
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.plan.cost import CountedPass, StepCost, forced_passes, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run

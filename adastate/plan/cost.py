@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.stream import StateCache, StreamSpec, rollout
 from adastate.stream.cache import PassMemory
 from adastate.stream.teacher_forcing import teacher_forced_chunks

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.plan.cost import CountedPass, action_columns, parameters, patch_width, stream_places
 from adastate.stream import StreamSpec
 

@@ -9,7 +9,7 @@ from adastate.diffusion import flow, losses
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import learner
 from adastate.models.lora import Lora
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 
 BANDS = ("low", "middle", "high")
 """Equal bands of sigma for which the loss is told apart."""

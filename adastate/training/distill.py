@@ -14,7 +14,7 @@ from torch import Tensor
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, shard_all, steps_of
 from adastate.encoders import Codec
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.optim.accumulation import GlobalBatch
 from adastate.optim.adamw import adamw_for, linear_warmup
 from adastate.optim.settings import DistillOptimizer
@@ -119,7 +119,7 @@ class Distill(pl.LightningModule):
         }
 
     @property
-    def frozen(self) -> dict[str, DiT]:
+    def frozen(self) -> dict[str, VideoNetwork]:
         return {"teacher": self.teacher.net}
 
     def configure_model(self) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from adastate.config.compose import build
 from adastate.config.schema import ConfigError
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
@@ -41,7 +41,7 @@ def load_teacher(run: Path) -> Teacher:
     return teacher
 
 
-def held(net: DiT, precision: str | int | None) -> DiT:
+def held(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
     """A frozen network as a trainer of this precision computes: its weights in bfloat16 where that does.
 
     A network with a dtype of its own to compute in stays as it is.

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from adastate.models.actions import Steering
-from adastate.models.engine import Engine
-from adastate.models.wan import DiT
-from adastate.models.wan.fused import Passes, Streamer, is_whole
+from adastate.models.backbones import fused
+from adastate.models.video_network import Engine, FusedPasses, VideoNetwork, is_whole
 from adastate.stream.passes import VelocityNetwork
 from adastate.types import Memory
 
@@ -16,19 +15,19 @@ from adastate.types import Memory
 class PromptedNetwork:
     """The network with a prompt bound: (x, t, memory) -> velocity. Text keys are made once, and once under a graph.
 
-    Passes without gradient run through a Streamer where the weights are whole. It holds them as they are now, so a
+    Passes without gradient are the fused ones where the weights are whole. They hold them as they are now, so a
     PromptedNetwork is for one rollout: after an optimiser's step there has to be another. With `share` one graph of the
     text keys serves all passes with gradient; without, each has its own, so that each can have a backward of its own.
 
     Args:
         text: embeddings `[B, Lt, text_width]`.
-        engine, fp8: of the passes without gradient, see adastate.models.wan.fused.Passes.
+        engine, fp8: of the passes without gradient, see Backbone.fused.
         steering: the actions of all frames, which every pass asks for; without, no pass is steered.
     """
 
     def __init__(
         self,
-        net: DiT,
+        net: VideoNetwork,
         text: Tensor,
         fast: bool = True,
         share: bool = True,
@@ -40,7 +39,7 @@ class PromptedNetwork:
         self.steering = steering
         self._keys: list[tuple[Tensor, Tensor]] | None = None
         self._quiet: VelocityNetwork | None = None
-        self._passes: Passes | None = None
+        self._passes: FusedPasses | None = None
 
     def other(self, text: Tensor) -> PromptedNetwork:
         """The same network, as it is now and steered alike, with another prompt."""
@@ -63,18 +62,18 @@ class PromptedNetwork:
         rows = None if self.steering is None else self.steering.rows(memory.stream_frames)
         return None if rows is None else rows.expand(len(x), -1, -1)
 
-    def _shared(self) -> Passes | None:
+    def _shared(self) -> FusedPasses | None:
         if self._passes is None and self.fast and is_whole(self.net):
             device = self.text.device.type
             mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            self._passes = Passes(self.net, mixed, self.engine, self.fp8)
+            self._passes = fused(self.net, mixed, self.engine, self.fp8)
         return self._passes
 
     def _without_gradient(self) -> VelocityNetwork:
         keys, passes = self.net.text_keys(self.text), self._shared()
         if passes is not None:
-            streamer = Streamer(self.net, keys, passes=passes)
-            return lambda x, t, memory: streamer(x, t, memory, self._actions(x, memory))
+            text = passes.text(keys)
+            return lambda x, t, memory: passes(x, t, memory, text, self._actions(x, memory))
 
         def plain(x: Tensor, t: Tensor, memory: Memory) -> Tensor:
             actions = self._actions(x, memory)

@@ -15,9 +15,8 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
 from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
 from adastate.models.actions import Steering
-from adastate.models.engine import Engine
 from adastate.models.lora import Lora
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Engine, Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
@@ -56,7 +55,7 @@ class Student(pl.LightningModule):
         average: of the weights; it is what is saved and streamed with.
         out, save_every: safetensors file of the averaged weights.
         seed: of all randomness in training.
-        compute_dtype, checkpointing: see DiT.
+        compute_dtype, checkpointing: see VideoNetwork.
         engine: what runs a stream's passes once its window is full: eager, compile or graph; see
             adastate.models.engine.
         fp8: whether a stream's products run in FP8; see adastate.models.linear. Training does not use it.
@@ -96,7 +95,7 @@ class Student(pl.LightningModule):
         self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
         self.ema = EMA(self.net, average.decay, average.start, average.warmup)
-        self.frozen_net: DiT | None = None
+        self.frozen_net: VideoNetwork | None = None
         if init is not None and init.frozen_weights is not None:
             self.frozen_net = network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
         if isinstance(codec, nn.Module):
@@ -127,7 +126,7 @@ class Student(pl.LightningModule):
         exit_level: int | None = None,
         grad: bool = False,
         finish: bool = False,
-        net: DiT | None = None,
+        net: VideoNetwork | None = None,
         probe: Probe | None = None,
         spec: StreamSpec | None = None,
         record: list[Step] | None = None,
@@ -192,7 +191,7 @@ class Student(pl.LightningModule):
         cache = StateCache(spec, probe, self.net.size.layers)
         if isinstance(probe, AttentionShare):
             probe.cache = cache
-        net = self.ema.whole(self.net.patch_embedding.weight.dtype)
+        net = self.ema.whole(self.net.weight_dtype)
         steering = Steering.of(actions, 0 if given is None else given.shape[1])
         student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8, steering=steering)
         if given is not None:
@@ -242,7 +241,7 @@ class Student(pl.LightningModule):
         return {"student": TrainedNetwork("student", self.net, self.ema, self.optimizer.gradient_clip_norm)}
 
     @property
-    def frozen(self) -> dict[str, DiT]:
+    def frozen(self) -> dict[str, VideoNetwork]:
         return {} if self.frozen_net is None else {"frozen": self.frozen_net}
 
     @property

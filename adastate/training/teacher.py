@@ -17,7 +17,7 @@ from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, st
 from adastate.encoders import Codec, TextEncoder
 from adastate.models.actions import given, not_given
 from adastate.models.lora import Lora
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
@@ -48,7 +48,7 @@ class Teacher(pl.LightningModule):
         average: of the weights, which is saved and sampled from; None keeps none (a frozen teacher).
         out: safetensors file for the averaged weights, written every `save_every` steps and at the end.
         seed: of all randomness in training.
-        compute_dtype, checkpointing, compiled: see `DiT`.
+        compute_dtype, checkpointing, compiled: see `VideoNetwork`.
         lora: adapters that learn beside `weights`, which then stay as they are; None trains all of the network.
     """
 
@@ -102,7 +102,7 @@ class Teacher(pl.LightningModule):
         return {"teacher": TrainedNetwork("teacher", self.net, self.ema, self.optimizer.gradient_clip_norm)}
 
     @property
-    def frozen(self) -> dict[str, DiT]:
+    def frozen(self) -> dict[str, VideoNetwork]:
         return {}
 
     @property
@@ -128,9 +128,9 @@ class Teacher(pl.LightningModule):
         return loss
 
     @property
-    def averaged(self) -> DiT:
+    def averaged(self) -> VideoNetwork:
         """The weights to sample from; where they are in pieces every process must ask."""
-        return self.net if self.ema is None else self.ema.whole(self.net.patch_embedding.weight.dtype)
+        return self.net if self.ema is None else self.ema.whole(self.net.weight_dtype)
 
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents of a batch, encoded here if it brings video."""
@@ -164,7 +164,7 @@ class Teacher(pl.LightningModule):
         t: Tensor,
         text: Tensor,
         negative: Tensor | None = None,
-        net: DiT | None = None,
+        net: VideoNetwork | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
         """Guided velocity c + w (c - u) for `x_t` [B, F, C, H, W] at `t` [B]; both branches in one batch.
@@ -185,7 +185,7 @@ class Teacher(pl.LightningModule):
         t: Tensor,
         text: Tensor,
         negative: Tensor | None = None,
-        net: DiT | None = None,
+        net: VideoNetwork | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
         """Guided prediction of x0, c + w (c - u) of x0s as of velocities, for `x_t` [B, F, C, H, W] at `t` [B]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.models.adapters import adapted, is_adapter
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 
 Checkpoint = dict[str, Any]
 """Lightning's, with the `state_dict` of a module."""
@@ -64,6 +64,6 @@ def _factor(alpha: str, state: Checkpoint) -> bool:
     return f"{alpha.removesuffix('alpha')}lora_A.default.weight" in state
 
 
-def _with_adapters(module: nn.Module) -> list[tuple[str, DiT]]:
-    nets = [(f"{name}.", net) for name, net in module.named_modules() if isinstance(net, DiT)]
+def _with_adapters(module: nn.Module) -> list[tuple[str, VideoNetwork]]:
+    nets = [(f"{name}.", net) for name, net in module.named_modules() if isinstance(net, VideoNetwork)]
     return [(name, net) for name, net in nets if adapted(net)]

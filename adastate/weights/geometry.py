@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from adastate.models.wan import DiT, Size
+from adastate.models.backbones import build
+from adastate.models.video_network import Size
 from adastate.weights.files import StoredTensor, WeightsError
 
 _WAN: dict[str, Any] = {"text_width": 4096, "text_tokens": 512, "time_embedding_dim": 256}
@@ -111,6 +112,8 @@ def size_of(geometry: Mapping[str, Any]) -> Size:
         raise WeightsError("nothing tells how many attention heads these weights have; give --heads")
     values: dict[str, Any] = {f.name: geometry[f.name] for f in fields(Size) if f.name in geometry}
     for name, value in values.items():
+        if name == "backbone":
+            continue
         numbers = value if name == "patch" and isinstance(value, list | tuple) else [value]
         kind, count = float if name == "eps" else int, 3 if name == "patch" else 1
         least = 0 if name == "actions" else 1e-30
@@ -129,14 +132,14 @@ def size_of(geometry: Mapping[str, Any]) -> Size:
 def shapes(geometry: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shape of every weight under Wan's names; nothing is allocated. One head serves where they are unknown."""
     with torch.device("meta"):
-        net = DiT(size_of({"heads": 1, **geometry}))
+        net = build(size_of({"heads": 1, **geometry}))
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
 def difference(theirs: Mapping[str, Any], ours: Size) -> str:
     """What shapes the weights and differs, in words; empty if nothing. What `theirs` leaves out is not compared."""
     there, here = as_json(theirs), as_json(asdict(ours))
-    keys = [k for k in here if k in (*SHAPING, "heads") and k in there and there[k] != here[k]]
+    keys = [k for k in here if k in (*SHAPING, "heads", "backbone") and k in there and there[k] != here[k]]
     return ", ".join(f"{k} {there[k]} in the file, {here[k]} here" for k in keys)
 
 

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from adastate.models.adapters import adapted, is_adapter, merged
-from adastate.models.wan import DiT, Size
+from adastate.models.backbones import build
+from adastate.models.video_network import Size, VideoNetwork
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights import lora_scale
@@ -27,7 +28,7 @@ from adastate.weights.sources import locate
 __all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]
 
 
-def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
+def save(net: VideoNetwork, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
     """Writes `net` as safetensors under Wan's names, whole or not at all.
 
     The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
@@ -41,7 +42,7 @@ def save(net: DiT, path: Path, half: bool = False, stream: Mapping[str, Any] | N
         save_adapters(net, path.with_suffix(".lora.safetensors"))
 
 
-def plain(net: DiT) -> dict[str, StoredTensor]:
+def plain(net: VideoNetwork) -> dict[str, StoredTensor]:
     """The weights of `net` under Wan's names; adapters are merged one layer at a time, as it is read."""
     layers = adapted(net)
     found = {}
@@ -60,7 +61,7 @@ def _merged(layer: Any) -> Tensor:
     return merged(layer)[0]
 
 
-def save_adapters(net: DiT, path: Path) -> None:
+def save_adapters(net: VideoNetwork, path: Path) -> None:
     """Writes the adapters of `net` alone, as safetensors under diffusers' names: `pipe.load_lora_weights` reads it.
 
     Their scale lies in B, and the header says that alpha is the rank: readers that look there and those that do not
@@ -84,7 +85,7 @@ def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dic
     return {"size": json.dumps(geometry)} | ({"stream": json.dumps(dict(stream))} if stream else {})
 
 
-def load(net: DiT, source: str) -> LoadReport:
+def load(net: VideoNetwork, source: str) -> LoadReport:
     """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
 
     What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before;
@@ -120,18 +121,18 @@ def load(net: DiT, source: str) -> LoadReport:
     return report
 
 
-def network(size: Size, weights: str | None = None, **options: Any) -> DiT:
+def network(size: Size, weights: str | None = None, **options: Any) -> VideoNetwork:
     """A network in float32 on the host, with the weights of a source that `load` knows, or random ones without.
 
     Random weights that a file's would replace are never drawn: for the large sizes that takes longer than reading.
 
     Args:
-        options: of `DiT`.
+        options: of `VideoNetwork`.
     """
     if weights is None:
-        return DiT(size, **options)
+        return build(size, **options)
     with torch.device("meta"):
-        net = DiT(size, **options)
+        net = build(size, **options)
     net = net.to_empty(device="cpu")
     load(net, weights)
     return net

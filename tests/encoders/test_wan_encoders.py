@@ -21,7 +21,7 @@ import torch
 from adastate.encoders import UMT5, EncoderError, WanVAE, hub
 from adastate.encoders.wan_vae import clean
 from adastate.main import main
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.training.teacher import Teacher
 
 ROOT = Path(__file__).parents[2]

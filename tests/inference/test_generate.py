@@ -22,7 +22,8 @@ from adastate.inference import video_writer
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.generate import main
 from adastate.inference.video_writer import chunk_starts, frames_for, span
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student
 from adastate.weights import network, save

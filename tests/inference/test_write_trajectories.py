@@ -19,7 +19,7 @@ from torch import Tensor
 from adastate.inference.write_trajectories import Order, owner, write_share
 from adastate.launch import process_group
 from adastate.main import main
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.runtime.ranks import Rank
 from adastate.weights import save
 from datamodules.shards.index import read_shard

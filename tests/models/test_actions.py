@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from adastate.models.actions import Steering, given, not_given
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from tests.support.tiny import GRID, SIZE, normal, random_net
 
 STEERED = replace(SIZE, actions=3)

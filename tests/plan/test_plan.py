@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from adastate.models.actions import Steering
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import CountedPass, StepCost, parameters, pass_flops, rollout_passes, stream_flops, text_flops

@@ -12,7 +12,8 @@ import torch
 from adastate.config.schema import ConfigError
 from adastate.encoders import GroupCodec, ResidualCodec, TinyCodec
 from adastate.main import main
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.plan.cli import layout
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import parameters

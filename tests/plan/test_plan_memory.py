@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adastate.encoders import TinyCodec
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.models.wan.fused import Streamer
 from adastate.plan import memory
 from adastate.plan.cli import GIB, layout, smallest_change

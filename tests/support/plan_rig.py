@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from adastate.config.compose import compose
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.plan.configured import read
 from adastate.plan.cost import StepCost, frame_tokens, parameters
 from adastate.plan.memory import Net

@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from adastate.types import Memory
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from adastate.distributed.fsdp_strategy import FsdpStrategy
 from adastate.distributed.protocol import steps_of
 from adastate.encoders import TinyCodec, TinyText
-from adastate.models.wan import Size
+from adastate.models.video_network import Size
 from adastate.optim.settings import AverageSettings
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.weights import geometry as geo
 from adastate.weights.files import StoredTensor, WeightsError
 from tests.support.tiny import SIZE

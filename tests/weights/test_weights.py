@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.weights import facts, load, mismatch, save
 from adastate.weights import geometry as geo
 from tests.support.tiny import SIZE, random_net, spec

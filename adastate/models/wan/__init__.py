@@ -1,5 +1,9 @@
 """The Wan diffusion transformer: its network, and fused passes without gradient."""
 
-from adastate.models.wan.dit import DiT, Size
+from adastate.models.video_network import Backbone
+from adastate.models.wan.dit import DiT
+from adastate.models.wan.fused import Passes
 
-__all__ = ["DiT", "Size"]
+__all__ = ["WAN", "DiT"]
+
+WAN = Backbone(DiT, Passes)

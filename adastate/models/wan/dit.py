@@ -23,53 +23,8 @@ from adastate.models.attention import attend
 from adastate.models.modulation import add_gated, modulate
 from adastate.models.norm import RMSNorm
 from adastate.models.rope import rope_table, rotate
+from adastate.models.video_network import Size, TextKeys, VideoNetwork
 from adastate.types import FrameMask, Memory, Positions
-
-TextKeys = list[tuple[Tensor, Tensor]]
-"""Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Geometry of the network. The defaults are the tiny size; conf/sizes/ holds Wan2.1's.
-
-    Attributes:
-        width: model width D, a multiple of `heads`.
-        layers: transformer blocks.
-        heads: attention heads N; head dim K = width / heads must be even.
-        ffn: hidden width of the feed-forward layers.
-        channels: latent channels C.
-        text_width: width of the text embeddings.
-        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
-        time_embedding_dim: width of the sinusoidal time embedding.
-        patch: patch size in time (1), height and width.
-        rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
-        actions: columns that steer each latent frame; 0: the network cannot be steered.
-        eps: of every normalisation.
-    """
-
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    ffn: int = 512
-    channels: int = 16
-    text_width: int = 64
-    text_tokens: int = 16
-    time_embedding_dim: int = 64
-    patch: tuple[int, int, int] = (1, 2, 2)
-    rope_max_frames: int = 1024
-    actions: int = 0
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
-        if (self.width // self.heads) % 2:
-            raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
-        if self.actions < 0:
-            raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
-        if self.patch[0] != 1:
-            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -203,25 +158,14 @@ class _Pass:
         return rotate(k_BLNK, rope_table(positions, *self.grid, k_BLNK.shape[-1], self.rows, k_BLNK.device))
 
 
-class DiT(nn.Module):
-    """Predicts the velocity eps - x0 of noisy latents `[B, F, C, H, W]`.
-
-    Args:
-        size: geometry.
-        checkpointing: recompute each block's activations in backward; same gradients, less memory.
-        compute_dtype: cast the float32 master weights to this dtype once per forward ("bfloat16"). Autocast
-            would cast them at every use, which on a CPU costs more than bf16 gains.
-        compiled: run the blocks through torch.compile in passes over whole clips that see everything: scores, the
-            critic's loss, a teacher's training. They have few shapes in a run, each of which is compiled once.
-    """
+class DiT(VideoNetwork):
+    """Wan2.1's transformer. Autocast would cast weights at every use, which on a CPU costs more than bf16 gains: so a
+    compute_dtype casts once a forward. Passes have few shapes in a run, each of which `compiled` compiles once."""
 
     def __init__(
         self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False
     ) -> None:
-        super().__init__()
-        self.size = size
-        self.checkpointing, self.compiled = checkpointing, compiled
-        self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
+        super().__init__(size, checkpointing, compute_dtype, compiled)
         d = size.width
         self.patch_embedding = PatchEmbedding(size.channels, d, kernel_size=size.patch, stride=size.patch)
         self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
@@ -257,21 +201,6 @@ class DiT(nn.Module):
         memory: Memory | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        """One pass.
-
-        Args:
-            x: noisy latents `[B, F, C, H, W]`.
-            t: timesteps in [0, 1000], `[B]` or one per frame `[B, F]`.
-            text: embeddings `[B, Lt, text_width]`, or the keys that `text_keys` made of them.
-            positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
-            visible: which frames see which (no memory).
-            memory: cached keys and values to attend to, and where to leave this pass's own.
-            actions: of each frame `[B, F, actions + 1]`, the last column saying whether they are given (see
-                adastate.models.actions); None: no frame's are.
-
-        Returns:
-            Flow `[B, F, C, H, W]` in the dtype of `x`.
-        """
         dtype = self.patch_embedding.weight.dtype
         if self.compute_dtype not in (None, dtype):
             cast = {name: p.to(self.compute_dtype) for name, p in self.named_parameters()}
@@ -297,7 +226,6 @@ class DiT(nn.Module):
         return rearrange(out, "b (f h w) (p q c) -> b f c (h p) (w q)", **grid).to(x.dtype)
 
     def text_keys(self, text: Tensor) -> TextKeys:
-        """Keys and values of a prompt for every layer, from embeddings `[B, Lt, text_width]`."""
         if text.shape[-1] != self.size.text_width:
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
         # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.

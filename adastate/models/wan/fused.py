@@ -19,10 +19,11 @@ from torch import Tensor
 from adastate.models.activation import gelu
 from adastate.models.adapters import merged
 from adastate.models.attention import attend
-from adastate.models.engine import Engine, EnginePass, Modulation, Modulations, stacked, steady
+from adastate.models.engine import EnginePass, Modulation, Modulations, stacked, steady
 from adastate.models.linear import Linear, apply, check_fp8, in_fp8
 from adastate.models.rope import rope_table, rotate
-from adastate.models.wan.dit import Block, DiT, TextKeys
+from adastate.models.video_network import Engine, TextKeys
+from adastate.models.wan.dit import Block, DiT
 from adastate.types import Memory, Positions, host_level
 
 MOST_LEVELS = 64
@@ -30,11 +31,6 @@ MOST_LEVELS = 64
 
 MOST_STEERED = 8
 """The same with actions, of every frame of a pass: enough for the levels of one chunk, and a stick that is held."""
-
-
-def is_whole(net: DiT) -> bool:
-    """Whether this process holds all weights, as a Streamer needs; under ZeRO-3 and FSDP it holds pieces."""
-    return all(p.numel() > 0 and not hasattr(p, "full_tensor") and not hasattr(p, "ds_id") for p in net.parameters())
 
 
 class _Layer:

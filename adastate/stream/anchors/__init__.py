@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-
+from adastate.runtime.named import named
 from adastate.stream.anchors.anchor import Anchor
 from adastate.stream.anchors.dual_ema import DUAL_EMA
 from adastate.stream.anchors.none import NONE
@@ -33,17 +31,4 @@ def anchor_named(name: str) -> Anchor:
     Raises:
         ValueError: there is none.
     """
-    if name in ANCHORS:
-        return ANCHORS[name]
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        near = difflib.get_close_matches(name, ANCHORS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(ANCHORS)}, or the path of an Anchor"
-        raise ValueError(f"stream cannot have anchor {name!r}; {hint}")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no anchor {name} ({error})") from error
-    if not isinstance(found, Anchor):
-        raise ValueError(f"{name} is a {type(found).__name__} and no Anchor (adastate.stream.anchors)")
-    return found
+    return named(name, ANCHORS, "stream cannot have anchor", "Anchor", lambda found: isinstance(found, Anchor))

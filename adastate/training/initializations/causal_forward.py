@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adastate.models.actions import Steering, given
 from adastate.models.masks import block_causal, teacher_forcing
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.training.prompted_network import PromptedNetwork
@@ -40,7 +40,13 @@ class Pairs:
 
 
 def teacher_forcing_forward(
-    net: DiT, noisy: Tensor, clean: Tensor, t: Tensor, text: Tensor, spec: StreamSpec, actions: Tensor | None = None
+    net: VideoNetwork,
+    noisy: Tensor,
+    clean: Tensor,
+    t: Tensor,
+    text: Tensor,
+    spec: StreamSpec,
+    actions: Tensor | None = None,
 ) -> Tensor:
     """Velocity `[B, F, C, H, W]` of all blocks of `noisy`, each after the clean blocks before it (teacher forcing), in
     one forward over [clean copy | noisy copy], both of which have the `actions` [B, F, A + 1]."""
@@ -52,7 +58,7 @@ def teacher_forcing_forward(
 
 
 def block_causal_forward(
-    net: DiT, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec, actions: Tensor | None = None
+    net: VideoNetwork, noisy: Tensor, t: Tensor, text: Tensor, spec: StreamSpec, actions: Tensor | None = None
 ) -> Tensor:
     """Velocity of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
     past, block = spec.past_frames, spec.chunk_frames
@@ -61,7 +67,7 @@ def block_causal_forward(
 
 
 def after_clean_past(
-    net: DiT, pairs: Pairs, text: Tensor, spec: StreamSpec, target: StateTarget
+    net: VideoNetwork, pairs: Pairs, text: Tensor, spec: StreamSpec, target: StateTarget
 ) -> tuple[Tensor, Pairs]:
     """(velocity, pairs) after a clean past: in one forward, or through the cache where states are taught."""
     if target != "none":
@@ -70,7 +76,7 @@ def after_clean_past(
 
 
 def teacher_forcing_through_cache(
-    net: DiT, pairs: Pairs, text: Tensor, spec: StreamSpec, target: Literal["first", "last"]
+    net: VideoNetwork, pairs: Pairs, text: Tensor, spec: StreamSpec, target: Literal["first", "last"]
 ) -> tuple[Tensor, Pairs]:
     """(velocity, pairs) of teacher forcing chunk by chunk through the cache, each chunk led by a state.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adastate.diffusion import flow, losses
 from adastate.diffusion.noise import SampleNoise
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.stream import StreamSpec
 from adastate.training.initializations.causal_forward import (
     block_frames,
@@ -50,7 +50,7 @@ class Consistency:
         text, nothing = networks.embed(batch.prompts), networks.embed([""])
         clean, actions = clean_clips(batch, spec, "Consistency"), flagged(batch)
 
-        def after_clean(net: DiT, x: Tensor, t: Tensor) -> Tensor:
+        def after_clean(net: VideoNetwork, x: Tensor, t: Tensor) -> Tensor:
             return teacher_forcing_forward(net, x, clean, t, text, spec, actions)
 
         def guided(x: Tensor, t: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.models.wan import DiT
+from adastate.models.video_network import VideoNetwork
 from adastate.stream import StreamSpec
 from adastate.types import Batch
 
@@ -26,9 +26,9 @@ class StudentNetworks:
         embed: prompts to embeddings `[B, L, D]`.
     """
 
-    net: DiT
-    average: DiT
-    frozen: DiT | None
+    net: VideoNetwork
+    average: VideoNetwork
+    frozen: VideoNetwork | None
     spec: StreamSpec
     embed: Callable[[list[str]], Tensor]
 

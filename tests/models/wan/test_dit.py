@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from adastate.models.masks import block_causal, teacher_forcing
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from tests.support.tiny import GRID, SIZE, normal, random_net
 
 X = normal(2, 4, SIZE.channels, *GRID, seed=1)

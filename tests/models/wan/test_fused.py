@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from adastate.models.rope import rope_table
-from adastate.models.wan.fused import Streamer, is_whole
+from adastate.models.video_network import is_whole
+from adastate.models.wan.fused import Streamer
 from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, NetStudent, named, normal, random_net, read_system, spec
 

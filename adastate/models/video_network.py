@@ -1,0 +1,152 @@
+"""What teacher, student and critic are made of, as everything else sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adastate.types import FrameMask, Memory
+
+Engine = Literal["eager", "compile", "graph"]
+"""How passes without gradient are run, see adastate.models.engine."""
+
+TextKeys = list[tuple[Tensor, Tensor]]
+"""Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Geometry of the network. The defaults are the tiny size; conf/sizes/ holds Wan2.1's.
+
+    Attributes:
+        width: model width D, a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads N; head dim K = width / heads must be even.
+        ffn: hidden width of the feed-forward layers.
+        channels: latent channels C.
+        text_width: width of the text embeddings.
+        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
+        time_embedding_dim: width of the sinusoidal time embedding.
+        patch: patch size in time (1), height and width.
+        rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
+        actions: columns that steer each latent frame; 0: the network cannot be steered.
+        eps: of every normalisation.
+        backbone: a name of adastate.models.backbones.BACKBONES, or the dotted path of a Backbone of your own.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    ffn: int = 512
+    channels: int = 16
+    text_width: int = 64
+    text_tokens: int = 16
+    time_embedding_dim: int = 64
+    patch: tuple[int, int, int] = (1, 2, 2)
+    rope_max_frames: int = 1024
+    actions: int = 0
+    eps: float = 1e-6
+    backbone: str = "wan"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
+        if (self.width // self.heads) % 2:
+            raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
+        if self.actions < 0:
+            raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
+        if self.patch[0] != 1:
+            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
+
+
+class FusedPasses(Protocol):
+    """Passes of a network without gradient: equal to its own, in fewer operations, with its weights as they are now."""
+
+    def text(self, keys: TextKeys) -> TextKeys:
+        """A prompt's keys, from `VideoNetwork.text_keys`, as the passes take them."""
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None = None) -> Tensor:
+        """As VideoNetwork.forward with a memory; what a clean pass returns nobody looks at."""
+
+
+class VideoNetwork(nn.Module):
+    """Predicts the velocity eps - x0 of noisy latents: without mask and memory the bidirectional teacher or critic,
+    with a mask the block-causal training forward, with a memory the streaming student.
+
+    Args:
+        size: geometry, of which a backbone may refuse choices with a ValueError.
+        checkpointing: recompute activations in backward; same gradients, less memory.
+        compute_dtype: cast the float32 master weights to this dtype once a forward ("bfloat16").
+        compiled: run passes over whole clips that see everything through torch.compile.
+
+    Attributes:
+        blocks: the layers, one after the other; a strategy that cuts weights cuts by them, adapters are found in them.
+    """
+
+    blocks: nn.ModuleList
+
+    def __init__(
+        self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.checkpointing, self.compiled = checkpointing, compiled
+        self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor | TextKeys,
+        positions: Sequence[int] | None = None,
+        visible: FrameMask | None = None,
+        memory: Memory | None = None,
+        actions: Tensor | None = None,
+    ) -> Tensor:
+        """One pass.
+
+        Args:
+            x: noisy latents `[B, F, C, H, W]`.
+            t: timesteps in [0, 1000], `[B]` or one per frame `[B, F]`.
+            text: embeddings `[B, Lt, text_width]`, or the keys that `text_keys` made of them.
+            positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
+            visible: which frames see which (no memory).
+            memory: cached keys and values to attend to, and where to leave this pass's own: each layer hands its keys
+                to `memory.join`, and attends to what it gets back.
+            actions: of each frame `[B, F, actions + 1]`, the last column saying whether they are given (see
+                adastate.models.actions); None: no frame's are.
+
+        Returns:
+            Flow `[B, F, C, H, W]` in the dtype of `x`.
+        """
+        raise NotImplementedError
+
+    def text_keys(self, text: Tensor) -> TextKeys:
+        """What a prompt is to every layer, computed once, from embeddings `[B, Lt, text_width]`."""
+        raise NotImplementedError
+
+
+class Backbone(NamedTuple):
+    """A kind of network.
+
+    Attributes:
+        network: its class.
+        fused: makes faster passes without gradient of a network of this class that is whole in its process, in a dtype
+            (None: the network's own), by an engine, with or without FP8; None: there are none, `forward` serves.
+    """
+
+    network: type[VideoNetwork]
+    fused: Callable[[Any, torch.dtype | None, Engine, bool], FusedPasses] | None = None
+
+
+def is_whole(net: nn.Module) -> bool:
+    """Whether this process holds all weights; under ZeRO-3 and FSDP it holds pieces."""
+    return all(p.numel() > 0 and not hasattr(p, "full_tensor") and not hasattr(p, "ds_id") for p in net.parameters())

@@ -1,0 +1,36 @@
+"""Choices by name: of a table, or of the user's own module."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+
+def named(name: str, table: Mapping[str, T], refusal: str, kind: str, fits: Callable[[object], bool]) -> T:
+    """What `table` has under `name`, or what stands at a dotted path, if it `fits`.
+
+    Args:
+        refusal: how a sentence about a wrong name begins: "stream cannot have anchor".
+        kind: the class that is wanted, for the same sentences.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in table:
+        return table[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(table)}, or the path of your own {kind}"
+        raise ValueError(f"{refusal} {name!r}; {hint}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{refusal} {name!r}: there is no such {kind} ({error})") from error
+    if not fits(found):
+        raise ValueError(f"{refusal} {name!r}, which is a {type(found).__name__} and no {kind}")
+    return cast(T, found)
