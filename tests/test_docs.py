@@ -94,11 +94,12 @@ def comments(text: str) -> str:
 
 
 def wrong_files(text: str, folder: Path) -> Iterator[str]:
+    made = set(re.findall(r"^\+\+\+ b/(\S+)", text, re.M))  # by a diff that stands in the text
     for name in re.findall(r"[\w./*-]*\w\*?\.(?:py|yaml|md|sh|png|svg|csv)\b", text):
         anywhere = "/" not in name and any(any((ROOT / part).rglob(name)) for part in HOUSE)
         places = () if name.startswith("/") else (ROOT, folder, ROOT / "conf", ROOT / "tests")
         known = anywhere or name in OTHERS or Path(name).name in OTHERS
-        if not known and not any(any(place.glob(name)) for place in places):
+        if not known and name not in made and not any(any(place.glob(name)) for place in places):
             yield name
     for name in re.findall(rf"(?<![\w./-])(?:{'|'.join(HOUSE)})/[\w/]*/(?![\w*.{{<])", text):
         if not (ROOT / name).is_dir():

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -76,7 +76,12 @@ def run_in(project: Path, command: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=[section.title for section in SECTIONS])
+def _case(section: Section) -> Any:
+    trains = any(command.startswith("adastate fit") for command in section.commands)
+    return pytest.param(section, id=section.title, marks=[pytest.mark.slow] if trains else [])
+
+
+@pytest.mark.parametrize("section", map(_case, SECTIONS))
 def test_a_section_s_diff_applies_and_its_commands_run(section: Section, tmp_path: Path) -> None:
     assert section.diff and section.commands, "a section has a diff and a command"
     project = copy_project(tmp_path)

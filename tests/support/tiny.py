@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from adastate.models.video_network import Size
+from adastate.models.backbones import build
+from adastate.models.video_network import Size, VideoNetwork
 from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from adastate.types import Memory
@@ -25,7 +26,7 @@ DOT = Size(width=16, layers=1, heads=2, ffn=16, channels=2, text_width=8, text_t
 """The smallest net there is, for long streams; its frames of 2 x 2 latents are one token each."""
 
 
-def randomise(net: DiT, seed: int = 0) -> DiT:
+def randomise(net: VideoNetwork, seed: int = 0) -> VideoNetwork:
     """Every parameter away from its initial value: a fresh head predicts zero, and biases of zero hide mistakes."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -34,9 +35,9 @@ def randomise(net: DiT, seed: int = 0) -> DiT:
     return net
 
 
-def random_net(size: Size = SIZE, seed: int = 0, **kwargs: Any) -> DiT:
+def random_net(size: Size = SIZE, seed: int = 0, **kwargs: Any) -> Any:
     torch.manual_seed(seed)
-    return randomise(DiT(size, **kwargs), seed)
+    return randomise(build(size, **kwargs), seed)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

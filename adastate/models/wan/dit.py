@@ -84,22 +84,30 @@ class Block(nn.Module):
         x: Tensor,
         e: Tensor,
         text: tuple[Tensor, Tensor],
-        pass_: _Pass,
+        pass_: PassSettings,
         memory: Memory | None,
         recompute: bool = False,
     ) -> Tensor:
         """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` backward runs it once more."""
-        run = _compiled(BACKEND) if pass_.compiled else Block._forward
+        plain = type(self)._forward
+        run = _compiled(plain, BACKEND) if pass_.compiled else plain
         if recompute:
             # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
             return checkpoint(run, self, x, e, text, pass_, memory, use_reentrant=False)  # type: ignore[no-any-return]
         return run(self, x, e, text, pass_, memory)
 
     def _forward(
-        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: _Pass, memory: Memory | None
+        self, x: Tensor, e: Tensor, text: tuple[Tensor, Tensor], pass_: PassSettings, memory: Memory | None
     ) -> Tensor:
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
-        h = modulate(x, shift, scale, self.eps)
+        q, k, v = self.project(modulate(x, shift, scale, self.eps), pass_, memory)
+        x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
+        q = self.cross_attn.query(self.norm3(x))
+        x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
+        return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
+
+    def project(self, h: Tensor, pass_: PassSettings, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[B, F*L, N, K]`, and the keys and values that they see: those of `h` and what the memory adds."""
         q = self.self_attn.query(h, pass_.rope)
         if memory is not None and memory.keeps:
             raw, v = self.self_attn.keys(h)
@@ -110,10 +118,7 @@ class Block(nn.Module):
             k, v = memory.join(self.layer, raw, k, v, pass_.rotate)
             if memory.probe is not None:
                 memory.probe(self.layer, q, k, pass_.visible)
-        x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
-        q = self.cross_attn.query(self.norm3(x))
-        x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
-        return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
+        return q, k, v
 
 
 BACKEND = "inductor"
@@ -121,9 +126,9 @@ BACKEND = "inductor"
 
 
 @lru_cache(maxsize=4)
-def _compiled(backend: str) -> Callable[..., Tensor]:
-    """Block._forward: one program for all layers of a network and all passes of a shape."""
-    return torch.compile(Block._forward, backend=backend, dynamic=False)
+def _compiled(plain: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
+    """`plain` of a kind of block: one program for all layers of a network and all passes of a shape."""
+    return torch.compile(plain, backend=backend, dynamic=False)
 
 
 class Head(nn.Module):
@@ -140,7 +145,7 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Pass:
+class PassSettings:
     """What every block of one pass needs to know."""
 
     rope: Tensor
@@ -171,13 +176,16 @@ class DiT(VideoNetwork):
         self.text_embedding = nn.Sequential(nn.Linear(size.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d))
         self.time_embedding = nn.Sequential(nn.Linear(size.time_embedding_dim, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
-        self.blocks = nn.ModuleList(Block(size, i) for i in range(size.layers))
+        self.blocks = self.make_blocks(size)
         self.head = Head(size)
         self._initialise()
         # Last, so that the others begin as they do without it.
         self.action_embedding = nn.Linear(size.actions + 1, d, bias=False) if size.actions else None
         if self.action_embedding is not None:
             nn.init.zeros_(self.action_embedding.weight)
+
+    def make_blocks(self, size: Size) -> nn.ModuleList:
+        return nn.ModuleList(Block(size, i) for i in range(size.layers))
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -234,7 +242,7 @@ class DiT(VideoNetwork):
 
     def _embed(
         self, x: Tensor, positions: Sequence[int] | None, visible: FrameMask | None, memory: Memory | None
-    ) -> tuple[Tensor, _Pass]:
+    ) -> tuple[Tensor, PassSettings]:
         _, ph, pw = self.size.patch
         frames, channels, height, width = x.shape[1:]
         if channels != self.size.channels or height % ph or width % pw:
@@ -255,7 +263,9 @@ class DiT(VideoNetwork):
         compiled = self.compiled and memory is None and visible is None
         if compiled:  # compilers know no complex numbers
             rope = key_rope = torch.view_as_real(rope)
-        return self.patch_embedding(patches), _Pass(rope, key_rope, grid, visible, self.size.rope_max_frames, compiled)
+        return self.patch_embedding(patches), PassSettings(
+            rope, key_rope, grid, visible, self.size.rope_max_frames, compiled
+        )
 
     def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:
         """Embedding of time and, if they are given, actions `[B, F, D]`; the sinusoid is made in float64, cosines
