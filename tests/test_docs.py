@@ -94,12 +94,11 @@ def comments(text: str) -> str:
 
 
 def wrong_files(text: str, folder: Path) -> Iterator[str]:
-    made = set(re.findall(r"^\+\+\+ b/(\S+)", text, re.M))  # by a diff that stands in the text
     for name in re.findall(r"[\w./*-]*\w\*?\.(?:py|yaml|md|sh|png|svg|csv)\b", text):
         anywhere = "/" not in name and any(any((ROOT / part).rglob(name)) for part in HOUSE)
         places = () if name.startswith("/") else (ROOT, folder, ROOT / "conf", ROOT / "tests")
         known = anywhere or name in OTHERS or Path(name).name in OTHERS
-        if not known and name not in made and not any(any(place.glob(name)) for place in places):
+        if not known and not any(any(place.glob(name)) for place in places):
             yield name
     for name in re.findall(rf"(?<![\w./-])(?:{'|'.join(HOUSE)})/[\w/]*/(?![\w*.{{<])", text):
         if not (ROOT / name).is_dir():
@@ -290,7 +289,7 @@ CHECKS: dict[str, Callable[[str, Path], Iterator[str]]] = {
 @pytest.mark.parametrize("check", CHECKS)
 def test_what_documents_name_is_there(check: str) -> None:
     # which have tests of their own
-    tested = {"troubleshooting": r"^\| `.*?` \|", "extending": r"(?s)^```diff\n.*?^```"}
+    tested = {"troubleshooting": r"^\| `.*?` \|", "extending": r"(?s)^```(?:diff|bash)\n.*?^```"}
     texts = {p: re.sub(tested.get(p.stem, r"\Z"), "|", p.read_text(), flags=re.M) for p in DOCS}
     wrong = {str(p.relative_to(ROOT)): sorted(set(CHECKS[check](text, p.parent))) for p, text in texts.items()}
     assert {name: found for name, found in wrong.items() if found} == {}

@@ -115,7 +115,7 @@ def wrong_arguments(command: str, words: list[str]) -> str | None:
 def test_every_command_parses(only_parsed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     wrong, seen = {}, set[str]()
-    told = {found for p in DOCS for found in commands(p.read_text())}
+    told = {found for p in DOCS if p.stem != "extending" for found in commands(p.read_text())}
     for line, whole in sorted(told - {("adastate COMMAND --help", False)}):
         words = shlex.split(line, comments=True)
         lines = [line]
