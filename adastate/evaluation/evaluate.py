@@ -37,6 +37,7 @@ from adastate.training.student import Student
 from datamodules.prompts import read_prompts
 from datamodules.shards.decode import decode
 from datamodules.shards.index import read_shard
+from datamodules.shards.safe_decode import read_words
 from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
 
 Figures = dict[str, float]
@@ -134,7 +135,7 @@ def read_footage(
     found = [sample for path in sorted(shards.glob("*.tar")) for sample in read_shard(path) if "mp4" in sample.members]
     if not found:
         return None
-    captions = [" ".join(sample.read("txt").decode().split()) for sample in found]
+    captions = [" ".join(read_words(sample.read("txt")).split()) for sample in found]
     chosen = choose(captions, prompts)
     clips = (to_float(decode(found[i], "mp4", pictures).content)[None] for i in chosen)
     return Footage(torch.cat([through(codec, clip, device) for clip in clips]), [captions[i] for i in chosen])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from adastate.encoders import Codec
+from adastate.media.picture_file import pictures_in, read_picture
 from adastate.weights.files import open_file
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Prefix:
 
 def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device) -> Prefix:
     """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""
-    files = _in_order(path) if path.is_dir() else [path]
+    files = pictures_in(path) if path.is_dir() else [path]
     if path.is_dir() and len(files) != prompts:
         raise ValueError(f"{path} holds {len(files)} pictures for {prompts} prompts: give one for each, or one file")
     size = (grid[0] * codec.scale, grid[1] * codec.scale)
@@ -51,19 +48,6 @@ def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, devi
         once = of(0)
         return Prefix(1, lambda row: once)
     return Prefix(1, of)
-
-
-def read_picture(path: Path, height: int, width: int) -> Tensor:
-    """`[3, height, width]` in [-1, 1]: scaled to cover that size, and what sticks out cut off evenly."""
-    if not path.is_file():
-        raise ValueError(f"there is no picture {path}")
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
-    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
 def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch.device) -> Prefix:
@@ -101,12 +85,3 @@ def _read_latents(path: Path) -> Tensor:
     if entry is None:
         raise ValueError(f"{path} has no tensor 'latents'; it has {', '.join(sorted(entries)[:5]) or 'none'}")
     return entry.read()
-
-
-def _in_order(folder: Path) -> list[Path]:
-    """Its pictures, by name, where 2 stands before 10."""
-
-    def key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES), key=key)

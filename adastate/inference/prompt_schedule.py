@@ -17,6 +17,9 @@ from adastate.stream import SwitchPolicy
 
 KINDS = ("keep", "recache", "flush", "cut")
 RESET = "reset"
+DECADE = 1000
+"""Seconds from which on a first prompt means a decade: no schedule begins so late."""
+
 MARKER = re.compile(r"\s*(-?\d+(?:\.\d*)?)\s*s((?:\s+[^\W\d_]+)*)\s*:(.*)", re.DOTALL)
 
 
@@ -50,8 +53,8 @@ class TimedPrompt:
 def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
     """The prompts of a schedule; None if they are no schedule.
 
-    One begins at 0s, so a single prompt with another time, "1980s: a street", and one among others without a time are
-    prompts as they stand.
+    One begins at 0s, so a single prompt with another time, "1980s: a street", one among others without a time, and
+    several that name decades are prompts as they stand.
 
     Raises:
         ValueError: only some have a time, or the times do not rise.
@@ -59,7 +62,8 @@ def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
     matches = [MARKER.fullmatch(prompt) for prompt in prompts]
     timed = next((m for m in matches if m), None)
     begins = any(m and float(m[1]) == 0 for m in matches)
-    if timed is None or (not begins and (len(prompts) == 1 or None in matches)):
+    decades = all(m and float(m[1]) >= DECADE for m in matches)
+    if timed is None or (not begins and (len(prompts) == 1 or None in matches or decades)):
         return None
     found = []
     for prompt, match in zip(prompts, matches, strict=True):

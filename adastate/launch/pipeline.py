@@ -31,6 +31,7 @@ from adastate.launch.stages import INITS, Stage, stages
 from adastate.launch.tensorboard_reader import curves, ends
 from adastate.runtime import atomic, signals
 from adastate.weights.network_weights import BUILTIN
+from datamodules.shards.safe_decode import ShardError
 from datamodules.worlds.world_clips import WORLDS
 
 NEEDED_GB = 2.0
@@ -158,7 +159,10 @@ def main(argv: list[str]) -> None:
         )
     if reason := unfit_world(args):
         raise SystemExit(f"adastate train: {reason}")
-    planned = list(stages(args))
+    try:
+        planned = list(stages(args))
+    except ShardError as error:  # no folder of videos there
+        raise SystemExit(f"adastate train: {error}") from error
     for stage in planned:  # a mistake in an override shows now, and not after the stages before
         if stage.argv[0] == "fit":
             check_words(*read_command(stage.argv[1:]))

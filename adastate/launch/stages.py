@@ -18,6 +18,8 @@ import yaml
 
 from adastate.runtime import atomic
 from datamodules.shards.index import find_shards, read_shard
+from datamodules.shards.safe_decode import read_words
+from datamodules.tools.video_folder import look_into
 from datamodules.worlds.flyover import FPS
 
 CLIP_PICTURES = 21
@@ -135,7 +137,7 @@ class Line:
         if data == "clips":
             self.steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
         cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name", "--fps", str(REAL_FPS)]
-        if data == "clips" or sum(p.stat().st_size for p in videos.rglob("*") if p.is_file()) <= SMALL_FOLDER:
+        if data == "clips" or sum(p.stat().st_size for p in look_into(videos).videos) <= SMALL_FOLDER:
             cut += ["--stride", "1"]
         self.steps.append(Stage("shards", cut, lambda: self._told(shards)))
         self.base += [f"--preview.prompts={run / 'prompts.txt'}", f"--codec.init_args.fps={REAL_FPS}"]
@@ -216,7 +218,7 @@ def count(folder: Path) -> str:
 def _captions(shards: Path, out: Path, most: int | None = None) -> int:
     """Writes the different captions of the shards, at most so many, one a line: the prompts of the later stages."""
     captions = {
-        " ".join(sample.read("txt").decode().split())
+        " ".join(read_words(sample.read("txt")).split())
         for path in find_shards(str(shards))
         for sample in read_shard(path)
     }

@@ -1,4 +1,4 @@
-"""Video files: mp4 written picture by picture, animated GIFs, and pictures fitted into them."""
+"""Pictures and video: mp4 written picture by picture, animated GIFs, and pictures fitted to a size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from adastate.runtime import atomic
+
+BACKDROP = 255
+"""Level of the grey behind transparent pictures: white, as on a page."""
 
 WATCHABLE = 256
 """Shorter side, in pixels, below which a video file is enlarged."""
@@ -155,6 +159,17 @@ def beside(
 def file_name(prompt: str, index: int) -> str:
     words = re.sub(r"[^\w-]+", "-", prompt.lower()).strip("-")[:60]
     return f"{index:03d}-{words or 'empty'}"
+
+
+def fit(picture: UInt8[Tensor, "3 H W"], size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    """Scales a picture until it covers `size` (height, width), and crops the centre."""
+    height, width = picture.shape[-2:]
+    scale = max(size[0] / height, size[1] / width)
+    target = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    if target != (height, width):
+        picture = interpolate(picture[None], target, mode="bicubic", antialias=True)[0]
+    top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
+    return picture[:, top : top + size[0], left : left + size[1]]
 
 
 def to_float(video: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:

@@ -20,24 +20,39 @@ def read_text(file: Path) -> str:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a mark, or else in Latin-1; lines end with \\n.
 
     Raises:
-        ValueError: it is not text, or begins with the mark of an encoding that it is not in.
+        ValueError: it is not text, or begins with the mark of an encoding that it is not in, or is UTF-8 but for some
+            bytes.
     """
-    data = file.read_bytes()
+    try:
+        return decode_text(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from error
+
+
+def decode_text(data: bytes) -> str:
+    """The text of these bytes, as `read_text` has it; its errors lack the name of the file."""
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), None) or _without_mark(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not {encoding} (byte {error.start}): save it as UTF-8") from error
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"is not {encoding} (line {line}): save it as UTF-8") from error
     if any(ord(c) in NOT_TEXT for c in text):
-        raise ValueError(f"{file} is not a text file: give one prompt a line, in UTF-8")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        raise ValueError("is not a text file: save it as UTF-8")
+    # marks within a text are those of files that were joined
+    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(file: Path) -> list[str]:
     """Its lines, stripped, those at the end that are empty left out.
 
     Only line ends separate them: prompts hold other separators, U+2028 say.
+
+    Raises:
+        ValueError: as `read_text`, or a file of JSON, whose lines are no prompts.
     """
+    if file.suffix.lower() in (".json", ".jsonl"):
+        raise ValueError(f"{file} is JSON: give a text file with one prompt a line")
     return [line.strip() for line in read_text(file).rstrip().split("\n")]
 
 
@@ -47,6 +62,16 @@ def _without_mark(data: bytes) -> str:
         return "utf-16-le" if start[1::2].count(0) >= start[::2].count(0) else "utf-16-be"
     try:
         data.decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        told = data.decode("utf-8", "replace")
+    # other bytes seldom happen to be UTF-8: where most are, it is UTF-8 with a fault, which decoding then names
+    if 2 * told.count("\ufffd") <= sum(c > "\x7f" for c in told):
+        return "utf-8"
+    if 2 * sum(byte > 127 for byte in data) > len(data) - data.count(b" "):
+        raise ValueError("is in an encoding that it does not tell, not UTF-8 or Latin-1: save it as UTF-8")
+    try:
+        data.decode("cp1252")  # Latin-1 with quotation marks, as Windows writes it
+        return "cp1252"
     except UnicodeDecodeError:
         return "latin-1"
-    return "utf-8"

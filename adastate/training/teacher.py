@@ -21,6 +21,7 @@ from adastate.models.video_network import Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
+from adastate.runtime.text_files import read_text
 from adastate.types import Batch, Chunk
 from adastate.weights import save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
@@ -287,4 +288,4 @@ def _read_prompt(text: str) -> str:
         return text
     if not Path(text).is_file():
         raise FileNotFoundError(f"no negative prompt at {text}; conf/prompts/ holds Wan2.1's")
-    return Path(text).read_text(encoding="utf-8").strip()
+    return read_text(Path(text)).strip()

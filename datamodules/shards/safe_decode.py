@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adastate.media.video_reader import GAP, ShownVideo, VideoError, upright
+from adastate.runtime.text_files import decode_text
+
 MAX_WORDS = 1 << 20
 """Bytes of a caption or of facts."""
 
@@ -105,11 +108,11 @@ def all_finite(x: Tensor) -> bool:
 
 
 def read_words(data: bytes) -> str:
-    """A caption; Refused as `unreadable` if it is not utf-8."""
+    """A caption, in any encoding that `read_text` knows; Refused as `unreadable` if it is no text."""
     try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise Refused("unreadable", f"its .txt is not utf-8 (byte {error.start})") from error
+        return decode_text(data).strip()
+    except ValueError as error:
+        raise Refused("unreadable", f"its .txt {error}") from error
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -138,23 +141,26 @@ def read_mp4(data: bytes) -> Tensor:
     try:
         # The format is given, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
-            if not container.streams.video:
-                raise Refused("unreadable", "it has no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # clips are short, and starting threads takes longer than decoding
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            shown = ShownVideo(container)
+            shown.gap = max(GAP, 4 / float(shown.stream.guessed_rate or 25))  # slow clips are whole clips
+            shown.stream.codec_context.thread_count = 1  # starting threads takes longer than decoding a short clip
+            shown.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             pictures: list[Tensor] = []
-            for frame in container.decode(stream):
-                _check_claim(len(pictures) + 1, frame.width, frame.height)
-                pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+            for frame in shown.frames():
+                _check_claim(len(pictures) + 1, round(frame.image.width * frame.stretch), frame.image.height)
+                pictures.append(upright(frame))
                 if pictures[-1].shape != pictures[0].shape:
                     raise Refused("unreadable", "its pictures change their size")
-            declared = stream.frames
+            missing = shown.missing()
+    except VideoError as error:
+        raise Refused("unreadable", f"it {error}") from error
     except (av.FFmpegError, OSError, MemoryError) as error:
         raise Refused("unreadable", f"not a readable mp4 ({getattr(error, 'strerror', None) or error})") from error
-    if not pictures or len(pictures) < declared:
-        raise Refused("unreadable", f"truncated, {len(pictures)} of {declared} pictures")
-    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
+    if notes := shown.notes():
+        raise Refused("unreadable", notes)
+    if missing or len(pictures) < max(1, shown.expected):
+        raise Refused("unreadable", f"truncated, {missing or f'{len(pictures)} of {shown.expected} pictures'}")
+    return torch.stack(pictures).contiguous()
 
 
 def check_mp4(data: bytes) -> None:

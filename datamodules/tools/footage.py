@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import av
-import numpy as np
 import torch
+from av.container import InputContainer
 from torch import Tensor
-from torch.nn.functional import interpolate
+
+from adastate.media.video import fit
+from adastate.media.video_reader import GAP, ShownFrame, ShownVideo, VideoError, upright
 
 X = TypeVar("X")
 
@@ -49,19 +51,6 @@ SAMPLE_CLIPS = {  # real clips under free licences that this package carries, an
 }
 
 
-class VideoError(ValueError):
-    """A file that is not a video we can read; the sentence names it."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    width: int
-    height: int
-    fps: float
-    seconds: float
-    frames: int
-
-
 @dataclass(frozen=True)
 class Clip:
     start: float  # seconds into the source
@@ -69,57 +58,71 @@ class Clip:
     frames: tuple[int, ...]  # numbers of these frames in the source
 
 
-class _Frame(NamedTuple):
-    time: float  # seconds since the first frame
-    frame: av.VideoFrame
-    stretch: Fraction  # width over height of a pixel
-    number: int
+def longest_step(fps: float) -> float:
+    """Seconds between two pictures beyond which they are of different scenes, in clips of that rate."""
+    return max(GAP, 2 / fps)
 
 
-def probe(path: Path) -> Probe:
-    """Reads every packet and decodes none: cheap, and a file that ends too early shows.
+def probe(path: Path, gap: float = GAP) -> tuple[int, float]:
+    """How many pictures a video shows, and for how many seconds, gaps left out; one that ends too early shows.
+
+    It reads every packet and decodes none.
 
     Raises:
         VideoError: not a video, or truncated.
     """
     try:
-        with av.open(str(path)) as container:
-            stream = _video_stream(container, path.name)
-            times = [
-                p.pts * p.time_base for p in container.demux(stream) if p.size and p.pts is not None and p.time_base
-            ]
-            rate = stream.average_rate or stream.guessed_rate
-            # A container's length may count sound that goes on after the pictures, hence the tenth and the second.
-            told = container.duration / av.time_base if container.duration else 0.0
-            declared, width, height = stream.frames, stream.width, stream.height
+        with _opened(path) as container:
+            video = ShownVideo(container, gap)
+            for _ in video.demux():
+                pass
+            missing = video.missing()
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path.name}: not a readable video, or cut off ({_reason(error)})") from error
-    if not times:
+    except VideoError as error:
+        raise VideoError(f"{path.name}: {error}") from None
+    if not video.expected:
         raise VideoError(f"{path.name}: holds no picture")
-    seconds = float(max(times) - min(times))
-    if len(times) < 0.98 * declared - 1 or (not declared and seconds < 0.9 * told - 1):
-        missing = f"{len(times)} of {declared} pictures" if declared else f"{seconds:.1f} of {told:.1f} seconds"
+    if missing:
         raise VideoError(f"{path.name}: truncated, it holds {missing}")
-    fps = float(rate) if rate else (len(times) - 1) / seconds if seconds else 1.0
-    return Probe(width, height, fps, seconds + 1 / fps, len(times))
+    return video.expected, video.seconds()
 
 
 def read_clips(
-    path: Path, size: tuple[int, int], pictures: int, fps: float, stride: int | None = None
+    path: Path,
+    size: tuple[int, int],
+    pictures: int,
+    fps: float,
+    stride: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Clip]:
     """Clips of `pictures` pictures of `size` (height, width) at `fps`; none spans a cut, what is left over is dropped.
 
-    `stride` is the pictures between the starts of clips of one scene; None is `pictures`, one clip after another.
+    A scene also ends where timestamps jump: pictures further apart than `GAP` and than two of the clip's.
+
+    Args:
+        path: of the video.
+        size: of the clips, in pixels.
+        pictures: of a clip.
+        fps: pictures a second.
+        stride: pictures between the starts of clips of one scene; None is `pictures`, one clip after another.
+        tell: takes a sentence about timestamps that jump and pictures that are damaged, if there are any, at the end.
 
     Raises:
         VideoError: not a video, or it breaks off; then the clips before the break have been given.
     """
-    numbered = number_scenes(_decode(path), _thumbnail)
-    for _, scene in groupby(numbered, key=itemgetter(0)):
-        picked = resample(((frame.time, frame) for _, frame in scene), fps)
-        fitted = ((time, fit(_rgb(frame), size), frame.number) for time, frame in picked)
+    frames = _decode(path, longest_step(fps), tell)
+    scenes = (scene for _, run in groupby(frames, key=attrgetter("run")) for scene in _scenes(run))
+    for scene in scenes:
+        picked = resample(((frame.time, frame) for frame in scene), fps)
+        fitted = ((time, fit(upright(frame), size), frame.number) for time, frame in picked)
         for clip in windows(fitted, pictures, stride or pictures):
             yield Clip(clip[0][0], torch.stack([picture for _, picture, _ in clip]), tuple(n for _, _, n in clip))
+
+
+def _scenes(run: Iterable[ShownFrame]) -> Iterator[Iterator[ShownFrame]]:
+    for _, scene in groupby(number_scenes(run, _thumbnail), key=itemgetter(0)):
+        yield (frame for _, frame in scene)
 
 
 def windows(items: Iterable[X], length: int, stride: int) -> Iterator[list[X]]:
@@ -131,54 +134,37 @@ def windows(items: Iterable[X], length: int, stride: int) -> Iterator[list[X]]:
             yield list(held)
 
 
-def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
-    if not container.streams.video:
-        raise VideoError(f"{name}: has no video stream")
-    return container.streams.video[0]
+def _opened(path: Path) -> InputContainer:
+    # told as a file, or FFmpeg takes what stands before a colon in its name for a protocol
+    return av.open(f"file:{path}")
 
 
-def _decode(path: Path) -> Iterator[_Frame]:
+def _decode(path: Path, gap: float, tell: Callable[[str], None]) -> Iterator[ShownFrame]:
     last = 0.0
+    video: ShownVideo | None = None
     try:
-        with av.open(str(path)) as container:
-            stream = _video_stream(container, path.name)
-            stream.thread_type = "AUTO"
-            first: float | None = None
-            for n, frame in enumerate(container.decode(stream)):
-                time = frame.time if frame.time is not None else n / float(stream.average_rate or 25)
-                first = time if first is None else first
-                last = time - first
-                yield _Frame(last, frame, Fraction(stream.sample_aspect_ratio or 1), n)
+        with _opened(path) as container:
+            video = ShownVideo(container, gap)
+            video.stream.thread_type = "AUTO"
+            for frame in video.frames():
+                last = frame.time
+                yield frame
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path.name}: breaks off at {last:.1f} s ({_reason(error)})") from error
+    except VideoError as error:
+        raise VideoError(f"{path.name}: {error}") from None
+    finally:
+        if video is not None and (notes := video.notes()):
+            tell(notes)
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _rgb(item: _Frame) -> Tensor:
-    """The picture as a viewer sees it, `[3, h, w]` uint8."""
-    frame, stretch = item.frame, item.stretch
-    array = frame.to_ndarray(format="rgb24", width=round(frame.width * stretch), height=frame.height)
-    # The file gives counter-clockwise degrees, as rot90 turns.
-    return torch.from_numpy(np.rot90(array, round(frame.rotation / 90)).copy()).permute(2, 0, 1)
-
-
-def _thumbnail(item: _Frame) -> Tensor:
-    array = item.frame.to_ndarray(format="rgb24", width=THUMB, height=THUMB, interpolation="AREA")
+def _thumbnail(item: ShownFrame) -> Tensor:
+    array = item.image.to_ndarray(format="rgb24", width=THUMB, height=THUMB, interpolation="AREA")
     return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scales `[3, H, W]` uint8 until it covers `size` (height, width), and crops the centre."""
-    height, width = picture.shape[-2:]
-    scale = max(size[0] / height, size[1] / width)
-    target = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-    if target != (height, width):
-        picture = interpolate(picture[None], target, mode="bicubic", antialias=True)[0]
-    top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
-    return picture[:, top : top + size[0], left : left + size[1]]
 
 
 def resample(frames: Iterable[tuple[float, X]], fps: float) -> Iterator[tuple[float, X]]:

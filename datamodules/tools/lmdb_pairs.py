@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.shards.safe_decode import MAX_CONTENT, MAX_WORDS, Refused, ShardError, read_words
+from datamodules.shards.safe_decode import MAX_CONTENT, MAX_WORDS, ShardError
 
 _AXES = "N J F C H W"
 _MOST = 1 << 24
@@ -79,8 +79,8 @@ def _pair(read: Any, path: Path, row: int, shape: tuple[int, ...]) -> tuple[Tens
     if len(words) > MAX_WORDS:
         raise ShardError(f"{path}: pair {row} has a prompt of {len(words)} bytes, at most {MAX_WORDS}")
     try:
-        prompt = read_words(bytes(words))
-    except Refused as error:
+        prompt = bytes(words).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
         raise ShardError(f"{path}: the prompt of pair {row} is not utf-8") from error
     return torch.from_numpy(np.frombuffer(bytearray(data), "<f2").reshape(shape)), prompt
 

@@ -20,23 +20,18 @@ from rich.progress import Progress
 
 from adastate.encoders import Codec
 from adastate.media.video import to_float
-from adastate.runtime.text_files import read_text
+from adastate.media.video_reader import VideoError
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
-from datamodules.tools.footage import VideoError, import_clips, probe, read_clips
-from datamodules.tools.shard_set import METHOD, ShardReport, check_disk, clip_bytes, open_set
-from datamodules.tools.video_actions import (
-    SUFFIX,
-    actions_beside,
-    actions_of_frames,
-    actions_of_latents,
-    latent_starts,
-)
+from datamodules.tools.footage import import_clips, longest_step, probe, read_clips
+from datamodules.tools.shard_set import ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.video_actions import actions_beside, actions_of_frames, actions_of_latents, latent_starts
+from datamodules.tools.video_folder import VideoFolder, caption_of, look_into, name_of
 from datamodules.tools.world_shards import write_world
 from datamodules.worlds.world_clips import WORLDS
 
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+METHOD = 2  # among the settings: raise it when the way clips are cut changes, and old sets are made again
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,11 @@ def make_shards(
     if action_frames != 3:
         settings["action_frames"] = action_frames
     expected = clip_bytes(size, pictures, fps, latents)
-    before = read_manifest(out)
+    before, found = read_manifest(out), look_into(videos)
     with Progress(console=Console(stderr=True)) as progress:
-        sources, skipped, by_name = _gather(videos, settings, before.get("sources", {}), caption_from_name, progress)
+        sources, skipped, by_name = _gather(
+            videos, found, settings, before.get("sources", {}), caption_from_name, progress
+        )
         names = {source.name for source in sources}
         writer = open_set(out, clips_per_shard, before, settings, names >= set(before.get("sources", {})))
         with writer:
@@ -115,21 +112,25 @@ def make_shards(
                 progress.update(task, description=source.name)
                 _cut(source, writer, present, settings, latents)
                 progress.advance(task, source.state["seconds"])
-    faults = {s.name: f for s in sources if (f := writer.sources[s.name]["fault"])}
-    return ShardReport(out, len(writer.keys() - present), len(present), len(writer.shards), skipped | faults, by_name)
+    faults, notes = (
+        {s.name: told for s in sources if (told := writer.sources[s.name].get(kind))} for kind in ("fault", "note")
+    )
+    written = len(writer.keys() - present)
+    skipped |= faults
+    return ShardReport(out, written, len(present), len(writer.shards), skipped, by_name, notes, found.told())
 
 
 def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Facts, codec: Codec | None) -> None:
     """Writes those clips of a video that are not present, and what became of it into the writer's `sources`."""
     shape = {name: settings[name] for name in ("size", "pictures", "fps")}
-    size, pictures, fps = shape.values()
+    (height, width), pictures, fps = shape.values()
     words = re.sub(r"[^A-Za-z0-9]+", "_", source.name)[:40]
-    state = writer.sources[source.name] = source.state | {"clips": None, "fault": None}
-    clips = 0
+    state = writer.sources[source.name] = source.state | {"clips": None, "fault": None, "note": None}
+    clips, notes = 0, list[str]()
     try:
-        steered = None if source.actions is None else actions_of_frames(source.actions, probe(source.path).frames)
+        steered = None if source.actions is None else actions_of_frames(source.actions, probe(source.path)[0])
         starts = latent_starts(pictures, codec, settings.get("action_frames", 3)) if source.actions else []
-        for clip in read_clips(source.path, size, pictures, fps, settings["stride"]):
+        for clip in read_clips(source.path, (height, width), pictures, fps, settings["stride"], notes.append):
             key = f"{words}-{source.digest}-{clips:05d}"
             if key not in present:
                 facts = {"source": source.name, "start": round(clip.start, 3), **shape}
@@ -141,55 +142,31 @@ def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Fact
     except VideoError as error:
         state["fault"] = f"{_without_name(error, source.path)}; the {clips} clips before that are kept"
     state["clips"] = clips
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Video files in a folder and the folders in it, in order of name; ShardError if there are none."""
-    if not folder.is_dir():
-        raise ShardError(f"no folder {folder}: give the folder that holds the videos")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise ShardError(f"no video in {folder}: put files there that end in {', '.join(sorted(SUFFIXES))}")
-    return found
+    if notes:
+        state["note"] = "; ".join(notes)
 
 
 def _gather(
-    videos: Path, settings: Facts, known: Facts, caption_from_name: bool, progress: Progress
+    folder: Path, found: VideoFolder, settings: Facts, known: Facts, caption_from_name: bool, progress: Progress
 ) -> tuple[list[_Source], dict[str, str], tuple[str, ...]]:
     """The usable videos; why others are not; and those that their file name captions."""
     sources: list[_Source] = []
-    skipped: dict[str, str] = {}
+    skipped = dict(found.closed)
     by_name: list[str] = []
-    found = find_videos(videos)
-    without = [path for path in found if actions_beside(path) is None]
-    if 0 < len(without) < len(found):
-        raise ShardError(
-            f"{len(without)} of {len(found)} videos have no {SUFFIX} beside them, {without[0].name} the first: give "
-            "actions to all of them or to none, because a batch is steered as a whole or not at all"
-        )
-    for path in progress.track(found, description="looking at the videos"):
-        name = path.relative_to(videos).as_posix()
-        beside = path.with_suffix(".txt")
+    for path in progress.track(found.videos, description="looking at the videos"):
+        name = name_of(path, folder)
         try:
-            caption = _caption(beside)
+            caption = caption_of(path)
             if not caption and not caption_from_name:
-                raise VideoError(f"no caption: write one to {beside.name} beside it, or add --caption-from-name")
+                told = f"no caption: write one to {path.stem}.txt beside it, or add --caption-from-name"
+                raise VideoError(told)
             if not caption:
-                caption = " ".join(re.findall(r"[^\W_]+", path.stem))
+                caption = " ".join(re.findall(r"[^\W_]+", Path(name).stem))
                 by_name.append(name)
             sources.append(_describe(path, name, caption, settings, known.get(name, {})))
         except (VideoError, OSError) as error:
             skipped[name] = _without_name(error, path)
     return sources, skipped, tuple(by_name)
-
-
-def _caption(file: Path) -> str:
-    if not file.is_file():
-        return ""
-    try:
-        return read_text(file).strip()
-    except ValueError:
-        raise VideoError(f"{file.name} is not a text file: save it as UTF-8") from None
 
 
 def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts) -> _Source:
@@ -198,7 +175,7 @@ def _describe(path: Path, name: str, caption: str, settings: Facts, known: Facts
     if all(known.get(key) == value for key, value in state.items()):
         state |= {"seconds": known["seconds"], "sha256": known["sha256"]}
     else:
-        state |= {"seconds": round(probe(path).seconds, 3), "sha256": sha256(path)}
+        state |= {"seconds": round(probe(path, longest_step(settings["fps"]))[1], 3), "sha256": sha256(path)}
     actions = actions_beside(path)
     steered = [] if actions is None else [sha256(actions)]
     told = json.dumps([settings, name, state["sha256"], caption, *steered], sort_keys=True)

@@ -13,8 +13,6 @@ from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 from datamodules.tools.clip_members import Facts
 
-METHOD = 1  # among the settings: raise it when the way clips are made changes, and old sets are made again
-
 
 @dataclass(frozen=True)
 class ShardReport:
@@ -26,6 +24,8 @@ class ShardReport:
     shards: int
     skipped: dict[str, str] = field(default_factory=dict)  # video -> why it gave nothing, or not all
     captioned_by_name: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)  # video -> what was the matter with its pictures
+    others: str = ""  # files beside the videos, in words
 
     @property
     def clips(self) -> int:
@@ -34,7 +34,9 @@ class ShardReport:
     def __str__(self) -> str:
         lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
         lines += [f"  no caption, its file name serves: {name}" for name in self.captioned_by_name]
+        lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += [f"  {self.others}"] if self.others else []
         return "\n".join(lines)
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from adastate.encoders import Codec
+from adastate.media.video_reader import VideoError
 from datamodules.shards.safe_decode import Refused, read_actions
-from datamodules.tools.footage import VideoError
 
 SUFFIX = ".actions.npy"
 

@@ -22,7 +22,7 @@ from adastate.encoders import Codec
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import read_manifest
 from datamodules.tools.clip_members import clip_members, codec_name
-from datamodules.tools.shard_set import METHOD, ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.shard_set import ShardReport, check_disk, clip_bytes, open_set
 from datamodules.worlds.flyover import FPS, Kind
 from datamodules.worlds.world_clips import frame_size, world_batch, world_facts
 
@@ -76,7 +76,7 @@ def write_world(
         raise ShardError(f"{clips} clips of the world: give 1 or more")
     if workers < 0:
         raise ShardError(f"{workers} workers: give 0 or more")
-    settings = {"kind": "world", "method": METHOD, "world": kind, "seed": seed, "pictures": pictures}
+    settings = {"kind": "world", "method": 1, "world": kind, "seed": seed, "pictures": pictures}
     settings["codec"] = codec_name(codec)
     expected = clip_bytes((frame_size(kind), frame_size(kind)), pictures, FPS, codec, lossless=True)
     writer = open_set(out, clips_per_shard, read_manifest(out), settings, can_remake=True)

@@ -63,6 +63,12 @@ def captions(batches: list[Batch]) -> list[str]:
     return [prompt for batch in batches for prompt in batch.prompts]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "latin-1"])
+def test_captions_of_shards_are_read_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    folder = write(tmp_path, 4, change=only(0, 1, 2, 3, txt="1980s: ein Hügel\r\n".encode(encoding)))
+    assert captions(take(ShardData(folder, batch=4), 1)) == ["1980s: ein Hügel"] * 4
+
+
 def test_rows_are_what_was_written(tmp_path: Path) -> None:
     batch = next(iter(ShardData(write(tmp_path, 10), batch=10).train_dataloader()))
     assert sorted(batch.prompts) == [f"clip {i}" for i in range(10)]

@@ -99,7 +99,7 @@ def test_lines_are_prompts_and_blank_ones_are_not(tmp_path: Path) -> None:
     [
         (None, "no prompts at .*one prompt a line"),
         (b" \n\n", "holds no prompt"),
-        (b"caf\x01\xe9\n", "not a text file: give one prompt a line"),
+        (b"caf\x01\xe9\n", "not a text file: save it as UTF-8"),
     ],
 )
 def test_files_without_prompts_are_refused(tmp_path: Path, content: bytes | None, says: str) -> None:

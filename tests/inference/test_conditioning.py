@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from adastate.encoders import TinyCodec
-from adastate.inference.conditioning import latents, pictures, read_picture
+from adastate.inference.conditioning import latents, pictures
+from adastate.media.picture_file import read_picture
 from tests.support.tiny import normal
 
 CPU = torch.device("cpu")

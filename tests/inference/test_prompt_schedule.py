@@ -19,6 +19,9 @@ def timed(text: str) -> TimedPrompt:
 def test_prompts_without_times_are_no_schedule() -> None:
     assert parse(["a red ball", "ratio 3:4", "10 sheep: a film"]) is None
     assert parse([]) is None
+    assert parse(["1980s: a street"]) is None
+    assert parse(["1980s: a street", "1990s: a street"]) is None
+    assert parse(["1980s: a street", "a field"]) is None
 
 
 @pytest.mark.parametrize(

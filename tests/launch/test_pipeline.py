@@ -18,6 +18,9 @@ from adastate.launch.pipeline import run_stage, unknown_option
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.main import main
 from adastate.runtime import signals
+from datamodules.prompts import read_prompts
+from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_writer import ShardWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +40,23 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path) == ["shards", *tail]
     assert names(tmp_path, teacher="scratch") == ["shards", "teacher", *tail]
     assert names(tmp_path, data="clips") == ["clips", "shards", "codec", "teacher", *tail]
+    (tmp_path / "a.mp4").touch()
     assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
+    with pytest.raises(ShardError, match="no folder"):
+        names(tmp_path, data=str(tmp_path / "nowhere"))
     assert names(tmp_path, size="flight") == ["shards", *tail]
     assert names(tmp_path, size="flight", teacher="scratch") == ["shards", "latents", "teacher", *tail]
+
+
+def test_the_captions_of_videos_become_prompts_whatever_their_encoding(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").touch()
+    with ShardWriter(tmp_path / "shards", 4) as writer:
+        for n, encoding in enumerate(("utf-8", "utf-8-sig", "utf-16", "latin-1")):
+            writer.add(f"clip-{n}", {"txt": f"ein Hügel,\r\nvon {n // 2}".encode(encoding)})
+    (shards,) = (s for s in stages(arguments(tmp_path, data=str(tmp_path / "videos"))) if s.name == "shards")
+    assert "2 captions" in shards.result()
+    assert read_prompts(tmp_path / "prompts.txt") == ["ein Hügel, von 0", "ein Hügel, von 1"]
 
 
 def test_another_system_is_told_to_every_stage_that_composes_a_config(tmp_path: Path) -> None:

@@ -26,6 +26,35 @@ def test_latin_1(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "prompts.txt") == ["a café", "ein Hügel"]
 
 
+def test_the_latin_1_of_windows_and_marks_within_a_text(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("“a café” – at noon…\n".encode("cp1252"))
+    assert read_prompts(tmp_path / "prompts.txt") == ["“a café” – at noon…"]
+    (tmp_path / "prompts.txt").write_bytes("a café\n".encode("utf-8-sig") * 2)
+    assert read_prompts(tmp_path / "prompts.txt") == ["a café"] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("ein Hügel, ein Café\n".encode() * 9 + b"caf\xe9", "is not utf-8 .line 10.: save it as UTF-8"),
+        ("улица ночью".encode("cp1251"), "encoding that it does not tell, not UTF-8 or Latin-1: save it as UTF-8"),
+        ("雪山の上を飛ぶ".encode("shift-jis"), "encoding that it does not tell"),
+        ("雪山上的飞行".encode("gb18030"), "save it as UTF-8"),
+    ],
+)
+def test_no_prompt_is_read_wrongly_in_silence(data: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"prompts\.txt .*{sentence}"):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize("name", ["prompts.json", "prompts.JSONL"])
+def test_json_is_no_list_of_prompts(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('["a hill"]')
+    with pytest.raises(ValueError, match=r"is JSON: give a text file with one prompt a line"):
+        read_prompts(tmp_path / name)
+
+
 def test_other_alphabets_and_tabs_are_text(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("雪山の上を飛ぶ\tnow\n🎈 over hills\n", encoding="utf-8")
     assert read_prompts(tmp_path / "prompts.txt") == ["雪山の上を飛ぶ\tnow", "🎈 over hills"]

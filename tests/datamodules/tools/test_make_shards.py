@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -9,16 +10,16 @@ import pytest
 import torch
 
 from adastate.encoders import TinyCodec
-from adastate.media.video import to_float
+from adastate.media.video import fit, to_float
 from datamodules.clips import ShardData
 from datamodules.shards.decode import decode
 from datamodules.shards.index import Sample, find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.tools import make_shards as tool
-from datamodules.tools.footage import fit
 from datamodules.tools.make_shards import codec_name, main, make_shards
 from datamodules.tools.world_shards import write_world
-from tests.support.sample_videos import StubCodec, film, frames
+from tests.support.odd_videos import write
+from tests.support.sample_videos import StubCodec, film, frames, scene
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ def test_folders_that_will_not_do_are_refused(videos: Path, tmp_path: Path, monk
     with pytest.raises(ShardError, match=r"no folder .*nowhere: give the folder"):
         cut(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(ShardError, match=r"no video in .*bare: put files there that end in \.avi"):
+    with pytest.raises(ShardError, match=r"no video in .*bare: put files there that end in \.3gp, \.avi"):
         cut(tmp_path / "bare", tmp_path / "out")
     with pytest.raises(ShardError, match=r"cannot write to .*a\.txt .* choose another folder"):
         cut(videos, videos / "a.txt")
@@ -304,3 +305,28 @@ def test_the_command_line_fails_only_if_there_is_nothing_at_all(
         main(["--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "out")])
     assert ended.value.code == 1
     assert "skipped a.mp4: no caption" in capsys.readouterr().out
+
+
+def test_a_gap_ends_a_scene_and_is_told_and_no_clip_stands_still(tmp_path: Path) -> None:
+    times = [n / 10 + 12 * (n >= 30) for n in range(60)]
+    write(tmp_path / "videos" / "a.mkv", scene(1, 60), seconds=times).with_suffix(".txt").write_text("a pan")
+    for _ in range(2):
+        report = cut(tmp_path / "videos", tmp_path / "out")
+        assert report.notes == {"a.mkv": "its timestamps jump by 12.1 s at 2.9 s: a scene ends there"}
+        assert report.clips == 6 and not report.skipped and "a.mkv: its timestamps jump" in str(report)
+    for sample in samples(tmp_path / "out"):
+        moved = decode(sample, "mp4").content.float().diff(dim=0).abs().mean((1, 2, 3))
+        assert moved.min() > 1, sample.key
+
+
+def test_what_lies_beside_the_videos_is_told_and_every_name_will_do(tmp_path: Path) -> None:
+    names = ["²3 b.mp4", "12:30.mp4", "雪 %03d.mp4", os.fsdecode(b"caf\xe9.mp4")]
+    for n, name in enumerate(names):
+        film(tmp_path / "videos" / name, 10, seed=n, caption=None)
+    (tmp_path / "videos" / "notes.docx").touch()
+    report = cut(tmp_path / "videos", tmp_path / "out", caption_from_name=True)
+    assert report.clips == 4 and not report.skipped
+    assert "other files, not read: 1 .docx" in str(report)
+    told = {decode(sample, "mp4").prompt for sample in samples(tmp_path / "out")}
+    assert told == {"²3 b", "12 30", "雪 03d", "caf xe9"}
+    assert cut(tmp_path / "videos", tmp_path / "out", caption_from_name=True).written == 0

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from adastate.media.video_reader import VideoError
 from datamodules.clips import ShardData
 from datamodules.shards.decode import decode
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
-from datamodules.tools.footage import VideoError
 from datamodules.tools.make_shards import ShardReport, make_shards
 from datamodules.tools.video_actions import actions_of_frames, actions_of_latents, latent_starts
 from tests.support.sample_videos import StubCodec, film

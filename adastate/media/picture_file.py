@@ -1,0 +1,82 @@
+"""Pictures as a viewer shows them: upright, in 8 bits, on `BACKDROP` where they are transparent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from adastate.media.video import BACKDROP, fit
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
+MOST_PIXELS = 2**28
+"""Of a picture that is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
+
+REDUCED_FROM = 2**26
+"""Pixels from which on a picture is averaged to a whole part of its size before it is scaled."""
+
+
+def read_picture(path: Path, height: int, width: int) -> Tensor:
+    """`[3, height, width]` in [-1, 1]: scaled to cover that size, and what sticks out cut off evenly.
+
+    Of an animation it is the first picture.
+
+    Raises:
+        ValueError: no picture there, a damaged one, or one too large.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no picture {path}")
+    try:
+        with _unlimited(), Image.open(path) as image:
+            large, enough = image.width * image.height > REDUCED_FROM, 2 * max(height, width)
+            if large:
+                image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS // 10**6} million: make it "
+                    "smaller"
+                )
+            ImageOps.exif_transpose(image, in_place=True)
+            shown = _in_8_bits(image)
+            if large and (times := min(shown.size) // enough) > 1:
+                shown = shown.reduce(times)
+    except (OSError, SyntaxError, ValueError) as error:  # PIL has all three for damaged files
+        raise ValueError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
+    picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+    return fit(picture, (height, width)) / 127.5 - 1
+
+
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are decimal numbers, which have no fixed white: save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # PIL would cut off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, (BACKDROP,) * 3), clear).convert("RGB")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Its pictures, by name, where 2 stands before 10."""
+
+    def key(path: Path) -> list[tuple[int, str]]:  # of texts and, in between, numbers
+        return [(int(part), "") if n % 2 else (-1, part) for n, part in enumerate(re.split(r"(\d+)", path.name))]
+
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."), key=key)

@@ -1,0 +1,112 @@
+"""What lies in a folder of videos: the videos, their captions, and what is neither."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from adastate.media.video_reader import VideoError
+from adastate.runtime.text_files import read_text
+from datamodules.shards.safe_decode import ShardError
+from datamodules.tools.video_actions import SUFFIX, actions_beside
+
+SUFFIXES = set(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .gif".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """The content of a folder and of the folders in it.
+
+    Attributes:
+        videos: in order of name.
+        others: files that are no videos and belong to none, counted by ending.
+        closed: what could not be looked at, and why.
+    """
+
+    videos: list[Path]
+    others: Counter[str]
+    closed: dict[str, str]
+
+    def told(self) -> str:
+        """Its `others` in words."""
+        kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
+        return f"other files, not read: {', '.join(f'{n} {kind}' for kind, n in kinds)}" if kinds else ""
+
+
+def look_into(folder: Path) -> VideoFolder:
+    """Looks through a folder. Links are followed, and every folder is entered once, by a link only if it must be.
+
+    Hidden files and folders are left alone: a Mac puts a `._name.mp4`, which is none, beside each name.mp4.
+
+    Raises:
+        ShardError: no folder there, or no video in it.
+    """
+    if not folder.is_dir():
+        raise ShardError(f"no folder {folder}: give the folder that holds the videos")
+    files, hidden, closed = _walk(folder)
+    videos = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+    others = Counter({"hidden": hidden} if hidden else {})
+    beside = {path.with_name(path.stem + ending) for path in videos for ending in (".txt", SUFFIX)}
+    others.update(path.suffix.lower() or "without an ending" for path in files - {*videos} - beside)
+    found = VideoFolder(videos, others, closed)
+    if not videos:
+        there = f"; {found.told()}" if others else ""
+        raise ShardError(f"no video in {folder}{there}: put files there that end in {', '.join(sorted(SUFFIXES))}")
+    without = [path for path in videos if actions_beside(path) is None]
+    if 0 < len(without) < len(videos):
+        raise ShardError(
+            f"{len(without)} of {len(videos)} videos have no {SUFFIX} beside them, {without[0].name} the first: give "
+            "actions to all of them or to none, because a batch is steered as a whole or not at all"
+        )
+    return found
+
+
+def _walk(folder: Path) -> tuple[set[Path], int, dict[str, str]]:
+    """Its files, how many are hidden, and what cannot be looked at."""
+    files: set[Path] = set()
+    closed: dict[str, str] = {}
+    hidden = 0
+    entered: set[Path] = set()
+    waiting = deque([folder])
+    while waiting:
+        here = waiting.popleft()
+        if here.resolve() in entered:
+            continue
+        entered.add(here.resolve())
+        try:
+            for path in sorted(here.iterdir()):
+                if path.name.startswith("."):
+                    hidden += 1
+                elif path.is_dir():
+                    (waiting.append if path.is_symlink() else waiting.appendleft)(path)
+                elif path.is_file():
+                    files.add(path)
+                elif path.is_symlink():
+                    closed[name_of(path, folder)] = "a link that leads nowhere"
+        except OSError as error:
+            closed[name_of(here, folder)] = f"cannot be looked into ({error.strerror})"
+    return files, hidden, closed
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """Its name in the folder; bytes that are no UTF-8 are spelled out."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def caption_of(video: Path) -> str:
+    """The caption beside a video; empty if there is none, or an empty one.
+
+    Raises:
+        VideoError: what is there is no text.
+    """
+    file = video.with_suffix(".txt")
+    if not file.is_file():
+        return ""
+    try:
+        return read_text(file).strip()
+    except ValueError as error:
+        raise VideoError(f"{file.name} {str(error).removeprefix(f'{file} ')}") from None
