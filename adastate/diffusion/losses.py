@@ -86,19 +86,22 @@ def sid(
     x0_fake: Float[Tensor, "B F C H W"],
     alpha: float = 1.0,
     weight: Float[Tensor, " F"] | None = None,
+    mask: Bool[Tensor, "B F"] | None = None,
 ) -> Float64[Tensor, ""]:
     """Score identity distillation: mean_i w_i (r - f)_i ((r - x)_i - alpha (r - f)_i) / mean|x - r|. In float64.
 
     Unlike `dmd` its gradient goes through both scores, r = x0_real and f = x0_fake, to the student's samples x, so
     they have to be made under a graph from a noisy x; the networks' own weights are to be frozen. Source: Zhou et al.
-    2024, in the form in which Self-Forcing trains with it.
+    2024, in the form in which Self-Forcing trains with it. Both means are over the frames of `mask` if one is given.
     """
     x, real, fake = x.double(), x0_real.double(), x0_fake.double()
-    norm = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True).detach().clamp_min(1e-30)
+    on = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x)
+    by_frame = (x - real).detach().abs().flatten(2).mean(2)
+    norm = ((by_frame * on).sum(1) / on.sum(1)).clamp_min(1e-30)[:, None, None, None, None]
     each = (real - fake) * ((real - x) - alpha * (real - fake)) / norm
     if weight is not None:
         each = each * weight.to(each)[None, :, None, None, None]
-    return each.mean()
+    return _frame_mean(each, mask)
 
 
 def reward_weight(reward: Float[Tensor, " B"], beta: float) -> Float64[Tensor, " B"]:

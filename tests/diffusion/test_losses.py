@@ -141,6 +141,19 @@ def test_sid_is_zero_without_gradient_where_the_scores_agree_and_x_is_real() -> 
     assert x.grad is not None and float(x.grad.abs().max()) == 0
 
 
+def test_sid_looks_at_the_frames_of_the_mask_alone() -> None:
+    """Loss and gradient are those of the clip without the others, whatever these hold."""
+    x, real, fake = (normal(2, 4, 2, 3, 3, seed=i).requires_grad_() for i in range(3))
+    mask = torch.tensor([[False, True, True, False]]).expand(2, -1)
+    loss = losses.sid(x, real, fake, 0.7, mask=mask)
+    cut = losses.sid(x[:, 1:3], real[:, 1:3], fake[:, 1:3], 0.7)
+    assert torch.allclose(loss, cut)
+    for a, b in zip(*(torch.autograd.grad(each, (x, real, fake)) for each in (loss, cut)), strict=True):
+        assert torch.allclose(a, b)
+    other = losses.sid(x * 9, real, fake, 0.7, mask=mask)
+    assert not torch.allclose(other, loss)
+
+
 def test_sid_by_hand_with_gradient_through_the_scores() -> None:
     """Scores that are linear in x: real a x, fake b x."""
     a, b, alpha = 0.7, 0.4, 1.2

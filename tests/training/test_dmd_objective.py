@@ -177,6 +177,17 @@ def test_sid_reaches_the_student_and_no_score_network() -> None:
     assert not any(changed(distill.teacher, teacher)) and any(changed(distill.critic, critic))
 
 
+def test_sid_leaves_context_frames_out_of_its_averages() -> None:
+    distill = tiny_distill(objective=SID, horizon_weight=2.0)
+    x, mask = normal(2, 6, *SHAPE).requires_grad_(), torch.arange(6) >= 3
+    text, negative, index = distill.student.embed(["a", "b"]), distill.student.embed([""]), torch.arange(2)
+    scores = Scores(distill.teacher, distill.critic, distill.codec.decode, text, negative)
+    loss, _ = distill.student_loss(StudentSample(x, [], mask), text, negative, index)
+    real, fake = scores.x0(x, distill.noise(index, "score"), distill.objective.levels)
+    weight = losses.horizon_weight(3, 2.0)
+    assert torch.allclose(loss, losses.sid(x[:, 3:], real[:, 3:], fake[:, 3:], 1.0, weight))
+
+
 def test_a_reward_weighs_the_clips_of_a_batch() -> None:
     seen: list[Tensor] = []
 

@@ -47,7 +47,7 @@ class SID:
         x = sample.x
         weight = losses.horizon_weight(x.shape[1], self.horizon_weight, self.horizon_law, sample.loss_mask)
         real, fake = scores.x0(x, noise("score"), self.levels)
-        loss = losses.sid(x, real, fake, self.alpha, weight)
+        loss = losses.sid(x, real, fake, self.alpha, weight, sample.mask())
         curves = {"student/score_gap": (fake - real).detach().abs().mean()}
         if self.scores_states:
             found = state_score_loss(sample, scores, noise("state score"), self.state_stands_for, self.levels)
