@@ -42,8 +42,8 @@ DISTILL = ["stages/distill", "stages/distill_tiny"]
 FULL = {"study/journey_teacher", "study/fog_teacher"}
 """What begins with the weights that ship, and so has their size."""
 
-MORE = {"recipes/distill_rolling": ["rollout.frames=6"]}
-"""What else its comment says to set."""
+MORE = {"recipes/distill_rolling": ["rollout.frames=6", "rollout.rolling_frames=12"]}
+"""What else chunks of 3 need at the tiny size."""
 
 NO_LAYERS = {"study/arms", "study/claims"}
 """What `adastate study` reads on its own, and its tests check."""

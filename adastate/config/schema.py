@@ -34,7 +34,7 @@ PLAIN: dict[str, Any] = {
         **dict.fromkeys(("seed", "iterations", "save_every", "threads"), OTHER),
     },
     "latent_size": OTHER,
-    "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames"), OTHER),
+    "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "rolling_frames"), OTHER),
     "teacher": {"weights": TEXT, "negative_prompt": TEXT, "timestep_shift": OTHER, "guidance": OTHER},
     "critic": {"weights": TEXT},
     "precision": {"compute_dtype": TEXT, "compiled": OTHER, "checkpointing": OTHER},

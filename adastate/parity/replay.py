@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adastate.parity import networks, sampling, scores, streams
+from adastate.parity import networks, sampling, scores, streams, training_rollouts
 from adastate.parity.fixture import Fixture, FixtureError
 from adastate.parity.keys import Replay, unknown_keys
 from adastate.parity.tolerances import Compared
@@ -13,13 +13,16 @@ REPLAYS: dict[str, Replay] = {**networks.REPLAY, **scores.REPLAY, **sampling.REP
 def replay(fixture: Fixture) -> list[Compared]:
     """Every output of a fixture compared; what this project does not know is named by a FixtureError."""
     system = fixture.setting("system")
-    if system not in REPLAYS:
-        raise FixtureError(f"no replay for system {system!r}; there are {', '.join(REPLAYS)}")
-    strange = unknown_keys(fixture, REPLAYS[system])
+    replays, what = REPLAYS, "system"
+    if training_rollouts.is_training(fixture):
+        replays, what = training_rollouts.REPLAY, "training rollouts of system"
+    if system not in replays:
+        raise FixtureError(f"no replay for {what} {system!r}; there are {', '.join(replays)}")
+    strange = unknown_keys(fixture, replays[system])
     if strange:
         raise FixtureError(f"does not know the key {', '.join(map(repr, strange))} of system {system!r}")
     _check_shapes(fixture)
-    found = REPLAYS[system].run(fixture)
+    found = replays[system].run(fixture)
     left = sorted(fixture.outputs.keys() - {c.output for c in found})
     if left:
         raise FixtureError(f"does not know the output {', '.join(map(repr, left))} of system {system!r}")

@@ -36,6 +36,7 @@ class RecordedPass:
         start: index of its first frame since the cache began.
         generated: whether it is about a generated chunk.
         again: whether it is about frames that are encoded again.
+        grad: whether it has a gradient.
         query_positions, key_positions, key_frames: RoPE indices of queries and of all keys in view, and the frames
             that the keys show.
     """
@@ -46,6 +47,7 @@ class RecordedPass:
     start: int
     generated: bool
     again: bool
+    grad: bool
     query_positions: list[int]
     key_positions: list[int]
     key_frames: list[int]
@@ -73,6 +75,7 @@ class Recorder:
                 first,
                 not (self.given or memory.recache),
                 memory.recache,
+                out.requires_grad,
                 list(memory.query_positions),
                 [at for _, at in seen] + list(memory.key_positions),
                 [source for source, _ in seen] + list(range(first, first + x.shape[1])),

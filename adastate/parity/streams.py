@@ -1,4 +1,4 @@
-"""Replays of streams and of training rollouts: the system's stream, the reference's noise and passes."""
+"""Replays of streams: the system's stream, the reference's noise and passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from adastate.parity.stream_outputs import (
     compare_windows,
 )
 from adastate.parity.tolerances import Compared
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.passes import Reencode
 
 
@@ -41,7 +41,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
     chunks = f.setting("chunks") if spec.shared_noise else spec.chunks(starts.shape[1])
     if f.setting("chunks", chunks) != chunks and not spec.first_chunk_frames:
         raise FixtureError(f"there is noise for {chunks} chunks, not for {f.meta['chunks']}")
-    draws = list(_staircase_draws(f, spec, chunks) if spec.schedule == "staircase" else _draws(f, spec, chunks))
+    noise = RecordedNoise(list(draws(f, spec, chunks)))
     switches = _switches(f, spec, students, given.shape[1] if given is not None else 0)
     with torch.no_grad():
         if given is not None:
@@ -50,12 +50,10 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
             prefill(students[0], cache, given, first_alone=bool(f.setting("independent_first_frame", alone)))
             students[0].given = False
         shape = (starts.shape[2], starts.shape[3], starts.shape[4])
-        found = list(
-            rollout(students[0], RecordedNoise(draws), cache, chunks, shape, switches=switches, reencode=_reencode(f))
-        )
+        found = list(rollout(students[0], noise, cache, chunks, shape, switches=switches, reencode=_reencode(f)))
     made = torch.cat([c.content for c in found], 1)
     return [
-        *_table(f, spec),
+        *compare_table(f, spec),
         *compare_latents(f, made, given),
         *compare_calls(f, spec, passes),
         *compare_windows(f, spec, passes),
@@ -64,50 +62,11 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
     ]
 
 
-def training(f: Fixture) -> list[Compared]:
-    """A training rollout with its gradients, through the cache as the reference has them and with it detached."""
-    found: list[Compared] = []
-    if f.setting("same_step_across_blocks", True) is not True:
-        raise FixtureError("the exit step differs between blocks: here it is one for the whole rollout")
-    for cache_grad, prefix, norms in (
-        ("straight_through", "grad.", "grad_norms"),
-        ("detached", "grad_detached_cache.", "grad_norms_detached_cache"),
-    ):
-        if not any(name.startswith(prefix) for name in f.outputs):
-            continue
-        latents, loss, gradients = train(f, cache_grad)
-        if not found:
-            found += [tolerances.absolute("output", latents, f.outputs["output"])]
-            if "loss" in f.outputs:
-                found += [tolerances.scalar("loss", loss, f.outputs["loss"])]
-        for name, expected in f.outputs.items():
-            if name.startswith(prefix):
-                found.append(tolerances.gradient(name, gradients[name.removeprefix(prefix)], expected))
-        if norms in f.meta:
-            found.append(tolerances.norms(f"meta.{norms}", gradients, f.meta[norms]))
-    return found
-
-
-def train(f: Fixture, cache_grad: str, **changes: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(frames, loss, gradients) of the training rollout; the loss is the frames weighted with `grad_weight_G`."""
-    spec = spec_of(f, context_renoise=True, cache_grad=cache_grad, **changes)
-    exit_level = f.setting("exit_step")
-    net = f.net(checkpointing=bool(f.setting("gradient_checkpointing", False)))
-    noise = f.input("noise")
-    chunks = spec.chunks(noise.shape[1])
-    draws = list(_draws(f, spec, chunks, exit_level + 1))
-    cache = StateCache(spec)
-    student = Recorder(net, f.input("context"), [], cache)
-    shape = (noise.shape[2], noise.shape[3], noise.shape[4])
-    made = rollout(student, RecordedNoise(draws), cache, chunks, shape, exit_level, grad=True)
-    x = torch.cat([c.content for c in made], 1)
-    loss = (x * f.input("grad_weight_G")).sum()
-    loss.backward()
-    return x, loss, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-
-
-def _draws(f: Fixture, spec: StreamSpec, chunks: int, passes: int | None = None) -> Iterator[Tensor]:
-    """The recorded normals in the order in which `rollout` asks for them, `passes` denoising passes a chunk."""
+def draws(f: Fixture, spec: StreamSpec, chunks: int, exits: Exits = Exits()) -> Iterator[Tensor]:  # noqa: B008 - frozen
+    """The recorded normals in the order in which `rollout` asks for them."""
+    if spec.schedule == "staircase":
+        yield from _staircase_draws(f, spec, chunks)
+        return
     noise = _starts(f, spec)
     injected = iter([v for k, v in sorted(f.inputs.items()) if k.startswith("injected_")])
     first = 0
@@ -116,7 +75,7 @@ def _draws(f: Fixture, spec: StreamSpec, chunks: int, passes: int | None = None)
         if not (chunk and spec.shared_noise):
             yield noise[:, first : first + frames]
         first += frames
-        for _ in range((passes or len(spec.levels(chunk))) - 1 + spec.context_renoise):
+        for _ in range(exits.at(spec, chunk) + spec.context_renoise):
             draw = next(injected, None)
             if draw is None:
                 raise FixtureError(f"too few recorded draws: chunk {chunk} asks for more")
@@ -132,7 +91,8 @@ def _staircase_draws(f: Fixture, spec: StreamSpec, chunks: int) -> Iterator[Tens
             yield noise[:, window * size : (window + 1) * size]
         for chunk in range(max(0, window - levels + 1), min(chunks - 1, window) + 1):
             if window - chunk < levels - 1:
-                yield f.input(f"injected_block{chunk:02d}_step{window - chunk}")
+                draw = f.input(f"injected_block{chunk:02d}_step{window - chunk}")
+                yield draw.reshape(len(noise), size, *noise.shape[2:])
 
 
 def _starts(f: Fixture, spec: StreamSpec) -> Tensor:
@@ -187,7 +147,7 @@ def _switches(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int
     }
 
 
-def _table(f: Fixture, spec: StreamSpec) -> list[Compared]:
+def compare_table(f: Fixture, spec: StreamSpec) -> list[Compared]:
     """The warped step lists, where they are told."""
     found = []
     for suffix, times in (("", torch.tensor(spec.timesteps)), ("_first_chunk", torch.tensor(spec.levels(0)))):
@@ -199,16 +159,8 @@ def _table(f: Fixture, spec: StreamSpec) -> list[Compared]:
     return found
 
 
-def _either(f: Fixture) -> list[Compared]:
-    return training(f) if "exit_step" in f.meta else stream(f)
-
-
 KEYS = specs.KEYS | CALLS | NET
-INPUTS = r"noise|context|initial_latent|injected_\d+|denoising_step_list|grad_weight_G"
-TRAINING = names(
-    "exit_step same_step_across_blocks gradient_checkpointing denoised_timestep_from denoised_timestep_to loss "
-    "grad_norms grad_norms_detached_cache"
-)
+INPUTS = r"noise|context|initial_latent|injected_\d+|denoising_step_list"
 SWITCH = names("switch_frame global_sink context_rows")
 SCENES = names("scene_start_blocks scene_cut_blocks context_rows")
 MEMORIES = names(
@@ -222,9 +174,9 @@ PARTS = names("restart_frames restart_overlap parts reencode reencode_formula")
 WINDOWS = names("windows.window windows.start_frame windows.frames windows.t windows.clean_rewrite_frames")
 
 REPLAY: dict[str, Replay] = {
-    "self_forcing": Replay(_either, KEYS | TRAINING, INPUTS),
-    "causal_forcing": Replay(_either, KEYS | TRAINING, INPUTS),
-    "longlive": Replay(_either, KEYS | TRAINING | SWITCH, INPUTS),
+    "self_forcing": Replay(stream, KEYS, INPUTS),
+    "causal_forcing": Replay(stream, KEYS, INPUTS),
+    "longlive": Replay(stream, KEYS | SWITCH, INPUTS),
     "longlive_slot": Replay(stream, KEYS | SWITCH, INPUTS),
     "infinity_rope": Replay(stream, KEYS | SCENES, INPUTS),
     "reward_forcing": Replay(stream, KEYS | names("compression_alpha"), INPUTS),

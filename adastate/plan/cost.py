@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.video_network import Size
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec, rollout
 from adastate.stream.cache import PassMemory
 from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import FrameMask, Memory
@@ -140,15 +140,29 @@ def text_flops(size: Size) -> Flops:
 # ---- which passes there are
 
 
-def rollout_passes(spec: StreamSpec, frames: int, level: int | None = None, grad: bool = False) -> list[CountedPass]:
-    """The passes of a training rollout of `frames` latent frames that stops at exit level `level`.
+def possible_exits(spec: StreamSpec) -> list[Exits]:
+    """All that a training rollout may draw, each as likely as the others."""
+    levels = range(len(spec.timesteps))
+    if spec.schedule == "staircase":
+        return [Exits(window_phase=phase) for phase in levels]
+    first = range(len(spec.first_chunk_denoising_steps)) or (None,)
+    return [Exits(level, own) for level in levels for own in first]
+
+
+def rollout_passes(
+    spec: StreamSpec,
+    frames: int,
+    exits: Exits = Exits(),  # noqa: B008 - frozen
+    grad: bool = False,
+) -> list[CountedPass]:
+    """The passes of a training rollout of `frames` latent frames that stops at `exits`.
 
     Raises:
         ValueError: as `StreamSpec.chunks` and `rollout`.
     """
     cache = StateCache(spec)
     notes = _Notes(cache)
-    for _ in rollout(notes, _Zeros(), cache, spec.chunks(frames), (1, 1, 1), level, grad, finish=False):
+    for _ in rollout(notes, _Zeros(), cache, spec.chunks(frames), (1, 1, 1), exits, grad, finish=False):
         pass
     return notes.passes
 
@@ -270,18 +284,17 @@ class StepCost:
     scores: float = SCORES
 
     @property
-    def levels(self) -> range:
-        return range(len(self.spec.timesteps))
+    def exits(self) -> list[Exits]:
+        return possible_exits(self.spec)
 
-    def passes(self, level: int, grad: bool) -> list[CountedPass]:
-        return rollout_passes(self.spec, self.frames, level, grad)
+    def passes(self, exits: Exits, grad: bool) -> list[CountedPass]:
+        return rollout_passes(self.spec, self.frames, exits, grad)
 
     def rollout(self, grad: bool, level: int | None = None) -> float:
-        """FLOP of a rollout, of its backward with `grad`; the mean over exit levels without one."""
-        levels = self.levels if level is None else (level,)
+        """FLOP of a rollout, of its backward with `grad`; the mean over all exits without a level."""
         each = [
-            stream_flops(self.student, self.tokens, self.passes(i, grad), self.checkpointing[0], self.scores)
-            for i in levels
+            stream_flops(self.student, self.tokens, self.passes(exits, grad), self.checkpointing[0], self.scores)
+            for exits in (self.exits if level is None else [Exits(level)])
         ]
         return sum(each) / len(each)
 
@@ -304,7 +317,7 @@ class StepCost:
 
     def network_tokens(self, grad_rollouts: float, rollouts: float, updates: float) -> float:
         """Tokens that pass through any of the networks, for so many of each a sample; backward not counted."""
-        made = [sum(p.frames for p in self.passes(i, False)) for i in self.levels]
+        made = [sum(p.frames for p in self.passes(i, False)) for i in self.exits]
         scored = self.frames * (2 + self.guided) * (1 + self.states)
         mean = sum(made) / len(made)
         return self.tokens * ((grad_rollouts + rollouts) * mean + grad_rollouts * scored + updates * self.frames)

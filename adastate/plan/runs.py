@@ -170,7 +170,7 @@ class DistillRun(Run):
         recipe, batch, tokens = self.recipe, at.batch, self.tokens
         student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
         dtype, dtype_c, dtype_t = (self.dtype(n, at.zero) for n in (student, critic, teacher))
-        passes = recipe.passes(recipe.levels[-1], True)
+        passes = recipe.passes(recipe.exits[-1], True)
         kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
         clip = CountedPass(self.frames)
         clips = {"clip and loss": memory.clip_bytes(recipe.student, tokens, self.frames, batch)}

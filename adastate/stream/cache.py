@@ -39,6 +39,8 @@ class StateCache:
 
     def __init__(self, spec: StreamSpec, probe: Probe | None = None, layers: int | None = None) -> None:
         self.spec, self.probe, self.layers = spec, probe, layers
+        self.state_phase = 0
+        """Where `state_grad` cuts: see Exits."""
         self._slab: Slab | None = None
         if layers is not None and probe is None and spec.anchor_kind.in_slab:
             rotates = spec.anchor_kind.computed or spec.position != "absolute"
@@ -92,11 +94,13 @@ class StateCache:
             keep: keep what the pass stages, for `commit`.
             recache: the content takes the places of past frames.
         """
+        k = self.spec.state_grad
+        if self.anchor is not None and k and (self.chunks + self.state_phase) % (k + 1) == 0:
+            # for all passes of the chunk, and for frames that stay in the anchor: one would carry the graph on
+            self.anchor = self.anchor.detach()
         anchor = self.anchor
         if clean and not self.spec.clean_pass_sees_old_state and state_queries:
             anchor = None
-        elif anchor is not None and self.spec.state_grad and self.chunks % (self.spec.state_grad + 1) == 0:
-            anchor = anchor.detach()  # for all passes of the chunk: one attached pass would carry the graph on
         places = layout(
             self.spec,
             anchor.source if anchor else (),
@@ -118,12 +122,12 @@ class StateCache:
         """Takes what the clean pass staged.
 
         Args:
-            exit: with straight-through gradients, the exit pass's view.
+            exit: with straight-through gradients, the view of the exit pass, which begins with the same frames.
             counts: False for frames that are written again and not new.
         """
         written = clean.staged(self.frames, self.chunks)
         if exit is not None:
-            written = _straight_through(written, exit.staged(self.frames, self.chunks))
+            written = _straight_through(written, exit.staged(self.frames, self.chunks).first(written.count))
         elif not self.spec.state_grad:
             written = written.detach()
         queries = clean.state_queries

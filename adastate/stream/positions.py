@@ -52,10 +52,10 @@ def layout(
     own = tuple(range(start, start + frames))
     if clean and spec.clean_pass_context == "recent":
         assert spec.attention_frames is not None
-        oldest = start + frames - spec.attention_frames
-        shown = tuple(i for i, source in enumerate(anchor) if source >= oldest)
-        seen = tuple(source for source in past if source >= oldest)
-        return FramePositions(shown, tuple(anchor[i] for i in shown), len(seen), seen, (), own, own)
+        seen = _last(past, spec.attention_frames - frames)
+        kept = _last(anchor, spec.attention_frames - frames - len(seen))
+        shown = tuple(range(len(anchor) - len(kept), len(anchor)))
+        return FramePositions(shown, kept, len(seen), seen, (), own, own)
     if spec.anchor_kind.positions is not None:
         shown, places = spec.anchor_kind.positions(spec, len(anchor), len(past), start)
         return FramePositions(shown, places, len(past), past, (), own, own)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.stream.cache import StateCache
+from adastate.stream.exits import Exits
 from adastate.stream.passes import (
     Noise,
     Reencode,
@@ -31,7 +32,7 @@ def rollout(
     cache: StateCache,
     chunks: int,
     shape: tuple[int, int, int],
-    exit_level: int | None = None,
+    exits: Exits = Exits(),  # noqa: B008 - frozen
     grad: bool = False,
     finish: bool = True,
     switches: Mapping[int, PromptSwitch[VelocityNetwork]] | None = None,
@@ -50,9 +51,8 @@ def rollout(
             gives each its place.
         cache: the stream's memory; a fresh one starts a stream, a used one goes on with it.
         shape: channels, height and width of the latents.
-        exit_level: stop at this level's x0 (the same for all chunks); the last one without. A first chunk with a list
-            of its own stops as many levels before its end.
-        grad: run the exit pass, and it alone, with gradient (and the clean pass under `state_grad`).
+        exits: the level at which each chunk stops; the last one without.
+        grad: run the exit passes, and them alone, with gradient (and the clean passes under `state_grad`).
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
         switches: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
@@ -62,14 +62,14 @@ def rollout(
     switches = switches or {}
     for switch in switches.values():
         spec.check_switch(switch.policy or spec.switch)
-    last = len(spec.timesteps) - 1 if exit_level is None else exit_level
-    if not 0 <= last < len(spec.timesteps):
-        raise ValueError(f"exit level {last} does not exist: the schedule has {len(spec.timesteps)} levels")
+    exits.check(spec, grad)
+    cache.state_phase = exits.state_phase
     if spec.schedule == "staircase":
         if record is not None:
             raise ValueError("schedule 'staircase' has several chunks in a pass, which cannot be replayed one by one")
-        yield from staircase(network, noise, cache, chunks, shape, finish, switches, last, grad)
+        yield from staircase(network, noise, cache, chunks, shape, exits, grad, finish, switches)
         return
+    begin = cache.origin + cache.frames
     for index in range(chunks):
         if index in switches:
             network = switches[index].prompt
@@ -77,14 +77,15 @@ def rollout(
         restart_if_due(network, cache, reencode)
         queries, frames = cache.state_queries, spec.frames_of(cache.generated)
         times = spec.levels(cache.generated)
-        exit_at = max(0, len(times) - len(spec.timesteps) + last)
+        exit_at, start = exits.at(spec, cache.generated), cache.origin + cache.frames
+        taught = grad and start - begin >= exits.quiet_frames
         x = first_noise(noise, cache, queries, frames, shape)
-        exit_view = cache.view(frames, queries, keep=grad and spec.cache_grad == "straight_through")
-        quiet = cache.view(frames, queries) if grad else exit_view
+        exit_view = cache.view(frames, queries, keep=taught and spec.cache_grad == "straight_through")
+        quiet = cache.view(frames, queries) if taught else exit_view
         for level in range(exit_at + 1):
             at_exit = level == exit_at
             t = same_timestep(x, times[level])
-            with torch.set_grad_enabled(grad and at_exit):
+            with torch.set_grad_enabled(taught and at_exit):
                 x0 = flow.to_x0(x, network(x, t, exit_view if at_exit else quiet), t, spec.timestep_shift)
             if not at_exit:
                 fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
@@ -92,11 +93,10 @@ def rollout(
         if record is not None:
             record.append(Step(x, same_timestep(x, times[exit_at]), queries))
         state, content = x0[:, :queries], x0[:, queries:]
-        start = cache.origin + cache.frames
         yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
         cache.generated += 1
         if finish or index < chunks - 1:
-            clean = write(network, noise, cache, x0, queries, grad, exit_view)
+            clean = write(network, noise, cache, x0, queries, taught, exit_view)
             if record is not None:
                 record[-1].clean = clean
 

@@ -55,7 +55,7 @@ class StreamSpec:
             every chunk, as AdaState has it. All are denoised with every chunk; the first chunk writes all.
         clean_pass_sees_old_state: whether the clean pass still sees the old state [D].
         clean_pass_context: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
-            frames at their own indices, the anchor only while it is among them.
+            frames that are kept, at their own indices, the anchor only while it is among them.
         context_noise: timestep of the clean pass.
         context_renoise: whether its input is noised to that level, as in Self-Forcing's training rollout [D].
         cache_grad: `detached`: cached keys and values carry no gradient; `straight_through`: they have the values

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from adastate.diffusion.noise import SampleNoise, agree, shared_integer
+from adastate.stream import Exits
 from adastate.training.streaming_rollouts import StreamPool, new_frames
 from adastate.training.student import Student
 from adastate.training.student_rollouts import (
@@ -29,7 +30,8 @@ class LongRollout:
     Attributes:
         frames: their length in latent frames.
         mode: what of them is scored, and has the gradient. `windows`: a window of the horizon at a random place, as in
-            Self-Forcing++; `streaming`: a stream goes on from iteration to iteration until it is so long, and its new
+            Self-Forcing++, or, as nothing is made beyond it, the last horizon of a rollout whose length is drawn, as in
+            Rolling-Forcing; `streaming`: a stream goes on from iteration to iteration until it is so long, and its new
             frames are scored, as in LongLive (adastate/training/streaming_rollouts.py).
         save_streams: whether carried streams are part of checkpoints. Without, a resumed run begins new ones: it is not
             the same bit for bit, and its checkpoints are smaller by the caches of a whole global batch.
@@ -98,10 +100,14 @@ class RolloutSampler:
                     "frames: set long_rollout.frames, their length"
                 )
             return
-        if spec.schedule != "uniform" or spec.first_chunk_frames not in (None, spec.chunk_frames):
+        if spec.first_chunk_frames not in (None, spec.chunk_frames):
             raise ValueError(
-                f"long_rollout needs schedule 'uniform' and chunks of one size; got {spec.schedule!r} and "
-                f"first_chunk_frames {spec.first_chunk_frames}"
+                f"long_rollout needs chunks of one size, and first_chunk_frames is {spec.first_chunk_frames}"
+            )
+        if spec.schedule == "staircase" and (self.long.mode == "streaming" or self.prompt_switch_prob):
+            raise ValueError(
+                "a staircase has several chunks in a pass, so that it can be neither carried on nor switched between "
+                "them: use long_rollout.mode 'windows' and prompt_switch_prob 0"
             )
         if self.source != "rollout":
             raise ValueError(f"long_rollout is about the student's own rollouts; source is {self.source!r}")
@@ -119,23 +125,33 @@ class RolloutSampler:
     def draw(self, iteration: int, purpose: str) -> RolloutDraw:
         """Of the rollout for `purpose`; ranks that would differ raise."""
         key = (self.seed, iteration, purpose)
-        level = shared_integer(len(self.student.spec.timesteps), *key)
         uniform = shared_integer(THOUSAND, *key, "schedule") < THOUSAND * self.uniform_schedule_prob
         first, switch = 0, None
         if self.streams is not None:
-            places = self.streams.switch_frames()
+            places = self.streams.switch_chunks()
         else:
             beyond = 0 if self.long is None else self.long.frames - self.student.rollout_frames
             first = shared_integer(beyond // self.student.chunk_frames + 1, *key, "window") if beyond else 0
             places = range(1, (0 if self.long is None else self.long.frames) // self.student.chunk_frames)
         if shared_integer(THOUSAND, *key, "switch") < THOUSAND * self.prompt_switch_prob:
             switch = places[shared_integer(len(places), *key, "switched at")]
-        drawn = {"iteration": iteration, "exit level": level, "first chunk": first, "schedule": int(uniform)}
-        length = {"rollout frames": self.student.rollout_frames, "switch": -1 if switch is None else switch}
+        exits = self._exits(key, uniform, first)
+        drawn = {"iteration": iteration, "first chunk": first, "schedule": int(uniform)}
+        passes = {"exit level": exits.level, "first exit level": exits.first_level, "window phase": exits.window_phase}
+        length = {"state phase": exits.state_phase, "rollout frames": self.student.rollout_frames, "switch": switch}
         streamed = {} if self.streams is None else {"streamed frames": self.streams.frames}
-        agree({**drawn, **length, **streamed}, self.student.device)
-        chunk, frame = (switch, None) if self.streams is None else (None, switch)
-        return RolloutDraw(level, first, chunk, frame, uniform)
+        every = {**drawn, **passes, **length, **streamed}
+        agree({name: -1 if value is None else value for name, value in every.items()}, self.student.device)
+        return RolloutDraw(exits, first, switch, uniform)
+
+    def _exits(self, key: tuple[int | str, ...], uniform: bool, first: int) -> Exits:
+        """Those of a rollout whose scored window begins with chunk `first`; each draw is one of its own."""
+        spec = self.student.spec
+        level, cut = shared_integer(len(spec.timesteps), *key), shared_integer(spec.state_grad + 1, *key, "state phase")
+        if spec.schedule == "staircase" and not uniform:
+            return Exits(window_phase=level, quiet_frames=first * spec.chunk_frames)
+        own = len(spec.first_chunk_denoising_steps)
+        return Exits(level, shared_integer(own, *key, "first chunk") if own else None, state_phase=cut)
 
     def noise(self, part: MicroBatch, iteration: int, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, iteration, part.index, purpose, self.student.device)

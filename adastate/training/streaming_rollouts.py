@@ -94,11 +94,11 @@ class StreamPool:
         self._whole: dict[str, Any] = {}
         """Of a checkpoint, rows of all ranks, until the micro batches are known."""
 
-    def switch_frames(self) -> range:
-        """Frames at which a stream may switch to its next prompt: where a rollout ends and another begins."""
-        horizon = self.student.rollout_frames
+    def switch_chunks(self) -> range:
+        """Chunks with which a stream may switch to its next prompt: where a rollout ends and another begins."""
+        horizon, size = self.student.rollout_frames, self.student.chunk_frames
         step = new_frames(self.student, horizon)
-        return range(horizon, self.longest - step + 1, step)
+        return range(horizon // size, (self.longest - step) // size + 1, step // size)
 
     @property
     def frames(self) -> int:
@@ -118,11 +118,10 @@ class StreamPool:
     def next_sample(
         self, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
     ) -> StudentSample:
-        """One rollout of a micro batch; `draw.switch_frame` holds if a stream begins."""
+        """One rollout of a micro batch; `draw.switch_chunk` holds if a stream begins."""
         if part.slot >= len(self._now) or not self._fits(self._now[part.slot]):
-            begun = StreamBatch(
-                StateCache(self.student.spec), part.text, part.next_text, draw.switch_frame, steering=part.steering
-            )
+            at = None if draw.switch_chunk is None else draw.switch_chunk * self.student.chunk_frames
+            begun = StreamBatch(StateCache(self.student.spec), part.text, part.next_text, at, steering=part.steering)
             self._now = [*self._now[: part.slot], begun]  # the ones after it end as well
         return self._now[part.slot].go_on(self.student, noise, draw, grad, record)
 

@@ -20,7 +20,7 @@ from adastate.models.video_network import Engine, Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
@@ -123,7 +123,7 @@ class Student(pl.LightningModule):
         text: Tensor,
         noise: Noise,
         frames: int,
-        exit_level: int | None = None,
+        exits: Exits = Exits(),  # noqa: B008 - frozen
         grad: bool = False,
         finish: bool = False,
         net: VideoNetwork | None = None,
@@ -143,7 +143,7 @@ class Student(pl.LightningModule):
             StateCache(spec, probe) if cache is None else cache,
             frames // spec.chunk_frames if used else spec.chunks(frames),
             self.latent_shape,
-            exit_level,
+            exits,
             grad,
             finish,
             record=record,

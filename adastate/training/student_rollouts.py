@@ -12,7 +12,7 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
 from adastate.models.actions import Steering
-from adastate.stream import StateCache
+from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache_state import fork
 from adastate.stream.passes import Step
 from adastate.training.student import Student
@@ -103,18 +103,21 @@ class RolloutDraw:
     """What is one for all samples and ranks in a rollout.
 
     Attributes:
-        exit_level: denoising step at which the exit pass is made.
+        exits: which passes make the output.
         window_start: first chunk of a window of a long rollout.
-        switch_chunk: chunk of a long rollout with which the next prompt begins; None: it never does.
-        switch_frame: the same of a carried stream, in frames; it holds if a stream begins.
+        switch_chunk: chunk of a long rollout, or of a stream that begins with it and is carried on, with which the next
+            prompt begins; None: it never does.
         uniform_schedule: chunks go one by one, where the stream is a staircase.
     """
 
-    exit_level: int
+    exits: Exits = Exits()  # noqa: RUF009 - frozen
     window_start: int = 0
     switch_chunk: int | None = None
-    switch_frame: int | None = None
     uniform_schedule: bool = False
+
+    def spec(self, student: Student) -> StreamSpec:
+        """Of this rollout."""
+        return replace(student.spec, schedule="uniform") if self.uniform_schedule else student.spec
 
 
 def continue_rollout(
@@ -132,12 +135,12 @@ def continue_rollout(
     """`chunks` chunks more of the stream that `cache` remembers."""
     steps: list[Step] = []
     start, first = fork(cache) if record else None, cache.origin + cache.frames
-    spec = replace(student.spec, schedule="uniform") if draw.uniform_schedule else student.spec
+    spec = draw.spec(student)
     frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))
     with torch.set_grad_enabled(grad):
         into = steps if record else None
         stream = student.rollout(
-            text, noise, frames, draw.exit_level, grad, finish, spec=spec, record=into, cache=cache, steering=steering
+            text, noise, frames, draw.exits, grad, finish, spec=spec, record=into, cache=cache, steering=steering
         )
         made = list(stream)
         x = torch.cat([c.content for c in made], 1)
@@ -148,9 +151,8 @@ def rollout_from_start(
     student: Student, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
 ) -> StudentSample:
     """A stream of one horizon from its beginning."""
-    spec = student.spec
-    chunks = spec.chunks(student.rollout_frames)
-    cache = StateCache(replace(spec, schedule="uniform") if draw.uniform_schedule else spec)
+    chunks = student.spec.chunks(student.rollout_frames)
+    cache = StateCache(draw.spec(student))
     return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, False, record, part.steering)
 
 
@@ -161,7 +163,8 @@ def rollout_window(
 
     Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
     context: see `overlapping`. A change that was drawn for the inside of the window comes right after that chunk, so
-    that all frames that carry loss were made for the prompt that the scores are told.
+    that all frames that carry loss were made for the prompt that the scores are told. A staircase is one rollout, of
+    which the window is the end: Rolling-Forcing's clips of a drawn length.
     """
     size = student.chunk_frames
     last = draw.window_start + student.rollout_frames // size
@@ -169,7 +172,11 @@ def rollout_window(
     picture = draw.window_start > 0 and starts_with_a_picture(student.codec)
     ahead = draw.window_start + (inside or picture)
     switch_at = ahead if inside else last if draw.switch_chunk is None else min(draw.switch_chunk, last)
-    cache, text = StateCache(student.spec), part.text
+    cache, text = StateCache(draw.spec(student)), part.text
+    if cache.spec.schedule == "staircase":
+        whole = continue_rollout(student, text, noise, cache, last, draw, grad, False, steering=part.steering)
+        sample = replace(whole, x=whole.x[:, ahead * size :], chunks=whole.chunks[ahead:], first=ahead * size)
+        return overlapping(student, whole.x[:, : ahead * size], sample, picture) if picture else sample
 
     def quiet(chunks: int) -> list[Tensor]:
         parts = [continue_rollout(student, text, noise, cache, chunks, draw, steering=part.steering)] if chunks else []

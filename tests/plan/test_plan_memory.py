@@ -18,7 +18,7 @@ from adastate.plan.cli import GIB, layout, smallest_change
 from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
 from adastate.plan.runs import RunSetting
-from adastate.stream import StateCache, rollout
+from adastate.stream import Exits, StateCache, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
 from tests.support.rig import Prompts, fit, tiny_distill
@@ -109,7 +109,7 @@ def kept(step: Step) -> int:
 def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, Any], checkpointing: bool) -> None:
     kept(Step(monkeypatch, 1, stream=stream))  # fills the tables of noise and rotation, which stay
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
-    passes = rollout_passes(step.module.student.spec, 6, 1, grad=True)
+    passes = rollout_passes(step.module.student.spec, 6, Exits(1), grad=True)
     told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
     assert told == pytest.approx(kept(step), rel=0.1)
 
@@ -135,7 +135,7 @@ def test_the_whole_step_is_what_is_measured(monkeypatch: Any, checkpointing: boo
     assert nets["student"].gradients == held(p.grad for p in module.student.net.parameters() if p.grad is not None)
     assert nets["student"].ema == held(module.student.ema.net.parameters()) and nets["teacher"].optimiser == 0
     still = sum(s.still for s in nets.values()) + nets["student"].gradients
-    passes = rollout_passes(module.student.spec, 6, 1, grad=True)
+    passes = rollout_passes(module.student.spec, 6, Exits(1), grad=True)
     told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
     assert still + told == pytest.approx(still + kept(step), rel=0.1)
 
@@ -187,7 +187,7 @@ def test_a_step_on_a_gpu_takes_what_is_planned(checkpointing: bool) -> None:
 
     def step() -> None:
         noise = SampleNoise(0, 0, range(batch), "test", device)
-        x = torch.cat([c.content for c in student.rollout(text, noise, 12, 1, grad=True)], 1)
+        x = torch.cat([c.content for c in student.rollout(text, noise, 12, Exits(1), grad=True)], 1)
         dmd(x, torch.zeros_like(x)).backward()
 
     step()

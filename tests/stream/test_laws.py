@@ -15,7 +15,7 @@ from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.rope import rope_table
 from adastate.models.rope import rotate as turn
 from adastate.models.wan import DiT
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec, rollout
 from adastate.stream.cache import PassMemory
 from adastate.types import Chunk, Memory, Rotate
 from tests.support.stream_rig import content, stream
@@ -213,7 +213,7 @@ ANCHORS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("exit_level", [0, 1])
 def test_law_5_no_key_outside_the_pass_is_noisy(variant: dict[str, Any], exit_level: int) -> None:
     tagged, s = TaggedStudent(), spec(**variant)
-    stream(tagged, StateCache(s), 8, exit_level=exit_level)
+    stream(tagged, StateCache(s), 8, exits=Exits(exit_level))
     check_no_noisy_keys(tagged, s, exit_level + 1)
 
 

@@ -1,4 +1,4 @@
-"""Law 2: streams and training rollouts equal the reference implementations' (latents to 2e-5, gradients to 1e-4)."""
+"""Law 2: streams equal the reference implementations', to 2e-5."""
 
 from __future__ import annotations
 
@@ -53,21 +53,3 @@ def test_stream(name: str) -> None:
 def test_a_stream_made_otherwise_differs(name: str, mistake: dict[str, Any]) -> None:
     (latents,) = (c for c in streams.stream(load(name), **mistake) if c.what == "latents")
     assert latents.difference > 20 * LATENT
-
-
-@pytest.mark.parametrize(
-    ("cache_grad", "prefix"), [("straight_through", "grad."), ("detached", "grad_detached_cache.")]
-)
-def test_law_9_training_rollout(cache_grad: str, prefix: str) -> None:
-    f = load("G_training_rollout_exit0")
-    found = streams.training(f)
-    assert sum(c.what.startswith(prefix) for c in found) == 9
-    assert [c for c in found if not c.passed] == []
-
-
-def test_the_two_ways_through_the_cache_differ() -> None:
-    """A check of the one above: by more than its tolerance, in the projections that write the cache."""
-    f = load("G_training_rollout_exit0")
-    name = "blocks.0.self_attn.k.weight"
-    through, detached = f.outputs[f"grad.{name}"], f.outputs[f"grad_detached_cache.{name}"]
-    assert (through - detached).norm() > 0.3 * through.norm()

@@ -12,10 +12,10 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import RecordedNoise
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import DiT
-from adastate.stream import StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.teacher_forcing import teacher_forced_chunks
-from adastate.types import Chunk, Memory
-from tests.support.tiny import SHAPE, Drawn, NetStudent, TaggedStudent, normal, random_net, slots, spec
+from adastate.types import Chunk
+from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, TaggedStudent, normal, random_net, slots, spec
 
 LEVELS = {"denoising_steps": (1000, 750, 250)}
 
@@ -31,7 +31,7 @@ def run(student: Any, s: StreamSpec, chunks: int, **kwargs: Any) -> list[Chunk]:
 def test_exit_level(student: NetStudent, exit_level: int | None) -> None:
     s, noise = spec(**LEVELS), Drawn()
     last = 2 if exit_level is None else exit_level
-    chunks = list(rollout(student, noise, StateCache(s), 2, SHAPE, exit_level))
+    chunks = list(rollout(student, noise, StateCache(s), 2, SHAPE, Exits(exit_level)))
     assert [c.passes for c in chunks] == [last + 2] * 2
     times = [float(t[0, 0]) for _, t, _, _ in student.passes]
     assert times == [*s.timesteps[: last + 1], 0.0] * 2
@@ -42,23 +42,8 @@ def test_exit_level(student: NetStudent, exit_level: int | None) -> None:
 
 @pytest.mark.parametrize("exit_level", [-1, 3])
 def test_an_exit_level_that_does_not_exist(student: NetStudent, exit_level: int) -> None:
-    with pytest.raises(ValueError, match=f"exit level {exit_level} does not exist: the schedule has 3 levels"):
-        run(student, spec(**LEVELS), 1, exit_level=exit_level)
-
-
-@pytest.mark.parametrize(("own", "exit_level", "last"), [
-    ((1000, 800, 600, 400, 200), 0, 2), ((1000, 800, 600, 400, 200), 1, 3), ((1000, 800, 600, 400, 200), None, 4),
-    ((1000,), 0, 0), ((1000,), 2, 0),
-])  # fmt: skip
-def test_a_first_chunk_with_levels_of_its_own_stops_as_many_before_its_end(
-    student: NetStudent, own: tuple[int, ...], exit_level: int | None, last: int
-) -> None:
-    s = spec(**LEVELS, first_chunk_denoising_steps=own)
-    chunks = run(student, s, 2, exit_level=exit_level)
-    then = 2 if exit_level is None else exit_level
-    assert [c.passes for c in chunks] == [last + 2, then + 2]
-    times = [float(t[0, 0]) for _, t, _, _ in student.passes]
-    assert times == [*s.levels(0)[: last + 1], 0.0, *s.timesteps[: then + 1], 0.0]
+    with pytest.raises(ValueError, match=f"exit level {exit_level} does not exist: the schedule has 3 levels for it"):
+        run(student, spec(**LEVELS), 1, exits=Exits(exit_level))
 
 
 def test_levels_are_consistency_sampling(student: NetStudent) -> None:
@@ -217,24 +202,11 @@ def test_given_frames_leave_no_graph(student: NetStudent) -> None:
 # ---- gradients
 
 
-class Marked:
-    """Adds a zero of its own to the input of every pass: whether a loss hangs on a pass is its gradient there."""
-
-    def __init__(self, net: DiT) -> None:
-        self.inner, self.marks, self.graph = NetStudent(net), [], []
-
-    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
-        mark = torch.zeros((), requires_grad=True)
-        self.marks.append(mark)
-        self.graph.append(torch.is_grad_enabled())
-        return self.inner(x + mark, t, memory)
-
-
 def reach(variant: dict[str, Any], exit_level: int, chunks: int = 4) -> list[set[str]]:
     """For every chunk the passes on which its content hangs, as "exit 0" or "clean 1" (the chunk of the pass)."""
     student = Marked(random_net())
     s = spec(**variant)
-    out = run(student, s, chunks, exit_level=exit_level, grad=True)
+    out = run(student, s, chunks, exits=Exits(exit_level), grad=True)
     names = [f"level {i} of {c}" for c in range(chunks) for i in (*range(exit_level), "exit", "clean")]
     names = [n.replace("level exit of", "exit").replace("level clean of", "clean") for n in names]
     found = []
@@ -291,7 +263,7 @@ def test_law_9_the_values_do_not_depend_on_the_gradient(variant: dict[str, Any],
     """Training sees what inference shows: the modes differ in their graphs only."""
 
     def frames(s: StreamSpec, grad: bool) -> Tensor:
-        chunks = run(NetStudent(random_net()), s, 3, exit_level=exit_level, grad=grad)
+        chunks = run(NetStudent(random_net()), s, 3, exits=Exits(exit_level), grad=grad)
         assert all(c.content.requires_grad == grad for c in chunks)
         return torch.cat([c.content for c in chunks], 1).detach()
 
@@ -305,7 +277,7 @@ def test_law_9_checkpointing_changes_no_gradient(variant: dict[str, Any], exit_l
 
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
         net = random_net(checkpointing=checkpointing)
-        chunks = run(NetStudent(net), spec(**variant), 3, exit_level=exit_level, grad=True)
+        chunks = run(NetStudent(net), spec(**variant), 3, exits=Exits(exit_level), grad=True)
         torch.cat([c.content for c in chunks], 1).square().sum().backward()
         return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
@@ -336,7 +308,7 @@ def test_leaving_a_stream_early_leaves_the_grad_mode(student: NetStudent) -> Non
 @exits
 def test_only_the_exit_pass_runs_with_gradient(exit_level: int) -> None:
     student = Marked(random_net())
-    run(student, spec(), 2, exit_level=exit_level, grad=True)
+    run(student, spec(), 2, exits=Exits(exit_level), grad=True)
     assert student.graph == ([False] * exit_level + [True, False]) * 2
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from adastate.models import engine
 from adastate.models.actions import Steering, given
 from adastate.models.wan import DiT
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
 from adastate.stream.passes import Step
 from adastate.stream.rollout import replay
 from adastate.training.prompted_network import PromptedNetwork
@@ -205,10 +205,10 @@ def test_a_replay_has_the_actions_of_its_rollout_and_its_gradient() -> None:
         return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
 
     network = passes(net, True)
-    chunks = list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, 1, grad=True, finish=False))
+    chunks = list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, Exits(1), grad=True, finish=False))
     whole = gradient([torch.cat([c.state, c.content], 1) for c in chunks if c.state is not None])
     with torch.no_grad():
-        list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, 1, record=record, finish=False))
+        list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, Exits(1), record=record, finish=False))
     again = PromptedNetwork(net, TEXT, share=False, steering=steering())
     parts = gradient(list(replay(again, StateCache(spec()), record)))
     assert "action_embedding.weight" in whole and whole.keys() == parts.keys()

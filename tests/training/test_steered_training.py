@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.models.actions import Steering, given
-from adastate.stream import PromptSwitch, StateCache
+from adastate.stream import Exits, PromptSwitch, StateCache
 from adastate.training.initializations import (
     Consistency,
     DiffusionForcing,
@@ -191,7 +191,7 @@ def test_teacher_student_and_critic_are_told_the_same() -> None:
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_a_window_has_its_own_slice_of_the_actions(first: int) -> None:
     student = tiny_student(actions=3)
-    found = rollout_window(student, part(student), noise(), RolloutDraw(1, window_start=first), grad=False)
+    found = rollout_window(student, part(student), noise(), RolloutDraw(Exits(1), window_start=first), grad=False)
     assert found.actions is not None and torch.equal(found.actions, given(FLOWN)[:, 3 * first : 3 * first + 6])
     stream = student.stream(["red ball"] * 2, 12, noise=noise(), actions=FLOWN)
     expected = torch.cat([c.content for c in stream], 1)[:, 3 * first : 3 * first + 6]
@@ -203,7 +203,9 @@ def test_a_window_whose_first_chunk_is_context_has_the_actions_of_that_too() -> 
     both = part(student, next_text=student.embed(["slow snow"] * 2))
     for codec, switch in ((student.codec, 3), (Pictures(), None), (Pictures(), 2)):
         student.codec = codec
-        found = rollout_window(student, both, noise(), RolloutDraw(1, window_start=2, switch_chunk=switch), grad=True)
+        found = rollout_window(
+            student, both, noise(), RolloutDraw(Exits(1), window_start=2, switch_chunk=switch), grad=True
+        )
         assert found.context == 3 and found.actions is not None
         assert torch.equal(found.actions, given(FLOWN)[:, 6:12])
 
@@ -211,7 +213,7 @@ def test_a_window_whose_first_chunk_is_context_has_the_actions_of_that_too() -> 
 def test_a_recache_in_training_is_that_of_a_stream() -> None:
     student = tiny_student(actions=3, switch={"kind": "recache"})
     both = part(student, next_text=student.embed(["slow snow"] * 2))
-    found = rollout_window(student, both, noise(), RolloutDraw(1, window_start=2, switch_chunk=2), grad=False)
+    found = rollout_window(student, both, noise(), RolloutDraw(Exits(1), window_start=2, switch_chunk=2), grad=False)
     switches = {2: PromptSwitch(["slow snow"] * 2)}
     stream = student.stream(["red ball"] * 2, 12, switches=switches, noise=noise(), actions=FLOWN)
     assert torch.allclose(found.x, torch.cat([c.content for c in stream], 1)[:, 6:], atol=1e-5)
@@ -265,7 +267,7 @@ def test_a_carried_stream_goes_on_with_its_own_actions() -> None:
     student, source = tiny_student(actions=3), noise()
     one = carried(student)
     with torch.no_grad():
-        samples = [one.go_on(student, source, RolloutDraw(1), grad=False) for _ in range(3)]
+        samples = [one.go_on(student, source, RolloutDraw(Exits(1)), grad=False) for _ in range(3)]
     whole = torch.cat([samples[0].x, *(s.x[:, 3:] for s in samples[1:])], 1)
     stream = student.stream(["red ball"] * 2, 12, noise=noise(), actions=FLOWN)
     assert torch.allclose(whole, torch.cat([c.content for c in stream], 1), atol=1e-6)
@@ -277,7 +279,7 @@ def test_beyond_the_data_the_last_action_holds_for_all_three_networks() -> None:
     student = tiny_student(actions=3)
     one = carried(student, FLOWN[:, :6])
     for _ in range(2):
-        sample = one.go_on(student, noise(), RolloutDraw(1), grad=False)
+        sample = one.go_on(student, noise(), RolloutDraw(Exits(1)), grad=False)
     assert sample.actions is not None
     assert torch.equal(sample.actions[:, 3:], given(FLOWN[:, 5:6]).expand(-1, 3, -1))
 
@@ -286,16 +288,16 @@ def test_a_checkpoint_carries_the_actions_of_streams() -> None:
     student = tiny_student(actions=3)
     pool = StreamPool(student, 12)
     pool.begin([part(student)])
-    pool.next_sample(part(student), noise(), RolloutDraw(1), grad=False)
+    pool.next_sample(part(student), noise(), RolloutDraw(Exits(1)), grad=False)
     other = StreamPool(student, 12)
     other.load_state_dict(pool.state_dict())
     other.begin([part(student, None)])
-    a, b = (p.next_sample(part(student, None), noise("y"), RolloutDraw(1), grad=False) for p in (pool, other))
+    a, b = (p.next_sample(part(student, None), noise("y"), RolloutDraw(Exits(1)), grad=False) for p in (pool, other))
     assert torch.equal(a.x, b.x) and a.actions is not None and b.actions is not None
     assert torch.equal(a.actions, b.actions)
     old = {k: v for k, v in pool.state_dict().items() if k != "actions"}
     other.load_state_dict(old)
     other.begin([part(student, None)])
-    assert other.next_sample(part(student), noise("z"), RolloutDraw(1), grad=False).steering is None, (
+    assert other.next_sample(part(student), noise("z"), RolloutDraw(Exits(1)), grad=False).steering is None, (
         "as older versions wrote it"
     )

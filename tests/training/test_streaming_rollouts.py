@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import PromptSwitch, StateCache, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, rollout
 from adastate.training import streaming_rollouts
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
@@ -35,7 +35,7 @@ from tests.support.rig import (
 )
 from tests.support.tiny import SHAPE
 
-LAST = RolloutDraw(exit_level=1)
+LAST = RolloutDraw(Exits(1))
 STREAMING: dict[str, Any] = {"long_rollout": LongRollout(12, "streaming")}
 """A horizon of 6 frames, and 3 more twice."""
 
@@ -71,9 +71,7 @@ def test_a_carried_stream_is_the_stream_that_one_rollout_makes(stream: dict[str,
     frames = 6 + 2 * new_frames(student, 6)
     with torch.no_grad():
         cache = StateCache(student.spec)
-        made = list(
-            rollout(PromptedNetwork(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.exit_level)
-        )
+        made = list(rollout(PromptedNetwork(student.net, part.text), noise(), cache, frames // size, SHAPE, LAST.exits))
     whole = torch.cat([c.content for c in made], 1)
     assert torch.equal(torch.cat([parts[0]] + [p[:, size:] for p in parts[1:]], 1), whole)
     assert one.frames == frames and [p.shape[1] for p in parts] == [6, 6, 6]
@@ -169,7 +167,7 @@ def test_a_stream_ends_at_its_longest_and_the_next_has_the_prompt_of_its_batch()
         prompts.append([w for w in ("red", "fast", "snow", "lava") if torch.equal(sample.text, student.embed([w] * 2))])
     assert frames == [6, 9, 12, 6]
     assert prompts == [["red"], ["red"], ["red"], ["lava"]]
-    assert list(streams.switch_frames()) == [6, 9]
+    assert list(streams.switch_chunks()) == [2, 3]
 
 
 def test_a_checkpoint_s_streams_go_on_in_micro_batches_of_another_size() -> None:

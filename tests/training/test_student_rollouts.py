@@ -1,4 +1,4 @@
-"""What the scores look at: rollouts, windows of long ones, real clips, staircases."""
+"""What the scores look at: rollouts, windows of long ones, real clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import PromptSwitch, StateCache, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, rollout
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
@@ -33,7 +33,7 @@ def test_training_rolls_out_as_inference_does() -> None:
                 StateCache(distill.student.spec),
                 2,
                 SHAPE,
-                trained[0].passes - 2,
+                Exits(trained[0].passes - 2),
             )
         )
     assert len({c.passes for c in trained}) == 1
@@ -102,42 +102,12 @@ def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_
     assert float(x.grad[:, :3].abs().max()) == 0 and bool((x.grad[:, 3:].flatten(2).abs().amax(2) > 0).all())
 
 
-STAIRS: dict[str, Any] = {
-    "schedule": "staircase",
-    "anchor": "static",
-    "state_frames": 3,
-    "position": "anchor_contiguous",
-    "past_frames": 9,
-    "attention_frames": 12,
-    "clean_pass_context": "recent",
-}
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_staircases_and_plain_rollouts_are_mixed(share: float) -> None:
-    distill = tiny_distill(STAIRS, uniform_schedule_prob=share, student_every=1, iterations=2)
-    assert sum(draw.uniform_schedule for draw in drawn(distill, 60)) / 60 == pytest.approx(share, abs=0.2)
-    fit(distill, Prompts())
-    assert distill.iteration == 2
-    with pytest.raises(ValueError, match=r"uniform_schedule_prob 0\.5 is a share of staircases; schedule is 'uniform'"):
-        tiny_distill(uniform_schedule_prob=0.5)
-
-
-def test_every_chunk_of_a_staircase_has_its_gradient() -> None:
-    distill = tiny_distill(STAIRS)
-    sample = distill.student_sample(MicroBatch(distill.student.embed(["red"]), torch.arange(1)), "s", grad=True)
-    for chunk in sample.chunks:
-        distill.zero_grad()
-        chunk.content.square().sum().backward(retain_graph=True)
-        assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in distill.student.net.parameters())
-
-
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> None:
     """Bit for bit under the same noise; what comes before has no gradient, and no window costs what comes after."""
     student = tiny_distill().student
     part = MicroBatch(student.embed(["red ball"] * 2), torch.arange(2))
-    draw = RolloutDraw(exit_level=1, window_start=first)
+    draw = RolloutDraw(Exits(1), window_start=first)
     found = rollout_window(student, part, SampleNoise(0, 0, [0, 1], "x"), draw, grad=False)
     with torch.no_grad():
         plain = list(
@@ -147,7 +117,7 @@ def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> No
                 StateCache(student.spec),
                 4,
                 SHAPE,
-                1,
+                Exits(1),
             )
         )
     assert torch.equal(found.x, torch.cat([c.content for c in plain[first : first + 2]], 1))
@@ -165,7 +135,11 @@ def test_a_turn_within_a_window_comes_after_its_first_chunk(
     old, new = student.embed(["red ball"] * 2), student.embed(["slow snow"] * 2)
     part = MicroBatch(old, torch.arange(2), next_text=new)
     found = rollout_window(
-        student, part, SampleNoise(0, 0, [0, 1], "x"), RolloutDraw(1, window_start=2, switch_chunk=switch), grad=True
+        student,
+        part,
+        SampleNoise(0, 0, [0, 1], "x"),
+        RolloutDraw(Exits(1), window_start=2, switch_chunk=switch),
+        grad=True,
     )
     assert found.text is not None and torch.equal(found.text, old if at is None else new)
     assert (None if found.loss_mask is None else found.loss_mask.tolist()) == loss_mask
