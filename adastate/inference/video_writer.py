@@ -226,8 +226,18 @@ def _strip(
     # a given chunk stands before the horizon's first
     horizon = student.rollout_frames // plan.spec.chunk_frames if plan.given is None else None
     clips, hidden = [v for v, _ in kept], [h for _, h in kept]
-    prompts, steered = [item.prompt for item in items], held if plan.actions is not None else ()
-    return strip(clips, hidden, prompts=prompts, fps=fps, title=title, horizon=horizon, steered=steered)
+    before = 0 if plan.given is None else 1  # what is given stands before chunk 0
+    switches = {before + chunk: switch.prompt for chunk, switch in plan.switches.items()}
+    return strip(
+        clips,
+        hidden,
+        prompts=[item.told if switches else item.prompt for item in items],
+        fps=fps,
+        title=title,
+        horizon=horizon,
+        steered=held if plan.actions is not None else (),
+        switches=switches,
+    )
 
 
 def _sync(device: torch.device) -> None:

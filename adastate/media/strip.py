@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -27,6 +27,7 @@ DIM = "#9497a0"
 INK = "#e9eaee"
 AMBER = "#ffb74d"
 TEAL = "#5ecbbf"
+PINK = "#f48fb1"
 
 CHUNK_GAP, PICTURE_GAP, MARGIN, GUTTER = 10, 2, 20, 54
 
@@ -49,6 +50,7 @@ def strip(
     title: str = "",
     horizon: int | None = None,
     steered: Sequence[str] = (),
+    switches: Mapping[int, Sequence[str]] | None = None,
     cell_height: int = 96,
     max_width: int = 2240,
 ) -> Image.Image:
@@ -65,6 +67,8 @@ def strip(
         fps: for the seconds on the time axis.
         horizon: chunks of a training rollout; a line marks every multiple of it.
         steered: how each chunk was steered, in a word, written above its pictures.
+        switches: by the chunk with which it begins, the new prompt of each row; a line marks it, and the text of a
+            prompt runs to the next line.
         cell_height: largest height of a picture in pixels.
         max_width: of the sheet in pixels.
     """
@@ -100,12 +104,14 @@ def strip(
     for x, name in marks.items():
         draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)
         draw.text((x - 5, top - 36), name, AMBER, font(12), anchor="rt")
+    turns = _switch_marks(groups, switches or {})
     for row in range(rows):
         if prompts:
-            draw.text((left, top), shorten(prompts[row], 14, width - left - MARGIN), INK, font(14))
+            later = {x: texts[row] for x, texts in turns.items()}
+            _prompts(draw, prompts[row], later, (left, top, width - MARGIN))
             top += 24
-        for x in marks:
-            draw.line((x, top, x, top + row_height - (24 if prompts else 0)), fill=AMBER, width=2)
+        for x, colour in [*((x, AMBER) for x in marks), *((x, PINK) for x in turns)]:
+            draw.line((x, top, x, top + row_height - (24 if prompts else 0)), fill=colour, width=2)
         draw.text((MARGIN, top + cell[1] // 2), "video", DIM, font(12), anchor="lm")
         _place(sheet, groups, [c[row] for c in chunks], top, cell)
         top += cell[1] + 4
@@ -169,6 +175,25 @@ def _horizon_marks(groups: list[_Group], horizon: int | None) -> dict[int, str]:
         for before, group in pairwise(groups)
         if horizon and group.chunk // horizon > before.chunk // horizon
     }
+
+
+def _switch_marks(groups: list[_Group], switches: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:
+    """Where new prompts begin, and what they are: before the first chunk shown that has them."""
+    latest = [max((at for at in switches if at <= group.chunk), default=0) for group in groups]
+    return {
+        group.left - 3: switches[at]
+        for group, (before, at) in zip(groups[1:], pairwise(latest), strict=True)
+        if at > before
+    }
+
+
+def _prompts(draw: ImageDraw.ImageDraw, first: str, later: Mapping[int, str], box: tuple[int, int, int]) -> None:
+    """The prompts of a row over the pictures that they made, each cut where the next begins; box: left, top, right."""
+    left, top, right = box
+    starts = [left, *(x + 3 for x in later)]
+    ends = [*(x - 6 for x in later), right]
+    for text, x, end in zip((first, *later.values()), starts, ends, strict=True):
+        draw.text((x, top), shorten(text, 14, end - x), INK if x == left else PINK, font(14))
 
 
 @lru_cache

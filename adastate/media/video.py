@@ -26,6 +26,9 @@ BACKDROP = 255
 WATCHABLE = 256
 """Shorter side, in pixels, below which a video file is enlarged."""
 
+FRAGMENT_S = 2
+"""Seconds of a growing video that become visible together; each begins with a whole picture, so that players seek."""
+
 
 def to_uint8(pictures: Float[Tensor, "*shape"] | UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Floats in [-1, 1] to bytes on the CPU; bytes pass. What is not finite becomes black."""
@@ -38,7 +41,9 @@ def to_uint8(pictures: Float[Tensor, "*shape"] | UInt8[Tensor, "*shape"]) -> UIn
 class VideoWriter:
     """Streams pictures into an h264 mp4; memory does not grow with the length of the video.
 
-    The file appears under its name when it is complete: until `close` it lies beside it as `.<name>.part`.
+    The file appears under its name when it is complete: until `close` it lies beside it as `.<name>.part`, in fragments
+    of `FRAGMENT_S` that a player shows while it grows, and that are left to be seen if the process is killed. Complete,
+    it is an ordinary mp4 with one index.
     As a context manager it closes at the end, and leaves nothing behind if the block raises.
 
     Args:
@@ -57,12 +62,15 @@ class VideoWriter:
         self.scale = scale or math.ceil(WATCHABLE / min(height, width, WATCHABLE))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = atomic.scratch_of(self.path)
-        self._container: Any = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        growing = {"movflags": "+hybrid_fragmented+frag_keyframe+default_base_moof", "flush_packets": "1"}
+        self._container: Any = av.open(str(self._part), "w", format="mp4", options=growing)
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.height, self._stream.width = _even(height * self.scale), _even(width * self.scale)
         self._stream.pix_fmt = "yuv420p"
-        # One thread and a quick preset: a preview is encoded while training wants the processor.
-        self._stream.options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
+        self._stream.codec_context.gop_size = max(1, round(FRAGMENT_S * fps))
+        # One thread and a quick preset: a preview is encoded while training wants the processor. Pictures that wait for
+        # later ones (bf) would begin after the time 0, as fragments have no edit list.
+        self._stream.options = {"crf": str(crf), "preset": "superfast", "threads": "1", "bf": "0"}
 
     def append(self, pictures: Float[Tensor, " ..."] | UInt8[Tensor, " ..."]) -> None:
         """Adds `[T, 3, h, w]` to the end of the video."""

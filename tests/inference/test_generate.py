@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageColor
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from adastate.inference import video_writer
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.generate import main
 from adastate.inference.video_writer import chunk_starts, frames_for, span
+from adastate.media.strip import PINK
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
@@ -165,6 +166,8 @@ def test_a_turn_changes_the_stream_from_its_chunk_on(run: Path, tmp_path: Path) 
         assert apart(before, seen[name])[0] < 1, "the first chunk is made before the switch"
     assert (seen["same"] == before).all() and (seen["early"] == seen["keep"]).all()
     assert apart(before, seen["keep"])[1] > 1
+    sheet = np.asarray(Image.open(tmp_path / "keep" / "strip.png")).astype(int)
+    assert (np.abs(sheet - ImageColor.getrgb(PINK)).sum(-1) == 0).any(), "the strip marks the switch"
     others = [seen[name] for name in ("keep", "cut", "flush", "recache")]
     assert all((a != b).any() for a, b in combinations(others, 2)), "each switch leaves another cache"
 

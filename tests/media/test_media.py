@@ -1,4 +1,5 @@
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from adastate.media.strip import GROUND, TEAL, font, shorten, strip
+from adastate.media.strip import GROUND, PINK, TEAL, font, shorten, strip
 from adastate.media.video import VideoWriter, gif_bytes, to_uint8
 
 
@@ -53,6 +54,27 @@ def test_a_video_reads_back_with_its_pictures_size_and_rate(tmp_path: Path) -> N
     assert [p.name for p in path.parent.iterdir()] == ["clip.mp4"]
     assert len(pictures) == 6
     assert np.abs(pictures.reshape(6, -1).mean(1) - [10, 60, 110, 160, 210, 250]).max() < 4
+
+
+def test_a_video_can_be_watched_while_it_grows_and_is_an_ordinary_one_in_the_end(tmp_path: Path) -> None:
+    def shown(path: Path) -> list[float]:
+        with av.open(str(path)) as file:
+            return [float(picture.time or 0) for picture in file.decode(video=0)]
+
+    path = tmp_path / "film.mp4"
+    with VideoWriter(path, 8, 16, 16) as writer:
+        writer.append(torch.rand(48, 3, 16, 16) * 2 - 1)
+        assert not path.exists()
+        (growing,) = tmp_path.iterdir()
+        seen = shown(growing)
+        assert 16 <= len(seen) < 48 and all(b - a == 1 / 8 for a, b in pairwise(seen))
+    assert shown(path) == [i / 8 for i in range(48)]
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        assert stream.frames == 48 and stream.time_base is not None, "one index of all pictures"
+        assert stream.duration is not None and float(stream.duration * stream.time_base) == 6
+        file.seek(round(4.5 / stream.time_base), stream=stream)
+        assert float(next(file.decode(video=0)).time or 0) == 4.0, "it seeks to whole pictures, every two seconds"
 
 
 def test_tiny_video_is_enlarged_with_square_pixels(tmp_path: Path) -> None:
@@ -135,6 +157,22 @@ def test_a_strip_marks_where_the_training_horizon_ends() -> None:
     columns = np.nonzero((plain != marked).any((0, 2)))[0]
     third = 20 + 54 + 3 * (96 + 10)
     assert columns.max() < third and columns.min() > third - 96 - 10, "left of chunk 3, and nowhere else"
+
+
+def test_a_strip_marks_each_new_prompt_and_tells_it() -> None:
+    chunks = [flat(grey(60)) for _ in range(6)]
+    plain = np.asarray(strip(chunks, prompts=["a meadow"]))
+    marked = np.asarray(strip(chunks, prompts=["a meadow"], switches={3: ["snow"]}))
+    rows, columns = np.nonzero((plain != marked).any(2))
+    third = 20 + 54 + 3 * (96 + 10)
+    (_, pictures), *_ = left_edges(Image.fromarray(plain), 60)
+    assert third - 10 <= columns.min() < third, "a line left of chunk 3"
+    over = columns[rows < pictures - 2]
+    assert third <= over.min() and over.max() < third + 60, "the text of the new prompt above its first picture"
+    shared = strip(chunks, prompts=["a meadow " * 30], switches={1: ["snow"]})
+    assert shared.size == plain.shape[1::-1], "a prompt ends where the next begins"
+    many = np.asarray(strip([flat(grey(60))] * 300, switches={101: ["snow"]}))
+    assert (np.abs(many.astype(int) - ImageColor.getrgb(PINK)).sum(-1) == 0).any(), "its chunk need not be shown"
 
 
 def test_long_and_foreign_prompts_stay_inside_the_sheet() -> None:
