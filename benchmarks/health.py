@@ -28,7 +28,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "healthy": ("the recipe as it is", []),
     "batch-1": ("one prompt an iteration, not 16", ["model.init_args.global_batch=1", "data.init_args.batch=1"]),
     "slow-critic": ("critic's rate 6e-6, not 6e-4", ["model.init_args.optimizer.critic_lr=6.0e-6"]),
-    "no-init": ("student begins as the teacher", ["model.init_args.student.init_args.weights=builtin"]),
+    "no-init": ("student begins as the teacher", ["student.weights=builtin"]),
     "high-rate": ("student's rate 4e-3, not 1.2e-4", ["model.init_args.optimizer.student_lr=4.0e-3"]),
 }
 """Name to (what is different, overrides)."""
@@ -65,7 +65,7 @@ def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -
             f"run.dir={out / name}",
             f"run.iterations={iterations}",
             f"preview.every={every}",
-            f"model.init_args.student.init_args.weights={run.resolve() / 'init.safetensors'}",
+            f"student.weights={run.resolve() / 'init.safetensors'}",
             *RUNS[name][1],
         ]
         words = [w for file in files for w in ("--config", file)] + [f"--{option}" for option in options]

@@ -98,7 +98,7 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
             files.insert(0, "conf/systems/rolling_forcing.yaml")
             extra = (*extra, *CHUNKS_OF_ONE)
         argv = ["fit", *common(job), *(word for file in files for word in ("--config", file)), *extra]
-        argv += [f"--model.init_args.student.init_args.weights={weights}", f"--run.iterations={iterations}"]
+        argv += [f"--student.weights={weights}", f"--run.iterations={iterations}"]
         add(job, "distill", [*argv, "--trainer.log_every_n_steps=1"], *needs)
         measure = ["evaluate", "--run", str(out / job), "--rollouts", str(rollouts)]
         add(job, "evaluate", [*measure, "--json", str(out / job / "distilled.json")], (job, "distill"))

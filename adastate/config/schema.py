@@ -9,7 +9,7 @@ from typing import Any
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
 VARIABLES = (
     "run", "size", "teacher_size", "critic_size", "stream", "codec", "text", "latent_size", "rollout",
-    "teacher", "critic", "precision", "training", "preview",
+    "teacher", "student", "critic", "precision", "training", "preview",
 )  # fmt: skip
 
 TEXT = "text"
@@ -36,6 +36,7 @@ PLAIN: dict[str, Any] = {
     "latent_size": OTHER,
     "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "rolling_frames"), OTHER),
     "teacher": {"weights": TEXT, "negative_prompt": TEXT, "timestep_shift": OTHER, "guidance": OTHER},
+    "student": {"weights": TEXT},
     "critic": {"weights": TEXT},
     "precision": {"compute_dtype": TEXT, "compiled": OTHER, "checkpointing": OTHER},
     "training": {

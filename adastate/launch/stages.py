@@ -110,7 +110,7 @@ class Line:
         else:
             recipe = [] if init == "ode" else ["--config", f"conf/recipes/init_{init}.yaml"]
             self._fit("init", *recipe, few="consistency" if init == "consistency" else True)
-        begin = "--model.init_args.student.init_args.weights"
+        begin = "--student.weights"
         self._distill("distill", f"{begin}={weights}", few=True)
         long = self.run / "long.safetensors"
         recipe = ["--config", "conf/recipes/distill_long.yaml", "--run.stage=long", f"--model.init_args.out={long}"]

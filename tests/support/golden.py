@@ -41,7 +41,7 @@ SHORT = ["--training.batch=8", "--preview.every=1000", "--trainer.max_steps=3"]
 DISTILL = [
     "fit", *BASE, "--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml",
     "--training.batch=8", "--preview.every=1000", "--run.save_every=3", "--model.init_args.global_batch=8",
-    "--model.init_args.schedule.critic_first=1", "--model.init_args.student.init_args.weights=builtin",
+    "--model.init_args.schedule.critic_first=1", "--student.weights=builtin",
 ]  # fmt: skip
 INITS = {
     "ode": [],
