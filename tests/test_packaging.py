@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -35,13 +41,47 @@ def test_the_constraints_lie_within_the_ranges_of_the_project() -> None:
     assert {"torch", "lightning", "webdataset", "omegaconf"} <= pinned.keys()
 
 
-def test_every_template_goes_into_the_wheel() -> None:
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    packed = {path for package, patterns in data.items() for p in patterns for path in (ROOT / package).glob(p)}
-    templates = {
-        path for package in ("adastate", "callbacks", "datamodules") for path in (ROOT / package).rglob("*.jinja")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked, as pip installs it, built out of a copy of the files that git tracks."""
+    pytest.importorskip("hatchling", reason="it is among the dependencies of `dev`, and builds the wheel")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in tracked.rstrip("\0").split("\0"):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    before = sorted(source.rglob("*"))
+    build = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-B", "-c", build, str(out)], cwd=source, check=True, capture_output=True)
+    assert sorted(source.rglob("*")) == before, "nothing is left in the source tree"
+    (file,) = out.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(out / "site")
+    return out / "site"
+
+
+def test_the_wheel_has_every_file_of_the_packages_and_of_conf(wheel: Path) -> None:
+    for folder, place in {**{p: p for p in ("adastate", "callbacks", "datamodules")}, "conf": "adastate/conf"}.items():
+        ours = {str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob("*") if p.is_file()}
+        packed = {str(p.relative_to(wheel / place)) for p in (wheel / place).rglob("*") if p.is_file()}
+        missing = {p for p in ours - packed if "__pycache__" not in p}
+        assert missing == set(), folder
+    assert {p.name for p in wheel.iterdir() if not p.name.endswith(".dist-info")} == {
+        "adastate",
+        "callbacks",
+        "datamodules",
     }
-    assert templates and templates <= packed
+
+
+@pytest.mark.slow
+def test_the_wheel_generates_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "adastate", "generate", "--seconds", "0.5"]
+    made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    (video,) = tmp_path.rglob("*.mp4")
+    assert str(video.relative_to(tmp_path)) in made.stdout and str(wheel) in made.stdout + made.stderr
 
 
 def test_the_reference_names_every_make_target_and_only_those() -> None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adastate.config.compose import compose
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
 from adastate.stream import StreamSpec
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,7 @@ class System:
 
 
 def folder() -> Path:
-    """conf/systems of the working directory, as everything in conf/ is found, or else of the repository."""
-    here = Path("conf/systems")
-    return here if here.is_dir() else ROOT / here
+    return conf_path("conf/systems")
 
 
 def names() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from adastate.config.classes import class_at, constructor_hints
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import PLAIN, TEXT, ConfigError, Lines, Path_, Words
 from adastate.config.value_types import is_text
 
@@ -31,6 +32,7 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     Raises:
         ConfigError: no file, no YAML, or no keys.
     """
+    file = conf_path(file)
     if not file.is_file():
         raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
     try:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adastate.config.command_line import read_command
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import LIGHTNING, VARIABLES
 from adastate.config.validate import check_words
 from adastate.encoders import residual_codec
@@ -138,7 +139,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--run", default="runs/tiny", help="run folder")
     parser.add_argument("--preset", choices=("default", "full"), default="default", help="full: every kind of stage")
     parser.add_argument("--init", choices=INITS, default=INITS[0], help="initialisation of the preset full")
-    sizes = sorted(p.stem for p in Path("conf/sizes").glob("*.yaml"))
+    sizes = sorted(p.stem for p in conf_path("conf/sizes").glob("*.yaml"))
     parser.add_argument("--world", choices=WORLDS, help="built-in world of the clips and prompts: plain or flight")
     parser.add_argument("--size", choices=sizes, help="a file of conf/sizes/ (default: that of the world)")
     parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")

@@ -10,19 +10,17 @@ from typing import Any
 
 import yaml
 
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
 from adastate.stream import StreamSpec
 
-ROOT = Path(__file__).parents[2]
 WORLDS = ("journey", "fog", "plain")
 FIRST = "anchors"
 """The group whose seeds all come before any other group's."""
 
 
 def folder() -> Path:
-    """conf/study of the working directory, or else of the repository."""
-    here = Path("conf/study")
-    return here if here.is_dir() else ROOT / here
+    return conf_path("conf/study")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from adastate.config.conf_files import conf_path
 from adastate.diffusion import flow, losses, solvers
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
@@ -286,6 +287,7 @@ class Teacher(pl.LightningModule):
 def _read_prompt(text: str) -> str:
     if not text.endswith(".txt"):
         return text
-    if not Path(text).is_file():
+    file = conf_path(text)
+    if not file.is_file():
         raise FileNotFoundError(f"no negative prompt at {text}; conf/prompts/ holds Wan2.1's")
-    return read_text(Path(text)).strip()
+    return read_text(file).strip()
