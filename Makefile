@@ -14,7 +14,7 @@ VIDEOS  ?=
 LATENTS ?=
 RECIPE  ?=
 STRATEGY ?=
-OUT     ?= data/shards
+OUT     ?= $(RUN)/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
 BUDGET  ?= short
@@ -77,7 +77,7 @@ format: install ## let ruff put things in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=flight ARGS="--clips 24000 --workers 2" -> shards in OUT; LATENTS=1 encodes them
+shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=flight ARGS="--clips 24000 --workers 2" -> shards in RUN/shards, where the stages look; LATENTS=1 encodes them
 	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS),$(if $(WORLD),--world $(WORLD))) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
 
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
@@ -99,8 +99,9 @@ train-distill: install ## distribution matching on own rollouts; RECIPE="long lo
 	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(TINY) $(call RECIPES,distill) \
 		$(SHARDED) --run.dir=$(RUN) $(ARGS)
 
-generate: install ## ARGS='--prompt "..." --seconds 20 --states' -> mp4s in RUN/generated
-	$(ADASTATE) generate --run $(RUN) $(ARGS)
+# until runs/tiny has a student of its own the one that ships serves, unless RUN is named
+generate: install ## a video with its hidden state, by RUN or by the student that ships; ARGS='--prompt "..." --seconds 20 --states'
+	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run $(RUN)) $(ARGS)
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run $(RUN) $(ARGS)

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -200,6 +201,26 @@ def _is_done(source: _Source, states: Facts, counts: Counter[str]) -> bool:
     return True
 
 
+def own_run(world: str | None) -> Path:
+    """The run folder that `make` takes for a world where none is named."""
+    return Path("runs/flight" if world == "flight" else "runs/tiny")
+
+
+def next_command(args: argparse.Namespace) -> str:
+    """The make command that trains on what was written: the teacher, or for the user's own video the codec first."""
+    small = args.codec_weights in (None, "builtin", *WORLDS) or str(args.codec_weights).endswith(".safetensors")
+    words = ["WORLD=flight"] if args.world == "flight" else [] if small else ["SIZE=wan_1_3b"]
+    if args.out.parent != own_run(args.world) or not small:
+        words.append(f"RUN={shlex.quote(str(args.out.parent))}")
+    extra = [] if args.out.name == "shards" else [f"--data.init_args.shards={args.out}"]
+    stage = "train-codec" if args.videos and not args.latents else "train-teacher"
+    if args.latents:
+        words.append("RECIPE=latents")
+    else:
+        extra.insert(0, f"--config conf/data/{stage.removeprefix('train-')}_shards.yaml")
+    return " ".join(["make", stage, *words, *([f"ARGS={shlex.quote(' '.join(extra))}"] if extra else [])])
+
+
 def main(argv: list[str]) -> None:
     """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
     parser = argparse.ArgumentParser("adastate shards", description=__doc__)
@@ -214,7 +235,11 @@ def main(argv: list[str]) -> None:
     add("--clips", type=int, default=256, help="of the world (default: %(default)s)")
     add("--workers", type=int, default=0, help="processes that render and encode the world's clips (0: this one does)")
     add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
-    add("--out", type=Path, default=Path("data/shards"), help="folder of the shards (default: %(default)s)")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the shards (default: runs/tiny/shards, of the flight world runs/flight/shards)",
+    )
     add("--height", type=int, default=32)
     add("--width", type=int, default=32)
     add("--pictures", type=int, default=21, help="pictures of a clip (default: %(default)s)")
@@ -233,6 +258,7 @@ def main(argv: list[str]) -> None:
     )
     add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
     args = parser.parse_args(argv)
+    args.out = args.out or own_run(args.world) / "shards"
     try:
         own = None if args.world in (None, "plain") else args.world
         codec = load_codec(args.codec_weights or own) if args.latents else None
@@ -272,6 +298,7 @@ def main(argv: list[str]) -> None:
     print(report)
     if not report.clips:
         raise SystemExit(1)
+    print(f"next: {next_command(args)}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
 
+from adastate.config.command_line import read_command
 from adastate.encoders import TinyCodec
 from adastate.media.video import fit, to_float
 from datamodules.clips import ShardData
@@ -20,6 +23,8 @@ from datamodules.tools.make_shards import codec_name, main, make_shards
 from datamodules.tools.world_shards import write_world
 from tests.support.odd_videos import write
 from tests.support.sample_videos import StubCodec, film, frames, scene
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -330,3 +335,35 @@ def test_what_lies_beside_the_videos_is_told_and_every_name_will_do(tmp_path: Pa
     told = {decode(sample, "mp4").prompt for sample in samples(tmp_path / "out")}
     assert told == {"²3 b", "12 30", "雪 03d", "caf xe9"}
     assert cut(tmp_path / "videos", tmp_path / "out", caption_from_name=True).written == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--world plain --latents", "make train-teacher RECIPE=latents"),
+        ("--world flight --latents", "make train-teacher WORLD=flight RECIPE=latents"),
+        ("--videos {videos} --out {tmp}/mine/shards", "make train-codec RUN={tmp}/mine ARGS="),
+        ("--videos {videos} --latents --out {tmp}/own", "make train-teacher RUN={tmp} RECIPE=latents ARGS="),
+    ],
+)
+def test_the_next_command_is_told_and_reads_what_was_written(
+    words: str,
+    told: str,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = words.format(videos=videos, tmp=tmp_path).split()
+    main([*argv, *(["--clips", "1"] if "--world" in argv else ["--pictures", "9"])])
+    summary, last = capsys.readouterr().out.rstrip().splitlines()
+    command = last.removeprefix("next: ")
+    assert command.startswith(told.format(tmp=tmp_path))
+    made = subprocess.run(
+        ["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    line = next(line for line in made.stdout.replace("\\\n", " ").splitlines() if " fit " in line)
+    config, rest = read_command(shlex.split(line)[2:])
+    asked = [word.partition("=")[2] for word in rest if word.startswith("--data.init_args.shards=")]
+    assert summary.startswith(f"{(asked or [config.lightning['data']['init_args']['shards']])[-1]}: ")
