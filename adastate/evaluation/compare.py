@@ -36,6 +36,7 @@ from adastate.training.load_run import load_student
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
 from datamodules.prompts import read_prompts
+from datamodules.worlds.world_clips import vocabularies
 
 TRAINED = "as trained"
 DEFAULT = (
@@ -140,7 +141,7 @@ class SystemResult:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate compare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
     parser.add_argument("--systems", nargs="+", default=[TRAINED, *DEFAULT], help=f"of {', '.join(names())}, or files")

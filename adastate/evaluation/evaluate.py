@@ -39,6 +39,7 @@ from datamodules.shards.decode import decode
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import read_words
 from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
+from datamodules.worlds.world_clips import vocabularies
 
 Figures = dict[str, float]
 
@@ -286,7 +287,7 @@ def spelt(column: str, value: float | None) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate evaluate", description=__doc__)
+    parser = argparse.ArgumentParser("adastate evaluate", description=__doc__, epilog=vocabularies())
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
     parser.add_argument("--rollouts", type=int, default=32, help="at least so many, each of --prompts equally often")

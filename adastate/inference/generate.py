@@ -3,6 +3,10 @@
 Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and pictures go
 straight to the encoder. The timing report says what streaming costs with decoding and without.
 
+Without arguments it is the run in runs/tiny, or the tiny student that ships, and a prompt of its previews, the hidden
+state beside the video. --weights FILE --size wan_1_3b --system self_forcing streams weights of any origin without a run
+folder; --stream.past_frames=6 and the like change keys of that size's configuration.
+
 A prompt with a time, "10s cut: ...", is a part of one stream; prompts without are streams of their own. A network that
 can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
 torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
@@ -28,38 +32,46 @@ from adastate.inference import conditioning as standing
 from adastate.inference import prompt_schedule, vbench
 from adastate.inference.conditioning import Prefix
 from adastate.inference.prompt_schedule import TimedPrompt
+from adastate.inference.student_source import StudentSource, student_source, unknown_words
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
 from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.video_network import Engine
+from adastate.runtime import atomic
 from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.runtime.text_files import read_lines
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import WORDS, ActionCue
-from adastate.training.load_run import load_student
+from adastate.training.load_run import student_of
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
+from datamodules.worlds.world_clips import vocabularies
+
+SHOWN = 8
+"""Paths of videos that are printed at the end."""
 
 
 def main(argv: list[str]) -> None:
     try:
-        _generate(_parser().parse_args(argv))
+        args, overrides = _parser().parse_known_args(argv)
+        _generate(args, student_source(args.run, args.weights, args.size, args.system, overrides))
     except (ValueError, FileNotFoundError) as error:  # of a stream, weights, a file: each says what is wrong
         raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("adastate generate", description=__doc__)
+    parser = argparse.ArgumentParser("adastate generate", description=__doc__, epilog=vocabularies())
     add = parser.add_argument
-    add("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
-    add("--checkpoint", type=Path, help="weights; default: the run's student.safetensors")
+    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
+    add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
+    add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
     add("--system", metavar="NAME|FILE", help=f"another stream on the same weights: {', '.join(names())}")
     add(
         "--prompt",
         action="append",
         default=[],
-        help="may come again; '0s: ...', '10s cut: ...' are parts of one stream",
+        help="may come again; '0s: ...', '10s cut: ...' are parts of one stream; default: one of the previews",
     )
     add("--prompts", type=Path, help="text file, one prompt a line")
     add("--prompts-extended", type=Path, help="its line i is what the model is told for line i of --prompts")
@@ -92,12 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
     add("--attention", choices=get_args(attention.Backend), default="sdpa", help="its kernels")
-    add("--out", type=Path, help="folder of the mp4s; default <run>/generated, or <run>/vbench")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the mp4s; default <run>/generated, or <run>/vbench; without a run runs/<size>/...",
+    )
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda is the GPU of this rank")
     return parser
 
 
-def _generate(args: argparse.Namespace) -> None:
+def _generate(args: argparse.Namespace, source: StudentSource) -> None:
+    if not args.prompt and not args.prompts and args.layout == "plain" and source.previewed:
+        args.prompt, args.states = source.previewed[:1], True
+        print(f"no prompt is given: {args.prompt[0]!r}, with the hidden state to the right")
     timed, flown = prompt_schedule.parse(args.prompt), action_schedule.parse(args.actions)
     _check(args, scheduled=timed is not None)
     bench, rank = args.layout == "vbench", this_rank(os.environ)
@@ -113,22 +132,25 @@ def _generate(args: argparse.Namespace) -> None:
         title = timed[0].text if timed else None
         pairs = enumerate(zip(prompts, told, strict=True))
         items = [Item(i, prompt, t, f"{file_name(title or prompt, i)}.mp4", i) for i, (prompt, t) in pairs]
-    student = load_student(args.run, args.checkpoint).to(device_for(args.device, rank))
+    student = student_of(source.config, source.weights).to(device_for(args.device, rank))
     student.engine, student.fp8 = args.engine, args.fp8
     kernels = attention.use(args.attention)
     if rank.rank == 0:
         print(f"{kernels}, engine: {args.engine}" + ", products in FP8" * args.fp8)
-    spec = _spec(student, args, rank)
+        _tell_unknown([prompt.text for prompt in timed] if timed else told, source.world)
+    spec = _spec(student, args.system, source, rank)
     given = _given(student, args, listed)
-    folder = args.out or args.run / ("vbench" if bench else "generated")
+    folder = args.out or source.folder / ("vbench" if bench else "generated")
     frames = frames_for(args.seconds, student.codec, spec, given.frames if given else 0)
     switches = _switches(timed or [], student, spec, frames, given, args.seconds)
     actions = _actions(flown, student, frames, given, args.seconds)
     records = folder.with_name(f"{folder.name}.info") if bench else folder
     plan = Plan(frames, args.seed, spec, folder, records, given, switches, args.states, actions)
     if bench:
-        vbench.record(records, items, _settings(args, plan))
+        vbench.record(records, items, _settings(args, plan, source))
     batch = args.batch or streams_at_once(student.latent_size)
+    if rank.rank == 0 and not bench:
+        print(f"to be watched while it grows: {atomic.scratch_of(folder / items[0].name)}")
     timing = run(student, plan, items, rank, batch, args.strip, resume=bench)
     _report(plan, items, rank, timing, alone=not bench and rank.world == 1)
 
@@ -179,17 +201,27 @@ def _lines(file: Path) -> list[str]:
     return read_lines(file)
 
 
-def _spec(student: Student, args: argparse.Namespace, rank: Rank) -> StreamSpec:
+def _tell_unknown(prompts: Sequence[str], world: str | None) -> None:
+    """One line about words that no prompt of the student's world has; they are embedded like any other."""
+    if unknown := unknown_words(prompts, world):
+        print(
+            f"adastate generate: note: {', '.join(map(repr, unknown))}: not among the words of the {world} world, "
+            "which the network has learnt; adastate generate --help lists them",
+            file=sys.stderr,
+        )
+
+
+def _spec(student: Student, name: str | None, source: StudentSource, rank: Rank) -> StreamSpec:
     """The stream to run: the student's own, or a system's. Says so where the weights have learnt another."""
     spec = student.spec
-    if args.system:
-        system = read_system(args.system, student.chunk_frames)
+    if name and source.run:
+        system = read_system(name, student.chunk_frames)
         spec = system.spec
         if system.rope_max_frames > student.net.size.rope_max_frames:
             for net in (student.net, student.ema.net):
                 net.size = replace(net.size, rope_max_frames=system.rope_max_frames)
-    trained = facts(args.checkpoint or args.run / "student.safetensors").get("stream")
-    if trained is None and args.checkpoint is None:
+    trained = facts(source.weights).get("stream")
+    if trained is None and source.weights == source.folder / "student.safetensors":
         trained = asdict(student.spec)
     sentence = mismatch(trained or {}, asdict(spec))
     if sentence and rank.rank == 0:
@@ -230,13 +262,13 @@ def _actions(
     )
 
 
-def _settings(args: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, plan: Plan, source: StudentSource) -> dict[str, Any]:
     """What a video depends on beside its prompt and sample."""
     before = args.image or args.latents
     return {
         "seed": plan.seed,
         "frames": plan.frames,
-        "weights": vbench.fingerprint(args.checkpoint or args.run / "student.safetensors"),
+        "weights": vbench.fingerprint(source.weights),
         "given": vbench.fingerprint(before) if before else None,
         **({"fp8": True} if args.fp8 else {}),
         **({"actions": args.actions} if args.actions else {}),
@@ -250,6 +282,8 @@ def _report(plan: Plan, items: Sequence[Item], rank: Rank, timing: Timing | None
         file = "timing.json" if alone else f"timing-{rank.rank:03d}.json"
         write_json(plan.records / file, asdict(timing))
         print(f"{timing.streams} videos of {timing.pictures} pictures in {plan.folder}")
+        for item in items[:SHOWN] if alone else ():
+            print(plan.folder / item.name)
         print(
             f"first picture after {timing.first_picture_s} s; all streams together "
             f"{timing.pictures_s_without_decoding} pictures/s without decoding, {timing.pictures_s_with_decoding} with "

@@ -44,7 +44,7 @@ from datamodules.shards.shard_writer import join
 from datamodules.tools.lmdb_pairs import LmdbPairs
 from datamodules.trajectories import TrajectoryWriter, actions_by_number
 from datamodules.worlds.flyover import Kind
-from datamodules.worlds.world_clips import world_prompts
+from datamodules.worlds.world_clips import vocabularies, world_prompts
 
 SHARD_BYTES = 2**28
 """Of a shard, about: what is not in a whole shard when a process is killed is made again."""
@@ -150,7 +150,7 @@ def _key(i: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("adastate trajectories", description=__doc__)
+    parser = argparse.ArgumentParser("adastate trajectories", description=__doc__, epilog=vocabularies())
     add = parser.add_argument
     add("--teacher", choices=("bidirectional", "causal"), default="bidirectional")
     add("--weights", type=Path, help="of the causal teacher; default <run.dir>/ar.safetensors")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from adastate.config.conf_files import conf_path
 from adastate.runtime import atomic
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import read_words
@@ -168,7 +169,9 @@ class Line:
         if self.args.teacher != "builtin":
             return str(self.args.teacher)
         return str(
-            yaml.safe_load(Path(f"conf/sizes/{self.args.size}.yaml").read_text(encoding="utf-8"))["teacher"]["weights"]
+            yaml.safe_load(conf_path(f"conf/sizes/{self.args.size}.yaml").read_text(encoding="utf-8"))["teacher"][
+                "weights"
+            ]
         )
 
     def _trajectories(self, kind: str = "", *extra: str) -> None:
@@ -188,11 +191,11 @@ class Line:
     def _watch(self, weights: Path | None = None) -> None:
         """Rollouts and their evaluation, of the distilled student or of other weights."""
         run = self.run
-        shown, measured = (["--checkpoint", str(weights)], ["--weights", str(weights)]) if weights else ([], [])
+        measured = ["--weights", str(weights)] if weights else []
         once = CLIP_PICTURES / (FPS if self.world else REAL_FPS)
         for name, length in {"rollouts 1x": f"{once:.3f}", "rollouts 6x": f"{6 * once:.3f}"}.items():
             folder = run / "rollouts" / name.split()[1]
-            line = ["generate", "--run", str(run), *shown, "--seconds", length, "--states", "--strip"]
+            line = ["generate", "--run", str(run), *measured, "--seconds", length, "--states", "--strip"]
             line += ["--out", str(folder), *([] if self.world else [*self.prompts, "--most", "6"])]
             shown_prompts = previewed(self.args.size) if self.world else []
             line += [word for prompt in shown_prompts for word in ("--prompt", prompt)]
@@ -204,7 +207,8 @@ class Line:
 def previewed(size: str) -> list[str]:
     """The prompts that the previews of a size show, too."""
     files = (
-        yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml")
+        yaml.safe_load(conf_path(name).read_text(encoding="utf-8"))
+        for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml")
     )
     return list(next(file["preview"]["prompts"] for file in files if "prompts" in file.get("preview", {})))
 

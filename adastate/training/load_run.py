@@ -6,6 +6,7 @@ loaded runs as in training: where the trainer computed in bfloat16, the networks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,21 @@ from adastate.training.teacher import Teacher
 
 def load_student(run: Path, weights: Path | None = None) -> Student:
     """The student of a run folder, or `weights` (safetensors) in that run's geometry; frozen, on the CPU."""
-    source = weights or run / "student.safetensors"
-    config = _config(run, "distill")
+    return student_of(run_config(run, "distill"), weights or run / "student.safetensors")
+
+
+def student_of(config: Mapping[str, Any], weights: Path) -> Student:
+    """The student of a distillation's configuration, with weights of any source; frozen, on the CPU."""
     # what was trained through adapters was written without them
-    student = _frozen(build(_with(_model(config)["student"], weights=str(source), lora=None), Student))
-    student.ema = EMA(held(student.net, config["trainer"].get("precision")), 0.0)  # of frozen weights: the same ones
+    student = _frozen(build(_with(_model(config)["student"], weights=str(weights), lora=None), Student))
+    precision = (config.get("trainer") or {}).get("precision")
+    student.ema = EMA(held(student.net, precision), 0.0)  # of frozen weights: the same ones
     return student
 
 
 def load_teacher(run: Path) -> Teacher:
     """The teacher that the run distilled, able to sample clips; frozen, on the CPU."""
-    config = _config(run, "distill")
+    config = run_config(run, "distill")
     model = _model(config)
     student = model["student"]["init_args"]
     shared = {name: student[name] for name in ("codec", "text", "latent_size")}
@@ -51,7 +56,8 @@ def held(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
     return net
 
 
-def _config(run: Path, stage: str) -> dict[str, Any]:
+def run_config(run: Path, stage: str) -> dict[str, Any]:
+    """The resolved configuration with which a stage of a run was trained."""
     path = run / stage / "config.yaml"
     if not path.is_file():
         raise ConfigError(
@@ -60,7 +66,7 @@ def _config(run: Path, stage: str) -> dict[str, Any]:
     return {"trainer": {}, **yaml.safe_load(path.read_text(encoding="utf-8"))}
 
 
-def _model(config: dict[str, Any]) -> dict[str, Any]:
+def _model(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config["model"]["init_args"])
 
 

@@ -18,8 +18,10 @@ BUILTIN = {
     "builtin": PRETRAINED / "tiny_teacher.safetensors",
     "journey": PRETRAINED / "journey_teacher.safetensors",
     "fog": PRETRAINED / "fog_teacher.safetensors",
+    "tiny_student": PRETRAINED / "tiny_student.safetensors",
 }
-"""Teachers that ship: of the tiny world, of its journeys and of those through fog (datamodules)."""
+"""What ships: teachers of the tiny world, of its journeys and of those through fog (datamodules), and a student of the
+tiny world."""
 
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 OTHERS = re.compile(r"critic|fake_score|real_score|teacher")

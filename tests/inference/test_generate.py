@@ -349,7 +349,9 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         ([*one, "--prompts-extended", str(short)], "goes line by line with --prompts alone"),
         ([*one, "--samples", "2"], "--samples belongs to --layout vbench"),
         ([*file, *bench, "--states"], "--states would be measured"),
-        ([*one, "--checkpoint", str(tmp_path / "none")], "no weights at"),
+        ([*one, "--weights", str(tmp_path / "none")], "no weights at"),
+        ([*one, "--size", "tiny"], "tiny and --run .*: a run folder has its own configuration"),
+        ([*one, "--stream.past_frames=3"], "a run folder has its own configuration, .*distill/config.yaml"),
     ]
     for argv, sentence in cases:
         with pytest.raises(SystemExit, match=f"^adastate generate: .*{sentence}"):

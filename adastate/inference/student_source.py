@@ -1,0 +1,105 @@
+"""Which student `adastate generate` streams: that of a run folder, any weights at a size of conf/, or the one that
+ships."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adastate.config.command_line import read_command
+from adastate.config.conf_files import conf_path
+from adastate.config.schema import ConfigError
+from adastate.training.load_run import run_config
+from adastate.weights import BUILTIN
+from datamodules.worlds.world_clips import WORLDS, vocabulary
+
+RUN = Path("runs/tiny")
+SHIPPED = "tiny_student"
+
+
+@dataclass(frozen=True)
+class StudentSource:
+    """Where a student comes from.
+
+    Attributes:
+        config: of its distillation, as Lightning reads it.
+        weights: of any form that docs/reference/weights.md tells of.
+        folder: below which its videos go.
+        run: whether that is a run folder; else the configuration is that of conf/, the system's stream in it.
+    """
+
+    config: Mapping[str, Any]
+    weights: Path
+    folder: Path
+    run: bool
+
+    @property
+    def previewed(self) -> list[str]:
+        """The prompts of its previews; none where they lie in a file."""
+        callbacks = (self.config.get("trainer") or {}).get("callbacks") or []
+        told = [(c.get("init_args") or {}).get("prompts") for c in callbacks]
+        return next((list(prompts) for prompts in told if isinstance(prompts, (list, tuple))), [])
+
+    @property
+    def world(self) -> str | None:
+        """The built-in world whose words its prompts have; None where they are free."""
+        data = (self.config.get("data") or {}).get("init_args") or {}
+        text = self.config["model"]["init_args"]["student"]["init_args"]["text"]["class_path"]
+        free = data.get("file") or data.get("kind") not in WORLDS or not text.endswith(".TinyText")
+        return None if free else str(data["kind"])
+
+
+def student_source(
+    run: Path | None, weights: Path | None, size: str | None, system: str | None, overrides: Sequence[str]
+) -> StudentSource:
+    """What the command line asks for.
+
+    Args:
+        size: name in conf/sizes, or a file of that form; `overrides` change keys of its configuration.
+
+    Raises:
+        ConfigError: a run folder and a size, keys of a run folder, no such size, or no weights for it.
+    """
+    if run is not None and (size or overrides):
+        raise ConfigError(
+            f"{size or overrides[0]} and --run {run}: a run folder has its own configuration, "
+            f"{run}/distill/config.yaml; leave out --run, or the others"
+        )
+    finished = (RUN / "student.safetensors").is_file() and (RUN / "distill" / "config.yaml").is_file()
+    if run is None and finished and not (size or overrides):
+        run = RUN
+    if run is not None:
+        return StudentSource(run_config(run, "distill"), weights or run / "student.safetensors", run, True)
+    name = size or "tiny"
+    files = _size_files(name)
+    if weights is None and name != "tiny":
+        raise ConfigError(f"no student of the size {name} ships: give --weights FILE, or --run of one that was trained")
+    words = [word for file in (*files, "conf/stages/distill.yaml") for word in ("--config", str(file))]
+    config, rest = read_command([*words, *(["--system", system] if system else []), *overrides])
+    if rest:
+        raise ConfigError(
+            f"there is no option {rest[0]!r}; --help lists them, and a key is written --stream.past_frames=6"
+        )
+    return StudentSource(config.lightning, weights or BUILTIN[SHIPPED], Path("runs") / Path(name).stem, False)
+
+
+def _size_files(name: str) -> list[Path]:
+    if name.endswith((".yaml", ".yml")):
+        return [Path("conf/base.yaml"), Path(name)]
+    known = sorted(path.stem for path in conf_path("conf/sizes").glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"no size {name!r}: known are {', '.join(known)}, or give a .yaml file")
+    below = ["wan_1_3b"] if name == "wan_14b" else []  # a larger teacher alone
+    return [Path("conf/base.yaml"), *(Path(f"conf/sizes/{part}.yaml") for part in (*below, name))]
+
+
+def unknown_words(prompts: Sequence[str], world: str | None) -> list[str]:
+    """The words that no prompt of a built-in world has, in their order; none where prompts are free."""
+    if world is None:
+        return []
+    known = {word.lower() for word in vocabulary(world)}
+    told = [word for prompt in prompts for word in re.findall(r"[\w-]+", prompt.lower())]
+    return [word for word in dict.fromkeys(told) if word not in known]
