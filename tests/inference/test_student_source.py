@@ -13,7 +13,8 @@ import torch
 from adastate.config.schema import ConfigError
 from adastate.inference.generate import main
 from adastate.inference.student_source import student_source, unknown_words
-from adastate.models.wan import DiT, Size
+from adastate.models.video_network import Size
+from adastate.models.wan import DiT
 from adastate.training.load_run import student_of
 from adastate.weights import save
 from datamodules.worlds.flyover import flight
