@@ -109,6 +109,19 @@ def test_nothing_is_allocated_and_nothing_is_hidden_once_the_window_is_full(syst
     assert shown == {s.places}
 
 
+@torch.no_grad()
+def test_what_a_switch_forgets_leaves_its_places_at_once() -> None:
+    """They are there for the next pass, so that a switch costs no room."""
+    s, net = spec(past_frames=6), random_net()
+    cache = StateCache(s, layers=SIZE.layers)
+    student = Streamer(net, net.text_keys(normal(1, SIZE.text_tokens, SIZE.text_width)))
+    list(rollout(student, Drawn(), cache, 4, SHAPE))
+    cache.forget(2, anchor=True)
+    assert cache.window is not None and cache.anchor is None
+    others = cache._slab.free(s.places - 2)
+    assert {*others, *cache.window.places} == set(range(s.places))
+
+
 def test_passes_with_gradient_are_refused() -> None:
     slab = Slab(1, 2, rotates=True)
     k = torch.zeros(1, 4, 1, 2, requires_grad=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adastate.diffusion import flow
-from adastate.diffusion.noise import RecordedNoise
+from adastate.diffusion.noise import PlacedNoise, RecordedNoise, SampleNoise
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import Exits, StateCache, StreamSpec, prefill, rollout
@@ -18,6 +18,15 @@ from adastate.types import Chunk
 from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, TaggedStudent, normal, random_net, slots, spec
 
 LEVELS = {"denoising_steps": (1000, 750, 250)}
+STAIRS = {"schedule": "staircase", "anchor": "none", "state_frames": 0, "past_frames": 9, "position": "absolute"}
+
+
+class Still:
+    """Velocity 0 at any levels, with keys of one number."""
+
+    def __call__(self, x: Tensor, t: Tensor, memory: Memory) -> Tensor:
+        memory.stage(0, torch.zeros(1, x.shape[1], 1, 1), torch.zeros(1, x.shape[1], 1, 1))
+        return torch.zeros_like(x)
 
 
 def run(student: Any, s: StreamSpec, chunks: int, **kwargs: Any) -> list[Chunk]:
@@ -73,6 +82,28 @@ def test_context_renoise_takes_one_more_draw(student: NetStudent) -> None:
     assert torch.equal(x, flow.add_noise(clean, draw, t, s.timestep_shift))
 
 
+class Places(PlacedNoise):
+    """Notes the places that are drawn from: (chunk, level, kind)."""
+
+    def __init__(self) -> None:
+        super().__init__(0, [0])
+        self.asked: list[tuple[int, int, str]] = []
+
+    def at(self, chunk: int, level: int, kind: str) -> SampleNoise:
+        self.asked.append((chunk, level, kind))
+        return super().at(chunk, level, kind)
+
+
+@pytest.mark.parametrize("variant", [{}, {"anchor": "none", "state_frames": 0}, STAIRS], ids=str)
+@torch.no_grad()
+def test_every_draw_of_a_stream_has_a_place_of_its_own(variant: dict[str, Any]) -> None:
+    """Noise of the clean pass, too, which is of no level. The same numbers twice would tie frames to each other."""
+    noise, s = Places(), spec(context_renoise=True, context_noise=20.0, **variant)
+    list(rollout(Still(), noise, StateCache(s), 3, (1, 1, 1)))
+    assert len(noise.asked) == len(set(noise.asked)) == 3 * 3 * (2 if s.anchor == "state" else 1)
+    assert {level for _, level, _ in noise.asked} == {0, 1, -1}
+
+
 def test_context_noise_alone_leaves_the_input(student: NetStudent) -> None:
     (chunk,) = run(student, spec(context_noise=20.0), 1)
     x, t, _, _ = student.passes[-1]
@@ -106,8 +137,9 @@ def test_the_last_clean_pass_can_be_spared() -> None:
     assert (len(tagged.times), cache.chunks) == (5, 1)
 
 
-def test_chunks_are_numbered_along_the_stream(student: NetStudent) -> None:
-    chunks = run(student, spec(chunk_frames=2), 3)
+@pytest.mark.parametrize("variant", [{}, STAIRS], ids=str)
+def test_chunks_are_numbered_along_the_stream(variant: dict[str, Any]) -> None:
+    chunks = run(Still(), spec(chunk_frames=2, **variant), 3)
     assert [(c.index, c.start, c.frames) for c in chunks] == [(0, 0, 2), (1, 2, 2), (2, 4, 2)]
 
 
@@ -247,6 +279,13 @@ def test_law_9_state_grad_is_truncated_after_k_chunks(k: int, exit_level: int) -
     """Backpropagation through time reaches k chunks back and no farther, or a long rollout would not fit in memory."""
     for chunk, passes in enumerate(reach({"state_grad": k}, exit_level)):
         assert all(int(name.split()[-1]) >= chunk - k for name in passes), f"chunk {chunk} hangs on {sorted(passes)}"
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_law_9_state_grad_reaches_k_chunks_back(k: int) -> None:
+    """And no fewer, wherever it is cut: some chunk of every k + 1 hangs on the state of k chunks before."""
+    found = reach({"state_grad": k}, 0, 2 * k + 2)
+    assert any(f"clean {chunk - k}" in passes for chunk, passes in enumerate(found))
 
 
 def test_law_9_only_the_state_stays_attached(student: NetStudent) -> None:

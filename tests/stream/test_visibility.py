@@ -242,6 +242,14 @@ def test_a_state_is_kept_or_begins_anew_at_a_switch(anchor: Any, context: str) -
             assert again.state_queries == 0
 
 
+def test_a_state_is_kept_by_a_recache_that_reaches_back_to_the_beginning() -> None:
+    """Frames are made anew of the first ones; what a state holds is in no frame."""
+    cache = StateCache(StreamSpec(denoising_steps=(1000,)))
+    student = TaggedStudent()
+    list(rollout(student, Drawn(), cache, 2, (1, 1, 1), switches={1: PromptSwitch(student, SwitchPolicy("recache"))}))
+    assert slots(student.views[-2]) == ["S@0", "0@1", "1@2", "2@3"]
+
+
 def test_text_is_the_new_scene_s_from_the_switch_on() -> None:
     """The clean pass before it still has the old prompt; the frames that are encoded again have the new one."""
     cache = StateCache(replace(read_system("longlive"), denoising_steps=(1000,)))

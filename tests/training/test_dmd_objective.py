@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adastate.diffusion import flow, losses
+from adastate.diffusion.noise import SampleNoise
 from adastate.models.wan import DiT
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
-from adastate.training.objectives import DMD, SID, Scores
-from adastate.training.objectives.state_score import states_in_place
+from adastate.training.objectives import DMD, SID, ScoreLevels, Scores
+from adastate.training.objectives.state_score import state_score_loss, states_in_place
 from adastate.training.student_rollouts import StudentSample
 from adastate.training.teacher import Teacher
 from adastate.types import Chunk
@@ -199,3 +200,101 @@ def test_a_reward_weighs_the_clips_of_a_batch() -> None:
     assert distance(weighed[0], plain[0]) < 1e-6, "beta 0 is no weight"
     assert seen[0].shape[:3] == (4, 12, 3), "decoded"
     assert distance(gradients_of(reward=reward)[0], plain[0]) > 0.05
+
+
+# ---- judges whose x0 is a multiple of what they see
+
+
+class Judge(nn.Module):
+    timestep_shift = 5.0
+
+    def __init__(self, of: float) -> None:
+        super().__init__()
+        self.of, self.asked = of, list[tuple[Tensor, Tensor]]()
+
+    def x0(self, x_t: Tensor, t: Tensor, *told: Any) -> Tensor:
+        self.asked.append((t, x_t.detach()))
+        return self.of * x_t
+
+
+def linear_scores() -> Scores:
+    return Scores(Judge(0.7), Judge(0.4), lambda x: x, normal(2, 1, 1), normal(1, 1, 1))  # type: ignore[arg-type]
+
+
+def source(purpose: str) -> SampleNoise:
+    return SampleNoise(0, 0, [0, 1], purpose)
+
+
+@pytest.mark.parametrize("objective", [DMD, SID])
+@pytest.mark.parametrize("context", [0, 3])
+def test_the_horizon_weighs_each_objective_frame_by_frame(objective: Any, context: int) -> None:
+    def by_frame(alpha: float) -> Tensor:
+        x = normal(2, 6, *SHAPE).requires_grad_()
+        sample = StudentSample(x, [], torch.arange(6) >= context if context else None)
+        objective(horizon_weight=alpha).student_loss(sample, linear_scores(), source)[0].backward()
+        assert x.grad is not None
+        return x.grad.transpose(0, 1).flatten(1).norm(dim=1)[context:]
+
+    ratio = (by_frame(2.0) / by_frame(0.0)).tolist()
+    assert ratio == pytest.approx(losses.horizon_weight(6 - context, 2.0).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [DMD, SID])
+@pytest.mark.parametrize("shift", [None, 1.0, 2.0])
+def test_scores_are_compared_at_the_objective_s_own_levels(objective: Any, shift: float | None) -> None:
+    """The timesteps have its shift and its range; the noise that goes with them is that of the teacher's table."""
+    scores, x = linear_scores(), normal(2, 6, *SHAPE).requires_grad_()
+    chunks = [Chunk(0, 0, x, normal(2, 1, *SHAPE), 3)]
+    told = objective(score_shift=shift, score_timestep_range=(400.0, 900.0), state_loss="dmd")
+    told.student_loss(StudentSample(x, chunks), scores, source)
+    teacher, critic = scores.teacher.asked, scores.critic.asked  # type: ignore[attr-defined, union-attr]
+    assert len(teacher) == 2, "the clip, and that with its state"
+    assert all(torch.equal(a, b) for seen in zip(teacher, critic, strict=True) for a, b in zip(*seen, strict=True))
+    for purpose, (t, x_t) in zip(("score", "state score"), teacher, strict=True):
+        noise, clip = source(purpose), x.detach()
+        u = noise.integers(1000)
+        assert torch.equal(t, flow.draw_timesteps(u, 5.0 if shift is None else shift, 400.0, 900.0))
+        if purpose == "state score":
+            clip, _ = states_in_place(StudentSample(x, chunks), "last")
+        assert torch.equal(x_t, flow.add_noise(clip, noise.normal(*clip.shape[1:]), t, 5.0))
+
+
+@pytest.mark.parametrize("stands_for", ["first", "last"])
+@pytest.mark.parametrize("context", [0, 3])
+def test_the_state_loss_is_a_mean_over_the_states_alone(stands_for: Any, context: int) -> None:
+    chunks = made_up(tiny_distill())
+    x = torch.cat([c.content for c in chunks], 1)
+    sample, levels = StudentSample(x, chunks[context // 3 :]), ScoreLevels()
+    loss, curves = state_score_loss(sample, linear_scores(), source("state score"), stands_for, levels)
+    clip, mask = states_in_place(sample, stands_for)
+    g, gap = linear_scores().dmd_gradient(clip, source("state score"), levels)
+    at = [i + (0 if stands_for == "first" else 2) for i in range(context, 6, 3)]
+    assert mask.tolist() == [[i in at for i in range(6)]] * 2
+    assert loss.item() == pytest.approx(0.5 * g[:, at].double().square().mean().item(), rel=1e-6)
+    assert curves["student/state_score_gap"] == gap
+
+
+@pytest.mark.parametrize("objective", [DMD, SID])
+def test_what_the_states_lose_is_added(objective: Any) -> None:
+    chunks = made_up(tiny_distill())
+    sample = StudentSample(torch.cat([c.content for c in chunks], 1), chunks)
+    plain, both = (objective(state_loss=s).student_loss(sample, linear_scores(), source) for s in ("none", "dmd"))
+    states, _ = state_score_loss(sample, linear_scores(), source("state score"), "last", ScoreLevels())
+    assert both[0].item() == pytest.approx((plain[0] + states).item(), rel=1e-6)
+    assert both[1].keys() - plain[1].keys() == {"student/state_score_gap"}
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_the_teacher_is_guided_by_its_own_negative_prompt(replay: bool) -> None:
+    told: list[Tensor] = []
+
+    class Listening(DMD):
+        def student_loss(self, sample: StudentSample, scores: Scores, noise: Any) -> Any:
+            told.append(scores.negative)
+            return super().student_loss(sample, scores, noise)
+
+    distill = tiny_distill(objective=Listening, replay=replay, student_every=1)
+    distill.teacher.negative_prompt = "slow snow"
+    fit(distill, Prompts())
+    assert [torch.equal(n, distill.student.embed(["slow snow"])) for n in told] == [True]
+    assert not torch.equal(told[0], distill.student.embed([""]))

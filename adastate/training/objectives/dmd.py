@@ -74,6 +74,6 @@ class DMD:
         """(a weight per clip `[B]`, curves); None without a reward."""
         if self.reward is None:
             return None, {}
-        reward = self.reward(scores.decode(x.detach())).to(x.device)
+        reward = self.reward(scores.decode(x)).to(x.device)
         weight = losses.reward_weight(reward, self.reward_beta)
         return weight, {"student/reward": reward.float().mean(), "student/reward_weight": weight.float().mean()}
