@@ -14,7 +14,7 @@ from adastate.models.masks import teacher_forcing
 from adastate.models.wan import DiT
 from adastate.stream import Exits, StateCache, StreamSpec, prefill, rollout
 from adastate.stream.teacher_forcing import teacher_forced_chunks
-from adastate.types import Chunk
+from adastate.types import Chunk, Memory
 from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, TaggedStudent, normal, random_net, slots, spec
 
 LEVELS = {"denoising_steps": (1000, 750, 250)}
