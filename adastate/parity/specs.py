@@ -55,8 +55,8 @@ def _windowed(f: Fixture, base: StreamSpec) -> dict[str, Any]:
         decay = (f.setting("compression_alpha", base.decay[0]),)
     if base.anchor == "dual_ema":
         decay, anchor, memories = _memories(f, base)
-    if not sink:
-        anchor, decay, memories = "none", (), 0
+    if not sink and not memories:
+        anchor, decay = "none", ()
     elif anchor == "none":
         anchor = "static"
     window = f.setting("local_attn_size", base.window_frames)

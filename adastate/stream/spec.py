@@ -132,7 +132,7 @@ class StreamSpec:
 
     def _check_anchor(self) -> None:
         kind = self.anchor_kind
-        if (self.anchor == "none") != (self.state_frames == 0) or self.state_frames < 0:
+        if (self.anchor == "none") != (kind.frames(self) == 0) or self.state_frames < 0:
             raise ValueError(
                 f"anchor is {self.anchor!r} with state_frames {self.state_frames}: use state_frames 0 with anchor "
                 "none, and at least 1 with any other"
