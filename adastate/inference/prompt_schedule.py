@@ -46,7 +46,7 @@ class TimedPrompt:
             return replace(own, anchor="reset") if self.reset else None
         kind: Any = self.kind
         # counts that belong to another kind mean nothing to this one
-        base = own if own.kind == self.kind else SwitchPolicy(kind=kind)
+        base = own if own.kind == self.kind else SwitchPolicy(kind=kind, keeps=own.keeps)
         return replace(base, anchor="reset" if self.reset else "keep")
 
 

@@ -63,10 +63,7 @@ def _windowed(f: Fixture, base: StreamSpec) -> dict[str, Any]:
     past = window - sink - memories - base.chunk_frames
     if window == -1:  # nothing leaves, also where an anchor would take in what does
         past = base.chunk_frames * -(-LONGEST // base.chunk_frames)
-    switch = base.switch
-    if switch.kind == "flush":
-        switch = replace(switch, frames=max(0, min(switch.kept, past)))
-    return {"anchor": anchor, "state_frames": sink, "decay": decay, "past_frames": past, "switch": switch}
+    return {"anchor": anchor, "state_frames": sink, "decay": decay, "past_frames": past}
 
 
 def _memories(f: Fixture, base: StreamSpec) -> tuple[tuple[float, ...], str, int]:

@@ -13,6 +13,7 @@ enter the window, the oldest frames leave it. `reset` forgets. Bookkeeping is ho
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ class StateCache:
         self.window: CachedFrames | None = None
         if self._slab is not None:
             self._slab.reserve(())
+        self.last_places: CachedFrames | None = None
+        """With switch.keeps `last_places`: the newest frames of when the window was last full."""
         self.origin = origin
         self.frames = 0
         """Frames committed so far: the index of the next one."""
@@ -137,7 +140,11 @@ class StateCache:
             chunk = chunk.detach()
         grown = chunk if self.window is None else self.window.append(chunk)
         if self._slab is not None:
-            self._slab.reserve((self.anchor, grown, state))
+            self._slab.reserve((self.anchor, grown, state, self.last_places))
+        if self.spec.switch.keeps == "last_places":
+            held = grown.count + (self.anchor.count if self.anchor is not None else 0)
+            if held >= (self.spec.window_frames or math.inf):
+                self.last_places = grown.last(self.spec.switch.kept).compact()
         # here the new state takes the old one's place, and the oldest frames leave the window
         self.anchor, window = self.spec.anchor_kind.update(self.spec, self.anchor, state, grown)
         self.window = window.compact() if window.count else None
@@ -165,14 +172,33 @@ class StateCache:
         self._settle()
         self._rotated = {}
 
+    def flush_to_last_places(self, count: int) -> None:
+        """Begins anew with the stream's first frame and the `count` last places of the window: see SwitchPolicy."""
+        assert self.anchor is not None
+        kept = self.last_places
+        if kept is None:
+            one = self.anchor.first(1)
+            keys, values = (
+                tuple(torch.zeros_like(x).repeat(1, count, 1, 1) for x in part) for part in (one.keys, one.values)
+            )
+            kept = TensorFrames(keys, values, (HIDDEN,) * count, (self.chunks,) * count)
+            kept = kept if self._slab is None else self._slab.store(kept)
+        anchor, window = self.spec.anchor_kind.update(
+            self.spec, None, None, self.anchor.first(1).append(kept.last(count))
+        )
+        self.anchor = anchor.compact() if anchor is not None else None
+        self.window = window.compact() if window.count else None
+        self._settle()
+        self._rotated = {}
+
     def _settle(self) -> None:
         """Gives everything that is kept its places, and all others up."""
         if self._slab is None:
             return
         if self.anchor is not None and not isinstance(self.anchor, SlabFrames):
-            self._slab.reserve((self.window,))  # an average may take the place of the one before it
+            self._slab.reserve((self.window, self.last_places))  # an average may take the place of the one before it
             self.anchor = self._slab.store(self.anchor)
-        self._slab.reserve((self.anchor, self.window))
+        self._slab.reserve((self.anchor, self.window, self.last_places))
 
 
 class PassMemory:

@@ -12,6 +12,9 @@ from adastate.stream.spec import StreamSpec
 PLAIN = ("origin", "frames", "chunks", "generated", "recent", "shared_noise", "cut")
 """What of a cache is a number, a tensor or nothing."""
 
+FRAMES = ("anchor", "window", "last_places")
+"""What of it is frames or nothing."""
+
 
 def fork(cache: StateCache) -> StateCache:
     """A second cache with the same memory; either goes on without the other, as frames are never changed in place.
@@ -29,13 +32,15 @@ def fork(cache: StateCache) -> StateCache:
 def detached(cache: StateCache) -> StateCache:
     """A second cache with the same memory and no graph."""
     other = fork(cache)
-    other.anchor, other.window = (f.detach() if f is not None else None for f in (cache.anchor, cache.window))
+    for name in FRAMES:
+        frames = getattr(cache, name)
+        setattr(other, name, frames.detach() if frames is not None else None)
     return other
 
 
 def saved(cache: StateCache) -> dict[str, Any]:
     """What `restored` needs: numbers, lists and tensors whose first axis is the batch."""
-    frames = {name: _frames(getattr(cache, name)) for name in ("anchor", "window")}
+    frames = {name: _frames(getattr(cache, name)) for name in FRAMES}
     return {**{name: getattr(cache, name) for name in PLAIN}, **frames}
 
 
@@ -43,8 +48,8 @@ def restored(spec: StreamSpec, state: dict[str, Any]) -> StateCache:
     cache = StateCache(spec)
     for name in PLAIN:
         setattr(cache, name, state[name])
-    for name in ("anchor", "window"):
-        if state[name] is not None:
+    for name in FRAMES:
+        if state.get(name) is not None:
             parts = {k: tuple(v) for k, v in state[name].items()}
             setattr(cache, name, TensorFrames(**parts))
     return cache

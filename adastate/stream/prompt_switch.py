@@ -40,7 +40,10 @@ def switch_prompt(network: VelocityNetwork, cache: StateCache, policy: SwitchPol
     elif policy.kind == "keep":
         cache.forget(cache.window.count if cache.window else 0, reset)
     else:
-        cache.forget(policy.kept, reset)
+        if policy.keeps == "last_places" and cache.anchor is not None and not reset:
+            cache.flush_to_last_places(policy.kept)
+        else:
+            cache.forget(policy.kept, reset)
         if policy.kind == "cut":
             cache.cut = policy.position
 

@@ -200,7 +200,13 @@ class StreamSpec:
                 f"switch {kind!r} needs a uniform schedule and an anchor that it can renew; got schedule "
                 f"{self.schedule!r} and anchor {self.anchor!r}: use switch 'keep'"
             )
-        if kind in ("flush", "cut") and self.past_frames is not None and policy.kept > self.past_frames:
+        flushes = kind in ("flush", "cut")
+        if flushes and policy.keeps == "last_places" and (self.anchor != "static" or policy.keeps != self.switch.keeps):
+            raise ValueError(
+                "switch.keeps 'last_places' belongs to a static anchor and to the stream's own switch; got anchor "
+                f"{self.anchor!r}, and a stream whose switch keeps {self.switch.keeps!r}"
+            )
+        if flushes and policy.keeps == "newest" and self.past_frames is not None and policy.kept > self.past_frames:
             raise ValueError(f"switch {kind!r} keeps {policy.kept} frames, the window has {self.past_frames}")
         if kind == "cut" and self.position != "slot":
             raise ValueError(f"a cut moves a chunk to a far slot; position is {self.position!r}")

@@ -19,12 +19,16 @@ class SwitchPolicy:
         frames: how many frames are encoded again (default: as many as the window has places) or kept (default 2).
         anchor: whether the anchor, a state too, stays or begins anew.
         position: slot of the first chunk after a cut.
+        keeps: which frames a flush keeps. `newest`: the newest of the window. `last_places`: those in the last places
+            that the full window has, as Infinity-RoPE's code takes them, with the first frame of a static anchor in
+            front: what stood there when it was last full, and empty frames, of zeros, if it never was.
     """
 
     kind: Literal["keep", "recache", "flush", "cut"] = "keep"
     frames: int | None = None
     anchor: Literal["keep", "reset"] = "keep"
     position: int = 45
+    keeps: Literal["newest", "last_places"] = "newest"
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 0:

@@ -65,6 +65,16 @@ def test_prompt_switches(system: str, anchor: Any, kind: Any) -> None:
     assert off(made) < 5e-5
 
 
+@pytest.mark.parametrize("past", [2, 5])
+def test_flushes_before_the_window_is_full_and_soon_after_one_another(past: int) -> None:
+    s = replace(read_system("infinity_rope"), past_frames=past)
+    assert off(both(s, 8, {at: s.switch for at in (1, 4, 5)})[0]) < 5e-5
+
+
+def test_an_average_without_static_frames() -> None:
+    assert off(both(replace(read_system("memrope"), state_frames=0), 9)[0]) < 5e-5
+
+
 def test_a_stream_that_restarts() -> None:
     s = replace(read_system("causvid"), restart_frames=12, restart_overlap=3)
     assert off(both(s, 9)[0]) < 5e-5

@@ -103,6 +103,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"restart_frames": 6, "restart_overlap": 2}, "restart_overlap 2 does not divide into chunks of 3"),
     ({"switch": {"kind": "cut"}, "anchor": "static", "position": "absolute"}, "position is 'absolute'"),
     ({"switch": {"kind": "flush", "frames": 5}}, "switch 'flush' keeps 5 frames, the window has 3"),
+    ({"switch": {"kind": "flush", "keeps": "last_places"}}, "'last_places' belongs to a static anchor"),
     ({"switch": {"kind": "recache", "frames": -1}}, "switch.frames is -1"),
     (
         {"switch": {"kind": "recache"}, "schedule": "staircase", "anchor": "static"},

@@ -156,6 +156,18 @@ def test_infinity_rope_flush_in_a_longer_window() -> None:
     assert student.saw[2 * 5][:3] == ("0@0 10@1 11@2 12@3 13@4 14@5", span(15, 17, 6), "6 7 8")
 
 
+@pytest.mark.parametrize("sink", [1, 2, 3])
+def test_infinity_rope_flush_takes_the_last_places_of_the_window(sink: int) -> None:
+    """Empty ones before it is full; those of when it last was full after that, whatever has come since."""
+    s = replace(read_system("infinity_rope"), state_frames=sink, past_frames=6 - sink, denoising_steps=(1000,))
+    cache, student = StateCache(s), TaggedStudent()
+    switches = {at: PromptSwitch(student) for at in (1, 4, 5)}
+    list(rollout(student, Drawn(), cache, 6, (1, 1, 1), switches=switches))
+    contexts = [" ".join(slots(view)) for view in student.views[::2]]
+    assert contexts[1] == "0@0 S@1 S@2" and contexts[2] == "0@0 S@1 S@2 3@3 4@4 5@5"
+    assert contexts[4] == contexts[5] == "0@0 10@1 11@2"
+
+
 def test_rolling_forcing() -> None:
     spec = read_system("rolling_forcing")
     cache = StateCache(spec)
