@@ -290,11 +290,11 @@ class StepCost:
     def passes(self, exits: Exits, grad: bool) -> list[CountedPass]:
         return rollout_passes(self.spec, self.frames, exits, grad)
 
-    def rollout(self, grad: bool, level: int | None = None) -> float:
-        """FLOP of a rollout, of its backward with `grad`; the mean over all exits without a level."""
+    def rollout(self, grad: bool, exits: Exits | None = None) -> float:
+        """FLOP of a rollout, of its backward with `grad`; the mean over all that may be drawn without `exits`."""
         each = [
-            stream_flops(self.student, self.tokens, self.passes(exits, grad), self.checkpointing[0], self.scores)
-            for exits in (self.exits if level is None else [Exits(level)])
+            stream_flops(self.student, self.tokens, self.passes(drawn, grad), self.checkpointing[0], self.scores)
+            for drawn in (self.exits if exits is None else [exits])
         ]
         return sum(each) / len(each)
 
@@ -306,8 +306,8 @@ class StepCost:
         fake = clip_flops(self.critic, self.tokens, clip).forward
         return (real + fake) * (1 + self.states)
 
-    def student_step(self, level: int | None = None) -> float:
-        return self.rollout(True, level) + self.score
+    def student_step(self, exits: Exits | None = None) -> float:
+        return self.rollout(True, exits) + self.score
 
     @property
     def critic_update(self) -> float:

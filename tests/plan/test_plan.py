@@ -13,11 +13,20 @@ from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes
 from adastate.plan.configured import PRETRAINED
-from adastate.plan.cost import CountedPass, StepCost, parameters, pass_flops, rollout_passes, stream_flops, text_flops
-from adastate.stream import StateCache, rollout
+from adastate.plan.cost import (
+    CountedPass,
+    StepCost,
+    parameters,
+    pass_flops,
+    possible_exits,
+    rollout_passes,
+    stream_flops,
+    text_flops,
+)
+from adastate.stream import Exits, StateCache, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
-from tests.support.tiny import GRID, SHAPE, SIZE, Drawn, normal, random_net, read_system, spec
+from tests.support.tiny import GRID, SHAPE, SIZE, STAIRS, Drawn, normal, random_net, read_system, spec
 
 WAN_14B = replace(WAN, width=5120, layers=40, heads=40, ffn=13824)
 
@@ -120,9 +129,25 @@ def test_a_network_that_is_steered_costs_what_is_counted(checkpointing: bool) ->
 def test_a_step_costs_what_is_counted(monkeypatch: Any, level: int, loss: str, checkpointing: bool) -> None:
     step = Step(monkeypatch, level, checkpointing=checkpointing, state_loss=loss)
     recipe = step.recipe(checkpointing)
-    assert recipe.student_step(level) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.01)
-    critic = recipe.rollout(False, level) + recipe.critic_update
+    assert recipe.student_step(Exits(level)) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.01)
+    critic = recipe.rollout(False, Exits(level)) + recipe.critic_update
     assert critic == pytest.approx(counted(lambda: step.critic().backward()) / 4, rel=0.01)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_step_of_a_staircase_costs_what_is_counted(monkeypatch: Any, level: int) -> None:
+    """Passes that no output needs are not made. Modulations of a pass with several levels are counted once: 3%."""
+    step = Step(monkeypatch, level, stream=STAIRS)
+    recipe, exits = step.recipe(False), Exits(window_phase=level)
+    assert recipe.student_step(exits) == pytest.approx(counted(lambda: step.student().backward()) / 4, rel=0.03)
+    critic = recipe.rollout(False, exits) + recipe.critic_update
+    assert critic == pytest.approx(counted(lambda: step.critic().backward()) / 4, rel=0.03)
+
+
+def test_a_first_chunk_of_its_own_is_in_the_mean_over_exits() -> None:
+    s = spec(denoising_steps=(1000, 500), first_chunk_denoising_steps=(1000, 750, 500, 250))
+    passes = [len(rollout_passes(s, 6, exits)) for exits in possible_exits(s)]
+    assert sorted(passes) == sorted((a + 1) + 1 + (b + 1) for a in range(4) for b in range(2))
 
 
 @pytest.mark.parametrize("loss", ["none", "dmd"])

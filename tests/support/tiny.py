@@ -123,6 +123,17 @@ def slots(view: Any) -> list[str]:
     return [f"{name.get(source, source)}@{at}" for source, at, _ in visible(view)]
 
 
+STAIRS: dict[str, Any] = {
+    "schedule": "staircase",
+    "anchor": "static",
+    "state_frames": 3,
+    "position": "anchor_contiguous",
+    "past_frames": 9,
+    "attention_frames": 12,
+    "clean_pass_context": "recent",
+}
+"""Rolling-Forcing's choices, over `spec`."""
+
 STATE = {"denoising_steps": (1000, 500)}
 VARIANTS: Sequence[dict[str, Any]] = (
     {},

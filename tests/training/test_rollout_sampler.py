@@ -9,22 +9,14 @@ import torch
 from torch import Tensor
 
 from adastate.stream import Exits, StateCache, rollout
+from adastate.training import rollout_sampler
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.student_rollouts import MicroBatch, RolloutDraw, rollout_window
 from tests.support.rig import Pictures, Prompts, fit, tiny_distill
-from tests.support.tiny import SHAPE
+from tests.support.tiny import SHAPE, STAIRS
 
-STAIRS: dict[str, Any] = {
-    "schedule": "staircase",
-    "anchor": "static",
-    "state_frames": 3,
-    "position": "anchor_contiguous",
-    "past_frames": 9,
-    "attention_frames": 12,
-    "clean_pass_context": "recent",
-}
 LEVELS = 2
 
 
@@ -82,6 +74,17 @@ def test_a_resumed_run_draws_the_same() -> None:
     assert [other.sampler.draw(i, "s") for i in reversed(range(20))] == whole[::-1]
     assert drawn(tiny_distill(STAIRS, seed=1, **options), 20) != whole
     assert [one.sampler.draw(i, "t") for i in range(20)] != whole
+
+
+@pytest.mark.parametrize("stream", [STAIRS, {"first_chunk_denoising_steps": (1000, 750)}, {"state_grad": 2}], ids=str)
+def test_the_ranks_agree_on_all_that_is_drawn(stream: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws that differ differ in what the ranks compare, or one would wait for the other for ever."""
+    compared: list[dict[str, int]] = []
+    monkeypatch.setattr(rollout_sampler, "agree", lambda drawn, device: compared.append(dict(drawn)))
+    options = {"uniform_schedule_prob": 0.5} if stream is STAIRS else {}
+    draws = drawn(tiny_distill(stream, long_rollout=LongRollout(12), **options), 60)
+    told = [tuple(v for name, v in sorted(each.items()) if name != "iteration") for each in compared]
+    assert len(set(told)) == len(set(draws)) == len(set(zip(told, draws, strict=True))) > 4
 
 
 # ---- staircases
