@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from adastate.runtime import signals, threads
+from adastate.runtime import atomic, run_paths, signals, threads
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
@@ -118,6 +118,8 @@ def _lightning(argv: list[str]) -> bool:
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
             self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            atomic.write_text(path, yaml.safe_dump(run_paths.stored(config, run_paths.run_of(path)), sort_keys=False))
 
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
     try:

@@ -38,6 +38,7 @@ def test_every_stage_leaves_weights_and_its_resolved_config(run: Path) -> None:
     for stage in ("teacher", "init", "distill"):
         config = yaml.safe_load((run / stage / "config.yaml").read_text())
         assert "${" not in json.dumps(config), "the config in the run folder is resolved"
+        assert str(run) not in json.dumps(config), "and can be moved with it"
     for name in ("teacher", "init", "student"):
         assert (run / f"{name}.safetensors").stat().st_size > 10_000
 
@@ -126,8 +127,8 @@ def test_the_causal_route_to_an_initialisation(run: Path) -> None:
     recipe = ["--config", "conf/recipes/init_causal_ode.yaml"]
     main(["fit", *stage, *recipe, "--run.stage=causal", "--trainer.max_steps=3", out])
     config = yaml.safe_load((run / "causal" / "config.yaml").read_text())
-    assert config["model"]["init_args"]["weights"] == f"{run}/ar.safetensors"
-    assert config["data"]["init_args"]["shards"] == f"{run}/causal_trajectories"
+    assert config["model"]["init_args"]["weights"] == "@run/ar.safetensors"
+    assert config["data"]["init_args"]["shards"] == "@run/causal_trajectories"
     assert read_facts(run / "causal_trajectories")["past"] == "own"
     assert (run / "causal.safetensors").is_file()
 

@@ -11,6 +11,7 @@ from adastate.config.classes import class_at, constructor_hints
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import PLAIN, TEXT, ConfigError, Lines, Path_, Words
 from adastate.config.value_types import is_text
+from adastate.runtime import run_paths
 
 NOTHING = ("null", "Null", "NULL", "~", "")
 """How YAML writes that there is no value."""
@@ -49,7 +50,8 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no keys at its top level")
     _record(node, (), file, lines, words)
-    return content
+    # What a run has stored, in quotes: where it lies now.
+    return dict(run_paths.located(content, run_paths.run_of(file))) if run_paths.RUN in text else content
 
 
 def read_value(text: str, where: str) -> Any:

@@ -11,6 +11,7 @@ Weights are not neutral: a student trained with one anchor is at home there. The
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -171,7 +172,12 @@ def main(argv: list[str]) -> None:
                 entries.append(_entry(student, system, name, truth, trained, args, out))
                 progress.advance(task)
     figures = [row for entry in entries for row in entry.figures]
-    protocol = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed, "run": str(args.run)}
+    protocol = {
+        "rollouts": args.rollouts,
+        "horizon": args.horizon,
+        "seed": args.seed,
+        "run": os.path.relpath(args.run, out),
+    }
     told_ = {e.title: {"stream": describe(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
     rows_ = {row.title: row.figures for row in figures}
     atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})

@@ -30,7 +30,7 @@ from adastate.encoders import residual_codec
 from adastate.launch import process_group
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.launch.tensorboard_reader import curves, ends
-from adastate.runtime import atomic, signals
+from adastate.runtime import atomic, run_paths, signals
 from adastate.weights.network_weights import BUILTIN
 from datamodules.shards.safe_decode import ShardError
 from datamodules.worlds.world_clips import WORLDS
@@ -40,19 +40,21 @@ NEEDED_GB = 2.0
 
 
 def run_stage(
-    stage: Stage, run: Path, console: Console, restart: bool = False, command: str = "train"
+    stage: Stage, run: Path, console: Console, restart: bool = False, command: str = "train", root: Path | None = None
 ) -> dict[str, Any]:
     """Runs a stage unless it is done; returns its mark: seconds, losses, result, and whether it was skipped.
 
     A stage that an earlier call began with the same command goes on from its last checkpoint. `anew` disregards
-    what is there, because an earlier stage has changed; `command` is who is told to have failed.
+    what is there, because an earlier stage has changed; `command` is who is told to have failed. A run folder that has
+    been moved, or `root` around it, is known again: its marks name it nowhere.
     """
+    words = run_paths.stored_words(stage.argv, run, root)
     mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
     known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() and not restart else {}
-    if known.get("argv") == stage.argv and known["done"]:
+    begun = known.get("argv") in (words, stage.argv)
+    if begun and known["done"]:
         console.print(f"[green]done before[/] {stage.name}")
         return {**known, "skipped": True}
-    begun = known.get("argv") == stage.argv
     argv = list(stage.argv)
     if begun and (run / stage.name / "checkpoints").is_dir():
         argv.append("--ckpt_path=auto")
@@ -61,7 +63,7 @@ def run_stage(
     console.rule(f"[bold]{stage.name}", align="left")
     console.print(f"[dim]adastate {shlex.join(argv)}", highlight=False)
     before, since = (known.get("seconds", 0.0), known.get("since", 0.0)) if begun else (0.0, time.time())
-    told: dict[str, Any] = {"argv": stage.argv, "done": False, "since": since, "seconds": before}
+    told: dict[str, Any] = {"argv": words, "done": False, "since": since, "seconds": before}
     atomic.write_json(mark, told)
     began = time.monotonic()
     code = process_group.run(argv)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from adastate.launch.stages import Stage, count
-from adastate.runtime import atomic
+from adastate.runtime import atomic, run_paths
 from adastate.study.table import Budget, Task
 from datamodules.worlds import journey
 
@@ -156,16 +156,24 @@ def arm_text(setting: StudySetting, task: Task) -> str:
 
 
 def has_changed(setting: StudySetting, task: Task) -> bool:
-    """Whether a run was begun as another one than the table has now."""
+    """Whether a run was begun as another one than the table has now.
+
+    The initialisation is known by its digest: a study that was moved has it elsewhere.
+    """
     path = task.folder(setting.root) / "arm.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8") != arm_text(setting, task)
+    texts = (path.read_text(encoding="utf-8"), arm_text(setting, task)) if path.is_file() else ("", "")
+    then, now = ([line for line in text.splitlines() if " weights: " not in line] for text in texts)
+    return then != now
 
 
-def is_done(stage: Stage, run_folder: Path) -> bool:
-    """Whether a stage's mark says so, for the same command."""
+def is_done(stage: Stage, run_folder: Path, root: Path | None = None) -> bool:
+    """Whether a stage's mark says so, for the same command; `root` is the study's folder."""
     mark = run_folder / "stages" / f"{stage.name.replace(' ', '-')}.json"
     known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
-    return bool(known.get("done")) and known.get("argv") == stage.argv
+    return bool(known.get("done")) and known.get("argv") in (
+        run_paths.stored_words(stage.argv, run_folder, root),
+        stage.argv,
+    )
 
 
 def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tuple[Path, Stage]:

@@ -77,7 +77,7 @@ def prepare(study: StudySetting, console: Console) -> None:
         restart = False
         for folder, stage in arm_stages.shared(study):
             folder.mkdir(parents=True, exist_ok=True)
-            done = run_stage(stage, folder, console, restart, "study")
+            done = run_stage(stage, folder, console, restart, "study", study.root)
             restart = restart or (stage.name in DEPENDS and not done["skipped"])
 
 
@@ -110,7 +110,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
 def _is_done(study: StudySetting, task: Task) -> bool:
     here = task.folder(study.root)
     return not arm_stages.has_changed(study, task) and all(
-        arm_stages.is_done(s, here) for s in arm_stages.run(study, task)
+        arm_stages.is_done(s, here, study.root) for s in arm_stages.run(study, task)
     )
 
 

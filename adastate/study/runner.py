@@ -46,7 +46,7 @@ def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = Fa
         atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
         restart = False
         for stage in arm_stages.run(setting, task):
-            done = run_stage(stage, here, console, restart, "study")
+            done = run_stage(stage, here, console, restart, "study", setting.root)
             restart = restart or not done["skipped"]
         if not keep:  # ten times what else a run leaves; nobody goes on from there
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)

@@ -1,7 +1,8 @@
 """Run folders: how a finished run becomes a student or teacher again.
 
 A run folder holds one folder per stage with the resolved `config.yaml`, and the weights that the stages wrote. What is
-loaded runs as in training: where the trainer computed in bfloat16, the networks are held in it.
+loaded runs as in training: where the trainer computed in bfloat16, the networks are held in it. A run folder may have
+been moved since: its own paths are found where it lies now.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from adastate.config.compose import build
 from adastate.config.schema import ConfigError
 from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
+from adastate.runtime import run_paths
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 
@@ -63,7 +65,10 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
         raise ConfigError(
             f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
         )
-    return {"trainer": {}, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    config = {"trainer": {}, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    root = str(config["trainer"].get("default_root_dir") or "")
+    there = run_paths.located(config, run, root.removesuffix(f"/{stage}") if root.endswith(f"/{stage}") else None)
+    return dict(there)
 
 
 def _model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -86,6 +87,25 @@ def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> No
     assert run_stage(stage, tmp_path, console)["skipped"] is True
     other = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "b")], lambda: "two")
     assert run_stage(other, tmp_path, console)["skipped"] is False
+
+
+def test_a_moved_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its marks do not name the place where they were written; older ones do, and hold at that place."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv) or 0)
+    console = Console(quiet=True)
+
+    def stage(run: Path) -> Stage:
+        return Stage("init", ["fit", f"--run.dir={run}", "--teacher.weights", f"{run}/teacher.safetensors"])
+
+    old, new = tmp_path / "old", tmp_path / "else" / "new"
+    run_stage(stage(old), old, console)
+    mark = old / "stages" / "init.json"
+    assert str(tmp_path) not in mark.read_text()
+    shutil.copytree(old, new)
+    assert run_stage(stage(new), new, console)["skipped"] and len(calls) == 1
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"argv": stage(old).argv}))
+    assert run_stage(stage(old), old, console)["skipped"] and len(calls) == 1
 
 
 def test_a_failed_stage_stops_the_run_says_so_and_is_not_marked_done(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +204,10 @@ def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
     assert arm_stages.has_changed(study, task)
     runner.run_one(study, task, console)
     assert calls == ["fit", "study"] * 2 and not arm_stages.has_changed(study, task)
+    moved = replace(study, root=tmp_path.with_name(f"{tmp_path.name} moved"))
+    shutil.copytree(study.root, moved.root)
+    runner.run_one(moved, task, console)
+    assert len(calls) == 4, "a study goes on where it has been moved to"
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
@@ -226,7 +232,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
         runner.run_one(study, TASKS[0], console)
     runner.run_one(study, TASKS[0], console)
     assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [("fit", False), ("fit", True), ("study", False)]
-    assert all(arm_stages.is_done(s, here) for s in arm_stages.run(study, TASKS[0]))
+    assert all(arm_stages.is_done(s, here, study.root) for s in arm_stages.run(study, TASKS[0]))
     assert not (here / "distill/checkpoints").exists()
     runner.run_one(study, TASKS[0], console)
     assert len(calls) == 3, "what is done is not done again"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from adastate.config.schema import ConfigError
+from adastate.runtime import run_paths
 from adastate.training.load_run import load_student, load_teacher
 from adastate.weights import save
 from tests.support.tiny import GRID, SIZE, random_net
@@ -18,6 +21,7 @@ from tests.support.tiny import GRID, SIZE, random_net
 
 def written(folder: Path, trainer: dict[str, Any], compute_dtype: str | None = None) -> Path:
     """A run folder of untrained networks."""
+    folder.mkdir(exist_ok=True)
     for name in ("student", "teacher"):
         save(random_net(), folder / f"{name}.safetensors")
     codec = {"class_path": "adastate.encoders.TinyCodec", "init_args": {"weights": None, "channels": SIZE.channels}}
@@ -70,6 +74,28 @@ def test_bfloat16_gives_the_same_stream_within_rounding(tmp_path: Path) -> None:
         student = load_student(written(tmp_path / precision, {"precision": precision}))
         made.append(torch.cat([c.content for c in student.stream(["a red ball"], 12)], 1))
     assert 0 < (made[1] - made[0]).norm() / made[0].norm() < 2e-2
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_run_folder_can_be_moved(tmp_path: Path, stored: bool, copied: bool) -> None:
+    """With paths relative to it as they are stored, and with older ones, which name the place where it lay."""
+    run = written(tmp_path / "old", {"default_root_dir": str(tmp_path / "old" / "distill")})
+    if stored:
+        path = run / "distill" / "config.yaml"
+        path.write_text(yaml.safe_dump(run_paths.stored(yaml.safe_load(path.read_text()), run)))
+        assert str(run) not in path.read_text()
+    moved = tmp_path / "else where" / "new"
+    moved.parent.mkdir()
+    shutil.copytree(run, moved)
+    save(random_net(seed=8), run / "teacher.safetensors")  # a copy does not take what lies at its first place
+    if not copied:
+        shutil.rmtree(run)
+    teacher = load_teacher(moved)
+    for name, weight in random_net().state_dict().items():
+        assert torch.equal(teacher.net.state_dict()[name], weight), name
+    (chunk,) = load_student(moved).stream(["a red ball"], 3)
+    assert chunk.content.isfinite().all()
 
 
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
