@@ -1,4 +1,4 @@
-"""Previews to files and TensorBoard, off the training thread."""
+"""Previews to files, TensorBoard and other trackers, off the training thread."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import io
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, gif_bytes, held
 from adastate.runtime import atomic
-from callbacks.previews import figures, tags
+from callbacks.previews import figures, tags, trackers
 from callbacks.previews.gallery import INDEX, write_gallery
 from callbacks.previews.render import Preview
+from callbacks.previews.trackers import Shown
 
 EVENT_FILE_BYTES = 100_000_000
 """TensorBoard reads an event file from its start: a new one is begun beyond this size."""
@@ -34,24 +37,27 @@ WATCHABLE = 128
 class PreviewFiles:
     """Writes previews into a run folder: `videos/`, `strips/`, `figures/`, `media/` for TensorBoard, `gallery.html`.
 
-    TensorBoard has no video; an animated GIF inside an image summary is what it plays.
+    TensorBoard has no video; an animated GIF inside an image summary is what it plays. `loggers` that have videos get
+    the files themselves.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, loggers: Sequence[Logger] = ()) -> None:
+        self.run, self.loggers = run, loggers
         self._events: FileWriter | None = None
         self._written = 0
 
     def write(self, previews: list[Preview]) -> dict[int, float]:
         """Writes all, and gives the processor seconds that each horizon took."""
-        seconds = {}
+        seconds, shown = {}, {}
         for preview in previews:
             begun = time.thread_time()
-            self._preview(preview)
+            shown[preview.horizon] = self._preview(preview)
             seconds[preview.horizon] = time.thread_time() - begun
         if self._events is not None:
             self._events.flush()
         write_gallery(self.run)
+        for preview in previews:  # last: a tracker that cannot be reached takes nothing from the run's own files
+            trackers.show(self.loggers, preview.horizon, preview.iteration, shown[preview.horizon])
         return seconds
 
     def close(self) -> None:
@@ -59,7 +65,7 @@ class PreviewFiles:
             self._events.close()
             self._events = None
 
-    def _preview(self, preview: Preview) -> None:
+    def _preview(self, preview: Preview) -> list[Shown]:
         entry: dict[str, Any] = {
             "iteration": preview.iteration,
             "horizon": preview.horizon,
@@ -80,10 +86,20 @@ class PreviewFiles:
                 entry["states"].append(self._mp4(preview, row, "-state", state))
             k = math.ceil(len(video) / GIF_PICTURES)
             shown = video[::k] if state is None else beside(video[::k], state[::k])
-            self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k))
+            self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k), preview.prompts[row])
         # Last, and in one write: the gallery lists only what is complete.
         with (self.run / INDEX).open("a", encoding="utf-8") as index:
             index.write(json.dumps(entry) + "\n")
+        return self._shown(preview, entry)
+
+    def _shown(self, preview: Preview, entry: dict[str, Any]) -> list[Shown]:
+        every = "\n".join(preview.prompts)
+        sheets = [*entry["strips"], *entry["figures"]]
+        shown = [Shown(Path(name).stem.rpartition("-")[2], self.run / name, every) for name in sheets]
+        for kind, what in (("videos", "video"), ("states", "state")):
+            rows = enumerate(zip(entry[kind], preview.prompts, strict=False))
+            shown += [Shown(f"{what}_{row}", self.run / name, prompt) for row, (name, prompt) in rows]
+        return shown
 
     def _mp4(self, preview: Preview, row: int, kind: str, video: Tensor) -> str:
         path = self.run / "videos" / f"{preview.name}-{row}{kind}.mp4"
@@ -127,14 +143,15 @@ class PreviewFiles:
         self._image(preview, what, data.getvalue())
         return str(path.relative_to(self.run))
 
-    def _image(self, preview: Preview, what: str, data: bytes) -> None:
+    def _image(self, preview: Preview, what: str, data: bytes, prompt: str = "") -> None:
         if self._events is None or self._written + len(data) > EVENT_FILE_BYTES:
             self.close()
             # In a sub-run of its own, so that the scalars' event file stays small and quick to load.
             self._events, self._written = FileWriter(str(self.run / "media")), 0
         width, height = Image.open(io.BytesIO(data)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
-        value = Summary.Value(tag=tags.picture(preview.horizon, what), image=image)
+        about = SummaryMetadata(summary_description=prompt or "\n\n".join(preview.prompts))
+        value = Summary.Value(tag=tags.picture(preview.horizon, what, prompt), image=image, metadata=about)
         self._events.add_summary(Summary(value=[value]), preview.iteration)
         self._written += len(data)
 

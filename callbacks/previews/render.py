@@ -119,12 +119,12 @@ def render(
 
 def _actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | None:
     """Of every latent frame `[1, F, A]`; None without cues, or where the network cannot be steered."""
-    size = getattr(next(iter(getattr(module, "trained", {}).values()), None), "size", None)  # the one that streams
-    if size is None or not size.actions or not cues:
+    network = next(iter(getattr(module, "trained", {}).values()), None)  # the one that streams
+    if network is None or not network.net.size.actions or not cues:
         return None
     codec = module.codec
     starts = [(codec.video_frames(before) if before else 0) / codec.fps for before in range(frames)]
-    return action_schedule.rows(cues, starts, size.actions)
+    return action_schedule.rows(cues, starts, network.net.size.actions)
 
 
 def _steered(actions: Tensor | None, streams: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from adastate.runtime.text_files import read_lines
 from adastate.stream.action_schedule import parse
-from callbacks.previews import tags
+from callbacks.previews import tags, trackers
 from callbacks.previews.preview_writer import PreviewFiles
 from callbacks.previews.render import Preview, render
 from callbacks.protocols import Streams, log_scalars
@@ -87,13 +87,19 @@ class Rollouts(pl.Callback):
         if stage != "fit":
             return
         _streams(pl_module)
-        run = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast: on all ranks
+        run = trackers.run_folder(trainer)
         if trainer.is_global_zero:
-            self._files = PreviewFiles(run)
+            self._files = PreviewFiles(run, trainer.loggers)
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="preview")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._on_cpu = pl_module.device.type == "cpu"
+        if trainer.is_global_zero:
+            now = _streams(pl_module).iteration
+            try:
+                trackers.describe(trainer.loggers, self.prompts, Path(trainer.default_root_dir) / "config.yaml", now)
+            except Exception as error:  # as with previews, whatever a tracker is unhappy with
+                self._failed(error, now)
         if self.every:
             self._preview(trainer, pl_module, [1])
 

@@ -16,16 +16,19 @@ from callbacks.previews import tags
 MOST_CURVES = 12
 
 OVERVIEW: dict[str, list[str]] = {
-    "losses": [tags.STUDENT_LOSS, tags.CRITIC_LOSS],
+    "student's loss": [tags.STUDENT_LOSS],
+    "critic's loss": [tags.CRITIC_LOSS],
     "score gap": [tags.SCORE_GAP],
-    "gradient norms": [tags.STUDENT_GRADIENT, tags.CRITIC_GRADIENT],
+    "student's gradient norm": [tags.STUDENT_GRADIENT],
+    "critic's gradient norm": [tags.CRITIC_GRADIENT],
     "critic's loss by noise level": list(tags.CRITIC_LEVELS),
     "state drift, 1x": [tags.state_step(1)],
     "attention share of the state, 1x": [tags.attention(1, "state")],
     "share of time waiting for data": [tags.DATA_WAIT],
     "iterations per second": [tags.ITERATIONS_PER_S],
 }
-"""For Distill. The charts of curves that a stage does not log stay empty: give other `charts` there."""
+"""For Distill. A chart draws all curves of a run in one colour, with different markers: student and critic have charts
+of their own. The charts of curves that a stage does not log stay empty: give other `charts` there."""
 
 ROLLOUTS = ("contrast", "saturation", "sharpness", "change", "contrast_drift", "saturation_drift")
 """Measurements of the previews, each a chart with a curve for every horizon: the second category."""

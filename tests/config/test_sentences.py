@@ -52,3 +52,11 @@ def test_what_others_raise_keeps_its_traceback_unless_it_is_about_us() -> None:
     wrapped = RuntimeError("many types were tried")
     wrapped.__cause__ = within("adastate.models", refuses)
     assert sentence(wrapped) == "a width of 5 is odd: take an even one"
+
+
+def test_a_logger_whose_package_is_missing_is_told() -> None:
+    """In the words of Lightning's requirement, wherever jsonargparse has wrapped them."""
+    told = "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
+    wrapped = ValueError(f"Parser key trainer.logger:\n  - {told}\n  - Expected a <class 'bool'>")
+    for error in (ModuleNotFoundError(told), wrapped):
+        assert sentence(error) == "the configuration asks for a logger that needs wandb: pip install wandb"

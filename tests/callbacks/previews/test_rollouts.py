@@ -85,11 +85,11 @@ def test_event_files_hold_gifs_strips_and_scalars_at_the_modules_iteration(fit, 
     module.iteration = 40  # a resumed run: Lightning's global_step starts at 0 all the same
     _, run = fit(module, Rollouts(PROMPTS, every=100, long=2), steps=3)
     media, scalars = events(run / "media"), events(run)
-    for tag in ("video_0", "video_1", "strip", "drift", "attention"):
-        steps = [step for step, _ in media[tags.picture(1, tag)]]
+    for tag in ("video_0: a red ball", "video_1: a <blue> & wide ocean", "strip", "drift", "attention"):
+        steps = [step for step, _ in media[f"rollout_1x/{tag}"]]
         assert steps == [40, 43], tag
-        assert [step for step, _ in media[tags.picture(2, tag)]] == [43], tag
-    gif = Image.open(io.BytesIO(media[tags.picture(1, "video_0")][0][1].string_val[2]))
+        assert [step for step, _ in media[f"rollout_2x/{tag}"]] == [43], tag
+    gif = Image.open(io.BytesIO(media[tags.picture(1, "video_0", PROMPTS[0])][0][1].string_val[2]))
     assert gif.format == "GIF" and gif.n_frames == 2  # two flat chunks: equal pictures are merged
     strip = Image.open(io.BytesIO(media[tags.picture(1, "strip")][0][1].string_val[2]))
     assert strip.format == "PNG" and strip.width > 300
@@ -120,7 +120,8 @@ def test_a_module_without_states_or_attention_shares_is_previewed_too(fit, watch
     module = watched(with_state=False, with_shares=False)
     _, run = fit(module, Rollouts(PROMPTS, long=0), steps=1)
     media = events(run / "media")
-    assert set(media) == {tags.picture(1, w) for w in ("video_0", "video_1", "strip")}
+    videos = {tags.picture(1, f"video_{row}", prompt) for row, prompt in enumerate(PROMPTS)}
+    assert set(media) == {tags.picture(1, "strip"), *videos}
     assert not list((run / "videos").glob("*-state.mp4"))
 
 
