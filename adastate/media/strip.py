@@ -72,12 +72,7 @@ def strip(
         cell_height: largest height of a picture in pixels.
         max_width: of the sheet in pixels.
     """
-    if states is not None and len(states) != len(chunks):
-        raise ValueError(f"{len(states)} states for {len(chunks)} chunks: give one for each, None where there is none")
-    if steered and len(steered) != len(chunks):
-        raise ValueError(f"{len(steered)} words on how {len(chunks)} chunks were steered: give one for each")
-    if prompts and len(prompts) != chunks[0].shape[0]:
-        raise ValueError(f"{len(prompts)} prompts for {chunks[0].shape[0]} rows: give one for each")
+    _check_counts(chunks, states, prompts, steered)
     rows, (h, w) = chunks[0].shape[0], chunks[0].shape[-2:]
     space = max_width - 2 * MARGIN - GUTTER
     cell_height = min(cell_height, max(1, space * h // w))
@@ -97,13 +92,8 @@ def strip(
 
     left, top = MARGIN + GUTTER, MARGIN + head
     _time_axis(draw, groups, [c.shape[1] for c in chunks], top - (54 if steered else 38), cell[0], fps)
-    for group in groups if steered else ():
-        wide = group.columns * (cell[0] + PICTURE_GAP) - PICTURE_GAP
-        draw.text((group.left, top - 22), shorten(steered[group.chunk], 12, wide), TEAL, font(12))
     marks = _horizon_marks(groups, horizon)
-    for x, name in marks.items():
-        draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)
-        draw.text((x - 5, top - 36), name, AMBER, font(12), anchor="rt")
+    _head(draw, groups, steered, marks, top, cell[0])
     turns = _switch_marks(groups, switches or {})
     for row in range(rows):
         if prompts:
@@ -121,6 +111,34 @@ def strip(
             top += cell[1] + 4
         top += 12
     return sheet
+
+
+def _check_counts(
+    chunks: Sequence[Tensor], states: Sequence[Tensor | None] | None, prompts: Sequence[str], steered: Sequence[str]
+) -> None:
+    if states is not None and len(states) != len(chunks):
+        raise ValueError(f"{len(states)} states for {len(chunks)} chunks: give one for each, None where there is none")
+    if steered and len(steered) != len(chunks):
+        raise ValueError(f"{len(steered)} words on how {len(chunks)} chunks were steered: give one for each")
+    if prompts and len(prompts) != chunks[0].shape[0]:
+        raise ValueError(f"{len(prompts)} prompts for {chunks[0].shape[0]} rows: give one for each")
+
+
+def _head(
+    draw: ImageDraw.ImageDraw,
+    groups: list[_Group],
+    steered: Sequence[str],
+    marks: Mapping[int, str],
+    top: int,
+    cell: int,
+) -> None:
+    """Above the rows: how each chunk was steered, and where training horizons end."""
+    for group in groups if steered else ():
+        wide = group.columns * (cell + PICTURE_GAP) - PICTURE_GAP
+        draw.text((group.left, top - 22), shorten(steered[group.chunk], 12, wide), TEAL, font(12))
+    for x, name in marks.items():
+        draw.line((x, top - 40, x, top - 10), fill=AMBER, width=2)
+        draw.text((x - 5, top - 36), name, AMBER, font(12), anchor="rt")
 
 
 def _columns(chunks: int, pictures: int, cell: int, space: int) -> list[_Group]:

@@ -68,7 +68,7 @@ def vocabulary(kind: str) -> tuple[str, ...]:
 def vocabularies() -> str:
     """The words of the worlds that models are trained in, for the help of commands that take prompts."""
     told = (f"{kind}: {' '.join(vocabulary(kind))}." for kind in ("plain", "flight"))
-    return "The words that prompts of the built-in worlds have. " + " ".join(told)
+    return "Prompts of the built-in worlds have these words. " + " ".join(told)
 
 
 def frame_size(kind: Kind) -> int:
