@@ -39,6 +39,7 @@ def fit(argv: list[str]) -> None:
     from adastate.config.command_line import read_command
     from adastate.config.schema import ConfigError
     from adastate.config.validate import check_words
+    from callbacks.checkpointing.ckpt_path import resolve
     from callbacks.protocols import SavesCheckpoints, StopsOnSignals
 
     composed, rest = read_command(argv)
@@ -54,14 +55,16 @@ def fit(argv: list[str]) -> None:
             raise ConfigError(
                 "there is no stage to train: give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/"
             )
-    callbacks = _callback_classes((config.get("trainer") or {}).get("callbacks") or [])
+    nodes = (config.get("trainer") or {}).get("callbacks") or []
+    callbacks = _callback_classes(nodes)
     if not any(issubclass(c, StopsOnSignals) for c in callbacks):
         signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nothing else handles them
     root = (config.get("trainer") or {}).get("default_root_dir")
     if root:
         _require_writable(Path(root))
-    saved = any(issubclass(c, SavesCheckpoints) for c in callbacks)
-    rest = _resume(rest, Path(root) if root else None, together=saved)
+        _hold(Path(root))
+    saving = [node for node, c in zip(nodes, callbacks, strict=True) if issubclass(c, SavesCheckpoints)]
+    rest = resolve(rest, Path(root) if root else None, (saving[0].get("init_args") or {}) if saving else None)
     # what these say every time is known here: encoders are frozen, shards are streamed
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
@@ -117,9 +120,10 @@ def _lightning(argv: list[str]) -> bool:
 
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-            atomic.write_text(path, yaml.safe_dump(run_paths.stored(config, run_paths.run_of(path)), sort_keys=False))
+            with atomic.replacing(path) as scratch:
+                self.parser.save(self.config, scratch, skip_unset=False, overwrite=True, multifile=False)
+                config = run_paths.stored(yaml.safe_load(scratch.read_text(encoding="utf-8")), run_paths.run_of(path))
+                scratch.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
     try:
@@ -140,41 +144,15 @@ def _lightning(argv: list[str]) -> bool:
     return bool(cli.trainer.is_global_zero)
 
 
-def _resume(arguments: list[str], root: Path | None, together: bool = False) -> list[str]:
-    """Resolves `--ckpt_path`: "auto" is the newest whole checkpoint of the run folder, if there is one.
+def _hold(folder: Path) -> None:
+    """Keeps other runs out of the folder from now on; `callbacks.Checkpoints` lets it go, or this process's end."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    A checkpoint of this project is a folder; either it or the state in it may be named.
+    from adastate.runtime import folder_lock
 
-    Args:
-        together: whether callbacks.Checkpoints holds it against its manifest later, on all ranks; else it is done here.
-
-    Raises:
-        Damaged: the named checkpoint is not what its manifest says.
-    """
-    from adastate.config.schema import ConfigError
-    from callbacks.checkpointing import atomic_folder
-    from callbacks.checkpointing.resume import STATE, check, newest
-
-    found = []
-    words = iter(arguments)
-    for word in words:
-        if not word.startswith("--ckpt_path"):
-            found.append(word)
-            continue
-        value = word.partition("=")[2] if "=" in word else next(words, "")
-        if value == "auto":
-            if root is None:
-                raise ConfigError("--ckpt_path=auto looks in the run folder, and trainer.default_root_dir is not set")
-            every = root / "checkpoints"
-            state = newest(every) if not together else every if atomic_folder.folders(every) else None
-        else:
-            state = Path(value) / STATE if (Path(value) / STATE).exists() else Path(value)
-            if not together:
-                check(state)
-        if state is not None:
-            # What is ours holds plain data only, so no other kind of object is let in.
-            found += [f"--ckpt_path={state}", "--weights_only=true"]
-    return found
+    left = rank_zero_only(folder_lock.acquire)(folder)
+    if left:
+        print(f"[adastate] {left} left {folder} without an end; this run takes it over")
 
 
 def _require_writable(folder: Path) -> None:

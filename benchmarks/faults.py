@@ -26,7 +26,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.support import kills  # noqa: E402
+from tests.support import disk_faults, kills  # noqa: E402
 from tests.support.small_run import Plan, make_shards  # noqa: E402
 
 
@@ -119,6 +119,18 @@ def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
     return Outcome(name, sent, held, told, time.monotonic() - began)
 
 
+def disk(folder: Path, strategy: str, share: float) -> Outcome:
+    """Whole command-line runs in which each open, write, fsync, rename and unlink fails once, or ends the process."""
+    began = time.monotonic()
+    found = disk_faults.campaign(folder, strategy, share)
+    trials, broken = found["runs"], len(found["wrong"])
+    told = f"{found['calls']} calls; no acknowledged save lost, gone on with it ends as undisturbed"
+    for wrong in found["wrong"][:5]:
+        told += f"; {wrong['fault']['kind']} at {wrong['fault']['call']}: {wrong['wrong'][:80]}"
+    name = f"ENOSPC, EIO or a kill at each call on the disk, {strategy}"
+    return Outcome(name, trials, trials - broken, told, time.monotonic() - began)
+
+
 def ranks(plan: Plan) -> str:
     return "1 process" if plan.world == 1 else f"{plan.world} ranks"
 
@@ -138,7 +150,7 @@ def worlds(folder: Path) -> Outcome:
 
 
 TESTS = {
-    "crash at every write, fsync and rename of a save": "tests/callbacks/checkpointing/test_atomic_folder.py",
+    "crash at every write, fsync and rename of a save": "tests/runtime/test_atomic_folder.py",
     "full disk, damage, half an accumulation": "tests/callbacks/checkpointing/test_checkpoints.py",
     "a disk that is full for one rank of two": "tests/callbacks/checkpointing/test_disk.py",
     "preemption signals, further": "tests/callbacks/checkpointing/test_preempt.py",
@@ -186,6 +198,9 @@ def trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Out
     for strategy in sharded[1:]:
         yield at("preempt", preemptions, Plan(strategy, 2, data="shards", iterations=6, every=3), 15)
     yield "worlds", worlds
+    for strategy in ("one", "ddp", *(["zero2"] if zero else [])):
+        if shutil.which("cc"):
+            yield f"disk {strategy}", lambda folder, strategy=strategy: disk(folder, strategy, share)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Callbacks call public methods of the LightningModule (see `callbacks.protocols`)
 
 from callbacks.checkpointing.checkpoints import Checkpoints
 from callbacks.checkpointing.preempt import Preempt
+from callbacks.monitoring.curve_logger import CurveLogger
 from callbacks.monitoring.heartbeat import Heartbeat
 from callbacks.monitoring.progress import Progress
 from callbacks.monitoring.skipped_samples import Skipped
@@ -13,4 +14,14 @@ from callbacks.monitoring.throughput import Throughput
 from callbacks.previews.rollouts import Rollouts
 from callbacks.previews.tensorboard_layout import Layout
 
-__all__ = ["Checkpoints", "Heartbeat", "Layout", "Preempt", "Progress", "Rollouts", "Skipped", "Throughput"]
+__all__ = [
+    "Checkpoints",
+    "CurveLogger",
+    "Heartbeat",
+    "Layout",
+    "Preempt",
+    "Progress",
+    "Rollouts",
+    "Skipped",
+    "Throughput",
+]

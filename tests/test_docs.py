@@ -187,7 +187,7 @@ def _wrong_value(name: str, value: str, stage: str) -> Iterator[str]:
 def flags(command: str) -> set[str]:
     """What `adastate COMMAND --help` lists, that of its verbs too."""
     if command == "fit":
-        return {"--config", "--system", "--ckpt_path", "--help"}
+        return {"--config", "--system", "--ckpt_path", "--allow_change", "--overwrite", "--help"}
     verbs = ["inspect", "import", "export"] if command == "weights" else []
     found = set[str]()
     for words in ([], *([verb] for verb in verbs)):

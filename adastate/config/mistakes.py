@@ -5,6 +5,8 @@ from __future__ import annotations
 import dis
 import re
 
+from adastate.runtime import disk
+
 OURS = ("adastate.", "datamodules.", "callbacks.")
 
 REMEDIES = {
@@ -24,6 +26,8 @@ def sentence(error: BaseException | None) -> str | None:
     """
     while error is not None:
         raised, said_so = _raised(error)
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and disk.is_fault(error):
+            return f"{error.strerror} at {error.filename or 'a file of the run'}; make room there, or look at the disk"
         if isinstance(error, FileNotFoundError) or type(error).__module__.startswith(OURS):
             return str(error)
         if isinstance(error, ValueError) and said_so and raised.startswith(OURS):

@@ -49,7 +49,7 @@ PLAIN: dict[str, Any] = {
 }
 """Variables that are values, and not the arguments of a class: their keys, and what these hold."""
 
-FLAGS = ("config", "system", "print_config", "help", "verbose")
+FLAGS = ("overwrite", "allow_change", "config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""
 
 T = typing.TypeVar("T")

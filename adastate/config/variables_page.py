@@ -12,7 +12,9 @@ INTRODUCTION = """\
 adastate fit --config conf/base.yaml --config conf/sizes/tiny.yaml --config conf/stages/distill.yaml [--x.y=...]
 
 Config files are merged in their order. What stands in a block at the top is written once and used by every part; an
-override says it anew. docs/reference/configuration.md tells what each key means.
+override says it anew. --ckpt_path=auto, last or best goes on from the run folder's checkpoints (--allow_change KEYS
+names what may differ from theirs), --overwrite begins anew where they lie. docs/reference/configuration.md
+tells what each key means.
 """
 
 

@@ -56,8 +56,8 @@ def run_stage(
         console.print(f"[green]done before[/] {stage.name}")
         return {**known, "skipped": True}
     argv = list(stage.argv)
-    if begun and (run / stage.name / "checkpoints").is_dir():
-        argv.append("--ckpt_path=auto")
+    if (run / stage.name / "checkpoints").is_dir():
+        argv.append("--ckpt_path=auto" if begun else "--overwrite")
     elif not begun and mark.is_file() and stage.makes is not None and (stage.makes / "index.json").is_file():
         shutil.rmtree(stage.makes)  # what this stage made of other things must not be mixed with what it makes now
     console.rule(f"[bold]{stage.name}", align="left")

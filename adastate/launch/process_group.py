@@ -62,7 +62,10 @@ def srun(command: list[str], argv: list[str], env: Mapping[str, str], logs: str)
     extra = [f"--trainer.num_nodes={nodes}", f"--trainer.devices={tasks}"]
     if nodes * tasks > 1 and not names_strategy(argv):
         extra.append(f"--trainer.strategy={STRATEGY}")
-    if not any(word.startswith("--ckpt_path") for word in argv):
+    again = int(env.get("SLURM_RESTART_COUNT", 0)) > 0  # it has begun anew already
+    if again:
+        command = [word for word in command if word != "--overwrite"]
+    if not any(word.startswith("--ckpt_path") for word in argv) and (again or "--overwrite" not in argv):
         extra.append("--ckpt_path=auto")
     return [*words, *command, *extra]
 

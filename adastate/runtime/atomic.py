@@ -29,11 +29,12 @@ def settle(scratch: Path, path: Path, durable: bool = False) -> Path:
     """Gives what was written at `scratch`, a file or a folder, the name `path`, and returns that.
 
     Args:
-        durable: have the bytes of a file on the disk before the rename, and the rename before this returns, so that a
-            machine that loses its power keeps the one file or the other. It costs a wait for the disk.
+        durable: have the bytes, of a folder those of all its files, on the disk before the rename, and the rename
+            before this returns, so that a machine that loses its power keeps the one or the other. It costs a wait.
     """
     if durable:
-        sync(scratch)
+        for written in (*scratch.rglob("*"), scratch):
+            sync(written)
     if scratch.is_dir() and path.is_dir():  # a folder takes the place of an empty one only
         old = path.with_name(f".{path.name}.old")
         _remove(old)
@@ -63,20 +64,20 @@ def replacing(path: Path, by: str = "", durable: bool = False) -> Iterator[Path]
         _remove(scratch)
 
 
-def write_bytes(path: Path, content: bytes, by: str = "") -> None:
+def write_bytes(path: Path, content: bytes, by: str = "", durable: bool = False) -> None:
     """As Path.write_bytes, but whole or not at all."""
-    with replacing(path, by) as scratch:
+    with replacing(path, by, durable) as scratch:
         scratch.write_bytes(content)
 
 
-def write_text(path: Path, content: str, by: str = "") -> None:
+def write_text(path: Path, content: str, by: str = "", durable: bool = False) -> None:
     """As Path.write_text in UTF-8, but whole or not at all."""
-    write_bytes(path, content.encode(), by)
+    write_bytes(path, content.encode(), by, durable)
 
 
-def write_json(path: Path, content: Any, by: str = "") -> None:
+def write_json(path: Path, content: Any, by: str = "", durable: bool = False) -> None:
     """`content` as JSON to be read by people as well, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False), by)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False), by, durable)
 
 
 def sync(path: Path) -> None:

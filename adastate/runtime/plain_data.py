@@ -13,6 +13,13 @@ import torch
 from adastate.runtime import file_kind
 
 
+def save(content: Any, path: Path) -> None:
+    """As torch.save, but all of the file or an error: given a path, torch does not notice that the last bytes, which it
+    writes when it closes, have found no room."""
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
 def load(path: Path, error: type[Exception], instead: str) -> Any:
     """What a file of torch.save holds, on the processor, memory-mapped where its format allows.
 

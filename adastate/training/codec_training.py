@@ -16,6 +16,7 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import GroupCodec
 from adastate.optim.muon import Muon
 from adastate.runtime import atomic
+from adastate.training.out_file import write_out
 from adastate.types import Batch
 
 STATISTICS = 200
@@ -117,7 +118,7 @@ class CodecTraining(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.codec)
-        if self.global_step % self.save_every == 0:
+        if self.global_step % self.save_every == 0 or self.global_step + 1 == self.trainer.max_steps:
             self._save()
             if not self._ending:
                 self._moments.clear()
@@ -133,17 +134,20 @@ class CodecTraining(pl.LightningModule):
         self._moments = checkpoint["moments"]
 
     def on_train_end(self) -> None:
-        self._save()
+        self._save(last=True)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
         codec = self.written
         if self._moments:
             mean, square = (torch.stack(m).mean(0) for m in zip(*self._moments, strict=True))
             codec.mean.copy_(mean)
             codec.std.copy_((square - mean.square()).clamp_min(1e-6).sqrt())
-        if self.trainer.is_global_zero:
-            with atomic.replacing(Path(self.out)) as scratch:
+
+        def write(path: Path) -> None:
+            with atomic.replacing(path, durable=True) as scratch:
                 save_file({k: v.half().cpu().contiguous() for k, v in codec.state_dict().items()}, scratch)
+
+        write_out(self.trainer, self.out, write, last)
 
     def configure_optimizers(self) -> Any:
         weights = list(self.codec.parameters())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +22,7 @@ from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
 from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer
 from adastate.training.objectives import Objective, Scores
+from adastate.training.out_file import write_out
 from adastate.training.rollout_sampler import RolloutSampler, RolloutSettings
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, StudentSample, replay_chunks
@@ -96,6 +96,8 @@ class Distill(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if iterations < 1:
+            raise ValueError(f"iterations is {iterations}: a run has at least 1")
         refuse_conflicts(student.spec, student.lora, objective.scores_states, rollouts.source, replay)
         self.automatic_optimization = False
         self.teacher, self.student, self.critic = teacher.requires_grad_(False).eval(), student, critic
@@ -252,6 +254,14 @@ class Distill(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.replay and steps_of(self.trainer.strategy).one_backward_per_batch:
             raise ValueError("replay goes back once a chunk, ZeRO's engines count one backward a batch: use DDP")
+        plan, most = self.schedule, self.trainer.max_steps
+        students = sum(i % plan.student_every == 0 for i in range(plan.critic_first, self.iterations))
+        needed = self.iterations * plan.critic_updates + students
+        if 0 <= most < needed:
+            raise ValueError(
+                f"trainer.max_steps {most} ends the run before its {self.iterations} iterations, which are {needed} "
+                "steps of student and critic: leave it at -1, and set --run.iterations"
+            )
         data, world = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
         told, data.batch = data.batch, self.batch.fit(data.batch, world)  # its loader is made after this
         if data.batch != told:
@@ -301,14 +311,13 @@ class Distill(pl.LightningModule):
         self.guard.load_state_dict(state["guard"])
 
     def on_train_end(self) -> None:
-        self.save()
+        self.save(last=True)
 
-    def save(self) -> None:
+    def save(self, last: bool = False) -> None:
         if self.out is None:
             return
         net = self.student.ema.whole()
-        if self.trainer.is_global_zero:
-            save(net, Path(self.out), stream=asdict(self.student.spec))
+        write_out(self.trainer, self.out, lambda path: save(net, path, stream=asdict(self.student.spec)), last)
 
     def configure_optimizers(self) -> Any:
         told = self.optimizer

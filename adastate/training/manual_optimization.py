@@ -114,7 +114,7 @@ class GuardedOptimizer:
         rank_zero_warn(self.skip_reason)
         module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
         if self.guard.exhausted:
-            last = getattr(module.trainer.checkpoint_callback, "last", None)
+            last = getattr(module.trainer.checkpoint_callback, "last_good", None)
             whole = module.out if module.out and Path(module.out).is_file() else None
             raise RuntimeError(
                 f"{self.guard.in_a_row} bad updates in a row, the last at {self.skip_reason}; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,6 +26,7 @@ from adastate.stream.prompt_switch import switch_prompt
 from adastate.stream.rollout import replay
 from adastate.training.initializations import Initialization, StudentNetworks
 from adastate.training.initializations.causal_forward import block_causal_forward
+from adastate.training.out_file import write_out
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Batch, Chunk, Probe
 from adastate.weights import network, save
@@ -284,21 +284,20 @@ class Student(pl.LightningModule):
         """The average moves with the step, before any callback can save the one without the other."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.net)
-        if self.iteration % self.save_every == 0:
+        if self.iteration % self.save_every == 0 or self.iteration == self.trainer.max_steps:
             self.save()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("init/gradient_norm", steps_of(self.trainer.strategy).clip_gradient(self.trained["student"]))
 
     def on_train_end(self) -> None:
-        self.save()
+        self.save(last=True)
 
-    def save(self) -> None:
+    def save(self, last: bool = False) -> None:
         if self.out is None:
             return
         net = self.ema.whole()
-        if self.trainer.is_global_zero:
-            save(net, Path(self.out), stream=asdict(self.spec))
+        write_out(self.trainer, self.out, lambda path: save(net, path, stream=asdict(self.spec)), last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strip_frozen(self, checkpoint, FROZEN)

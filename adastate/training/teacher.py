@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,6 +22,7 @@ from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.runtime.text_files import read_text
+from adastate.training.out_file import write_out
 from adastate.types import Batch, Chunk
 from adastate.weights import save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
@@ -157,7 +157,7 @@ class Teacher(pl.LightningModule):
         if self.ema is None:
             return
         self.ema.update(self.net)
-        if self.iteration % self.save_every == 0:
+        if self.iteration % self.save_every == 0 or self.iteration == self.trainer.max_steps:
             self._save()
 
     def velocity(
@@ -268,7 +268,7 @@ class Teacher(pl.LightningModule):
         self.log("teacher/gradient_norm", steps_of(self.trainer.strategy).clip_gradient(self.trained["teacher"]))
 
     def on_train_end(self) -> None:
-        self._save()
+        self._save(last=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strip_frozen(self, checkpoint, FROZEN)
@@ -276,12 +276,11 @@ class Teacher(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_frozen(self, checkpoint, FROZEN)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
         if self.out is None:
             return
         net = self.net if self.ema is None else self.ema.whole()
-        if self.trainer.is_global_zero:
-            save(net, Path(self.out))
+        write_out(self.trainer, self.out, lambda path: save(net, path), last)
 
 
 def _read_prompt(text: str) -> str:

@@ -52,7 +52,7 @@ def export(
     config = geo.diffusers_config(size) if layout == "diffusers" else geo.wan_config(size)
     # diffusers and transformers ask for `format`; the rest lets the file come back as it was.
     metadata = {"format": "pt", **header(asdict(size), checkpoint.report.stream)}
-    with atomic.replacing(out) as scratch:
+    with atomic.replacing(out, durable=True) as scratch:
         scratch.mkdir()
         _write_json(scratch / "config.json", config)
         shards = split(entries, int(shard_gb * 1e9))
@@ -77,7 +77,7 @@ def import_(checkpoint: NetworkWeights, out: Path, dtype: torch.dtype | None = N
         raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
     size = geo.size_of(checkpoint.report.geometry)
     entries = {name: entry.cast(dtype) for name, entry in checkpoint.entries.items()}
-    with atomic.replacing(out) as scratch:
+    with atomic.replacing(out, durable=True) as scratch:
         write_safetensors(scratch, entries, header(asdict(size), checkpoint.report.stream))
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -21,6 +22,10 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+
+
+DIGEST, BLANK = "content_sha256", "0" * 64
+"""Entry of the header for the sha256 of a file of ours, and what stands in its place while that is taken."""
 
 
 class WeightsError(ValueError):
@@ -72,8 +77,22 @@ def _safe_open(path: Path) -> Any:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
 
 
+def _verify(path: Path, digest: str) -> None:
+    with path.open("rb") as file:
+        begin = file.read(8)
+        begin += file.read(struct.unpack("<Q", begin)[0])
+        taken = hashlib.sha256(begin.replace(digest.encode(), BLANK.encode(), 1))
+        while content := file.read(2**24):
+            taken.update(content)
+    if taken.hexdigest() != digest:
+        raise WeightsError(f"{path} is damaged: it has other bytes than were written; copy or train it again")
+
+
 def _open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     file = _safe_open(path)
+    told = dict(file.metadata() or {})
+    if DIGEST in told:
+        _verify(path, told.pop(DIGEST))
 
     def entry(name: str) -> StoredTensor:
         there = file.get_slice(name)
@@ -82,12 +101,13 @@ def _open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, st
         return StoredTensor(tuple(there.get_shape()), DTYPES[there.get_dtype()], lambda: file.get_tensor(name))
 
     # A name at a time and not items(): what safe_open returns is no mapping.
-    return {name: entry(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    return {name: entry(name) for name in file.keys()}, told  # noqa: SIM118
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors header; nothing for any other file."""
-    return dict(_safe_open(path).metadata() or {}) if _kind(path) == "safetensors" else {}
+    """The metadata in a safetensors header but for its digest; nothing for any other file."""
+    told = dict(_safe_open(path).metadata() or {}) if _kind(path) == "safetensors" else {}
+    return {name: value for name, value in told.items() if name != DIGEST}
 
 
 def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -123,11 +143,14 @@ def _tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def write_safetensors(path: Path, entries: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Writes `entries` as safetensors, one at a time; call it on a scratch path (adastate.runtime.atomic)."""
+    """Writes `entries` as safetensors, one at a time; call it on a scratch path (adastate.runtime.atomic).
+
+    The header gets a digest of the file, which `open_file` holds it against; zeros stand there while it is taken.
+    """
     names = {dtype: name for name, dtype in DTYPES.items()}
     # The widest dtype first keeps every tensor aligned, which memory-mapped readers count on.
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": {**metadata, DIGEST: BLANK}}
     end = 0
     for name in order:
         entry, start = entries[name], end
@@ -135,8 +158,14 @@ def write_safetensors(path: Path, entries: Mapping[str, StoredTensor], metadata:
         header[name] = {"dtype": names[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    begin = struct.pack("<Q", len(text)) + text
+    taken = hashlib.sha256(begin)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(begin)
         for name in order:
             tensor = entries[name].read().detach().cpu().contiguous().reshape(-1)
-            file.write(tensor.view(torch.uint8).numpy().data)
+            content = tensor.view(torch.uint8).numpy().data
+            taken.update(content)
+            file.write(content)
+        file.seek(begin.index(f'"{DIGEST}":"{BLANK}"'.encode()) + len(DIGEST) + 4)
+        file.write(taken.hexdigest().encode())

@@ -36,7 +36,7 @@ def save(net: VideoNetwork, path: Path, half: bool = False, stream: Mapping[str,
     """
     dtype = torch.float16 if half else None
     entries = {name: entry.cast(dtype) for name, entry in plain(net).items()}
-    with atomic.replacing(path) as scratch:
+    with atomic.replacing(path, durable=True) as scratch:
         write_safetensors(scratch, entries, header(asdict(net.size), stream))
     if adapted(net):
         save_adapters(net, path.with_suffix(".lora.safetensors"))
@@ -77,7 +77,7 @@ def save_adapters(net: VideoNetwork, path: Path) -> None:
         entries[f"transformer.{there}.lora_A.weight"] = StoredTensor.of(down.weight.detach())
         entries[f"transformer.{there}.lora_B.weight"] = StoredTensor.of(up.weight.detach() * scale)
     (rank,) = ranks
-    with atomic.replacing(path) as scratch:
+    with atomic.replacing(path, durable=True) as scratch:
         write_safetensors(scratch, entries, {"format": "pt"} | lora_scale.header(rank, rank, targets))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -93,8 +94,10 @@ def counters(scalars: dict[str, Tensor], weights: Tensor, group: dict[str, Any])
     return {k: v.detach().to(device, copy=True) for k, v in scalars.items()}
 
 
-def write(folder: Path, name: str, held: ShardedNetwork, rank: int) -> None:
-    """This rank's file of one network; no other rank is waited for."""
+def write(
+    folder: Path, name: str, held: ShardedNetwork, rank: int, save: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """This rank's file of one network; no other rank is waited for. `save` names the run and its iteration."""
     pieces = []
     for i, piece in enumerate(held.pieces):
         parts = {part: held.part(piece, part) for part in (WEIGHT, *held.moments(piece))}
@@ -103,11 +106,12 @@ def write(folder: Path, name: str, held: ShardedNetwork, rank: int) -> None:
         pieces.append([piece.name, piece.start, parts])
     groups = [{k: v for k, v in group.items() if k != "params"} for group in held.groups]
     told = {"shapes": held.shapes, "pieces": pieces, "scalars": held.scalars(), "groups": groups}
-    torch.save(told, folder / f"{name}-{rank:05}.pt")
+    told["save"] = dict(save)
+    plain_data.save(told, folder / f"{name}-{rank:05}.pt")
 
 
 @torch.no_grad()
-def read(folder: Path, name: str, held: ShardedNetwork) -> None:
+def read(folder: Path, name: str, held: ShardedNetwork) -> SavedShards:
     """Loads what any number of ranks under any strategy have written; all ranks together.
 
     Raises:
@@ -131,6 +135,7 @@ def read(folder: Path, name: str, held: ShardedNetwork) -> None:
     for group, other in zip(held.groups, saved.groups, strict=True):
         # how a step is computed is for the machine at hand to say
         group.update({k: v for k, v in other.items() if k not in ("fused", "foreach")})
+    return saved
 
 
 def save(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint: dict[str, Any]) -> None:
@@ -144,7 +149,7 @@ def save(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, mine in held.items():
-        write(folder, name, mine, rank)
+        write(folder, name, mine, rank, checkpoint.get("save", {}))
     if rank == 0:
         save_rest(folder, checkpoint)
 
@@ -158,7 +163,7 @@ def restore(folder: Path, held: Mapping[str, ShardedNetwork]) -> dict[str, Any]:
     """
     rest = load_rest(folder)
     for name, mine in held.items():
-        read(folder, name, mine)
+        read(folder, name, mine).require(rest.get("save", {}), REST)
     return rest
 
 
@@ -176,7 +181,7 @@ def bring_rest(module: nn.Module, state: dict[str, Any]) -> None:
 
 def save_rest(folder: Path, checkpoint: dict[str, Any]) -> None:
     """What a Lightning checkpoint has beside the pieces; one rank calls it."""
-    torch.save({k: v for k, v in checkpoint.items() if k != "optimizer_states"}, folder / REST)
+    plain_data.save({k: v for k, v in checkpoint.items() if k != "optimizer_states"}, folder / REST)
 
 
 def load_rest(folder: Path) -> dict[str, Any]:
@@ -196,10 +201,11 @@ def consolidate(folder: str | Path) -> dict[str, dict[str, Tensor]]:
         ShardedCheckpointError: it is not plain data, or not whole.
     """
     folder = Path(folder)
-    require(folder)
+    save = load_rest(folder).get("save", {})
     found: dict[str, dict[str, Tensor]] = {}
     for name in sorted({p.name[: -len("-00000.pt")] for p in folder.glob("*-00000.pt")}):
         saved = SavedShards.open(folder, name)
+        saved.require(save, REST)
         found[name] = {key: saved.whole(key, WEIGHT) for key in saved.shapes}
         if all(AVERAGE in saved.parts(key) for key in saved.shapes):
             found[f"{name}_average"] = {key: saved.whole(key, AVERAGE) for key in saved.shapes}
@@ -225,6 +231,8 @@ class SavedShards:
     pieces: dict[str, list[tuple[int, dict[str, Tensor]]]] = field(default_factory=dict)
     scalars: dict[str, Tensor] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    save: dict[str, Any] = field(default_factory=dict)
+    """The run and its iteration, the same in all files of a save."""
 
     @classmethod
     def open(cls, folder: Path, name: str) -> SavedShards:
@@ -238,14 +246,24 @@ class SavedShards:
                 made.shapes = {k: tuple(int(n) for n in shape) for k, shape in told["shapes"].items()}
                 made.groups = [dict(group) for group in told["groups"]]
                 made.scalars = made.scalars or dict(told["scalars"])
+                made.save = dict(told.get("save", {})) if file == files[0] else made.save
+                made.require(told.get("save", {}), file.name)
                 for key, start, parts in told["pieces"]:
                     made.pieces.setdefault(key, []).append((int(start), {k: v.flatten() for k, v in parts.items()}))
+            except ShardedCheckpointError:
+                raise
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise ShardedCheckpointError(
                     f"{file} is not a rank's part of a {name} ({error!r}): copy it again"
                 ) from error
         made._check()
         return made
+
+    def require(self, save: Mapping[str, Any], file: str) -> None:
+        """Refuses a file of another save than the first of these: between two, no weight fits its moments."""
+        if dict(save) != self.save:
+            told = " and ".join(f"iteration {s.get('iteration')} of run {s.get('run')}" for s in (save, self.save))
+            raise ShardedCheckpointError(f"{self.folder} mixes files of {told} ({file}): copy the whole folder again")
 
     def _check(self) -> None:
         """Pieces lie side by side and fill the weights, so that nothing is made that is not there."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adastate.runtime import atomic_folder
 from adastate.weights.files import StoredTensor, WeightsError, open_file
 from adastate.weights.sharded_checkpoint import gather, state_of
 
@@ -30,7 +31,16 @@ class Stored:
 
 
 def open_source(source: Path) -> Stored:
-    """A file or folder of weights, with nothing read yet but names, shapes and dtypes."""
+    """A file or folder of weights, with nothing read yet but names, shapes and dtypes.
+
+    A checkpoint of a run is held against its manifest, and a file of ours against the digest in its header.
+    """
+    folder = source.parent if source.name == "state.ckpt" else source
+    if (folder / atomic_folder.MANIFEST).is_file() or atomic_folder.NAME.fullmatch(folder.name):
+        try:
+            atomic_folder.verify(folder)
+        except atomic_folder.Damaged as error:
+            raise WeightsError(f"{error}; take another checkpoint") from error
     state = state_of(source) if source.is_dir() else None
     if state is not None and state.is_dir():
         return Stored(source, gather(state), {}, {})

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch.distributed.checkpoint.api import CheckpointException
 
-from callbacks.checkpointing import atomic_folder
+from adastate.runtime import atomic_folder, disk, folder_lock
+from callbacks.checkpointing import changed_config
 from callbacks.checkpointing.collectives import first, gathered
-from callbacks.checkpointing.resume import FORMAT, STATE, look_first, versions
+from callbacks.checkpointing.direct_io import write_directly
+from callbacks.checkpointing.finite import not_finite
+from callbacks.checkpointing.resume import FORMAT, STATE, best, look_first, used, versions
 from callbacks.protocols import iteration
 
 LOG = "run.log.jsonl"
@@ -29,6 +31,9 @@ class Checkpoints(Checkpoint):
     A checkpoint is a folder `<dirpath>/<iteration>/`: the strategy's state, the resolved config, and a manifest with
     checksums, the seed, the iteration, the world and the versions. It appears when it is complete. Networks that are
     frozen are left out where the module says so.
+
+    The folder belongs to one run at a time. A run that goes on from an earlier checkpoint has the later ones moved
+    aside, into `aside-1`, `aside-2`, ...; one that goes on from none is refused where checkpoints lie.
 
     Args:
         dirpath: folder of the checkpoints.
@@ -58,27 +63,92 @@ class Checkpoints(Checkpoint):
         self._saved_at, self._saved_time = -1, time.monotonic()
         self.last: Path | None = None
         """The newest checkpoint of this run."""
+        self.last_good: Path | None = None
+        """The newest that was saved after an iteration of which no update was left out."""
         self._resumed: Path | None = None
         self._losses_then: dict[str, float] = {}
+        self._changes = changed_config.Changes()
+        self.run_id = ""
+        """The same for all that go on from one another, in every manifest and in every rank's files."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        error = ""
         if trainer.is_global_zero:
-            atomic_folder.sweep(self.root)
-        trainer.strategy.barrier("sweep checkpoints")
-        look_first(trainer, self._found)
+            try:
+                folder_lock.acquire(Path(trainer.default_root_dir))
+                atomic_folder.sweep(self.root)
+            except folder_lock.FolderInUse as failure:
+                error = str(failure)
+            except OSError as failure:
+                error = disk.reason(failure, self.root)
+        if error := trainer.strategy.broadcast(error):
+            raise folder_lock.FolderInUse(error)
+        self.run_id = trainer.strategy.broadcast(uuid.uuid4().hex[:12])
+        write_directly(trainer)
+        look_first(trainer, lambda state: self._found(trainer, state))
 
-    def _found(self, state: Path) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder_lock.release(Path(trainer.default_root_dir))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        folder_lock.release(Path(trainer.default_root_dir))
+
+    def _found(self, trainer: pl.Trainer, state: Path) -> None:
+        """Looks at a checkpoint before it is read."""
         self._resumed = state.parent
+        now = Path(trainer.default_root_dir) / changed_config.CONFIG
+        worlds = (self._told(state.parent).get("world", trainer.world_size), trainer.world_size)
+        found = changed_config.changes(state.parent / changed_config.CONFIG, now, changed_config.allowed, worlds)
+        self._changes = trainer.strategy.broadcast(found)
+        if self._changes.refused:
+            raise ValueError(self._changes.refused)
+        self.run_id = self._told(state.parent).get("run") or self.run_id
+
+    def _told(self, folder: Path) -> dict[str, Any]:
+        """A checkpoint's manifest; nothing for one that is not ours."""
+        return atomic_folder.facts(folder) if (folder / atomic_folder.MANIFEST).is_file() else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = iteration(trainer, pl_module)
+        error = ""
+        if trainer.is_global_zero:
+            try:
+                error = self._begin(trainer)
+            except OSError as failure:
+                error = disk.reason(failure, self.root)
+        if error := trainer.strategy.broadcast(error):
+            raise ValueError(error)
         if self._resumed is not None:
             self._say_resumed(trainer, self._resumed)
+        if self._changes.rates:
+            changed_config.apply_rates(trainer)
+        if self._changes.told:
+            note(trainer, "configuration changed", iteration=self._saved_at, changes=self._changes.told)
+            rank_zero_info(f"[adastate] goes on with another configuration: {'; '.join(self._changes.told)}")
+
+    def _begin(self, trainer: pl.Trainer) -> str:
+        """Why the run must not begin here; moves aside what it goes back behind."""
+        there = atomic_folder.folders(self.root)
+        if self._resumed is None:
+            return used(self.root) if there else ""
+        later = [p for p in there if int(p.name[-8:]) > self._saved_at]
+        if self._resumed.absolute().parent != self.root.absolute():
+            later = there  # it begins with a copy, or with another run's
+        if aside := atomic_folder.set_aside(self.root, later):
+            note(trainer, "set aside", iteration=self._saved_at, folder=str(aside), checkpoints=[p.name for p in later])
+            names = ", ".join(p.name for p in later)
+            rank_zero_warn(f"the run goes on from {self._resumed}: what came after it, {names}, is moved to {aside}")
+        return ""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["save"] = {"run": self.run_id, "iteration": iteration(trainer, pl_module)}
 
     def _say_resumed(self, trainer: pl.Trainer, folder: Path) -> None:
-        self.last, told, digest = folder, {}, ""
-        if (folder / atomic_folder.MANIFEST).is_file():
-            told, digest = atomic_folder.facts(folder), atomic_folder.fingerprint(folder)
+        self.last, told = folder, self._told(folder)
+        digest = atomic_folder.fingerprint(folder) if told else ""
+        self.last_good = None if told.get("left_out") else folder
         self._losses_then = told.get("losses", {})
         note(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
         then = f", where the losses were {_spelt(self._losses_then)}" if self._losses_then else ""
@@ -109,16 +179,17 @@ class Checkpoints(Checkpoint):
             self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path | None:
-        """Saves now, on all ranks together; None where the disk did not take it."""
+        """Saves now, on all ranks together; None where the disk did not take it, or a weight is no number."""
         now = iteration(trainer, pl_module)
         self._saved_at, self._saved_time = now, time.monotonic()
-        name, began, error = f"{now:08d}", time.monotonic(), ""
+        name, began, error, unpruned = f"{now:08d}", time.monotonic(), "", ""
         scratch, final = self.root / f"{atomic_folder.UNFINISHED}{name}", None
-        if trainer.is_global_zero:
+        error = first(trainer, not_finite(trainer, pl_module))
+        if not error and trainer.is_global_zero:
             try:
                 atomic_folder.begin(self.root, name)
             except OSError as failure:
-                error = _reason(failure, self.root)
+                error = disk.reason(failure, self.root)
         # what any rank's disk refuses all have to know, or they would wait for each other
         error = first(trainer, error) or first(trainer, self._write(trainer, scratch / STATE))
         if not error:
@@ -127,15 +198,18 @@ class Checkpoints(Checkpoint):
             try:
                 self._copy_config(trainer, scratch)
                 final = atomic_folder.seal(scratch, self._facts(trainer, now), written)
-                self._prune()
             except OSError as failure:
-                error = _reason(failure, self.root)
+                error = disk.reason(failure, self.root)
+        if final is not None:
+            self.last_good = self.last_good if getattr(pl_module, "skip_reason", "") else final
+            unpruned = self._prune(final)
         if error and trainer.is_global_zero:
             shutil.rmtree(scratch, ignore_errors=True)
             kept = ", ".join(p.name for p in atomic_folder.folders(self.root)) or "none"
             rank_zero_warn(f"checkpoint {now} not saved: {error}; earlier ones are intact ({kept}), training goes on")
         self.last = final or self.last
         told = {"checkpoint": str(final)} if final else {"error": error}
+        told |= {"not_removed": unpruned} if unpruned else {}
         note(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
         trainer.strategy.barrier("end checkpoint")
         return final
@@ -144,12 +218,11 @@ class Checkpoints(Checkpoint):
         """Has the strategy write; returns why a disk did not take it, on those ranks that found out."""
         try:
             trainer.save_checkpoint(path, weights_only=False)
-        except BaseException as failure:  # torch's own for sharded checkpoints is no Exception
-            reason = _of_disk(failure)
-            if reason is None:
+        except (OSError, RuntimeError) as failure:
+            if not disk.is_fault(failure):
                 raise
             trainer.strategy.barrier("Trainer.save_checkpoint")  # the others stand there
-            return _reason(reason, self.root)
+            return disk.reason(failure, self.root)
         return ""
 
     def _digests(self, trainer: pl.Trainer, scratch: Path) -> tuple[dict[str, atomic_folder.File], str]:
@@ -158,20 +231,22 @@ class Checkpoints(Checkpoint):
         try:
             mine = atomic_folder.digests(scratch, trainer.global_rank, trainer.world_size)
         except OSError as failure:
-            error = _reason(failure, self.root)
+            error = disk.reason(failure, self.root)
         found = {name: file for part in gathered(trainer, mine) for name, file in part.items()}
         return found, first(trainer, error)
 
     def _copy_config(self, trainer: pl.Trainer, scratch: Path) -> None:
-        config = Path(trainer.default_root_dir) / "config.yaml"
+        config = Path(trainer.default_root_dir) / changed_config.CONFIG
         if config.is_file():
-            shutil.copyfile(config, scratch / "config.yaml")
+            shutil.copyfile(config, scratch / changed_config.CONFIG)
 
     def _facts(self, trainer: pl.Trainer, now: int) -> dict[str, Any]:
         value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
         return {
             "format": FORMAT,
             "iteration": now,
+            "run": self.run_id,
+            "left_out": getattr(trainer.lightning_module, "skip_reason", ""),
             "seed": getattr(trainer.lightning_module, "seed", None),
             "losses": _losses(trainer),
             "global_step": trainer.global_step,
@@ -182,25 +257,18 @@ class Checkpoints(Checkpoint):
             "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 
-    def _prune(self) -> None:
+    def _prune(self, saved: Path) -> str:
+        """Deletes what need not be kept, never what was just saved; why something could not be deleted, or ""."""
         every = atomic_folder.folders(self.root)
-        spared = set(every[-self.keep :])
-        best = self._best(every)
-        if best is not None:
-            spared.add(best)
-        for folder in every:
-            if folder not in spared:
-                atomic_folder.delete(folder)
-
-    def _best(self, every: list[Path]) -> Path | None:
-        if self.monitor is None:
-            return None
-        values: list[tuple[float, Path]] = []
-        for folder in every:
-            value = (atomic_folder.facts(folder).get("monitor") or {}).get(self.monitor)
-            if value is not None and math.isfinite(value):
-                values.append((value if self.mode == "min" else -value, folder))
-        return min(values, default=(0.0, None), key=lambda pair: pair[0])[1]
+        spared = {*every[-self.keep :], saved, self.last_good, best(every, self.monitor, self.mode)}
+        try:
+            for folder in every:
+                if folder not in spared:
+                    atomic_folder.delete(folder)
+        except OSError as failure:
+            rank_zero_warn(f"checkpoint {saved.name} is saved; {folder} could not be deleted: {failure.strerror}")
+            return f"{folder}: {failure.strerror}"
+        return ""
 
 
 def at_boundary(module: pl.LightningModule) -> bool:
@@ -229,28 +297,3 @@ def _losses(trainer: pl.Trainer) -> dict[str, float]:
 
 def _spelt(losses: dict[str, float]) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in sorted(losses.items()))
-
-
-def _of_disk(failure: BaseException) -> BaseException | None:
-    """The failure behind `failure` that a disk is to blame for.
-
-    torch.save tells of a full disk in a RuntimeError of its own words, and of what failed on any rank in one with all.
-    """
-    if isinstance(failure, CheckpointException):
-        found = [_of_disk(error) for error, _ in failure.failures.values()]
-        return found[0] if found and None not in found else None
-    if isinstance(failure, OSError):
-        full = failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
-        return failure if full else None
-    said = str(failure).lower()
-    told = ("no space", "file write failed", "pytorchstreamwriter", "unexpected pos")
-    return failure if isinstance(failure, RuntimeError) and any(words in said for words in told) else None
-
-
-def _reason(failure: BaseException, root: Path) -> str:
-    try:
-        free = f"{shutil.disk_usage(root if root.exists() else root.parent).free / 2**30:.1f} GB free"
-    except OSError:
-        free = "free space unknown"
-    words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure).splitlines()[0]
-    return f"{words} at {root} ({free}); make room"

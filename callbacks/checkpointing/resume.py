@@ -7,7 +7,8 @@ them finds wrong all of them say, or pass over.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from callbacks.checkpointing import atomic_folder
+from adastate.runtime import atomic_folder
 from callbacks.checkpointing.collectives import first, gathered
 
 STATE = "state.ckpt"
@@ -36,20 +37,39 @@ def newest(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
     for folder in reversed(gathered(trainer, atomic_folder.folders(root))[0]):
         wrong = _wrong(folder, trainer)
         if not wrong:
-            _readable(folder, atomic_folder.facts(folder))
             return Path(folder / STATE)
         rank_zero_warn(f"{wrong}; going on from an earlier checkpoint")
     return None
 
 
+def best(every: Sequence[Path], monitor: str | None, mode: str = "min") -> Path | None:
+    """The checkpoint with the lowest (or highest) value of a metric; those that cannot be read count for nothing."""
+    values: list[tuple[float, Path]] = []
+    for folder in every if monitor else ():
+        try:
+            value = float((atomic_folder.facts(folder).get("monitor") or {}).get(monitor, math.nan))
+        except (atomic_folder.Damaged, TypeError, ValueError):
+            continue
+        if math.isfinite(value):
+            values.append((value if mode == "min" else -value, folder))
+    return min(values, default=(0.0, None), key=lambda pair: pair[0])[1]
+
+
+def used(root: Path) -> str:
+    """Why no run may begin in a folder of checkpoints."""
+    return (
+        f"{root} holds checkpoints of an earlier run: go on from them with --ckpt_path=auto, choose another folder "
+        "with RUN=another/folder, or begin anew here with --overwrite, which moves them aside"
+    )
+
+
 def check(state: Path, trainer: pl.Trainer | None = None) -> None:
     """Raises atomic_folder.Damaged unless the checkpoint that this state belongs to is what its manifest says, and
-    readable."""
-    if gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
+    readable. A file of another name than ours is somebody else's, and has none."""
+    if state.name == STATE or gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
         wrong = _wrong(state.parent, trainer)
         if wrong:
             raise atomic_folder.Damaged(wrong)
-        _readable(state.parent, atomic_folder.facts(state.parent))
 
 
 def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
@@ -72,7 +92,7 @@ def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
             state = newest(Path(path), trainer)
             if state is None:
                 raise atomic_folder.Damaged(
-                    f"no checkpoint in {path} is whole: begin anew with RUN=another/folder, or remove that one"
+                    f"no checkpoint in {path} is whole: begin anew with RUN=another/folder, or with --overwrite"
                 )
         else:
             check(Path(path), trainer)
@@ -95,15 +115,26 @@ def versions() -> dict[str, str]:
 
 
 def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
-    """What the first rank that finds damage in its share says of it, on all ranks; "" for a whole folder."""
+    """What the first rank that finds damage in its share says of it, on all ranks; "" for a whole folder.
+
+    Raises:
+        atomic_folder.Damaged: it is whole, and of a later format.
+    """
     rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+    said, manifest = "", dict[str, Any]()
     try:
-        atomic_folder.verify(folder, rank, world)
+        manifest = atomic_folder.verify(folder, rank, world)
+        lacking = [name for name in ("iteration", "format", "versions") if name not in manifest]
+        if lacking or not any(name.split("/")[0] == STATE for name in manifest["files"]):
+            said = f"{folder / atomic_folder.MANIFEST} does not tell the {(*lacking, STATE)[0]} of a checkpoint"
     except atomic_folder.Damaged as error:
-        return first(trainer, str(error))
+        said = str(error)
     except OSError as error:  # the others wait for what this rank has to say
-        return first(trainer, f"{folder} cannot be read ({error.strerror or error})")
-    return first(trainer, "")
+        said = f"{folder} cannot be read ({error.strerror or error})"
+    said = first(trainer, said)
+    if not said:
+        _readable(folder, manifest)
+    return said
 
 
 def _readable(folder: Path, manifest: dict[str, Any]) -> None:

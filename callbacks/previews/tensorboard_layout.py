@@ -11,6 +11,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
+from adastate.runtime import disk
 from callbacks.previews import tags
 
 MOST_CURVES = 12
@@ -57,7 +58,11 @@ class Layout(pl.Callback):
                 own = {title: [f"^{re.escape(tag)}$" for tag in curves] for title, curves in self.charts.items()}
                 watched = {what.replace("_", " "): [tags.measured_anywhere(what)] for what in ROLLOUTS}
                 summary = layout_summary({self.title: own, "rollouts": watched})
-                logger.experiment._get_file_writer().add_summary(summary)
+                try:
+                    logger.experiment._get_file_writer().add_summary(summary)
+                except OSError as failure:  # the logger tells of what the disk does not take
+                    if not disk.is_fault(failure):
+                        raise
 
 
 def layout_summary(categories: dict[str, dict[str, list[str]]]) -> Summary:

@@ -206,7 +206,7 @@ def write_index(
     manifest = {"settings": settings, "shards": [shards[name] for name in sorted(shards)], "sources": sources}
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        atomic.write_text(path, text, "" if by is None else f"{by:03d}")
+        atomic.write_text(path, text, "" if by is None else f"{by:03d}", durable=True)
 
 
 def join(out: Path, wanted: set[str], rank: int) -> bool:

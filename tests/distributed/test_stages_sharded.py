@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from adastate.runtime import atomic_folder
 from adastate.weights import read
-from callbacks.checkpointing import atomic_folder
 from tests.support import kills
 from tests.support.kills import Plan
 from tests.support.small_run import make_shards

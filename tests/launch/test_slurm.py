@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from adastate.launch import process_group
-from callbacks.checkpointing import atomic_folder
+from adastate.runtime import atomic_folder
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import STATE
 

@@ -20,13 +20,12 @@ from torch import Tensor
 from adastate.distributed.fsdp_strategy import FsdpStrategy
 from adastate.encoders import TinyCodec, TinyText
 from adastate.optim.settings import AverageSettings, OptimizerSettings
-from adastate.runtime import signals
+from adastate.runtime import atomic_folder, signals
 from adastate.training.initializations import TeacherForcing
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from callbacks import Checkpoints, Preempt
-from callbacks.checkpointing import atomic_folder
 from callbacks.checkpointing.checkpoints import at_boundary
 from datamodules.clips import ShardData
 from datamodules.prompts import PromptData

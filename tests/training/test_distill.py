@@ -268,3 +268,13 @@ def test_what_replay_needs() -> None:
     ):
         with pytest.raises(ValueError, match="replay sends gradients back chunk by chunk: it needs"):
             tiny_distill(stream, replay=True, **options)
+
+
+def test_a_length_in_which_nothing_is_trained_is_refused() -> None:
+    for iterations in (0, -5):
+        with pytest.raises(ValueError, match=f"iterations is {iterations}: a run has at least 1"):
+            tiny_distill(iterations=iterations)
+    few = tiny_distill(iterations=6, student_every=2)
+    with pytest.raises(ValueError, match="max_steps 8 ends the run before its 6 iterations, which are 9 steps"):
+        fit(few, Prompts(), max_steps=8)
+    assert few.iteration == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from adastate.runtime import atomic_folder
 from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch
 from adastate.training.student_rollouts import MicroBatch, StudentSample
@@ -160,3 +161,31 @@ def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> No
     assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"
     told = [json.loads(line)["event"] for line in (tmp_path / "run.log.jsonl").read_text().splitlines()]
     assert told == ["saved", "saved", "update left out"], "the last of them ends the run"
+
+
+def test_a_save_after_half_an_iteration_is_marked_and_not_called_good(tmp_path: Path) -> None:
+    """The critic fails after the student has stepped: the iteration counts, and is saved."""
+    distill = tiny_distill(iterations=9, patience=3, student_every=1)
+    sample = distill.student_sample
+
+    def failing(part: MicroBatch, purpose: str, *args: Any, **kwargs: Any) -> StudentSample:
+        found = sample(part, purpose, *args, **kwargs)
+        bad = distill.iteration >= 2 and purpose.startswith("critic")
+        return replace(found, x=found.x * float("nan")) if bad else found
+
+    distill.student_sample = failing
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[Checkpoints(str(tmp_path / "checkpoints"), every=1, keep=1)],
+    )
+    told = r"3 bad updates in a row.*the last good checkpoint is .*/checkpoints/00000002"
+    with pytest.warns(UserWarning, match="critic loss is nan"), pytest.raises(RuntimeError, match=told):
+        trainer.fit(distill, datamodule=Prompts())
+    marks = {p.name: atomic_folder.facts(p)["left_out"] for p in atomic_folder.folders(tmp_path / "checkpoints")}
+    assert marks.keys() == {"00000002", "00000004"} and marks["00000002"] == "", "the last good one is not pruned"
+    assert marks["00000004"].startswith("iteration 3: critic loss is nan")

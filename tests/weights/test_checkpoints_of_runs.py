@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from adastate.weights import read
-from callbacks.checkpointing import atomic_folder
+from adastate.runtime import atomic_folder
+from adastate.weights import WeightsError, read
 from tests.support import kills
 from tests.support.kills import Plan
 
@@ -39,3 +40,21 @@ def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) 
         expected = read(atomic_folder.folders(other / "checkpoints")[-1])
         for name, entry in expected.entries.items():
             assert torch.allclose(entry.read(), average.entries[name].read(), atol=1e-5), name
+        _refuses_files_of_two_saves(folder.with_name("00000001"), folder)
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    for source in (folder, folder / "state.ckpt"):
+        with pytest.raises(WeightsError, match=rf"{largest.name} has other bytes than were written; take another"):
+            read(source)
+
+
+def _refuses_files_of_two_saves(earlier: Path, later: Path) -> None:
+    """Also where a manifest has been made for the mixture."""
+    mixed = later.with_name("mixed")
+    shutil.copytree(later, mixed)
+    shutil.copy(earlier / "state.ckpt/student-00001.pt", mixed / "state.ckpt")
+    (mixed / atomic_folder.MANIFEST).unlink()
+    with pytest.raises(WeightsError, match=r"mixes files of iteration 1 of run (\w+) and iteration 2 of run \1"):
+        read(mixed)

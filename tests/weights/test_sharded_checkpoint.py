@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from adastate.runtime import atomic_folder
 from adastate.weights import WeightsError, read, sharded_checkpoint
 from adastate.weights.sharded_checkpoint import REST, SavedShards, ShardedCheckpointError, WeightShard, consolidate
-from callbacks.checkpointing import atomic_folder
 from tests.support import kills
 from tests.support.kills import Plan
 
@@ -189,7 +188,7 @@ def test_a_run_does_not_resume_from_one(
     torch.save({**held, "more": Bomb(tmp_path / "it ran")}, target)
     manifest = atomic_folder.facts(folder)
     (folder / atomic_folder.MANIFEST).unlink()
-    (folder / atomic_folder.MANIFEST).write_text(json.dumps({**manifest, "files": atomic_folder.digests(folder)}))
+    atomic_folder.write_manifest(folder, {**manifest, "files": atomic_folder.digests(folder)})
     with pytest.raises(RuntimeError, match="a process ended"):
         kills.straight(plan, tmp_path)
     said = kills.tail(tmp_path) + capfd.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from adastate.runtime import atomic_folder
+from adastate.training.out_file import NotWritten
 from adastate.types import Batch
+from adastate.weights import native
 from callbacks import Checkpoints
-from callbacks.checkpointing import atomic_folder
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import STATE, check, newest
 from tests.support.rig import tiny_distill
@@ -202,8 +206,102 @@ def test_a_banner_says_from_where_and_that_the_loss_goes_on(tmp_path: Path, capl
 
 def test_a_checkpoint_of_a_later_format_is_refused_with_the_reason(tmp_path: Path) -> None:
     train(tmp_path, 1)
-    path = tmp_path / "checkpoints" / "00000001" / atomic_folder.MANIFEST
-    path.write_text(path.read_text().replace('"format": 1', '"format": 7'))
-    for read, at in ((newest, path.parents[1]), (check, path.parent / STATE)):
+    folder = tmp_path / "checkpoints" / "00000001"
+    atomic_folder.write_manifest(folder, {**atomic_folder.facts(folder), "format": 7})
+    for read, at in ((newest, folder.parent), (check, folder / STATE)):
         with pytest.raises(atomic_folder.Damaged, match=r"in format 7; this one, .* reads formats up to 1: update it"):
             read(at)
+
+
+@pytest.mark.parametrize("lacking", ["iteration", "format", "versions", STATE, "manifest"])
+def test_a_manifest_without_what_has_to_be_in_it_lets_nothing_in(tmp_path: Path, lacking: str) -> None:
+    train(tmp_path, 2)
+    folder = tmp_path / "checkpoints" / "00000002"
+    told = atomic_folder.facts(folder)
+    told["files"] = {name: file for name, file in told["files"].items() if name != lacking}
+    atomic_folder.write_manifest(folder, {name: value for name, value in told.items() if name != lacking})
+    if lacking == "manifest":
+        (folder / atomic_folder.MANIFEST).unlink()
+    with pytest.raises(atomic_folder.Damaged, match=f"{folder}.*({lacking}|no readable|no files)"):
+        check(folder / STATE)
+    assert newest(folder.parent) == folder.parent / "00000001" / STATE
+
+
+def test_gone_back_to_an_earlier_one_the_later_ones_are_moved_aside_and_nothing_new_is_lost(tmp_path: Path) -> None:
+    train(tmp_path, 4, keep=4)
+    root = tmp_path / "checkpoints"
+    with pytest.warns(UserWarning, match=r"what came after it, 00000003, 00000004, is moved to .*aside-1"):
+        train(tmp_path, 3, resume=root / "00000002" / STATE, keep=1)
+    assert [p.name for p in atomic_folder.folders(root)] == ["00000003"]
+    assert [p.name for p in atomic_folder.folders(root / "aside-1")] == ["00000003", "00000004"]
+    assert newest(root) == root / "00000003" / STATE
+    (event,) = [e for e in map(json.loads, (tmp_path / LOG).read_text().splitlines()) if e["event"] == "set aside"]
+    assert (event["iteration"], event["checkpoints"]) == (2, ["00000003", "00000004"])
+    runs = {atomic_folder.facts(p)["run"] for p in (root / "00000003", root / "aside-1" / "00000004")}
+    assert len(runs) == 1, "they belong to one run"
+
+
+def test_a_copy_is_neither_pruned_nor_gone_on_with(tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    root = tmp_path / "checkpoints"
+    for name in ("00000001-keep", "00000009_before_lr_change"):
+        shutil.copytree(root / "00000001", root / name)
+    assert newest(root) == root / "00000002" / STATE
+    train(tmp_path, 5, resume=newest(root))
+    assert sorted(p.name for p in root.iterdir()) == [
+        "00000001-keep", "00000004", "00000005", "00000009_before_lr_change",
+    ]  # fmt: skip
+
+
+def test_no_run_begins_where_another_has_left_checkpoints(tmp_path: Path) -> None:
+    train(tmp_path, 2)
+    with pytest.raises(ValueError, match=r"holds checkpoints .*--ckpt_path=auto.* RUN=another/folder.* --overwrite"):
+        train(tmp_path, 2)
+    assert [p.name for p in atomic_folder.folders(tmp_path / "checkpoints")] == ["00000001", "00000002"]
+
+
+def test_an_older_one_that_is_rotten_costs_nothing(tmp_path: Path) -> None:
+    """Where the best of all is looked for, and where it cannot be deleted."""
+    train(tmp_path, 2, monitor="critic/loss")
+    root = tmp_path / "checkpoints"
+    (root / "00000001" / atomic_folder.MANIFEST).write_text("{")
+    train(tmp_path, 3, resume=newest(root), monitor="critic/loss")
+    assert "00000003" in [p.name for p in atomic_folder.folders(root)]
+
+
+def test_a_failed_deletion_is_no_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_folder, "delete", full)
+    with pytest.warns(UserWarning, match=r"checkpoint 00000003 is saved; .*00000001 could not be deleted: No space"):
+        train(tmp_path, 3)
+    log = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert [e["event"] for e in log] == ["saved"] * 3 and "No space left" in log[-1]["not_removed"]
+
+
+def test_a_checkpoint_of_one_file_goes_straight_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TMPDIR that holds nothing costs nothing, and a kill leaves nothing there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    train(tmp_path / "run", 1)
+    assert newest(tmp_path / "run" / "checkpoints") is not None
+
+
+def test_a_student_that_the_disk_does_not_take_costs_that_write_alone(tmp_path: Path) -> None:
+    out, told = tmp_path / "student.safetensors", list[int]()
+    real = native.write_safetensors
+
+    def second(*arguments: Any) -> None:
+        told.append(1)
+        full() if len(told) == 2 else real(*arguments)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.warns(UserWarning, match=r"student.safetensors is not written: No"),
+    ):
+        patch.setattr(native, "write_safetensors", second)
+        train(tmp_path, 3, module={"out": str(out), "save_every": 1})
+    assert out.is_file() and [p.name for p in tmp_path.glob(".*")] == []
+    assert [p.name for p in atomic_folder.folders(tmp_path / "checkpoints")] == ["00000002", "00000003"]
+    out.unlink()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NotWritten, match=r"adastate weights import .*student"):
+        patch.setattr(native, "write_safetensors", full)
+        train(tmp_path, 4, resume=newest(tmp_path / "checkpoints"), module={"out": str(out)})
+    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000004" / STATE

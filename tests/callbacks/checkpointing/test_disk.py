@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.checkpointing import atomic_folder
+from adastate.runtime import atomic_folder
 from callbacks.checkpointing.checkpoints import LOG
 from tests.support import kills
 from tests.support.kills import Plan

@@ -15,9 +15,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from adastate.runtime import signals
+from adastate.runtime import atomic_folder, signals
 from callbacks import Checkpoints, Preempt
-from callbacks.checkpointing import atomic_folder
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.preempt import Preempted
 from tests.support.rank_worker import ranks, wait_for

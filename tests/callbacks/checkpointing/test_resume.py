@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpointing import atomic_folder, resume
+from adastate.runtime import atomic_folder
+from callbacks.checkpointing import resume
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import FORMAT, STATE, check, look_first, newest, versions
 from tests.support import kills
@@ -25,7 +26,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked
 
 def write(root: Path, name: str, packages: dict[str, str] | None = None) -> Path:
     """A checkpoint of six files of different sizes."""
-    scratch = atomic_folder.begin(root, name)
+    scratch = atomic_folder.begin(root, f"{int(name):08d}")
     (scratch / STATE).mkdir()
     for i in range(6):
         (scratch / STATE / f"student-{i:05}.pt").write_bytes(bytes([i]) * (100 + i))
@@ -83,7 +84,7 @@ def test_every_file_is_read_once_and_shares_are_even(tmp_path: Path) -> None:
     found = both(tmp_path, folder / STATE)
     shares = [set(told["read"]) for told in found]
     assert len(shares[0]) == len(shares[1]) == 3 and not shares[0] & shares[1]
-    assert shares[0] | shares[1] == {f"3/{name}" for name in atomic_folder.facts(folder)["files"]}
+    assert shares[0] | shares[1] == {f"00000003/{name}" for name in atomic_folder.facts(folder)["files"]}
     for told in found:
         assert told["opened"] == told["found"] == [str(folder / STATE)] and not told["said"]
 
@@ -103,9 +104,9 @@ def test_damage_in_one_rank_s_share_is_refused_by_all_in_the_same_words(tmp_path
 def test_all_go_on_from_the_newest_whole_one(tmp_path: Path, number: int) -> None:
     """Given the folder of checkpoints, whichever rank has the damaged file in its share."""
     write(tmp_path, "2"), write(tmp_path, "3")
-    spoil(tmp_path / "3" / STATE / f"student-{number:05}.pt")
+    spoil(tmp_path / "00000003" / STATE / f"student-{number:05}.pt")
     for told in both(tmp_path, tmp_path):
-        assert told["opened"] == told["found"] == [str(tmp_path / "2" / STATE)]
+        assert told["opened"] == told["found"] == [str(tmp_path / "00000002" / STATE)]
 
 
 @needs_fork

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from callbacks.checkpointing import atomic_folder
-from callbacks.checkpointing.atomic_folder import MANIFEST, Damaged
+from adastate.runtime import atomic_folder
+from adastate.runtime.atomic_folder import MANIFEST, Damaged
 
 
 def write(root: Path, name: str, content: bytes = b"weights") -> Path:
-    scratch = atomic_folder.begin(root, name)
+    scratch = atomic_folder.begin(root, f"{int(name):08d}")
     (scratch / "part").mkdir()
     (scratch / "state.ckpt").write_bytes(content)
     (scratch / "part" / "shard-0").write_bytes(content * 2)
@@ -26,7 +27,7 @@ def test_a_sealed_folder_says_what_is_in_it(tmp_path: Path) -> None:
     folder = write(tmp_path, "7")
     manifest = atomic_folder.verify(folder)
     assert manifest["iteration"] == 7 and set(manifest["files"]) == {"state.ckpt", "part/shard-0"}
-    assert [p.name for p in tmp_path.iterdir()] == ["7"]
+    assert [p.name for p in tmp_path.iterdir()] == ["00000007"]
 
 
 def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
@@ -47,7 +48,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda f: (f / "part" / "shard-0").write_bytes(b"we"), "part/shard-0 has 2 bytes, not 14"),
     "a file gone": (lambda f: (f / "state.ckpt").unlink(), "state.ckpt is missing"),
     "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), "no readable manifest.json"),
-    "manifest empty": (lambda f: (f / MANIFEST).write_text('{"files": []}'), "lists no files"),
+    "manifest empty": (lambda f: (f / MANIFEST).write_text('{"files": []}'), "no readable manifest.json"),
+    "no files in it": (lambda f: atomic_folder.write_manifest(f, {"iteration": 16, "files": {}}), "lists no files"),
+    "an entry cut": (
+        lambda f: atomic_folder.write_manifest(f, {"iteration": 16, "files": {"state.ckpt": {"bytes": 7}}}),
+        "lists no files",
+    ),
+    "another's manifest": (
+        lambda f: (f / MANIFEST).write_bytes((f.parent / "00000008" / MANIFEST).read_bytes()),
+        "holds iteration 8: another checkpoint was copied to this name",
+    ),
+    "a number changed": (
+        lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text().replace("16,", "17,", 1)),
+        "manifest.json is not as it was written",
+    ),
     "manifest gone": (lambda f: (f / MANIFEST).unlink(), "no readable manifest.json"),
 }
 
@@ -68,7 +82,49 @@ def test_damage_is_seen_and_an_earlier_folder_is_taken(tmp_path: Path, kind: str
 def test_order_is_by_number_not_by_letters(tmp_path: Path) -> None:
     for name in ("100", "9", "20"):
         write(tmp_path, name)
-    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["9", "20", "100"]
+    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["00000009", "00000020", "00000100"]
+
+
+def test_a_flip_in_any_byte_of_a_manifest_is_damage_and_nothing_else(tmp_path: Path) -> None:
+    path = write(tmp_path, "3") / MANIFEST
+    content, harmless = path.read_bytes(), 0
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        try:
+            atomic_folder.verify(tmp_path / "00000003")
+            harmless += 1  # one white space for another, which says the same
+        except Damaged:
+            continue
+    assert harmless < len(content) / 20
+
+
+def test_what_others_lay_beside_them_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, "2")
+    for copy in ("00000002-keep", "00000003_before_lr_change", "2", "00000003-again"):
+        shutil.copytree(tmp_path / "00000002", tmp_path / copy)
+    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["00000002"]
+    atomic_folder.sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_the_place_of_one_is_taken_by_another_whatever_an_earlier_kill_has_left(tmp_path: Path) -> None:
+    write(tmp_path, "2", b"two")
+    shutil.copytree(tmp_path / "00000002", tmp_path / f"{atomic_folder.REPLACED}00000002")
+    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["00000002"]
+    assert (write(tmp_path, "2", b"two again") / "state.ckpt").read_bytes() == b"two again"
+    assert [p.name for p in tmp_path.iterdir()] == ["00000002"]
+
+
+def test_set_aside_they_are_whole_and_out_of_the_way(tmp_path: Path) -> None:
+    for name in "123":
+        write(tmp_path, name)
+    for last, wanted in ((3, "aside-1"), (2, "aside-2")):
+        aside = atomic_folder.set_aside(tmp_path, atomic_folder.folders(tmp_path)[-1:])
+        assert aside == tmp_path / wanted and atomic_folder.verify(aside / f"{last:08d}")["iteration"] == last
+    assert [p.name for p in atomic_folder.folders(tmp_path)] == ["00000001"]
+    assert atomic_folder.set_aside(tmp_path, []) is None
 
 
 class Killed(BaseException):
@@ -109,7 +165,7 @@ def test_killed_before_every_single_step_of_a_save_one_whole_folder_is_left(tmp_
             try:
                 write(root, "2", b"two again")
                 write(root, "3", b"three")
-                atomic_folder.delete(root / "2")
+                atomic_folder.delete(root / "00000002")
                 finished = True
             except Killed:
                 finished = False

@@ -1,0 +1,76 @@
+"""One run in a folder at a time: who holds it is written in `run.lock`, and whether it still does the system knows.
+
+The lock is a record lock on that file. It ends with the process, however that dies, and no child inherits it, so a file
+that is left behind locks nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # a system without them
+    fcntl = None  # type: ignore[assignment]
+
+NAME = "run.lock"
+_held: dict[tuple[Path, int], int] = {}
+"""Open files by folder and process. To close another handle of such a file would end the lock: it is opened once."""
+
+
+class FolderInUse(RuntimeError):
+    """Another run holds the folder; the sentence says which."""
+
+
+def acquire(folder: Path) -> str:
+    """Takes the folder for this process; what an earlier holder left in it, "" if that ended well or never was.
+
+    Raises:
+        FolderInUse: another process, on whatever machine, has it.
+    """
+    key = (folder.absolute(), os.getpid())
+    if key in _held or fcntl is None:
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    told = _holder(os.pread(handle, 4096, 0))
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            os.close(handle)
+            return ""  # a file system without locks
+        os.close(handle)
+        raise FolderInUse(
+            f"{folder} is in use by {told or 'another run'}: wait for its end, or set RUN=another/folder"
+        ) from error
+    _held[key] = handle
+    mine = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(mine).encode(), 0)
+    return told
+
+
+def release(folder: Path) -> None:
+    """Gives the folder up, if this process has it; the file then says that nobody does."""
+    handle = _held.pop((folder.absolute(), os.getpid()), None)
+    if handle is not None:
+        os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+def _holder(content: bytes) -> str:
+    try:
+        told = json.loads(content)
+        return f"process {told['pid']} on {told['host']} since {told['start']}"
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,39 @@
+"""The file of a stage's weights: whole or as it was, and a disk that does not take it costs that write alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from adastate.runtime import disk
+
+
+class NotWritten(RuntimeError):
+    """A run that is over, and has not left the weights that it was made for."""
+
+
+def write_out(trainer: pl.Trainer, out: str | Path, write: Callable[[Path], Any], last: bool = False) -> None:
+    """Has rank 0 write; all ranks call it.
+
+    Raises:
+        NotWritten: the disk did not take it, and there is no later chance (`last`); on all ranks.
+    """
+    error = ""
+    if trainer.is_global_zero:
+        try:
+            write(Path(out))
+        except (OSError, RuntimeError) as failure:
+            if not disk.is_fault(failure):
+                raise
+            error = f"{out} is not written: {disk.reason(failure, Path(out).parent)}"
+            if not last:
+                rank_zero_warn(f"{error}; what was there is as it was, training goes on")
+    if last and (error := trainer.strategy.broadcast(error)):
+        raise NotWritten(
+            f"{error}, and have the last checkpoint written there: adastate weights import "
+            f"{trainer.default_root_dir}/checkpoints/{'<iteration>'} {out}"
+        )

@@ -1,0 +1,91 @@
+"""What `--ckpt_path`, `--overwrite` and `--allow_change` of a command line mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from adastate.runtime import atomic_folder
+from callbacks.checkpointing import changed_config
+from callbacks.checkpointing.resume import STATE, best, check, newest, used
+
+OVERWRITE, ALLOW = "--overwrite", "--allow_change"
+
+
+def resolve(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] | None) -> list[str]:
+    """The words with a path after `--ckpt_path`, and without `--overwrite` and `--allow_change`.
+
+    `auto` is the newest whole checkpoint of the run folder, if there is one; `last` is the same, and there has to be
+    one; `best` is the one whose monitored value is best. A checkpoint of this project is a folder; either it or the
+    state in it may be named. Without `--ckpt_path` the folder has to hold no checkpoints, or they are moved aside.
+
+    Args:
+        root: the run folder of the stage.
+        saving: arguments of the Checkpoints of the run, which later hold the checkpoint against its manifest, on all
+            ranks together; None where there is none, and this process does it now.
+
+    Raises:
+        Damaged: the named checkpoint is not what its manifest says.
+        ValueError: there is no such checkpoint, or the run folder is used.
+    """
+    asked, rest = _taken(words, "--ckpt_path")
+    allowed, rest = _taken(rest, ALLOW)
+    changed_config.allowed[:] = allowed.split(",") if allowed else []
+    every = None if root is None else Path((saving or {}).get("dirpath") or root / "checkpoints")
+    if OVERWRITE in rest:
+        rest.remove(OVERWRITE)
+        if every is not None:
+            _overwrite(every)
+    elif asked is None and every is not None and atomic_folder.folders(every):
+        raise ValueError(used(every))
+    state = None if asked is None else _state(asked, every, saving)
+    # What is ours holds plain data only, so no other kind of object is let in.
+    return rest if state is None else [*rest, f"--ckpt_path={state}", "--weights_only=true"]
+
+
+def _taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """(the value of a flag, the other words)."""
+    found, rest, left = None, list[str](), iter(words)
+    for word in left:
+        if word.partition("=")[0] == flag:
+            found = word.partition("=")[2] if "=" in word else next(left, "")
+        else:
+            rest.append(word)
+    return (None if found in ("", "null", "None") else found), rest
+
+
+def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> Path | None:
+    if asked not in ("auto", "last", "best"):
+        state = Path(asked) / STATE if (Path(asked) / STATE).exists() else Path(asked)
+        if saving is None:
+            check(state)
+        return state
+    if every is None:
+        raise ValueError(f"--ckpt_path={asked} looks in the run folder, and trainer.default_root_dir is not set")
+    there = atomic_folder.folders(every)
+    if asked == "best":
+        told = saving or {}
+        if not told.get("monitor"):
+            raise ValueError("--ckpt_path=best: set `monitor` of callbacks.Checkpoints to a logged metric, or use last")
+        found = best(there, told["monitor"], told.get("mode", "min"))
+        if found is None:
+            raise ValueError(f"--ckpt_path=best: no checkpoint in {every} has a value of {told['monitor']}; use last")
+        return found / STATE
+    if asked == "last" and not there:
+        raise ValueError(f"--ckpt_path=last: there is no checkpoint in {every}; leave it out, or use auto")
+    if saving is not None:
+        return every if there else None
+    whole = newest(every)
+    if whole is None and there:
+        raise atomic_folder.Damaged(f"no checkpoint in {every} is whole: begin anew with --overwrite")
+    return whole
+
+
+@rank_zero_only
+def _overwrite(every: Path) -> None:
+    aside = atomic_folder.set_aside(every, atomic_folder.folders(every))
+    if aside is not None:
+        rank_zero_warn(f"{OVERWRITE}: the checkpoints of the earlier run are now in {aside}")

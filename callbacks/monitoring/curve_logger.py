@@ -1,0 +1,48 @@
+"""TensorBoard's curves, which a disk may refuse without ending the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from adastate.runtime import disk
+
+
+class CurveLogger(TensorBoardLogger):
+    """Lightning's TensorBoardLogger; points that the disk does not take are lost, and told of once.
+
+    TensorBoard's writer keeps the error of its thread and raises it at every later call, so another one is begun.
+    """
+
+    _told = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self._guarded(lambda: super(CurveLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self._guarded(lambda: super(CurveLogger, self).log_hyperparams(*args, **kwargs))
+
+    @rank_zero_only
+    def save(self) -> None:
+        self._guarded(super().save)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._guarded(lambda: super(CurveLogger, self).finalize(status))
+
+    def _guarded(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as failure:
+            if not disk.is_fault(failure):
+                raise
+            self._experiment = None
+            if not self._told:
+                rank_zero_warn(f"curves are lost: {disk.reason(failure, Path(self.log_dir))}; training goes on")
+            self._told = True

@@ -1,0 +1,42 @@
+"""A share of the runs in which one call on the disk after another fails; `make faults` makes all of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import disk_faults
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the library that makes calls fail"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "only"),
+    [
+        ("one", r"write 0/.student.*full"),
+        ("one", "rename 0/distill/checkpoints"),
+        ("ddp", "fsync 0/distill/checkpoints"),
+        ("zero2", "open 0/distill/checkpoints"),
+    ],
+)
+def test_whatever_call_fails_no_acknowledged_save_is_lost(tmp_path: Path, strategy: str, only: str) -> None:
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    found = disk_faults.campaign(tmp_path, strategy, share=0.3, only=only)
+    assert found["runs"] > 0 and found["wrong"] == []
+
+
+def test_calls_that_differ_in_the_iteration_alone_are_sampled(tmp_path: Path) -> None:
+    calls = [f"write 0/checkpoints/0000000{i}/state.ckpt" for i in range(1, 8)] + ["open 1/config.yaml"]
+    (tmp_path / "calls").write_text("\n".join(calls))
+    found = disk_faults.sampled(tmp_path / "calls", rank=1)
+    assert [(f.call, f.nth, f.rank) for f in found] == [(calls[i], 1, 1) for i in (0, 3, 6, 7)]
+    every = list(disk_faults.faults(found, 1.0, ""))
+    assert len(every) == 4 * 3 + 3, "a disk that stays full matters to what writes"

@@ -1,0 +1,57 @@
+"""One run in a folder: the second is told who has it, and what a dead one has left locks nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adastate.runtime import folder_lock
+
+pytest.importorskip("fcntl")
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from adastate.runtime import folder_lock
+folder_lock.acquire(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_second_run_is_told_who_has_the_folder_and_a_dead_one_has_it_no_longer(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        said = rf"in use by process {other.pid} on \S+ since \S+Z: wait for its end, or set RUN=another/folder"
+        with pytest.raises(folder_lock.FolderInUse, match=said):
+            folder_lock.acquire(tmp_path)
+        with pytest.raises(folder_lock.FolderInUse, match=said):
+            folder_lock.acquire(tmp_path)
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    assert folder_lock.acquire(tmp_path).startswith(f"process {other.pid} on ")
+    assert json.loads((tmp_path / folder_lock.NAME).read_text())["pid"] == os.getpid()
+    assert folder_lock.acquire(tmp_path) == "", "a process may take its own again"
+    folder_lock.release(tmp_path)
+    assert folder_lock.acquire(tmp_path) == "", "the last holder ended well"
+    folder_lock.release(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+def test_a_child_holds_nothing_of_its_parents(tmp_path: Path) -> None:
+    folder_lock.acquire(tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            folder_lock.acquire(tmp_path)
+        except folder_lock.FolderInUse:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    folder_lock.release(tmp_path)
