@@ -39,16 +39,16 @@ def read_picture(path: Path, height: int, width: int) -> Tensor:
             if large:
                 image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
             if image.width * image.height > MOST_PIXELS:
-                raise ValueError(
-                    f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS // 10**6} million: make it "
-                    "smaller"
-                )
+                raise ValueError(f"it has {image.width} x {image.height} pixels")
             ImageOps.exif_transpose(image, in_place=True)
             shown = _in_8_bits(image)
             if large and (times := min(shown.size) // enough) > 1:
                 shown = shown.reduce(times)
     except (OSError, SyntaxError, ValueError) as error:  # PIL has all three for damaged files
-        raise ValueError(f"{path} cannot be read as a picture ({' '.join(str(error).split())})") from error
+        raise ValueError(
+            f"{path} cannot be read as a picture ({' '.join(str(error).split())}): save it as a PNG or JPEG of at most "
+            f"{MOST_PIXELS // 10**6} megapixels"
+        ) from error
     picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     return fit(picture, (height, width)) / 127.5 - 1
 
@@ -64,7 +64,7 @@ def _unlimited() -> Iterator[None]:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are decimal numbers, which have no fixed white: save it with 8 or 16 bits")
+        raise ValueError("its pixels are decimal numbers, which have no fixed white")
     if image.mode == "I" or image.mode.startswith("I;16"):  # PIL would cut off at 255
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if not image.has_transparency_data:

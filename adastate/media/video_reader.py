@@ -9,7 +9,6 @@ transparent. When: at their timestamps; where these jump, a new run of pictures 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ GAP = 0.5
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _STILLS = ("mjpeg", "png", "bmp", "tiff", "webp", "gif")
 """Codecs of covers that a container did not mark as such."""
-_FLATTEST = Fraction(1, 16)
+_FLATTEST = 1 / 16
 """Pixels flatter than this, or as much higher than wide, are a mistake in the file."""
 
 
@@ -39,7 +38,8 @@ class VideoError(ValueError):
 class ShownFrame(NamedTuple):
     time: float  # seconds since the first picture; where timestamps go back it goes on
     image: av.VideoFrame
-    stretch: Fraction  # width over height of a pixel
+    stretch: float  # width over height of a pixel
+    turn: tuple[int, int, int, int]  # a, b, c, d: right and down of the picture, in the viewer's right and down
     number: int  # among the pictures shown, damaged ones counted
     run: int  # rises where timestamps jump
 
@@ -64,26 +64,33 @@ class ShownVideo:
 
     def demux(self) -> Iterator[av.Packet]:
         """Its packets, which are counted; the last one is empty."""
+        second = float(self.stream.time_base or 0)
         for packet in self.container.demux(self.stream):
             if packet.size:
                 self.packets += 1
                 self.expected += not packet.is_discard
                 at = packet.dts if packet.pts is None else packet.pts
                 if not packet.is_discard and at is not None:
-                    self.times.append(float(at * packet.time_base))
-                    self._end = max(self._end, self.times[-1] + float((packet.duration or 0) * packet.time_base))
+                    self.times.append(at * second)
+                    self._end = max(self._end, (at + (packet.duration or 0)) * second)
             yield packet
 
     def frames(self) -> Iterator[ShownFrame]:
-        """Decodes it. Raises what PyAV raises."""
+        """Decodes it. Raises what PyAV raises, but for pictures that are damaged, which are left out."""
         stream = self.stream
-        stretch = Fraction(stream.sample_aspect_ratio or 1)
-        stretch = stretch if _FLATTEST < stretch < 1 / _FLATTEST else Fraction(1)
+        stretch = float(stream.sample_aspect_ratio or 1)
+        stretch = stretch if _FLATTEST < stretch < 1 / _FLATTEST else 1.0
         usual = 1 / float(stream.guessed_rate or stream.average_rate or 25)
         number, run, damaged = -1, 0, False
+        turn: tuple[int, int, int, int] | None = None
         zero = last = 0.0
         for packet in self.demux():
-            for image in packet.decode():
+            try:
+                images = packet.decode()
+            except av.InvalidDataError:
+                self.damaged, number, damaged = self.damaged + 1, number + 1, True
+                continue
+            for image in images:
                 assert isinstance(image, av.VideoFrame)
                 number += 1
                 # what a damaged picture spoils ends at the next one that builds on no other
@@ -101,7 +108,8 @@ class ShownVideo:
                     if time < last:
                         zero, time = zero - (last + usual - time), last + usual
                 last = time
-                yield ShownFrame(time, image, stretch, number, run)
+                turn = turn or _turn(image)  # of the whole video, as looking for it takes longer than a small picture
+                yield ShownFrame(time, image, stretch, turn, number, run)
 
     def seconds(self) -> float:
         """How long its pictures are shown, without the gaps. To be asked after `demux`."""
@@ -143,18 +151,22 @@ def _chosen(container: InputContainer) -> av.VideoStream:
     return next((s for s in moving if s.disposition & Disposition.default), moving[0])
 
 
+def _turn(image: av.VideoFrame) -> tuple[int, int, int, int]:
+    matrix: Any = image.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
+    return a, b, c, d
+
+
 def upright(frame: ShownFrame) -> Tensor:
     """The picture as a viewer sees it, `[3, h, w]` uint8."""
     image = frame.image
     clear = any(part.is_alpha for part in image.format.components) or image.format.name == "pal8"
-    width = max(1, round(image.width * frame.stretch))
-    array = image.to_ndarray(format="rgba" if clear else "rgb24", width=width, height=image.height)
+    width = None if frame.stretch == 1 else max(1, round(image.width * frame.stretch))
+    array = image.to_ndarray(format="rgba" if clear else "rgb24", width=width)
     if clear:
         cover = array[..., 3:].astype(np.uint32)
         array = ((array[..., :3] * cover + BACKDROP * (255 - cover) + 127) // 255).astype(np.uint8)
-    # right and down of the picture, in the viewer's right and down
-    matrix: Any = image.side_data.get("DISPLAYMATRIX")
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix is not None else (1, 0, 0, 0, 1)
+    a, b, c, d = frame.turn
     if abs(b) > abs(a):  # a quarter turn
         array, a, d = array.swapaxes(0, 1), c, b
     array = array[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

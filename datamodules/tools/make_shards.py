@@ -158,13 +158,12 @@ def _gather(
         name = name_of(path, folder)
         try:
             caption = caption_of(path)
-            if not caption and not caption_from_name:
+            words = " ".join(re.findall(r"[^\W_]+", Path(name).stem)) if caption_from_name else ""
+            if not caption and not words:
                 told = f"no caption: write one to {path.stem}.txt beside it, or add --caption-from-name"
                 raise VideoError(told)
-            if not caption:
-                caption = " ".join(re.findall(r"[^\W_]+", Path(name).stem))
-                by_name.append(name)
-            sources.append(_describe(path, name, caption, settings, known.get(name, {})))
+            sources.append(_describe(path, name, caption or words, settings, known.get(name, {})))
+            by_name += [] if caption else [name]
         except (VideoError, OSError) as error:
             skipped[name] = _without_name(error, path)
     return sources, skipped, tuple(by_name)

@@ -15,6 +15,7 @@ from datamodules.tools.video_actions import SUFFIX, actions_beside
 SUFFIXES = set(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .gif".split()  # noqa: SIM905
 )
+CAPTIONS = (".txt", ".TXT")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def look_into(folder: Path) -> VideoFolder:
     files, hidden, closed = _walk(folder)
     videos = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     others = Counter({"hidden": hidden} if hidden else {})
-    beside = {path.with_name(path.stem + ending) for path in videos for ending in (".txt", SUFFIX)}
+    beside = {path.with_name(path.stem + ending) for path in videos for ending in (*CAPTIONS, SUFFIX)}
     others.update(path.suffix.lower() or "without an ending" for path in files - {*videos} - beside)
     found = VideoFolder(videos, others, closed)
     if not videos:
@@ -103,8 +104,8 @@ def caption_of(video: Path) -> str:
     Raises:
         VideoError: what is there is no text.
     """
-    file = video.with_suffix(".txt")
-    if not file.is_file():
+    file = next((file for ending in CAPTIONS if (file := video.with_suffix(ending)).is_file()), None)
+    if file is None:
         return ""
     try:
         return read_text(file).strip()

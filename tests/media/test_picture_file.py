@@ -50,7 +50,7 @@ def test_greys_are_greys(tmp_path: Path, mode: str) -> None:
 
 def test_decimal_numbers_have_no_white(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif cannot be read as a picture .*save it with 8 or 16 bits"):
+    with pytest.raises(ValueError, match=r"a\.tif cannot be read as a picture .*decimal numbers.*: save it as a PNG"):
         read_picture(tmp_path / "a.tif", 4, 4)
 
 
@@ -106,7 +106,7 @@ def test_a_picture_of_200_megapixels_is_read(tmp_path: Path, monkeypatch: pytest
 def test_one_that_is_too_large_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_file, "MOST_PIXELS", 2_000_000)
     Image.new("1", (2000, 1500)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png cannot .*2000 x 1500 pixels, more than 2 million: make it smaller"):
+    with pytest.raises(ValueError, match=r"a\.png cannot .*2000 x 1500 pixels.: save it .* of at most 2 megapixels"):
         read_picture(tmp_path / "a.png", 4, 4)
 
 

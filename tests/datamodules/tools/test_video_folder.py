@@ -40,9 +40,10 @@ def test_linked_folders_are_entered_and_circles_end(tmp_path: Path) -> None:
 
 def test_other_files_are_counted_and_told(tmp_path: Path) -> None:
     touch(*(tmp_path / name for name in ("a.mp4", "a.txt", "a.actions.npy", "b.txt", "c.jpg", "d.JPG", "LICENSE")))
+    touch(tmp_path / "A.MP4", tmp_path / "A.TXT", tmp_path / "A.actions.npy")
     touch(*(tmp_path / name for name in ("._a.mp4", ".DS_Store", ".cache/e.mp4")))
     looked = look_into(tmp_path)
-    assert [path.name for path in looked.videos] == ["a.mp4"]
+    assert [path.name for path in looked.videos] == ["A.MP4", "a.mp4"]
     assert looked.others == {"hidden": 3, ".jpg": 2, ".txt": 1, "without an ending": 1}
     assert looked.told() == "other files, not read: 3 hidden, 2 .jpg, 1 .txt, 1 without an ending"
     touch(tmp_path / "only" / "x.json")
@@ -76,6 +77,8 @@ def test_captions_in_latin_1_and_those_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("ein Hügel".encode("latin-1"))
     assert caption_of(tmp_path / "a.mp4") == "ein Hügel"
     assert caption_of(tmp_path / "b.mp4") == ""
+    (tmp_path / "B.TXT").write_text("a hill")
+    assert caption_of(tmp_path / "B.MP4") == "a hill"
     (tmp_path / "c.txt").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     with pytest.raises(VideoError, match=r"^c\.txt is not a text file: save it as UTF-8$"):
         caption_of(tmp_path / "c.mp4")
