@@ -114,18 +114,15 @@ def _reencode(f: Fixture) -> Reencode:
 
 def _prompts(f: Fixture) -> list[Tensor]:
     """One embedding `[1 or B, L, D]` per prompt of the stream; `context_rows` tells the row of each, as "p0,p1,p0"."""
-    rows = f.input("context")
-    if f.setting("switch_frame", None) is None and not f.setting("scene_start_blocks", None):
-        if "context_rows" in f.meta:
-            raise FixtureError("context_rows is for a stream that changes its prompt, and this one does not")
-        return [rows]
-    told = f.setting("context_rows", None)
-    if told is None:
+    rows, told = f.input("context"), f.setting("context_rows", None)
+    which = told if told is None or isinstance(told, list) else [int(n) for n in re.findall(r"\bp(\d+)\b", told)]
+    changes = f.setting("switch_frame", None) is not None or bool(f.setting("scene_start_blocks", None))
+    if which is None:
         which = list(range(len(rows)))
-    else:
-        which = told if isinstance(told, list) else [int(n) for n in re.findall(r"\bp(\d+)\b", told)]
-    if not which or max(which) >= len(rows):
+    elif not which or max(which) >= len(rows) or (len(which) > 1 and not changes):
         raise FixtureError(f"context_rows {told!r} does not tell which of the {len(rows)} rows of context is read when")
+    if not changes:
+        return [rows]
     return [rows[i][None] for i in which]
 
 
