@@ -35,6 +35,7 @@ from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.student_source import StudentSource, student_source, unknown_words
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
+from adastate.launch.pipeline import unknown_option
 from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.video_network import Engine
@@ -54,7 +55,10 @@ SHOWN = 8
 
 def main(argv: list[str]) -> None:
     try:
-        args, overrides = _parser().parse_known_args(argv)
+        parser = _parser()
+        args, overrides = parser.parse_known_args(argv)
+        if unknown := unknown_option(overrides, [name for action in parser._actions for name in action.option_strings]):
+            raise ValueError(unknown)
         _generate(args, student_source(args.run, args.weights, args.size, args.system, overrides))
     except (ValueError, FileNotFoundError) as error:  # of a stream, weights, a file: each says what is wrong
         raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error

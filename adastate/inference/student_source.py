@@ -81,7 +81,7 @@ def student_source(
     config, rest = read_command([*words, *(["--system", system] if system else []), *overrides])
     if rest:
         raise ConfigError(
-            f"there is no option {rest[0]!r}; --help lists them, and a key is written --stream.past_frames=6"
+            f"{rest[0]!r} is for training; what a stream is made with are keys such as --stream.past_frames"
         )
     return StudentSource(config.lightning, weights or BUILTIN[SHIPPED], Path("runs") / Path(name).stem, False)
 

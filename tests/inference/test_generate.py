@@ -328,7 +328,7 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
     cases: list[tuple[list[str], str]] = [
         ([], "no prompt; give --prompt"),
         (["--prompts", str(tmp_path / "none.txt")], "there is no file of prompts .*none.txt"),
-        (["--prompts", str(binary)], "is not utf-16 .byte 2.: save it as UTF-8"),
+        (["--prompts", str(binary)], "is not utf-16 .line 1.: save it as UTF-8"),
         ([*one, "--seconds", "nan"], "nan seconds is no length"),
         ([*one, "--most", "0"], "--most is 0; give at least 1"),
         ([*both, "--prompt", "c"], "'c' has no time, but '0s: a' has"),
@@ -350,6 +350,8 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         ([*one, "--samples", "2"], "--samples belongs to --layout vbench"),
         ([*file, *bench, "--states"], "--states would be measured"),
         ([*one, "--weights", str(tmp_path / "none")], "no weights at"),
+        ([*one, "--secnds", "3"], "there is no option '--secnds'; did you mean '--seconds'"),
+        ([*one, "a red ball"], "there is no option 'a red ball'"),
         ([*one, "--size", "tiny"], "tiny and --run .*: a run folder has its own configuration"),
         ([*one, "--stream.past_frames=3"], "a run folder has its own configuration, .*distill/config.yaml"),
     ]

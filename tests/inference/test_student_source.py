@@ -126,7 +126,7 @@ def test_a_finished_run_goes_before_the_student_that_ships(tmp_path: Path, monke
         ("wan_1_3b", [], "no student of the size wan_1_3b ships: give --weights FILE"),
         ("wan_1_4b", [], "no size 'wan_1_4b': known are flight, tiny, wan_14b, wan_1_3b"),
         (None, ["--stream.past_frame=3"], "did you mean 'past_frames'"),
-        (None, ["--secondss", "3"], "there is no option '--secondss'"),
+        (None, ["--trainer.max_steps=3"], "'--trainer.max_steps=3' is for training"),
     ],
 )
 def test_mistakes_about_sizes_are_told(size: str | None, words: list[str], told: str) -> None:
