@@ -190,6 +190,15 @@ def test_rolling_forcing() -> None:
     assert written[6][:2] == (span(0, 5), span(6, 8)), "the anchor at its own place while it is recent"
 
 
+def test_a_rolling_cache_as_large_as_the_view_keeps_the_anchor_in_it() -> None:
+    """The clean pass sees the last 21 frames that are kept: of a cache of 21 all, the anchor at its own place."""
+    cache = StateCache(replace(read_system("rolling_forcing"), past_frames=15))
+    student = SourceStudent(cache)
+    list(rollout(student, Drawn(), cache, 11, (1, 1, 1)))
+    written = {int(saw[1].split("@")[0]): saw[:2] for saw in student.saw if saw[3] == 0}
+    assert written[27] == (f"{span(0, 2)} {span(12, 26)}", span(27, 29))
+
+
 def test_causvid_starts_anew_from_three_frames() -> None:
     cache = StateCache(replace(read_system("causvid"), denoising_steps=(1000,), steps_are_unshifted=True))
     student = SourceStudent(cache)
