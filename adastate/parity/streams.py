@@ -39,7 +39,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
     students = [Recorder(net, row, passes, cache) for row in _prompts(f)]
     starts = _starts(f, spec)
     chunks = f.setting("chunks") if spec.shared_noise else spec.chunks(starts.shape[1])
-    if f.setting("chunks", chunks) != chunks and not spec.first_chunk_frames:
+    if given is None and not spec.first_chunk_frames and f.setting("chunks", chunks) != chunks:
         raise FixtureError(f"there is noise for {chunks} chunks, not for {f.meta['chunks']}")
     noise = RecordedNoise(list(draws(f, spec, chunks)))
     switches = _switches(f, spec, students, given.shape[1] if given is not None else 0)
