@@ -40,6 +40,7 @@ def write(
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = video.shape[-2:]
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # or two encodings may differ in their last bits
         stream.options = {"g": str(keyframes), "bf": "2", "crf": "10"} if codec == "libx264" else {}
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
