@@ -9,6 +9,7 @@ import av
 import pytest
 import yaml
 
+from adastate.config.compose import compose
 from adastate.evaluation.evaluate import choose
 from adastate.main import main
 from datamodules.worlds.flyover import flight
@@ -39,6 +40,7 @@ def test_every_stage_leaves_weights_and_its_resolved_config(run: Path) -> None:
         config = yaml.safe_load((run / stage / "config.yaml").read_text())
         assert "${" not in json.dumps(config), "the config in the run folder is resolved"
         assert str(run) not in json.dumps(config), "and can be moved with it"
+        assert compose([run / stage / "config.yaml"]).lightning["trainer"]["default_root_dir"] == f"{run}/{stage}"
     for name in ("teacher", "init", "student"):
         assert (run / f"{name}.safetensors").stat().st_size > 10_000
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from adastate.weights.files import WeightsError
 from adastate.weights.key_maps import to_diffusers, unwrap
 from adastate.weights.sources import ADAPTER_CONFIG, Stored
@@ -45,7 +47,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Who is heard first: `asked`, an adapter's own tensor, the header, adapter_config.json, and its rank at last."""
+    """Who is heard first: `asked`, an adapter's own tensor, what a header or a config tells, and its rank at last."""
 
     asked: float | None = None
     told: Told | None = None
@@ -67,7 +69,9 @@ def scaling(stored: Stored, prefix: str, asked: float | None) -> Scaling:
     Raises:
         WeightsError: one of the places cannot be read, or tells of an adapter that is no LoRA.
     """
-    places = (_diffusers(stored, prefix), _kohya(stored), _peft(stored.adapter, ADAPTER_CONFIG))
+    places = (
+        _diffusers(stored, prefix), _kohya(stored), _peft(stored.adapter, ADAPTER_CONFIG), _own_run(stored, prefix),
+    )  # fmt: skip
     return Scaling(asked, next((told for told in places if told is not None), None), prefix)
 
 
@@ -95,6 +99,23 @@ def _kohya(stored: Stored) -> Told | None:
     alpha, rank = (_number(stored.header.get(f"ss_network_{name}")) for name in ("alpha", "dim"))
     # Files whose layers differ say "Dynamic" or "None" there, and have tensors.
     return None if alpha is None else Told("ss_network_alpha in its header", alpha, None if rank is None else int(rank))
+
+
+def _own_run(stored: Stored, prefix: str) -> Told | None:
+    """Of a sharded checkpoint of a run here, which keeps no alpha: from the config.yaml in its folder."""
+    path = stored.path / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
+        part = node.get(prefix.split(".")[0])  # student, critic; of a stage with one network, the model itself
+        lora = (part["init_args"] if isinstance(part, dict) else node).get("lora")
+        if not lora:
+            return None
+        alpha = lora["rank"] if lora.get("alpha") is None else lora["alpha"]
+        return Told("config.yaml in its folder", float(alpha), int(lora["rank"]))
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # of something else
 
 
 def _peft(config: Mapping[str, Any], where: str) -> Told | None:

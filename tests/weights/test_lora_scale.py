@@ -18,6 +18,8 @@ from adastate.models.lora import Lora, adapt
 from adastate.models.wan import DiT
 from adastate.weights import WeightsError, export, load, read, save
 from adastate.weights.key_maps import to_diffusers
+from adastate.weights.lora_scale import scaling
+from adastate.weights.sources import Stored
 from tests.support.tiny import SIZE, normal, random_net
 from tests.support.weights_rig import State, lora, peft, state
 
@@ -211,6 +213,29 @@ def test_our_own_adapters_come_back_through_the_header(tmp_path: Path, base: Pat
     theirs.unload_lora()
     for name, tensor in want.items():
         torch.testing.assert_close(theirs.state_dict()[str(to_diffusers(name))], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [("student.ema.net.", (8.0, 2.0)), ("critic.net.", (4.0, 1.0)), ("net.", (2.0, 0.5)), ("teacher.net.", None)],
+)
+def test_a_sharded_checkpoint_s_alpha_is_the_run_s(tmp_path: Path, prefix: str, expected: Any) -> None:
+    parts = {
+        "student": {"init_args": {"lora": {"rank": 4, "alpha": 8}}},
+        "critic": {"init_args": {"lora": {"rank": 4, "alpha": None}}},
+        "teacher": {"init_args": {"lora": None}},
+        "lora": {"rank": 4, "alpha": 2.0},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": {"init_args": parts}}))
+    found = scaling(Stored(tmp_path, {}, {}, {}), prefix, None)
+    if expected is None:
+        assert found.told is None
+    else:
+        assert found.of("blocks.0.ffn.0", 4, None) == (*expected, "of config.yaml in its folder")
+        with pytest.raises(WeightsError, match=r"has rank 8, and config\.yaml in its folder says 4"):
+            found.of("blocks.0.ffn.0", 8, None)
+    (tmp_path / "config.yaml").write_text("model: 3")
+    assert scaling(Stored(tmp_path, {}, {}, {}), prefix, None).told is None, "a config of something else"
 
 
 # ---- what is refused
