@@ -33,7 +33,5 @@ def write_out(trainer: pl.Trainer, out: str | Path, write: Callable[[Path], Any]
             if not last:
                 rank_zero_warn(f"{error}; what was there is as it was, training goes on")
     if last and (error := trainer.strategy.broadcast(error)):
-        raise NotWritten(
-            f"{error}, and have the last checkpoint written there: adastate weights import "
-            f"{trainer.default_root_dir}/checkpoints/{'<iteration>'} {out}"
-        )
+        saved = trainer.strategy.broadcast(getattr(trainer.checkpoint_callback, "last", None))
+        raise NotWritten(f"{error}, then: adastate weights import {saved} {out}" if saved else error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +17,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from adastate.runtime import atomic_folder
+from adastate.runtime import atomic_folder, folder_lock
 from adastate.training.out_file import NotWritten
 from adastate.types import Batch
 from adastate.weights import native
 from callbacks import Checkpoints
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import STATE, check, newest
+from tests.runtime.test_folder_lock import HOLD
 from tests.support.rig import tiny_distill
 
 
@@ -301,7 +304,24 @@ def test_a_student_that_the_disk_does_not_take_costs_that_write_alone(tmp_path: 
     assert out.is_file() and [p.name for p in tmp_path.glob(".*")] == []
     assert [p.name for p in atomic_folder.folders(tmp_path / "checkpoints")] == ["00000002", "00000003"]
     out.unlink()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(NotWritten, match=r"adastate weights import .*student"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(NotWritten, match=r"weights import .*/00000004 .*student"),
+    ):
         patch.setattr(native, "write_safetensors", full)
         train(tmp_path, 4, resume=newest(tmp_path / "checkpoints"), module={"out": str(out)})
     assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000004" / STATE
+
+
+def test_a_folder_in_which_another_run_works_is_left_as_it_is(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    unfinished = atomic_folder.begin(tmp_path / "checkpoints", "00000002")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(folder_lock.FolderInUse, match=f"in use by process {other.pid} on"):
+            train(tmp_path, 2, resume=newest(tmp_path / "checkpoints"))
+        assert unfinished.is_dir(), "it is the other's, who is about to save"
+        other.kill()
+    train(tmp_path, 2, resume=newest(tmp_path / "checkpoints"))
+    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002" / STATE
+    assert (tmp_path / folder_lock.NAME).read_text() == "", "who ends well leaves no name"
