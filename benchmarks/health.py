@@ -68,7 +68,9 @@ def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -
             f"student.weights={run.resolve() / 'init.safetensors'}",
             *RUNS[name][1],
         ]
-        words = [w for file in files for w in ("--config", file)] + [f"--{option}" for option in options] + ["--overwrite"]
+        words = (
+            [w for file in files for w in ("--config", file)] + [f"--{option}" for option in options] + ["--overwrite"]
+        )
         done = subprocess.run([sys.executable, "-m", "adastate.main", "fit", *words], cwd=ROOT)
         print(f"{name}: exit code {done.returncode}", flush=True)
 

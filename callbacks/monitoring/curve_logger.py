@@ -39,8 +39,10 @@ class CurveLogger(TensorBoardLogger):
     def _guarded(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except OSError as failure:
-            if not disk.is_fault(failure):
+        except (OSError, ValueError) as told:
+            # Lightning takes whatever stops a point for a point of a wrong type
+            failure = told if isinstance(told, OSError) else told.__cause__
+            if failure is None or not disk.is_fault(failure):
                 raise
             self._experiment = None
             if not self._told:
