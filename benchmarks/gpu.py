@@ -13,7 +13,8 @@ import torch
 
 from adastate.models.video_network import Engine
 from adastate.models.wan.fused import Passes, Streamer
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from benchmarks.clock import quartiles
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
 from benchmarks.stream import FP8, Row, ours

@@ -17,7 +17,8 @@ from rich.table import Table
 from adastate.models.video_network import Engine
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from benchmarks.clock import Clock, Spread, quartiles, ratios, told
 from benchmarks.plain import PlainStream
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from adastate.diffusion.step_list import TIMESTEPS, check_steps
 from adastate.types import host_level
-
-TIMESTEPS = 1000
 
 
 def warp(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
@@ -62,10 +60,7 @@ def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
 
     Entry r stands for table entry 1000 - r, so the list must lie in 1..1000 and fall.
     """
-    if not raw or any(not 1 <= r <= TIMESTEPS or r != int(r) for r in raw):
-        raise ValueError(f"a step list holds whole numbers from 1 to {TIMESTEPS}, got {list(raw)}")
-    if any(a <= b for a, b in pairwise(raw)):
-        raise ValueError(f"a step list runs from noise to data, so it must fall; got {list(raw)}")
+    check_steps(raw)
     times = sigma_table(float(shift)) * TIMESTEPS
     return tuple(float(times[TIMESTEPS - int(r)]) for r in raw)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from adastate.models.size import Size
 from adastate.types import FrameMask, Memory
 
 Engine = Literal["eager", "compile", "graph"]
@@ -16,51 +16,6 @@ Engine = Literal["eager", "compile", "graph"]
 
 TextKeys = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Geometry of the network. The defaults are the tiny size; conf/sizes/ holds Wan2.1's.
-
-    Attributes:
-        width: model width D, a multiple of `heads`.
-        layers: transformer blocks.
-        heads: attention heads N; head dim K = width / heads must be even.
-        ffn: hidden width of the feed-forward layers.
-        channels: latent channels C.
-        text_width: width of the text embeddings.
-        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
-        time_embedding_dim: width of the sinusoidal time embedding.
-        patch: patch size in time (1), height and width.
-        rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
-        actions: columns that steer each latent frame; 0: the network cannot be steered.
-        eps: of every normalisation.
-        backbone: a name of adastate.models.backbones.BACKBONES, or the dotted path of a Backbone of your own.
-    """
-
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    ffn: int = 512
-    channels: int = 16
-    text_width: int = 64
-    text_tokens: int = 16
-    time_embedding_dim: int = 64
-    patch: tuple[int, int, int] = (1, 2, 2)
-    rope_max_frames: int = 1024
-    actions: int = 0
-    eps: float = 1e-6
-    backbone: str = "wan"
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
-        if (self.width // self.heads) % 2:
-            raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
-        if self.actions < 0:
-            raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
-        if self.patch[0] != 1:
-            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
 
 
 class FusedPasses(Protocol):

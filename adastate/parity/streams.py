@@ -27,8 +27,9 @@ from adastate.parity.stream_outputs import (
     compare_windows,
 )
 from adastate.parity.tolerances import Compared
-from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill
 from adastate.stream.passes import Reencode
+from adastate.stream.rollout import rollout
 
 
 def stream(f: Fixture, **changes: Any) -> list[Compared]:

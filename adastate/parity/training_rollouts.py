@@ -15,7 +15,8 @@ from adastate.parity.keys import Replay, names
 from adastate.parity.specs import spec_of
 from adastate.parity.stream_outputs import RecordedPass, Recorder, compare_calls, compare_windows
 from adastate.parity.tolerances import Compared
-from adastate.stream import Exits, StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 
 SCORED = 21
 """Frames that the reference scores, the last ones of a rollout; those before them have no gradient."""

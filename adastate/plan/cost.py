@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from adastate.models.video_network import Size
-from adastate.stream import Exits, StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
+from adastate.stream.rollout import rollout
 from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import FrameMask, Memory
 

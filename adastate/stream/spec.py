@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from adastate.diffusion import flow
+from adastate.diffusion.step_list import check_steps
 from adastate.stream.anchors import Anchor, anchor_named
 from adastate.stream.switches import SwitchPolicy
 
@@ -182,7 +182,7 @@ class StreamSpec:
                 f"restart_overlap {self.restart_overlap} does not divide into chunks of {self.chunk_frames}"
             )
         for steps in (self.denoising_steps, self.first_chunk_denoising_steps or self.denoising_steps):
-            self._warped(steps)
+            check_steps(steps)
 
     def _check_gradients(self) -> None:
         if self.state_grad and self.cache_grad == "straight_through":
@@ -260,6 +260,8 @@ class StreamSpec:
         )
 
     def _warped(self, steps: tuple[int, ...]) -> tuple[float, ...]:
+        from adastate.diffusion import flow  # not above: a stream is checked before anything imports torch
+
         warped = flow.warp_steps(steps, self.timestep_shift)
         return warped if self.steps_are_unshifted else tuple(float(s) for s in steps)
 

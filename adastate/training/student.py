@@ -19,11 +19,11 @@ from adastate.models.video_network import Engine, Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
-from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import Noise, Step
 from adastate.stream.prompt_switch import switch_prompt
-from adastate.stream.rollout import replay
+from adastate.stream.rollout import replay, rollout
 from adastate.training.initializations import Initialization, StudentNetworks
 from adastate.training.initializations.causal_forward import block_causal_forward
 from adastate.training.out_file import write_out

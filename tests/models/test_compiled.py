@@ -9,7 +9,8 @@ import torch
 
 from adastate.models.fsdp import refuse_compiled
 from adastate.models.wan import DiT, dit
-from adastate.stream import StateCache, rollout
+from adastate.stream import StateCache
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, Drawn, NetStudent, normal, random_net, spec
 
 

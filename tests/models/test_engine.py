@@ -11,8 +11,9 @@ import torch
 from adastate.models import engine
 from adastate.models.actions import Steering
 from adastate.models.wan.fused import Passes, Streamer
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy
 from adastate.stream.passes import VelocityNetwork
+from adastate.stream.rollout import rollout
 from adastate.types import Memory
 from tests.support.tiny import SHAPE, SIZE, Drawn, normal, random_net, read_system, spec
 

@@ -10,7 +10,8 @@ import torch
 from adastate.models.linear import Linear, apply, in_fp8
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer
-from adastate.stream import StateCache, rollout
+from adastate.stream import StateCache
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, Drawn, normal, random_net, spec
 
 ROUNDING = 2.0**-4

@@ -26,7 +26,8 @@ from adastate.models.wan.fused import Streamer
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.plan import configured
-from adastate.stream import StateCache, rollout
+from adastate.stream import StateCache
+from adastate.stream.rollout import rollout
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
 from adastate.training.initializations import OdeRegression

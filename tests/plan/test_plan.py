@@ -23,7 +23,8 @@ from adastate.plan.cost import (
     stream_flops,
     text_flops,
 )
-from adastate.stream import Exits, StateCache, rollout
+from adastate.stream import Exits, StateCache
+from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, counted
 from tests.support.tiny import GRID, SHAPE, SIZE, STAIRS, Drawn, normal, random_net, read_system, spec

@@ -18,7 +18,8 @@ from adastate.plan.cli import GIB, layout, smallest_change
 from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
 from adastate.plan.runs import RunSetting
-from adastate.stream import Exits, StateCache, rollout
+from adastate.stream import Exits, StateCache
+from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
 from tests.support.rig import Prompts, fit, tiny_distill

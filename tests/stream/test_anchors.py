@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from adastate.models.wan.fused import Streamer
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
 from adastate.stream.anchors import ANCHORS
 from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, newest
 from adastate.stream.kv_frames import CachedFrames
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, Drawn, TaggedStudent, normal, random_net, slots
 
 

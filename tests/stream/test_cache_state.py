@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate.stream import StateCache, rollout
+from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, Drawn, NetStudent, named, random_net, read_system, spec
 
 SPECS = [

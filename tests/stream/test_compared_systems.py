@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from adastate.diffusion.noise import PlacedNoise, SampleNoise
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from tests.support.tiny import DOT, ROOT, Drawn, NetStudent, TaggedStudent, random_net, read_system, visible
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf/systems").glob("*.yaml"))

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.models.wan import DiT
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from adastate.types import Chunk
 from tests.support.stream_rig import content, stream
 from tests.support.tiny import DOT, SHAPE, SIZE, Drawn, NetStudent, TaggedStudent, normal, random_net, spec, visible

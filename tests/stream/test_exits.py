@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.stream import Exits, StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, TaggedStudent, random_net, read_system, spec
 
 LEVELS = (1000, 750, 250)

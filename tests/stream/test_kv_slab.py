@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from adastate.models.wan.fused import Streamer
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy
 from adastate.stream.kv_frames import TensorFrames
 from adastate.stream.kv_slab import Slab, SlabFrames, SlabMemory
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
 
 SYSTEMS = ("adastate", "adastate_s1_w6", "adastate_s3_w9", "causal_forcing", "causvid", "infinity_rope", "longlive",

@@ -15,8 +15,9 @@ from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.rope import rope_table
 from adastate.models.rope import rotate as turn
 from adastate.models.wan import DiT
-from adastate.stream import Exits, StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
+from adastate.stream.rollout import rollout
 from adastate.types import Chunk, Memory, Rotate
 from tests.support.stream_rig import content, stream
 from tests.support.tiny import (

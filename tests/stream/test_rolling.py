@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate.stream import Exits, StateCache, StreamSpec, rollout
+from adastate.stream import Exits, StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from adastate.types import Chunk
 from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, random_net
 

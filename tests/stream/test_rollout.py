@@ -12,7 +12,8 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import PlacedNoise, RecordedNoise, SampleNoise
 from adastate.models.masks import teacher_forcing
 from adastate.models.wan import DiT
-from adastate.stream import Exits, StateCache, StreamSpec, prefill, rollout
+from adastate.stream import Exits, StateCache, StreamSpec, prefill
+from adastate.stream.rollout import rollout
 from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import Chunk, Memory
 from tests.support.tiny import SHAPE, Drawn, Marked, NetStudent, TaggedStudent, normal, random_net, slots, spec

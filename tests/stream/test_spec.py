@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from adastate.stream import StateCache, StreamSpec, rollout
+from adastate.stream import StateCache, StreamSpec
+from adastate.stream.rollout import rollout
 from tests.support.tiny import ROOT, SHAPE, Drawn, TaggedStudent
 
 
@@ -71,7 +72,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     ({"anchor": "sttic"}, "stream cannot have anchor 'sttic'; did you mean 'static'?"),
     ({"anchor": "x"}, "stream cannot have anchor 'x'; it takes none, static, ema, dual_ema, pingpong, state, or the"),
-    ({"anchor": "no_module.MINE"}, r"there is no anchor no_module.MINE \(No module named 'no_module'\)"),
+    ({"anchor": "no_module.MINE"}, r"there is no such Anchor \(No module named 'no_module'\)"),
     ({"anchor": "adastate.stream.StreamSpec"}, r"adastate.stream.StreamSpec is a type and no Anchor"),
     (
         {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 2},

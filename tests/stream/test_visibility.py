@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy
 from adastate.stream.kv_frames import HIDDEN
+from adastate.stream.rollout import rollout
 from tests.support.tiny import Drawn, TaggedStudent, read_system, slots, visible
 
 

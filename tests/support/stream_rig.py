@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate.stream import StateCache, rollout
+from adastate.stream import StateCache
+from adastate.stream.rollout import rollout
 from adastate.types import Chunk
 from tests.support.tiny import DOT, SHAPE, SIZE, Drawn, NetStudent
 

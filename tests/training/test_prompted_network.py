@@ -13,9 +13,9 @@ from torch import Tensor
 from adastate.models import engine
 from adastate.models.actions import Steering, given
 from adastate.models.wan import DiT
-from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill
 from adastate.stream.passes import Step
-from adastate.stream.rollout import replay
+from adastate.stream.rollout import replay, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Memory
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adastate.stream import Exits, StateCache, rollout
+from adastate.stream import Exits, StateCache
+from adastate.stream.rollout import rollout
 from adastate.training import rollout_sampler
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from adastate.diffusion import losses
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import Exits, PromptSwitch, StateCache, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache
+from adastate.stream.rollout import rollout
 from adastate.training import streaming_rollouts
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from adastate.diffusion.noise import SampleNoise
-from adastate.stream import Exits, PromptSwitch, StateCache, rollout
+from adastate.stream import Exits, PromptSwitch, StateCache
+from adastate.stream.rollout import rollout
 from adastate.training.distill import Distill
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import LongRollout

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from adastate.stream.kv_frames import CachedFrames
-from adastate.types import Positions
+if TYPE_CHECKING:  # as in the files of the anchors: a configuration is checked before anything imports torch
+    from adastate.stream.kv_frames import CachedFrames
+    from adastate.types import Positions
+
+Kept = tuple["CachedFrames | None", "CachedFrames"]
+"""(anchor, window). A frame is in one of them only."""
 
 
 class AnchorChoices(Protocol):
@@ -34,10 +38,6 @@ class AnchorChoices(Protocol):
     @property
     def state_update_every(self) -> tuple[int, ...]: ...
     def frames_of(self, chunk: int, /) -> int: ...
-
-
-Kept = tuple[CachedFrames | None, CachedFrames]
-"""(anchor, window). A frame is in one of them only."""
 
 
 def _anything(spec: AnchorChoices) -> None:

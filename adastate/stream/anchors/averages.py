@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from adastate.stream.anchors.anchor import AnchorChoices
-from adastate.stream.kv_frames import HIDDEN, CachedFrames, TensorFrames
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adastate.stream.kv_frames import CachedFrames, TensorFrames
 
 
 def check_decay(spec: AnchorChoices, count: int) -> None:
@@ -26,6 +28,8 @@ def pooled(evicted: CachedFrames, pool: str, count: int) -> TensorFrames:
 
     They have no place in the stream, and count as written by the last chunk that went into them.
     """
+    from adastate.stream.kv_frames import HIDDEN, TensorFrames
+
     tokens = evicted.frame_tokens
 
     def each(x: Tensor) -> Tensor:
@@ -43,6 +47,7 @@ def pooled(evicted: CachedFrames, pool: str, count: int) -> TensorFrames:
 
 def blended(old: CachedFrames, new: TensorFrames, decay: float) -> TensorFrames:
     """Moving average; `decay` is the weight of the old."""
+    import torch
 
     def blend(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(torch.lerp(y, x, decay) for x, y in zip(a, b, strict=True))

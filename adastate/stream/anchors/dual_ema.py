@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest
 from adastate.stream.anchors.averages import blended, check_decay, described_decay, pooled
-from adastate.stream.kv_frames import CachedFrames
+
+if TYPE_CHECKING:
+    from adastate.stream.kv_frames import CachedFrames
 
 AVERAGES = 2
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from adastate.stream.anchors.anchor import Anchor, AnchorChoices
 from adastate.stream.anchors.static import update
-from adastate.types import Positions
+
+if TYPE_CHECKING:
+    from adastate.types import Positions
 
 
 def positions(spec: AnchorChoices, kept: int, past: int, start: int) -> tuple[Positions, Positions]:

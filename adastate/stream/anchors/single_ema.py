@@ -5,9 +5,13 @@ They take in what leaves with a commit, so the first pass of the next chunk sees
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest
 from adastate.stream.anchors.averages import blended, check_decay, described_decay, pooled
-from adastate.stream.kv_frames import CachedFrames
+
+if TYPE_CHECKING:
+    from adastate.stream.kv_frames import CachedFrames
 
 
 def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames | None, grown: CachedFrames) -> Kept:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, newest
-from adastate.stream.kv_frames import CachedFrames
+
+if TYPE_CHECKING:
+    from adastate.stream.kv_frames import CachedFrames
 
 
 def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames | None, grown: CachedFrames) -> Kept:

@@ -11,7 +11,8 @@ import torch
 from adastate.models.rope import rope_table
 from adastate.models.video_network import is_whole
 from adastate.models.wan.fused import Streamer
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, rollout
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy
+from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, NetStudent, named, normal, random_net, read_system, spec
 
 SYSTEMS = ("causvid", "longlive", "longlive_slot", "rolling_forcing", "reward_forcing", "infinity_rope", "memrope",
