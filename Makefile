@@ -25,7 +25,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 
 ADASTATE := .venv/bin/adastate
-# SLURM=1 hands a training target to the cluster (docs/slurm.md)
+# SLURM=1 hands a training target to the cluster (docs/guide/slurm.md)
 NODES     ?= 1
 GPUS      ?= 1
 VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
@@ -35,7 +35,7 @@ CONFIG    = $(if $(filter journey fog,$(WORLD)),$(error WORLD=$(WORLD) is a worl
 	$(if $(SYSTEM),--system $(SYSTEM))
 # each word of RECIPE is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
-# STRATEGY=zero2, fsdp2, ...: how the networks are shared out (docs/scale.md)
+# STRATEGY=zero2, fsdp2, ...: how the networks are shared out (docs/guide/scale.md)
 SHARDED   = $(if $(STRATEGY),--config conf/strategy/$(STRATEGY).yaml)
 TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
@@ -57,7 +57,7 @@ install: .venv/ready ## set up .venv
 	@touch $@
 
 train: install ## the whole pipeline, from data to evaluated rollouts; WORLD=flight: flights that can be steered; PRESET=full: every kind of stage; SYSTEM=longlive: another's stream
-	$(TRAIN) train --run $(RUN) --size $(SIZE) $(if $(WORLD),--world $(WORLD)) --data $(DATA) --teacher $(TEACHER) --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
+	$(TRAIN) train --run "$(RUN)" --size $(SIZE) $(if $(WORLD),--world $(WORLD)) --data "$(DATA)" --teacher "$(TEACHER)" --preset $(PRESET) $(if $(SYSTEM),--system $(SYSTEM)) $(ARGS)
 
 # a file stays in one process, for what its tests share; tests/conftest.py says which files begin
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -78,41 +78,41 @@ format: install ## let ruff put things in order
 	.venv/bin/ruff format .
 
 shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=flight ARGS="--clips 24000 --workers 2" -> shards in RUN/shards, where the stages look; LATENTS=1 encodes them
-	$(ADASTATE) shards $(if $(VIDEOS),--videos $(VIDEOS),$(if $(WORLD),--world $(WORLD))) $(if $(LATENTS),--latents) --out $(OUT) $(ARGS)
+	$(ADASTATE) shards $(if $(VIDEOS),--videos "$(VIDEOS)",$(if $(WORLD),--world $(WORLD))) $(if $(LATENTS),--latents) --out "$(OUT)" $(ARGS)
 
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
-	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir=$(RUN) $(ARGS)
+	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir="$(RUN)" $(ARGS)
 
 trajectories: install ## the teacher's ODE paths; RECIPE=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
-	$(TRAIN) trajectories $(CONFIG) --run.dir=$(RUN) $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)
+	$(TRAIN) trajectories $(CONFIG) --run.dir="$(RUN)" $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)
 
 train-codec: install ## the tiny codec from scratch; WORLD=flight: that of the flight world
-	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml $(FLIGHT) --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/codec.yaml $(FLIGHT) --run.dir="$(RUN)" $(ARGS)
 
 train-teacher: install ## the bidirectional teacher by flow matching; RECIPE="latents lora": on shards of latents, adapters
-	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml $(call RECIPES,teacher) $(SHARDED) --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/teacher.yaml $(call RECIPES,teacher) $(SHARDED) --run.dir="$(RUN)" $(ARGS)
 
 train-init: install ## the student's causal initialisation; RECIPE=ar_diffusion, consistency, ... (conf/recipes/)
-	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml $(call RECIPES,init) $(SHARDED) --run.dir=$(RUN) $(ARGS)
+	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml $(call RECIPES,init) $(SHARDED) --run.dir="$(RUN)" $(ARGS)
 
-train-distill: install ## distribution matching on own rollouts; RECIPE="long lora", ...; STRATEGY=zero2 shards it (docs/scale.md)
+train-distill: install ## distribution matching on own rollouts; RECIPE="long lora", ...; STRATEGY=zero2 shards it (docs/guide/scale.md)
 	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(TINY) $(call RECIPES,distill) \
-		$(SHARDED) --run.dir=$(RUN) $(ARGS)
+		$(SHARDED) --run.dir="$(RUN)" $(ARGS)
 
 # until runs/tiny has a student of its own the one that ships serves, unless RUN is named
 generate: install ## a video with its hidden state, by RUN or by the student that ships; ARGS='--prompt "..." --seconds 20 --states'
-	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run $(RUN)) $(ARGS)
+	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(ARGS)
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
-	$(ADASTATE) evaluate --run $(RUN) $(ARGS)
+	$(ADASTATE) evaluate --run "$(RUN)" $(ARGS)
 
 parity: install ## replay the fixtures in FIXTURES and compare them with what the references recorded
-	$(ADASTATE) parity $(FIXTURES)
+	$(ADASTATE) parity "$(FIXTURES)"
 
 compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
-	$(ADASTATE) compare --run $(RUN) $(ARGS)
+	$(ADASTATE) compare --run "$(RUN)" $(ARGS)
 
-study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report; WORLD=fog BUDGET=reach: who remembers? (docs/study.md)
+study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report; WORLD=fog BUDGET=reach: who remembers? (docs/guide/study.md)
 	$(ADASTATE) study --budget $(BUDGET) --world $(or $(WORLD),journey) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 study-report: install ## the report anew, from the runs of BUDGET that there are
@@ -122,7 +122,7 @@ faults: install ## kills, stops, damage, full disks, bad data: every fault many 
 	.venv/bin/python benchmarks/faults.py $(ARGS)
 
 bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
-	.venv/bin/python benchmarks/stage_table.py --base $(RUN) $(ARGS)
+	.venv/bin/python benchmarks/stage_table.py --base "$(RUN)" $(ARGS)
 
 bench: install ## streams and training steps of this machine against a plain path, table and JSON
 	.venv/bin/python benchmarks/bench.py $(ARGS)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from adastate.runtime import atomic, run_paths, signals, threads
+from adastate.runtime.spelling import meant
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
@@ -38,9 +39,8 @@ def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
     from adastate.config.command_line import read_command
     from adastate.config.schema import ConfigError
+    from adastate.config.together import check_together
     from adastate.config.validate import check_words
-    from callbacks.checkpointing.ckpt_path import resolve
-    from callbacks.protocols import SavesCheckpoints, StopsOnSignals
 
     composed, rest = read_command(argv)
     config = composed.lightning
@@ -50,19 +50,28 @@ def fit(argv: list[str]) -> None:
         print(variables_page(composed), flush=True)
     else:
         check_words(composed, rest)
+        check_together(composed, rest)
         given = {word.partition("=")[0].removeprefix("--") for word in rest}
         if not all(config.get(part) or part in given for part in ("model", "data")):
             raise ConfigError(
                 "there is no stage to train: give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/"
             )
-    nodes = (config.get("trainer") or {}).get("callbacks") or []
-    callbacks = _callback_classes(nodes)
-    if not any(issubclass(c, StopsOnSignals) for c in callbacks):
-        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nothing else handles them
-    root = (config.get("trainer") or {}).get("default_root_dir")
+    trainer = config.get("trainer") or {}
+    root = trainer.get("default_root_dir")
     if root:
         _require_writable(Path(root))
         _hold(Path(root))
+    told = composed.variables.get("run") or {}
+    threads.check_threads(told.get("threads"))
+    # up to here nothing has imported torch: what the text alone decides is told at once
+    from adastate.config.classes import class_at
+    from callbacks.checkpointing.ckpt_path import resolve
+    from callbacks.protocols import SavesCheckpoints, StopsOnSignals
+
+    nodes = trainer.get("callbacks") or []
+    callbacks = [class_at(node["class_path"]) for node in nodes]
+    if not any(issubclass(c, StopsOnSignals) for c in callbacks):
+        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nothing else handles them
     saving = [node for node, c in zip(nodes, callbacks, strict=True) if issubclass(c, SavesCheckpoints)]
     rest = resolve(rest, Path(root) if root else None, (saving[0].get("init_args") or {}) if saving else None)
     # what these say every time is known here: encoders are frozen, shards are streamed
@@ -80,7 +89,6 @@ def fit(argv: list[str]) -> None:
         warnings.filterwarnings("ignore", f".*{known}.*")
     from adastate.models import attention
 
-    told = composed.variables.get("run", {})
     threads.use_threads(told.get("threads"))
     print(f"[adastate] {attention.use(told.get('attention', 'sdpa'))}")
     with tempfile.TemporaryDirectory() as folder:
@@ -90,19 +98,6 @@ def fit(argv: list[str]) -> None:
     if leader and signals.heard():
         print(f"[adastate] {signals.heard()} came when the run was ending; it is done")
         raise SystemExit(signals.ENDED)
-
-
-def _callback_classes(nodes: list[dict[str, Any]]) -> list[type]:
-    from adastate.config.classes import class_at
-    from adastate.config.schema import ConfigError
-
-    found = []
-    for node in nodes:
-        try:
-            found.append(class_at(str(node.get("class_path"))))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"trainer.callbacks: there is no class {node.get('class_path')} ({error})") from error
-    return found
 
 
 def _lightning(argv: list[str]) -> bool:
@@ -174,9 +169,10 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"adastate {__version__}")
         return
-    if not argv or argv[0] in ("-h", "--help", "help") or argv[0] not in COMMANDS:
+    if not argv or argv[0] not in COMMANDS:
         lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
-        wrong = f"adastate: no command {argv[0]!r}\n" if argv and argv[0] not in ("-h", "--help", "help") else ""
+        asked = not argv or argv[0] in ("-h", "--help", "help")
+        wrong = "" if asked else f"adastate: no command {argv[0]!r}; {meant(argv[0], COMMANDS)}\n"
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -184,17 +180,14 @@ def main(argv: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for classes of the user's own
     before = signals.listen() if argv[0] in ("fit", "train", "study") else {}
-    from adastate.config.schema import ConfigError  # brings torch with it, and takes seconds in which a signal may come
-
-    run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
     try:
+        # importing takes seconds in which a signal may come
+        run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
         run(argv[1:])
         if of_the_process and before:
             signals.ignore()
         else:
             signals.restore(before)
-    except (ConfigError, FileNotFoundError) as error:
-        raise SystemExit(f"adastate: {error}") from error
     except Exception as error:
         from adastate.config.mistakes import sentence
 

@@ -27,7 +27,7 @@ if [[ ${1:-} == submit ]]; then
   job=${job%%;*}
   echo "submitted job $job; watch it with"
   echo "  squeue -j $job"
-  echo "  tail -F $ADASTATE_SLURM_LOGS/$job.log"
+  printf "  tail -F %q\n" "$ADASTATE_SLURM_LOGS/$job.log"
   exit
 fi
 

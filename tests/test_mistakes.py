@@ -1,7 +1,13 @@
-"""What people type wrongly is answered in one sentence that names the remedy, and never with a traceback."""
+"""What people type wrongly is answered in one sentence that names the remedy, and never with a traceback.
+
+What the text alone decides is answered before torch is imported, within a second.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,50 +17,196 @@ from tests.test_commands import CONFIG
 
 DISTILL = [*CONFIG, "--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
 STUDENT = "--model.init_args.student.init_args"
+LEAST = "it has to be at least"
 
-READ = {  # found while the configuration is read
+READ = {  # words after `adastate fit` of a tiny distillation
+    # keys of the variables
     "--run.iteratons=5": "run has no 'iteratons'; did you mean 'iterations'",
-    "--run.iterations=1e0": "cannot have iterations '1e0'; it takes a whole number",
-    "--run.threads=-3": "run.threads is -3; at least one thread works",
-    "--run.attention=flsh": "attention 'flsh': there are sdpa",
     "--preview.evry=5": "preview has no 'evry'; did you mean 'every'",
     "--rollout.frame=5": "rollout has no 'frame'; did you mean 'frames'",
     "--training.bach=5": "training has no 'bach'; did you mean 'batch'",
+    "--training.init.step=5": "training.init has no 'step'; did you mean 'steps'",
     "--teacher.guidence=5": "teacher has no 'guidence'; did you mean 'guidance'",
+    "--critic.weight=5": "critic has no 'weight'; did you mean 'weights'",
     "--precision.compile=true": "precision has no 'compile'; did you mean 'compiled'",
     "--stream.past_frame=5": "stream has no 'past_frame'; did you mean 'past_frames'",
+    "--stream.switch.kindd=cut": "switch has no 'kindd'; did you mean 'kind'",
+    "--size.widht=5": "size has no 'widht'; did you mean 'width'",
+    "--codec.init_args.weight=x": "has no 'weight'; did you mean 'weights'",
+    # values of the variables
+    "--run.iterations=1e0": "run cannot have iterations '1e0'; it takes a whole number or null",
+    "--run.iterations=0": f"run.iterations is 0; {LEAST} 1",
+    "--run.save_every=often": "run cannot have save_every 'often'; it takes a whole number",
+    "--run.seed=1.5": "run cannot have seed 1.5; it takes a whole number",
+    "--run.threads=-3": f"run.threads is -3; {LEAST} 1",
+    "--run.attention=flsh": "run cannot have attention 'flsh'; did you mean 'flash4'",
+    "--run.world=plane": "run cannot have world 'plane'; did you mean 'plain'",
+    "--run=5": "run has keys of its own (dir, stage, seed",
+    "--preview.every=often": "preview cannot have every 'often'; it takes a whole number",
+    "--preview.every=-1": f"preview.every is -1; {LEAST} 0",
+    "--preview.prompts=six.txt": "preview.prompts: no prompts at six.txt: give a text file with one prompt a line",
+    "--data.file=all.txt": "data.file: no prompts at all.txt: give a text file with one prompt a line",
+    "--rollout.frames=0": f"rollout.frames is 0; {LEAST} 1",
+    "--rollout.frames=7.5": "rollout cannot have frames 7.5; it takes a whole number",
+    "--training.batch=-1": f"training.batch is -1; {LEAST} 1",
+    "--training.batch=auto": "training cannot have batch 'auto'; it takes a whole number",
+    "--training.init.lr=fast": "training.init cannot have lr 'fast'; it takes a number",
+    "--training.init.lr=-0.1": f"training.init.lr is -0.1; {LEAST} 0",
+    "--training.init.betas=0.9": "training.init cannot have betas 0.9; it takes a list of 2",
+    "--training.init.ema=1.5": "training.init.ema is 1.5; it has to be from 0 to 1",
+    "--teacher.guidance=strong": "teacher cannot have guidance 'strong'; it takes a number",
+    "--latent_size=8": "cannot have latent_size 8; it takes a list of 2",
+    "--precision.compute_dtype=bf16": "precision cannot have compute_dtype 'bf16'; did you mean 'bfloat16'",
+    "--precision.checkpointing=maybe": "precision cannot have checkpointing 'maybe'; it takes true, false",
+    "--run.dir=[x": "this is not valid YAML",
+    # streams and sizes
     "--stream.past_frames=2.5": "stream cannot have past_frames 2.5; it takes a whole number or null",
     "--stream.past_frames=many": "stream cannot have past_frames 'many'; it takes a whole number or null",
+    "--stream.past_frames=-1": "past_frames is -1: the window would be smaller than a chunk",
     "--stream.chunk_frames=0": "chunk_frames is 0; a chunk has at least one latent frame",
+    "--stream.chunk_frames=4": "7 frames are not a multiple of the chunk of 4; 8 would be",
+    "--stream.attention_frames=1": "attention_frames is 1, less than the anchor of 1 and the 1 frames of a pass",
     "--stream.schedule=stairs": "stream cannot have schedule 'stairs'; did you mean 'staircase'",
+    "--stream.schedule=staircase": "'staircase' has several levels in a pass, a state has one: use uniform",
+    "--stream.anchor=stat": "stream cannot have anchor 'stat'; did you mean 'state'",
+    "--stream.anchor=none": "use state_frames 0 with anchor none",
+    "--stream.anchor=ema": "anchor 'ema' takes 1 decay from 0 to 1",
+    "--stream.denoising_steps=[250,500]": "a step list runs from noise to data, so it must fall",
+    "--stream.switch.kind=jump": "switch cannot have kind 'jump'",
     "--size.heads=5": "width 128 is not divisible by heads 5: change one of them",
     "--size.width=wide": "size cannot have width 'wide'; it takes a whole number",
     "--size.patch=[2,2]": "size cannot have patch [2, 2]; it takes a list of 3",
-    "--size=tiny": "size",
+    "--size=tiny": "size has keys of its own, and no value: --config conf/sizes/tiny.yaml sets them",
+    "--stream=longlive": "stream has keys of its own, and no value: --system longlive sets them",
+    # arguments of classes
     "--data.init_args.batch=many": "PromptData cannot have batch 'many'; it takes a whole number",
     "--data.init_args.bach=4": "PromptData has no 'bach'; did you mean 'batch'",
+    "--data.class_path=datamodules.prompts.PromtData": "there is no class datamodules.prompts.PromtData",
     "--model.class_path=adastate.training.distil.Distill": "there is no class adastate.training.distil.Distill",
+    "--model.class_path=Distill": "there is no class Distill",
     "--model.iterations=fast": "Distill cannot have iterations 'fast'; it takes a whole number",
+    "--model.init_args.optimizer.student_rl=1": "optimizer has no 'student_rl'; did you mean 'student_lr'",
+    "--model.init_args.objective.init_args.horizon_wieght=1": "DMD has no 'horizon_wieght'; did you mean",
     f"{STUDENT}.seed=much": "Student cannot have seed 'much'; it takes a whole number",
     f"{STUDENT}.engine=graf": "Student cannot have engine 'graf'; did you mean 'graph'",
     f"{STUDENT}.latent_size=8": "Student cannot have latent_size 8; it takes a list of 2",
+    # the trainer
     "--trainer.precision=bf16mixed": "the trainer cannot have precision 'bf16mixed'; did you mean 'bf16-mixed'",
     "--trainer.logger=Wandb": "the trainer cannot have logger 'Wandb'; it takes the class_path of a Logger",
     "--trainer.callbacks=Nothing": "the trainer cannot have callbacks 'Nothing'; it takes a list",
     "--trainer.max_epochs=abc": "the trainer cannot have max_epochs 'abc'; it takes a whole number or null",
     "--trainer.max_step=5": "the trainer has no 'max_step'; did you mean 'max_steps'",
+    "--trainer.gradient_clip_val=1": "set its gradient_clip_norm",
+    "--trainer.accumulate_grad_batches=2": "accumulates to the global_batch of the model by itself",
     "--tariner.max_steps=5": "`adastate fit` has no 'tariner'; did you mean 'trainer'",
+    # what does not go together
+    "--training.batch=5": "global_batch 16 is not a multiple of 1 processes x batch 5; --training.batch=4 would do",
+    "--trainer.devices=3": "global_batch 16 is not a multiple of 3 processes x batch 16; take a number of processes",
+    "--model.global_batch=15": "global_batch 15 is not a multiple of 1 processes x batch 16; --training.batch=15",
+    # files
     "--system=longlve": "no system 'longlve'; did you mean 'longlive'",
-    "--config=conf/size/tiny.yaml": "no config file conf/size/tiny.yaml",
+    "--config=conf/sizes/tny.yaml": "no config file conf/sizes/tny.yaml; did you mean conf/sizes/tiny.yaml",
+    "--config=conf/size/tiny.yaml": "no config file conf/size/tiny.yaml; did you mean 'conf/sizes/tiny.yaml'",
+    "--config=conf/strategy/zero9.yaml": "conf/strategy/ holds ddp, fsdp2, zero1, zero2, zero3",
+    "--config=conf/recipes/distill_lng.yaml": "did you mean conf/recipes/distill_long.yaml",
+    "--config=base.yaml": "no config file base.yaml; did you mean 'conf/base.yaml'",
+    "--config=conf": "conf is a folder: name a file of it",
+    "--config=README.md": "README.md",
+}  # fmt: skip
+
+FILES = {  # what a config file of one's own holds
+    "run: {iteratons: 5}": "own.yaml, line 1: run has no 'iteratons'; did you mean 'iterations'",
+    "run:\n  iterations: 1e0": "own.yaml, line 2: run cannot have iterations '1e0'",
+    "run:\n  dir: a\n dir: b": "own.yaml, line 3: this is not valid YAML",
+    "run:\n  dir: @home": "put quotes around text with a colon in it, or a @, % or ` before it",
+    "run:\n  dir: a: b": "own.yaml, line 2: this is not valid YAML",
+    "run: [1": "own.yaml, line 1: this is not valid YAML",
+    "preview:\n  prompts:\n  - a: b": "own.yaml, line 2: preview cannot have prompts [{'a': 'b'}]; it takes a list",
+    "- run": "holds no keys at its top level",
+    "rn: {dir: a}": "own.yaml, line 1: the top level has no 'rn'; did you mean 'run'",
+    "model:\n  init_args:\n    iteration: 5": "own.yaml, line 3: adastate.training.distill.Distill has no 'iteration'",
+    "teacher: {weights: '${rnu.dir}'}": "own.yaml, line 1: Interpolation key 'rnu.dir' not found",
+    "trainer:\n  callbacks:\n  - class_path: callbacks.Rollout": "line 3: there is no class callbacks.Rollout",
+    "trainer:\n  callbacks:\n  - class_path: callbacks.Preempt\n    init_args: {evry: 5}": "has no 'evry'; did you",
+    "trainer:\n  logger:\n    init_args: {save_dri: x}": "has no 'save_dri'; did you mean 'save_dir'",
+    "trainer: {strategy: {class_path: adastate.distributed.ZeroStrategy, init_args: {stage: 4}}}": "have stage 4",
 }
 
+SMALL = "--config conf/base.yaml --config conf/sizes/tiny.yaml --run.dir=nowhere"
+WAN = "--config conf/base.yaml --config conf/sizes/wan_1_3b.yaml"
+FETCH = "`hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir weights/Wan2.1-T2V-1.3B-Diffusers` fetches them"
+
+COMMANDS = {  # other commands, and what earlier stages have not made
+    f"fit {SMALL} --config conf/stages/distill.yaml": '`make train-init RUN="nowhere"` makes them',
+    f"fit {SMALL} --config conf/stages/init.yaml": "no trajectories at nowhere/trajectories; `make trajectories RUN=",
+    f"fit {WAN} --config conf/stages/init.yaml": FETCH,
+    f"fit {WAN} --config conf/stages/teacher.yaml --training.teacher.weights=weights/Wan2.1-T2V-14B-Diffusers": (
+        "`hf download Wan-AI/Wan2.1-T2V-14B-Diffusers --include"
+    ),
+    f"fit {SMALL} --config conf/stages/teacher.yaml --training.teacher.weights=gone.pt": "no weights at gone.pt; give",
+    "train --sise tiny": "there is no option '--sise'; did you mean '--size'",
+    "train --size tny": "--size cannot be 'tny'; did you mean 'tiny'",
+    "train --run": "argument --run: expected one argument",
+    "train --clips many": "argument --clips: invalid int value: 'many'",
+    "train --preset long": "--preset cannot be 'long'; known are default, full",
+    "train --world plane": "--world cannot be 'plane'; did you mean 'plain'",
+    "train --system longlve": "no system 'longlve'; did you mean 'longlive'",
+    "train --run.iteratons=5": "run has no 'iteratons'; did you mean 'iterations'",
+    "train --model.horizon_wieght=5": "has no 'horizon_wieght'",
+    "train --size wan_1_3b": "docs/guide/wan.md has the commands",
+    "trian": "no command 'trian'; did you mean 'train'",
+    "fit": "give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/",
+    "fit --config": "--config names no file",
+}
+
+DRIVER = """
+import contextlib, io, json, sys
+from adastate.main import main
+
+answers = []
+for words in json.load(sys.stdin):
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        try:
+            main(words)
+        except SystemExit as end:
+            said = end.code if isinstance(end.code, str) else told.getvalue().strip()
+        except BaseException as error:
+            said = f"TRACEBACK {error!r}"
+        else:
+            said = "went on"
+    answers.append(said + (" TORCH" if "torch" in sys.modules else ""))
+    if answers[-1].endswith("TORCH"):
+        break
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each row is answered with, by one process that must never import torch."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    begin = [*DISTILL, f"--run.dir={folder}/run"]
+    asked = {row: ["fit", *begin, row] for row in READ} | {row: row.split() for row in COMMANDS}
+    for i, text in enumerate(FILES):
+        (folder / str(i)).mkdir()
+        (folder / str(i) / "own.yaml").write_text(text, encoding="utf-8")
+        asked[text] = ["fit", *begin, "--config", str(folder / str(i) / "own.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps([*asked.values()]), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(asked, json.loads(done.stdout), strict=False))
+
+
+@pytest.mark.parametrize("row", [*READ, *FILES, *COMMANDS])
+def test_mistakes_that_the_text_decides(row: str, answers: dict[str, str]) -> None:
+    told = answers.get(row, "an earlier row imported torch")
+    assert told.startswith("adastate") and (READ | FILES | COMMANDS)[row] in told and "TORCH" not in told, told
+    assert "\n" not in told or row.startswith("trian"), told
+
+
 MADE = {  # found when what it is for is made
-    "--rollout.frames=0": "0 frames are not a multiple of the chunk of 1",
-    "--training.batch=-1": "a batch of -1 samples and 0 workers: at least 1",
-    "--training.batch=5": "global_batch 16 is not a multiple of 1 processes x batch 5",
-    "--preview.every=-1": "every must be at least 0",
-    "--trainer.gradient_clip_val=1": "set gradient_clip_norm of the model instead",
-    "--trainer.accumulate_grad_batches=2": "accumulates to the global_batch of the model by itself",
     "--trainer.devices=0": "is not a valid input",
     "--trainer.strategy=zero9": "invalid strategy name",
     f"{STUDENT}.weights=gone.safetensors": "no weights at gone.safetensors",
@@ -67,12 +219,6 @@ def said(arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as end:
         main(["fit", *arguments])
     return str(end.value)
-
-
-@pytest.mark.parametrize("word", READ)
-def test_mistakes_in_what_is_read(word: str, tmp_path: Path) -> None:
-    told = said([*DISTILL, f"--run.dir={tmp_path}", word])
-    assert told.startswith("adastate: ") and READ[word] in told and "\n" not in told, told
 
 
 @pytest.mark.parametrize("word", MADE)

@@ -29,6 +29,8 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
             overrides.append((word if "=" in word else f"{word}={next(words, '')}").removeprefix("--"))
         else:
             rest.append(word)
+    if Path() in files:
+        raise ConfigError("--config names no file: give one of conf/ after it, or of your own")
     if system:
         overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
     return compose(files, overrides), rest

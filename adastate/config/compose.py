@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adastate.config.classes import class_at, constructor_hints, constructor_parameters
+from adastate.config.classes import derives
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, T, Words
 from adastate.config.text import as_written, forget, read_value, read_yaml
-from adastate.config.validate import check_block, check_class, check_names, check_value, check_values
+from adastate.config.validate import check_block, check_class, check_names, check_trainer, check_values
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -39,11 +38,12 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
         forget(words, tuple(key.split(".")))
-        if not isinstance(told, str) or value == value.strip("\"'"):
+        if value == value.strip("\"'") if isinstance(told, str) else value[:1] not in ("[", "{"):
             words[tuple(key.split("."))] = value
     written = as_written(OmegaConf.to_container(merged), words)
     check_names("the top level", written, (*LIGHTNING, *VARIABLES), (), lines)
-    for name in PLAIN:  # before they are resolved: what asks for one that is wrong could only say that it found nothing
+    # before they are resolved: what asks for one that is wrong could only say that it found nothing
+    for name in (name for name in PLAIN if name in written):
         check_values(name, written.get(name), PLAIN[name], (name,), lines)
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
@@ -58,10 +58,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     for key in ("model", "data"):
         if key in plain:
             check_class(plain[key], (key,), lines)
-    trainer, hints = plain.get("trainer") or {}, constructor_hints(pl.Trainer)
-    check_names("the trainer", trainer, constructor_parameters(pl.Trainer), ("trainer",), lines)
-    for key, value in trainer.items():
-        check_value("the trainer", key, value, hints.get(key), lines.get(("trainer", key), f"trainer.{key}"))
+    check_trainer(plain.get("trainer") or {}, lines)
     return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
 
 
@@ -94,20 +91,13 @@ def _forget_other_classes(below: Any, above: Any) -> None:
     if (
         "class_path" in above
         and earlier not in (None, above["class_path"])
-        and not _derives(above["class_path"], earlier)
+        and not derives(str(above["class_path"]), str(earlier))
     ):
         below.pop("init_args", None)
     for key, value in above.items():
         if isinstance(value, dict) and not OmegaConf.is_missing(below, key) and key in below:
             node = below._get_node(key)
             _forget_other_classes(node, value)
-
-
-def _derives(new: Any, old: Any) -> bool:
-    try:
-        return issubclass(class_at(str(new)), class_at(str(old)))
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return False  # `check_class` says which does not exist
 
 
 def _where(error: OmegaConfBaseException, lines: Lines) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import errno
 import re
 
 from adastate.runtime import disk
@@ -17,17 +18,42 @@ REMEDIES = {
 """What to do about mistakes that the trainer tells in its own words."""
 
 
+DISK = {
+    errno.ENOSPC: "make room, or give another folder",
+    errno.EDQUOT: "make room within your quota, or give another folder",
+    errno.EACCES: "give a place where you may read and write",
+    errno.EPERM: "give a place where you may read and write",
+    errno.EROFS: "give a folder that can be written",
+    errno.ENOTDIR: "a file is where a folder has to be: remove it, or give another folder",
+    errno.EEXIST: "a file is where a folder has to be: remove it, or give another folder",
+    errno.EISDIR: "it is a folder, and a file is asked for",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "check its name",
+}
+"""What to do about what the system says of a file or a folder."""
+
+
+def of_the_disk(error: OSError) -> str | None:
+    """What the system says of a file or a folder, with what to do; None where it is about something else."""
+    if error.errno not in DISK or (error.errno == errno.EEXIST and error.filename is None):
+        return None
+    name = f"{error.filename}: " if error.filename is not None else ""
+    return f"{name}{error.strerror}; {DISK[error.errno]}"
+
+
 def sentence(error: BaseException | None) -> str | None:
     """The sentence of the mistake behind `error`, if it is one: jsonargparse wraps what a constructor raises.
 
-    Mistakes are our exceptions, missing files, a ValueError that a `raise` of ours made, and what Lightning's trainer
-    refuses of its arguments. All else is a bug, whose traceback is needed: a ValueError of `zip` or `int`, too, and
-    what went wrong while another error was dealt with.
+    Mistakes are our exceptions, what the system says of files and folders, a ValueError that a `raise` of ours made,
+    and what Lightning's trainer refuses of its arguments. All else is a bug, whose traceback is needed: a ValueError
+    of `zip` or `int`, too, and what went wrong while another error was dealt with.
     """
     while error is not None:
         raised, said_so = _raised(error)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and disk.is_fault(error):
             return f"{error.strerror} at {error.filename or 'a file of the run'}; make room there, or look at the disk"
+        if isinstance(error, OSError) and (told := of_the_disk(error)):
+            return told
         if isinstance(error, FileNotFoundError) or type(error).__module__.startswith(OURS):
             return str(error)
         if isinstance(error, ValueError) and said_so and raised.startswith(OURS):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any
+from typing import Any, Literal
+
+from adastate.config.described import described
 
 LIGHTNING = ("model", "data", "trainer", "seed_everything", "ckpt_path", "weights_only", "optimizer", "lr_scheduler")
 VARIABLES = (
@@ -12,42 +14,59 @@ VARIABLES = (
     "teacher", "student", "critic", "precision", "training", "preview",
 )  # fmt: skip
 
-TEXT = "text"
-"""A value that is taken as it is written: 007 stays 007, 2026-11-29 is no date."""
+_ATTENTION = described("adastate.models.attention.Backend")
+_WORLD = described("datamodules.worlds.flyover.Kind")
+_DTYPE = Literal["bfloat16", "float16", "float32", "float64"]
 
-OTHER = "other"
-
-_OF_STAGE = {
-    "weights": TEXT,
+_OF_STAGE: dict[str, Any] = {
+    "weights": str | None,
+    "betas": tuple[float, float],
+    "muon_lr": float | None,
+    **dict.fromkeys(("batch", "warmup", "ema_start", "steps", "rank", "iterations"), int),
     **dict.fromkeys(
-        (
-            "batch", "lr", "muon_lr", "betas", "weight_decay", "gradient_clip_norm", "warmup", "lr_decay_fraction",
-            "ema", "ema_start", "steps", "rank", "alpha", "student_lr", "critic_lr", "iterations",
-        ),
-        OTHER,
+        ("lr", "weight_decay", "gradient_clip_norm", "lr_decay_fraction", "ema", "alpha", "student_lr", "critic_lr"),
+        float,
     ),
-}  # fmt: skip
+}
 
 PLAIN: dict[str, Any] = {
     "run": {
-        **dict.fromkeys(("dir", "stage", "world", "attention"), TEXT),
-        **dict.fromkeys(("seed", "iterations", "save_every", "threads"), OTHER),
+        "dir": str,
+        "stage": str,
+        "seed": int,
+        "world": _WORLD,
+        "iterations": int | None,
+        "save_every": int,
+        "threads": int | None,
+        "attention": _ATTENTION,
     },
-    "latent_size": OTHER,
-    "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "rolling_frames"), OTHER),
-    "teacher": {"weights": TEXT, "negative_prompt": TEXT, "timestep_shift": OTHER, "guidance": OTHER},
-    "student": {"weights": TEXT},
-    "critic": {"weights": TEXT},
-    "precision": {"compute_dtype": TEXT, "compiled": OTHER, "checkpointing": OTHER},
+    "latent_size": tuple[int, int],
+    "rollout": dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "rolling_frames"), int),
+    "teacher": {"weights": str | None, "negative_prompt": str, "timestep_shift": float, "guidance": float},
+    "student": {"weights": str | None},
+    "critic": {"weights": str | None},
+    "precision": {"compute_dtype": _DTYPE | None, "compiled": bool, "checkpointing": bool},
     "training": {
-        "batch": OTHER,
+        "batch": int,
         **dict.fromkeys(
             ("teacher", "teacher_lora", "init", "ar", "consistency", "causvid", "sid", "rolling", "lora"), _OF_STAGE
         ),
     },
-    "preview": {"prompts": TEXT, "actions": TEXT, "every": OTHER, "long": OTHER, "seed": OTHER},
+    "preview": {"prompts": list[str] | str, "actions": list[str] | None, "every": int, "long": int, "seed": int},
 }
-"""Variables that are values, and not the arguments of a class: their keys, and what these hold."""
+"""Variables that are values, and not the arguments of a class: their keys, and the types of what these hold.
+
+Text is taken as it is written: 007 stays 007, and 2026-11-29 is no date.
+"""
+
+LEAST = {
+    **dict.fromkeys(("batch", "steps", "iterations", "save_every", "threads", "rank"), 1),
+    **dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "latent_size"), 1),
+    **dict.fromkeys(("every", "long", "warmup", "ema", "ema_start", "lr_decay_fraction", "weight_decay", "betas"), 0),
+    **dict.fromkeys(("lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm", "timestep_shift"), 0),
+}
+MOST = {"ema": 1, "lr_decay_fraction": 1, "betas": 1}
+"""Of the numbers in PLAIN, by the last part of their keys; of a list, of each."""
 
 FLAGS = ("overwrite", "allow_change", "config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from adastate.config.compose import compose
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
+from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 
 
@@ -27,12 +27,8 @@ class System:
     rope_max_frames: int = 0
 
 
-def folder() -> Path:
-    return conf_path("conf/systems")
-
-
 def names() -> list[str]:
-    return sorted(path.stem for path in folder().glob("*.yaml"))
+    return sorted(path.stem for path in conf_path("conf/systems").glob("*.yaml"))
 
 
 def read_system(name_or_path: str | Path, chunk_frames: int) -> System:
@@ -58,7 +54,5 @@ def _file(name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
         return Path(name)  # compose says what is wrong with it
     if name in names():
-        return folder() / f"{name}.yaml"
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names())}"
-    raise ConfigError(f"no system {name!r}; {hint}")
+        return conf_path("conf/systems") / f"{name}.yaml"
+    raise ConfigError(f"no system {name!r}; {meant(name, names())}")

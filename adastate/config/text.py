@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from adastate.config.classes import class_at, constructor_hints
+from adastate.config.classes import ABSENT, constructor_hints, described_class
 from adastate.config.conf_files import conf_path
-from adastate.config.schema import PLAIN, TEXT, ConfigError, Lines, Path_, Words
+from adastate.config.schema import PLAIN, ConfigError, Lines, Path_, Words
 from adastate.config.value_types import is_text
 from adastate.runtime import run_paths
+from adastate.runtime.spelling import meant, nearest
 
 NOTHING = ("null", "Null", "NULL", "~", "")
 """How YAML writes that there is no value."""
@@ -35,7 +37,7 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     """
     file = conf_path(file)
     if not file.is_file():
-        raise ConfigError(f"no config file {file}; conf/ holds the ones that come with the project")
+        raise ConfigError(_no_file(file))
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,6 +54,20 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     _record(node, (), file, lines, words)
     # What a run has stored, in quotes: where it lies now.
     return dict(run_paths.located(content, run_paths.run_of(file))) if run_paths.RUN in text else content
+
+
+def _no_file(file: Path) -> str:
+    """A sentence about a config file that is not there: the nearest beside it, or all there; the nearest of conf/."""
+    if file.is_dir():
+        return f"{file} is a folder: name a file of it, {', '.join(sorted(p.name for p in file.glob('*.yaml')))}"
+    beside = conf_path(file.parent)
+    known = sorted(p.stem for p in beside.glob("*.yaml")) if file.parts[:1] == ("conf",) else []
+    if known:
+        near = nearest(file.stem, known)
+        hint = f"did you mean {file.parent / near}.yaml? " if near else ""
+        return f"no config file {file}; {hint}{file.parent}/ holds {', '.join(known)}"
+    every = [str(Path("conf") / p.relative_to(conf_path("conf"))) for p in conf_path("conf").rglob("*.yaml")]
+    return f"no config file {file}; {meant(file, every, 'conf/ holds the ones that come with the project')}"
 
 
 def read_value(text: str, where: str) -> Any:
@@ -105,13 +121,13 @@ def _takes_text(config: Any, path: Path_) -> bool:
         if i and isinstance(known, dict):
             known = known.get(part)
         node = node[part]
-    return known == TEXT or is_text(hint)
+    return is_text(hint if known is None else known)
 
 
 def _hints(class_path: str) -> dict[str, Any]:
     try:
-        return constructor_hints(class_at(class_path))
-    except (ImportError, AttributeError, ValueError, NameError):
+        return constructor_hints(described_class(class_path))
+    except (*ABSENT, NameError):
         return {}  # told where classes are checked
 
 
@@ -137,5 +153,6 @@ def _place(file: Path, error: yaml.YAMLError) -> str:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    told = [getattr(error, name, None) for name in ("context", "problem")]
-    return " ".join(", ".join(part for part in told if part).split()) or "unreadable"
+    told = " ".join(", ".join(filter(None, (getattr(error, name, "") for name in ("context", "problem")))).split())
+    quotes = "; put quotes around text with a colon in it, or a @, % or ` before it"
+    return told + quotes * bool(re.search("mapping values|cannot start any token", told)) or "unreadable"

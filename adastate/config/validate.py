@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
+import math
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as pl
-
-from adastate.config.classes import class_at, constructor_hints, constructor_parameters
-from adastate.config.schema import FLAGS, LIGHTNING, VARIABLES, Config, ConfigError, Lines, Path_
+from adastate.config.classes import (
+    ABSENT,
+    block_of,
+    constructor_hints,
+    constructor_parameters,
+    described_class,
+    field_hints,
+    function_hints,
+)
+from adastate.config.schema import FLAGS, LEAST, LIGHTNING, MOST, VARIABLES, Config, ConfigError, Lines, Path_
 from adastate.config.text import read_value
 from adastate.config.value_types import asked_for, fits, is_text, nearest
+from adastate.models.size import Size
+from adastate.runtime.spelling import meant
+from adastate.stream import StreamSpec
+from adastate.stream.anchors import anchor_named
+
+TRAINER = "lightning.pytorch.Trainer"
 
 
 def check_words(config: Config, words: Sequence[str]) -> None:
@@ -42,20 +54,21 @@ def check_words(config: Config, words: Sequence[str]) -> None:
 def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[str, Any] | None:
     """(whose argument, its type) of the one that a word names; None where that is left to Lightning."""
     if head == "trainer" and path:
-        _near(word, "the trainer", path[0], constructor_parameters(pl.Trainer))
-        return ("the trainer", constructor_hints(pl.Trainer).get(path[0])) if len(path) == 1 else None
+        trainer = described_class(TRAINER)
+        _near(word, "the trainer", path[0], constructor_parameters(trainer))
+        return ("the trainer", constructor_hints(trainer).get(path[0])) if len(path) == 1 else None
     node, found = config.lightning.get(head), None
     if head not in ("model", "data"):
         return None
     for key, part in zip((head, *path), path, strict=False):
-        block = _block(found[1]) if found is not None else None
+        block = block_of(found[1]) if found is not None else None
         if isinstance(node, dict) and "class_path" in node:
-            cls = class_at(node["class_path"])
+            cls = described_class(node["class_path"])
             _near(word, node["class_path"], part, constructor_parameters(cls))
             found, node = (node["class_path"], constructor_hints(cls).get(part)), node.get("init_args") or {}
         elif block is not None:
             _near(word, key, part, [f.name for f in dataclasses.fields(block)])
-            found = key, typing.get_type_hints(block)[part]
+            found = key, field_hints(block)[part]
         elif isinstance(node, dict):
             found = None
         else:
@@ -64,23 +77,16 @@ def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[st
     return found
 
 
-def _block(hint: Any) -> Any:
-    """The dataclass that a type is, or is besides null; None for any other."""
-    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-    return kinds[0] if kinds else None
-
-
 def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        raise ConfigError(
-            f"{word}: {what} has no {key!r}; "
-            + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}")
-        )
+        raise ConfigError(f"{word}: {what} has no {key!r}; {meant(key, known)}")
 
 
 def check_class(node: Any, path: Path_, lines: Lines) -> None:
     """Checks `init_args` of a {class_path, init_args} node, and of those within it."""
+    if isinstance(node, list):
+        for i, part in enumerate(node):
+            check_class(part, (*path, str(i)), lines)
     if not isinstance(node, dict):
         return
     if "class_path" not in node:
@@ -89,8 +95,8 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
         return
     where = node["class_path"]
     try:
-        cls = class_at(where)
-    except (ImportError, AttributeError, ValueError) as error:
+        cls = described_class(where)
+    except ABSENT as error:
         at = lines.get((*path, "class_path"), ".".join(path))
         raise ConfigError(f"{at}: there is no class {where} ({error})") from error
     arguments = node.get("init_args") or {}
@@ -103,11 +109,21 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
         protocols = [kind for kind in (hint, *typing.get_args(hint)) if getattr(kind, "_is_protocol", False)]
         if protocols and isinstance(value, dict) and "class_path" in value:
             check_form(key, value["class_path"], protocols[0], (*here, "class_path"), lines)
-        kind = _block(hint)
+        kind = block_of(hint)
         if kind is not None and isinstance(value, dict) and "class_path" not in value:
             check_fields(key, value, kind, here, lines)
         else:
             check_class(value, here, lines)
+
+
+def check_trainer(trainer: dict[str, Any], lines: Lines) -> None:
+    """Checks the arguments of Lightning's trainer, and of the classes that are among them."""
+    known = described_class(TRAINER)
+    hints = constructor_hints(known)
+    check_names("the trainer", trainer, constructor_parameters(known), ("trainer",), lines)
+    for key, value in trainer.items():
+        check_value("the trainer", key, value, hints.get(key), lines.get(("trainer", key), f"trainer.{key}"))
+        check_class(value, ("trainer", key), lines)
 
 
 def check_form(key: str, class_path: str, protocol: Any, path: Path_, lines: Lines) -> None:
@@ -117,33 +133,28 @@ def check_form(key: str, class_path: str, protocol: Any, path: Path_, lines: Lin
         ConfigError: with the method that it needs.
     """
     try:
-        cls = class_at(class_path)
-    except (ImportError, AttributeError, ValueError):
+        cls = described_class(class_path)
+    except ABSENT:
         return  # `check_class` says so
     for name, method in vars(protocol).items():
         if not inspect.isfunction(method) or name.startswith("_"):
             continue
         own, wanted = getattr(cls, name, None), inspect.signature(method)
         same = own is not None and list(inspect.signature(own).parameters) == list(wanted.parameters)
-        if not same or typing.get_type_hints(own) != typing.get_type_hints(method):
+        if not same or function_hints(own) != function_hints(method):
             at = lines.get(path, ".".join(path))
             asked = str(wanted).replace("'", "")
             raise ConfigError(f"{at}: {class_path} cannot be the {key}: it needs a method {name}{asked}")
 
 
 def check_block(name: str, block: Any, lines: Lines) -> None:
-    from adastate.models.backbones import backbone_named
-    from adastate.models.video_network import Size
-    from adastate.stream import StreamSpec
-    from adastate.stream.anchors import anchor_named
-
     kinds: dict[str, Any] = {"size": Size, "teacher_size": Size, "critic_size": Size, "stream": StreamSpec}
     if name in kinds and isinstance(block, dict):
         check_fields(name, block, kinds[name], (name,), lines)
-        key, find = ("anchor", anchor_named) if name == "stream" else ("backbone", backbone_named)
+        key = "anchor" if name == "stream" else "backbone"
         if key in block:
             try:
-                find(str(block[key]))
+                _find(key, str(block[key]))
             except ValueError as error:
                 raise ConfigError(f"{lines.get((name, key), f'{name}.{key}')}: {error}") from error
         try:
@@ -153,15 +164,28 @@ def check_block(name: str, block: Any, lines: Lines) -> None:
             raise ConfigError(f"{named[0] if named else name}: {error}") from error
     elif isinstance(block, dict):
         check_class(block, (name,), lines)
+    elif name in kinds and block is not None:
+        remedy = f"--system {block}" if name == "stream" else f"--config conf/sizes/{block}.yaml"
+        raise ConfigError(f"{lines.get((name,), name)}: {name} has keys of its own, and no value: {remedy} sets them")
+
+
+def _find(key: str, name: str) -> None:
+    """Raises ValueError unless there is such an anchor or backbone."""
+    if key == "anchor":
+        anchor_named(name)
+    elif name != Size.backbone:
+        from adastate.models.backbones import backbone_named  # which brings torch with it
+
+        backbone_named(name)
 
 
 def check_fields(name: str, block: dict[str, Any], kind: Any, path: Path_, lines: Lines) -> None:
     """Checks the keys and values of a block against the dataclass that is made of it."""
     check_names(name, block, [f.name for f in dataclasses.fields(kind)], path, lines)
-    hints = typing.get_type_hints(kind)
+    hints = field_hints(kind)
     for key, value in block.items():
         check_value(name, key, value, hints[key], lines.get((*path, key), ".".join((*path, key))))
-        kind_within = _block(hints[key])
+        kind_within = block_of(hints[key])
         if kind_within is not None and isinstance(value, dict):
             check_fields(key, value, kind_within, (*path, key), lines)
 
@@ -171,12 +195,18 @@ def _tuple(value: Any) -> Any:
 
 
 def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -> None:
-    """Checks the keys of a block of values against those of the schema.
+    """Checks the keys of a block of values, and the values, against those of the schema.
 
     Raises:
-        ConfigError: for one that is not there, with the nearest that is.
+        ConfigError: for one that is not there, with the nearest that is; for a value that does not fit.
     """
-    if not isinstance(known, dict) or block is None or str(block).startswith("${"):
+    if not isinstance(known, dict):
+        above, _, key = name.rpartition(".")
+        where = lines.get(path, ".".join(path))
+        check_value(above or "a configuration", key, block, known, where)
+        _check_bounds(name, key, block, where)
+        return
+    if block is None or str(block).startswith("${"):
         return
     if not isinstance(block, dict):
         at = lines.get(path, ".".join(path))
@@ -186,13 +216,19 @@ def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -
         check_values(f"{name}.{key}", value, known[key], (*path, key), lines)
 
 
+def _check_bounds(name: str, key: str, value: Any, where: str) -> None:
+    least, most = LEAST.get(key, -math.inf), MOST.get(key, math.inf)
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and not least <= number <= most:
+            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ConfigError(f"{where}: {name} is {number}; it has to be {bounds}")
+
+
 def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Path_, lines: Lines) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             at = lines.get((*path, str(key)), ".".join((*path, str(key))))
-            raise ConfigError(f"{at}: {what} has no {key!r}; {hint}")
+            raise ConfigError(f"{at}: {what} has no {key!r}; {meant(key, known)}")
 
 
 def check_value(what: str, key: str, value: Any, hint: Any, where: str) -> None:
@@ -204,5 +240,7 @@ def check_value(what: str, key: str, value: Any, hint: Any, where: str) -> None:
     if hint is None or str(value).startswith("${") or fits(value, hint):
         return
     near = nearest(value, hint) if isinstance(value, str) else ""
-    meant = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"
-    raise ConfigError(f"{where}: {what} cannot have {key} {value!r}; {meant}")
+    remedy = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        remedy += "; put quotes around text with a colon in it"
+    raise ConfigError(f"{where}: {what} cannot have {key} {value!r}; {remedy}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import types
 import typing
 from pathlib import Path
 from typing import Any
+
+from adastate.config.described import classes_beside
+from adastate.runtime import spelling
 
 SEQUENCES = (
     list,
@@ -44,7 +46,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is not None or not inspect.isclass(hint) or hint in (object, dict, type):
         return True
     if isinstance(value, str):  # the class itself, by its path or by the name of one that is known
-        return "." in value or value in {cls.__name__ for cls in _below(hint)}
+        return "." in value or value in classes_beside(hint)
     return isinstance(value, dict) or (isinstance(value, list) and dataclasses.is_dataclass(hint))
 
 
@@ -70,8 +72,7 @@ def asked_for(hint: Any) -> str:
 def nearest(value: Any, hint: Any) -> str:
     """The word that may have been meant; empty if none is near."""
     words = [w for kind in _kinds(hint) for w in typing.get_args(kind) if isinstance(w, str)]
-    near = difflib.get_close_matches(str(value), words, n=1, cutoff=0.5)
-    return near[0] if near else ""
+    return spelling.nearest(value, words)
 
 
 def _kinds(hint: Any) -> list[Any]:
@@ -93,11 +94,6 @@ def _fit_each(values: list[Any], origin: Any, arguments: tuple[Any, ...]) -> boo
     if origin is tuple and arguments and arguments[-1] is not ...:
         return len(values) == len(arguments) and all(map(fits, values, arguments))
     return all(fits(value, arguments[0]) for value in values) if arguments else True
-
-
-def _below(cls: type) -> set[type]:
-    """The classes that derive from one, and itself."""
-    return {cls}.union(*map(_below, cls.__subclasses__()))
 
 
 def _in_words(kind: Any) -> str:

@@ -32,6 +32,7 @@ from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
 from adastate.runtime import atomic
+from adastate.runtime.arguments import Arguments
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student
 from adastate.training.student import Student
@@ -142,7 +143,7 @@ class SystemResult:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
+    parser = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
     parser.add_argument("--systems", nargs="+", default=[TRAINED, *DEFAULT], help=f"of {', '.join(names())}, or files")

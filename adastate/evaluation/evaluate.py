@@ -12,7 +12,6 @@ twentieth, in pixels a picture, are RAFT's, and left out where torchvision or it
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections import Counter
@@ -32,6 +31,7 @@ from adastate.encoders import Codec, StreamDecoder
 from adastate.encoders.batching import portions
 from adastate.media.video import to_float
 from adastate.runtime import atomic
+from adastate.runtime.arguments import Arguments
 from adastate.training.load_run import load_student, load_teacher
 from adastate.training.student import Student
 from datamodules.prompts import read_prompts
@@ -287,7 +287,7 @@ def spelt(column: str, value: float | None) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate evaluate", description=__doc__, epilog=vocabularies())
+    parser = Arguments("adastate evaluate", description=__doc__, epilog=vocabularies())
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
     parser.add_argument("--rollouts", type=int, default=32, help="at least so many, each of --prompts equally often")

@@ -40,6 +40,7 @@ from adastate.media.video import file_name
 from adastate.models import attention
 from adastate.models.video_network import Engine
 from adastate.runtime import atomic
+from adastate.runtime.arguments import Arguments
 from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.runtime.text_files import read_lines
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("adastate generate", description=__doc__, epilog=vocabularies())
+    parser = Arguments("adastate generate", description=__doc__, epilog=vocabularies())
     add = parser.add_argument
     add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
     add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")

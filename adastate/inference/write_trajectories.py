@@ -33,6 +33,7 @@ from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, stre
 from adastate.inference.vbench import fingerprint
 from adastate.launch import process_group
 from adastate.runtime import threads
+from adastate.runtime.arguments import Arguments
 from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.stream import StreamSpec
 from adastate.training.load_run import held
@@ -150,7 +151,7 @@ def _key(i: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("adastate trajectories", description=__doc__, epilog=vocabularies())
+    parser = Arguments("adastate trajectories", description=__doc__, epilog=vocabularies())
     add = parser.add_argument
     add("--teacher", choices=("bidirectional", "causal"), default="bidirectional")
     add("--weights", type=Path, help="of the causal teacher; default <run.dir>/ar.safetensors")

@@ -8,7 +8,6 @@ of all: seconds, losses at the beginning and at the end, results.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 import shlex
@@ -17,23 +16,21 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from adastate.config.command_line import read_command
 from adastate.config.conf_files import conf_path
-from adastate.config.schema import LIGHTNING, VARIABLES
+from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES
 from adastate.config.validate import check_words
-from adastate.encoders import residual_codec
 from adastate.launch import process_group
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.launch.tensorboard_reader import curves, ends
 from adastate.runtime import atomic, run_paths, signals
-from adastate.weights.network_weights import BUILTIN
-from datamodules.shards.safe_decode import ShardError
-from datamodules.worlds.world_clips import WORLDS
+from adastate.runtime.arguments import Arguments
+from adastate.runtime.spelling import nearest
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
@@ -106,6 +103,9 @@ def unfit_world(args: argparse.Namespace) -> str:
         return f"the world {args.world} does not fit the size {args.size}: leave out --size"
     if args.world != "flight":
         return ""
+    from adastate.encoders import residual_codec  # these bring torch with them
+    from adastate.weights.network_weights import BUILTIN
+
     if args.data != "world":
         return f"the flight world makes its own clips: leave out --data {args.data}, or take the plain world"
     if not residual_codec.SHIPPED["flight"].is_file():
@@ -131,18 +131,22 @@ def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
                 continue  # its value
         elif head in heads:
             continue
-        near = difflib.get_close_matches(head, [*known, *heads], n=1, cutoff=0.5)
-        return f"there is no option {word!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists them")
+        near = nearest(head, [*known, *heads])
+        return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
     return ""
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate train", description=__doc__)
+    parser = Arguments("adastate train", description=__doc__)
     parser.add_argument("--run", default="runs/tiny", help="run folder")
     parser.add_argument("--preset", choices=("default", "full"), default="default", help="full: every kind of stage")
     parser.add_argument("--init", choices=INITS, default=INITS[0], help="initialisation of the preset full")
     sizes = sorted(p.stem for p in conf_path("conf/sizes").glob("*.yaml"))
-    parser.add_argument("--world", choices=WORLDS, help="built-in world of the clips and prompts: plain or flight")
+    parser.add_argument(
+        "--world",
+        choices=get_args(PLAIN["run"]["world"]),
+        help="built-in world of the clips and prompts: plain or flight",
+    )
     parser.add_argument("--size", choices=sizes, help="a file of conf/sizes/ (default: that of the world)")
     parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
     parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
@@ -164,7 +168,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"adastate train: {reason}")
     try:
         planned = list(stages(args))
-    except ShardError as error:  # no folder of videos there
+    except ValueError as error:  # no folder of videos there
         raise SystemExit(f"adastate train: {error}") from error
     for stage in planned:  # a mistake in an override shows now, and not after the stages before
         if stage.argv[0] == "fit":

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import yaml
 
+from adastate.config.conf_files import conf_path
 from adastate.runtime import signals
 
 LOGS = "ADASTATE_SLURM_LOGS"
@@ -120,7 +120,7 @@ def names_strategy(argv: list[str]) -> bool:
     """Whether a command line, or a config file in it, chooses the strategy."""
     files = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
     files += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    configs = [yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {} for file in files if Path(file).is_file()]
+    configs = [yaml.safe_load(f.read_text(encoding="utf-8")) or {} for f in map(conf_path, files) if f.is_file()]
     return any(word.startswith("--trainer.strategy") for word in argv) or any(
         "strategy" in (config.get("trainer") or {}) for config in configs
     )

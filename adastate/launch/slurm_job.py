@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ def watch(env: Mapping[str, str], logs: str) -> str:
         f"job {job}, start {int(env.get('SLURM_RESTART_COUNT', 0)) + 1}: {env.get('SLURM_NNODES')} x "
         f"{env.get('SLURM_NTASKS_PER_NODE')} tasks on {env.get('SLURM_JOB_NODELIST')}\n"
         f"  squeue -j {job}\n"
-        f"  tail -F {logs}/{job}.log {logs}/{job}-0.log\n"
+        f"  tail -F {shlex.quote(f'{logs}/{job}.log')} {shlex.quote(f'{logs}/{job}-0.log')}\n"
         f"  make tensorboard\n"
         f"  scancel --signal=USR1 {job}    saves, stops and goes back into the queue\n"
         f"  scancel {job}                  ends it; what was saved stays"

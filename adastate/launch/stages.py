@@ -17,14 +17,13 @@ from pathlib import Path
 import yaml
 
 from adastate.config.conf_files import conf_path
+from adastate.config.described import described
 from adastate.runtime import atomic
-from datamodules.shards.index import find_shards, read_shard
-from datamodules.shards.safe_decode import read_words
-from datamodules.tools.video_folder import look_into
-from datamodules.worlds.flyover import FPS
 
 CLIP_PICTURES = 21
 """Of a training clip at the tiny size: one horizon."""
+
+FPS: int = described("datamodules.worlds.flyover.FPS")  # which brings torch with it
 
 REAL_FPS = 12
 """Of real video: a clip of 21 pictures is then 1.75 s long, in which things move, and short scenes still give some."""
@@ -137,6 +136,8 @@ class Line:
         videos = run / "clips" if data == "clips" else Path(data)
         if data == "clips":
             self.steps.append(Stage("clips", ["shards", "--fetch-clips", str(videos)], lambda: f"in {videos}"))
+        from datamodules.tools.video_folder import look_into
+
         cut = ["shards", "--videos", str(videos), "--out", str(shards), "--caption-from-name", "--fps", str(REAL_FPS)]
         if data == "clips" or sum(p.stat().st_size for p in look_into(videos).videos) <= SMALL_FOLDER:
             cut += ["--stride", "1"]
@@ -221,6 +222,9 @@ def count(folder: Path) -> str:
 
 def _captions(shards: Path, out: Path, most: int | None = None) -> int:
     """Writes the different captions of the shards, at most so many, one a line: the prompts of the later stages."""
+    from datamodules.shards.index import find_shards, read_shard
+    from datamodules.shards.safe_decode import read_words
+
     captions = {
         " ".join(read_words(sample.read("txt")).split())
         for path in find_shards(str(shards))

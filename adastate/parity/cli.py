@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from adastate.parity.fixture import FixtureError, find, read
 from adastate.parity.replay import replay
 from adastate.parity.tolerances import Compared
+from adastate.runtime.arguments import Arguments
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def judge(folder: Path, name: str) -> Verdict:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("adastate parity", description=__doc__)
+    parser = Arguments("adastate parity", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("tests/data"), help="default tests/data")
     root: Path = parser.parse_args(argv).folder
     if not root.is_dir():

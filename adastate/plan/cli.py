@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,9 +14,11 @@ from rich.table import Column, Table
 from adastate.config.classes import class_at, constructor_parameters
 from adastate.config.command_line import read_command
 from adastate.config.schema import LIGHTNING, Config, ConfigError
+from adastate.plan import trajectory_cost
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops
+from adastate.runtime.arguments import Arguments
 
 GIB = 2**30
 RATE, EFFICIENCY = 790.0, 0.4
@@ -133,7 +134,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="adastate plan",
         usage="adastate plan --config FILE ... [options] [--data.batch=4 and other overrides]",
         description=__doc__,
@@ -144,6 +145,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--memory", type=float, default=80.0, help="of a GPU, in GiB (default: 80)")
     parser.add_argument("--zero", choices=STAGES, help="ZeRO stage; 0 is DDP (default: of trainer.strategy)")
     parser.add_argument("--tflops", type=float, default=RATE * EFFICIENCY, help="that a GPU reaches (default: 316)")
+    parser.add_argument("--trajectories", type=int, metavar="CLIPS", help="plan so many of the teacher, and no stage")
+    parser.add_argument("--steps", type=int, default=48, help="of a trajectory")
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     if not argv or "-h" in argv or "--help" in argv:
         parser.print_help()
@@ -158,6 +161,14 @@ def main(argv: Sequence[str]) -> None:
     for name, value in (("--gpus", gpus), ("--nodes", nodes), ("--memory", args.memory), ("--tflops", args.tflops)):
         if value <= 0:
             raise ConfigError(f"{name} is {value:g}: give a number above 0")
+    if args.trajectories is not None:
+        asked = trajectory_cost.PathOrder(args.trajectories, args.steps, gpus, nodes)
+        made = trajectory_cost.trajectories(config, asked, args.tflops)
+        if args.json:
+            print(json.dumps(made, indent=1))
+        else:
+            trajectory_cost.show(made, Console(), asked, args.memory, args.memory * GIB * USABLE)
+        return
     try:
         run = read(config)
     except ValueError as error:  # what Size and StreamSpec say is one sentence
@@ -166,6 +177,8 @@ def main(argv: Sequence[str]) -> None:
         run, RunSetting(args.zero or _stage(trainer.get("strategy")), gpus * nodes, run.batch, run.checkpointing)
     )
     found = plan(run, at, args.memory, args.tflops)
+    # every process reads its networks there, in float32, before they go to its GPU
+    found["host"] = gpus * (4 * sum(net.parameters for net in run.nets) + sum(e.bytes for e in run.encoders))
     if args.json:
         print(json.dumps(found, indent=1))
         return
@@ -223,6 +236,7 @@ def show(found: dict[str, Any], console: Console, note: str = "") -> None:
     for name, size in found["memory"][chosen]["processor"].items():
         console.print(f"{name}: {size / GIB:.1f} GiB of each process's host memory")
 
+    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes read their networks")
     if found["stream"]:
         console.print(f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache a prompt")
     size, usable = found["gpu"] / GIB, found["usable"] / GIB

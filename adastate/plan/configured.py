@@ -68,7 +68,7 @@ def _distill(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
     return DistillRun(
         "distill",
         nets,
-        _encoders(student),
+        encoders(student),
         tokens,
         recipe.frames,
         recipe=recipe,
@@ -81,7 +81,7 @@ def _teacher(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, An
     net, frames = _net("teacher", found, True, found["average"] is not None), int(found["rollout_frames"])
     tokens = frame_tokens(_size(found), tuple(found["latent_size"]))
     passes = (CountedPass(frames, grad=True),)
-    return ClipRun("teacher", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
+    return ClipRun("teacher", (net,), encoders(found), tokens, frames, passes=passes, **shared)
 
 
 def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
@@ -93,7 +93,7 @@ def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any],
         passes: tuple[CountedPass, ...] = (CountedPass(2 * frames, visible=mask, grad=True),)
     else:
         passes = tuple(forced_passes(spec, frames))
-    return ClipRun("init", (net,), _encoders(found), tokens, frames, passes=passes, **shared)
+    return ClipRun("init", (net,), encoders(found), tokens, frames, passes=passes, **shared)
 
 
 def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
@@ -155,7 +155,8 @@ def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net
     return Net(name, parameters(size), size, trained, averaged, trained and bool(found["checkpointing"]), cast)
 
 
-def _encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
+def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
+    """The codec and the text encoder that a stage, or the variables of a configuration, name."""
     made = []
     for part in ("codec", "text"):
         if not found.get(part):

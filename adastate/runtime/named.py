@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
+
+from adastate.runtime.spelling import meant
 
 T = TypeVar("T")
 
@@ -24,9 +25,8 @@ def named(name: str, table: Mapping[str, T], refusal: str, kind: str, fits: Call
         return table[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(table)}, or the path of your own {kind}"
-        raise ValueError(f"{refusal} {name!r}; {hint}")
+        every = f"it takes {', '.join(table)}, or the path of your own {kind}"
+        raise ValueError(f"{refusal} {name!r}; {meant(name, table, every)}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -44,13 +44,18 @@ def use_threads(count: int | None) -> None:
     Raises:
         ThreadsError: a count below 1.
     """
-    if count is not None and count < 1:
-        raise ThreadsError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
+    check_threads(count)
     if count is None or "OMP_NUM_THREADS" in os.environ:
         return
     import torch
 
     torch.set_num_threads(count)
+
+
+def check_threads(count: int | None) -> None:
+    """Raises ThreadsError for a count below 1."""
+    if count is not None and count < 1:
+        raise ThreadsError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
 
 
 def keep_freed_memory() -> bool:

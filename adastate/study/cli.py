@@ -16,6 +16,7 @@ from rich.table import Table as Rich
 
 from adastate.config.schema import ConfigError
 from adastate.launch.pipeline import run_stage
+from adastate.runtime.arguments import Arguments
 from adastate.study import arm_stages, measure, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.table import WORLDS, Table, Task, read_table
@@ -26,7 +27,7 @@ DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    found = Arguments(
         "adastate study",
         description=__doc__,
         epilog="Parts of it: adastate study list | run ARM SEED | report | measure --run R | real --out R",

@@ -7,7 +7,6 @@ pictures of the strips; `measures.json` with the protocol and the attention.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from adastate.evaluation.evaluate import even_flights
 from adastate.media.video import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runtime import atomic
+from adastate.runtime.arguments import Arguments
 from adastate.study import attention_by_place, measures
 from adastate.study.arm_stages import HORIZON
 from adastate.study.measures import Curves, curves, feature_moments, hidden
@@ -162,7 +162,7 @@ def _protocol(
 
 
 def main(argv: list[str], real: bool) -> None:
-    parser = argparse.ArgumentParser(f"adastate study {'real' if real else 'measure'}", description=__doc__)
+    parser = Arguments(f"adastate study {'real' if real else 'measure'}", description=__doc__)
     if real:
         parser.add_argument("--out", type=Path, required=True, help="folder to write into")
         parser.add_argument("--codec", default="builtin", help="safetensors of the codec")

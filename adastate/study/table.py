@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
+from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 
 WORLDS = ("journey", "fog", "plain")
@@ -179,6 +179,4 @@ def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: M
 
 def _known(name: str, known: Any, what: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"no {what} {name!r}; {hint}")
+        raise ConfigError(f"no {what} {name!r}; {meant(name, known)}")

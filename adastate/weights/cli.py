@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from adastate.runtime.arguments import Arguments
 from adastate.weights.export import export, import_
 from adastate.weights.files import WeightsError
 from adastate.weights.network_weights import NetworkWeights, read
@@ -44,9 +45,7 @@ def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "adastate weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("adastate weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="inspect|import|export")
     for verb, text in (
         ("inspect", "print what a source holds"),

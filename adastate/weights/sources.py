@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adastate.runtime import atomic_folder
+from adastate.runtime.missing import to_come_by
 from adastate.weights.files import StoredTensor, WeightsError, open_file
 from adastate.weights.sharded_checkpoint import gather, state_of
 
@@ -69,7 +70,7 @@ def locate(source: Path) -> list[Path]:
             raise WeightsError(f"{source} is one of {int(shard['of'])} shards; give their folder")
         return [source]
     if not source.is_dir():
-        raise FileNotFoundError(f"no weights at {source}; give a .safetensors file or train the stage that writes it")
+        raise FileNotFoundError(f"no weights at {source}; {to_come_by(source)}")
     if (source / "student.safetensors").is_file():
         return [source / "student.safetensors"]
     if (source / "transformer_2").is_dir():

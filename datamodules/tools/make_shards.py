@@ -22,6 +22,7 @@ from rich.progress import Progress
 from adastate.encoders import Codec
 from adastate.media.video import to_float
 from adastate.media.video_reader import VideoError
+from adastate.runtime.arguments import Arguments
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
@@ -222,7 +223,7 @@ def next_command(args: argparse.Namespace) -> str:
 
 def main(argv: list[str]) -> None:
     """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
-    parser = argparse.ArgumentParser("adastate shards", description=__doc__)
+    parser = Arguments("adastate shards", description=__doc__)
     add = parser.add_argument
     add(
         "--videos",

@@ -122,7 +122,7 @@ def test_misspelt_arguments_are_told_with_those_of_both_classes(own: str) -> Non
 def test_a_class_that_is_not_there(own: str) -> None:
     with pytest.raises(ConfigError, match=r"--model\.class_path=.*: there is no class .*Quieter"):
         read_command([*STAGE, f"--model.class_path={own}.Quieter"])
-    with pytest.raises(SystemExit, match=r"trainer\.callbacks: there is no class nowhere\.Callback"):
+    with pytest.raises(SystemExit, match=r"callbacks\.yaml, line 1: there is no class nowhere\.Callback"):
         main(["fit", *STAGE, "--config", str(_callbacks(Path(sys.path[-1])))])
 
 

@@ -36,9 +36,13 @@ def test_text_of_an_override_is_taken_as_it_is_written(word: str) -> None:
 
 def test_quotes_are_taken_off_and_null_stays_null(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("run: {dir: '007', stage: \"off\"}\ncritic: {weights: null}\n")
-    config = compose([*FILES, tmp_path / "a.yaml"], ["teacher.weights=null", "run.attention='2026-11-29'"])
+    config = compose([*FILES, tmp_path / "a.yaml"], ["teacher.weights=null", "codec.init_args.weights='2026-11-29'"])
     run = config.variables["run"]
-    assert (run["dir"], run["stage"], run["attention"]) == ("007", "off", "2026-11-29")
+    assert (run["dir"], run["stage"], config.variables["codec"]["init_args"]["weights"]) == (
+        "007",
+        "off",
+        "2026-11-29",
+    )
     assert config.variables["teacher"]["weights"] is None and config.variables["critic"]["weights"] is None
 
 
@@ -46,8 +50,11 @@ def test_prompts_of_a_list_are_text_each(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("preview:\n  prompts:\n  - 1980\n  - off\n  - 2026-11-29\n  - a: b\n")
     with pytest.raises(ConfigError):
         compose([*FILES, tmp_path / "a.yaml"], ["preview.promts=1"])
+    with pytest.raises(ConfigError, match=r"a\.yaml, line 2: .* put quotes around text with a colon in it"):
+        compose([*FILES, tmp_path / "a.yaml"])
+    (tmp_path / "a.yaml").write_text("preview:\n  prompts:\n  - 1980\n  - off\n  - 2026-11-29\n  - 'a: b'\n")
     found = compose([*FILES, tmp_path / "a.yaml"]).variables["preview"]["prompts"]
-    assert found[:3] == ["1980", "off", "2026-11-29"]
+    assert found == ["1980", "off", "2026-11-29", "a: b"]
 
 
 def test_what_is_written_below_is_forgotten_where_it_is_replaced(tmp_path: Path) -> None:

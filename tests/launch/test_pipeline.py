@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from rich.console import Console
 
 from adastate.config.command_line import read_command
+from adastate.encoders import residual_codec
 from adastate.launch import pipeline, process_group
 from adastate.launch.pipeline import run_stage, unknown_option
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.main import main
 from adastate.runtime import signals
+from adastate.weights.network_weights import BUILTIN
 from datamodules.prompts import read_prompts
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter
@@ -281,9 +284,9 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
 ) -> None:
     there = tmp_path / "codec.safetensors"
     for codec in (tmp_path / "none", there):
-        monkeypatch.setitem(pipeline.residual_codec.SHIPPED, "flight", codec)
+        monkeypatch.setitem(residual_codec.SHIPPED, "flight", codec)
         there.touch()
-        monkeypatch.delitem(pipeline.BUILTIN, "flight", raising=False)
+        monkeypatch.delitem(BUILTIN, "flight", raising=False)
         with pytest.raises(SystemExit) as ended:
             pipeline.main(["--run", str(tmp_path / "run"), "--world", "flight"])
         wanted = "make train WORLD=flight TEACHER=scratch" if codec == there else "make train-codec WORLD=flight"
@@ -319,7 +322,17 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
 )
 def test_make_has_a_world_for_training_and_another_for_the_study(words: str, says: str) -> None:
     told = subprocess.run(["make", "-n", *words.split()], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert says in told.stdout + told.stderr
+    assert says in (told.stdout + told.stderr).replace('"', "")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("slurm", ["", "1"])
+@pytest.mark.parametrize("target", ["train", "train-init", "train-distill", "trajectories", "generate", "plan"])
+def test_make_takes_a_run_folder_with_a_space(target: str, slurm: str) -> None:
+    words = ["make", "-n", target, "RUN=my runs/a", f"SLURM={slurm}"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.replace("\\\n", " ")
+    asked = shlex.split(told.splitlines()[-1])
+    assert {"--run.dir=my runs/a", "my runs/a"} & {*asked} and not {"my", "runs/a"} & {*asked}
 
 
 @pytest.mark.parametrize(

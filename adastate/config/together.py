@@ -1,0 +1,115 @@
+"""Values that are right each and do not go together, as far as the text of a configuration tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adastate.config.classes import derives
+from adastate.config.schema import Config, ConfigError
+from adastate.config.text import read_value
+from adastate.runtime.missing import to_come_by
+from adastate.stream import StreamSpec
+
+DISTILL = "adastate.training.distill.Distill"
+TRAJECTORIES = "datamodules.trajectories.TrajectoryData"
+AUTOMATIC = {
+    "gradient_clip_val": "the model clips by itself: set its gradient_clip_norm",
+    "accumulate_grad_batches": "the stage accumulates to the global_batch of the model by itself: set that",
+}
+"""Arguments of the trainer that a distillation, which runs its own optimisers, cannot obey."""
+
+
+def check_together(config: Config, words: Sequence[str]) -> None:
+    """Refuses what cannot train, before anything is imported or read.
+
+    Args:
+        words: what a command line changes beside the variables ("--model.global_batch=15").
+
+    Raises:
+        ConfigError: with the values, and one that would do.
+    """
+    given = _given(words)
+
+    def value(path: str) -> Any:
+        if path in given:
+            return given[path]
+        node: Any = config.lightning
+        for part in path.split("."):
+            node = {**(node.get("init_args") or {}), **node}.get(part) if isinstance(node, dict) else None
+        return node
+
+    if derives(str(value("model.class_path")), DISTILL):
+        for key, remedy in AUTOMATIC.items():
+            if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):
+                raise ConfigError(f"trainer.{key} is for stages with one optimiser; {remedy}")
+        _check_batch(value)
+    _check_frames(config, value)
+    for path in ("data.file", "data.next_file"):
+        _check_prompts(path, value(path))
+    _check_prompts("preview.prompts", (config.variables.get("preview") or {}).get("prompts"))
+    for part in ("model", "model.student", "model.teacher", "model.critic"):
+        _check_weights(value(f"{part}.weights"))
+    _check_trajectories(value)
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for i, word in enumerate(words):
+        if word.startswith("--"):
+            key, equals, text = word.removeprefix("--").partition("=")
+            text = text if equals else next(iter(words[i + 1 : i + 2]), "")
+            found[".".join(part for part in key.split(".") if part != "init_args")] = read_value(text, word)
+    return found
+
+
+def _check_batch(value: Any) -> None:
+    whole, batch = value("model.global_batch"), value("data.batch")
+    devices, nodes = _count(value("trainer.devices")), _count(value("trainer.num_nodes") or 1)
+    if not all(isinstance(n, int) and n > 0 for n in (whole, batch, devices, nodes)):
+        return
+    processes = devices * nodes
+    if whole % (processes * batch):
+        fits = [b for b in range(1, whole + 1) if whole % (processes * b) == 0]
+        near = min(fits, key=lambda b: abs(b - batch)) if fits else None
+        remedy = f"--training.batch={near} would do" if near else f"take a number of processes that divides {whole}"
+        raise ConfigError(
+            f"model.global_batch {whole} is not a multiple of {processes} processes x batch {batch}; {remedy}"
+        )
+
+
+def _count(devices: Any) -> Any:
+    """How many a value of trainer.devices asks for; None where the machine decides."""
+    if isinstance(devices, str) and devices.replace(",", "").isdigit():
+        return len(devices.split(",")) if "," in devices else int(devices)
+    return len(devices) if isinstance(devices, list) else devices
+
+
+def _check_weights(source: Any) -> None:
+    if isinstance(source, str) and ("/" in source or Path(source).suffix) and not Path(source).exists():
+        raise ConfigError(f"no weights at {source}; {to_come_by(Path(source))}")
+
+
+def _check_trajectories(value: Any) -> None:
+    shards = value("data.shards")
+    here = isinstance(shards, str) and not re.search(r"[*?\[{]|://", shards)
+    if here and derives(str(value("data.class_path")), TRAJECTORIES) and not Path(shards).exists():
+        raise ConfigError(f'no trajectories at {shards}; `make trajectories RUN="{Path(shards).parent}"` makes them')
+
+
+def _check_prompts(key: str, file: Any) -> None:
+    if isinstance(file, str) and not Path(file).is_file():
+        raise ConfigError(f"{key}: no prompts at {file}: give a text file with one prompt a line")
+
+
+def _check_frames(config: Config, value: Any) -> None:
+    stream = config.variables.get("stream")
+    for path in ("model.rollout_frames", "model.student.rollout_frames"):
+        frames = value(path)
+        if isinstance(frames, int) and stream and value(path.rpartition(".")[0] + ".stream") is not None:
+            try:
+                StreamSpec.of(stream).chunks(frames)
+            except ValueError as error:
+                raise ConfigError(f"rollout.frames: {error}") from error

@@ -1,0 +1,75 @@
+"""What `adastate trajectories` takes: the teacher's passes, what a process holds, and the shards on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from adastate.config.schema import Config, ConfigError
+from adastate.models.wan import Size
+from adastate.plan.configured import encoders
+from adastate.plan.cost import CountedPass, clip_flops, frame_tokens, parameters
+from adastate.plan.memory import BFLOAT16, CAST, FLOAT32, working_bytes
+from adastate.stream import StreamSpec
+
+GIB = 2**30
+STORED = 2
+"""Bytes of a number of a trajectory in its shard."""
+
+
+LATENTS = 2048
+"""Of a frame times paths that are sampled at a time, unless --batch says otherwise."""
+
+
+@dataclass(frozen=True)
+class PathOrder:
+    """Paths of so many solver steps, by so many processes on so many machines."""
+
+    clips: int
+    steps: int
+    gpus: int
+    nodes: int
+
+
+def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any]:
+    """Bytes, FLOP and seconds of paths of the bidirectional teacher; `rate` of a GPU in TFLOP/s.
+
+    Raises:
+        ConfigError: the files name no size.
+    """
+    told = config.variables
+    if not told.get("teacher_size") or not told.get("rollout"):
+        raise ConfigError("trajectories are of a size: add one of conf/sizes/")
+    size = Size(**{k: tuple(v) if k == "patch" else v for k, v in told["teacher_size"].items()})
+    height, width = told["latent_size"]
+    frames, passes = int(told["rollout"]["frames"]), 2 if float(told["teacher"]["guidance"]) else 1
+    tokens, clip = frame_tokens(size, (height, width)), CountedPass(frames)
+    low = str((config.lightning.get("trainer") or {}).get("precision") or "").startswith("bf16")
+    dtype = CAST if told["precision"].get("compute_dtype") else BFLOAT16 if low else FLOAT32
+    parts, batch = encoders(told), max(1, LATENTS // (height * width))
+    weights = parameters(size) * (2 if dtype is BFLOAT16 else 4)
+    work = working_bytes(size, tokens, clip, passes * batch, dtype)
+    kept = len(StreamSpec.of(told["stream"]).timesteps) + 1
+    flop = clip_flops(size, tokens, clip).forward * passes * order.steps
+    return {
+        "clips": order.clips,
+        "parameters": parameters(size),
+        "rank": weights + work + sum(e.bytes for e in parts if e.device == "rank"),
+        "host": order.gpus * (4 * parameters(size) + sum(e.bytes for e in parts)),
+        "disk": order.clips * kept * frames * size.channels * height * width * STORED,
+        "flop a clip": flop,
+        "seconds": flop * order.clips / (rate * 1e12 * order.gpus * order.nodes),
+    }
+
+
+def show(found: dict[str, Any], console: Console, order: PathOrder, memory: float, usable: float) -> None:
+    """Prints what `trajectories` has found, for GPUs of `memory` GiB of which `usable` bytes can be planned with."""
+    fits = "fits" if found["rank"] <= usable else "does not fit"
+    every = order.gpus * order.nodes
+    console.print(f"[bold]trajectories[/bold], a teacher of {found['parameters']:,} parameters, {every} processes")
+    console.print(f"{found['rank'] / GIB:.1f} GiB a process, which {fits} {memory:g} GiB")
+    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes read their networks")
+    console.print(f"{found['clips']:,} clips: {found['disk'] / GIB:.2f} GiB of shards")
+    console.print(f"{found['flop a clip'] / 1e12:,.3g} TFLOP a clip, {found['seconds'] / 3600:,.3g} h in all")

@@ -1,0 +1,18 @@
+"""What somebody may have meant by a word that is not there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: object, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The word of `known` that looks most like another; empty if none does."""
+    return next(iter(difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)), "")
+
+
+def meant(word: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for a word that is not among `known`: the nearest of them, or `otherwise`, or all."""
+    known = list(known)
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
