@@ -50,7 +50,7 @@ def _spread(key: str, known: Any, given: Any) -> Iterator[tuple[str, str]]:
 
 def _defaults(name: str) -> dict[str, Any] | None:
     """Fields and defaults of the blocks that are made into an object of their own."""
-    from adastate.models.video_network import Size
+    from adastate.models.size import Size
     from adastate.stream import StreamSpec
 
     kind: Any = {"size": Size, "stream": StreamSpec}.get(name)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from adastate.config.schema import Config, ConfigError
-from adastate.models.wan import Size
+from adastate.models.size import Size
 from adastate.plan.configured import encoders
 from adastate.plan.cost import CountedPass, clip_flops, frame_tokens, parameters
 from adastate.plan.memory import BFLOAT16, CAST, FLOAT32, working_bytes

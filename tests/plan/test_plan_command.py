@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from adastate.plan.cli import layout
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import parameters
 from adastate.plan.runs import RunSetting
-from tests.support.plan_rig import LAYERS, WAN, arguments, configured, counted
+from tests.support.plan_rig import LAYERS, ROOT, WAN, arguments, configured, counted
 
 
 @pytest.mark.parametrize("stage", ["distill", "teacher", "init"])
@@ -113,3 +114,29 @@ def test_mistakes_are_told_in_one_sentence(words: list[str], sentence: str) -> N
 def test_configs_without_a_stage_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hold no stage: add one of conf/stages/"):
         configured("tiny")
+
+
+def test_the_commands_of_the_wan_page_fit_where_they_say(capsys: Any) -> None:
+    page = (ROOT / "docs/guide/wan.md").read_text(encoding="utf-8")
+    given = dict(re.findall(r'^(WAN|PROMPTS)="(.*)"$', page, re.M))
+    stages = [line for line in re.findall(r"^adastate fit (.*)$", page, re.M) if line.startswith("$WAN")]
+    assert len(stages) == 2
+    for line in stages:
+        words = [w for w in line.replace("$WAN", given["WAN"]).split() if not re.match(r"--(data|preview)\.", w)]
+        main(["plan", *words, "--gpus=8", "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert found["chosen"] == "2" and found["changes to fit"]["2"] == [], "80 GiB"
+        assert found["changes to fit"]["0"] != [] or found["stage"] == "init", "the page says that DDP does not"
+
+
+def test_trajectories_are_planned(capsys: Any) -> None:
+    words = ["plan", *arguments("1.3B"), "--trajectories=10", "--steps=4", "--gpus=2"]
+    main([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == parameters(WAN) and found["disk"] == 10 * 5 * 21 * 16 * 60 * 104 * 2
+    assert found["host"] > 2 * 4 * parameters(WAN) and found["rank"] > 2 * parameters(WAN)
+    assert found["seconds"] == pytest.approx(found["flop a clip"] * 10 / (316e12 * 2))
+    main([*words, "--memory=2"])
+    assert "which does not fit 2 GiB" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit, match=r"add one of conf/sizes/"):
+        main(["plan", "--config", "conf/base.yaml", "--trajectories=10"])
