@@ -54,6 +54,8 @@ their configuration keys (docs/reference/from_other_projects.md)
     model_name
 what a run writes, and what a reader writes
     report.md arm.yaml distill/config.yaml my_stream.yaml conf/systems/mine.yaml first.png
+what others publish
+    vidprom_filtered_extended
 flags of torchrun, hf, curl, SLURM and VBench
     --nproc-per-node --no-python --local-dir --include --create-dirs --mem --constraint --signal --partition --ntasks
     --wrap --kill-on-bad-exit --videos_path --prompt_file

@@ -42,7 +42,8 @@ def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any
     told = config.variables
     if not told.get("teacher_size") or not told.get("rollout"):
         raise ConfigError("trajectories are of a size: add one of conf/sizes/")
-    size = Size(**{k: tuple(v) if k == "patch" else v for k, v in told["teacher_size"].items()})
+    sizes: dict[str, Any] = {k: tuple(v) if k == "patch" else v for k, v in told["teacher_size"].items()}
+    size = Size(**sizes)
     height, width = told["latent_size"]
     frames, passes = int(told["rollout"]["frames"]), 2 if float(told["teacher"]["guidance"]) else 1
     tokens, clip = frame_tokens(size, (height, width)), CountedPass(frames)
