@@ -88,7 +88,8 @@ def _count(devices: Any) -> Any:
 
 
 def _check_weights(source: Any) -> None:
-    if isinstance(source, str) and ("/" in source or Path(source).suffix) and not Path(source).exists():
+    named = isinstance(source, str) and ("/" in source or Path(source).suffix) and "://" not in source
+    if named and not Path(source).exists():
         raise ConfigError(f"no weights at {source}; {to_come_by(Path(source))}")
 
 
