@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from adastate.runtime import atomic_folder, disk, folder_lock
+from adastate.runtime import atomic, atomic_folder, disk, folder_lock
 from callbacks.checkpointing import changed_config
 from callbacks.checkpointing.collectives import first, gathered
 from callbacks.checkpointing.direct_io import write_directly
@@ -96,11 +96,13 @@ class Checkpoints(Checkpoint):
     def _found(self, trainer: pl.Trainer, state: Path) -> None:
         """Looks at a checkpoint before it is read."""
         self._resumed = state.parent
-        now = Path(trainer.default_root_dir) / changed_config.CONFIG
+        then, now = (folder / changed_config.CONFIG for folder in (state.parent, Path(trainer.default_root_dir)))
         worlds = (self._told(state.parent).get("world", trainer.world_size), trainer.world_size)
-        found = changed_config.changes(state.parent / changed_config.CONFIG, now, changed_config.allowed, worlds)
+        found = changed_config.changes(then, now, changed_config.allowed, worlds)
         self._changes = trainer.strategy.broadcast(found)
         if self._changes.refused:
+            if trainer.is_global_zero:  # the run folder goes on to tell of what is in it
+                atomic.write_bytes(now, then.read_bytes())
             raise ValueError(self._changes.refused)
         self.run_id = self._told(state.parent).get("run") or self.run_id
 

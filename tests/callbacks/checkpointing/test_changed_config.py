@@ -98,3 +98,5 @@ def test_rates_of_the_command_line_are_in_force(tmp_path: Path, caplog: pytest.L
     write(tmp_path / CONFIG, model__seed=1)
     with pytest.raises(ValueError, match=r"model.seed: 0 -> 1.*--allow_change=model.seed"):
         train(tmp_path, 5, resume=newest(tmp_path / "checkpoints"))
+    told = yaml.safe_load((tmp_path / CONFIG).read_text())["model"]["init_args"]
+    assert (told["seed"], told["optimizer"]["student_lr"]) == (0, 2e-4), "what is refused leaves no trace"
