@@ -27,10 +27,6 @@ def read_prompts(file: Path) -> list[str]:
     Raises:
         FileNotFoundError, ValueError: no such file; no prompt in it; no text.
     """
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no prompts at {file}: give a text file with one prompt a line, or null for a built-in world's"
-        )
     prompts = [line for line in read_lines(file) if line]
     if not prompts:
         raise ValueError(f"{file} holds no prompt: write one a line")

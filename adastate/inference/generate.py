@@ -183,10 +183,10 @@ def _check(args: argparse.Namespace, scheduled: bool) -> None:
 
 def _prompts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """(prompts, what the model is told for each)."""
-    listed = _lines(args.prompts) if args.prompts else []
+    listed = read_lines(args.prompts) if args.prompts else []
     told = listed
     if args.prompts_extended:
-        told = _lines(args.prompts_extended)
+        told = read_lines(args.prompts_extended)
         if len(told) != len(listed):
             raise ValueError(
                 f"{args.prompts_extended} has {len(told)} lines, {args.prompts} has {len(listed)}: they go line by line"
@@ -197,13 +197,6 @@ def _prompts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             raise ValueError(f"{args.prompts_extended} has an empty line for the prompt {prompt[:60]!r}")
     both = [(p, p) for p in args.prompt] + pairs
     return [p for p, _ in both], [t for _, t in both]
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a file, empty ones too."""
-    if not file.is_file():
-        raise ValueError(f"there is no file of prompts {file}")
-    return read_lines(file)
 
 
 def _tell_unknown(prompts: Sequence[str], world: str | None) -> None:

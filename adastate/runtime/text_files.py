@@ -49,8 +49,11 @@ def read_lines(file: Path) -> list[str]:
     Only line ends separate them: prompts hold other separators, U+2028 say.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: as `read_text`, or a file of JSON, whose lines are no prompts.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file of prompts {file}: give a text file with one prompt a line")
     if file.suffix.lower() in (".json", ".jsonl"):
         raise ValueError(f"{file} is JSON: give a text file with one prompt a line")
     return [line.strip() for line in read_text(file).rstrip().split("\n")]

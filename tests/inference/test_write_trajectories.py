@@ -261,7 +261,7 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         (["--teacher", "causal", "--weights", "none.pt"], "no weights of an autoregressive network at none.pt"),
         (["--teacher", "causal", "--past", str(tmp_path)], "no shard matches"),
         (["--from-lmdb", str(tmp_path), "--levels", "1000"], "no LMDB at"),
-        (["--prompts", str(tmp_path / "none.txt")], "no prompts at"),
+        (["--prompts", str(tmp_path / "none.txt")], "there is no file of prompts"),
     ):
         with pytest.raises(SystemExit, match=sentence):
             main(command(run, *words, "--out", str(tmp_path / "out")))
