@@ -41,7 +41,7 @@ TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yam
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
-	train-distill generate evaluate compare study study-report parity faults bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
+	train-distill generate evaluate compare study study-report parity faults mutate bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ study-report: install ## the report anew, from the runs of BUDGET that there are
 
 faults: install ## kills, stops, damage, full disks, bad data: every fault many times, and a table; ARGS="--share 0.1"
 	.venv/bin/python benchmarks/faults.py $(ARGS)
+
+mutate: install ## plants 300 small faults in the heart, one at a time, and counts those at which no test fails; ARGS="--number 50 --file adastate/stream/cache.py"
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/mutate.py $(ARGS)
 
 bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
 	.venv/bin/python benchmarks/stage_table.py --base "$(RUN)" $(ARGS)

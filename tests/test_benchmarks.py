@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import faults, growth, replay_memory, stage_table, stream, training
+from benchmarks import faults, growth, mutants, replay_memory, stage_table, stream, training
 from benchmarks.shapes import SHAPES
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +58,45 @@ def test_every_step_of_the_table_of_stages_comes_after_what_it_needs(tmp_path: P
 @pytest.mark.parametrize("path", faults.TESTS.values())
 def test_the_tests_of_faults_are_there(path: str) -> None:
     assert (ROOT / path).is_file()
+
+
+TOY = """def capped(x: int, most: int = 9) -> int:
+    if x > most:
+        return most
+    return x
+
+
+def told(x: int) -> str:
+    return f"{x + 1}"
+"""
+TOY_TESTS = (
+    "from toy.cap import capped\n\n\ndef test_capped():\n    assert [capped(x) for x in (3, 9, 12)] == [3, 9, 9]\n"
+)
+
+
+def test_every_mutant_is_another_program() -> None:
+    source = (ROOT / "adastate/stream/cache.py").read_text()
+    found = mutants.planted("cache.py", source)
+    assert len({m.source(source) for m in found} | {source}) == len(found) + 1
+    for mutant in found:
+        compile(mutant.source(source), "mutant", "exec")
+    assert {"comparison", "arithmetic", "boolean", "statement", "slice", "swapped arguments"} < {m.kind for m in found}
+
+
+def test_mutants_die_where_a_test_tells_them_apart(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir(), (tmp_path / "checks").mkdir()
+    (tmp_path / "toy/cap.py").write_text(TOY), (tmp_path / "checks/test_cap.py").write_text(TOY_TESTS)
+    (tmp_path / "same.txt").write_text("toy/cap.py\n- if x > most:\n+ if (x >= most):\nboth are most\n")
+    program = f"""
+import sys
+from pathlib import Path
+from benchmarks import mutate
+mutate.ROOT, mutate.EQUIVALENT = Path({str(tmp_path)!r}), Path("same.txt")
+mutate.HEART, mutate.TESTS, mutate.COPIED, mutate.WARM = ("toy",), ("checks",), ("toy", "checks"), ()
+sys.exit(mutate.main(["--out", "out"]))
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert "1 of 1 killed (100.0%); 1 more change nothing" in made.stdout, made.stdout + made.stderr
+    assert made.returncode == 0 and (tmp_path / "toy/cap.py").read_text() == TOY
