@@ -17,7 +17,7 @@ from adastate.stream import StreamSpec
 from adastate.training.teacher import Teacher
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise, spec
 
-PROMPTS = ["red ball", "slow snow"]
+PROMPTS, NEGATIVE = ["red ball", "slow snow"], "blue rain"
 NOISE = normal(2, 6, *SHAPE, seed=5)
 
 
@@ -27,9 +27,8 @@ FLOWN = (normal(2, 6, 3, seed=7) > 0).float()
 def teacher(guidance: float = 2.0, actions: int = 0) -> Teacher:
     torch.manual_seed(0)
     size, text = replace(SIZE, actions=actions), TinyText(SIZE.text_tokens, SIZE.text_width)
-    made = Teacher(
-        size, text=text, latent_size=GRID, rollout_frames=6, timestep_shift=5.0, guidance=guidance, average=None
-    )
+    frames = {"latent_size": GRID, "rollout_frames": 6}
+    made = Teacher(size, text=text, **frames, guidance=guidance, negative_prompt=NEGATIVE, average=None)  # type: ignore[arg-type]
     randomise(made.net, 3)
     return made.eval()
 
@@ -119,11 +118,12 @@ def test_guidance_is_c_plus_w_c_minus_u() -> None:
     way = path_spec(told, 2)
     for paths in (
         lambda p: whole_paths(one, way, p, NOISE),
+        lambda p: whole_paths(one, path_spec(told, 2, "unipc"), p, NOISE),
         lambda p: streamed_paths(one, told, way, p, NOISE)[:, :, :3],
         lambda p: forced_paths(one, told, way, p, NOISE, past=NOISE),
     ):
         one.guidance = 0.0
-        c, u = paths(PROMPTS)[:, 1], paths([one.negative_prompt] * 2)[:, 1]
+        c, u = paths(PROMPTS)[:, 1], paths([NEGATIVE] * 2)[:, 1]
         one.guidance = 2.0
         assert torch.allclose(paths(PROMPTS)[:, 1], c + 2 * (c - u), atol=2e-5)
         assert (c - u).abs().max() > 1e-3
@@ -139,7 +139,7 @@ def test_actions_steer_c_alone() -> None:
         lambda p, a: forced_paths(one, told, ways[0], p, NOISE, NOISE, a),
     ):
         one.guidance = 0.0
-        c, u = paths(PROMPTS, FLOWN)[:, 1], paths([one.negative_prompt] * 2, None)[:, 1]
+        c, u = paths(PROMPTS, FLOWN)[:, 1], paths([NEGATIVE] * 2, None)[:, 1]
         plain = paths(PROMPTS, None)[:, 1]
         one.guidance = 2.0
         assert torch.allclose(paths(PROMPTS, FLOWN)[:, 1], c + 2 * (c - u), atol=2e-5)

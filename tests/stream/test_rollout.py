@@ -282,13 +282,6 @@ def test_law_9_state_grad_is_truncated_after_k_chunks(k: int, exit_level: int) -
         assert all(int(name.split()[-1]) >= chunk - k for name in passes), f"chunk {chunk} hangs on {sorted(passes)}"
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_law_9_state_grad_reaches_k_chunks_back(k: int) -> None:
-    """And no fewer, wherever it is cut: some chunk of every k + 1 hangs on the state of k chunks before."""
-    found = reach({"state_grad": k}, 0, 2 * k + 2)
-    assert any(f"clean {chunk - k}" in passes for chunk, passes in enumerate(found))
-
-
 def test_law_9_only_the_state_stays_attached(student: NetStudent) -> None:
     cache = StateCache(spec(state_grad=1))
     list(rollout(student, Drawn(), cache, 1, SHAPE, grad=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
-from adastate.training.critic import Critic
+from adastate.training.critic import BANDS, Critic
 from tests.support.tiny import SHAPE, SIZE, normal
 
 
@@ -24,3 +24,17 @@ def test_timesteps_are_drawn_by_the_shift_of_training_and_noise_is_the_table_s(o
     ((x_t, told),) = seen
     assert torch.equal(told, t) and len(t.unique()) > 4
     assert torch.equal(x_t, flow.add_noise(x, source.normal(*x.shape[1:]), t, 5.0))
+
+
+@pytest.mark.parametrize("loss_mask", [None, torch.tensor([False, True, True])])
+def test_the_loss_is_over_the_frames_that_carry_it(loss_mask: Tensor | None) -> None:
+    critic, x = Critic(SIZE), normal(4, 3, *SHAPE)
+    found: list[Tensor] = []
+    critic.net.register_forward_hook(lambda net, given, out: found.append(out))
+    text = normal(4, SIZE.text_tokens, SIZE.text_width)
+    loss, curves = critic.loss(x, text, SampleNoise(0, 0, range(4), "critic"), loss_mask)
+    source = SampleNoise(0, 0, range(4), "critic")
+    source.integers(1000)
+    each = (found[0] - (source.normal(*x.shape[1:]) - x)).square()[:, slice(None) if loss_mask is None else loss_mask]
+    assert loss.item() == pytest.approx(each.mean().item(), rel=1e-5)
+    assert set(curves) <= {f"critic/loss_{name}_noise" for name in BANDS}

@@ -103,6 +103,17 @@ def test_a_window_from_the_middle_begins_with_a_picture_and_its_first_chunk_has_
     assert float(x.grad[:, :3].abs().max()) == 0 and bool((x.grad[:, 3:].flatten(2).abs().amax(2) > 0).all())
 
 
+@pytest.mark.parametrize("learns", [True, False], ids=["after the student", "alone"])
+def test_frames_without_loss_are_none_to_the_critic_either(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    distill = tiny_distill(long_rollout=LongRollout(12), student_every=1, critic_first=0 if learns else 1)
+    distill.student.codec = Pictures()
+    monkeypatch.setattr(distill.sampler, "draw", lambda *args: RolloutDraw(Exits(1), window_start=1))
+    masks, loss = [], distill.critic.loss
+    monkeypatch.setattr(distill.critic, "loss", lambda *args: (masks.append(args[3].tolist()), loss(*args))[1])
+    fit(distill, Prompts())
+    assert masks == [[False] * 3 + [True] * 3]
+
+
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_a_window_is_a_part_of_the_stream_that_inference_makes(first: int) -> None:
     """Bit for bit under the same noise; what comes before has no gradient, and no window costs what comes after."""

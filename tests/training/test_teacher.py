@@ -45,11 +45,11 @@ def test_guidance_is_c_plus_w_times_c_minus_u() -> None:
 
 @torch.no_grad()
 def test_a_trajectory_is_euler_s_path() -> None:
-    teacher = tiny_teacher(guidance=1.0, timestep_shift=1.0)
+    teacher = tiny_teacher(guidance=1.0, timestep_shift=1.0, negative_prompt="blue rain")
     levels = torch.tensor([1.0, 0.5, 0.2, 0.0])
     path = teacher.trajectory(["red", "snow"], X, levels)
     assert path.shape == (2, 4, 3, *SHAPE) and torch.equal(path[:, 0], X)
-    c, u = teacher.embed(["red", "snow"]), teacher.embed([""]).expand(2, -1, -1)
+    c, u = teacher.embed(["red", "snow"]), teacher.embed(["blue rain"]).expand(2, -1, -1)
     x = X
     for i, (now, then) in enumerate(pairwise(levels)):
         t = (1000 * now).expand(2)
@@ -70,9 +70,9 @@ def test_samples_are_those_of_their_seed_and_row() -> None:
 
 @torch.no_grad()
 def test_unipc_tells_the_network_cut_timesteps_and_steps_by_exact_levels() -> None:
-    teacher = tiny_teacher(solver="unipc", guidance=2.0)
+    teacher = tiny_teacher(solver="unipc", guidance=2.0, negative_prompt="blue rain")
     levels, times = unipc_levels(4, 3.0)
-    c, u = teacher.embed(["red", "snow"]), teacher.embed([""]).expand(2, -1, -1)
+    c, u = teacher.embed(["red", "snow"]), teacher.embed(["blue rain"]).expand(2, -1, -1)
     start = SampleNoise(0, 0, range(2), "sample").normal(3, *SHAPE)
 
     def guided(x: torch.Tensor, i: int) -> torch.Tensor:
@@ -81,7 +81,7 @@ def test_unipc_tells_the_network_cut_timesteps_and_steps_by_exact_levels() -> No
 
     expected = unipc(guided, start, levels)[-1]
     assert torch.allclose(teacher.sample(["red", "snow"], 3, steps=4, shift=3.0), expected, atol=1e-4)
-    euler = tiny_teacher(guidance=2.0).sample(["red", "snow"], 3, steps=4, shift=3.0)
+    euler = tiny_teacher(guidance=2.0, negative_prompt="blue rain").sample(["red", "snow"], 3, steps=4, shift=3.0)
     assert not torch.allclose(euler, expected, atol=1e-3)
 
 
@@ -93,6 +93,19 @@ def test_a_training_step_moves_net_and_average() -> None:
     assert not torch.equal(teacher.net.head.head.weight, before)
     assert teacher.ema is not None and not torch.equal(teacher.ema.net.head.head.weight, before)
     assert all(g.norm() > 0 for g in gradients.steps[0][0].values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
+def test_prompts_that_are_dropped_become_the_negative_one(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row by itself: guidance asks the network about the negative prompt, which it knows from here."""
+    teacher, told = tiny_teacher(dropout=dropout, negative_prompt="blue rain"), list[str]()
+    monkeypatch.setattr(teacher, "log", lambda *args, **kwargs: None)
+    embed = teacher.embed
+    monkeypatch.setattr(teacher, "embed", lambda prompts: (told.extend(prompts), embed(prompts))[1])
+    teacher.training_step(Batch(torch.arange(16), ["red"] * 16, latents=normal(16, 1, *SHAPE)), 0)
+    kept = told.count("red")
+    assert told.count("blue rain") == 16 - kept
+    assert kept == {0.0: 16, 1.0: 0}.get(dropout, kept) and (dropout in (0, 1)) == (kept in (0, 16))
 
 
 def test_checkpointing_changes_no_gradient() -> None:
