@@ -17,6 +17,8 @@ import yaml
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from torch.optim.lr_scheduler import LambdaLR
 
+from adastate.runtime import run_paths
+
 CONFIG = "config.yaml"
 RATES = re.compile(r"model\..*\b(student_lr|critic_lr|lr|muon_lr|betas|weight_decay)$")
 WITHOUT_EFFECT = re.compile(
@@ -52,7 +54,7 @@ def changes(then: Path, now: Path, names: Sequence[str] = (), worlds: tuple[int,
     """
     if not (then.is_file() and now.is_file()):
         return Changes()
-    before, after = (dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8")))) for path in (then, now))
+    before, after = (dict(_flat(_stored(path))) for path in (then, now))
     if GLOBAL_BATCH not in after:  # each process's is all that is told
         for told, world in ((before, worlds[0]), (after, worlds[1])):
             told[GLOBAL_BATCH] = world * told.get("data.batch", 0) * told.get("trainer.accumulate_grad_batches", 1)
@@ -90,6 +92,13 @@ def apply_rates(trainer: pl.Trainer) -> None:
             schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
             for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
                 group["lr"] = rate
+
+
+def _stored(path: Path) -> Any:
+    """What a file holds, with the paths of the run folder as they are stored; older files name where it lay."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    root = str((config.get("trainer") or {}).get("default_root_dir") or run_paths.RUN)
+    return config if root.startswith(run_paths.RUN) else run_paths.stored(config, Path(root).parent)
 
 
 def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

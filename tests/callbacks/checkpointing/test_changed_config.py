@@ -50,6 +50,14 @@ KEPT = {
 }  # fmt: skip
 
 
+def test_an_older_run_that_names_its_folder_is_the_same_run(tmp_path: Path) -> None:
+    then, now = write(tmp_path / "then"), write(tmp_path / "now")
+    then.write_text(then.read_text().replace("@run", "/gone/runs/mine"))
+    assert not changes(then, now).told
+    then.write_text(then.read_text().replace("/gone/runs/mine/prompts.txt", "/gone/runs/other/prompts.txt"))
+    assert "data.file: /gone/runs/other/prompts.txt -> @run/prompts.txt" in changes(then, now).refused
+
+
 @pytest.mark.parametrize("key", [*RATES, *FREE, *KEPT])
 def test_what_is_taken_over_what_is_told_and_what_is_refused(tmp_path: Path, key: str) -> None:
     value, name = {**RATES, **FREE, **KEPT}[key], key.replace("__", ".")
