@@ -144,6 +144,10 @@ COMMANDS = {  # other commands, and what earlier stages have not made
         "`hf download Wan-AI/Wan2.1-T2V-14B-Diffusers --include"
     ),
     f"fit {SMALL} --config conf/stages/teacher.yaml --training.teacher.weights=gone.pt": "no weights at gone.pt; give",
+    f"fit {SMALL} --config conf/stages/teacher.yaml --run.dir=README.md": (
+        "the run folder README.md/teacher cannot be written (Not a directory); set RUN=another/folder"
+    ),
+    "train --run README.md/x": "cannot write to README.md/x (Not a directory); set RUN=another/folder",
     "train --sise tiny": "there is no option '--sise'; did you mean '--size'",
     "train --size tny": "--size cannot be 'tny'; did you mean 'tiny'",
     "train --run": "argument --run: expected one argument",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -60,3 +61,22 @@ def test_a_logger_whose_package_is_missing_is_told() -> None:
     wrapped = ValueError(f"Parser key trainer.logger:\n  - {told}\n  - Expected a <class 'bool'>")
     for error in (ModuleNotFoundError(told), wrapped):
         assert sentence(error) == "the configuration asks for a logger that needs wandb: pip install wandb"
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        ("no/such/file", "no/such/file: No such file or directory; check its name"),
+        ("README.md/x", "README.md/x: Not a directory; a file is where a folder has to be"),
+        ("conf", "conf: Is a directory; it is a folder, and a file is asked for"),
+        ("x" * 300, "File name too long; give a shorter name"),
+    ],
+)
+def test_what_the_system_says_of_a_file_is_a_sentence_with_the_remedy(opened: str, told: str) -> None:
+    with pytest.raises(OSError) as caught:
+        Path(opened).read_text(encoding="utf-8")
+    assert told in str(sentence(caught.value))
+
+
+def test_other_errors_of_the_system_keep_their_traceback() -> None:
+    assert sentence(ConnectionResetError(104, "Connection reset by peer")) is None
