@@ -52,7 +52,6 @@ model:
     save_every: 2
     schedule: {critic_first: 0, critic_updates: 1}
     student: {init_args: {weights: null}}
-data: {init_args: {batch: 2}}
 trainer: {accelerator: cpu, log_every_n_steps: 1, precision: 32-true}
 """
 """A distillation of four iterations, saved after each."""
@@ -125,6 +124,7 @@ class Runs:
         config = [word for file in files for word in ("--config", f"conf/{file}.yaml")]
         config += ["--config", f"{self.data}/small.yaml"]
         more = [f"--run.dir={run}", f"--data.file={self.data}/prompts.txt", f"--trainer.devices={self.world}"]
+        more.append(f"--data.batch={2 // self.world}")
         return ["fit", *config, *more]
 
     def start(self, run: Path, *more: str, fault: Fault | None = None, record: Path | None = None) -> list[int]:
