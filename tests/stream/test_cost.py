@@ -70,6 +70,19 @@ def test_law_8_fails_without_a_window() -> None:
     assert flops[1] < flops[2] < flops[3] < flops[4] < flops[5], "the counter sees attention"
 
 
+@torch.no_grad()
+def test_cached_keys_are_rotated_once_for_all_passes_of_a_chunk() -> None:
+    cache, turned = StateCache(spec()), []
+    list(rollout(NetStudent(random_net(DOT)), Drawn(), cache, 2, (DOT.channels, 2, 2)))
+
+    def rotate(k: Tensor, at: Any) -> Tensor:
+        turned.append(at)
+        return k
+
+    (k, _), (same, _) = (cache.view(3, 1).read(0, rotate) or (None, None) for _ in range(2))
+    assert k is same and len(turned) == 2, "those of the state and those of the past"
+
+
 def test_the_cost_of_the_state_is_a_third_more_queries() -> None:
     """4 frames denoised for 3 shown, with the defaults."""
     tagged = TaggedStudent()

@@ -73,7 +73,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"anchor": "sttic"}, "stream cannot have anchor 'sttic'; did you mean 'static'?"),
     ({"anchor": "x"}, "stream cannot have anchor 'x'; it takes none, static, ema, dual_ema, pingpong, state, or the"),
     ({"anchor": "no_module.MINE"}, r"there is no such Anchor \(No module named 'no_module'\)"),
-    ({"anchor": "adastate.stream.StreamSpec"}, r"adastate.stream.StreamSpec is a type and no Anchor"),
+    ({"anchor": "adastate.stream.StreamSpec"}, r"'adastate.stream.StreamSpec', which is a type and no Anchor"),
     (
         {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 2},
         "needs position 'absolute' and past_frames, got 'slot' and 3",

@@ -270,6 +270,7 @@ def test_a_state_is_kept_by_a_recache_that_reaches_back_to_the_beginning() -> No
     student = TaggedStudent()
     list(rollout(student, Drawn(), cache, 2, (1, 1, 1), switches={1: PromptSwitch(student, SwitchPolicy("recache"))}))
     assert slots(student.views[-2]) == ["S@0", "0@1", "1@2", "2@3"]
+    assert [view.clean for view in student.views] == [False, True, True, False, True], "the one that makes anew, too"
 
 
 def test_text_is_the_new_scene_s_from_the_switch_on() -> None:

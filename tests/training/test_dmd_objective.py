@@ -225,6 +225,12 @@ def source(purpose: str) -> SampleNoise:
     return SampleNoise(0, 0, [0, 1], purpose)
 
 
+def test_the_gradient_of_dmd_is_a_constant() -> None:
+    """It takes no graph of teacher and critic."""
+    found = linear_scores().dmd_gradient(normal(2, 6, *SHAPE).requires_grad_(), source("score"))
+    assert not any(each.requires_grad for each in found)
+
+
 @pytest.mark.parametrize("objective", [DMD, SID])
 @pytest.mark.parametrize("context", [0, 3])
 def test_the_horizon_weighs_each_objective_frame_by_frame(objective: Any, context: int) -> None:
