@@ -133,6 +133,18 @@ def test_what_a_switch_forgets_leaves_its_places_at_once() -> None:
     assert {*others, *cache.window.places} == set(range(s.places))
 
 
+@torch.no_grad()
+def test_a_pass_over_a_whole_slab_notes_where_its_own_keys_are() -> None:
+    """Else the next pass would rotate keys that are in their places, or would take others for such."""
+    s, net = spec(), random_net()
+    cache = StateCache(s, layers=SIZE.layers)
+    student = Streamer(net, net.text_keys(normal(1, SIZE.text_tokens, SIZE.text_width)))
+    list(rollout(student, Drawn(), cache, 6, SHAPE))
+    memory = cache.view(s.chunk_frames, cache.state_queries).slab_memory
+    assert memory is not None and memory.slab_tensors(lambda k, at: k, False) is not None
+    assert [memory.slab._at[place] for place in memory.own] == list(memory.indices)
+
+
 def test_passes_with_gradient_are_refused() -> None:
     slab = Slab(1, 2, rotates=True)
     k = torch.zeros(1, 4, 1, 2, requires_grad=True)
