@@ -107,7 +107,7 @@ class Chosen:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.verdict.write_text(report.nodeid)
+            self.verdict.write_text(report.nodeid, encoding="utf-8")
 
 
 def forked(folder: Path, log: Path, files: Sequence[str], plugin: Any, out: Path | None = None) -> int:
@@ -124,7 +124,7 @@ def forked(folder: Path, log: Path, files: Sequence[str], plugin: Any, out: Path
         stop = [] if out else ["-x"]
         code = int(pytest.main(["-p", "no:cacheprovider", "-m", "not slow and not minutes", *stop, *files], [made]))
         if out:
-            out.write_text(json.dumps(made.tests))
+            out.write_text(json.dumps(made.tests), encoding="utf-8")
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
@@ -136,7 +136,9 @@ def digest(paths: Sequence[Path]) -> str:
 
 def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
     """What all tests reach: from OUT/map.json, and anew for test files that it does not have as they are."""
-    kept: dict[str, Any] = json.loads((out / "map.json").read_text()) if (out / "map.json").is_file() else {}
+    kept: dict[str, Any] = (
+        json.loads((out / "map.json").read_text(encoding="utf-8")) if (out / "map.json").is_file() else {}
+    )
     base = digest([p for pattern in SOURCES for p in sorted(ROOT.glob(pattern))])
     paths = [p for t in TESTS for p in sorted((ROOT / t).rglob("test_*.py") if (ROOT / t).is_dir() else [ROOT / t])]
     now = {str(p.relative_to(ROOT)): base + digest([p]) for p in paths}
@@ -145,10 +147,10 @@ def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
     if missing:
         print(f"noting what the tests of {len(missing)} files reach; {out}/map.log tells how it goes", flush=True)
         os.waitpid(forked(folder, out / "map.log", missing, lambda: Recorder(files), out / "new.json"), 0)
-        fresh = json.loads((out / "new.json").read_text())
+        fresh = json.loads((out / "new.json").read_text(encoding="utf-8"))
         for file in missing:
             kept[file] = {"digest": now[file], "tests": {n: t for n, t in fresh.items() if n.split("::")[0] == file}}
-        (out / "map.json").write_text(json.dumps(kept))
+        (out / "map.json").write_text(json.dumps(kept), encoding="utf-8")
     return {name: tuple(test) for notes in kept.values() for name, test in notes["tests"].items()}
 
 
@@ -209,7 +211,7 @@ class Field:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             verdict, file = trial.folder / "verdict", mutants[trial.number].file
-            by = verdict.read_text() if verdict.is_file() else "a hang" if late else "its import"
+            by = verdict.read_text(encoding="utf-8") if verdict.is_file() else "a hang" if late else "its import"
             verdict.unlink(missing_ok=True)
             self.write(trial.folder, file, self.sources[file])
             self.free.append(self.running.pop(pid).folder)
@@ -296,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[n] = rest[n], verdict, by
             print(f"{n:4} {verdict:9} {rest[n].file}:{rest[n].line} {rest[n].kind}  {by}", flush=True)
         if args.mutant is not None:
-            print((out / f"{folders[0].name}.log").read_text())
+            print((out / f"{folders[0].name}.log").read_text(encoding="utf-8"))
             return 0
     return report(out, sources, found, len(rest) - sum(n in found for n in rest))
 

@@ -28,6 +28,13 @@ def constructor_parameters(cls: Any) -> list[str]:
     return list(found)
 
 
+def takes_any(cls: Any) -> bool:
+    """Whether a constructor hands on words that no class above names, as loggers do to the package that they wrap."""
+    own = [inspect.signature(part.__init__) for part in cls.__mro__ if "__init__" in vars(part) and part is not object]
+    kinds = ([p.kind for p in signature.parameters.values()] for signature in own)
+    return bool(own) and all(inspect.Parameter.VAR_KEYWORD in kind for kind in kinds)
+
+
 def constructor_hints(cls: Any) -> dict[str, Any]:
     """Types of `constructor_parameters`, the class's own before those of the classes above."""
     found: dict[str, Any] = {}

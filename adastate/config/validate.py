@@ -17,6 +17,7 @@ from adastate.config.classes import (
     described_class,
     field_hints,
     function_hints,
+    takes_any,
 )
 from adastate.config.schema import FLAGS, LEAST, LIGHTNING, MOST, VARIABLES, Config, ConfigError, Lines, Path_
 from adastate.config.text import read_value
@@ -100,7 +101,8 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
         at = lines.get((*path, "class_path"), ".".join(path))
         raise ConfigError(f"{at}: there is no class {where} ({error})") from error
     arguments = node.get("init_args") or {}
-    check_names(where, arguments, constructor_parameters(cls), (*path, "init_args"), lines)
+    if not takes_any(cls):
+        check_names(where, arguments, constructor_parameters(cls), (*path, "init_args"), lines)
     hints = constructor_hints(cls)
     for key, value in arguments.items():
         hint = hints.get(key)

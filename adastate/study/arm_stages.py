@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def arm_text(setting: StudySetting, task: Task) -> str:
         "model": {"init_args": {**task.arm.model, "student": {"init_args": {"weights": str(weights)}}}},
     }
     told = f"# {task.arm.name}, seed {task.seed}: {task.arm.about}; initialisation {digest}\n"
-    return told + yaml.safe_dump(content, sort_keys=False)
+    return told + yaml.safe_dump(content, sort_keys=False, width=math.inf)  # a line each, see has_changed
 
 
 def has_changed(setting: StudySetting, task: Task) -> bool:

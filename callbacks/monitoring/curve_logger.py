@@ -20,6 +20,18 @@ class CurveLogger(TensorBoardLogger):
 
     _told = False
 
+    def __init__(
+        self,
+        save_dir: str,
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        log_graph: bool = False,
+        default_hp_metric: bool = True,
+        prefix: str = "",
+        sub_dir: str | None = None,
+    ) -> None:  # Lightning's takes any word, and so would not see a misspelt one
+        super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir)
+
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self._guarded(lambda: super(CurveLogger, self).log_metrics(metrics, step))

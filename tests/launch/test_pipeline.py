@@ -329,7 +329,7 @@ def test_make_has_a_world_for_training_and_another_for_the_study(words: str, say
 @pytest.mark.parametrize("slurm", ["", "1"])
 @pytest.mark.parametrize("target", ["train", "train-init", "train-distill", "trajectories", "generate", "plan"])
 def test_make_takes_a_run_folder_with_a_space(target: str, slurm: str) -> None:
-    words = ["make", "-n", target, "RUN=my runs/a", f"SLURM={slurm}"]
+    words = ["make", "-n", "--no-print-directory", target, "RUN=my runs/a", f"SLURM={slurm}"]
     told = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.replace("\\\n", " ")
     asked = shlex.split(told.splitlines()[-1])
     assert {"--run.dir=my runs/a", "my runs/a"} & {*asked} and not {"my", "runs/a"} & {*asked}
