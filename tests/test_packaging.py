@@ -97,6 +97,7 @@ def test_the_readme_shows_pictures_that_exist() -> None:
         assert (ROOT / picture).is_file(), picture
 
 
+@pytest.mark.slow
 def test_every_config_file_of_a_stage_and_a_size_is_composed_without_complaint() -> None:
     from adastate.config.compose import compose
 

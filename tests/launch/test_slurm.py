@@ -132,6 +132,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
+@pytest.mark.slow
 def test_a_preempted_job_goes_back_into_the_queue_and_ends_with_the_bits_of_an_undisturbed_run(
     cluster: dict[str, str], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ def test_every_biome_time_and_weather_is_asked_for_with_every_command() -> None:
         assert len(seen) == count * len(COMMANDS), fact
 
 
+@pytest.mark.slow
 def test_renders_do_as_they_are_asked() -> None:
     task = asked(5, 12)
     told = steered(render(task.flights, list(task.poses)), task)

@@ -50,6 +50,7 @@ def test_pace_follows_the_speed(faster_and_slower: dict[str, tuple[Tensor, Tenso
     assert abs(seen["ws"]) < 0.01 < 0.02 < seen["s"] < 0.06 < 0.09 < seen["w"]
 
 
+@pytest.mark.slow
 def test_speed_against_the_exact_render() -> None:
     own, poses = flights("")
     exact = render(own, list(poses[:, :8]))

@@ -36,6 +36,7 @@ def test_a_rank_that_is_stopped_is_named(tmp_path: Path) -> None:
     assert "rank 1: iteration" in said and f"(process {both[1].pid} on " in said
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_well_is_left_alone_and_says_that_it_is_done(tmp_path: Path) -> None:
     with ranks(tmp_path, 2, "--iterations", "150", "--timeout", "4") as both:
         said = [process.communicate(timeout=240)[0] for process in both]
