@@ -28,8 +28,8 @@ LIMIT_S = 600
 """A run that takes longer hangs."""
 
 ABORTED = "was aborted in native code"
-"""As torch's gloo is, rarely, where a collective is read by one thread and freed by another (pytorch/pytorch#75529). A test
-that says so is run again (pyproject.toml), and the summary tells of it."""
+"""As torch's gloo is, rarely, where one thread frees what another reads (pytorch/pytorch#75529). A test that says so
+is run again (pyproject.toml), and the summary tells of it."""
 
 
 def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
