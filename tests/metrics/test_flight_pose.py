@@ -41,7 +41,9 @@ def test_tilt_in_degrees(unseen: Flown, worse: bool, median: float, mean: float)
     assert right_way > 0.95 and banked.sum() > 100
 
 
-@pytest.mark.parametrize(("worse", "median", "share"), [(False, 0.0045, 0.85), (True, 0.005, 0.65)])
+@pytest.mark.parametrize(
+    ("worse", "median", "share"), [(False, 0.0045, 0.85), pytest.param(True, 0.005, 0.65, marks=pytest.mark.slow)]
+)
 def test_turns_in_radians_a_picture_where_the_measure_is_sure(
     unseen: Flown, worse: bool, median: float, share: float
 ) -> None:
@@ -78,6 +80,7 @@ def _way(index: int, keys: str) -> tuple[Voyage, Tensor]:
     return flight, camera_path.path(flight, actions)[3:13]
 
 
+@pytest.mark.slow
 def test_of_a_veiled_flight_the_measure_is_not_sure() -> None:
     video, poses, amounts = [], [], []
     for i in range(16):

@@ -264,6 +264,7 @@ def test_a_signal_before_the_trainer_listens_is_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "rank0.json").read_text())["iteration"] == 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_job_spares_the_loader_workers(tmp_path: Path) -> None:
     with ranks(tmp_path, 1, "--workers", "2") as (process,):
         wait_for(process, "at 20")

@@ -18,9 +18,9 @@ FEW = {
     "one process, shards, 2 workers": (Plan(data="shards", workers=2), 2),
     "two processes, prompts": (Plan("ddp", 2), 2),
     "ZeRO-2, two processes": (Plan("zero2", 2, iterations=4), 1),
-    "FSDP2, two processes": (Plan("fsdp2", 2, iterations=4), 1),
 }
 MORE = {
+    "FSDP2, two processes": (Plan("fsdp2", 2, iterations=4), 1),
     "one process, prompts, killed often": (Plan(), 8),
     "one process, prompts, 2 workers": (Plan(workers=2), 2),
     "one process, streams carried on": (Plan(long="streaming"), 3),
