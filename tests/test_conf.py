@@ -27,6 +27,7 @@ from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.make_shards import main as make_shards
 from datamodules.trajectories import TrajectoryWriter
 from tests.encoders.test_wan_encoders import folder as encoders  # noqa: F401 - a fixture: a VAE and a text encoder, tiny
+from tests.support.ports import free_port
 from tests.support.rig import fit
 from tests.support.tiny import normal, randomise
 
@@ -229,7 +230,7 @@ def test_what_is_no_layer_is_there_and_a_file_without_a_rule_is_seen() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MASTER_PORT", "29517")
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
     here = Place.__new__(Place)
     here.folder, here.encoders = Path(sys.argv[1]), Path(sys.argv[2])
     for each in STRATEGIES:

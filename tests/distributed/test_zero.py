@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 from functools import cached_property
@@ -19,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests.support.ports import free_port
 from tests.support.rig import distance
 from tests.support.zero_worker import EVERY, FEW, NET, SWEEPS
 
@@ -45,9 +45,7 @@ def each(name: str, *argnames: str) -> pytest.MarkDecorator:
 
 def launch(sweep: str, folder: Path, world: int, seconds: int = 600) -> None:
     """Runs tests.support.zero_worker in `world` processes."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     env = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",

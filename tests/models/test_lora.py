@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -37,6 +36,7 @@ from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
 from adastate.weights import export, load, read, save
+from tests.support.ports import free_port
 from tests.support.rig import DISTILL_BLOCKS, Gradients, Prompts, distance, fit, grouped
 from tests.support.tiny import GRID, ROOT, SHAPE, SIZE, Drawn, NetStudent, normal, random_net, spec
 from tests.support.zero_worker import From
@@ -343,9 +343,7 @@ def test_what_cannot_be_adapted(base: str) -> None:
 def test_adapters_learn_the_same_under_every_strategy(base: str, tmp_path: Path) -> None:
     """Two processes with each strategy against one: two iterations, and the average with its base."""
     kinds = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     env = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore",

@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("faulty_disk.c")
@@ -131,9 +132,7 @@ class Runs:
         """The exit codes of a run, by rank; -9 for a kill, of this or of a rank that waited for a dead one."""
         temporary = run.with_name(f"{run.name}.tmp")
         temporary.mkdir(parents=True, exist_ok=True), run.mkdir(exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         children = {}
         for rank in range(self.world):
             child = os.fork()

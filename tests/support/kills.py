@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from adastate.runtime import signals
+from tests.support.ports import free_port
 from tests.support.small_run import Plan, train
 
 LIMIT_S = 600
@@ -41,9 +41,7 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
     if plan.strategy.startswith("zero"):
         _import_deepspeed()
     before = signals.listen()  # a child listens from its first moment on
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(plan.world):
         child = os.fork()

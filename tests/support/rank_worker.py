@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,9 +17,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def ranks(folder: Path, world: int, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes; whatever is left of them at the end is killed."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     shared = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.support.law11_worker import gradients
+from tests.support.ports import free_port
 from tests.support.rig import distance
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +26,7 @@ def distances(a: Steps, b: Steps) -> list[float]:
 
 def two_processes(folder: Path) -> list[dict[str, Steps]]:
     """The runs of either rank, over gloo."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     env = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",

@@ -133,6 +133,19 @@ def test_streams_that_are_bad_twice_in_a_row_are_given_up() -> None:
     assert made.count(0) == 2, "a new one began"
 
 
+def saving(folder: Path, **options: Any) -> pl.Trainer:
+    """A trainer that saves every iteration; options of Checkpoints."""
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[Checkpoints(str(folder / "checkpoints"), every=1, **options)],
+    )
+
+
 def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> None:
     distill = tiny_distill(iterations=9, patience=2)
     sample = distill.student_sample
@@ -142,15 +155,7 @@ def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> No
         return found if distill.iteration < 2 else replace(found, x=found.x * float("nan"))
 
     distill.student_sample = failing
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[Checkpoints(str(tmp_path / "checkpoints"), every=1)],
-    )
+    trainer = saving(tmp_path)
     with (
         pytest.warns(UserWarning, match="loss is nan; the update is left out"),
         pytest.raises(
@@ -174,15 +179,7 @@ def test_a_save_after_half_an_iteration_is_marked_and_not_called_good(tmp_path: 
         return replace(found, x=found.x * float("nan")) if bad else found
 
     distill.student_sample = failing
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[Checkpoints(str(tmp_path / "checkpoints"), every=1, keep=1)],
-    )
+    trainer = saving(tmp_path, keep=1)
     told = r"3 bad updates in a row.*the last good checkpoint is .*/checkpoints/00000002"
     with pytest.warns(UserWarning, match="critic loss is nan"), pytest.raises(RuntimeError, match=told):
         trainer.fit(distill, datamodule=Prompts())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import FORMAT, STATE, check, look_first, newest, versions
 from tests.support import kills
 from tests.support.kills import Plan
+from tests.support.ports import free_port
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 
@@ -65,9 +65,7 @@ def look(rank: int, port: int, root: Path, path: Path) -> None:
 
 
 def both(root: Path, path: Path) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=look, args=(rank, port, root, path)) for rank in (0, 1)]
     for process in ranks:

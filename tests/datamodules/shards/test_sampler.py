@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from itertools import islice
@@ -22,6 +21,7 @@ from datamodules.trajectories import TrajectoryData
 from datamodules.world_data import WorldData
 from tests.datamodules import test_trajectories
 from tests.datamodules.test_clips import only, write
+from tests.support.ports import free_port
 from tests.support.resume_worker import Data, Notes, Saves, Stream, run, trainer
 
 ROOT = Path(__file__).parents[3]
@@ -51,7 +51,7 @@ def make(kind: str, folder: Path, workers: int, batch: int = 3) -> Data:
 @pytest.mark.parametrize("kind", ["prompts", "captions", "shards", "trajectories", "world", "world latents"])
 def test_a_run_stopped_at_any_step_goes_on_with_the_very_next_sample(tmp_path: Path, kind: str, workers: int) -> None:
     if workers and kind in ("captions", "world latents"):
-        pytest.skip("as prompts; and latents in memory have no workers")
+        pytest.skip("captions are read as prompts are, and latents in memory are read by no worker")
     data, saves = make(kind, tmp_path, workers), Saves(tmp_path)
     whole = run(data(), Notes(STEPS), tmp_path, saves)
     assert [number for number, _ in whole] == list(range(3 * STEPS))
@@ -155,7 +155,7 @@ def steps(data: pl.LightningDataModule, rank: int, world: int, count: int, state
 def test_the_world_may_change_its_size_between_runs(tmp_path: Path, kind: str, workers: int) -> None:
     """1 -> 2 -> 4 -> 1 processes, and more of them than there are shards."""
     if workers and kind != "shards":
-        pytest.skip("once is enough")
+        pytest.skip("the loader's workers are the same for every kind; shards show them")
     alone = [
         row
         for batch in islice(iter(make(kind, tmp_path, 0, batch=8)().train_dataloader()), 8)
@@ -216,9 +216,7 @@ def test_two_processes_go_on_where_one_stopped_and_refuse_together(tmp_path: Pat
     saves = Saves(tmp_path)
     run(ShardData(shards, batch=4, max_skipped_share=0.2), Notes(2), tmp_path, saves)
     saves.saved[-1][0].rename(tmp_path / "start.ckpt")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
+    port = str(free_port())
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.resume_worker"]
     ranks = [
