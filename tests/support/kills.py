@@ -27,6 +27,9 @@ from tests.support.small_run import Plan, train
 LIMIT_S = 600
 """A run that takes longer hangs."""
 
+GRACE_S = 5
+"""For the other ranks, once one has failed."""
+
 ABORTED = "was aborted in native code"
 """As torch's gloo is, rarely, where one thread frees what another reads (pytorch/pytorch#75529). A test that says so
 is run again (pyproject.toml), and the summary tells of it."""
@@ -77,8 +80,12 @@ def _import_deepspeed() -> None:
 
 
 def wait(children: list[int], until: float, folder: Path, well: tuple[int, ...] = (0,)) -> bool:
-    """Whether all have ended by themselves, with an exit code that is `well`, before `until`; then they are reaped."""
-    left = dict.fromkeys(children)
+    """Whether all have ended by themselves, with an exit code that is `well`, before `until`; then they are reaped.
+
+    Raises:
+        RuntimeError: one has ended otherwise. The others have GRACE_S to say what befell them.
+    """
+    left, bad = dict.fromkeys(children), list[int]()
     while left and time.monotonic() < until:
         for child in list(left):
             ended, status = os.waitpid(child, os.WNOHANG)
@@ -86,10 +93,13 @@ def wait(children: list[int], until: float, folder: Path, well: tuple[int, ...] 
                 left.pop(child)
                 code = os.waitstatus_to_exitcode(status)
                 if code not in well:
-                    kill([*left])
-                    how = ABORTED if code == -signal.SIGABRT else f"ended with {code}"
-                    raise RuntimeError(f"a process {how}:\n" + tail(folder))
+                    bad.append(code)
+                    until = min(until, time.monotonic() + GRACE_S)
         time.sleep(0.005)
+    if bad:
+        kill([*left])
+        how = ABORTED if -signal.SIGABRT in bad else f"ended with {bad[0]}"
+        raise RuntimeError(f"a process {how}:\n" + tail(folder))
     return not left
 
 
