@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adastate.encoders.interfaces import StreamDecoder
+from adastate.encoders.interfaces import Codec, StreamDecoder
 from adastate.runtime import file_kind
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -73,4 +74,12 @@ class GroupCodec(nn.Module):
         return self.reconstruct(raw, latents.shape[1]).clamp(-1, 1)
 
     def stream(self) -> StreamDecoder:
-        return self
+        return Memoryless(self)
+
+
+class Memoryless:
+    """The stream decoder of a codec that decodes every latent by itself."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.decode = codec.decode
+        self.memory: dict[str, Any] = {}

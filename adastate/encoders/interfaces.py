@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 
 class StreamDecoder(Protocol):
-    """Decodes one stream chunk by chunk, with a cache of its own."""
+    """Decodes one stream chunk by chunk, with a cache of its own.
+
+    Attributes:
+        memory: that cache, by names: tensors, which are never changed in place, and texts. Another decoder of the same
+            codec that is given it goes on as this one would.
+    """
+
+    memory: dict[str, Any]
 
     def decode(self, latents: Tensor) -> Tensor:
         """`[B, F, C, H, W]` -> the pictures `[B, T, 3, h, w]` that these latents add to the stream."""

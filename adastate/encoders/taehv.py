@@ -116,7 +116,7 @@ class TAEHV(nn.Module):
                 f"pictures (1, 5, 9, ... 81), with sides divisible by {self.scale}"
             )
         video = torch.cat([video, video[:, -1:].expand(-1, STEP - 1, -1, -1, -1)], 1)
-        memory: dict[int, Tensor] = {}
+        memory: dict[str, Tensor] = {}
         x = (video.to(self.dtype) + 1) / 2
         return torch.cat([_advance(self.encoder, part, memory) for part in x.split(STEP, 1)], 1).float()
 
@@ -152,7 +152,7 @@ class _Stream:
 
     def __init__(self, codec: TAEHV) -> None:
         self.codec = codec
-        self.memory: dict[int, Tensor] = {}
+        self.memory: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class _Stream:
         return (2 * torch.cat(out, 1).float() - 1).clamp(-1, 1)
 
 
-def _advance(net: nn.Sequential, x: Tensor, memory: dict[int, Tensor]) -> Tensor:
+def _advance(net: nn.Sequential, x: Tensor, memory: dict[str, Tensor]) -> Tensor:
     """`net` on the frames `[B, T, C, H, W]` that follow those in `memory` (by block, its last input), which advances.
 
     Before the first frame there is nothing: zeros.
@@ -173,8 +173,8 @@ def _advance(net: nn.Sequential, x: Tensor, memory: dict[int, Tensor]) -> Tensor
     for i, block in enumerate(net):
         if isinstance(block, MemBlock):
             now = x.unflatten(0, (batch, -1))
-            before = memory.get(i, torch.zeros_like(now[:, :1]))
-            memory[i] = now[:, -1:].clone()
+            before = memory.get(str(i), torch.zeros_like(now[:, :1]))
+            memory[str(i)] = now[:, -1:].clone()
             x = block(x, torch.cat([before, now[:, :-1]], 1).flatten(0, 1))
         else:
             x = block(x)

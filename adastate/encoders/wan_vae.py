@@ -70,7 +70,8 @@ class _WanStream:
 
     def __init__(self, codec: WanVAE) -> None:
         self.codec = codec
-        self.cache: list[Any] | None = None
+        self.memory: dict[str, Any] = {}
+        """Of the convolutions, by their number: a tensor, or a word of diffusers' that says how one begins."""
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -83,11 +84,12 @@ class _WanStream:
         z = vae.post_quant_conv(z)
         out = []
         for frame in z.split(1, 2):
-            first = self.cache is None
-            if self.cache is None:
+            first = not self.memory
+            if first:
                 vae.clear_cache()  # counts the convolutions, each of which has its place in the cache
-                self.cache = [None] * vae._conv_num
-            out.append(vae.decoder(frame, feat_cache=self.cache, feat_idx=[0], first_chunk=first))
+            cache: list[Any] = [self.memory.get(str(i)) for i in range(vae._conv_num)]
+            out.append(vae.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=first))
+            self.memory = {str(i): held for i, held in enumerate(cache) if held is not None}
         return torch.cat(out, 2).transpose(1, 2).float().clamp(-1, 1)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,11 +232,38 @@ def evaluate(
     flow: metrics.Flow | None = None,
 ) -> list[MetricsRow]:
     student = load_student(run, weights).to(device)
+
+    def teacher(prompts: list[str]) -> Tensor:
+        return load_teacher_clips(run, prompts, student.rollout_frames, seed, device)
+
+    return evaluate_student(student, count, horizon, prompts, seed, flow, teacher, run / "shards")
+
+
+def evaluate_student(
+    student: Student,
+    count: int,
+    horizon: int,
+    prompts: list[str] | None,
+    seed: int,
+    flow: metrics.Flow | None = None,
+    teacher: Callable[[list[str]], Tensor] | None = None,
+    shards: Path | None = None,
+) -> list[MetricsRow]:
+    """The figures of a student's streams, of its teacher's clips, and of real ones.
+
+    Args:
+        count: streams, at least; each prompt equally often.
+        horizon: their length in training horizons.
+        prompts: None: those of the tiny world, with truth.
+        teacher: clips for prompts, a row each; None: it is left out.
+        shards: folder of clips with the captions of `prompts`; None: there are none.
+    """
     frames, codec = student.rollout_frames, student.codec
     once, fps = codec.video_frames(frames), codec.fps
     if prompts:
         texts = prompts * math.ceil(count / len(prompts))
-        truth = Truth(texts, footage=read_footage(run / "shards", texts, once, codec, student.device))
+        footage = None if shards is None else read_footage(shards, texts, once, codec, student.device)
+        truth = Truth(texts, footage=footage)
         real = truth.footage.video if truth.footage else None
     else:
         flights = even_flights(count, seed)
@@ -244,7 +271,7 @@ def evaluate(
         real = through(codec, render(flights, once), student.device)
     streams = stream_ends(student, truth.prompts, horizon * frames, seed, once)
     found = rows(streams, "student", once, fps, truth, flow)
-    clips = load_teacher_clips(run, truth.prompts, frames, seed, device)
+    clips = None if teacher is None else teacher(truth.prompts)
     for name, video in (("teacher", clips), ("real clips", real)):
         if video is not None:
             found += rows(ends([video], once, fps), name, once, fps, truth, flow)

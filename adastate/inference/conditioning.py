@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from adastate.encoders import Codec
@@ -32,19 +33,23 @@ class Prefix:
         return torch.cat([self.of(row) for row in rows])
 
 
-def pictures(path: Path, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device) -> Prefix:
+def pictures(
+    path: str | Path | Image.Image, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device
+) -> Prefix:
     """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""
-    files = pictures_in(path) if path.is_dir() else [path]
-    if path.is_dir() and len(files) != prompts:
+    path = path if isinstance(path, Image.Image) else Path(path)
+    each = isinstance(path, Path) and path.is_dir()
+    files = pictures_in(path) if isinstance(path, Path) and path.is_dir() else [path]
+    if each and len(files) != prompts:
         raise ValueError(f"{path} holds {len(files)} pictures for {prompts} prompts: give one for each, or one file")
     size = (grid[0] * codec.scale, grid[1] * codec.scale)
 
     def of(row: int) -> Tensor:
-        picture = read_picture(files[row if path.is_dir() else 0], *size).to(device)
+        picture = read_picture(files[row if each else 0], *size).to(device)
         # a codec that makes one latent of several pictures gets a still of them
         return codec.encode(picture.expand(1, codec.video_frames(1), *picture.shape))
 
-    if not path.is_dir():
+    if not each:
         once = of(0)
         return Prefix(1, lambda row: once)
     return Prefix(1, of)

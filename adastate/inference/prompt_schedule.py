@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -42,12 +42,10 @@ class TimedPrompt:
 
     def policy(self, own: SwitchPolicy) -> SwitchPolicy | None:
         """What becomes of the cache in a stream whose own policy is `own`; None where nothing else is asked for."""
-        if self.kind is None:
-            return replace(own, anchor="reset") if self.reset else None
+        if self.kind is None and not self.reset:
+            return None
         kind: Any = self.kind
-        # counts that belong to another kind mean nothing to this one
-        base = own if own.kind == self.kind else SwitchPolicy(kind=kind, keeps=own.keeps)
-        return replace(base, anchor="reset" if self.reset else "keep")
+        return own.turned(kind, "reset" if self.reset else "keep")
 
 
 def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:

@@ -1,4 +1,4 @@
-"""Which student `adastate generate` streams: that of a run folder, any weights at a size of conf/, or the one that
+"""Which student is streamed: that of a run folder, any weights at a size of conf/, or the one that
 ships."""
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from adastate.weights import BUILTIN
 from datamodules.worlds.world_clips import WORLDS, vocabulary
 
 RUN = Path("runs/tiny")
+RUN_FILE = Path("distill/config.yaml")
+"""By which a folder is known as that of a run."""
+
 SHIPPED = "tiny_student"
 
 
@@ -68,7 +71,7 @@ def student_source(
             f"{size or overrides[0]} and --run {run}: a run folder has its own configuration, "
             f"{run}/distill/config.yaml; leave out --run, or the others"
         )
-    finished = (RUN / "student.safetensors").is_file() and (RUN / "distill" / "config.yaml").is_file()
+    finished = (RUN / "student.safetensors").is_file() and (RUN / RUN_FILE).is_file()
     if run is None and finished and not (size or overrides):
         run = RUN
     if run is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +23,45 @@ REDUCED_FROM = 2**26
 """Pixels from which on a picture is averaged to a whole part of its size before it is scaled."""
 
 
-def read_picture(path: Path, height: int, width: int) -> Tensor:
+def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
     """`[3, height, width]` in [-1, 1]: scaled to cover that size, and what sticks out cut off evenly.
 
     Of an animation it is the first picture.
 
+    Args:
+        path: of a file, or what PIL has opened or made.
+
     Raises:
         ValueError: no picture there, a damaged one, or one too large.
     """
-    if not path.is_file():
+    opened = isinstance(path, Image.Image)
+    if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"there is no picture {path}")
     try:
-        with _unlimited(), Image.open(path) as image:
-            large, enough = image.width * image.height > REDUCED_FROM, 2 * max(height, width)
-            if large:
-                image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            shown = _in_8_bits(image)
-            if large and (times := min(shown.size) // enough) > 1:
-                shown = shown.reduce(times)
+        with _unlimited(), nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
+            shown = _reduced(image.copy() if opened else image, 2 * max(height, width))
     except (OSError, SyntaxError, ValueError) as error:  # PIL has all three for damaged files
+        name = "the picture" if opened else path
         raise ValueError(
-            f"{path} cannot be read as a picture ({' '.join(str(error).split())}): save it as a PNG or JPEG of at most "
+            f"{name} cannot be read as a picture ({' '.join(str(error).split())}): save it as a PNG or JPEG of at most "
             f"{MOST_PIXELS // 10**6} megapixels"
         ) from error
     picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     return fit(picture, (height, width)) / 127.5 - 1
+
+
+def _reduced(image: Image.Image, enough: int) -> Image.Image:
+    """Upright and in 8 bits; a very large one at a whole part of its size, with sides of `enough` pixels at least."""
+    large = image.width * image.height > REDUCED_FROM
+    if large:
+        image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels")
+    ImageOps.exif_transpose(image, in_place=True)
+    shown = _in_8_bits(image)
+    if large and (times := min(shown.size) // enough) > 1:
+        shown = shown.reduce(times)
+    return shown
 
 
 @contextmanager

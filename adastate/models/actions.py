@@ -5,8 +5,9 @@ All zeros is "not given": the layer that takes them has no bias, so that nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -84,3 +85,28 @@ class Steering:
                 held = before[:, -1:].expand(-1, at - before.shape[1], -1) if at else before
                 self.flagged = torch.cat([before, held, flagged], 1)
             return self._next
+
+    def forget(self, before: int) -> None:
+        """Lets go of the actions of frames for which no pass will ask again, so that a stream without end may go on."""
+        with self._lock:
+            past = min(before - self.first, self.flagged.shape[1] - 1)
+            if past > 0:
+                self.flagged, self.first = self.flagged[:, past:].clone(), self.first + past
+
+    def fork(self) -> Steering:
+        """A second one that has told the same so far."""
+        with self._lock:
+            other = Steering(self.flagged, self.first)
+            other._next = self._next
+            return other
+
+    def saved(self) -> dict[str, Any]:
+        """Plain data for `restored`."""
+        with self._lock:
+            return {"flagged": self.flagged, "first": self.first, "next": self._next}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Steering:
+        made = cls(state["flagged"], state["first"])
+        made._next = state["next"]
+        return made

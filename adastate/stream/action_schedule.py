@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,16 +80,33 @@ def rows(cues: Sequence[ActionCue], starts: Sequence[float], columns: int, secon
                 f"the actions at {cue.seconds:g}s fall to the same latent frame as those before them, which starts at "
                 f"{starts[at]:.4g}s: a frame has one set"
             )
-        places = [KEYS.index(key) for key in cue.keys]
-        if places and max(places) >= columns:
-            raise ValueError(
-                f"this network is steered by {columns} actions, {', '.join(KEYS[:columns])}, and not by "
-                f"{KEYS[max(places)]}"
-            )
-        found[:, at:] = 0.0
-        found[:, at:, places] = 1.0
+        found[:, at:] = columns_of(cue.keys, columns)
         before = at
     return found
+
+
+def columns_of(keys: Iterable[str], columns: int) -> Tensor:
+    """Actions `[1, 1, columns]` of keys that are held.
+
+    Raises:
+        ValueError: a key that a network of so many columns has not.
+    """
+    places = [KEYS.index(key) for key in keys]
+    if places and max(places) >= columns:
+        raise ValueError(
+            f"this network is steered by {columns} actions, {', '.join(KEYS[:columns])}, and not by {KEYS[max(places)]}"
+        )
+    found = torch.zeros(1, 1, columns)
+    found[..., places] = 1.0
+    return found
+
+
+def held_keys(text: Any) -> str:
+    """The keys of KEYS, in its order, that a text asks for: the keys themselves, "ai", or words, "left+climb"."""
+    if not isinstance(text, str):
+        raise ValueError(f"actions are a text, the keys that are held or words for them, and not {text!r}")
+    keys = set(text) if set(text) <= set(KEYS) else _keys(text)
+    return "".join(key for key in KEYS if key in keys)
 
 
 def label(actions: Tensor) -> str:

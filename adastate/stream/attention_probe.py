@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from adastate.stream.cache import StateCache
+from adastate.stream.positions import FramePositions
 from adastate.types import FrameMask
 
 KINDS = ("state", "past", "own")
@@ -34,19 +36,51 @@ class AttentionShare:
         cache, places = self.cache, self.cache.latest.places
         if cache.anchor is not None and not places.anchor:
             return  # a clean pass that is barred from the old state
-        tokens = q.shape[1] // (len(places.state) + len(places.chunk))
-        first = len(places.state) * tokens
-        old, past = len(places.anchor) * tokens, len(places.past) * tokens
-        hidden = [j for j, seen in enumerate(visible[-1]) if not seen] if visible is not None else []
-        own, keys = q[:, first:].transpose(1, 2), k.permute(0, 2, 3, 1).float()
-        weight = keys.new_zeros(keys.shape[-1])
-        for some in own.split(QUERIES, 2):  # all at once would take gigabytes at the size of real videos
-            scores = some.float() @ keys * q.shape[-1] ** -0.5
-            for j in hidden:
-                scores[..., j * tokens : (j + 1) * tokens] = float("-inf")
-            weight += scores.softmax(-1).mean((0, 1)).sum(0)
-        weight /= own.shape[2]
-        parts = (weight[:old], weight[old : old + past], weight[old + past :])
         so_far = self._sums.setdefault(cache.chunks, [0.0, 0.0, 0.0])
-        self._sums[cache.chunks] = [a + float(part.sum()) for a, part in zip(so_far, parts, strict=True)]
+        parts = shares(q, k, visible, places).tolist()
+        self._sums[cache.chunks] = [a + part for a, part in zip(so_far, parts, strict=True)]
         self._counts[cache.chunks] = self._counts.get(cache.chunks, 0) + 1
+
+
+class PassShare:
+    """The same of one pass.
+
+    Args:
+        places: of its memory.
+    """
+
+    def __init__(self, places: FramePositions) -> None:
+        self._places, self._sum, self._layers = places, torch.zeros(len(KINDS)), 0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Per kind, averaged over the layers so far; empty before the first."""
+        if not self._layers:
+            return {}
+        return dict(zip(KINDS, (self._sum / self._layers).tolist(), strict=True))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
+        self._sum = self._sum.to(q.device) + shares(q, k, visible, self._places)
+        self._layers += 1
+
+
+def shares(q: Tensor, k: Tensor, visible: FrameMask | None, places: FramePositions) -> Tensor:
+    """Mean attention `[3]` of a pass's content queries to each of KINDS, over all heads and queries.
+
+    Args:
+        q, k: rotated queries and keys of one layer `[B, L, N, K]`, [state | chunk] and [anchor | past | state | chunk].
+        places: of the pass.
+    """
+    tokens = q.shape[1] // (len(places.state) + len(places.chunk))
+    first = len(places.state) * tokens
+    old, past = len(places.anchor) * tokens, len(places.past) * tokens
+    hidden = [j for j, seen in enumerate(visible[-1]) if not seen] if visible is not None else []
+    own, keys = q[:, first:].transpose(1, 2), k.permute(0, 2, 3, 1).float()
+    weight = keys.new_zeros(keys.shape[-1])
+    for some in own.split(QUERIES, 2):  # all at once would take gigabytes at the size of real videos
+        scores = some.float() @ keys * q.shape[-1] ** -0.5
+        for j in hidden:
+            scores[..., j * tokens : (j + 1) * tokens] = float("-inf")
+        weight += scores.softmax(-1).mean((0, 1)).sum(0)
+    weight /= own.shape[2]
+    return torch.stack([weight[:old].sum(), weight[old : old + past].sum(), weight[old + past :].sum()])

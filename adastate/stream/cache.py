@@ -160,7 +160,8 @@ class StateCache:
         content = content.detach()
         grown = content if self.recent is None else torch.cat([self.recent, content], 1)
         places = self.spec.window_frames
-        self.recent = grown if places is None else grown[:, -max(places, self.spec.restart_overlap) :]
+        most = grown.shape[1] if places is None else max(places, self.spec.restart_overlap)
+        self.recent = grown if grown.shape[1] <= most else grown[:, -most:].clone()  # no view that holds the others
 
     def forget(self, past: int, anchor: bool) -> None:
         """Drops all but the newest `past` frames of the window, and the anchor if told so."""
@@ -269,11 +270,21 @@ class PassMemory:
         memo = (layer, *self._where)
         if not attached and memo in self._rotated:
             return self._rotated[memo]
-        parts = [(*f.take(layer, which), at) for f, which, at in self._context]
-        k, v = _join([rotate(k, at) for k, _, at in parts]), _join([v for _, v, _ in parts])
+        raw, v = self.remembered(layer)
+        k = rotate(raw, self.remembered_positions)
         if not attached:
             self._rotated[memo] = (k, v)
         return k, v
+
+    def remembered(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Raw keys and values `[B, L, N, K]` of the remembered frames, of which there are some."""
+        parts = [f.take(layer, which) for f, which, _ in self._context]
+        return _join([k for k, _ in parts]), _join([v for _, v in parts])
+
+    @property
+    def remembered_positions(self) -> Positions:
+        """RoPE indices of the remembered frames."""
+        return tuple(i for *_, at in self._context for i in at)
 
     def stage(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Takes the pass's own raw keys and values `[B, L, N, K]`."""

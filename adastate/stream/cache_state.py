@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from adastate.stream.cache import StateCache
 from adastate.stream.kv_frames import TensorFrames
+from adastate.stream.kv_slab import SlabFrames
 from adastate.stream.spec import StreamSpec
 
 PLAIN = ("origin", "frames", "chunks", "generated", "recent", "shared_noise", "cut")
@@ -17,15 +19,17 @@ FRAMES = ("anchor", "window", "last_places")
 
 
 def fork(cache: StateCache) -> StateCache:
-    """A second cache with the same memory; either goes on without the other, as frames are never changed in place.
+    """A second cache with the same memory; either goes on without the other.
 
-    Raises:
-        ValueError: for a cache whose frames have places in a Slab, which every commit writes anew.
+    Frames are never changed in place, and are shared; a Slab, which every pass writes into, is copied.
     """
-    if cache._slab is not None:
-        raise ValueError("a cache with a Slab is one stream's alone: make it without `layers`")
     other = copy(cache)
     other._rotated, other.latest = {}, None
+    if cache._slab is not None:
+        other._slab = cache._slab.fork()
+        for name in FRAMES:
+            frames = getattr(cache, name)
+            setattr(other, name, replace(frames, slab=other._slab) if isinstance(frames, SlabFrames) else frames)
     return other
 
 

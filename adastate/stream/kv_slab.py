@@ -9,6 +9,7 @@ lie, only where each was turned to. Not for passes with gradient, whose graph wo
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -45,6 +46,15 @@ class Slab:
     @property
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.keys, self.values, self.raw) if t is not None)
+
+    def fork(self) -> Slab:
+        """A second slab that holds the same."""
+        other = copy(self)
+        other.keys, other.values, other.raw = (
+            None if t is None else t.clone() for t in (self.keys, self.values, self.raw)
+        )
+        other._held, other._at = set(self._held), dict(self._at)
+        return other
 
     def free(self, count: int) -> Positions:
         """The first `count` places that nobody holds; they remain free."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,13 +21,41 @@ Reencode = Callable[[Tensor, int], Tensor]
 """(a stream's last latents [B, F, C, H, W], n) -> the first of the last n, encoded as an image [B, 1, C, H, W]."""
 
 
+class PassRequest(NamedTuple):
+    """One network pass that a stream needs run: its velocity is sent back."""
+
+    network: VelocityNetwork
+    x: Tensor
+    t: Tensor
+    memory: PassMemory
+    grad: bool = False
+
+
+R = TypeVar("R")
+Requests = Generator[PassRequest, Tensor, R]
+"""A piece of a stream that asks for its passes, and ends with a result. Whoever runs them may run those of several
+streams together: `serve` runs one piece alone, adastate.live.batch many."""
+
+
+def serve(requests: Requests[R]) -> R:
+    """Runs the passes that a piece of a stream asks for, and returns its result."""
+    try:
+        request = next(requests)
+        while True:
+            with torch.set_grad_enabled(request.grad):
+                velocity = request.network(request.x, request.t, request.memory)
+            request = requests.send(velocity)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
 class Noise(Protocol):
     def normal(self, *shape: int) -> Tensor:
         """The next standard normals `[B, *shape]`."""
 
 
 @dataclass
-class Step:
+class ExitPass:
     """What it takes to run a chunk's exit pass again: see `replay`.
 
     Attributes:
@@ -51,7 +79,7 @@ def write(
     queries: int,
     grad: bool = False,
     exit_view: PassMemory | None = None,
-) -> Tensor:
+) -> Requests[Tensor]:
     """The clean pass over [state | content] `x0`, and the commit of what it wrote; returns the pass's input."""
     spec = cache.spec
     attached = grad and spec.state_grad > 0
@@ -62,7 +90,7 @@ def write(
         if spec.context_renoise:
             fresh = draw_noise(noise, cache.generated, -1, queries, clean.shape[1] - queries, frame_shape(clean))
             clean = flow.add_noise(clean, fresh, t, spec.timestep_shift)
-        network(clean, t, view)
+    yield PassRequest(network, clean, t, view, attached)
     straight = grad and spec.cache_grad == "straight_through"
     cache.commit(view, exit_view if straight else None)
     cache.remember(x0[:, queries:])

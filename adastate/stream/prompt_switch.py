@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import Reencode, VelocityNetwork, same_timestep
+from adastate.stream.passes import PassRequest, Reencode, Requests, VelocityNetwork, same_timestep, serve
 from adastate.stream.switches import SwitchPolicy
 
 
-@torch.no_grad()
 def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> None:
+    """`prefilling`, run at once."""
+    serve(prefilling(network, cache, given, first_alone))
+
+
+def prefilling(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> Requests[None]:
     """Caches given clean latents `[B, F, C, H, W]` before generation, at t = 0, block by block, without a state query.
 
     Blocks have the chunk's size; with `first_alone` they are 1, F, F, ... (an image encoded by itself).
@@ -25,18 +29,22 @@ def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_al
     sizes = ([1] if first_alone else []) + [size] * (rest // size)
     for block in given.split(sizes, dim=1):
         view = cache.view(block.shape[1], 0, clean=True, keep=True)
-        network(block, same_timestep(block, 0.0), view)
+        yield PassRequest(network, block, same_timestep(block, 0.0), view)
         cache.commit(view)
         cache.remember(block)
 
 
-@torch.no_grad()
 def switch_prompt(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> None:
+    """`switching`, run at once."""
+    serve(switching(network, cache, policy))
+
+
+def switching(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> Requests[None]:
     """What a prompt switch does to the cache; `network` has the new prompt bound."""
     cache.spec.check_switch(policy)
     reset = policy.anchor == "reset"
     if policy.kind == "recache":
-        _recache(network, cache, policy)
+        yield from _recache(network, cache, policy)
     elif policy.kind == "keep":
         cache.forget(cache.window.count if cache.window else 0, reset)
     else:
@@ -48,7 +56,7 @@ def switch_prompt(network: VelocityNetwork, cache: StateCache, policy: SwitchPol
             cache.cut = policy.position
 
 
-def _recache(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> None:
+def _recache(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> Requests[None]:
     """Writes the stream's last latents again, under the new prompt, in one pass in which they see each other.
 
     As LongLive does it: as many frames as the window has places. An anchor that is kept keeps its places, so the
@@ -76,12 +84,11 @@ def _recache(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) 
     cache.frames -= wanted
     again = recent[:, -wanted:]
     view = cache.view(wanted, 0, clean=True, keep=True, recache=True)
-    network(again, same_timestep(again, spec.context_noise), view)
+    yield PassRequest(network, again, same_timestep(again, spec.context_noise), view)
     cache.commit(view, counts=False)
 
 
-@torch.no_grad()
-def restart_if_due(network: VelocityNetwork, cache: StateCache, reencode: Reencode | None) -> None:
+def restart_if_due(network: VelocityNetwork, cache: StateCache, reencode: Reencode | None) -> Requests[None]:
     """CausVid's way on: a new stream from the last frames of the old one, the first of them as an image."""
     spec = cache.spec
     if spec.restart_frames is None or cache.frames + spec.chunk_frames <= spec.restart_frames:
@@ -93,4 +100,4 @@ def restart_if_due(network: VelocityNetwork, cache: StateCache, reencode: Reenco
     generated = cache.generated
     cache.reset(origin=cache.origin + cache.frames - spec.restart_overlap)
     cache.generated = generated
-    prefill(network, cache, given)
+    yield from prefilling(network, cache, given)

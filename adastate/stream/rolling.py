@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,16 @@ from torch import Tensor
 from adastate.diffusion import flow
 from adastate.stream.cache import PassMemory, StateCache
 from adastate.stream.exits import Exits
-from adastate.stream.passes import Noise, VelocityNetwork, draw_noise, same_timestep, write
+from adastate.stream.passes import (
+    Noise,
+    PassRequest,
+    Requests,
+    VelocityNetwork,
+    draw_noise,
+    same_timestep,
+    serve,
+    write,
+)
 from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
 
@@ -37,42 +46,68 @@ def staircase(
     straight-through gradients the first chunk of such a pass, and no other, keeps the gradient of its keys.
     """
     spec, phase = cache.spec, exits.window_phase
-    times, size = spec.timesteps, spec.chunk_frames
-    flight: list[Tensor] = []  # chunks being denoised, cleanest first
+    levels_count, size = len(spec.timesteps), spec.chunk_frames
+    flight: list[Tensor] = []
     first_keys: PassMemory | None = None  # of the pass with gradient that began with the chunk in front
-    for window in range(chunks + len(times) - 1):
+    for window in range(chunks + levels_count - 1):
         if window < chunks:
             if switches and window in switches:
                 network = switches[window].prompt
-            flight.append(draw_noise(noise, cache.generated + len(flight), 0, 0, size, shape))
+            flight.append(next_in_flight(noise, cache, flight, shape))
         joined = min(window + 1, chunks)
         levels = [window - joined + len(flight) - i for i in range(len(flight))]
-        x = torch.cat(flight, 1)
-        t = torch.cat([same_timestep(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
-        chosen, finished = window % len(times) == phase, levels[0] == len(times) - 1
+        chosen, finished = window % levels_count == phase, levels[0] == levels_count - 1
         quiet = joined * size <= exits.quiet_frames
         taught = grad and chosen and not quiet
-        view = cache.view(x.shape[1], 0, keep=taught and spec.cache_grad == "straight_through")
-        with torch.set_grad_enabled(taught):
-            x0 = flow.to_x0(x, network(x, t, view), t, spec.timestep_shift).split(size, 1)
+        x0, view = serve(joint_pass(network, cache, flight, levels, taught))
         first_keys = view if view.keeps else first_keys
         for i in range(len(flight) if chosen else int(finished and phase is None)):
             content, start = torch.zeros_like(x0[i]) if chosen and quiet else x0[i], cache.origin + cache.frames
             yield Chunk(cache.generated + i, start + i * size, content, None, levels[i] + 2)
-        flight = [  # which take no graph along: until the next pass of the phase no pass has one
-            flow.add_noise(
-                chunk,
-                draw_noise(noise, cache.generated + i, level + 1, 0, size, shape),
-                same_timestep(chunk, times[level + 1]),
-                spec.timestep_shift,
-            )
-            for i, (chunk, level) in enumerate(zip(x0, levels, strict=True))
-            if level + 1 < len(times)
-        ]
+        flight = one_level_down(noise, cache, x0, levels, shape)
         if chosen and joined == chunks and not finish:
             return  # all that is left would be finished for nobody
         if finished:
             cache.generated += 1
             if finish or flight or joined < chunks:
-                write(network, noise, cache, x0[0], 0, first_keys is not None, first_keys)
+                serve(write(network, noise, cache, x0[0], 0, first_keys is not None, first_keys))
             first_keys = None
+
+
+def next_in_flight(noise: Noise, cache: StateCache, flight: Sequence[Tensor], shape: tuple[int, int, int]) -> Tensor:
+    """The pure noise of the chunk that joins those in `flight`, which are being denoised, cleanest first."""
+    return draw_noise(noise, cache.generated + len(flight), 0, 0, cache.spec.chunk_frames, shape)
+
+
+def joint_pass(
+    network: VelocityNetwork, cache: StateCache, flight: Sequence[Tensor], levels: Sequence[int], taught: bool = False
+) -> Requests[tuple[Sequence[Tensor], PassMemory]]:
+    """One pass over all chunks in flight, each at its level: their x0, and the memory of the pass."""
+    spec = cache.spec
+    times, x = spec.timesteps, torch.cat(list(flight), 1)
+    t = torch.cat([same_timestep(chunk, times[level]) for chunk, level in zip(flight, levels, strict=True)], 1)
+    view = cache.view(x.shape[1], 0, keep=taught and spec.cache_grad == "straight_through")
+    velocity = yield PassRequest(network, x, t, view, taught)
+    with torch.set_grad_enabled(taught):
+        return flow.to_x0(x, velocity, t, spec.timestep_shift).split(spec.chunk_frames, 1), view
+
+
+def one_level_down(
+    noise: Noise, cache: StateCache, x0: Sequence[Tensor], levels: Sequence[int], shape: tuple[int, int, int]
+) -> list[Tensor]:
+    """The chunks in flight at their next levels, without those that were at the last one.
+
+    They take no graph along: until the next pass of the phase no pass has one.
+    """
+    spec = cache.spec
+    times = spec.timesteps
+    return [
+        flow.add_noise(
+            chunk,
+            draw_noise(noise, cache.generated + i, level + 1, 0, spec.chunk_frames, shape),
+            same_timestep(chunk, times[level + 1]),
+            spec.timestep_shift,
+        )
+        for i, (chunk, level) in enumerate(zip(x0, levels, strict=True))
+        if level + 1 < len(times)
+    ]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from adastate.diffusion import flow
-from adastate.stream.cache import StateCache
+from adastate.stream.cache import PassMemory, StateCache
 from adastate.stream.exits import Exits
 from adastate.stream.passes import (
+    ExitPass,
     Noise,
+    PassRequest,
     Reencode,
-    Step,
+    Requests,
     VelocityNetwork,
     draw_noise,
     first_noise,
     same_timestep,
+    serve,
     write,
 )
-from adastate.stream.prompt_switch import restart_if_due, switch_prompt
+from adastate.stream.prompt_switch import restart_if_due, switching
 from adastate.stream.rolling import staircase
 from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
@@ -37,7 +41,7 @@ def rollout(
     finish: bool = True,
     switches: Mapping[int, PromptSwitch[VelocityNetwork]] | None = None,
     reencode: Reencode | None = None,
-    record: list[Step] | None = None,
+    record: list[ExitPass] | None = None,
 ) -> Iterator[Chunk]:
     """Yields `chunks` chunks of a stream, each denoised together with its state.
 
@@ -56,7 +60,7 @@ def rollout(
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
         switches: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
-        record: takes one Step a chunk, for `replay`.
+        record: takes one ExitPass a chunk, for `replay`.
     """
     spec = cache.spec
     switches = switches or {}
@@ -73,35 +77,70 @@ def rollout(
     for index in range(chunks):
         if index in switches:
             network = switches[index].prompt
-            switch_prompt(network, cache, switches[index].policy or spec.switch)
-        restart_if_due(network, cache, reencode)
-        queries, frames = cache.state_queries, spec.frames_of(cache.generated)
-        times = spec.levels(cache.generated)
-        exit_at, start = exits.at(spec, cache.generated), cache.origin + cache.frames
-        taught = grad and start - begin >= exits.quiet_frames
-        x = first_noise(noise, cache, queries, frames, shape)
-        exit_view = cache.view(frames, queries, keep=taught and spec.cache_grad == "straight_through")
-        quiet = cache.view(frames, queries) if taught else exit_view
-        for level in range(exit_at + 1):
-            at_exit = level == exit_at
-            t = same_timestep(x, times[level])
-            with torch.set_grad_enabled(taught and at_exit):
-                x0 = flow.to_x0(x, network(x, t, exit_view if at_exit else quiet), t, spec.timestep_shift)
-            if not at_exit:
-                fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
-                x = flow.add_noise(x0, fresh, same_timestep(x, times[level + 1]), spec.timestep_shift)
+            serve(switching(network, cache, switches[index].policy or spec.switch))
+        serve(restart_if_due(network, cache, reencode))
+        taught = grad and cache.origin + cache.frames - begin >= exits.quiet_frames
+        made = serve(denoise_chunk(network, noise, cache, shape, exits, taught))
         if record is not None:
-            record.append(Step(x, same_timestep(x, times[exit_at]), queries))
-        state, content = x0[:, :queries], x0[:, queries:]
-        yield Chunk(cache.generated, start, content, state if queries else None, exit_at + 2)
+            record.append(made.step)
+        yield made.chunk(cache)
         cache.generated += 1
         if finish or index < chunks - 1:
-            clean = write(network, noise, cache, x0, queries, taught, exit_view)
+            clean = serve(write(network, noise, cache, made.x0, made.step.queries, taught, made.exit_view))
             if record is not None:
                 record[-1].clean = clean
 
 
-def replay(network: VelocityNetwork, cache: StateCache, steps: Sequence[Step]) -> Iterator[Tensor]:
+class DenoisedChunk(NamedTuple):
+    """A chunk before its clean pass.
+
+    Attributes:
+        x0: [state | content] `[B, S + F, C, H, W]`.
+        step: what it takes to run its exit pass again.
+        exit_view: the memory of that pass.
+        level: at which it was.
+    """
+
+    x0: Tensor
+    step: ExitPass
+    exit_view: PassMemory
+    level: int
+
+    def chunk(self, cache: StateCache) -> Chunk:
+        """As the stream yields it."""
+        state, content = self.x0[:, : self.step.queries], self.x0[:, self.step.queries :]
+        carried = state if self.step.queries else None
+        return Chunk(cache.generated, cache.origin + cache.frames, content, carried, self.level + 2)
+
+
+def denoise_chunk(
+    network: VelocityNetwork,
+    noise: Noise,
+    cache: StateCache,
+    shape: tuple[int, int, int],
+    exits: Exits = Exits(),  # noqa: B008 - frozen
+    taught: bool = False,
+) -> Requests[DenoisedChunk]:
+    """The denoising passes of a uniform stream's next chunk, the last of them with gradient if it is `taught`."""
+    spec = cache.spec
+    queries, frames = cache.state_queries, spec.frames_of(cache.generated)
+    times, exit_at = spec.levels(cache.generated), exits.at(spec, cache.generated)
+    x = first_noise(noise, cache, queries, frames, shape)
+    exit_view = cache.view(frames, queries, keep=taught and spec.cache_grad == "straight_through")
+    quiet = cache.view(frames, queries) if taught else exit_view
+    for level in range(exit_at):
+        t = same_timestep(x, times[level])
+        x0 = flow.to_x0(x, (yield PassRequest(network, x, t, quiet)), t, spec.timestep_shift)
+        fresh = draw_noise(noise, cache.generated, level + 1, queries, frames, shape)
+        x = flow.add_noise(x0, fresh, same_timestep(x, times[level + 1]), spec.timestep_shift)
+    t = same_timestep(x, times[exit_at])
+    velocity = yield PassRequest(network, x, t, exit_view, taught)
+    with torch.set_grad_enabled(taught):
+        x0 = flow.to_x0(x, velocity, t, spec.timestep_shift)
+    return DenoisedChunk(x0, ExitPass(x, t, queries), exit_view, exit_at)
+
+
+def replay(network: VelocityNetwork, cache: StateCache, steps: Sequence[ExitPass]) -> Iterator[Tensor]:
     """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
 
     With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 P_co = TypeVar("P_co", covariant=True)
+
+Kind = Literal["keep", "recache", "flush", "cut"]
+Fate = Literal["keep", "reset"]
+"""What becomes of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,21 @@ class SwitchPolicy:
             front: what stood there when it was last full, and empty frames, of zeros, if it never was.
     """
 
-    kind: Literal["keep", "recache", "flush", "cut"] = "keep"
+    kind: Kind = "keep"
     frames: int | None = None
-    anchor: Literal["keep", "reset"] = "keep"
+    anchor: Fate = "keep"
     position: int = 45
     keeps: Literal["newest", "last_places"] = "newest"
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 0:
             raise ValueError(f"switch.frames is {self.frames}; it counts latent frames")
+
+    def turned(self, kind: Kind | None, anchor: Fate | None = None) -> SwitchPolicy:
+        """This policy, where another kind of switch is asked for, or another fate of the anchor."""
+        # counts that belong to another kind mean nothing to this one
+        base = self if kind in (None, self.kind) else SwitchPolicy(kind=kind, keeps=self.keeps, anchor=self.anchor)
+        return base if anchor is None else replace(base, anchor=anchor)
 
     @property
     def kept(self) -> int:

@@ -21,7 +21,7 @@ from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill
 from adastate.stream.attention_probe import AttentionShare
-from adastate.stream.passes import Noise, Step
+from adastate.stream.passes import ExitPass, Noise
 from adastate.stream.prompt_switch import switch_prompt
 from adastate.stream.rollout import replay, rollout
 from adastate.training.initializations import Initialization, StudentNetworks
@@ -129,7 +129,7 @@ class Student(pl.LightningModule):
         net: VideoNetwork | None = None,
         probe: Probe | None = None,
         spec: StreamSpec | None = None,
-        record: list[Step] | None = None,
+        record: list[ExitPass] | None = None,
         cache: StateCache | None = None,
         steering: Steering | None = None,
     ) -> Iterator[Chunk]:
@@ -150,7 +150,7 @@ class Student(pl.LightningModule):
         )
 
     def replay_rollout(
-        self, text: Tensor, steps: Sequence[Step], cache: StateCache, steering: Steering | None = None
+        self, text: Tensor, steps: Sequence[ExitPass], cache: StateCache, steering: Steering | None = None
     ) -> Iterator[Tensor]:
         """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
         return replay(PromptedNetwork(self.net, text, share=False, steering=steering), cache, steps)

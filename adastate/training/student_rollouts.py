@@ -14,7 +14,7 @@ from adastate.encoders import starts_with_a_picture
 from adastate.models.actions import Steering
 from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache_state import fork
-from adastate.stream.passes import Step
+from adastate.stream.passes import ExitPass
 from adastate.training.student import Student
 from adastate.types import Batch, Chunk
 
@@ -72,7 +72,7 @@ class StudentSample:
     loss_mask: Tensor | None = None
     text: Tensor | None = None
     start: StateCache | None = None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ExitPass] = field(default_factory=list)
     steering: Steering | None = None
     first: int = 0
 
@@ -133,7 +133,7 @@ def continue_rollout(
     steering: Steering | None = None,
 ) -> StudentSample:
     """`chunks` chunks more of the stream that `cache` remembers."""
-    steps: list[Step] = []
+    steps: list[ExitPass] = []
     start, first = fork(cache) if record else None, cache.origin + cache.frames
     spec = draw.spec(student)
     frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))

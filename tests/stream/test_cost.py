@@ -80,7 +80,7 @@ def test_cached_keys_are_rotated_once_for_all_passes_of_a_chunk() -> None:
         return k
 
     (k, _), (same, _) = (cache.view(3, 1).read(0, rotate) or (None, None) for _ in range(2))
-    assert k is same and len(turned) == 2, "those of the state and those of the past"
+    assert k is same and turned == [(0, 1, 2, 3)], "those of the state and of the past together"
 
 
 def test_the_cost_of_the_state_is_a_third_more_queries() -> None:

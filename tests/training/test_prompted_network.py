@@ -14,7 +14,7 @@ from adastate.models import engine
 from adastate.models.actions import Steering, given
 from adastate.models.wan import DiT
 from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill
-from adastate.stream.passes import Step
+from adastate.stream.passes import ExitPass
 from adastate.stream.rollout import replay, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Memory
@@ -35,8 +35,8 @@ class Noted(PromptedNetwork):
         super().__init__(*args, **kwargs)
         self.told: list[tuple[tuple[int | None, ...], Tensor | None]] = []
 
-    def _actions(self, x: Tensor, memory: Memory) -> Tensor | None:
-        found = super()._actions(x, memory)
+    def actions(self, x: Tensor, memory: Memory) -> Tensor | None:
+        found = super().actions(x, memory)
         self.told.append((memory.stream_frames, found))
         return found
 
@@ -197,7 +197,7 @@ def test_engines_serve_steered_passes_with_two_programs(system: str, monkeypatch
 
 
 def test_a_replay_has_the_actions_of_its_rollout_and_its_gradient() -> None:
-    net, record = random_net(STEERED), list[Step]()
+    net, record = random_net(STEERED), list[ExitPass]()
 
     def gradient(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         net.zero_grad()

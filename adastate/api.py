@@ -1,0 +1,224 @@
+"""Streams from Python: `adastate.load()` gives a Model, which makes steps, sessions, files and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from adastate.evaluation.evaluate import MetricsRow, evaluate_student
+from adastate.inference import prompt_schedule
+from adastate.inference.vbench import Item
+from adastate.inference.video_writer import Plan, chunk_starts, frame_starts, frames_for, run
+from adastate.live.model import LiveModel
+from adastate.live.opening import ALONE, load_live, open_session, picture_before, restore_session
+from adastate.live.session import HISTORY, Session
+from adastate.live.snapshot import Snapshot
+from adastate.live.step import Step
+from adastate.media.video import file_name
+from adastate.stream import PromptSwitch, action_schedule
+
+
+def load(
+    run_or_weights: str | Path | None = None,
+    size: str | None = None,
+    system: str | None = None,
+    device: str | torch.device | None = None,
+) -> Model:
+    """A model that streams.
+
+    Args:
+        run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
+            geometry; None: the tiny student that ships.
+        size: name in conf/sizes, or a file of that form.
+        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+        device: None: a GPU if there is one.
+
+    Raises:
+        ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
+    """
+    return Model(load_live(run_or_weights, size, system, device))
+
+
+class Model:
+    """Weights, their codec and text encoder, ready to stream. Made by `load`."""
+
+    def __init__(self, live: LiveModel) -> None:
+        self.live = live
+
+    @property
+    def fps(self) -> int:
+        """Pictures a second of its video."""
+        return self.live.fps
+
+    @property
+    def width(self) -> int:
+        return self.live.width
+
+    @property
+    def height(self) -> int:
+        return self.live.height
+
+    @property
+    def system(self) -> str | None:
+        """The system that it was loaded for; None: the stream of its own."""
+        return self.live.system
+
+    @property
+    def systems(self) -> list[str]:
+        """Those of conf/systems that it can run, each from the same weights."""
+        return self.live.systems
+
+    @property
+    def world(self) -> str | None:
+        """The built-in world whose words its prompts have; None where prompts are free."""
+        return self.live.world
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The words of that world."""
+        return self.live.vocabulary
+
+    @property
+    def examples(self) -> list[str]:
+        """Prompts to begin with."""
+        return self.live.examples
+
+    @property
+    def actions(self) -> int:
+        """By how many keys of adastate.stream.action_schedule.KEYS it is steered; 0: it is not."""
+        return self.live.actions
+
+    def session_bytes(self, system: str | None = None, history: int = HISTORY) -> int:
+        """The most bytes that a session ever holds."""
+        return self.live.session_bytes(system, history)
+
+    def session(
+        self,
+        prompt: str,
+        seed: int = 0,
+        system: str | None = None,
+        image: str | Path | Image.Image | None = None,
+        history: int = HISTORY,
+        script: Sequence[Mapping[str, Any]] = (),
+    ) -> Session:
+        """A stream that is steered as it is made, see Session.
+
+        Args:
+            system: another than the model's; the noise of a seed is the same for all.
+            image: a picture that stands before the stream.
+            script: of an earlier session, whose controls are given again, each in its chunk.
+
+        Raises:
+            ValueError: no such system, no prompt, a file that is no picture, or a script with a control that is none.
+        """
+        return open_session(self.live, prompt, seed, system, image, history, script)
+
+    def restore(self, snapshot: Snapshot | str | Path, history: int = HISTORY) -> Session:
+        """A session that goes on from a snapshot, or from the file of one."""
+        return restore_session(self.live, snapshot, history)
+
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        seconds: float = 6.0,
+        seed: int = 0,
+        image: str | Path | Image.Image | None = None,
+        actions: str | Sequence[str] | None = None,
+    ) -> Iterator[Step]:
+        """A stream chunk by chunk, each with its pictures and its decoded hidden state.
+
+        Args:
+            prompt: one, or a schedule, ["0s: ...", "4s recache: ..."].
+            seconds: of video, at least.
+            actions: how it is steered, "left", or a schedule, ["0s: straight", "2s: left+climb"].
+
+        Raises:
+            ValueError: at once, and not with the first step.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        timed = prompt_schedule.parse(prompts)
+        if timed is None and len(prompts) != 1:
+            raise ValueError(f"a stream has one prompt, or a schedule of prompts with times, and not {len(prompts)}")
+        spec, codec, given = self.live.spec(None), self.live.codec, 0 if image is None else 1
+        frames = frames_for(seconds, codec, spec, given)
+        starts = chunk_starts(frames, codec, spec, given)
+        session = self.session(timed[0].text if timed else prompts[0], seed, image=image, history=0)
+        turns = prompt_schedule.place(timed or [], starts, seconds)
+        held = self._actions(actions, frames, given, seconds)
+        for turn in turns.values():
+            spec.check_switch(turn.policy(spec.switch) or spec.switch)
+
+        def made() -> Iterator[Step]:
+            before: Tensor | None = None
+            for chunk in range(len(starts)):
+                if turn := turns.get(chunk):
+                    session.prompt(turn.text, turn.kind, "reset" if turn.reset else None)  # type: ignore[arg-type]
+                if held is not None:
+                    first = spec.frames_of(0) + (chunk - 1) * spec.chunk_frames if chunk else 0
+                    now = held[0, first]
+                    if before is None or not torch.equal(before, now):
+                        session.act(action_schedule.label(now[None]).replace("-", ""))
+                    before = now
+                yield session.step()
+
+        return made()
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        out: str | Path = "generated",
+        seconds: float = 6.0,
+        seed: int = 0,
+        image: str | Path | Image.Image | None = None,
+        actions: str | Sequence[str] | None = None,
+        states: bool = False,
+    ) -> list[Path]:
+        """mp4 files as `adastate generate` writes them, one a prompt, or one of a schedule of prompts.
+
+        Args:
+            out: folder of the files.
+            states: the decoded state stands to the right of the video.
+        """
+        told = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not told:
+            raise ValueError("no prompt: give one text at least")
+        student, spec = self.live.student, self.live.spec(None)
+        timed = prompt_schedule.parse(told)
+        texts = [timed[0].text] if timed else told
+        items = [Item(i, text, text, f"{file_name(text, i)}.mp4", i) for i, text in enumerate(texts)]
+        given = None if image is None else picture_before(self.live, image)
+        before = 0 if given is None else given.frames
+        frames = frames_for(seconds, student.codec, spec, before)
+        starts = chunk_starts(frames, student.codec, spec, before)
+        turns = prompt_schedule.place(timed or [], starts, seconds)
+        switches = {at: PromptSwitch([turn.text], turn.policy(spec.switch)) for at, turn in turns.items()}
+        folder = Path(out)
+        held = self._actions(actions, frames, before, seconds)
+        plan = Plan(frames, seed, spec, folder, folder, given, switches, states, held)
+        run(student, plan, items, ALONE, len(items), sheet=False, resume=False)
+        return [folder / item.name for item in items]
+
+    def evaluate(
+        self, rollouts: int = 32, horizon: int = 6, prompts: Sequence[str] | None = None, seed: int = 4242
+    ) -> list[MetricsRow]:
+        """The figures of `adastate evaluate` for the student, beside those of real clips.
+
+        Args:
+            rollouts: streams that are measured, at least.
+            horizon: their length in training horizons.
+            prompts: None: those of the tiny world, where the truth is known.
+        """
+        return evaluate_student(self.live.student, rollouts, horizon, None if prompts is None else list(prompts), seed)
+
+    def _actions(self, actions: str | Sequence[str] | None, frames: int, given: int, seconds: float) -> Tensor | None:
+        if actions is None:
+            return None
+        if not self.actions:
+            raise ValueError("this network cannot be steered, for its size has no `actions`: leave them out")
+        cues = action_schedule.parse([actions] if isinstance(actions, str) else list(actions))
+        return action_schedule.rows(cues, frame_starts(frames, self.live.codec, given), self.actions, seconds)

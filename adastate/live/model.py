@@ -1,0 +1,179 @@
+"""The weights that sessions share: one network, its codec and text encoder, and the streams that they can run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adastate.config import systems
+from adastate.config.schema import ConfigError
+from adastate.encoders import Codec, starts_with_a_picture
+from adastate.inference.student_source import StudentSource
+from adastate.inference.vbench import fingerprint
+from adastate.live.stream_state import reach
+from adastate.models.actions import Steering
+from adastate.stream import StreamSpec
+from adastate.stream.passes import Reencode
+from adastate.training.load_run import student_of
+from adastate.training.prompted_network import PromptedNetwork
+from adastate.training.student import Student
+from datamodules.worlds.world_clips import vocabulary
+
+PROMPTS = 32
+"""Whose embeddings and text keys are kept."""
+
+
+class LiveModel:
+    """What the sessions of a server, or of a program, have in common.
+
+    Args:
+        student: frozen, on its device.
+        source: where it comes from.
+        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+    """
+
+    def __init__(self, student: Student, source: StudentSource, system: str | None = None) -> None:
+        self.student, self.source = student, source
+        self.codec: Codec = student.codec
+        self.device, self.shape = student.device, student.latent_shape
+        self.fps: int = student.codec.fps
+        self.height, self.width = (side * student.codec.scale for side in student.latent_size)
+        self.actions: int = student.net.size.actions
+        self.reencode: Reencode | None = student._reencode if starts_with_a_picture(student.codec) else None
+        self._specs: dict[str | None, StreamSpec] = {None: student.spec}
+        self._bound: OrderedDict[str, PromptedNetwork] = OrderedDict()
+        net = student.ema.whole(student.net.weight_dtype)
+        self.system = system
+        self._root = PromptedNetwork(net, torch.empty(0), engine=student.engine, fp8=student.fp8)
+        if system is not None:
+            self._specs[None] = self.spec(system)
+
+    @classmethod
+    def of(cls, source: StudentSource, device: torch.device | str = "cpu", system: str | None = None) -> LiveModel:
+        return cls(student_of(source.config, source.weights).to(device), source, system)
+
+    @property
+    def world(self) -> str | None:
+        """The built-in world whose words its prompts have; None where they are free."""
+        return self.source.world
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The words of that world."""
+        return [] if self.world is None else list(vocabulary(self.world))
+
+    @property
+    def examples(self) -> list[str]:
+        """Prompts to begin with."""
+        return list(self.source.previewed)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights' file."""
+        return fingerprint(Path(self.source.weights))
+
+    # ---- streams
+
+    @cached_property
+    def systems(self) -> list[str]:
+        """Names in conf/systems of the streams that these weights can run."""
+        found = []
+        for name in systems.names():
+            try:
+                self.spec(name)
+            except ValueError:  # as a ConfigError is
+                continue
+            found.append(name)
+        return found
+
+    def spec(self, system: str | None) -> StreamSpec:
+        """The stream of a system, for this network's chunks; None: the model's own.
+
+        Raises:
+            ConfigError: there is no such system; files are none, for whoever asks may be far away.
+        """
+        if system not in self._specs:
+            if system not in systems.names():
+                raise ConfigError(f"no system {system!r}; there are {', '.join(systems.names())}")
+            assert system is not None
+            read = systems.read_system(system, self.student.chunk_frames)
+            size = self.student.net.size
+            if read.rope_max_frames > size.rope_max_frames:
+                for net in (self.student.net, self.student.ema.net, self._root.net):
+                    net.size = replace(size, rope_max_frames=read.rope_max_frames)
+            self._specs[system] = read.spec
+        return self._specs[system]
+
+    def identity(self, spec: StreamSpec) -> dict[str, Any]:
+        """What a snapshot has to agree in with whoever goes on from it."""
+        return {"weights": self.fingerprint, "shape": list(self.shape), "stream": asdict(spec)}
+
+    def network(self, prompt: str, steering: Steering | None = None) -> PromptedNetwork:
+        """The network with a prompt bound."""
+        if prompt in self._bound:
+            self._bound.move_to_end(prompt)
+        else:
+            with torch.no_grad():
+                self._bound[prompt] = self._root.other(self.student.embed([prompt]))
+            while len(self._bound) > PROMPTS:
+                self._bound.popitem(last=False)
+        bound = self._bound[prompt]
+        _ = bound.quiet_keys  # made once for all sessions of this prompt
+        return bound.steered(steering)
+
+    # ---- what a session costs
+
+    def session_bytes(self, system: str | None = None, history: int = 0) -> int:
+        """The most bytes that a session with `history` chunks to go back to ever holds.
+
+        Text keys, which sessions of one prompt share, are not counted.
+
+        Raises:
+            ValueError: the stream keeps all frames, so there is no most.
+        """
+        spec = self.spec(system)
+        if spec.past_frames is None:
+            raise ValueError("this stream keeps every frame, so that its memory grows with its length: set past_frames")
+        channels, height, width = self.shape
+        queries = spec.anchor_kind.queries
+        unwritten = spec.chunk_frames + (0 if queries is None else queries(spec, True))
+        flying = spec.chunk_frames * (len(spec.denoising_steps) - 1) * (spec.schedule == "staircase")
+        recent = max(spec.window_frames or 0, spec.restart_overlap)
+        latent = 4 * channels * height * width
+        latents, shared = latent * (unwritten + flying + recent), latent * unwritten * spec.shared_noise
+        kept = spec.switch.kept * (spec.switch.keeps == "last_places")
+        cached = (spec.anchor_frames + spec.past_frames + kept) * self.frame_numbers * self.key_bytes
+        actions = 4 * (self.actions + 1) * (reach(spec) + spec.chunk_frames + flying) if self.actions else 0
+        return (1 + history) * (cached + latents + actions + self._decoder_bytes) + shared
+
+    @property
+    def frame_numbers(self) -> int:
+        """Keys and values of one latent frame, in all layers."""
+        return 2 * prod(self.frame_keys)
+
+    @property
+    def frame_keys(self) -> tuple[int, int, int, int]:
+        """Layers, tokens, heads and head dim of the keys of one latent frame."""
+        size, (_, height, width) = self.student.net.size, self.shape
+        tokens = (height // size.patch[1]) * (width // size.patch[2])
+        return size.layers, tokens, size.heads, size.width // size.heads
+
+    @property
+    def key_bytes(self) -> int:
+        """Of one number of them."""
+        dtype = self._root.net.compute_dtype or self._root.net.weight_dtype
+        return dtype.itemsize
+
+    @cached_property
+    def _decoder_bytes(self) -> int:
+        decoder = self.codec.stream()
+        for _ in range(2):
+            decoder.decode(torch.zeros(1, 1, *self.shape, device=self.device))
+        return sum(t.numel() * t.element_size() for t in decoder.memory.values() if isinstance(t, Tensor))

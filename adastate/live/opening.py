@@ -1,0 +1,90 @@
+"""How a model is loaded, and how a session of it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from adastate.inference import conditioning
+from adastate.inference.conditioning import Prefix
+from adastate.inference.student_source import RUN_FILE, student_source
+from adastate.live.model import LiveModel
+from adastate.live.session import HISTORY, Session
+from adastate.live.snapshot import Snapshot
+from adastate.runtime.ranks import Rank, device_for
+
+ALONE = Rank(0, 1, 0)
+
+
+def load_live(
+    run_or_weights: str | Path | None = None,
+    size: str | None = None,
+    system: str | None = None,
+    device: str | torch.device | None = None,
+    overrides: Sequence[str] = (),
+) -> LiveModel:
+    """A model that streams.
+
+    Args:
+        run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
+            geometry; None: the tiny student that ships.
+        size: name in conf/sizes, or a file of that form.
+        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+        device: None: a GPU if there is one.
+        overrides: keys of the size's configuration, "--stream.past_frames=6".
+
+    Raises:
+        ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
+    """
+    path = None if run_or_weights is None else Path(run_or_weights)
+    place = device_for(str(device or ("cuda" if torch.cuda.is_available() else "cpu")), ALONE)
+    if path is not None and ((path / RUN_FILE).is_file() or (path.is_dir() and size is None)):
+        source = student_source(path, None, size, None, overrides)
+    else:
+        source = student_source(None, path, size or "tiny", system, overrides)
+    return LiveModel.of(source, place, system)
+
+
+def open_session(
+    model: LiveModel,
+    prompt: str,
+    seed: int = 0,
+    system: str | None = None,
+    image: str | Path | Image.Image | None = None,
+    history: int = HISTORY,
+    script: Sequence[Mapping[str, Any]] = (),
+) -> Session:
+    """A stream that is steered as it is made, see Session.
+
+    Args:
+        system: another than the model's; the noise of a seed is the same for all.
+        image: a picture that stands before the stream.
+        script: of an earlier session, whose controls are given again, each in its chunk.
+
+    Raises:
+        ValueError: no such system, no prompt, a file that is no picture, or a script with a control that is none.
+    """
+    given = None if image is None else picture_before(model, image).batch([0])
+    return Session(model, prompt, seed, system, given, history, script)
+
+
+def restore_session(model: LiveModel, snapshot: Snapshot | str | Path, history: int = HISTORY) -> Session:
+    """A session that goes on from a snapshot, or from the file of one.
+
+    Raises:
+        ValueError: it is none, or of other weights.
+    """
+    if not isinstance(snapshot, Snapshot):
+        snapshot = Snapshot.load(snapshot)
+    session = Session(model, snapshot.prompt, snapshot.seed, snapshot.system, history=history)
+    session.restore(snapshot)
+    return session
+
+
+def picture_before(model: LiveModel, image: str | Path | Image.Image) -> Prefix:
+    """What stands before a stream that begins with a picture."""
+    return conditioning.pictures(image, model.codec, model.student.latent_size, 1, model.device)
