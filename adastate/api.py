@@ -19,6 +19,7 @@ from adastate.live.opening import ALONE, load_live, open_session, picture_before
 from adastate.live.session import HISTORY, Session
 from adastate.live.snapshot import Snapshot
 from adastate.live.step import Step
+from adastate.media.strip import strip
 from adastate.media.video import file_name
 from adastate.stream import PromptSwitch, action_schedule
 
@@ -214,6 +215,14 @@ class Model:
             prompts: None: those of the tiny world, where the truth is known.
         """
         return evaluate_student(self.live.student, rollouts, horizon, None if prompts is None else list(prompts), seed)
+
+    def strip(self, steps: Sequence[Step]) -> Image.Image:
+        """Steps on one sheet: time to the right, the hidden states below their chunks."""
+        if not steps:
+            raise ValueError("no steps: a strip shows one at least")
+        videos = [step.video.movedim(-1, 1)[None] for step in steps]
+        states = [None if step.state is None else step.state.movedim(-1, 1)[None] for step in steps]
+        return strip(videos, states, prompts=[steps[0].prompt], fps=self.fps)
 
     def _actions(self, actions: str | Sequence[str] | None, frames: int, given: int, seconds: float) -> Tensor | None:
         if actions is None:
