@@ -75,6 +75,17 @@ def test_two_streams_do_not_disturb_each_other(codec: TAEHV, latents: Tensor, wh
     assert torch.allclose(torch.cat(parts[0], 1), whole, atol=1e-5) and torch.equal(torch.cat(parts[1], 1), alone)
 
 
+def test_a_decoder_that_is_given_the_memory_of_another_goes_on_as_that_one(
+    codec: TAEHV, latents: Tensor, whole: Tensor
+) -> None:
+    first, second = codec.stream(), codec.stream()
+    before = first.decode(latents[:, :4])
+    second.memory = dict(first.memory)
+    first.decode(latents[:, :3])
+    assert torch.allclose(torch.cat([before, second.decode(latents[:, 4:])], 1), whole, atol=1e-5)
+    assert all(isinstance(held, Tensor) for held in second.memory.values())
+
+
 def test_encoding_in_steps_equals_encoding_at_once_with_the_last_picture_repeated(codec: TAEHV) -> None:
     video = normal(2, 9, 3, 16, 24).clamp(-1, 1)
     filled = torch.cat([video, video[:, -1:].repeat(1, 3, 1, 1, 1)], 1)

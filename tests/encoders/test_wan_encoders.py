@@ -109,6 +109,18 @@ def test_two_streams_do_not_disturb_each_other(vae: WanVAE, latents: torch.Tenso
     assert torch.equal(torch.cat(parts[0], 1), whole) and torch.equal(torch.cat(parts[1], 1), alone)
 
 
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_decoder_that_is_given_the_memory_of_another_goes_on_as_that_one(
+    vae: WanVAE, latents: torch.Tensor, whole: torch.Tensor, at: int
+) -> None:
+    first, second = vae.stream(), vae.stream()
+    before = first.decode(latents[:, :at])
+    second.memory = dict(first.memory)
+    first.decode(latents[:, :3])
+    assert torch.equal(torch.cat([before, second.decode(latents[:, at:])], 1), whole)
+    assert {type(held) for held in second.memory.values()} <= {torch.Tensor, str}
+
+
 def test_its_precision_is_its_own(folder: Path, vae: WanVAE, latents: torch.Tensor, whole: torch.Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(vae.decode(latents), vae.decode(latents)) and torch.allclose(vae.decode(latents), whole)

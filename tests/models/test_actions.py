@@ -119,3 +119,19 @@ def test_a_stream_that_begins_without_actions_can_be_steered_later() -> None:
     assert hand.steer(given(ROWS[:1, :1])) == 3
     rows = hand.rows([2, 3])
     assert rows is not None and not rows[:, 0].any() and torch.equal(rows[:, 1:], given(ROWS[:1, :1]))
+
+
+def test_what_no_pass_asks_for_again_is_let_go_and_a_copy_goes_on_by_itself() -> None:
+    hand, plain = steering(), steering()
+    twin = hand.fork()
+    for frame in range(0, 300, 3):
+        for one in (hand, plain):
+            one.rows([frame, frame + 1, frame + 2])
+            one.steer(given(ROWS[:, frame % 5 : frame % 5 + 1]))
+        hand.forget(frame - 6)
+        asked = list(range(max(0, frame - 6), frame + 3))
+        assert torch.equal(hand.rows(asked), plain.rows(asked))  # type: ignore[arg-type]
+    assert hand.flagged.shape[1] <= 10 < plain.flagged.shape[1]
+    assert torch.equal(twin.rows([0, 4]), steering().rows([0, 4]))  # type: ignore[arg-type]
+    again = Steering.restored(hand.saved())
+    assert again.steer(given(ROWS[:, :1])) == hand.steer(given(ROWS[:, :1])) == 300

@@ -12,7 +12,7 @@ from torch import Tensor
 from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
 from adastate.stream.rollout import rollout
-from tests.support.tiny import SHAPE, Drawn, NetStudent, named, random_net, read_system, spec
+from tests.support.tiny import SHAPE, SIZE, Drawn, NetStudent, named, random_net, read_system, spec
 
 SPECS = [
     spec(),
@@ -43,6 +43,28 @@ def test_all_copies_go_on_alike_and_none_disturbs_another(stream: Any) -> None:
         stream.restart_frames is not None
     )
     assert torch.equal(more(cache, 4, seed=2), expected), "the first has not moved"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [s for s in SPECS if s.anchor_kind.in_slab],
+    ids=lambda s: named({"anchor": s.anchor, "position": s.position}),
+)
+def test_a_cache_in_a_slab_is_forked_with_its_slab(stream: Any) -> None:
+    cache = StateCache(stream, layers=SIZE.layers)
+    more(cache, 6, seed=1)
+    twin, third = fork(cache), fork(cache)
+    expected = more(cache, 4, seed=2)
+    more(third, 3, seed=5)
+    assert torch.equal(more(twin, 4, seed=2), expected), "neither has written into another's places"
+    assert twin._slab is not cache._slab and twin._slab is not None and twin.bytes == cache.bytes
+
+
+def test_what_a_cache_remembers_holds_on_to_nothing_else() -> None:
+    cache = StateCache(spec())
+    more(cache, 9, seed=1)
+    assert cache.recent is not None
+    assert cache.recent.untyped_storage().nbytes() == cache.recent.numel() * cache.recent.element_size()
 
 
 def test_a_copy_without_a_graph() -> None:
