@@ -12,7 +12,7 @@ from adastate.config.classes import ABSENT, constructor_hints, described_class
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import PLAIN, ConfigError, Lines, Path_, Words
 from adastate.config.value_types import is_text
-from adastate.runtime import run_paths
+from adastate.runtime import plain_yaml, run_paths
 from adastate.runtime.spelling import meant, nearest
 
 NOTHING = ("null", "Null", "NULL", "~", "")
@@ -43,8 +43,7 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     try:
-        node = yaml.compose(text, _Loader)
-        content = yaml.load(text, _Loader)
+        node, content = plain_yaml.load_nodes(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{_place(file, error)}: this is not valid YAML ({_problem(error)})") from error
     if node is None:
@@ -73,9 +72,9 @@ def _no_file(file: Path) -> str:
 def read_value(text: str, where: str) -> Any:
     """The value of an override; what is no YAML is text."""
     try:
-        return yaml.load(text, _Loader)
+        return plain_yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        if text[:1] in "[{":
+        if text[:1] in "[{&":
             raise ConfigError(f"{where}: this is not valid YAML ({_problem(error)})") from error
         return text
 
@@ -153,6 +152,7 @@ def _place(file: Path, error: yaml.YAMLError) -> str:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    told = " ".join(", ".join(filter(None, (getattr(error, name, "") for name in ("context", "problem")))).split())
+    said = ", ".join(filter(None, (getattr(error, name, "") for name in ("context", "problem")))) or str(error)
+    told = " ".join(said.split())
     quotes = "; put quotes around text with a colon in it, or a @, % or ` before it"
     return told + quotes * bool(re.search("mapping values|cannot start any token", told)) or "unreadable"

@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 
-import yaml
-
 from adastate.config.conf_files import conf_path
-from adastate.runtime import signals
+from adastate.runtime import plain_yaml, signals
 
 LOGS = "ADASTATE_SLURM_LOGS"
 """Variable of the environment with the folder of the job's logs, set by conf/slurm.sh: use srun."""
@@ -120,7 +118,7 @@ def names_strategy(argv: list[str]) -> bool:
     """Whether a command line, or a config file in it, chooses the strategy."""
     files = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
     files += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    configs = [yaml.safe_load(f.read_text(encoding="utf-8")) or {} for f in map(conf_path, files) if f.is_file()]
+    configs = [plain_yaml.load(f.read_text(encoding="utf-8")) or {} for f in map(conf_path, files) if f.is_file()]
     return any(word.startswith("--trainer.strategy") for word in argv) or any(
         "strategy" in (config.get("trainer") or {}) for config in configs
     )

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adastate import metrics
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval
+from adastate.runtime import plain_yaml
 from adastate.study.measures import MEASURES
 from adastate.study.results import DRAWS, Results
 from adastate.study.table import folder
@@ -147,7 +146,7 @@ def _outcome(results: Results, test: Comparison) -> Outcome:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = plain_yaml.load(path.read_text(encoding="utf-8"))
     for claim in content["claims"]:
         for test in claim["tests"]:
             known = (*MEASURES, ATTENTION)

@@ -7,10 +7,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
+from adastate.runtime import plain_yaml
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 
@@ -130,7 +129,7 @@ def read_table(path: Path | None = None) -> Table:
     path = path or folder() / "arms.yaml"
     if not path.is_file():
         raise ConfigError(f"no table of arms at {path}: run from the repository, or give --table")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
     for part in ("stream", "budgets", "groups", "arms"):
         if part not in content:
             raise ConfigError(f"{path} has no {part!r}; it needs stream, budgets, groups and arms")

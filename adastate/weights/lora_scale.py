@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from adastate.runtime import plain_yaml
 from adastate.weights.files import WeightsError
 from adastate.weights.key_maps import to_diffusers, unwrap
 from adastate.weights.sources import ADAPTER_CONFIG, Stored
@@ -107,7 +108,7 @@ def _own_run(stored: Stored, prefix: str) -> Told | None:
     if not path.is_file():
         return None
     try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
+        node = plain_yaml.load(path.read_text(encoding="utf-8"))["model"]["init_args"]
         part = node.get(prefix.split(".")[0])  # student, critic; of a stage with one network, the model itself
         lora = (part["init_args"] if isinstance(part, dict) else node).get("lora")
         if not lora:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
-import yaml
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from torch.optim.lr_scheduler import LambdaLR
 
-from adastate.runtime import run_paths
+from adastate.runtime import plain_yaml, run_paths
 
 CONFIG = "config.yaml"
 RATES = re.compile(r"model\..*\b(student_lr|critic_lr|lr|muon_lr|betas|weight_decay)$")
@@ -96,7 +95,7 @@ def apply_rates(trainer: pl.Trainer) -> None:
 
 def _stored(path: Path) -> Any:
     """What a file holds, with the paths of the run folder as they are stored; older files name where it lay."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = plain_yaml.load(path.read_text(encoding="utf-8"))
     root = str((config.get("trainer") or {}).get("default_root_dir") or run_paths.RUN)
     return config if root.startswith(run_paths.RUN) else run_paths.stored(config, Path(root).parent)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from adastate.media import html_page
-from adastate.runtime import atomic
+from adastate.runtime import atomic, json_lines
 
 INDEX = "previews.jsonl"
 """One line a preview: iteration, horizon, prompts and the paths of its files, relative to the run folder."""
@@ -24,7 +23,7 @@ def write_gallery(run: Path) -> Path:
     """
     run = Path(run)
     entries: dict[tuple[int, int], dict[str, Any]] = {}
-    for entry in _index(run / INDEX):  # the same iteration again, after a resume: the later one counts
+    for entry in json_lines.read(run / INDEX):  # the same iteration again, after a resume: the later one counts
         entries[entry["iteration"], entry["horizon"]] = entry
     newest = [_existing(run, entry) for _, entry in sorted(entries.items(), reverse=True)]
     iterations = [(i, list(previews)) for i, previews in groupby(newest, lambda entry: entry["iteration"])]
@@ -33,17 +32,6 @@ def write_gallery(run: Path) -> Path:
     template = Path(__file__).with_name("gallery.html.jinja")
     atomic.write_text(page, html_page.fill(template, name=name, iterations=iterations))
     return page
-
-
-def _index(path: Path) -> list[dict[str, Any]]:
-    """Its entries, without the half line that a killed run may leave."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
 
 
 def _existing(run: Path, entry: dict[str, Any]) -> dict[str, Any]:

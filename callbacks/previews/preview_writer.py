@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, gif_bytes, held
-from adastate.runtime import atomic
+from adastate.runtime import atomic, json_lines
 from callbacks.previews import figures, tags, trackers
 from callbacks.previews.gallery import INDEX, write_gallery
 from callbacks.previews.render import Preview
@@ -87,9 +86,7 @@ class PreviewFiles:
             k = math.ceil(len(video) / GIF_PICTURES)
             shown = video[::k] if state is None else beside(video[::k], state[::k])
             self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k), preview.prompts[row])
-        # Last, and in one write: the gallery lists only what is complete.
-        with (self.run / INDEX).open("a", encoding="utf-8") as index:
-            index.write(json.dumps(entry) + "\n")
+        json_lines.append(self.run / INDEX, entry)  # last: the gallery lists only what is complete
         return self._shown(preview, entry)
 
     def _shown(self, preview: Preview, entry: dict[str, Any]) -> list[Shown]:

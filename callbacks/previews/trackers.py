@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import yaml
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from adastate.runtime import plain_yaml
 from callbacks.previews import tags
 
 CONFIGURATION, PROMPTS = "configuration", "preview_prompts"
@@ -44,7 +44,7 @@ def describe(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, st
             for name, text in ((CONFIGURATION, written), (PROMPTS, listed)):
                 logger.experiment.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
         elif isinstance(logger, WandbLogger):
-            logger.log_hyperparams({CONFIGURATION: yaml.safe_load(written) or {}, PROMPTS: list(prompts)})
+            logger.log_hyperparams({CONFIGURATION: plain_yaml.load(written) or {}, PROMPTS: list(prompts)})
         elif isinstance(logger, MLFlowLogger):
             for file, text in (("config.yaml", written), (f"{PROMPTS}.txt", listed)):
                 logger.experiment.log_text(logger.run_id, text, file)
