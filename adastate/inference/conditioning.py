@@ -79,9 +79,9 @@ def _read_latents(path: Path) -> Tensor:
         raise ValueError(f"there is no file of latents {path}")
     if path.suffix == ".npy":
         try:
-            array = np.load(path, allow_pickle=False)
-            return torch.from_numpy(np.asarray(array, np.float32))
-        except (ValueError, OSError) as error:
+            array = np.lib.format.open_memmap(path, mode="r")  # holds its header against the bytes that are there
+            return torch.from_numpy(np.array(array, np.float32))
+        except (ValueError, OverflowError, OSError) as error:
             raise ValueError(f"{path} is no NumPy file of numbers ({' '.join(str(error).split())})") from error
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"{path} is no file of latents: .safetensors, .npy, .pth and .pt are read")

@@ -17,7 +17,7 @@ from adastate.media.video import BACKDROP, fit
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 MOST_PIXELS = 2**28
-"""Of a picture that is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
+"""Of a picture, before any of it is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
 
 REDUCED_FROM = 2**26
 """Pixels from which on a picture is averaged to a whole part of its size before it is scaled."""
@@ -53,10 +53,10 @@ def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
 def _reduced(image: Image.Image, enough: int) -> Image.Image:
     """Upright and in 8 bits; a very large one at a whole part of its size, with sides of `enough` pixels at least."""
     large = image.width * image.height > REDUCED_FROM
-    if large:
-        image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"it has {image.width} x {image.height} pixels")
+    if large:
+        image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
     ImageOps.exif_transpose(image, in_place=True)
     shown = _in_8_bits(image)
     if large and (times := min(shown.size) // enough) > 1:

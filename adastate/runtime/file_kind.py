@@ -81,6 +81,11 @@ def _require_torch(path: Path) -> None:
         raise NoWeightsError(f"{path} is not a whole PyTorch file (it breaks off after {_size(path)}): copy it again")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:  # torch.save packs nothing
+        raise NoWeightsError(
+            f"{path} is packed, {_size(path)} for {unpacked:,}, which no PyTorch file is: copy it again"
+        )
     if not any(name.endswith("data.pkl") for name in names):
         held = ", ".join(names[:3]) or "nothing"
         raise NoWeightsError(

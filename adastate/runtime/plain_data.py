@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from adastate.runtime import file_kind
+
+MOST_UNPACKED = 1 << 30
+"""Bytes of the arrays of a .npz file. Those of a study's measures have a few megabytes."""
 
 
 def save(content: Any, path: Path) -> None:
@@ -18,6 +25,34 @@ def save(content: Any, path: Path) -> None:
     writes when it closes, have found no room."""
     with path.open("wb") as file:
         torch.save(content, file)
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a .npz file; no more is unpacked than `MOST_UNPACKED`, none made by a shape that its bytes belie.
+
+    Raises:
+        ValueError: it is none, or larger, or holds more than numbers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_UNPACKED:
+                raise ValueError(f"it unpacks to more than {MOST_UNPACKED >> 20} MB")
+            found = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+        return {name: _array(data) for name, data in found.items()}
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no whole file of arrays ({error}): measure it again") from error
+
+
+def _array(data: bytes) -> np.ndarray[Any, Any]:
+    file = io.BytesIO(data)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in read:
+        raise ValueError(f"an array of version {version}")
+    shape, _, kind = read[version](file)
+    if math.prod(shape) * kind.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array claims the shape {shape} and has {len(data) - file.tell()} bytes")
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def load(path: Path, error: type[Exception], instead: str) -> Any:

@@ -17,6 +17,7 @@ from adastate import metrics
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval, Moments, Resamples
 from adastate.metrics.uncertainty import interval
+from adastate.runtime import plain_data
 from adastate.study.attention_by_place import AttentionShares
 from adastate.study.measures import MADE, MEASURES, PARTS
 
@@ -45,8 +46,8 @@ class Measured:
         """None if the folder holds no whole measurement."""
         if not (folder / "measures.json").is_file() or not (folder / "measures.npz").is_file():
             return None
-        with np.load(folder / "measures.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != "allow_pickle"}
+        arrays = plain_data.load_npz(folder / "measures.npz")
+        arrays.pop("allow_pickle", None)
         return cls(folder, arrays, json.loads((folder / "measures.json").read_text(encoding="utf-8")))
 
     @property

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from adastate.encoders import TinyCodec
 from adastate.inference.conditioning import latents, pictures
 from adastate.media.picture_file import read_picture
+from tests.support.hostile_shards import array
 from tests.support.tiny import normal
 
 CPU = torch.device("cpu")
@@ -87,3 +88,10 @@ def test_mistakes_are_answered_with_both_sizes(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             pictures(path, TinyCodec(), (6, 8), 2, CPU)
+
+
+@pytest.mark.parametrize("shape", ["(1000000, 1000000)", "(4294967296, 4294967296, 2)"])
+def test_an_array_that_promises_what_is_not_there_is_refused(tmp_path: Path, shape: str) -> None:
+    (tmp_path / "a.npy").write_bytes(array("'<f4'", shape))
+    with pytest.raises(ValueError, match=r"a\.npy is no NumPy file of numbers"):
+        latents(tmp_path / "a.npy", SHAPE, 1, CPU)

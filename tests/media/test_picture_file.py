@@ -132,3 +132,17 @@ def test_it_covers_the_size(tmp_path: Path) -> None:
     for size in ((5, 40), (40, 5), (1, 1)):
         found = read_picture(tmp_path / "a.png", *size)
         assert found.shape == (3, *size) and found.dtype == torch.float32 and found.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.gif", "a.webp", "a.bmp"])
+def test_what_it_claims_is_looked_at_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(picture_file, "MOST_PIXELS", 2_000_000)
+    monkeypatch.setattr(picture_file, "REDUCED_FROM", 1000)
+    frames = [Image.new("RGB", (2000, 1500), (n, 0, 0)) for n in (1, 2)]
+    frames[0].save(
+        tmp_path / name, **({} if name in ("a.jpg", "a.bmp") else {"save_all": True, "append_images": frames[1:]})
+    )
+    with pytest.raises(ValueError, match="2000 x 1500 pixels"):
+        read_picture(tmp_path / name, 4, 4)

@@ -134,6 +134,7 @@ VIDEOS: dict[str, tuple[bytes, str]] = {
     "a box larger than the file": (patched(b"moov", -8, struct.pack(">I", 2**31)), "truncated"),
     "a box of no size": (patched(b"trak", -8, struct.pack(">I", 3)), "truncated"),
     "half a video": (video(9)[: len(video(9)) // 2], "truncated"),
+    "a list of files": (b"ffconcat version 1.0\nfile /etc/passwd\n", "truncated|not a readable mp4"),
     "a playlist that opens files": (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "truncated|not a readable mp4"),
 }
 
