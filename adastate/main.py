@@ -10,12 +10,15 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from adastate.runtime import atomic, run_paths, signals, threads
+from adastate.runtime import atomic, run_paths, secrets, signals, threads
 from adastate.runtime.spelling import meant
+
+if TYPE_CHECKING:
+    from adastate.config.schema import Config
 
 COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
@@ -94,30 +97,33 @@ def fit(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        leader = _lightning(["fit", "--config", str(merged), *rest])
+        leader = _lightning(["fit", "--config", str(merged), *rest], composed)
     if leader and signals.heard():
         print(f"[adastate] {signals.heard()} came when the run was ending; it is done")
         raise SystemExit(signals.ENDED)
 
 
-def _lightning(argv: list[str]) -> bool:
-    """Fits; whether this is the process that speaks for all."""
+def _lightning(argv: list[str], composed: Config) -> bool:
+    """Fits with what was `composed`; whether this is the process that speaks for all."""
     from argparse import ArgumentError
 
     import lightning.pytorch as pl
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
+    from adastate.config.environment import restored
     from adastate.config.mistakes import parser_sentence
     from adastate.config.schema import ConfigError
 
     class SaveConfig(SaveConfigCallback):
-        """The resolved config lies in the run folder itself, where `generate` finds it."""
+        """The resolved config lies in the run folder itself, where `generate` finds it; but for what the environment
+        has a part in, which is resolved again, and without secrets."""
 
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
             with atomic.replacing(path) as scratch:
                 self.parser.save(self.config, scratch, skip_unset=False, overwrite=True, multifile=False)
-                config = run_paths.stored(yaml.safe_load(scratch.read_text(encoding="utf-8")), run_paths.run_of(path))
+                dumped = restored(yaml.safe_load(scratch.read_text(encoding="utf-8")), composed.unresolved)
+                config = run_paths.stored(dumped, run_paths.run_of(path))
                 scratch.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
@@ -183,7 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         # importing takes seconds in which a signal may come
         run = fit if argv[0] == "fit" else importlib.import_module(COMMANDS[argv[0]][0]).main
-        run(argv[1:])
+        with secrets.guarded():
+            run(argv[1:])
         if of_the_process and before:
             signals.ignore()
         else:
@@ -194,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         told = sentence(error)
         if told is None:
             raise
-        raise SystemExit(f"adastate: {told}") from error
+        raise SystemExit(secrets.printable(secrets.redacted(f"adastate: {told}"))) from error
 
 
 if __name__ == "__main__":

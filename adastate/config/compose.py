@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adastate.config import environment
 from adastate.config.classes import derives
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, T, Words
 from adastate.config.text import as_written, forget, read_value, read_yaml
@@ -50,6 +51,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
     assert isinstance(config, dict)
+    kept = environment.unresolved(written, config)
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
     # first, because a mistake in a variable shows wherever it is used, and there it has no line
     for name in VARIABLES:
@@ -59,7 +61,8 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         if key in plain:
             check_class(plain[key], (key,), lines)
     check_trainer(plain.get("trainer") or {}, lines)
-    return Config(plain, {k: v for k, v in config.items() if k in VARIABLES})
+    variables = {k: v for k, v in config.items() if k in VARIABLES}
+    return Config(plain, variables, kept)
 
 
 def build(node: dict[str, Any], base: type[T]) -> T:

@@ -82,10 +82,12 @@ Words = dict[Path_, str]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A composed config: what Lightning reads, and the variables that it was made with."""
+    """A composed config: what Lightning reads, the variables that it was made with, and the texts with `${oc.env:...}`
+    of what the environment has a part in."""
 
     lightning: dict[str, Any]
     variables: dict[str, Any]
+    unresolved: dict[Path_, str] = dataclasses.field(default_factory=dict)
 
 
 class ConfigError(ValueError):

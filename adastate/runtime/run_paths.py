@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adastate.runtime import secrets
+
 RUN = "@run"
 """Stands for the run folder in what is stored. YAML writes a text that begins so in quotes."""
 
@@ -31,9 +33,9 @@ def stored(node: Any, run: Path, root: Path | None = None) -> Any:
 
 
 def stored_words(words: Sequence[str], run: Path, root: Path | None = None) -> list[str]:
-    """The same of a command line, whose paths also stand behind an equals sign."""
+    """The same of a command line, whose paths also stand behind an equals sign; without the secrets in it."""
     cut = [word.partition("=") if word.startswith("-") else ("", "", word) for word in words]
-    return [f"{name}{sign}{stored(value, run, root)}" for name, sign, value in cut]
+    return [secrets.redacted(f"{name}{sign}{stored(value, run, root)}") for name, sign, value in cut]
 
 
 def located(node: Any, run: Path, written_at: str | None = None) -> Any:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import yaml
 
+from adastate.config import environment
 from adastate.config.compose import build
 from adastate.config.schema import ConfigError
 from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
-from adastate.runtime import run_paths
+from adastate.runtime import plain_yaml, run_paths
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 
@@ -65,7 +66,12 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
         raise ConfigError(
             f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
         )
-    config = {"trainer": {}, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    try:
+        config = {"trainer": {}, **environment.resolve(plain_yaml.load(path.read_text(encoding="utf-8")))}
+    except (yaml.YAMLError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no configuration ({' '.join(str(error).split())}): train the stage again"
+        ) from error
     root = str(config["trainer"].get("default_root_dir") or "")
     there = run_paths.located(config, run, root.removesuffix(f"/{stage}") if root.endswith(f"/{stage}") else None)
     return dict(there)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -14,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from adastate.runtime import atomic, atomic_folder, disk, folder_lock
+from adastate.runtime import atomic, atomic_folder, disk, folder_lock, json_lines, secrets
 from callbacks.checkpointing import changed_config
 from callbacks.checkpointing.collectives import first, gathered
 from callbacks.checkpointing.direct_io import write_directly
@@ -286,8 +285,7 @@ def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
     path = Path(trainer.default_root_dir) / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        json_lines.append(path, secrets.hidden(line))
     except OSError:
         return  # a full disk: what happened is on the screen as well
 
