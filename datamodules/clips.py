@@ -17,7 +17,7 @@ from adastate.media.video import to_float
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.dataset import ShardDataset
-from datamodules.shards.remote import Patience
+from datamodules.shards.patience import Patience
 from datamodules.shards.sampler import BatchStream, together
 
 LEDGER = "skipped.jsonl"

@@ -16,8 +16,8 @@ import torch
 from adastate.types import Batch
 from datamodules.shards.decode import DecodedSample, decode, read_facts, require
 from datamodules.shards.index import BadSample, Places, Sample
-from datamodules.shards.remote import Patience
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.patience import Patience
+from datamodules.shards.safe_decode import MAX_PIXELS, ShardError
 from datamodules.shards.sampler import BatchStream, EpochShuffle
 from datamodules.shards.skip_log import Ledger, Skip
 
@@ -113,7 +113,12 @@ class ShardDataset:
     @property
     def identity(self) -> dict[str, Any]:
         """What the order is a function of."""
-        return {"samples": len(self), "shards": len(self.places.shards), "digest": self.places.digest}
+        return {
+            "samples": len(self),
+            "shards": len(self.places.shards),
+            "digest": self.places.digest,
+            **self.places.content,
+        }
 
     def batches(
         self, collate: Callable[[ShardDataset, range], Batch], batch: int, rank: int, world: int
@@ -165,7 +170,9 @@ class ShardDataset:
         self._tried[n] = True
         sample = self.places[n]
         try:
-            row = self._memory.get(n) or decode(sample, self.kind, self.frames, self.patience, self.actions)
+            row = self._memory.get(n) or decode(
+                sample, self.kind, self.frames, self.patience, self.actions, self._pixels()
+            )
             if self.shape and _shapes(row) != (self.shape, self.steered):
                 self._memory.pop(n, None)
                 raise self._unlike_others(sample, row)
@@ -179,6 +186,11 @@ class ShardDataset:
             self._memory[n] = row
             self._free -= size
         return row
+
+    def _pixels(self) -> int:
+        """Of a picture that is decoded: once the shape of the set is known, somewhat more, as sides are
+        padded and pixels stretched."""
+        return 4 * self.shape[-2] * self.shape[-1] + 2**16 if self.kind == "mp4" and self.shape else MAX_PIXELS
 
     def _unlike_others(self, sample: Sample, row: DecodedSample) -> BadSample:
         if row.content.shape != self.shape:

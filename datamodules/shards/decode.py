@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datamodules.shards import safe_decode
 from datamodules.shards.index import BadSample, Sample
-from datamodules.shards.remote import Patience
-from datamodules.shards.safe_decode import Refused
+from datamodules.shards.patience import Patience
+from datamodules.shards.safe_decode import ChangedError, Refused
 
 HOW_TO_MAKE = {
     "latent.npy": "`make shards VIDEOS=... LATENTS=1` writes latents",
@@ -36,11 +36,17 @@ class DecodedSample:
 
 
 def decode(
-    sample: Sample, kind: str, frames: int | None = None, patience: Patience | None = None, actions: bool = True
+    sample: Sample,
+    kind: str,
+    frames: int | None = None,
+    patience: Patience | None = None,
+    actions: bool = True,
+    pixels: int = safe_decode.MAX_PIXELS,
 ) -> DecodedSample:
     """Reads a sample and crops it to the first `frames` latent frames (pictures of an mp4).
 
     With `actions` its actions.npy is read, where it has one: a row for each latent frame, those of an mp4 included.
+    Pictures of an mp4 with more than `pixels` are refused before they are decoded.
 
     Raises:
         BadSample: no caption, no `kind`, out of reach, not decodable, too short, numbers that are not finite, or
@@ -56,7 +62,7 @@ def decode(
     except Refused as error:
         raise BadSample(error.cause, sample, str(error)) from error
     try:
-        content = safe_decode.read_mp4(data[kind]) if kind == "mp4" else safe_decode.read_npy(data[kind])
+        content = safe_decode.read_mp4(data[kind], pixels) if kind == "mp4" else safe_decode.read_npy(data[kind])
     except Refused as error:
         raise BadSample(error.cause, sample, f"cannot be decoded ({error}): make its shard again") from error
     except Exception as error:  # no file may end a run, whatever it does to a decoder
@@ -116,6 +122,9 @@ def _fetch(sample: Sample, kinds: Sequence[str], patience: Patience | None) -> d
         return patience(work, sample.shard) if patience else work()
     except FileNotFoundError as error:
         raise BadSample("vanished shard", sample, "is gone: its shard is not there any more, or has shrunk") from error
+    except ChangedError as error:
+        told = f"{error}, which mixes what the run knows of it with other bytes: put it back, or begin anew"
+        raise BadSample("changed shard", sample, told) from error
     except OSError as error:
         raise BadSample("out of reach", sample, f"cannot be read ({error})") from error
 

@@ -20,10 +20,13 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+from datamodules.shards.identity import content, patiently_stamped, same_place, unlike_index
+from datamodules.shards.patience import Patience
 from datamodules.shards.remote import (
     File,
-    Patience,
+    Listed,
     Remote,
+    Stamp,
     expand,
     find,
     is_remote,
@@ -31,6 +34,8 @@ from datamodules.shards.remote import (
     read_range,
     reader,
     size,
+    stamp,
+    stamp_of,
 )
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.skip_log import Skip
@@ -56,9 +61,10 @@ class Sample:
     key: str
     members: dict[str, tuple[int, int]]  # kind -> offset and bytes in the shard
     fault: Fault | None = None
+    stamp: Stamp = ()  # of the shard, when it was indexed
 
     def read(self, kind: str) -> bytes:
-        return read_range(self.shard, *self.members[kind])
+        return read_range(self.shard, *self.members[kind], self.stamp)
 
     def fetch(self, kinds: Sequence[str]) -> dict[str, bytes]:
         """Some members, in one read if they lie together."""
@@ -66,7 +72,7 @@ class Sample:
         first, last = min(o for o, _ in lie.values()), max(o + n for o, n in lie.values())
         if last - first > sum(n for _, n in lie.values()) + _TOGETHER:
             return {kind: self.read(kind) for kind in lie}
-        data = read_range(self.shard, first, last - first)
+        data = read_range(self.shard, first, last - first, self.stamp)
         if len(data) < last - first:
             raise FileNotFoundError(f"{self.shard} ends too early")
         return {kind: data[offset - first : offset - first + n] for kind, (offset, n) in lie.items()}
@@ -81,6 +87,7 @@ class Shard:
     places: int = 0
     samples: list[Sample] | None = None  # None: not indexed yet
     fault: Fault | None = None
+    listed: Listed | None = None  # in an index.json
 
 
 def index_shard(file: File, patience: Patience | None = None) -> tuple[list[Sample], str | None]:
@@ -91,20 +98,22 @@ def index_shard(file: File, patience: Patience | None = None) -> tuple[list[Samp
     """
     patience = patience or Patience()
     if isinstance(file, Remote):
+        looked = patience(lambda: stamp(file), file)
         listing = list_members(reader(file, patience), patience(lambda: size(file), file))
     else:
-        listing = patience(partial(_list_local, file), file)
-    return _group(file, listing), listing.torn
+        listing, looked = patience(partial(_list_local, file), file)
+    return [replace(sample, stamp=looked) for sample in _group(file, listing)], listing.torn
 
 
-def _list_local(path: Path) -> Listing:
+def _list_local(path: Path) -> tuple[Listing, Stamp]:
     with path.open("rb", buffering=8192) as file:
 
         def read(offset: int, count: int) -> bytes:
             file.seek(offset)
             return file.read(count)
 
-        return list_members(read, size(path))
+        looked = stamp_of(os.fstat(file.fileno()))
+        return list_members(read, looked[0]), looked
 
 
 def read_shard(path: File) -> list[Sample]:
@@ -191,7 +200,7 @@ def _expected(shards: str) -> list[File]:
         raise ShardError(
             f"no shard matches {missing[0]}: check data.shards, or make some with `make shards VIDEOS=...`"
         )
-    return list(dict.fromkeys(found))
+    return list({same_place(file): file for file in reversed(found)}.values())[::-1]
 
 
 class Places:
@@ -213,7 +222,10 @@ class Places:
         files = _expected(shards)
         listed = _listed(files)
         labels = _labels(files)
-        self.shards = [Shard(f, label, listed.get(f, 0)) for f, label in zip(files, labels, strict=True)]
+        self.shards = [
+            Shard(f, label, listed[f].samples if f in listed else 0, listed=listed.get(f))
+            for f, label in zip(files, labels, strict=True)
+        ]
         now = [s for s in self.shards if isinstance(s.file, Path) or s.file not in listed]
         if any(isinstance(s.file, Remote) for s in now):
             with ThreadPoolExecutor(8) as pool:
@@ -227,6 +239,7 @@ class Places:
         self.starts = list(accumulate([s.places for s in self.shards], initial=0))
         told_all = "\n".join(f"{s.label} {s.places}" for s in self.shards)
         self.digest = hashlib.blake2b(told_all.encode(), digest_size=6).hexdigest()
+        self.content = content([(s.listed, _stamp(s) or patiently_stamped(s.file, patience)) for s in self.shards])
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -274,6 +287,8 @@ class Places:
             if torn:
                 told = f"shard {shard.label} is not a whole tar file ({torn}): delete it and make it again"
                 shard.fault = Fault("broken shard", f"cannot be trusted, {told}")
+            elif told := patience(partial(unlike_index, shard.file, shard.listed, _stamp(shard)), shard.file):
+                shard.fault = Fault("changed shard", f"cannot be trusted, shard {shard.label} {told}")
         except (FileNotFoundError, PermissionError) as error:
             gone = isinstance(error, FileNotFoundError)
             shard.samples = []
@@ -290,16 +305,20 @@ def _whole(shard: Shard, fault: Fault, samples: int) -> Skip:
     return Skip(shard.label, None, fault.cause, fault.detail[:300], samples)
 
 
-def _listed(files: Sequence[File]) -> dict[File, int]:
-    """Samples of the files, as the index.json beside them tells."""
-    found: dict[File, int] = {}
+def _listed(files: Sequence[File]) -> dict[File, Listed]:
+    """What the index.json beside the files tells of them."""
+    found: dict[File, Listed] = {}
     for parent in dict.fromkeys(file.parent for file in files):
         index = read_index(parent if isinstance(parent, Path) else Remote(parent))
         found |= {
-            (parent / name if isinstance(parent, Path) else Remote(f"{parent}/{name}")): samples
-            for name, samples in index.items()
+            (parent / name if isinstance(parent, Path) else Remote(f"{parent}/{name}")): entry
+            for name, entry in index.items()
         }
     return {file: found[file] for file in files if file in found}
+
+
+def _stamp(shard: Shard) -> Stamp:
+    return shard.samples[0].stamp if shard.samples else ()
 
 
 def _labels(files: Sequence[File]) -> list[str]:

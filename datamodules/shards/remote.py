@@ -9,19 +9,20 @@ import glob
 import json
 import os
 import re
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from braceexpand import braceexpand
 
-from datamodules.shards.safe_decode import ShardError
+from adastate.runtime import secrets
+from adastate.runtime.secrets import HIDDEN
+from datamodules.shards import web
+from datamodules.shards.patience import Patience
+from datamodules.shards.safe_decode import ChangedError, ShardError
 
 T = TypeVar("T")
 
@@ -31,6 +32,9 @@ _AHEAD = 1 << 18
 
 _MAX_INDEX = 256 << 20
 _MAX_WHOLE = 1 << 30
+
+Stamp = tuple[Any, ...]
+"""What tells one content of a file from another: size, date and inode, or what its server calls it."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,90 +59,19 @@ class Remote:
 File = Path | Remote
 
 
-@dataclass
-class Patience:
-    """How long a read may take, and how often it is tried.
-
-    Args:
-        seconds: of one try.
-        tries: before the file counts as out of reach; afterwards one is enough, so that a dead disk does not stop a
-            whole job for each of its samples.
-        pause: seconds before the second try, doubled before each one more.
-    """
-
-    seconds: float = 60.0
-    tries: int = 3
-    pause: float = 1.0
-    _down: set[str] = field(default_factory=set)
-    _helper: _Helper | None = field(default=None, repr=False)
-
-    def __call__(self, work: Callable[[], T], of: File) -> T:
-        """What `work` returns.
-
-        Raises:
-            OSError: FileNotFoundError or PermissionError at once, TimeoutError or the last failure after all tries.
-        """
-        tries = 1 if str(of) in self._down else self.tries
-        for i in range(tries):
-            try:
-                found = self._within(work)
-                self._down.discard(str(of))
-                return found
-            except (FileNotFoundError, PermissionError, IsADirectoryError, ShardError):
-                raise
-            except Exception as error:  # every client has failures of its own
-                if getattr(error, "status", None) in (401, 403, 410):
-                    raise PermissionError(f"{of} answers {error}") from error
-                if i + 1 == tries:
-                    self._down.add(str(of))
-                    raise (
-                        error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
-                    ) from error
-            time.sleep(self.pause * 2**i)
-        raise AssertionError("unreachable")
-
-    def _within(self, work: Callable[[], T]) -> T:
-        """Runs `work` in another thread, as a read of a dead disk cannot be interrupted, only left behind."""
-        helper = self._helper
-        if helper is None or helper.process != os.getpid():
-            helper = self._helper = _Helper()
-        try:
-            found, error = helper.run(work, self.seconds)
-        except Empty:
-            self._helper = None
-            raise TimeoutError(f"no answer within {self.seconds:g} s") from None
-        if error is not None:
-            raise error
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_helper": None}
+def stamp(file: File) -> Stamp:
+    """Raises OSError: it cannot be reached."""
+    if isinstance(file, Path):
+        return stamp_of(file.stat())
+    filesystem, path = _filesystem(file.url)
+    told = filesystem.info(path)
+    dated = next((str(told[k]) for k in ("ETag", "etag", "Last-Modified", "LastModified", "updated", "created")
+                  if told.get(k)), "")  # fmt: skip
+    return told.get("size"), dated
 
 
-class _Helper:
-    """A daemon thread that does one thing at a time; processes that are forked need one of their own."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.todo: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self.done: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
-        threading.Thread(target=self._work, args=(self.todo, self.done), daemon=True).start()
-
-    def run(self, work: Callable[[], Any], seconds: float) -> tuple[Any, Exception | None]:
-        self.todo.put(work)
-        try:
-            return self.done.get(timeout=seconds)
-        except Empty:
-            self.todo.put(None)  # it ends when what it waits for does
-            raise
-
-    @staticmethod
-    def _work(todo: SimpleQueue[Callable[[], Any] | None], done: SimpleQueue[tuple[Any, Exception | None]]) -> None:
-        while work := todo.get():
-            try:
-                done.put((work(), None))
-            except Exception as error:
-                done.put((None, error))
+def stamp_of(found: os.stat_result) -> Stamp:
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def size(file: File) -> int:
@@ -154,16 +87,23 @@ def size(file: File) -> int:
     return len(_whole(file)) if told is None else int(told)
 
 
-def read_range(file: File, offset: int, count: int) -> bytes:
-    """`count` bytes from `offset` on, fewer at the end of the file."""
+def read_range(file: File, offset: int, count: int, known: Stamp = ()) -> bytes:
+    """`count` bytes from `offset` on, fewer at the end of the file.
+
+    Raises:
+        ChangedError: it is not what it was when its stamp was `known`.
+    """
     if isinstance(file, Path):
         with file.open("rb") as opened:
+            if known and stamp_of(os.fstat(opened.fileno())) != known:
+                raise ChangedError("was replaced or written to")
             opened.seek(offset)
             return opened.read(count)
     if file in _without_ranges:
         return _whole(file)[offset : offset + count]
     filesystem, path = _filesystem(file.url)
-    found = filesystem.cat_file(path, start=offset, end=offset + count)
+    unless = {"unless": known[1]} if known and isinstance(filesystem, web.WebFiles) else {}
+    found = filesystem.cat_file(path, start=offset, end=offset + count, **unless)
     if len(found) > count:  # a server without ranges sends all it has
         _without_ranges.add(file)
         return _whole(file)[offset : offset + count]
@@ -200,6 +140,13 @@ def reader(file: Remote, patience: Patience) -> Callable[[int, int], bytes]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
+    if HIDDEN in url:
+        raise ShardError(
+            f"the secret in {Remote(url)} was left out when this was saved: give data.shards again, with "
+            "${oc.env:NAME} in place of it"
+        )
+    if url.startswith(("http://", "https://")):
+        return web.WebFiles(), url
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
@@ -215,9 +162,11 @@ def is_remote(pattern: str) -> bool:
         ShardError: one that is no place of files: `pipe:` runs commands, `file://` and chains hide what is opened.
     """
     protocol, separator, _ = pattern.partition("://")
+    protocol = protocol.lower()
     if pattern.startswith("pipe:") or "::" in pattern or (separator and protocol not in PROTOCOLS):
         known = ", ".join(f"{p}://" for p in PROTOCOLS)
-        raise ShardError(f"shards are local .tar files or lie behind {known}, not {pattern!r}: give one of these")
+        told = f"{pattern.partition(':')[0]}:..." if pattern.startswith("pipe:") else secrets.redacted(pattern)
+        raise ShardError(f"shards are local .tar files or lie behind {known}, not {told!r}: give one of these")
     return bool(separator)
 
 
@@ -254,8 +203,16 @@ def expand(pattern: str) -> list[str]:
     return list(dict.fromkeys(braceexpand(pattern)))
 
 
-def read_index(folder: File) -> dict[str, int]:
-    """Shard -> samples, as the folder's index.json tells; empty without one.
+class Listed(NamedTuple):
+    """What an index.json says of a shard; it may not tell the last two."""
+
+    samples: int
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+def read_index(folder: File) -> dict[str, Listed]:
+    """The shards that the folder's index.json lists; empty without one.
 
     Raises:
         ShardError: it is unreadable, too large, or names a file outside the folder.
@@ -263,14 +220,17 @@ def read_index(folder: File) -> dict[str, int]:
     index = folder / "index.json" if isinstance(folder, Path) else Remote(f"{folder.url}/index.json")
     try:
         told = json.loads(Patience()(lambda: read_range(index, 0, _MAX_INDEX), index))
-        listed = {str(entry["name"]): int(entry["samples"]) for entry in told.get("shards", [])}
+        listed = {
+            str(entry["name"]): Listed(int(entry["samples"]), entry.get("bytes"), entry.get("sha256"))
+            for entry in told.get("shards", [])
+        }
     except (FileNotFoundError, PermissionError):  # a bucket that must not be listed says so of what is not there
         return {}
     except OSError as error:
         raise ShardError(f"{index} cannot be read ({error}): try again when its storage is there") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{index} is not readable ({error}): delete the folder and make it again") from error
-    for name, samples in listed.items():
+    for name, (samples, _, _) in listed.items():
         if not re.fullmatch(r"\w[\w.-]*\.tar", name) or not 0 <= samples < 2**31:
             raise ShardError(f"{index} lists {name!r} with {samples} samples, which is no shard of its folder")
     return listed

@@ -27,6 +27,9 @@ MAX_WORDS = 1 << 20
 MAX_CONTENT = 2 << 30
 """Bytes of a video or of latents, stored or decoded."""
 
+MAX_VIDEO = 1 << 30
+"""Bytes of a decoded video: a clip of 81 frames at 1080 x 1920 is half of it. What it claims is held against this."""
+
 MAX_PICTURES = 100_000
 MAX_PIXELS = 8192 * 8192
 MAX_DEPTH = 16
@@ -40,6 +43,10 @@ _BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof"
 
 class ShardError(ValueError):
     """Shards that cannot be used; the sentence names the shard and the remedy."""
+
+
+class ChangedError(ShardError):
+    """A file that is another one than when it was looked at."""
 
 
 class Refused(ValueError):
@@ -131,23 +138,27 @@ def read_json(data: bytes) -> dict[str, Any]:
     raise Refused("unreadable", f"has a .json nested deeper than {MAX_DEPTH}")
 
 
-def read_mp4(data: bytes) -> Tensor:
+def read_mp4(data: bytes, pixels: int = MAX_PIXELS) -> Tensor:
     """An mp4 in memory -> `[T, 3, h, w]` uint8.
+
+    Args:
+        pixels: of a picture, at most; more are refused before any is decoded.
 
     Raises:
         Refused: `too large` for what it claims or turns out to be, `unreadable` if it is not a whole mp4 video.
     """
-    check_mp4(data)
+    check_mp4(data, pixels)
     try:
         # The format is given, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
             shown = ShownVideo(container)
             shown.gap = max(GAP, 4 / float(shown.stream.guessed_rate or 25))  # slow clips are whole clips
             shown.stream.codec_context.thread_count = 1  # starting threads takes longer than decoding a short clip
-            shown.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            shown.stream.codec_context.options = {"max_pixels": str(pixels + 64 * 1024)}
             pictures: list[Tensor] = []
+            _check_claim(1, shown.stream.width, shown.stream.height, pixels)
             for frame in shown.frames():
-                _check_claim(len(pictures) + 1, round(frame.image.width * frame.stretch), frame.image.height)
+                _check_claim(len(pictures) + 1, round(frame.image.width * frame.stretch), frame.image.height, pixels)
                 pictures.append(upright(frame))
                 if pictures[-1].shape != pictures[0].shape:
                     raise Refused("unreadable", "its pictures change their size")
@@ -163,7 +174,7 @@ def read_mp4(data: bytes) -> Tensor:
     return torch.stack(pictures).contiguous()
 
 
-def check_mp4(data: bytes) -> None:
+def check_mp4(data: bytes, pixels: int = MAX_PIXELS) -> None:
     """Reads the tables of an mp4 that FFmpeg allocates memory by, and refuses absurd ones."""
     view = memoryview(data)
     pictures, sides = 0, [(1, 1)]
@@ -184,11 +195,11 @@ def check_mp4(data: bytes) -> None:
     if pictures > min(MAX_PICTURES, len(data)):
         raise Refused("too large", f"it claims {pictures} pictures in {len(data)} bytes")
     for width, height in sides:
-        _check_claim(max(1, pictures), width, height)
+        _check_claim(max(1, pictures), width, height, pixels)
 
 
-def _check_claim(pictures: int, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS or pictures * width * height * 3 > MAX_CONTENT or pictures > MAX_PICTURES:
+def _check_claim(pictures: int, width: int, height: int, pixels: int) -> None:
+    if width * height > pixels or pictures * width * height * 3 > MAX_VIDEO or pictures > MAX_PICTURES:
         raise Refused("too large", f"it claims {pictures} pictures of {height} x {width}, more than is decoded")
 
 

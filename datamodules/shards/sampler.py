@@ -22,6 +22,9 @@ from adastate.types import Batch
 
 T = TypeVar("T")
 
+CONTENT = ("content", "files")
+"""Of an identity: a digest of what index.json says of the files; or of their sizes and dates, where there is none."""
+
 
 class EpochShuffle:
     """An endless sequence of item numbers: each epoch holds every item once, in an order drawn from (seed, epoch).
@@ -157,14 +160,15 @@ class ResumeCursor:
         world = trainer.world_size if trainer else 1
         self._loader = together(trainer, lambda: self._made(batches, trainer.global_rank if trainer else 0, world))
         if trainer is not None and world > 1:
-            same = trainer.strategy.broadcast(identity) == identity
+            same = _anywhere(trainer.strategy.broadcast(identity)) == _anywhere(identity)
             if trainer.strategy.reduce_boolean_decision(not same, all=False):
                 raise ValueError(f"processes see different data, this one {identity}: is it whole on every machine?")
         return _Loader(self._loader, workers, self.position if trainer else None)
 
     def _made(self, batches: Callable[[int, int], BatchStream], rank: int, world: int) -> BatchStream:
         saved = self._restored.get("data", self._identity)
-        changed = {**saved, **self._identity}
+        # an older checkpoint tells less
+        changed = [k for k in {**saved, **self._identity} if k not in CONTENT or (k in saved and k in self._identity)]
         told = ", ".join(
             f"{k} {saved.get(k)} -> {self._identity.get(k)}" for k in changed if saved.get(k) != self._identity.get(k)
         )
@@ -206,6 +210,11 @@ class ResumeCursor:
         self._first = self._end = int(state["cursor"])
         if self._loader is not None:
             self._loader.position = self._end
+
+
+def _anywhere(identity: dict[str, Any]) -> dict[str, Any]:
+    """What is the same for copies of the data on other machines, whose files have dates and places of their own."""
+    return {k: v for k, v in identity.items() if k != "files"}
 
 
 def _counters(trainer: pl.Trainer) -> tuple[int, int]:

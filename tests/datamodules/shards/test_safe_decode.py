@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from adastate.media.video_reader import upright
 from datamodules.clips import ShardData
+from datamodules.shards import safe_decode
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError, all_finite, read_json, read_mp4, read_npy
+from datamodules.tools.footage import encode_clip
 from tests.support.hostile_shards import ARRAYS, TARS, VIDEOS, WORDS, latents, sample, tar, video
 from tests.support.sample_videos import frames
 
@@ -80,3 +83,22 @@ def test_every_number_is_looked_at() -> None:
         y[3, 2] = bad
         assert not all_finite(y)
     assert not all_finite(torch.tensor([float("inf"), -float("inf")]))
+
+
+@pytest.mark.filterwarnings("ignore:skipping")
+def test_what_a_video_claims_is_looked_at_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = encode_clip(torch.zeros(5, 3, 1024, 768, dtype=torch.uint8), 8)
+    assert len(large) < 10_000
+    decoded: list[int] = []
+    monkeypatch.setattr(safe_decode, "upright", lambda frame: decoded.append(frame.image.width) or upright(frame))
+    with pytest.raises(safe_decode.Refused, match="5 pictures of 1024 x 768, more than is decoded"):
+        safe_decode.read_mp4(large, pixels=16 * 16)
+    (tmp_path / "a.tar").write_bytes(tar(*(good(i, "video") for i in range(7)), sample(9, "mp4", large)))
+    data = ShardData(str(tmp_path), batch=2, want="video", max_skipped_share=0.5)
+    assert not {"clip 9"} & {prompt for batch in islice(iter(data.batches()), 4) for prompt in batch.prompts}
+    assert data.skipped == {"too large": 1} and set(decoded) == {16}, "the shape of the set is known by then"
+    monkeypatch.setattr(safe_decode, "MAX_VIDEO", 5 * 1024 * 768 * 3 - 1)
+    with pytest.raises(safe_decode.Refused, match="more than is decoded"):
+        safe_decode.read_mp4(large)

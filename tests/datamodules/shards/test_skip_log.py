@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks import Skipped
 from datamodules.clips import ShardData
 from datamodules.shards.index import Sample, index_shard
-from datamodules.shards.remote import Patience
+from datamodules.shards.patience import Patience
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.sampler import BatchStream
 from datamodules.shards.shard_writer import npy

@@ -230,3 +230,24 @@ def test_slow_video_is_no_gap_where_slow_clips_are_wanted(tmp_path: Path) -> Non
     assert not notes and probe(path, longest_step(1)) == pytest.approx((8, 8))
     assert not list(read_clips(path, (48, 64), 8, 8, tell=notes.append)), "eight stills of a second each"
     assert notes == ["its timestamps jump 7 times, first by 1.0 s at 0.0 s: a scene ends there"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile real.mp4\n",
+        "# ffconcat\nffconcat version 1.0\nfile 'http://127.0.0.1:9/a.mp4'\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_a_playlist_is_no_video_whatever_it_is_called(tmp_path: Path, text: str) -> None:
+    (tmp_path / "real.mp4").write_bytes(encode_clip(scene(0, 5, size=(16, 16)), 8))
+    assert probe(tmp_path / "real.mp4")[0] == 5
+    for name in ("list.mp4", "list.ts"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match="not a readable video"):
+            probe(tmp_path / name)
+        with pytest.raises(VideoError):
+            list(read_clips(tmp_path / name, (16, 16), 2, 8))

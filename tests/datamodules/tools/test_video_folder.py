@@ -9,6 +9,7 @@ import pytest
 
 from adastate.media.video_reader import VideoError
 from datamodules.shards.safe_decode import ShardError
+from datamodules.tools.shard_set import ShardReport
 from datamodules.tools.video_folder import caption_of, look_into, name_of
 
 
@@ -82,3 +83,8 @@ def test_captions_in_latin_1_and_those_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     with pytest.raises(VideoError, match=r"^c\.txt is not a text file: save it as UTF-8$"):
         caption_of(tmp_path / "c.mp4")
+
+
+def test_names_that_steer_a_terminal_are_spelled_out(tmp_path: Path) -> None:
+    told = str(ShardReport(tmp_path, 0, 0, 0, {"a\x1b[2Jb\u202ec\n.mp4": "no caption"}))
+    assert "skipped a\\x1b[2Jb\\u202ec\\n.mp4: no caption" in told

@@ -1,0 +1,68 @@
+"""Whether it is the same file, the same content of a file, the same set: under any spelling, and later on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from adastate.runtime import secrets
+from datamodules.shards.patience import Patience
+from datamodules.shards.remote import File, Listed, Stamp, stamp
+
+_READ_WHOLE = 1 << 28
+"""Bytes of a shard whose digest is taken when it is newer than its index: more would hold up the start for long."""
+
+
+def same_place(file: File) -> Any:
+    """Equal for two spellings of one file: links, `./`, `//`, and in URLs escapes, upper case, usual ports, secrets."""
+    if isinstance(file, Path):
+        try:
+            found = file.stat()
+        except OSError:
+            return os.path.realpath(file)
+        return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(file)
+    parts = urlsplit(file.url)
+    if parts.scheme.lower() not in ("http", "https"):  # object stores take each name as it is
+        return file.url.replace("gcs://", "gs://", 1)
+    host = (parts.hostname or "", parts.port if parts.port not in (80, 443) else None)
+    asked = sorted((k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not secrets.is_secret(k))
+    return host, posixpath.normpath(re.sub("/+", "/", unquote(parts.path))), tuple(asked)
+
+
+def unlike_index(file: File, listed: Listed | None, known: Stamp) -> str:
+    """Why a shard is not the one that its index.json lists; empty if it is, or nobody can tell.
+
+    One that is newer than its index is read whole, if it is small: a copy without dates, or other content.
+    """
+    if listed is None or not known or not isinstance(file, Path):
+        return ""
+    has, date, _ = known
+    if listed.bytes is not None and listed.bytes != has:
+        return f"has {has} bytes, and index.json lists {listed.bytes}: make the set again"
+    if listed.sha256 and has <= _READ_WHOLE and date > (file.parent / "index.json").stat().st_mtime_ns:
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != listed.sha256:
+                return "has other content than index.json lists: make the set again"
+    return ""
+
+
+def content(shards: Sequence[tuple[Listed | None, Stamp]]) -> dict[str, str]:
+    """What tells a set from another one with the same names and counts: `content` where index.json has digests of all,
+    or else `files`, their sizes, dates and inodes."""
+    listed = [entry.sha256 for entry, _ in shards if entry is not None and entry.sha256]
+    kind, told = ("content", listed) if len(listed) == len(shards) else ("files", [str(found) for _, found in shards])
+    return {kind: hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]}
+
+
+def patiently_stamped(file: File, patience: Patience) -> Stamp:
+    """Of a file that has not been looked at; empty for one that cannot be."""
+    try:
+        return patience(lambda: stamp(file), file)
+    except OSError:
+        return ()
