@@ -41,7 +41,7 @@ TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yam
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
-	train-distill generate evaluate compare study study-report parity faults mutate bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
+	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ train-distill: install ## distribution matching on own rollouts; RECIPE="long lo
 # until runs/tiny has a student of its own the one that ships serves, unless RUN is named
 generate: install ## a video with its hidden state, by RUN or by the student that ships; ARGS='--prompt "..." --seconds 20 --states'
 	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(ARGS)
+
+live: install ## a page to type a prompt and watch, steer, go back, by RUN or by the student that ships; ARGS='--port 8000'
+	$(ADASTATE) live $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(ARGS)
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run "$(RUN)" $(ARGS)

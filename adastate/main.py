@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "fit": ("", "train a stage: adastate fit --config conf/... [--model.x=...] [--stream.y=...]"),
     "train": ("adastate.launch.pipeline", "the whole pipeline, from data to evaluated rollouts"),
     "generate": ("adastate.inference.generate", "checkpoint + prompts + seconds -> mp4, streaming"),
+    "live": ("adastate.live.serve", "a page to type a prompt and watch, steer, go back; and a server for clients"),
     "evaluate": ("adastate.evaluation.evaluate", "measure rollouts against their prompts"),
     "compare": (
         "adastate.evaluation.compare",

@@ -1,0 +1,94 @@
+"""`adastate live`: a page to type a prompt and watch, steer, go back and fork, and a server for clients of other kinds.
+
+Without arguments it streams the run in runs/tiny, or the tiny student that ships. It answers to this machine alone;
+--host 0.0.0.0 --token WORD lets others in who know the word. docs/guide/live.md shows the page, docs/reference/live.md
+has every message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from adastate.runtime.arguments import Arguments
+
+PORT = 7860
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TOKEN = "ADASTATE_LIVE_TOKEN"
+
+
+def main(argv: list[str]) -> None:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    token = args.token or os.environ.get(TOKEN)
+    _check(parser, args, token)
+    began = time.monotonic()
+    try:
+        told = _serve(args, token, began)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"adastate live: {' '.join(str(error).split())}") from error
+    print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)
+
+
+def _parser() -> Arguments:
+    parser = Arguments("adastate live", description=__doc__)
+    add = parser.add_argument
+    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
+    add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
+    add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
+    add("--system", metavar="NAME|FILE", help="another stream on the same weights")
+    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--host", default="127.0.0.1", help="address to listen to; any but this machine's own needs a token")
+    add("--port", type=int, default=PORT, help="0: any that is free")
+    add("--token", help=f"that clients have to tell; or in {TOKEN}, where other users of this machine do not see it")
+    add(
+        "--origin",
+        action="append",
+        default=[],
+        help="page elsewhere that may come in, https://lab.example; again for more",
+    )
+    add("--sessions", type=int, default=16, help="open at a time")
+    add("--history", type=int, default=256, help="chunks to which a session may go back, at most")
+    add("--unpaced", action="store_true", help="as fast as clients take chunks, and not at the video's rate")
+    return parser
+
+
+def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> None:
+    """What can be said before torch is imported."""
+    if args.host not in LOOPBACK and not token:
+        parser.error(f"--host {args.host} lets other machines in: give a --token of 16 characters or more, too")
+    if token and len(token) < 16:
+        parser.error("a token has 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
+    if not 0 <= args.port < 65536:
+        parser.error(f"--port is {args.port}; ports are numbers up to 65535")
+    if args.sessions < 1 or args.history < 0:
+        parser.error("--sessions is 1 or more, --history 0 or more")
+    if bad := next((o for o in args.origin if not o.startswith(("http://", "https://"))), None):
+        parser.error(f"--origin {bad} is no origin: https://lab.example")
+
+
+def _serve(args: argparse.Namespace, token: str | None, began: float) -> str:
+    import torch
+
+    from adastate.inference.student_source import student_source
+    from adastate.live.messages import Limits
+    from adastate.live.model import LiveModel
+    from adastate.live.server import serve
+    from adastate.live.session_hub import Hub
+    from adastate.runtime.ranks import Rank, device_for
+
+    source = student_source(args.run, args.weights, args.size, args.system, [])
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = LiveModel.of(source, device_for(device, Rank(0, 1, 0)))
+    limits = Limits(sessions=args.sessions, history=args.history)
+    hub = Hub(model, source.folder.name if source.run else source.weights.stem, limits, not args.unpaced)
+
+    def listening(address: str) -> None:
+        took = time.monotonic() - began
+        print(
+            f"[adastate] live: {address} ({source.weights.name}, ready after {took:.1f} s; Ctrl-C ends it)", flush=True
+        )
+
+    return serve(hub, args.host, args.port, token, args.origin, listening)

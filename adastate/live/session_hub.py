@@ -1,0 +1,343 @@
+"""All sessions of a server: opened, forked, put aside with their snapshot, opened again, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from adastate.live.messages import VERSION, Limits, Opening, Refusal, Rollback, picture
+from adastate.live.model import LiveModel
+from adastate.live.opening import open_session
+from adastate.live.pacing import Pacing
+from adastate.live.recording import Recording
+from adastate.live.session import Session
+from adastate.live.shelf import Shelf
+from adastate.live.snapshot import Snapshot
+from adastate.live.stream_channel import Channel, Lockstep
+from adastate.live.worker import Worker
+
+GONE = "there is no such session: it was closed, or is older than a snapshot is kept"
+
+
+class Hub:
+    """Sessions by their id. All of it is called in the loop's thread; what touches a session is done by the worker.
+
+    Args:
+        model: whose sessions they are.
+        run: name of what is streamed, for people.
+        paced: see Pacing.
+        opened: makes a session, as open_session does.
+    """
+
+    def __init__(
+        self,
+        model: LiveModel,
+        run: str,
+        limits: Limits | None = None,
+        paced: bool = True,
+        opened: Callable[..., Session] = open_session,
+    ) -> None:
+        self.model, self.run, self.limits, self.opened = model, run, limits or Limits(), opened
+        self.worker = Worker()
+        self.pacing = Pacing(self.worker, paced)
+        self.channels: dict[str, Channel] = {}
+        self.shelf = Shelf(self)
+        self._opening = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="adastate-live-")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---- the server's own life
+
+    def start(self) -> None:
+        """In the loop that it lives in from now on."""
+        self._tasks = [asyncio.create_task(self.pacing.run()), asyncio.create_task(self.shelf.watch())]
+
+    async def stop(self) -> None:
+        """Tells every client, and lets go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        for channel in self.channels.values():
+            channel.post("closed", reason="ended")
+        await asyncio.sleep(0.05)  # the sockets send it
+        self.worker.close()
+        self.pacing.close()
+        for channel in self.channels.values():
+            _without_recordings(channel)
+        self._folder.cleanup()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `GET /v1/info` tells of the model."""
+        model = self.model
+        return {
+            "v": VERSION,
+            "run": self.run,
+            "fps": model.fps,
+            "width": model.width,
+            "height": model.height,
+            "system": model.system,
+            "systems": list(model.systems),
+            "world": model.world,
+            "vocabulary": list(model.vocabulary),
+            "examples": list(model.examples),
+            "actions": model.actions,
+            "keys": "wasdijkl"[: model.actions],
+            "kinds": ["keep", "recache", "flush", "cut"],
+            "anchors": ["keep", "reset"],
+            "encodings": ["auto", "raw", "png", "webp", "jpeg"],
+            "speeds": [0.25, 4.0],
+            "limits": self.limits.model_dump(),
+        }
+
+    # ---- sessions
+
+    def get(self, ident: str) -> Channel:
+        if ident not in self.channels:
+            raise Refusal("no_session", GONE, 404)
+        return self.channels[ident]
+
+    async def open(self, opening: Opening) -> tuple[Channel, Channel | None]:
+        """A session, and its twin under another system where one is asked for; raises Refusal."""
+        systems = [opening.system] if opening.pair is None else [opening.system, opening.pair]
+        coded, limits = opening.image, self.limits
+        image = None if coded is None else await asyncio.to_thread(picture, coded, limits)
+        with self.room(len(systems)):
+
+            def job() -> list[Session]:
+                return [self._session(opening, system, image) for system in systems]
+
+            sessions = await self.told(job)
+        channels = [Channel(session, opening.prompt, limits, opening.history) for session in sessions]
+        for channel in channels:
+            channel.replays = image is None
+            self.channels[channel.id] = channel
+        self._join(*channels)
+        return channels[0], channels[1] if len(channels) > 1 else None
+
+    def _session(self, opening: Opening, system: str | None, image: Image.Image | None) -> Session:
+        script = opening.script
+        session = self.opened(self.model, opening.prompt, opening.seed, system, image, opening.history, script)
+        session.measure_attention = True
+        return session
+
+    def _join(self, *channels: Channel) -> None:
+        """These go on in step from now on."""
+        group = Lockstep(list(channels))
+        for channel in channels:
+            channel.group = group
+        self.pacing.groups.append(group)
+
+    @contextmanager
+    def room(self, count: int) -> Iterator[None]:
+        """Holds places for so many sessions while they are opened."""
+        there = sum(channel.parked is None for channel in self.channels.values())
+        if there + self._opening + count > self.limits.sessions:
+            raise Refusal("limit", f"this server has {self.limits.sessions} sessions at most: close one, or wait", 429)
+        self._opening += count
+        try:
+            yield
+        finally:
+            self._opening -= count
+
+    async def fork(self, channel: Channel, to: int | None) -> Channel:
+        """A second session that goes on by itself from here, or from chunk `to`."""
+        with self.room(1):
+            async with channel.group.between_chunks():
+
+                def job() -> Session:
+                    twin = open_of(channel).fork()
+                    if to is not None:
+                        twin.rollback(to=to)
+                    return twin
+
+                session = await self.told(job)
+            twin = Channel(session, channel.opened_with, self.limits, channel.history)
+            twin.prompt, twin.keys, twin.replays = channel.prompt, channel.keys, channel.replays
+            self.channels[twin.id] = twin
+            self._join(twin)
+        self.pacing.wake.set()
+        return twin
+
+    async def rollback(self, channel: Channel, said: Rollback) -> int:
+        """Goes back, with its twin; the number of the next chunk."""
+        async with channel.group.between_chunks():
+
+            def job() -> int:
+                members = [open_of(member) for member in channel.group.members]
+                to = said.to if said.to is not None or said.chunks is None else members[0].chunk - said.chunks
+                if to is None or (said.to is not None and said.chunks is not None):
+                    raise ValueError("a rollback goes back by `chunks`, or `to` a chunk: give one of them")
+                if any(to != member.chunk and to not in member.history for member in members):
+                    there = members[0].history
+                    raise ValueError(f"one can go back to chunk {there.start} up to {members[0].chunk}, not to {to}")
+                for member in members:
+                    member.rollback(to=to)
+                return to
+
+            to = await self.told(job)
+            for member in channel.group.members:
+                self._anew(member)
+        return to
+
+    def _anew(self, channel: Channel) -> None:
+        """What was made is of another branch now."""
+        channel.note()
+        channel.held.clear()
+        channel.group.due = None
+        self.pacing.wake.set()
+
+    async def control(self, channel: Channel, ident: str | None, ask: Callable[[Session], int]) -> int:
+        """A prompt or an act, also for the twin, for the same chunk; the control's number."""
+        if channel.twin is None:
+            numbers = [self._numbered(channel, ident, ask)]
+        else:
+            async with channel.group.between_chunks():
+                numbers = [self._numbered(m, ident if m is channel else None, ask) for m in channel.group.members]
+        return numbers[0]
+
+    def _numbered(self, channel: Channel, ident: str | None, ask: Callable[[Session], int]) -> int:
+        try:
+            number = ask(open_of(channel))
+        except ValueError as error:
+            raise Refusal("bad_value", _sentence(error)) from None
+        channel.idents[number] = ident
+        return number
+
+    async def close(self, channel: Channel, reason: str = "asked") -> None:
+        """Ends a session; its twin goes on alone."""
+        twin, group = channel.twin, channel.group
+        async with group.between_chunks():
+            self.channels.pop(channel.id, None)
+            if channel in group.members:
+                group.members.remove(channel)
+            if channel.session is not None:
+                await self.worker.call(channel.session.close)
+                channel.session = None
+        self._forget(channel)
+        if not group.members and group in self.pacing.groups:
+            self.pacing.groups.remove(group)
+        if twin is not None:
+            twin.post("state", id=None, session=twin.told)
+        channel.post("closed", reason=reason)
+        self.pacing.wake.set()
+
+    def _forget(self, channel: Channel) -> None:
+        if channel.parked is not None:
+            channel.parked.unlink(missing_ok=True)
+        _without_recordings(channel)
+
+    # ---- snapshots and scripts
+
+    async def snapshot(self, channel: Channel) -> bytes:
+        """A snapshot's file."""
+        if channel.parked is not None:
+            return channel.parked.read_bytes()
+        path = self.file(".safetensors")
+        async with channel.group.between_chunks():
+            snapshot = await self.told(lambda: open_of(channel).snapshot())
+
+        def write() -> bytes:
+            snapshot.save(path)
+            data = path.read_bytes()
+            path.unlink()
+            return data
+
+        return await asyncio.to_thread(write)
+
+    async def restore(self, channel: Channel, data: bytes) -> None:
+        """Goes on from a snapshot's file, which may come from anyone; raises Refusal."""
+        if channel.twin is not None:
+            raise Refusal("bad_value", "a snapshot is of one session, and this is one of a pair", 409)
+        path = self.file(".safetensors")
+        async with channel.group.between_chunks():
+
+            def job() -> str:
+                path.write_bytes(data)
+                try:
+                    snapshot = Snapshot.load(path)
+                    open_of(channel).restore(snapshot)
+                finally:
+                    path.unlink(missing_ok=True)
+                return snapshot.prompt
+
+            try:
+                channel.prompt = await self.told(job)
+            except Refusal as error:
+                told = str(error).replace(str(path), "the file")  # our own folders are nobody's business
+                raise Refusal("bad_value", told) from None
+            channel.seed = channel.session.seed if channel.session else channel.seed
+            channel.replays = False  # how it began is not known here
+            self._anew(channel)
+        channel.post("rolled_back", id=None, to=channel.facts["chunk"], session=channel.told)
+
+    def script(self, channel: Channel) -> dict[str, Any]:
+        """What makes the same stream again."""
+        session = channel.session
+        if session is None:
+            raise Refusal("bad_value", "this session is put aside: connect to it first", 409)
+        return {
+            "v": VERSION,
+            "run": self.run,
+            "prompt": channel.opened_with,
+            "seed": channel.seed,
+            "system": channel.system,
+            "pair": None if channel.twin is None else channel.twin.system,
+            "chunks": channel.facts["chunk"],
+            "script": session.script,
+            "replays": channel.replays,
+        }
+
+    def file(self, suffix: str) -> Path:
+        return Path(self._folder.name) / f"{time.monotonic_ns()}{suffix}"
+
+    async def told(self, job: Callable[[], Any]) -> Any:
+        """By the worker; what a session refuses is the client's mistake."""
+        try:
+            return await self.worker.call(job)
+        except ValueError as error:
+            raise Refusal("bad_value", _sentence(error)) from None
+
+    # ---- recordings
+
+    async def record(self, channel: Channel, on: bool, states: bool) -> dict[str, Any]:
+        """Begins or ends a recording; what the answer tells."""
+        async with channel.group.between_chunks():
+            running, channel.recording = channel.recording, None
+            if on:
+                if running is not None:
+                    running.discard()
+                channel.recording = Recording(self.file(".mp4"), channel.fps, states, self.limits.record_s)
+                return {"on": True}
+            if running is None:
+                raise Refusal("bad_value", "nothing is recorded: begin with on, true")
+            if not await asyncio.to_thread(running.close):
+                raise Refusal("bad_value", "no chunk was made while it was recorded")
+        if channel.recorded is not None:
+            channel.recorded.discard()
+        channel.recorded = running
+        size, url = running.path.stat().st_size, f"/v1/sessions/{channel.id}/recording"
+        return {"on": False, "url": url, "seconds": round(running.seconds, 3), "bytes": size}
+
+
+def open_of(channel: Channel) -> Session:
+    if channel.session is None:
+        raise ValueError("this session is put aside or closed: connect to it first")
+    return channel.session
+
+
+def _without_recordings(channel: Channel) -> None:
+    for recording in (channel.recording, channel.recorded):
+        if recording is not None:
+            recording.discard()
+    channel.recording = channel.recorded = None
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
