@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from adastate.live.batch import step_together
+from adastate.live.batch import SessionBatch
 from adastate.live.step import Step
 from adastate.live.stream_channel import Channel, Lockstep
 from adastate.live.worker import Worker
@@ -35,6 +35,7 @@ class Pacing:
         self.worker, self.paced = worker, paced
         self.groups: list[Lockstep] = []
         self.wake = asyncio.Event()
+        self._batch = SessionBatch()
         self._pool = ThreadPoolExecutor(2, "live-pack")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -64,7 +65,7 @@ class Pacing:
             group.in_flight = True
 
         def job() -> list[tuple[Step | Exception, dict[str, Any]]]:
-            steps = step_together([channel.session for channel in channels if channel.session is not None])
+            steps = self._batch.step([channel.session for channel in channels if channel.session is not None])
             made = dict(zip(channels, steps, strict=True))
             for group in groups:
                 _in_step(group, made)
