@@ -2,10 +2,11 @@
 
 const MOST_BYTES = 64_000;
 
-/** @returns {string} the address of this page with a stream in its fragment
+/** @returns {?string} the address of this page with a stream in its fragment; null where that would be too long
  *  @param {{run: string, prompt: string, seed: number, system: ?string, pair: ?string, script: object[]}} stream */
 export function permalink(stream) {
   const bytes = new TextEncoder().encode(JSON.stringify(stream));
+  if (bytes.length > MOST_BYTES) return null;
   const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
   const safe = text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
   return `${location.origin}${location.pathname}#stream=${safe}`;

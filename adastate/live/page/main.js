@@ -15,6 +15,7 @@ const KINDS = {
 };
 const STATES = { lost: 3, over: 2, connecting: 1, asleep: 1, live: 0 };
 const SAID = { lost: "connection lost, trying again", over: "ended", connecting: "connecting", asleep: "asleep", live: "live" };
+const OWN = "the weights’ own";
 const RECEIPTS = 3;
 const NOTICE_MS = 7000;
 
@@ -59,7 +60,7 @@ function drop(stream) {
 function arrange() {
   const two = streams.length > 1;
   $("panes").classList.toggle("two", two);
-  streams.forEach((stream, n) => stream.pane.name(two ? `${"AB"[n]} · ${stream.session.system ?? info.run}` : "", two));
+  streams.forEach((stream, n) => stream.pane.name(two ? `${"AB"[n]} · ${stream.session.system ?? OWN}` : "", two));
   $("target-field").hidden = !two || Boolean(streams[0].session.pair);
   $("compare").disabled = info.systems.length < 2;
   connection();
@@ -100,16 +101,17 @@ function forked(stream, session) {
 const listener = {
   state(stream, sentence) {
     if (sentence) say(sentence);
-    connection();
+    if (streams.includes(stream)) listener.changed();
   },
   changed() {
-    const { paused, speed, recording } = streams[0]?.session ?? {};
-    $("pause").textContent = paused ? "Resume" : "Pause";
+    const { speed, recording } = streams[0]?.session ?? {};
+    $("pause").textContent = stopped() ? "Resume" : "Pause";
     $("speed").value = String(speed ?? 1);
     $("record").textContent = recording ? "Stop recording" : "Record";
     if (streams.length) arrange();
   },
   receipt(stream, { kind, chunk, what, seconds: took }) {
+    if (stream !== streams[0] && stream.session.pair) return; // the first one's is of both
     const where = streams.length > 1 ? `${"AB"[streams.indexOf(stream)]}: ` : "";
     const after = took === null ? `chunk ${chunk}` : `chunk ${chunk}, after ${seconds(took)}`;
     if (kind === "act") $("steer-note").textContent = `${where}${what}: ${after}`;
@@ -119,7 +121,7 @@ const listener = {
   error: say,
   answer(stream, message) {
     if (message.type === "forked") forked(stream, message.session);
-    else if (message.type === "recording") recorded(message);
+    else if (message.type === "recording") recorded(stream, message);
     else if (message.type === "script" && linkAsked) share(message.script);
   },
   fork(stream) {
@@ -159,13 +161,19 @@ function change() {
   targets().forEach((stream) => stream.prompt(prompt.value, chosen("kind"), chosen("anchor")));
 }
 
+const stopped = () => streams.some((stream) => stream.session.paused || stream.state === "asleep");
+
+/** Those that pause and speed go to: all, but the server tells the twin of a pair. */
+const leaders = () => (streams[0]?.session.pair ? streams.slice(0, 1) : streams);
+
 function pause() {
-  const on = !streams[0]?.session.paused && streams[0]?.state !== "asleep";
-  (streams[0]?.session.pair ? streams.slice(0, 1) : streams).forEach((stream) => stream.pause(on));
+  const on = !stopped();
+  if (!on) streams.forEach((stream) => stream.wake());
+  leaders().forEach((stream) => stream.pause(on));
 }
 
 function speed() {
-  (streams[0]?.session.pair ? streams.slice(0, 1) : streams).forEach((stream) => stream.speed(Number($("speed").value)));
+  leaders().forEach((stream) => stream.speed(Number($("speed").value)));
 }
 
 function record() {
@@ -173,13 +181,13 @@ function record() {
   stream?.record(!stream.session.recording, $("record-states").checked);
 }
 
-async function recorded(message) {
-  const stream = targets()[0];
+async function recorded(stream, message) {
   stream.session = { ...stream.session, recording: message.on };
   $("record").textContent = message.on ? "Stop recording" : "Record";
   $("download").hidden = message.on || !message.url;
   if (message.on) return tell("recording", "");
   tell("recorded", seconds(message.seconds));
+  URL.revokeObjectURL($("download").href);
   // a link cannot carry a token: then the file is fetched
   $("download").href = token ? URL.createObjectURL(await (await door.ask(message.url)).blob()) : message.url;
   $("download").download = `${stream.session.system ?? "stream"}-${stream.session.seed}.mp4`;
@@ -193,9 +201,10 @@ function link() {
 
 async function share(script) {
   linkAsked = false;
-  if (script.image) return say("A stream that began with a picture cannot be put into a link.");
+  if (!script.replays) return say("This stream began with a picture or a file: a link alone cannot replay it.");
   const { run, prompt: text, seed, system, pair, script: controls } = script;
   const address = permalink({ run, prompt: text, seed, system, pair, script: controls });
+  if (!address) return say("There are too many controls for a link: it would be longer than browsers take.");
   history.replaceState(null, "", token ? `${address}&token=${encodeURIComponent(token)}` : address);
   const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
   say(copied ? "Copied: the link replays this stream to the bit." : "The link is in the address bar: it replays this stream to the bit.");
@@ -277,8 +286,8 @@ function choices(select, names, value) {
 function wire() {
   choices($("system"), info.systems, info.system);
   const family = (name) => name?.split("_")[0];
-  choices($("rival"), info.systems, info.systems.find((name) => family(name) !== family(info.system)));
-  if (!info.system) $("system").prepend(new Option("the weights’ own", "", true, true));
+  choices($("rival"), info.systems, info.systems.find((name) => family(name) !== family(info.system ?? "adastate")));
+  if (!info.system) $("system").prepend(new Option(OWN, "", true, true));
   prompt.know(info.vocabulary, info.examples);
   $("prompt").maxLength = info.limits.prompt_chars;
   $("steer").hidden = !info.keys;
@@ -295,7 +304,9 @@ function wire() {
   on("link", "click", link);
   on("help", "click", () => $("shortcuts").showModal());
   on("shortcuts-close", "click", () => $("shortcuts").close());
-  addEventListener("hashchange", begin);
+  // the fragment stays what it is: it may hold the token
+  document.querySelector(".skip").addEventListener("click", (event) => (event.preventDefault(), $("prompt").focus()));
+  addEventListener("hashchange", () => location.hash.includes("stream=") && begin());
   addEventListener("pagehide", (event) => event.persisted || streams.forEach((stream) => door.end(stream.id).catch(() => {})));
   keyboard();
   note();

@@ -11,6 +11,7 @@ export class Pane {
     const find = (selector) => this.root.querySelector(selector);
     this.video = find(".video .frame");
     this.state = find(".state .frame");
+    this.stateFigure = find(".picture.state");
     this.chunkText = find(".chunk");
     this.promptText = find(".pane-prompt");
     this.nameText = find(".pane-name");
@@ -42,6 +43,7 @@ export class Pane {
 
   begin(chunk) {
     this.root.classList.remove("waiting");
+    this.stateFigure.classList.toggle("none", !chunk.states.length);
     this.chunkText.textContent = `chunk ${chunk.number}`;
     this.strip.add(chunk, chunk.prompt !== this.prompt);
     if (chunk.prompt !== this.prompt) {

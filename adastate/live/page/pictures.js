@@ -37,7 +37,7 @@ export function thumbnail(chunk) {
   const gap = Math.max(1, Math.round(width / 32));
   const canvas = document.createElement("canvas");
   canvas.width = width;
-  canvas.height = height * 2 + gap;
+  canvas.height = chunk.states.length ? height * 2 + gap : height;
   canvas.classList.toggle("smooth", scale < 1);
   const context = canvas.getContext("2d");
   put(context, picture, 0, 0, width, height);

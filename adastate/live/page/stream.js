@@ -10,7 +10,7 @@ export class Stream {
   /** @param session the server's description of it. @param {number} asked when it was asked for (performance.now)
    *  @param to {{state, receipt, error, answer, fork, close, changed}} what the page wants to be told */
   constructor(session, { token, asked, to }) {
-    Object.assign(this, { id: session.id, session, asked, to, sent: new Map(), shown: 0, underruns: 0, longest: 0, turn: 0, order: Promise.resolve() });
+    Object.assign(this, { id: session.id, session, asked, to, sent: new Map(), state: "connecting", shown: 0, underruns: 0, longest: 0, turn: 0, order: Promise.resolve() });
     this.pane = new Pane({ back: (chunk) => this.back(chunk), fork: (chunk) => this.fork(chunk), close: () => to.close(this) });
     this.player = new Player({
       show: (chunk, frame) => this.pane.show(chunk, frame),
@@ -119,9 +119,12 @@ export class Stream {
   }
 
   pause(on) {
-    if (!on && this.state === "asleep") this.socket.wake();
     this.player.pause(on);
     this.socket.send({ type: on ? "pause" : "resume" });
+  }
+
+  wake() {
+    if (this.state === "asleep") this.socket.wake();
   }
 
   speed(value) {
