@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -18,6 +17,7 @@ from adastate.plan import trajectory_cost
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops
+from adastate.runtime import plain_yaml
 from adastate.runtime.arguments import Arguments
 
 GIB = 2**30
@@ -323,7 +323,7 @@ def _overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         key, equals, value = word.removeprefix("--").partition("=")
         if key.split(".")[0] not in LIGHTNING:
             raise ConfigError(f"--{key} is no option of `adastate plan` and no part of a config")
-        yield key, yaml.safe_load(value if equals else next(rest, ""))
+        yield key, plain_yaml.load(value if equals else next(rest, ""))
 
 
 def _put(config: Config, key: str, value: Any) -> None:

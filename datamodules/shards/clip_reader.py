@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adastate.media.video import to_float
+from adastate.runtime.secrets import redacted
 from datamodules.shards.decode import decode
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
@@ -35,7 +36,9 @@ class Clips:
         members = self._samples[0].members
         kind = next((kind for kind in KINDS if kind in members), None)
         if kind is None:
-            raise ShardError(f"{shards} has no clips, only {', '.join(members)}: give shards of latents or video")
+            raise ShardError(
+                f"{redacted(shards)} has no clips, only {', '.join(members)}: give shards of latents or video"
+            )
         self.kind = kind
 
     def __len__(self) -> int:

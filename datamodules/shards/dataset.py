@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from adastate.runtime.secrets import redacted
 from adastate.types import Batch
 from datamodules.shards.decode import DecodedSample, decode, read_facts, require
 from datamodules.shards.index import BadSample, Places, Sample
@@ -70,7 +71,8 @@ class ShardDataset:
         actions: bool = True,
     ) -> None:
         self.actions = actions
-        self.shards, self.kind, self.frames, self.max_skipped_share = shards, kind, frames, max_skipped_share
+        self.shards = redacted(shards)  # as sentences have it
+        self.kind, self.frames, self.max_skipped_share = kind, frames, max_skipped_share
         self.patience = patience or Patience()
         self.places = Places(shards, self.patience)
         self.ledger = Ledger(ledger, self.places.digest)
@@ -89,7 +91,7 @@ class ShardDataset:
         self.probes = self._probe()
         if not self.probes:
             found = dict(self.ledger.counts())
-            raise ShardError(f"none of the {len(self)} samples of {shards} can be used: {found}")
+            raise ShardError(f"none of the {len(self)} samples of {self.shards} can be used: {found}")
         self.shape, self.steered = Counter(map(_shapes, self.probes)).most_common(1)[0][0]
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+from adastate.runtime.secrets import redacted
 from datamodules.shards.identity import content, patiently_stamped, same_place, unlike_index
 from datamodules.shards.patience import Patience
 from datamodules.shards.remote import (
@@ -198,7 +199,7 @@ def _expected(shards: str) -> list[File]:
         found += matches
     if len(missing) == len(patterns) or any(not pattern.endswith(".tar") for pattern in missing):
         raise ShardError(
-            f"no shard matches {missing[0]}: check data.shards, or make some with `make shards VIDEOS=...`"
+            f"no shard matches {redacted(missing[0])}: check data.shards, or make some with `make shards VIDEOS=...`"
         )
     return list({same_place(file): file for file in reversed(found)}.values())[::-1]
 
@@ -325,5 +326,5 @@ def _labels(files: Sequence[File]) -> list[str]:
     """Names without what all of them have in common, so that a set keeps them when it moves."""
     if len({file.name for file in files}) == len(files):
         return [file.name for file in files]
-    common = os.path.commonpath([str(file.parent) for file in files])
+    common = os.path.commonpath([str(file).rpartition("/")[0] for file in files])
     return [str(file).removeprefix(common).lstrip("/") for file in files]

@@ -37,7 +37,7 @@ Stamp = tuple[Any, ...]
 """What tells one content of a file from another: size, date and inode, or what its server calls it."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, repr=False)
 class Remote:
     """A file behind a URL."""
 
@@ -49,7 +49,10 @@ class Remote:
 
     @property
     def parent(self) -> str:
-        return self.url.rpartition("/")[0]
+        return re.split(r"[?#]", self.url)[0].rpartition("/")[0]
+
+    def __repr__(self) -> str:
+        return f"Remote({str(self)!r})"
 
     def __str__(self) -> str:
         """Without query and password, as logs are read by others."""
@@ -181,11 +184,13 @@ def find(pattern: str) -> list[File]:
 
 
 def _find_remote(pattern: str) -> list[Remote]:
+    protocol, _, place = pattern.partition("://")
+    pattern = f"{protocol.lower()}://{place}"
     plain = Remote(pattern)
     if plain.name.endswith(".tar") and not re.search(r"[*\[]", pattern):
         return [plain]
     filesystem, path = _filesystem(pattern)
-    protocol = pattern.partition("://")[0]
+    protocol = protocol.lower()
     if not re.search(r"[*\[]", pattern):
         folder = pattern.rstrip("/")
         if listed := read_index(Remote(folder)):

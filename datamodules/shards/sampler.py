@@ -176,6 +176,8 @@ class ResumeCursor:
             raise ValueError(
                 f"this checkpoint stopped at sample {self._restored['cursor']} of other data ({told}): give the same "
                 "data again, or start a new run from its weights"
+                + "; without an index.json a copy of the files is other data"
+                * ("files " in told)
             )
         made = batches(rank, world)
         made.position = self._end

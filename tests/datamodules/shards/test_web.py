@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.clips import ShardData
+from datamodules.shards.clip_reader import Clips
 from datamodules.shards.patience import Patience
 from datamodules.shards.remote import Remote, read_index, read_range, size
 from datamodules.shards.safe_decode import ShardError
@@ -230,6 +231,28 @@ def test_what_is_no_place_of_shards_is_refused_without_its_secrets(pattern: str)
     with pytest.raises(ShardError, match="lie behind") as found:
         ShardData(pattern).setup()
     assert "hunter" not in str(found.value)
+
+
+def test_every_sentence_about_a_set_is_without_its_secrets(
+    serve: Callable[[Answer | None], str], tmp_path: Path
+) -> None:
+    write(tmp_path / "s", 8)
+    url = serve(None).replace("http://", "HTTP://joe:hunter22@")
+    shards = f"{url}/s/shard-{{000000..000001}}.tar?token=hunter33/x"
+    data = ShardData(shards, batch=16)
+    said = [repr(Remote(shards)), str(Remote(shards))]
+    for broken in (
+        lambda: data.batches(),
+        lambda: ShardData(shards, want="video").setup(),
+        lambda: ShardData(shards, frames=99).setup(),
+        lambda: ShardData(shards.replace("}.tar", "}.zip")).setup(),
+        lambda: Clips(shards.replace("shard", "none"), 1, 1, lambda x: x),
+    ):
+        with warnings.catch_warnings(record=True) as warned, pytest.raises(ShardError) as found:
+            warnings.simplefilter("always")
+            broken()
+        said += [str(found.value), *(str(w.message) for w in warned)]
+    assert "hunter" not in "".join(said)
 
 
 def test_a_secret_that_was_left_out_is_asked_for() -> None:
