@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
 import tempfile
 import warnings
@@ -75,7 +74,7 @@ def fit(argv: list[str]) -> None:
     nodes = trainer.get("callbacks") or []
     callbacks = [class_at(node["class_path"]) for node in nodes]
     if not any(issubclass(c, StopsOnSignals) for c in callbacks):
-        signals.restore(dict.fromkeys(signals.SIGNALS, signal.SIG_DFL))  # nothing else handles them
+        signals.unlisten()  # nothing else handles them
     saving = [node for node, c in zip(nodes, callbacks, strict=True) if issubclass(c, SavesCheckpoints)]
     rest = resolve(rest, Path(root) if root else None, (saving[0].get("init_args") or {}) if saving else None)
     # what these say every time is known here: encoders are frozen, shards are streamed

@@ -10,6 +10,9 @@ from adastate.runtime import disk
 
 OURS = ("adastate.", "datamodules.", "callbacks.")
 
+WORKER_GONE = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
+"""What torch says of a loader's worker that has ended, wherever the training stands then."""
+
 REMEDIES = {
     "gradient clipping is not supported": "set gradient_clip_norm of the model instead",
     "gradient accumulation is not supported": "the stage accumulates to the global_batch of the model by itself",
@@ -50,7 +53,14 @@ def sentence(error: BaseException | None) -> str | None:
     """
     while error is not None:
         raised, said_so = _raised(error)
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and disk.is_fault(error):
+        if isinstance(error, RuntimeError) and (gone := WORKER_GONE.match(str(error))):
+            how = gone[2].split(". ")[0].rstrip(". ").lower()
+            return (
+                f"a worker of the data loader (process {gone[1]}) {how}: see how much memory it may have, and go on "
+                "with --ckpt_path=auto"
+            )
+        elsewhere = isinstance(error, FileNotFoundError) or (isinstance(error, TimeoutError) and not error.filename)
+        if isinstance(error, OSError) and not elsewhere and disk.is_fault(error):
             return f"{error.strerror} at {error.filename or 'a file of the run'}; make room there, or look at the disk"
         if isinstance(error, OSError) and (told := of_the_disk(error)):
             return told

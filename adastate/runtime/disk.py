@@ -6,9 +6,18 @@ import errno
 import shutil
 from pathlib import Path
 
-FAULTS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.ETIMEDOUT, errno.ENOENT)
-)
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+GONE = frozenset(
+    number
+    for name in (
+        "EIO", "EROFS", "ESTALE", "ETIMEDOUT", "ENOENT", "ENOTCONN", "ENODEV", "ENXIO", "EREMOTEIO", "EHOSTDOWN",
+        "ENOLINK", "ESHUTDOWN", "EKEYEXPIRED",
+    )
+    if (number := getattr(errno, name, None)) is not None
+)  # fmt: skip
+"""What file systems over a network say of a server that has gone, too."""
+
+FAULTS = FULL | GONE
 TORCH_SAYS = (
     "no space", "file write failed", "pytorchstreamwriter", "unexpected pos", "parent directory", "iostream error",
     "open file failed with strerror",
@@ -31,4 +40,5 @@ def reason(failure: BaseException, where: Path) -> str:
     except OSError:
         free = "free space unknown"
     words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure).splitlines()[0]
-    return f"{words} at {where} ({free}); make room"
+    gone = isinstance(failure, OSError) and failure.errno in GONE
+    return f"{words} at {where} ({free}); {'see whether the disk is still there' if gone else 'make room'}"

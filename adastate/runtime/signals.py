@@ -19,8 +19,14 @@ AGAIN = 75
 ENDED = 76
 """Exit code of a run that had come to its end by the time it could obey: nothing of it is left to do."""
 
-SIGNALS = ("SIGUSR1", "SIGTERM")
-"""What SLURM sends before the walltime ends (as conf/slurm.sh asks it to), and whoever else wants a process to stop."""
+SIGNALS = ("SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP")
+"""What SLURM sends before the walltime ends (as conf/slurm.sh asks it to), whoever else wants a process to stop, and
+Ctrl-C and a terminal that goes away."""
+
+UNHEARD = frozenset(
+    s.name for s in signal.Signals if s.name in ("SIGINT", "SIGHUP") and signal.getsignal(s) == signal.SIG_IGN
+)
+"""Ignored when this process began, as nohup and a shell's `&` have it: they stay so."""
 
 _heard: list[str] = []
 
@@ -28,20 +34,42 @@ _heard: list[str] = []
 def listen(names: Iterable[str] = SIGNALS, tell: Callable[[int], object] | None = None) -> dict[str, Any]:
     """From now on these signals are noted instead of ending the process; returns the handlers that were there.
 
+    A second SIGINT ends it at once, whatever it is doing. One that it was started to ignore (UNHEARD) it ignores still.
+    After a SIGHUP what it says to a terminal, which is gone, is dropped.
+
     Args:
         names: such as "SIGUSR1"; those that the platform has not are left out.
-        tell: is called with the signal's number as well.
+        tell: is called with the number of what to send to processes of one's own: the signal's, SIGTERM for the first
+            SIGINT, which a terminal has sent to them as well, and SIGKILL for the second.
 
     Raises:
         ValueError: a name of no signal.
     """
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
 
     def hear(number: int, frame: FrameType | None) -> None:
-        _heard.append(signal.Signals(number).name)
+        name, passed = signal.Signals(number).name, number
+        _heard.append(name)
+        again = name == "SIGINT" and _heard.count(name) > 1
+        if name == "SIGINT":
+            passed = signal.SIGKILL if again else signal.SIGTERM
+            if tell is None or again:
+                signal.signal(number, signal.SIG_DFL)  # what comes next needs no Python, which may be in native code
         if tell is not None:
-            tell(number)
+            tell(passed)
+        if again:
+            signal.raise_signal(number)
+        if name == "SIGHUP":
+            _drop_output([fd for fd in terminals if not os.isatty(fd)])
 
-    return restore({name: hear for name in names})
+    return restore({name: hear for name in names if name not in UNHEARD})
+
+
+def _drop_output(files: Iterable[int]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for file in files:
+        os.dup2(nowhere, file)
+    os.close(nowhere)
 
 
 def restore(handlers: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,8 +80,13 @@ def restore(handlers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ignore(names: Iterable[str] = SIGNALS) -> None:
-    """For a process that is on its way out and shall keep its exit code."""
-    restore({name: signal.SIG_IGN for name in names})
+    """For a process that is on its way out and shall keep its exit code; a second SIGINT still ends it at once."""
+    restore({n: signal.SIG_DFL if n == "SIGINT" else signal.SIG_IGN for n in names if n not in UNHEARD})
+
+
+def unlisten() -> None:
+    """These signals do again what they do to any process of Python's."""
+    restore({n: signal.default_int_handler if n == "SIGINT" else signal.SIG_DFL for n in SIGNALS if n not in UNHEARD})
 
 
 def heard() -> str:

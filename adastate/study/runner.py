@@ -102,9 +102,12 @@ def run_all(
 
     def pass_on(number: int) -> None:
         for process in running.values():
-            process.send_signal(signal.SIGTERM)
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(signal.SIGTERM)
 
-    before = signals.listen((*signals.SIGNALS, "SIGINT"), tell=pass_on)
+    before = signals.listen(tell=pass_on)
     try:
         while waiting or running:
             startable = [] if signals.heard() else [task for task in waiting if ready(task)]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from adastate.types import Batch
+from datamodules.shards import worker_watch
 
 T = TypeVar("T")
 
@@ -108,7 +109,13 @@ class _Loader(DataLoader[Batch]):
 
     def __init__(self, batches: BatchStream, workers: int, start: Callable[[], int] | None) -> None:
         # Memory that a GPU reads by itself, so that a batch's way there does not hold up the host.
-        super().__init__(batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available())
+        super().__init__(
+            batches,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            timeout=worker_watch.LOOK_S if workers else 0.0,
+        )
         self.start = start
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -116,7 +123,7 @@ class _Loader(DataLoader[Batch]):
         assert isinstance(batches, BatchStream)
         if self.start is not None:
             batches.position = self.start()
-        for batch in super().__iter__():
+        for batch in worker_watch.watched(super().__iter__()) if self.num_workers else super().__iter__():
             if self.num_workers:
                 batches.position += batches.global_batch
             yield batch

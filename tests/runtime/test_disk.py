@@ -34,4 +34,10 @@ def test_a_file_that_finds_no_room_for_its_last_byte_or_for_any_before_is_the_di
 def test_a_mistake_of_the_program_is_not_the_disk_s() -> None:
     for failure in (RuntimeError("cannot pickle it"), ValueError("no space"), PermissionError(errno.EACCES, "denied")):
         assert not disk.is_fault(failure)
-    assert disk.is_fault(OSError(errno.ESTALE, "Stale file handle"))
+
+
+@pytest.mark.parametrize("name", ["ESTALE", "ETIMEDOUT", "ENOENT", "ENOTCONN", "EREMOTEIO", "EIO", "EROFS"])
+def test_a_server_that_has_gone_is_a_fault_of_the_disk_and_making_room_does_not_help(tmp_path: Path, name: str) -> None:
+    failure = OSError(getattr(errno, name), "gone")
+    assert disk.is_fault(failure)
+    assert disk.reason(failure, tmp_path).endswith("see whether the disk is still there")

@@ -27,8 +27,11 @@ from tests.support.small_run import Plan, train
 LIMIT_S = 600
 """A run that takes longer hangs."""
 
-GRACE_S = 5
-"""For the other ranks, once one has failed."""
+GRACE_S = 60
+"""For the other ranks, once one has failed: they say what befell them and end. Only ranks that hang take so long."""
+
+LEAVE_S = 5
+"""For ranks to leave together: gloo may crash in one of which the other has just gone."""
 
 ABORTED = "was aborted in native code"
 """As torch's gloo is, rarely, where one thread frees what another reads (pytorch/pytorch#75529). A test that says so
@@ -39,7 +42,7 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
     """Process ids of a start of the run, one a rank."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(asdict(plan)))
-    for old in (*folder.glob("done.*"), *folder.glob("late.*")):
+    for old in (*folder.glob("done.*"), *folder.glob("late.*"), *folder.glob("left.*")):
         old.unlink()
     if plan.strategy.startswith("zero"):
         _import_deepspeed()
@@ -55,6 +58,7 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
                 signals.forget()
                 log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1), os.dup2(log, 2)
+                sys.stdout = sys.stderr = os.fdopen(log, "w", 1)  # and not where pytest captures
                 faulthandler.enable(2)  # a crash in native code says where
                 gc.freeze()  # what earlier tests left behind is not taken apart here, where its threads are missing
                 train(plan, folder, rank, port, every_digest)
@@ -65,10 +69,18 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
                 traceback.print_exc()
             finally:
                 sys.stdout.flush(), sys.stderr.flush()
+                _leave_together(plan, folder, rank)
                 os._exit(code)
         children.append(child)
     signals.restore(before)
     return children
+
+
+def _leave_together(plan: Plan, folder: Path, rank: int) -> None:
+    (folder / f"left.{rank}").touch()
+    until = time.monotonic() + LEAVE_S
+    while len([*folder.glob("left.*")]) < plan.world and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 def _import_deepspeed() -> None:
@@ -98,7 +110,7 @@ def wait(children: list[int], until: float, folder: Path, well: tuple[int, ...] 
         time.sleep(0.005)
     if bad:
         kill([*left])
-        how = ABORTED if -signal.SIGABRT in bad else f"ended with {bad[0]}"
+        how = ABORTED if {-signal.SIGABRT, -signal.SIGSEGV} & {*bad} else f"ended with {bad[0]}"
         raise RuntimeError(f"a process {how}:\n" + tail(folder))
     return not left
 

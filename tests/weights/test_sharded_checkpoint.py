@@ -174,9 +174,7 @@ def test_a_planted_object_is_not_run(tmp_path: Path, where: str, form: str) -> N
         pytest.param(REST, "fsdp2", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_does_not_resume_from_one(
-    tmp_path: Path, strategy: str, where: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_does_not_resume_from_one(tmp_path: Path, strategy: str, where: str) -> None:
     """With checksums that fit: whoever plants an object writes the manifest, too."""
     if strategy == "zero2":
         pytest.importorskip("deepspeed")
@@ -191,6 +189,5 @@ def test_a_run_does_not_resume_from_one(
     atomic_folder.write_manifest(folder, {**manifest, "files": atomic_folder.digests(folder)})
     with pytest.raises(RuntimeError, match="a process ended"):
         kills.straight(plan, tmp_path)
-    said = kills.tail(tmp_path) + capfd.readouterr().err
-    assert f"{where} is refused: it holds a Python object" in said
+    assert f"{where} is refused: it holds a Python object" in kills.tail(tmp_path)
     assert not (tmp_path / "it ran").exists()

@@ -24,7 +24,8 @@ from tests.support.steps import Steps, run
 
 
 @pytest.fixture(autouse=True)
-def _own_handlers() -> Iterator[None]:
+def _own_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(signals, "UNHEARD", frozenset())  # whatever the tests were started by
     before = signals.listen()
     signals.forget()
     yield
@@ -64,7 +65,7 @@ def test_signals_at_random_moments_cost_a_step_at_most_and_nothing_of_the_result
         if module.iteration >= 1200:
             (tmp_path / "run").rename(tmp_path / f"finished-{stops}")
         module = begin(1200)
-        number = draw.choice([signal.SIGUSR1, signal.SIGTERM])
+        number = draw.choice([signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         timer = threading.Timer(draw.uniform(0.0, 0.4), os.kill, (os.getpid(), number))
         timer.start()
         try:
@@ -156,7 +157,7 @@ def test_the_checkpoint_of_the_same_step_is_not_written_twice(tmp_path: Path) ->
 
 
 def test_lightning_gets_no_signal_of_ours_and_the_handlers_are_put_back(tmp_path: Path) -> None:
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)}
     seen: list[Any] = []
 
     class Look(pl.Callback):
@@ -166,7 +167,7 @@ def test_lightning_gets_no_signal_of_ours_and_the_handlers_are_put_back(tmp_path
     run(tmp_path, begin(3), Preempt(), Look())
     handler, received = seen[-1]
     assert handler.__module__ == "adastate.runtime.signals" and not received
-    assert before == {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    assert before == {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)}
 
 
 def test_without_checkpoints_it_stops_and_says_so(tmp_path: Path) -> None:
