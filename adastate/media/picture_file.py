@@ -19,6 +19,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 MOST_PIXELS = 2**28
 """Of a picture, before any of it is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
 
+BAND = 2**24
+"""Pixels of it that are converted and averaged at a time."""
+
 REDUCED_FROM = 2**26
 """Pixels from which on a picture is averaged to a whole part of its size before it is scaled."""
 
@@ -58,9 +61,15 @@ def _reduced(image: Image.Image, enough: int) -> Image.Image:
     if large:
         image.draft(None, (enough, enough))  # of other kinds than JPEG it does nothing
     ImageOps.exif_transpose(image, in_place=True)
-    shown = _in_8_bits(image)
-    if large and (times := min(shown.size) // enough) > 1:
-        shown = shown.reduce(times)
+    times = min(image.size) // enough if large else 1
+    if times < 2:
+        return _in_8_bits(image)
+    width, height = image.size
+    shown = Image.new("RGB", (-(-width // times), -(-height // times)))
+    rows = times * max(1, BAND // (width * times))
+    for top in range(0, height, rows):  # in bands, as each step makes a copy
+        band = _in_8_bits(image.crop((0, top, width, min(top + rows, height))))
+        shown.paste(band.reduce(times), (0, top // times))
     return shown
 
 

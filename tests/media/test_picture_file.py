@@ -146,3 +146,22 @@ def test_what_it_claims_is_looked_at_before_it_is_decoded(
     )
     with pytest.raises(ValueError, match="2000 x 1500 pixels"):
         read_picture(tmp_path / name, 4, 4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L", "P"])
+def test_a_large_one_is_converted_in_bands_and_comes_out_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Each conversion makes a copy: four gigabytes of 16,000 x 16,000 pixels in a file of four megabytes."""
+    monkeypatch.setattr(picture_file, "REDUCED_FROM", 10_000)
+    image = ramp().resize((407, 301), Image.Resampling.BICUBIC).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "a.png")
+    whole = read_picture(tmp_path / "a.png", 20, 20)
+    most = []
+    convert = picture_file._in_8_bits
+    monkeypatch.setattr(picture_file, "BAND", 5_000)
+    monkeypatch.setattr(picture_file, "_in_8_bits", lambda band: most.append(band.width * band.height) or convert(band))
+    assert torch.equal(read_picture(tmp_path / "a.png", 20, 20), whole)
+    assert len(most) > 10 and max(most) <= 5_000
