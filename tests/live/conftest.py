@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from adastate.config import systems
 from adastate.inference.student_source import StudentSource
 from adastate.live.model import LiveModel
 from adastate.live.session import Session
@@ -17,6 +18,13 @@ from tests.support.rig import tiny_student
 
 TEXT = {"class_path": "adastate.encoders.TinyText", "init_args": {}}
 CONFIG = {"model": {"init_args": {"student": {"init_args": {"text": TEXT}}}}, "data": {"init_args": {"kind": "none"}}}
+
+
+FEW = (None, "adastate_s3_w9", "causvid", "infinity_rope", "rolling_forcing", "rolling_sink")
+"""Systems that differ most in what they keep."""
+
+EVERY = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in (None, *systems.names())]
+"""All of them; those that resemble one of FEW in the slow tests."""
 
 
 class Remembering:

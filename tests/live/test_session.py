@@ -15,7 +15,7 @@ from adastate.live.model import LiveModel
 from adastate.live.session import Session
 from adastate.live.snapshot import Snapshot
 from adastate.live.step import Step
-from tests.live.conftest import live_model
+from tests.live.conftest import EVERY, live_model
 from tests.support.tiny import SHAPE, normal
 
 Make = Callable[..., Session]
@@ -55,7 +55,7 @@ def same(a: Step, b: Step) -> bool:
     return torch.equal(a.video, b.video) and hidden and (a.chunk, a.prompt, a.keys) == (b.chunk, b.prompt, b.keys)
 
 
-@pytest.mark.parametrize("system", [None, *systems.names()])
+@pytest.mark.parametrize("system", EVERY)
 def test_kept_forked_and_rolled_back_streams_go_on_bit_for_bit(session: Make, tmp_path: Any, system: str) -> None:
     whole = play(session(system=system), 24)
     assert len({step.video.numpy().tobytes() for step in whole}) == 24, "no two chunks are alike"
@@ -146,7 +146,7 @@ def test_what_is_given_stands_before_the_first_chunk(model: LiveModel) -> None:
     assert same(one.step(), first)
 
 
-@pytest.mark.parametrize("system", [None, *systems.names()])
+@pytest.mark.parametrize("system", EVERY)
 def test_it_never_holds_more_than_is_known_beforehand(model: LiveModel, session: Make, system: str | None) -> None:
     one, most = session(system=system, history=3), model.session_bytes(system, 3)
     held = []
@@ -190,11 +190,11 @@ def test_a_chunk_that_fails_costs_nothing(session: Make, monkeypatch: Any) -> No
 
 def test_it_takes_up_no_more_for_its_age(session: Make) -> None:
     one = session(history=0)
-    for _ in range(40):
+    for _ in range(20):
         one.act("a")
         one.step()
     early = one.bytes
-    for chunk in range(200):
+    for chunk in range(60):
         one.act("ad"[chunk % 2])
         one.step()
     assert one.bytes == early
