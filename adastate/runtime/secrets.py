@@ -41,6 +41,7 @@ _FIELD = re.compile(
 )
 _FLAG = re.compile(r"(?P<name>(?<!\S)--?[\w.-]+)(?P<sign>\s+)(?P<value>[^\s'\"-][^\s'\"]*)")
 _USER_FLAG = re.compile(r"((?<!\S)(?:-u|--user|--proxy-user)[\s=]*['\"]?[^\s:'\"]+:)[^\s'\"]+")
+_COOKIE = re.compile(r"(\bcookie:\s*)[^'\"\n]+", re.IGNORECASE)
 _BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[A-Za-z0-9+/_.~=-]{8,}", re.IGNORECASE)
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|A[KS]IA[A-Z0-9]{16}|"
@@ -76,13 +77,25 @@ def redacted(text: str) -> str:
         text = _QUERY.sub(_query, text)
     text = _USER_FLAG.sub(rf"\g<1>{HIDDEN}", text)
     text = _BEARER.sub(rf"\g<1>{HIDDEN}", text)
-    return _FLAG.sub(_field, _FIELD.sub(_field, text))
+    text = _COOKIE.sub(rf"\g<1>{HIDDEN}", text)
+    return _FLAG.sub(_field, _fields(text))
 
 
 def _query(match: re.Match[str]) -> str:
     name, value = match.groups()
     secret = is_secret(name) or name.lower() in ("key", "code", "sas") or len(value) >= _LONG
     return f"{name}={HIDDEN}" if secret and "${" not in value else match[0]
+
+
+def _fields(text: str) -> str:
+    told, at, done = list[str](), 0, 0
+    while match := _FIELD.search(text, at):
+        shown = _field(match)
+        at = match.end() if shown != match[0] else match.end("sign")  # a field may be the value of another
+        if shown != match[0]:
+            told += [text[done : match.start()], shown]
+            done = at
+    return "".join((*told, text[done:]))
 
 
 def _field(match: re.Match[str]) -> str:
