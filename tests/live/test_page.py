@@ -16,7 +16,6 @@ from tests.support.live_page import CHROMIUM, STATE, VIDEO, Visit, browsing, ser
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed"),
-    pytest.mark.skipif(importlib.util.find_spec("adastate.live.serve") is None, reason="there is no server yet"),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
 ]
 GREEN, BLUE = "a slow flight north over a green meadow, a red ball bounces", "flying west over a blue ocean, fast"

@@ -184,7 +184,7 @@ function record() {
 async function recorded(stream, message) {
   stream.session = { ...stream.session, recording: message.on };
   $("record").textContent = message.on ? "Stop recording" : "Record";
-  $("download").hidden = message.on || !message.url;
+  $("download").hidden = true;
   if (message.on) return tell("recording", "");
   tell("recorded", seconds(message.seconds));
   URL.revokeObjectURL($("download").href);
@@ -192,6 +192,7 @@ async function recorded(stream, message) {
   $("download").href = token ? URL.createObjectURL(await (await door.ask(message.url)).blob()) : message.url;
   $("download").download = `${stream.session.system ?? "stream"}-${stream.session.seed}.mp4`;
   $("download").textContent = `Save mp4, ${seconds(message.seconds)}`;
+  $("download").hidden = false;
 }
 
 function link() {
