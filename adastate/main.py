@@ -37,6 +37,9 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "shards": ("datamodules.tools.make_shards", "turn a folder of videos (or a built-in world) into shards"),
 }
 
+TRUST = "--trust-code"
+"""Of every command that reads a run folder, see adastate/config/trusted.py."""
+
 
 def fit(argv: list[str]) -> None:
     """Merges the config files, then hands the result to the Lightning CLI with the remaining arguments."""
@@ -181,6 +184,9 @@ def main(argv: list[str] | None = None) -> None:
         wrong = "" if asked else f"adastate: no command {argv[0]!r}; {meant(argv[0], COMMANDS)}\n"
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
+    if TRUST in argv:
+        os.environ["ADASTATE_TRUST_CODE"] = "1"
+        argv = [word for word in argv if word != TRUST]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threads.prepare()
     if os.getcwd() not in sys.path:

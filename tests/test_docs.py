@@ -24,7 +24,7 @@ import pytest
 from adastate.config.classes import constructor_parameters
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
-from adastate.main import COMMANDS, main
+from adastate.main import COMMANDS, TRUST, main
 from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 
@@ -203,7 +203,7 @@ def flags(command: str) -> set[str]:
 @cache
 def all_flags() -> set[str]:
     benches = "".join(p.read_text() for p in (ROOT / "benchmarks").glob("*.py"))
-    return set().union(*map(flags, COMMANDS), re.findall(r"\"(--[a-z][\w-]*)\"", benches), OTHERS)
+    return set().union(*map(flags, COMMANDS), re.findall(r"\"(--[a-z][\w-]*)\"", benches), OTHERS, {TRUST})
 
 
 def wrong_flags(text: str, folder: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ import yaml
 from adastate.config import environment
 from adastate.config.compose import build
 from adastate.config.schema import ConfigError
+from adastate.config.trusted import check_trusted
 from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
 from adastate.runtime import plain_yaml, run_paths
@@ -60,7 +61,11 @@ def held(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
 
 
 def run_config(run: Path, stage: str) -> dict[str, Any]:
-    """The resolved configuration with which a stage of a run was trained."""
+    """The resolved configuration with which a stage of a run was trained.
+
+    Raises:
+        ConfigError: there is none, or it names classes that are not trusted (`check_trusted`).
+    """
     path = run / stage / "config.yaml"
     if not path.is_file():
         raise ConfigError(
@@ -72,6 +77,7 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path} holds no configuration ({' '.join(str(error).split())}): train the stage again"
         ) from error
+    check_trusted({part: config.get(part) for part in ("model", "data", "trainer")}, path)
     root = str(config["trainer"].get("default_root_dir") or "")
     there = run_paths.located(config, run, root.removesuffix(f"/{stage}") if root.endswith(f"/{stage}") else None)
     return dict(there)

@@ -101,3 +101,39 @@ def test_a_run_folder_can_be_moved(tmp_path: Path, stored: bool, copied: bool) -
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run folder: it has no distill"):
         load_student(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "refused"),
+    [
+        ({"class_path": "planted.Codec"}, "planted.Codec"),
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, "os.system"),
+        ({"class_path": "torch.hub.load"}, "torch.hub.load"),
+        ({"class_path": "torch.load"}, "torch.load"),
+        ({"class_path": "adastate.launch.process_group.subprocess.Popen"}, "adastate.launch.process_group.subprocess"),
+        ({"class_path": "adastate.encoders.TinyCodec", "init_args": {"a": {"class_path": "planted.A"}}}, "planted.A"),
+        ({"class_path": 3}, "3"),
+        ("planted.Codec", "planted.Codec"),
+        ("subprocess.Popen", "subprocess.Popen"),
+    ],
+)  # fmt: skip
+def test_a_class_from_elsewhere_is_refused_before_it_is_imported(
+    codec: Any, refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ADASTATE_TRUST_CODE", raising=False)
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = written(tmp_path / "run", {})
+    path = run / "distill" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["init_args"]["student"]["init_args"]["codec"] = codec
+    path.write_text(yaml.safe_dump(config))
+    for load in (load_student, load_teacher):
+        with pytest.raises(ConfigError, match=f"names {refused}.* give --trust-code if you know it"):
+            load(run)
+    assert not (tmp_path / "it ran").exists()
+    if codec == {"class_path": "planted.Codec"}:
+        monkeypatch.setenv("ADASTATE_TRUST_CODE", "1")
+        with pytest.raises((ConfigError, SystemExit)):  # it is no codec, which is found out by importing it
+            load_student(run)
+        assert (tmp_path / "it ran").exists()
