@@ -5,6 +5,7 @@ counts is the ratio within a round, told as median and quartiles over the rounds
 
     make bench                                            streams and training steps on a CPU
     make bench ARGS='--parts training'                    training steps alone
+    make bench ARGS='--parts live'                        live sessions: how many at the video's rate, and a server
     make bench ARGS='--shapes wan_1_3b --device cuda'     on a GPU: checks, times, pictures/s, MFU, memory, profile
     make bench ARGS='--growth 2000'                       time and memory per chunk against length, and a figure
 """
@@ -38,7 +39,7 @@ from benchmarks.shapes import SHAPES, STREAMS  # noqa: E402
 def read(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--parts", nargs="+", default=["stream", "training"], choices=["stream", "training"])
+    add("--parts", nargs="+", default=["stream", "training"], choices=["stream", "training", "live"])
     add("--shapes", nargs="+", default=["small", "large"], choices=SHAPES, help="of the streams")
     add("--streams", nargs="+", default=["self_forcing, window 6", "adastate"], choices=STREAMS)
     add("--engines", nargs="+", default=["eager"], choices=["eager", "compile", "graph"])
@@ -68,9 +69,11 @@ def main() -> None:
     dtypes = [torch.float32] if args.float32 else [torch.float32, torch.bfloat16]
     rows: list[stream.Row] = []
     steps: list[training.Row] = []
+    live: dict[str, Any] = {}
 
     def write() -> None:
         made: dict[str, Any] = {"rows": [asdict(r) for r in rows], "training": [asdict(r) for r in steps]}
+        made |= {"live": live} if live else {}
         args.out.write_text(json.dumps({"machine": machine, **made}, indent=1), encoding="utf-8")
 
     for name in args.shapes if "stream" in args.parts else []:
@@ -83,6 +86,13 @@ def main() -> None:
     for dtype in dtypes if "training" in args.parts else []:
         steps += training.measure(dtype, args.rounds, args.device)
         write()
+    if "live" in args.parts:
+        from benchmarks import live_sessions
+
+        live = live_sessions.measure(args.rounds)
+        write()
+        for part in live_sessions.show(live, machine):
+            console.print(part, highlight=False)
     if rows:
         console.print(stream.show(rows, machine))
     for row in rows:
@@ -91,6 +101,7 @@ def main() -> None:
     if steps:
         console.print(training.show(steps, machine))
     slow, far = (a + b for a, b in zip(stream.wrong(rows), training.wrong(steps), strict=True))
+    far += live_sessions.wrong(live) if live else []
     for sentence in (*slow, *far):
         console.print(f"[red]{sentence}")
     if (slow and not args.no_guard) or far:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import faults, growth, mutants, replay_memory, stage_table, stream, training
+from benchmarks import faults, growth, live_sessions, mutants, replay_memory, stage_table, stream, training
 from benchmarks.shapes import SHAPES
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,16 @@ def test_all_variants_of_a_stream_make_the_same(monkeypatch: pytest.MonkeyPatch)
 def test_both_sides_of_a_training_step_have_the_same_gradient() -> None:
     rows = training.measure(torch.float32, 1, "cpu")
     assert training.wrong(rows)[1] == [] and training.show(rows, "").row_count == 4
+
+
+def test_sessions_are_measured_in_one_pass_and_one_by_one() -> None:
+    model = live_sessions.load_live()
+    (row,) = live_sessions.stepped(model, [2], 1)
+    held = live_sessions.flat(model, 4, history=2)
+    assert row.sessions == 2 and row.pictures_s > 0 and held["early"] == held["late"] == held["computed"]
+    served = live_sessions.Served(2, 1.0, 8.0, (1.0, 2.0), 0, 9, 300.0, 1, 1.5)
+    found = {"pictures_s_wanted": 8, "ready_s": 1.0, "served": [vars(served)], "stepped": [vars(row)], "flat": held}
+    assert len(live_sessions.show(found, "")) == 4 and live_sessions.wrong(found) == []
 
 
 def test_every_step_of_the_table_of_stages_comes_after_what_it_needs(tmp_path: Path) -> None:

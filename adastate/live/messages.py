@@ -5,6 +5,7 @@ Nothing beyond these fields is taken, and what they hold is data: no field becom
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
@@ -254,3 +255,11 @@ class Bucket:
             return False
         self._left -= 1
         return True
+
+    async def wait(self) -> bool:
+        """Until one more may come; whether that was later than now."""
+        waited = False
+        while not self.take():
+            waited = True
+            await asyncio.sleep(1 / self._rate)
+        return waited

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import secrets
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -192,7 +193,7 @@ class _Rollout:
             if isinstance(item, Entry):
                 await asyncio.wait_for(self._media("media", item.message["media"], item.data), STALL_S)
                 self.channel.acknowledge(item.seq)
-                self.channel.active = asyncio.get_running_loop().time()
+                self.channel.active = time.monotonic()
                 self.hub.pacing.wake.set()
                 if item.message["last"]:
                     return
@@ -228,8 +229,8 @@ class _Rollout:
         while not self.stopped:
             try:
                 text = await next_text(self.socket)
-                if bucket.take():
-                    await self._obey(text)
+                await bucket.wait()
+                await self._obey(text)
             except Refusal as error:
                 more = {"event_id": error.ident} if error.ident else {}
                 code = {"code": error.code} if error.code in ("event_id_conflict", "interaction_failed") else {}

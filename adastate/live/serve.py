@@ -27,6 +27,8 @@ def main(argv: list[str]) -> None:
     began = time.monotonic()
     try:
         told = _serve(args, token, began)
+    except KeyboardInterrupt:
+        raise SystemExit("adastate live: stopped before it was ready") from None
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"adastate live: {' '.join(str(error).split())}") from error
     print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)

@@ -68,8 +68,7 @@ class SessionDoor:
         while True:
             try:
                 text = await asyncio.wait_for(next_text(socket), deadline - time.monotonic())
-                if not bucket.take():
-                    raise Refusal("unauthorized", "too many messages before hello")
+                await bucket.wait()
                 said = read(text, self.hub.limits)
             except TimeoutError:
                 raise Refusal("unauthorized", f"a client says hello within {HELLO_S} seconds") from None
@@ -119,16 +118,16 @@ class SessionDoor:
                 return
 
     async def _in(self, socket: WebSocket, channel: Channel) -> None:
-        bucket, complained = Bucket(self.hub.limits.messages_per_s), 0.0
+        most = self.hub.limits.messages_per_s
+        bucket, complained = Bucket(most), -1.0
         while True:
             try:
                 text = await next_text(socket)
-                if bucket.take():
-                    await self._obey(channel, read(text, self.hub.limits))
-                elif time.monotonic() - complained > 1:
+                if await bucket.wait() and time.monotonic() - complained > 1:
                     complained = time.monotonic()
-                    most = self.hub.limits.messages_per_s
-                    raise Refusal("rate", f"more than {most} messages a second: some of them were not read", 429)
+                    slow = Refusal("rate", f"more than {most} messages a second are read no faster than that", 429)
+                    channel.notices.append(slow.message)
+                await self._obey(channel, read(text, self.hub.limits))
             except Refusal as error:
                 channel.notices.append(error.message)
                 channel.bell.set()

@@ -23,6 +23,9 @@ from adastate.live.snapshot import Snapshot
 from adastate.live.stream_channel import Channel, Lockstep
 from adastate.live.worker import Worker
 
+CONTROLS = 256
+"""That wait for a session's next chunk at most."""
+
 GONE = "there is no such session: it was closed, or is older than a snapshot is kept"
 
 
@@ -203,6 +206,8 @@ class Hub:
         return numbers[0]
 
     def _numbered(self, channel: Channel, ident: str | None, ask: Callable[[Session], int]) -> int:
+        if len(channel.idents) >= CONTROLS:
+            raise Refusal("limit", f"{CONTROLS} controls wait for the next chunk: let it come first", 429)
         try:
             number = ask(open_of(channel))
         except ValueError as error:

@@ -217,7 +217,21 @@ def test_memory_is_flat_over_two_thousand_chunks() -> None:
         assert psutil.Process().memory_info().rss - before < 16 * 2**20
 
 
-def test_idle_sessions_are_put_aside_and_sessions_are_limited() -> None:
+def test_a_client_that_says_too_much_is_read_more_slowly_and_loses_nothing() -> None:
+    with serving(limits=Limits(messages_per_s=50)) as (url, _), LiveClient(url).open("one") as stream:
+        for n in range(150):
+            stream.say("ping", id=f"p{n}")
+        answers, slower = [], 0
+        while len(answers) < 150:
+            message = stream._next(10)
+            if isinstance(message, LiveChunk):
+                continue
+            slower += message.get("code") == "rate"
+            answers += [message["id"]] if message["type"] == "pong" else []
+        assert answers == [f"p{n}" for n in range(150)] and slower >= 1
+
+
+def test_sessions_are_limited() -> None:
     with serving(limits=Limits(sessions=1)) as (url, _):
         live = LiveClient(url)
         with live.open("one") as stream:
