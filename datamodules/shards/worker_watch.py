@@ -65,7 +65,7 @@ def watched(batches: Iterator[T]) -> Iterator[T]:
 def is_stopped(process: int) -> bool:
     """Whether a process is stopped by a signal or a debugger; False where the system does not tell."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except OSError:
         return False
 

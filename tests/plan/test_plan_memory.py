@@ -158,7 +158,11 @@ def allocated(work: Any) -> int:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("stream", cases(STREAMS[:3]))
 def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], checkpointing: bool) -> None:
-    """Of a whole student step, scores and backward included, beside the networks and their optimisers."""
+    """Of a whole student step, scores and backward included, beside the networks and their optimisers.
+
+    A plan may tell a little more than is held, as streams let go of the tensors between two passes earlier than it
+    counts.
+    """
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
     run = told_run(step.module, checkpointing)
     step.student().backward()
@@ -167,7 +171,8 @@ def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], 
     still = sum(states(n, "0", 1, FLOAT32).still for n in run.nets)
     phases = [p for p in run.phases(RunSetting(batch=4)) if p.learning == "student"]
     told = still + 4 * parameters(SIZE) + max(p.total for p in phases)
-    assert told == pytest.approx(still + allocated(lambda: step.student().backward()), rel=0.1)
+    measured = still + allocated(lambda: step.student().backward())
+    assert measured / 1.1 <= told <= 1.12 * measured
 
 
 @pytest.mark.gpu
