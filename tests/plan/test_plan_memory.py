@@ -166,13 +166,15 @@ def test_the_peak_is_what_is_measured(monkeypatch: Any, stream: dict[str, Any], 
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
     run = told_run(step.module, checkpointing)
     step.student().backward()
-    for p in step.module.parameters():
-        p.grad = None
+    measured = 0
+    for _ in range(2):  # a record that loses an event tells too little
+        for p in step.module.parameters():
+            p.grad = None
+        measured = max(measured, allocated(lambda: step.student().backward()))
     still = sum(states(n, "0", 1, FLOAT32).still for n in run.nets)
     phases = [p for p in run.phases(RunSetting(batch=4)) if p.learning == "student"]
     told = still + 4 * parameters(SIZE) + max(p.total for p in phases)
-    measured = still + allocated(lambda: step.student().backward())
-    assert measured / 1.1 <= told <= 1.12 * measured
+    assert (still + measured) / 1.1 <= told <= 1.12 * (still + measured)
 
 
 @pytest.mark.gpu
