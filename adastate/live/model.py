@@ -108,6 +108,7 @@ class LiveModel:
             if read.rope_max_frames > size.rope_max_frames:
                 for net in (self.student.net, self.student.ema.net, self._root.net):
                     net.size = replace(size, rope_max_frames=read.rope_max_frames)
+                self._root, self._bound = self._root.anew(), OrderedDict()  # passes hold the size that they began with
             self._specs[system] = read.spec
         return self._specs[system]
 

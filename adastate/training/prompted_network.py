@@ -50,6 +50,10 @@ class PromptedNetwork:
         bound._passes = self._shared()
         return bound
 
+    def anew(self) -> PromptedNetwork:
+        """The same network with passes of its own, as its weights and its size are now."""
+        return PromptedNetwork(self.net, self.text, self.fast, self.share, self.engine, self.fp8, self.steering)
+
     def steered(self, steering: Steering | None) -> PromptedNetwork:
         """The same network with the same prompt, steered otherwise."""
         bound = self.other(self.text, steering)

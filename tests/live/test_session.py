@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -241,6 +242,17 @@ def test_what_cannot_be_opened(model: LiveModel, session: Make) -> None:
         session(system="rolling_forcing").prompt("snow", kind="recache")
     with pytest.raises(ValueError, match="keeps every frame"):
         live_model(past_frames=None, warmup="growing").session_bytes()
+
+
+def test_a_system_with_longer_time_may_come_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its positions reach beyond the table that the first session's passes have been made with."""
+    model = live_model(chunk_frames=1, past_frames=3)
+    for net in (model.student.net, model.student.ema.net):
+        monkeypatch.setattr(net, "size", replace(net.size, rope_max_frames=40))
+    first = Session(model, "snow")
+    first.step()
+    longer = Session(model, "snow", system="rolling_sink", history=0)
+    assert [longer.step() for _ in range(60)][-1].chunk == 59 and first.step().chunk == 1
 
 
 def test_one_chunk_at_a_time(session: Make) -> None:
