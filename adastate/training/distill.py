@@ -20,7 +20,7 @@ from adastate.optim.settings import DistillOptimizer
 from adastate.optim.spike_guard import SpikeGuard
 from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
-from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer
+from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer, StopAskedError
 from adastate.training.objectives import Objective, Scores
 from adastate.training.out_file import write_out
 from adastate.training.rollout_sampler import RolloutSampler, RolloutSettings
@@ -163,7 +163,8 @@ class Distill(pl.LightningModule):
         """Collects micro batches to a global batch, then runs one iteration over them: the same as one large batch.
 
         An update that the guard forbids is not made. If nothing of the iteration has been updated before, it is as if
-        its batch had never been drawn: the next batch takes its place.
+        its batch had never been drawn: the next batch takes its place. One that is given up because the run shall stop
+        (callbacks.Preempt) has not begun either, and comes again when the run goes on.
         """
         if self.iteration >= self.iterations:  # killed between the last checkpoint and its end, and gone on with
             self.trainer.should_stop = True
@@ -179,6 +180,11 @@ class Distill(pl.LightningModule):
             streams.begin(parts)
         try:
             self._iterate(parts)
+        except StopAskedError:
+            if streams is not None:
+                streams.back()
+            self.updates.give_up()
+            return
         except BadUpdateError as bad:
             if streams is not None and not self.updates.stepped:
                 streams.back(restart=self.guard.in_a_row > 1)
@@ -227,6 +233,7 @@ class Distill(pl.LightningModule):
 
     def student_sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
         """The clip that is scored in this iteration, see RolloutSampler."""
+        self.updates.stop_if_asked()
         return self.sampler.student_sample(part, self.iteration, purpose, grad, record)
 
     def noise(self, index: Tensor, purpose: str) -> SampleNoise:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ from adastate.optim.spike_guard import SpikeGuard
 
 class BadUpdateError(RuntimeError):
     """What the guard forbids, in a few words."""
+
+
+class StopAskedError(RuntimeError):
+    """The run was asked to stop, and nothing of the iteration has been updated yet."""
 
 
 class Learner(Protocol):
@@ -55,15 +59,34 @@ class GuardedOptimizer:
     Attributes:
         skip_reason: what the guard said of the last iteration; empty if it let all of it pass.
         stepped: whether this iteration has updated anything.
+        asked_to_stop: asked between two passes, on all ranks together, as long as nothing has been updated; an
+            iteration can take minutes, which a cluster that wants its machines back does not wait for. None: not asked.
     """
 
     def __init__(self, module: Learner, guard: SpikeGuard) -> None:
         self.module, self.guard = module, guard
         self.skip_reason, self.stepped = "", False
+        self.asked_to_stop: Callable[[], bool] | None = None
+        self._guard_then = guard.state_dict()
 
     def begin(self) -> None:
         """A new iteration."""
         self.skip_reason, self.stepped = "", False
+        self._guard_then = self.guard.state_dict()
+
+    def stop_if_asked(self) -> None:
+        """Between two passes.
+
+        Raises:
+            StopAskedError: the run shall stop, and nothing of this iteration has been updated: `give_up`.
+        """
+        if self.asked_to_stop is not None and not self.stepped and self.asked_to_stop():
+            raise StopAskedError
+
+    def give_up(self) -> None:
+        """As if the iteration had not begun: its gradients are dropped, and the guard has seen nothing of it."""
+        self._drop_gradients()
+        self.guard.load_state_dict(self._guard_then)
 
     def backward(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
         """Of one micro batch, for the network `name`."""
@@ -72,6 +95,7 @@ class GuardedOptimizer:
 
     def note(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
         """Judges a loss before its backward, and logs it."""
+        self.stop_if_asked()
         module = self.module
         self._judge(f"{name} loss", module.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
         module.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=module.micro_batch)
@@ -80,6 +104,7 @@ class GuardedOptimizer:
 
     def step(self, name: str) -> None:
         """One optimiser step, of the gradients of the whole global batch; logs their norm before it is clipped."""
+        self.stop_if_asked()
         module, at = self.module, [*self.module.trained].index(name)
         optimizer, schedule = module.optimizers()[at], module.lr_schedulers()[at]
         wrong = ""
@@ -108,8 +133,7 @@ class GuardedOptimizer:
             RuntimeError: when it has stopped too many in a row, with the last good checkpoint.
         """
         module = self.module
-        for network in module.trained.values():
-            network.net.zero_grad()
+        self._drop_gradients()
         self.skip_reason = f"iteration {module.iteration}: {wrong}; the update is left out"
         rank_zero_warn(self.skip_reason)
         module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
@@ -122,6 +146,10 @@ class GuardedOptimizer:
                 + (f", whole weights are in {whole}" if whole else "")
                 + ": lower the learning rates, or look at the data"
             )
+
+    def _drop_gradients(self) -> None:
+        for network in self.module.trained.values():
+            network.net.zero_grad()
 
     def finish_iteration(self) -> None:
         """The iteration is over."""

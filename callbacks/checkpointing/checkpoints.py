@@ -274,7 +274,15 @@ class Checkpoints(Checkpoint):
 
 def at_boundary(module: pl.LightningModule) -> bool:
     """Whether the module stands between two iterations, with no gradient half accumulated."""
-    return bool(getattr(module, "at_boundary", True))
+    return bool(getattr(module, "at_boundary", True)) and not half_accumulated(module)
+
+
+def half_accumulated(module: pl.LightningModule) -> int:
+    """Micro batches since the last step, where Lightning accumulates them; its count of them goes into checkpoints."""
+    trainer = module.trainer
+    if not module.automatic_optimization:
+        return 0
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches)
 
 
 def note(trainer: pl.Trainer, event: str, **told: Any) -> None:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from adastate.runtime import signals
-from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, note
+from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, half_accumulated, note
 from callbacks.protocols import iteration, iterations_apart
 
 WORKER_S = 600
@@ -31,8 +31,10 @@ class Preempt(pl.Callback):
 
     The handler only notes the signal. After each iteration the ranks agree, in one reduction of one number, whether any
     has heard one; then the trainer's `Checkpoints` saves, rank 0 requeues the SLURM job, and all leave with the exit
-    code `signals.AGAIN`. A signal that comes while the run is set up stops it before the first step; one that comes at
-    its end lets it finish. A second one changes nothing.
+    code `signals.AGAIN`. An iteration that has not updated anything yet is given up, between two micro batches or, in a
+    module that has `updates` (adastate.training.manual_optimization), two passes; any other is finished first. A signal
+    that comes while the run is set up stops it before the first step; one that comes at its end lets it finish. A
+    second one changes nothing.
 
     Lightning's own handlers are not installed: it would save inside the handler, where ranks stand at different
     places, and at SIGTERM begin a broadcast there, which no other rank answers.
@@ -46,6 +48,7 @@ class Preempt(pl.Callback):
     def __init__(self, signals: Sequence[str] = signals.SIGNALS, every: int = 1, requeue: bool = True) -> None:
         self.signals, self.every, self.requeue = tuple(signals), iterations_apart(every), requeue
         self._before: dict[str, Any] = {}
+        self._given_up = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -59,10 +62,22 @@ class Preempt(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before_the_first_step(trainer)
+        updates: Any = getattr(pl_module, "updates", None)
+        if updates is not None:
+            updates.asked_to_stop = lambda: self._gives_up(trainer, pl_module)
+
+    def _gives_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether the iteration under way, which would end with an agreement, is not finished."""
+        if (iteration(trainer, pl_module) + 1) % self.every == 0:
+            self._given_up = self.asked_to_stop(trainer)
+        return self._given_up
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         now = iteration(trainer, pl_module)
-        if now % self.every or not at_boundary(pl_module) or not self.asked_to_stop(trainer) or _last(trainer):
+        if half_accumulated(pl_module) and self._gives_up(trainer, pl_module):
+            _rewind(trainer, half_accumulated(pl_module))
+        boundary = now % self.every == 0 and at_boundary(pl_module)
+        if not self._given_up and (not boundary or not self.asked_to_stop(trainer) or _last(trainer)):
             return
         checkpoints = [c for c in trainer.callbacks if isinstance(c, Checkpoints)]  # type: ignore[attr-defined]
         saved = None
@@ -70,7 +85,8 @@ class Preempt(pl.Callback):
             saved = checkpoints[0].save(trainer, pl_module)
         else:
             rank_zero_warn("no callbacks.Checkpoints among the callbacks: nothing was saved")
-        self._stop(trainer, now, f"saved {saved}" if saved else "not saved")
+        given_up = ", the one under way given up" if self._given_up else ""
+        self._stop(trainer, now, (f"saved {saved}" if saved else "not saved") + given_up)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.asked_to_stop(trainer)  # so that rank 0 can tell with its exit code what any rank heard
@@ -145,6 +161,13 @@ def _in_a_while(*_: Any) -> None:
 
 def _leave_signals_alone() -> None:
     """In place of Lightning's registration of handlers."""
+
+
+def _rewind(trainer: pl.Trainer, batches: int) -> None:
+    """The count of micro batches, by which Lightning knows when to step, as it was so many ago."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    progress.total.increment_by(-batches)
+    progress.current.increment_by(-batches)
 
 
 def _last(trainer: pl.Trainer) -> bool:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ class Plan:
         long: of long tuning, `windows` or `streaming`, whose streams are part of the checkpoints; "" for none.
         full: rank whose disk is full in iteration 3.
         start: state to go on from, below the folder of checkpoints; "" for that of the newest whole one.
+        parts: micro batches an iteration.
+        ask: rank 0 is asked to stop at this place, counted from a start on: of those where Distill gives an iteration
+            up, or of micro batches where Lightning optimises; -1 for never.
     """
 
     strategy: str = "one"
@@ -61,6 +65,8 @@ class Plan:
     long: str = ""
     full: int = -1
     start: str = ""
+    parts: int = 1
+    ask: int = -1
 
 
 class Full(pl.Callback):
@@ -88,6 +94,27 @@ class Digest(pl.Callback):
         self.value = digest(pl_module, trainer)
         if self.path is not None:
             self.path.write_text(json.dumps(self.all))
+
+
+class Ask(pl.Callback):
+    """Sends this process a SIGTERM at one place, see Plan."""
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not pl_module.automatic_optimization:
+            stop_if_asked = pl_module.updates.stop_if_asked
+            pl_module.updates.stop_if_asked = lambda: (self.count(), stop_if_asked())
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if pl_module.automatic_optimization:
+            self.count()
+
+    def count(self) -> None:
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.left -= 1
 
 
 class Late(pl.Callback):
@@ -135,7 +162,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int, every_digest: bool = F
     warnings.filterwarnings("ignore")
     pl.seed_everything(0, verbose=False)
     module = network(plan)
-    batch = plan.global_batch // plan.world
+    batch = plan.global_batch // plan.world // plan.parts
     data: pl.LightningDataModule
     if plan.data == "prompts":
         data = PromptData(batch=batch, workers=plan.workers, pairs=bool(plan.long))
@@ -147,6 +174,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int, every_digest: bool = F
         devices=plan.world,
         strategy=strategy(plan),
         max_epochs=-1,
+        accumulate_grad_batches=plan.parts if plan.stage != "distill" else 1,
         max_steps=plan.iterations if plan.stage != "distill" else -1,
         logger=False,
         enable_progress_bar=False,
@@ -157,6 +185,7 @@ def train(plan: Plan, folder: Path, rank: int, port: int, every_digest: bool = F
             Consumed(folder / f"consumed.{rank}"),
             taken,
             *([Full()] if rank == plan.full else []),
+            *([Ask(plan.ask)] if rank == 0 else []),
             Preempt(),  # after those: it leaves by an exception
             Checkpoints(str(folder / "checkpoints"), every=plan.every, keep=2),
         ],
@@ -214,7 +243,7 @@ def strategy(plan: Plan) -> Any:
 
 
 def digest(module: Any, trainer: pl.Trainer) -> str:
-    """Of weights, averages, optimisers, counters and the place in the data; all ranks call it."""
+    """Of weights, averages, optimisers, counters, the guard and the place in the data; all ranks call it."""
     if hasattr(trainer.strategy, "whole_weights"):
         tensors: list[Tensor] = []
         for name in module.trained:
@@ -230,4 +259,6 @@ def digest(module: Any, trainer: pl.Trainer) -> str:
         made.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     made.update(json.dumps([module.iteration, getattr(module, "student", module).ema.updates]).encode())
     made.update(json.dumps(trainer.datamodule.state_dict(), sort_keys=True).encode())
+    if hasattr(module, "guard"):
+        made.update(json.dumps(module.guard.state_dict()).encode())
     return made.hexdigest()
