@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ FLAT_BLOCKS = {"StreamSpec", "Size"}
 `size:`. What a user writes there is flat."""
 
 
+@cache
 def files() -> dict[str, str]:
     """The source of every file of the house, by its path from the root."""
     return {
@@ -55,23 +58,30 @@ def part_of(file: str) -> str:
     return ".".join(path.parent.parts[:2])
 
 
-def imported(source: str, known: Iterable[str]) -> Iterator[str]:
-    """The files of ours that a source imports, wherever in it."""
-    there = set(known)
+@cache
+def parsed(source: str) -> tuple[ast.AST, ...]:
+    """All nodes of a source; most tests here look at the same ones."""
+    return tuple(ast.walk(ast.parse(source)))
 
-    def file(dotted: str) -> str | None:
-        path = dotted.replace(".", "/")
-        return next((f for f in (f"{path}.py", f"{path}/__init__.py") if f in there), None)
 
-    for node in ast.walk(ast.parse(source)):
+@cache
+def imported_names(source: str) -> tuple[tuple[str, ...], ...]:
+    """What a source imports, wherever in it, by dotted names: of each the first that is a file is meant."""
+    found: list[tuple[str, ...]] = []
+    for node in parsed(source):
         if isinstance(node, ast.Import):
-            yield from (f for alias in node.names if (f := file(alias.name)))
+            found += [(alias.name,) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
-            for alias in node.names:
-                found = file(f"{node.module}.{alias.name}") or file(node.module or "")
-                if found:
-                    yield found
+            found += [(f"{node.module}.{alias.name}", node.module or "") for alias in node.names]
+    return tuple(found)
+
+
+def imported(source: str, there: Collection[str]) -> Iterator[str]:
+    """The files of ours, of those that are `there`, that a source imports."""
+    for names in imported_names(source):
+        paths = (name.replace(".", "/") + end for name in names for end in (".py", "/__init__.py"))
+        yield from islice((path for path in paths if path in there), 1)
 
 
 def arrows(sources: Mapping[str, str]) -> dict[str, set[str]]:
@@ -151,7 +161,7 @@ def test_a_class_s_name_stands_for_one_thing() -> None:
         node.name
         for file, source in files().items()
         if not file.startswith("benchmarks")
-        for node in ast.walk(ast.parse(source))
+        for node in parsed(source)
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
@@ -160,7 +170,7 @@ def test_a_class_s_name_stands_for_one_thing() -> None:
 def arguments_of_constructors(source: str) -> dict[str, int]:
     """How many arguments each class of a source is made with: those of its constructor, or its fields."""
     found = {}
-    for node in ast.walk(ast.parse(source)):
+    for node in parsed(source):
         if not isinstance(node, ast.ClassDef):
             continue
         for part in node.body:
