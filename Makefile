@@ -14,6 +14,7 @@ VIDEOS  ?=
 LATENTS ?=
 RECIPE  ?=
 STRATEGY ?=
+SP      ?=
 OUT     ?= $(RUN)/shards
 FIXTURES ?= tests/data
 PORT    ?= 6006
@@ -35,8 +36,9 @@ CONFIG    = $(if $(filter journey fog,$(WORLD)),$(error WORLD=$(WORLD) is a worl
 	$(if $(SYSTEM),--system $(SYSTEM))
 # each word of RECIPE is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
-# STRATEGY=zero2, fsdp2, ...: how the networks are shared out (docs/guide/scale.md)
-SHARDED   = $(if $(STRATEGY),--config conf/strategy/$(STRATEGY).yaml)
+# STRATEGY=zero2, fsdp2, ...: how the networks are shared out; SP=2: ranks that share a sample (docs/guide/scale.md)
+SHARDED   = $(if $(STRATEGY)$(SP),--config conf/strategy/$(or $(STRATEGY),ddp).yaml) \
+	$(if $(SP),--trainer.strategy.init_args.sequence_parallel=$(SP))
 TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
@@ -95,7 +97,7 @@ train-teacher: install ## the bidirectional teacher by flow matching; RECIPE="la
 train-init: install ## the student's causal initialisation; RECIPE=ar_diffusion, consistency, ... (conf/recipes/)
 	$(TRAIN) fit $(CONFIG) --config conf/stages/init.yaml $(call RECIPES,init) $(SHARDED) --run.dir="$(RUN)" $(ARGS)
 
-train-distill: install ## distribution matching on own rollouts; RECIPE="long lora", ...; STRATEGY=zero2 shards it (docs/guide/scale.md)
+train-distill: install ## distribution matching on own rollouts; RECIPE="long lora", ...; STRATEGY=zero2 SP=2 shards it (docs/guide/scale.md)
 	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(TINY) $(call RECIPES,distill) \
 		$(SHARDED) --run.dir="$(RUN)" $(ARGS)
 

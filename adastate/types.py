@@ -109,6 +109,35 @@ class Memory(Protocol):
         """Called at every attention; usually None."""
 
 
+class TokenSplit(Protocol):
+    """How P ranks share the tokens of a pass over the same frames (adastate.distributed.sequence_split).
+
+    A network begins a pass with `own`, attends between `heads` and `tokens`, and ends with `whole`.
+    """
+
+    @property
+    def degree(self) -> int:
+        """P."""
+
+    def own(self, tokens: Num[Tensor, " ..."], frames: int, axis: int = 1) -> Num[Tensor, " ..."]:
+        """This rank's share of every frame's tokens, which lie along `axis`."""
+
+    def whole(self, tokens: Float[Tensor, "B own D"], frames: int) -> Float[Tensor, "B L D"]:
+        """All tokens, of all ranks' shares."""
+
+    def heads(self, frames: int, *parts: Float[Tensor, "B own N K"]) -> tuple[Tensor, ...]:
+        """All tokens of this rank's heads, `[B, L, N / P, K]` each, for all heads of its share."""
+
+    def tokens(self, x: Float[Tensor, "B L heads K"], frames: int) -> Float[Tensor, "B own N K"]:
+        """The way back from `heads`."""
+
+    def all_heads(self, x: Float[Tensor, "B L heads K"]) -> Float[Tensor, "B L N K"]:
+        """The same tokens with the heads of all ranks, for what looks at attention and for what is saved."""
+
+    def own_heads(self, x: Float[Tensor, "B L N K"]) -> Float[Tensor, "B L heads K"]:
+        """This rank's heads of all."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch as the datamodules hand it out; what a stage does not need is None.

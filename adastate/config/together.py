@@ -10,6 +10,7 @@ from typing import Any
 from adastate.config.classes import derives
 from adastate.config.schema import Config, ConfigError
 from adastate.config.text import read_value
+from adastate.models.size import Size, check_degree
 from adastate.runtime.missing import to_come_by
 from adastate.stream import StreamSpec
 
@@ -45,6 +46,8 @@ def check_together(config: Config, words: Sequence[str]) -> None:
         for key, remedy in AUTOMATIC.items():
             if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):
                 raise ConfigError(f"trainer.{key} is for stages with one optimiser; {remedy}")
+    _check_shared(value)
+    if derives(str(value("model.class_path")), DISTILL):
         _check_batch(value)
     _check_frames(config, value)
     for path in ("data.file", "data.next_file"):
@@ -70,7 +73,7 @@ def _check_batch(value: Any) -> None:
     devices, nodes = _count(value("trainer.devices")), _count(value("trainer.num_nodes") or 1)
     if not all(isinstance(n, int) and n > 0 for n in (whole, batch, devices, nodes)):
         return
-    processes = devices * nodes
+    processes = devices * nodes // _sharing(value)  # those that share a sample are one
     if whole % (processes * batch):
         fits = [b for b in range(1, whole + 1) if whole % (processes * b) == 0]
         near = min(fits, key=lambda b: abs(b - batch)) if fits else None
@@ -78,6 +81,28 @@ def _check_batch(value: Any) -> None:
         raise ConfigError(
             f"model.global_batch {whole} is not a multiple of {processes} processes x batch {batch}; {remedy}"
         )
+
+
+def _sharing(value: Any) -> int:
+    """Processes that share a sample."""
+    told = value("trainer.strategy.sequence_parallel")
+    return told if isinstance(told, int) and told > 0 else 1
+
+
+def _check_shared(value: Any) -> None:
+    degree, devices = value("trainer.strategy.sequence_parallel"), _count(value("trainer.devices"))
+    if degree in (None, 1) or not isinstance(degree, int):
+        return
+    world = devices * (value("trainer.num_nodes") or 1) if isinstance(devices, int) and devices > 0 else None
+    latent_size = value("model.latent_size") or value("model.student.latent_size")
+    for part in ("model", "model.student", "model.teacher", "model.critic"):
+        size = value(f"{part}.size")
+        if isinstance(size, dict) and latent_size:
+            try:
+                net = Size(**size)
+                check_degree(degree, net.heads, net.tokens(latent_size), world)
+            except ValueError as error:
+                raise ConfigError(f"trainer.strategy.{error}") from error
 
 
 def _count(devices: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from adastate.distributed import sharded_strategies
+from adastate.distributed import sample_groups, sharded_strategies
 from adastate.distributed.protocol import trained_module
 from adastate.models.fsdp import local
 from adastate.models.video_network import VideoNetwork
@@ -36,17 +36,28 @@ from adastate.weights.sharded_checkpoint import (
 class FsdpStrategy(ModelParallelStrategy):
     """Trains a module that shards its networks, over all processes.
 
+    Args:
+        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; weights are in pieces
+            over all ranks in any case.
+
     Raises:
         TypeError: for a module that does not name its networks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sequence_parallel: int = 1) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1)
+        self.sequence_parallel = sequence_parallel
         self.held: dict[str, FsdpShards] = {}
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
         self._data_parallel_size = self.world_size
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        sample_groups.group_ranks(self)
+
+    distributed_sampler_kwargs = property(sample_groups.distributed_sampler_kwargs)  # type: ignore[assignment]
 
     def setup(self, trainer: pl.Trainer) -> None:
         super().setup(trainer)

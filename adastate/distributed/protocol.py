@@ -133,7 +133,12 @@ def shard_all(module: Any) -> None:
             "the networks are sharded over data only: set the strategy's data_parallel_size to the number of "
             "processes, and tensor_parallel_size to 1"
         )
-    trained = list(module.trained.values())
-    averages = (each.average.net for each in trained if each.average is not None)
-    for net in (*(each.net for each in trained), *module.frozen.values(), *averages):
+    for net in all_networks(module):
         shard(net, mesh["data_parallel"])
+
+
+def all_networks(module: TrainedModule) -> list[VideoNetwork]:
+    """Those that learn, the frozen ones, and the averages."""
+    trained = list(module.trained.values())
+    averages = [each.average.net for each in trained if each.average is not None]
+    return [*(each.net for each in trained), *module.frozen.values(), *averages]

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from adastate.distributed import sharded_strategies
+from adastate.distributed import sample_groups, sharded_strategies
 from adastate.distributed.deepspeed_config import Offload, merge, settings
 from adastate.distributed.protocol import TrainedModule, TrainedNetwork, trained_module
 from adastate.distributed.zero_shards import ZeroShards
@@ -57,6 +57,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         offload_parameters: where the shards of the weights lie (stage 3 only).
         nvme_path: folder for what is offloaded to nvme.
         config: merged over the DeepSpeed config that these make; see DeepSpeed's documentation.
+        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; all that is sharded is
+            in pieces over all ranks in any case.
 
     Raises:
         ValueError: for what does not go together.
@@ -73,6 +75,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         offload_parameters: Offload = "none",
         nvme_path: str | None = None,
         config: dict[str, Any] | None = None,
+        sequence_parallel: int = 1,
     ) -> None:
         told = settings(stage, shard_frozen, offload_optimizer, offload_parameters, nvme_path, config or {})
         if not torch.cuda.is_available():
@@ -86,6 +89,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.stage, self.shard_frozen = stage, shard_frozen
         self.offload_optimizer, self.offload_parameters = offload_optimizer, offload_parameters
         super().__init__(config=told)
+        self.sequence_parallel = sequence_parallel
         self.engines: dict[str, Any] = {}
         self.held: dict[str, ZeroShards] = {}
         self._backwards: dict[str, int] = {}
@@ -95,6 +99,9 @@ class ZeroStrategy(DeepSpeedStrategy):
     def setup_environment(self) -> None:
         self.precision_plugin = _Precision(cast(Any, self.precision_plugin.precision))
         DDPStrategy.setup_environment(self)  # DeepSpeedStrategy's refuses processors
+        sample_groups.group_ranks(self)
+
+    distributed_sampler_kwargs = property(sample_groups.distributed_sampler_kwargs)  # type: ignore[assignment]
 
     def setup_distributed(self) -> None:
         reset_seed()

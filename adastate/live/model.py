@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adastate.config import systems
 from adastate.config.schema import ConfigError
+from adastate.distributed.sequence_split import SequenceSplit, split_networks
 from adastate.encoders import Codec, starts_with_a_picture
 from adastate.inference.student_source import StudentSource
 from adastate.inference.vbench import fingerprint
@@ -56,8 +57,17 @@ class LiveModel:
             self._specs[None] = self.spec(system)
 
     @classmethod
-    def of(cls, source: StudentSource, device: torch.device | str = "cpu", system: str | None = None) -> LiveModel:
-        return cls(student_of(source.config, source.weights).to(device), source, system)
+    def of(
+        cls,
+        source: StudentSource,
+        device: torch.device | str = "cpu",
+        system: str | None = None,
+        split: SequenceSplit | None = None,
+    ) -> LiveModel:
+        """`split`: over the ranks that share all passes."""
+        student = student_of(source.config, source.weights).to(device)
+        split_networks([student.net, student.ema.net], split)
+        return cls(student, source, system)
 
     @property
     def world(self) -> str | None:
@@ -161,10 +171,10 @@ class LiveModel:
 
     @property
     def frame_keys(self) -> tuple[int, int, int, int]:
-        """Layers, tokens, heads and head dim of the keys of one latent frame."""
-        size, (_, height, width) = self.student.net.size, self.shape
+        """Layers, tokens, heads and head dim of the keys of one latent frame; a rank has its own heads alone."""
+        size, (_, height, width), split = self.student.net.size, self.shape, self._root.net.split
         tokens = (height // size.patch[1]) * (width // size.patch[2])
-        return size.layers, tokens, size.heads, size.width // size.heads
+        return size.layers, tokens, size.heads // (1 if split is None else split.degree), size.width // size.heads
 
     @property
     def key_bytes(self) -> int:

@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from adastate.live import shared_ranks
 from adastate.runtime.arguments import Arguments
 
 PORT = 7860
@@ -25,13 +26,19 @@ def main(argv: list[str]) -> None:
     token = args.token or os.environ.get(TOKEN)
     _check(parser, args, token)
     began = time.monotonic()
+    if args.sequence_parallel > 1 and "RANK" not in os.environ:
+        shared_ranks.start(["live", *argv], args.sequence_parallel)
+        return
     try:
         told = _serve(args, token, began)
     except KeyboardInterrupt:
         raise SystemExit("adastate live: stopped before it was ready") from None
     except (ValueError, FileNotFoundError) as error:
+        if int(os.environ.get("RANK", 0)):
+            raise SystemExit(1) from error  # the first process says it
         raise SystemExit(f"adastate live: {' '.join(str(error).split())}") from error
-    print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)
+    if told is not None:
+        print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)
 
 
 def _parser() -> Arguments:
@@ -53,6 +60,7 @@ def _parser() -> Arguments:
     )
     add("--sessions", type=int, default=16, help="open at a time")
     add("--history", type=int, default=256, help="chunks to which a session may go back, at most")
+    add("--sequence-parallel", type=int, default=1, metavar="N", help="processes, one a GPU, that share every pass")
     add("--unpaced", action="store_true", help="as fast as clients take chunks, and not at the video's rate")
     return parser
 
@@ -67,25 +75,44 @@ def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> No
         parser.error(f"--port is {args.port}; ports are numbers up to 65535")
     if args.sessions < 1 or args.history < 0:
         parser.error("--sessions is 1 or more, --history 0 or more")
+    if args.sequence_parallel < 1:
+        parser.error("--sequence-parallel is 1 or more")
     if bad := next((o for o in args.origin if not o.startswith(("http://", "https://"))), None):
         parser.error(f"--origin {bad} is no origin: https://lab.example")
 
 
-def _serve(args: argparse.Namespace, token: str | None, began: float) -> str:
+def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | None:
+    """What has ended the server; None of a process that only follows another's."""
     import torch
 
     from adastate.inference.student_source import student_source
+    from adastate.live import shared_session
     from adastate.live.messages import Limits
     from adastate.live.model import LiveModel
     from adastate.live.server import serve
     from adastate.live.session_hub import Hub
-    from adastate.runtime.ranks import Rank, device_for
+    from adastate.models.size import check_degree
+    from adastate.runtime.ranks import Rank, device_for, this_rank
 
     source = student_source(args.run, args.weights, args.size, args.system, [])
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = LiveModel.of(source, device_for(device, Rank(0, 1, 0)))
+    name = source.folder.name if source.run else source.weights.stem
     limits = Limits(sessions=args.sessions, history=args.history)
-    hub = Hub(model, source.folder.name if source.run else source.weights.stem, limits, not args.unpaced)
+    shared = args.sequence_parallel
+    place = device_for(device, this_rank(os.environ) if shared > 1 else Rank())
+    split = shared_ranks.meet(shared, device) if shared > 1 else None
+    model = LiveModel.of(source, place, split=split)
+    size = model.student.net.size
+    check_degree(shared, size.heads, size.tokens(model.student.latent_size), shared)
+    line = None if split is None else shared_session.CallLine(split)
+    if line is None:
+        hub = Hub(model, name, limits, not args.unpaced)
+    else:
+        _ = model.systems  # which may change the network: before the first session, on all ranks
+        if not line.leads:
+            shared_session.follow(line, model)
+            return None
+        hub = Hub(model, name, limits, not args.unpaced, shared_session.SharedOpening(line))
 
     def listening(address: str) -> None:
         took = time.monotonic() - began
@@ -93,4 +120,8 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str:
             f"[adastate] live: {address} ({source.weights.name}, ready after {took:.1f} s; Ctrl-C ends it)", flush=True
         )
 
-    return serve(hub, args.host, args.port, token, args.origin, listening)
+    try:
+        return serve(hub, args.host, args.port, token, args.origin, listening)
+    finally:
+        if line is not None:
+            line.tell("end")

@@ -37,7 +37,7 @@ HISTORY = 32
 
 
 @dataclass
-class _Control:
+class Control:
     number: int
     asked: float
     told: dict[str, Any]
@@ -58,7 +58,7 @@ class _Pending:
 
     before: _Moment
     share: PassShare | None = None
-    controls: list[_Control] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
 
 
 class Session:
@@ -96,7 +96,7 @@ class Session:
         self._state = StreamState(noise, StateCache(self.spec), model.network(check_prompt(prompt), steering), prompt)
         self._state.given = None if given is None else given.to(model.device)
         self._history: deque[_Moment] = deque(maxlen=history)
-        self._lock, self._asked, self._number = Lock(), list[_Control](), 0
+        self._lock, self._asked, self._number = Lock(), list[Control](), 0
         self._script: tuple[dict[str, Any], ...] = ()
         self._scripted = tuple(dict(entry) for entry in script)
         for entry in self._scripted:
@@ -167,7 +167,7 @@ class Session:
         check_control(told, self.spec, self.model.actions)
         with self._lock:
             self._number += 1
-            self._asked.append(_Control(self._number, perf_counter(), told))
+            self._asked.append(Control(self._number, perf_counter(), told))
             return self._number
 
     # ---- chunks
@@ -194,8 +194,7 @@ class Session:
         state, number = self._state, self.chunk
         due = [entry for entry in self._scripted if entry["chunk"] == number]
         self._scripted = tuple(entry for entry in self._scripted if entry["chunk"] > number)
-        with self._lock:
-            pending.controls, self._asked = self._asked, []
+        pending.controls, measured = self._take()
         due += [{**control.told, "chunk": number} for control in pending.controls]
         last = {entry["kind"]: entry for entry in due}  # of two prompts for one chunk the later is in force
         if told := last.get("prompt"):
@@ -208,11 +207,17 @@ class Session:
         self._script += tuple(last.values())
 
         def watch(request: PassRequest) -> None:
-            if self.measure_attention:
+            if measured:
                 pending.share = PassShare(request.memory.places)
                 request.memory.probe = pending.share
 
         return (yield from state.advance(self.model.shape, self.model.reencode, watch))
+
+    def _take(self) -> tuple[list[Control], bool]:
+        """The controls that take effect in the chunk that begins, and whether its attention is measured."""
+        with self._lock:
+            taken, self._asked = self._asked, []
+        return taken, self.measure_attention
 
     def finish(self, chunk: Chunk, denoise_s: float) -> Step:
         """Decodes a chunk that `requests` has made."""
@@ -293,7 +298,7 @@ class Session:
     def fork(self) -> Session:
         """A second session that stands where this one stands, its history included, and goes on by itself."""
         self._idle()
-        twin = object.__new__(Session)
+        twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._state, twin._lock, twin._asked = self._state.fork(), Lock(), []
         twin._history = deque(self._history, self._history.maxlen)

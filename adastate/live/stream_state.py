@@ -85,9 +85,9 @@ class StreamState:
         return held + ([self.steering.flagged] if self.steering is not None else [])
 
     def saved(self) -> dict[str, Any]:
-        """Numbers, texts, lists and tensors, for `restored`."""
+        """Numbers, texts, lists and tensors, for `restored`; ranks that share the network's passes call it together."""
         return {
-            "cache": saved(self.cache),
+            "cache": saved(self.cache, self.network.net.split),
             "steering": None if self.steering is None else self.steering.saved(),
             "unwritten": None if self.unwritten is None else list(self.unwritten),
             **{name: getattr(self, name) for name in PLAIN},
@@ -97,7 +97,8 @@ class StreamState:
     def restored(cls, state: Mapping[str, Any], noise: PlacedNoise, spec: StreamSpec, network: Bound) -> StreamState:
         """The state of which `saved` told; `network` binds the prompt and the steering."""
         steering = None if state["steering"] is None else Steering.restored(state["steering"])
-        made = cls(noise, restored(spec, state["cache"]), network(state["prompt"], steering), state["prompt"])
+        bound = network(state["prompt"], steering)
+        made = cls(noise, restored(spec, state["cache"], bound.net.split), bound, state["prompt"])
         x0 = state["unwritten"]
         made.unwritten = None if x0 is None else (x0[0], int(x0[1]))
         made.keys, made.flight, made.given = str(state["keys"]), list(state["flight"]), state["given"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.video_network import Engine, TextKeys
-from adastate.types import FrameMask, Probe, Rotate, SlabTensors
+from adastate.types import FrameMask, Positions, Probe, Rotate, SlabTensors, TokenSplit
 
 BACKEND = "inductor"
 """Of torch.compile."""
@@ -60,6 +60,9 @@ class EnginePass(NamedTuple):
     turn: Rotate
     text: TextKeys
     probe: Probe | None = None
+    split: TokenSplit | None = None
+    """Over the ranks that share the pass."""
+    key_positions: Positions = ()
 
 
 Run = Callable[[Tensor, Modulations, EnginePass, bool], Tensor | None]

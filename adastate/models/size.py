@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -39,6 +40,10 @@ class Size:
     eps: float = 1e-6
     backbone: str = "wan"
 
+    def tokens(self, latent_size: Sequence[int]) -> int:
+        """Of a frame of latent height and width."""
+        return latent_size[0] // self.patch[1] * (latent_size[1] // self.patch[2])
+
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
@@ -48,3 +53,30 @@ class Size:
             raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
         if self.patch[0] != 1:
             raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def check_degree(degree: int, heads: int, tokens: int, world: int | None = None) -> None:
+    """Raises ValueError, with the degrees that would do, where `degree` ranks cannot share a sample.
+
+    Args:
+        tokens: of a latent frame.
+        world: ranks that there are; None: as many as are needed.
+    """
+    fitting = [d for d in divisors(heads) if tokens % d == 0 and (world is None or world % d == 0)]
+    if degree in fitting:
+        return
+    if degree < 1:
+        why = "it counts the ranks of a sample"
+    elif heads % degree:
+        why = f"{heads} heads do not divide by it"
+    elif tokens % degree:
+        why = f"frames of {tokens} tokens do not divide by it"
+    elif world is not None and degree > world:
+        why = f"there are {world} ranks"
+    else:
+        why = f"{world} ranks do not divide into groups of it"
+    raise ValueError(f"sequence_parallel is {degree}, and {why}: take one of {', '.join(map(str, fitting))}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate.models.size import Size
-from adastate.types import FrameMask, Memory
+from adastate.types import FrameMask, Memory, TokenSplit
 
 Engine = Literal["eager", "compile", "graph"]
 """How passes without gradient are run, see adastate.models.engine."""
@@ -40,9 +40,11 @@ class VideoNetwork(nn.Module):
 
     Attributes:
         blocks: the layers, one after the other; a strategy that cuts weights cuts by them, adapters are found in them.
+        split: over the ranks that share each pass; None: this process runs them alone.
     """
 
     blocks: nn.ModuleList
+    split: TokenSplit | None = None
 
     def __init__(
         self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False

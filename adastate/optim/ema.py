@@ -68,6 +68,7 @@ class EMA(nn.Module):
             net = build(self.net.size, compute_dtype=str(self.net.compute_dtype or "").removeprefix("torch."))
         weights = fold(self.net, weights)
         net.load_state_dict({k: v.to(dtype or v.dtype) for k, v in weights.items()}, assign=True)
+        net.split = self.net.split
         return net.requires_grad_(False).eval()
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from adastate.config.classes import class_at, constructor_parameters
 from adastate.config.command_line import read_command
 from adastate.config.schema import LIGHTNING, Config, ConfigError
-from adastate.plan import trajectory_cost
+from adastate.plan import sharing, trajectory_cost
 from adastate.plan.configured import read
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops
@@ -87,12 +87,12 @@ def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
 def divisors(run: Run, at: RunSetting) -> list[int]:
     """Micro batches up to the present one with which a global batch still divides."""
     every = range(at.batch, 0, -1)
-    return [b for b in every if run.global_batch is None or run.global_batch % (b * at.ranks) == 0]
+    return [b for b in every if run.global_batch is None or run.global_batch % replace(at, batch=b).micro == 0]
 
 
 def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]:
     """All figures, in bytes, FLOP and seconds; `memory` of a GPU in GiB, `rate` of one in TFLOP/s."""
-    whole = run.global_batch or at.batch * at.ranks
+    whole = run.global_batch or at.micro
     limit = memory * GIB * USABLE
     stages = [s for s in STAGES if s != "3_teacher" or any(not net.trained for net in run.nets)]
     table = {stage: layout(run, replace(at, zero=stage)) for stage in stages}
@@ -108,7 +108,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
         "ranks": at.ranks,
         "micro batch": at.batch,
         "global batch": whole,
-        "accumulation": whole // (at.batch * at.ranks),
+        "accumulation": whole // at.micro,
         "iterations": run.iterations,
         "steps": run.steps,
         "samples": run.iterations * whole,
@@ -127,6 +127,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
         "gpu": memory * GIB,
         "usable": limit,
         "changes to fit": fits,
+        "shared": sharing.table(run, at, rate, lambda other: layout(run, other)["peak"]),
     }
 
 
@@ -173,9 +174,8 @@ def main(argv: Sequence[str]) -> None:
         run = read(config)
     except ValueError as error:  # what Size and StreamSpec say is one sentence
         raise ConfigError(str(error)) from error
-    at, note = fitting(
-        run, RunSetting(args.zero or _stage(trainer.get("strategy")), gpus * nodes, run.batch, run.checkpointing)
-    )
+    zero, ranks = args.zero or _stage(trainer.get("strategy")), gpus * nodes
+    at, note = fitting(run, RunSetting(zero, ranks, run.batch, run.checkpointing, sharing.asked(config, ranks)))
     found = plan(run, at, args.memory, args.tflops)
     # every process reads its networks there, in float32, before they go to its GPU
     found["host"] = gpus * (4 * sum(net.parameters for net in run.nets) + sum(e.bytes for e in run.encoders))
@@ -191,7 +191,7 @@ def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     Raises:
         ConfigError: no micro batch does.
     """
-    whole, micro = run.global_batch, at.batch * at.ranks
+    whole, micro = run.global_batch, at.micro
     if whole is None or whole % micro == 0:
         return at, ""
     possible = divisors(run, at)
@@ -210,8 +210,9 @@ def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
 def show(found: dict[str, Any], console: Console, note: str = "") -> None:
     """Prints a plan as tables."""
     console.print(
-        f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks x micro batch "
-        f"{found['micro batch']} x {found['accumulation']} accumulated = {found['global batch']} samples an iteration"
+        f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks{sharing.told(found)} "
+        f"x micro batch {found['micro batch']} x {found['accumulation']} accumulated = {found['global batch']} samples "
+        "an iteration"
     )
     if note:
         console.print(f"[yellow]{note}[/yellow]")
@@ -247,6 +248,7 @@ def show(found: dict[str, Any], console: Console, note: str = "") -> None:
             f"peak in {found['memory'][stage]['peak phase'].replace(':', ',')}"
         )
 
+    sharing.show(found["shared"], console)
     flop = found["flop"]
     table = Table("work of all ranks", "TFLOP", box=None)
     for name, value in flop.items():

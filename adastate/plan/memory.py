@@ -135,6 +135,12 @@ def working_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype:
     return rows * max(ffn, attention) + 2 * keys * d * dtype.low + whole
 
 
+def exchange_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
+    """What a layer of ranks that share a pass lays ready and gets: queries, keys and values side by side, in the order
+    of the ranks, and as they come."""
+    return 3 * 3 * batch * work.frames * tokens * size.width * dtype.low
+
+
 # ---- what a network keeps
 
 

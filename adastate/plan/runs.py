@@ -18,12 +18,22 @@ from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, 
 
 @dataclass(frozen=True)
 class RunSetting:
-    """What may be changed without changing what is learnt."""
+    """What may be changed without changing what is learnt.
+
+    Attributes:
+        shared: ranks that share a sample.
+    """
 
     zero: str = "0"
     ranks: int = 1
     batch: int = 1
     checkpointing: bool = False
+    shared: int = 1
+
+    @property
+    def micro(self) -> int:
+        """Samples of all ranks in a micro batch."""
+        return self.batch * self.ranks // self.shared
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class DistillRun(Run):
 
     def stream(self, at: RunSetting) -> int:
         recipe, dtype = self.recipe, self.dtype(self.net("student"), at.zero)
-        return memory.stream_bytes(recipe.student, self.tokens, recipe.spec, self.frames, 1, dtype)
+        return memory.stream_bytes(recipe.student, self.tokens // at.shared, recipe.spec, self.frames, 1, dtype)
 
     @property
     def _rollouts(self) -> float:
@@ -167,13 +177,16 @@ class DistillRun(Run):
         return self.recipe.network_tokens(own, self._rollouts, self.critic_updates)
 
     def phases(self, at: RunSetting) -> list[Phase]:
-        recipe, batch, tokens = self.recipe, at.batch, self.tokens
+        # attention has all tokens of a share of the heads, and everything else a share of the tokens
+        recipe, batch, tokens = self.recipe, at.batch, self.tokens // at.shared
         student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
         dtype, dtype_c, dtype_t = (self.dtype(n, at.zero) for n in (student, critic, teacher))
         passes = recipe.passes(recipe.exits[-1], True)
         kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
         clip = CountedPass(self.frames)
-        clips = {"clip and loss": memory.clip_bytes(recipe.student, tokens, self.frames, batch)}
+        clips = {"clip and loss": memory.clip_bytes(recipe.student, self.tokens, self.frames, batch)}
+        if at.shared > 1:
+            clips["exchange"] = memory.exchange_bytes(recipe.critic, tokens, clip, batch, dtype_c)
         cache = max(memory.cache_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
         copy = 0 if at.zero.startswith("3") else parameters(recipe.student) * dtype.low
         quiet = max(memory.working_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
@@ -220,12 +233,15 @@ class ClipRun(Run):
     def phases(self, at: RunSetting) -> list[Phase]:
         net = self.nets[0]
         assert net.size is not None
-        dtype = self.dtype(net, at.zero)
-        kept = memory.kept_bytes(net.size, self.tokens, self.passes, at.batch, dtype, net.checkpointing)
-        again = memory.again_bytes(net.size, self.tokens, self.passes, at.batch, dtype) * net.checkpointing
+        dtype, tokens = self.dtype(net, at.zero), self.tokens // at.shared
+        kept = memory.kept_bytes(net.size, tokens, self.passes, at.batch, dtype, net.checkpointing)
+        again = memory.again_bytes(net.size, tokens, self.passes, at.batch, dtype) * net.checkpointing
         clip = memory.clip_bytes(net.size, self.tokens, self.frames, at.batch)
-        cache = max(memory.cache_bytes(net.size, self.tokens, p, at.batch, dtype) for p in self.passes)
+        cache = max(memory.cache_bytes(net.size, tokens, p, at.batch, dtype) for p in self.passes)
         parts = {"activations": kept, "block run again": again, "KV cache": cache, "clip and loss": clip}
+        if at.shared > 1:
+            most = max(self.passes, key=lambda p: p.frames)
+            parts["exchange"] = memory.exchange_bytes(net.size, tokens, most, at.batch, dtype)
         return [Phase(f"{net.name}: backward", parts, net.name), *self.optimiser_phases(at)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,17 @@ def this_rank(env: Mapping[str, str]) -> Rank:
                 )
             return found
     return Rank()
+
+
+def sample_rank(trainer: Any) -> Rank:
+    """This process among those of a Trainer that have samples of their own: ranks that share a sample count as one.
+
+    The strategy tells by `sequence_parallel` how many do; others have none of it. Alone without a trainer.
+    """
+    if trainer is None:
+        return Rank()
+    degree = int(getattr(trainer.strategy, "sequence_parallel", 1))
+    return Rank(trainer.global_rank // degree, trainer.world_size // degree, trainer.local_rank // degree)
 
 
 def device_for(name: str, rank: Rank) -> torch.device:

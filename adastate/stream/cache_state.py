@@ -10,12 +10,16 @@ from adastate.stream.cache import StateCache
 from adastate.stream.kv_frames import TensorFrames
 from adastate.stream.kv_slab import SlabFrames
 from adastate.stream.spec import StreamSpec
+from adastate.types import TokenSplit
 
 PLAIN = ("origin", "frames", "chunks", "generated", "recent", "shared_noise", "cut")
 """What of a cache is a number, a tensor or nothing."""
 
 FRAMES = ("anchor", "window", "last_places")
 """What of it is frames or nothing."""
+
+HEADED = ("keys", "values")
+"""What of frames has an axis of heads."""
 
 
 def fork(cache: StateCache) -> StateCache:
@@ -42,24 +46,32 @@ def detached(cache: StateCache) -> StateCache:
     return other
 
 
-def saved(cache: StateCache) -> dict[str, Any]:
-    """What `restored` needs: numbers, lists and tensors whose first axis is the batch."""
-    frames = {name: _frames(getattr(cache, name)) for name in FRAMES}
+def saved(cache: StateCache, split: TokenSplit | None = None) -> dict[str, Any]:
+    """What `restored` needs: numbers, lists and tensors whose first axis is the batch.
+
+    Args:
+        split: over ranks that each have their own heads in such a cache; all of them call it, and get all heads.
+    """
+    frames = {name: _frames(getattr(cache, name), split) for name in FRAMES}
     return {**{name: getattr(cache, name) for name in PLAIN}, **frames}
 
 
-def restored(spec: StreamSpec, state: dict[str, Any]) -> StateCache:
+def restored(spec: StreamSpec, state: dict[str, Any], split: TokenSplit | None = None) -> StateCache:
+    """The cache of which `saved` told, with this rank's heads alone where there is a `split`."""
     cache = StateCache(spec)
     for name in PLAIN:
         setattr(cache, name, state[name])
     for name in FRAMES:
         if state.get(name) is not None:
             parts = {k: tuple(v) for k, v in state[name].items()}
+            if split is not None:
+                parts |= {k: tuple(split.own_heads(x).clone() for x in parts[k]) for k in HEADED}
             setattr(cache, name, TensorFrames(**parts))
     return cache
 
 
-def _frames(frames: TensorFrames | None) -> dict[str, list[Any]] | None:
+def _frames(frames: TensorFrames | None, split: TokenSplit | None) -> dict[str, list[Any]] | None:
     if frames is None:
         return None
-    return {name: list(getattr(frames.detach(), name)) for name in ("keys", "values", "source", "written")}
+    parts = {name: list(getattr(frames.detach(), name)) for name in (*HEADED, "source", "written")}
+    return parts if split is None else parts | {name: [split.all_heads(x) for x in parts[name]] for name in HEADED}

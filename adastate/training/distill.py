@@ -18,6 +18,7 @@ from adastate.optim.accumulation import GlobalBatch
 from adastate.optim.adamw import adamw_for, linear_warmup
 from adastate.optim.settings import DistillOptimizer
 from adastate.optim.spike_guard import SpikeGuard
+from adastate.runtime.ranks import sample_rank
 from adastate.training.config_checks import refuse_conflicts
 from adastate.training.critic import Critic
 from adastate.training.manual_optimization import BadUpdateError, GuardedOptimizer, StopAskedError
@@ -169,7 +170,7 @@ class Distill(pl.LightningModule):
         if self.iteration >= self.iterations:  # killed between the last checkpoint and its end, and gone on with
             self.trainer.should_stop = True
             return
-        collected = self.batch.add(batch, self.trainer.world_size)
+        collected = self.batch.add(batch, sample_rank(self.trainer).world)
         if not collected:
             return
         switching = self.sampler.prompt_switch_prob > 0
@@ -256,7 +257,7 @@ class Distill(pl.LightningModule):
     @property
     def accumulate(self) -> int:
         """Micro batches an iteration."""
-        return self.batch.parts(self.trainer.world_size)
+        return self.batch.parts(sample_rank(self.trainer).world)
 
     def on_fit_start(self) -> None:
         if self.replay and steps_of(self.trainer.strategy).one_backward_per_batch:
@@ -269,7 +270,7 @@ class Distill(pl.LightningModule):
                 f"trainer.max_steps {most} ends the run before its {self.iterations} iterations, which are {needed} "
                 "steps of student and critic: leave it at -1, and set --run.iterations"
             )
-        data, world = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
+        data, world = self.trainer.datamodule, sample_rank(self.trainer).world  # type: ignore[attr-defined]
         told, data.batch = data.batch, self.batch.fit(data.batch, world)  # its loader is made after this
         if data.batch != told:
             rank_zero_info(f"{world} processes share {self.batch.size} prompts an iteration: batch {data.batch} each")

@@ -21,6 +21,7 @@ from adastate.stream import StateCache
 from adastate.stream.cache_state import detached, fork, restored, saved
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, RolloutDraw, StudentSample, continue_rollout, overlapping
+from adastate.types import TokenSplit
 
 
 @dataclass
@@ -134,22 +135,29 @@ class StreamPool:
         """Of the streams of all ranks, on rank 0; every rank has to call it. Empty where there are none."""
         if self._whole or not self._now:
             return self._whole
-        whole: dict[str, Any] = _merged([saved_stream(c) for c in self._now], _gathered)
+        split = self.student.net.split
+        several = 1 if split is None else split.degree
+        made = [saved_stream(c, split) for c in self._now]
+        whole: dict[str, Any] = _merged(made, lambda parts: _gathered(parts, several))
         return whole
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._now, self._whole = [], state
 
 
-def saved_stream(carried: StreamBatch) -> dict[str, Any]:
+def saved_stream(carried: StreamBatch, split: TokenSplit | None = None) -> dict[str, Any]:
+    """Plain data of the streams; with a `split` its ranks call it together."""
     plain = {name: getattr(carried, name) for name in ("text", "next_text", "switch_frame", "frames", "tail")}
     flagged = None if carried.steering is None else carried.steering.flagged.to(carried.text.device)
-    return {**plain, "actions": flagged, "cache": saved(carried.cache)}
+    return {**plain, "actions": flagged, "cache": saved(carried.cache, split)}
 
 
 def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBatch:
     """This process's rows of the streams of all."""
+    split = student.net.split
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if _several() else (0, 1)
+    if split is not None:
+        rank, world = rank // split.degree, world // split.degree
     batch = len(part.index)
     first = (part.slot * world + rank) * batch
     rows = len(whole["text"])
@@ -161,7 +169,7 @@ def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBat
     mine = _merged([whole], lambda parts: parts[0][first : first + batch].to(student.device).clone())
     flagged = mine.pop("actions", None)  # checkpoints of older versions have none
     steering = None if flagged is None else Steering(flagged)
-    return StreamBatch(restored(student.spec, mine.pop("cache")), steering=steering, **mine)
+    return StreamBatch(restored(student.spec, mine.pop("cache"), split), steering=steering, **mine)
 
 
 def _merged(states: list[Any], join: Callable[[list[Tensor]], Any]) -> Any:
@@ -176,8 +184,9 @@ def _merged(states: list[Any], join: Callable[[list[Tensor]], Any]) -> Any:
     return one
 
 
-def _gathered(parts: list[Tensor]) -> Tensor:
-    """Rows of all micro batches and ranks, in the order of their sample numbers, on rank 0's processor."""
+def _gathered(parts: list[Tensor], sharing: int) -> Tensor:
+    """Rows of all micro batches and ranks, in the order of their sample numbers, on rank 0's processor; `sharing`
+    neighbouring ranks have the same rows."""
     if not _several():
         return torch.cat(parts).cpu()
     world, leads = distributed.get_world_size(), distributed.get_rank() == 0
@@ -186,7 +195,7 @@ def _gathered(parts: list[Tensor]) -> Tensor:
         raw = part.detach().contiguous().view(torch.uint8)  # gloo does not know every kind of number
         into = [torch.empty_like(raw) for _ in range(world)] if leads else None
         distributed.gather(raw, into, dst=0)
-        rows += [r.view(part.dtype).cpu() for r in into or []]
+        rows += [r.view(part.dtype).cpu() for r in (into or [])[::sharing]]
     return torch.cat(rows) if rows else torch.empty(0)
 
 

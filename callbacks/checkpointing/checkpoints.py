@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from adastate.runtime import atomic, atomic_folder, disk, folder_lock, json_lines, secrets
+from adastate.runtime.ranks import sample_rank
 from callbacks.checkpointing import changed_config
 from callbacks.checkpointing.collectives import first, gathered
 from callbacks.checkpointing.direct_io import write_directly
@@ -96,7 +97,8 @@ class Checkpoints(Checkpoint):
         """Looks at a checkpoint before it is read."""
         self._resumed = state.parent
         then, now = (folder / changed_config.CONFIG for folder in (state.parent, Path(trainer.default_root_dir)))
-        worlds = (self._told(state.parent).get("world", trainer.world_size), trainer.world_size)
+        told, now_world = self._told(state.parent), sample_rank(trainer).world
+        worlds = (told["world"] // told.get("sequence_parallel", 1) if "world" in told else now_world, now_world)
         found = changed_config.changes(then, now, changed_config.allowed, worlds)
         self._changes = trainer.strategy.broadcast(found)
         if self._changes.refused:
@@ -252,6 +254,7 @@ class Checkpoints(Checkpoint):
             "losses": _losses(trainer),
             "global_step": trainer.global_step,
             "world": trainer.world_size,
+            "sequence_parallel": trainer.world_size // sample_rank(trainer).world,
             "strategy": type(trainer.strategy).__name__,
             "monitor": None if value is None else {self.monitor: float(value)},
             "versions": versions(),

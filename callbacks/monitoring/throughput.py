@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from adastate.runtime.ranks import sample_rank
 from adastate.types import Batch
 from callbacks.previews import tags
 from callbacks.protocols import Streams, iteration, iterations_apart, log_scalars
@@ -66,7 +67,7 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._frames += _frames(pl_module, batch) * trainer.world_size
+        self._frames += _frames(pl_module, batch) * sample_rank(trainer).world
         now = iteration(trainer, pl_module)
         if now - self._first < self.every:
             return

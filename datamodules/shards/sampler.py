@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from adastate.runtime.ranks import sample_rank
 from adastate.types import Batch
 from datamodules.shards import worker_watch
 
@@ -164,9 +165,9 @@ class ResumeCursor:
         self._trainer, self._identity = trainer, identity
         if trainer is not None and trainer.ckpt_path and not self._restored:
             warnings.warn(f"{trainer.ckpt_path} does not tell where in the data it stopped: begin anew", stacklevel=2)
-        world = trainer.world_size if trainer else 1
-        self._loader = together(trainer, lambda: self._made(batches, trainer.global_rank if trainer else 0, world))
-        if trainer is not None and world > 1:
+        mine = sample_rank(trainer)
+        self._loader = together(trainer, lambda: self._made(batches, mine.rank, mine.world))
+        if trainer is not None and trainer.world_size > 1:
             same = _anywhere(trainer.strategy.broadcast(identity)) == _anywhere(identity)
             if trainer.strategy.reduce_boolean_decision(not same, all=False):
                 raise ValueError(f"processes see different data, this one {identity}: is it whole on every machine?")

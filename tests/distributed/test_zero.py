@@ -291,15 +291,12 @@ def test_every_config_makes_its_strategy(name: str) -> None:
 
     layers = ("base", "sizes/tiny", "stages/distill", f"strategy/{name}")
     config = compose([ROOT / f"conf/{layer}.yaml" for layer in layers], ["run.dir=x"]).lightning["trainer"]
-    strategy = config["strategy"]
-    if isinstance(strategy, dict):
-        import lightning.pytorch as pl
+    import lightning.pytorch as pl
 
-        made = build(strategy, pl.strategies.Strategy)
-        if name.startswith("zero"):
-            assert getattr(made, "stage", None) == int(name[4])
-    else:
-        assert strategy == "ddp_find_unused_parameters_true"
+    made = build(config["strategy"], pl.strategies.Strategy)
+    assert getattr(made, "sequence_parallel", None) == 1
+    if name.startswith("zero"):
+        assert getattr(made, "stage", None) == int(name[4])
 
 
 def test_the_configs_are_those_of_the_documentation() -> None:

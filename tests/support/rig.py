@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.encoders import TinyCodec, TinyText
 from adastate.optim.settings import AverageSettings, DistillOptimizer, OptimizerSettings
+from adastate.runtime.ranks import sample_rank
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill, UpdateSchedule
 from adastate.training.initializations import OdeRegression
@@ -108,7 +109,8 @@ class Prompts(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
-        rows = Rows(self.batch, self.trainer.world_size, self.trainer.global_rank, self.per_rank)
+        mine = sample_rank(self.trainer)
+        rows = Rows(self.batch, mine.world, mine.rank, self.per_rank)
         return DataLoader(Steered(rows, self.flown) if self.flown else rows, batch_size=None)
 
 

@@ -25,6 +25,7 @@ from adastate.distributed.protocol import steps_of
 from adastate.encoders import TinyCodec, TinyText
 from adastate.models.video_network import Size
 from adastate.optim.settings import AverageSettings
+from adastate.runtime.ranks import sample_rank
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
 from adastate.training.objectives import DMD
@@ -142,7 +143,8 @@ class From(Prompts):
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
-        rows = Rows(self.batch, self.trainer.world_size, self.trainer.global_rank, False)
+        mine = sample_rank(self.trainer)
+        rows = Rows(self.batch, mine.world, mine.rank, False)
         done = self.done
 
         class Rest(Rows):

@@ -24,7 +24,7 @@ from adastate.models.modulation import add_gated, modulate
 from adastate.models.norm import RMSNorm
 from adastate.models.rope import rope_table, rotate
 from adastate.models.video_network import Size, TextKeys, VideoNetwork
-from adastate.types import FrameMask, Memory, Positions
+from adastate.types import FrameMask, Memory, Positions, TokenSplit
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -101,23 +101,27 @@ class Block(nn.Module):
     ) -> Tensor:
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation + e).unbind(2)
         q, k, v = self.project(modulate(x, shift, scale, self.eps), pass_, memory)
-        x = add_gated(x, self.self_attn.out(attend(q, k, v, pass_.visible, pass_.frame_tokens)), gate)
+        mixed = attend(q, k, v, pass_.visible, pass_.frame_tokens)
+        mixed = mixed if pass_.split is None else pass_.split.tokens(mixed, pass_.frames)
+        x = add_gated(x, self.self_attn.out(mixed), gate)
         q = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
         return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
 
     def project(self, h: Tensor, pass_: PassSettings, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[B, F*L, N, K]`, and the keys and values that they see: those of `h` and what the memory adds."""
-        q = self.self_attn.query(h, pass_.rope)
-        if memory is not None and memory.keeps:
-            raw, v = self.self_attn.keys(h)
-            k = rotate(raw, pass_.key_rope)
-        else:
-            raw, (k, v) = None, self.self_attn.keys(h, pass_.key_rope)
+        q, split = self.self_attn.query(h, pass_.rope), pass_.split
+        keeps = memory is not None and memory.keeps
+        k, v = self.self_attn.keys(h, None if keeps else pass_.key_rope)
+        if split is not None:
+            q, k, v = split.heads(pass_.frames, q, k, v)
+        raw = k if keeps else None
         if memory is not None:
+            k = pass_.rotate(k, memory.key_positions) if keeps else k
             k, v = memory.join(self.layer, raw, k, v, pass_.rotate)
             if memory.probe is not None:
-                memory.probe(self.layer, q, k, pass_.visible)
+                seen = (q, k) if split is None else (split.all_heads(q), split.all_heads(k))
+                memory.probe(self.layer, *seen, pass_.visible)
         return q, k, v
 
 
@@ -154,6 +158,8 @@ class PassSettings:
     visible: FrameMask | None
     rows: int
     compiled: bool
+    frames: int
+    split: TokenSplit | None
 
     @property
     def frame_tokens(self) -> int:
@@ -229,6 +235,7 @@ class DiT(VideoNetwork):
             else:
                 tokens = block(*arguments, recompute)
         out = self.head(tokens, time)
+        out = out if self.split is None else self.split.whole(out, x.shape[1])
         _, ph, pw = self.size.patch
         grid = {"f": x.shape[1], "h": pass_.grid[0], "w": pass_.grid[1], "p": ph, "q": pw}
         return rearrange(out, "b (f h w) (p q c) -> b f c (h p) (w q)", **grid).to(x.dtype)
@@ -261,10 +268,13 @@ class DiT(VideoNetwork):
         key_rope = rope if memory is None else rope_table(memory.key_positions, *grid, head_dim, rows, x.device)
         patches = rearrange(x, "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
         compiled = self.compiled and memory is None and visible is None
+        if self.split is not None:
+            patches = self.split.own(patches, frames)
+            rope, key_rope = (self.split.own(table, frames, 0) for table in (rope, key_rope))
         if compiled:  # compilers know no complex numbers
             rope = key_rope = torch.view_as_real(rope)
         return self.patch_embedding(patches), PassSettings(
-            rope, key_rope, grid, visible, self.size.rope_max_frames, compiled
+            rope, key_rope, grid, visible, self.size.rope_max_frames, compiled, frames, self.split
         )
 
     def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from adastate.models.linear import Linear, apply, check_fp8, in_fp8
 from adastate.models.rope import rope_table, rotate
 from adastate.models.video_network import Engine, TextKeys
 from adastate.models.wan.dit import Block, DiT
-from adastate.types import Memory, Positions, host_level
+from adastate.types import Memory, Positions, TokenSplit, host_level
 
 MOST_LEVELS = 64
 """Timesteps whose modulations are kept; a step list has about five."""
@@ -117,26 +117,36 @@ class Passes:
             return rotate(k, table(at))
 
         queries, keys = memory.query_positions, memory.key_positions
+        tables = table(queries)[:, None] if queries == keys else torch.stack([table(queries), table(keys)], 1)
+        patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> b (f h w) (c p q)", p=ph, q=pw)
+        split, frames = self.net.split, x.shape[1]
+        if split is not None:
+            patches, tables = split.own(patches, frames), split.own(tables, frames, 0)
         pass_ = EnginePass(
             batch=x.shape[0],
             frame_tokens=grid[0] * grid[1],
-            table=table(queries)[:, None] if queries == keys else torch.stack([table(queries), table(keys)], 1),
+            table=tables,
             keeps=memory.keeps,
             visible=memory.visible,
             join=memory.join,
             turn=turn,
             text=text,
             probe=memory.probe,
+            split=split,
+            key_positions=keys,
         )
-        patches = rearrange(x.to(self.dtype), "b f c (h p) (w q) -> (b f h w) (c p q)", p=ph, q=pw)
+        patches = patches.flatten(0, 1)
         made = self._modulate(t) if actions is None or not bool(actions.any()) else self._steer(t, actions)
-        fixed = memory.slab_tensors(turn) if self.steady is not None and host_level(t) is not None else None
+        alone = self.steady is not None and split is None and host_level(t) is not None
+        fixed = memory.slab_tensors(turn) if alone else None
         if fixed is not None and self.steady is not None:
             out = self.steady(patches, made, pass_, fixed, memory.clean)
         else:
             out = self.run(patches, made, pass_, memory.clean)
         if out is None:
             return x.new_empty(0)
+        if split is not None:
+            out = split.whole(out.unflatten(0, (x.shape[0], -1)), frames).flatten(0, 1)
         shape = {"b": x.shape[0], "f": x.shape[1], "h": grid[0], "w": grid[1], "p": ph, "q": pw}
         return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
 
@@ -159,10 +169,15 @@ class Passes:
         qk = qkv.narrow(1, 0, 2 * width).view(-1, 2, width)
         raw, turned = self._turned(qk, layer.norm_qk, pass_.table, pass_)
         q, k = turned.to(x.dtype).unbind(2)
-        k, v = pass_.join(index, raw[:, :, 1] if raw is not None else None, k, v, pass_.turn)
+        own, split = raw[:, :, 1] if raw is not None else None, pass_.split
+        if split is not None:
+            own, k, v, (q,) = _own_heads(own, k, v, pass_, split, q)
+        k, v = pass_.join(index, own, k, v, pass_.turn)
         if pass_.probe is not None:
-            pass_.probe(index, q, k, pass_.visible)
-        out = attend(q, k, v, pass_.visible, pass_.frame_tokens).reshape(-1, width)
+            seen = (q, k) if split is None else (split.all_heads(q), split.all_heads(k))
+            pass_.probe(index, *seen, pass_.visible)
+        out = attend(q, k, v, pass_.visible, pass_.frame_tokens)
+        out = (out if split is None else split.tokens(out, len(pass_.key_positions))).reshape(-1, width)
         x = _gated(x, apply(out, layer.out), m.gate)
         q = apply(_norm(x, *layer.norm_text, eps), layer.q_text)
         q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
@@ -176,8 +191,10 @@ class Passes:
         apart = (pass_.batch, -1, heads, width // heads)
         k, v = apply(_norm(x, m.scale, m.shift, eps), layer.qkv.after(width)).split(width, 1)
         raw, turned = self._turned(k[:, None], layer.norm_qk[1:], pass_.table[:, -1:], pass_)
-        raw = raw[:, :, 0] if raw is not None else None
-        pass_.join(index, raw, turned[:, :, 0].to(x.dtype), v.reshape(apart), pass_.turn)
+        own, k, v = raw[:, :, 0] if raw is not None else None, turned[:, :, 0].to(x.dtype), v.reshape(apart)
+        if pass_.split is not None:
+            own, k, v, _ = _own_heads(own, k, v, pass_, pass_.split)
+        pass_.join(index, own, k, v, pass_.turn)
 
     def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: EnginePass) -> tuple[Tensor | None, Tensor]:
         """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
@@ -236,6 +253,16 @@ class Passes:
             found.append(Modulation(*map(spread, parts)))
         shift, scale = (self.net.head.modulation.detach().float() + time.float()[:, :, None]).unbind(2)
         return Modulations(found, (spread(1 + scale), spread(shift)))
+
+
+def _own_heads(
+    raw: Tensor | None, k: Tensor, v: Tensor, pass_: EnginePass, split: TokenSplit, *q: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor, list[Tensor]]:
+    """(raw keys, turned ones, values, queries) of all tokens and this rank's heads, of those of its tokens; keys are
+    sent once, and turned where they arrive if they are kept."""
+    k, v, *rest = split.heads(len(pass_.key_positions), k if raw is None else raw.to(v.dtype), v, *q)
+    turned = k if raw is None else pass_.turn(k, pass_.key_positions)
+    return (None if raw is None else k), turned, v, rest
 
 
 class Streamer:
