@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from adastate.config import systems
 from adastate.distributed.ddp_strategy import DdpStrategy
 from adastate.distributed.fsdp_strategy import FsdpStrategy
+from adastate.distributed.protocol import steps_of
 from adastate.distributed.sequence_split import make_split, split_networks
 from adastate.encoders import TinyText
 from adastate.models.masks import block_causal
@@ -41,6 +42,9 @@ from tests.support.zero_worker import From, gradient
 
 GRID = (4, 8)
 """Latents of 2 x 4 tokens a frame, for four ranks."""
+
+CLIP = 0.5
+"""Below most norms, so that clipping is part of what is compared."""
 
 Weights = dict[str, Tensor]
 
@@ -176,7 +180,7 @@ class Clips(From):
 
 def module(case: Case) -> Any:
     rig.GRID = GRID
-    learn = OptimizerSettings(1e-3, warmup=1, gradient_clip_norm=0.5)
+    learn = OptimizerSettings(1e-3, warmup=1, gradient_clip_norm=CLIP)
     if case.stage == "teacher":
         torch.manual_seed(0)
         text = TinyText(SIZE.text_tokens, SIZE.text_width)
@@ -185,7 +189,7 @@ def module(case: Case) -> Any:
         return made
     if case.stage == "init":
         return tiny_student(init={**case.options, "optimizer": learn})
-    options = {"student_every": 1, "gradient_clip_norm": 0.5, **case.options}
+    options = {"student_every": 1, "gradient_clip_norm": CLIP, **case.options}
     return tiny_distill(iterations=case.iterations, **options)
 
 
@@ -203,7 +207,11 @@ class Seen(pl.Callback):
             asked = getattr(optimizer, "_optimizer", optimizer)
             at = [held is asked for held in trainer.strategy.optimizers].index(True)
             net = [*pl_module.trained.values()][at].net
-            self.gradients.append({k: gradient(p) for k, p in net.named_parameters() if _has(p)})
+            found = {k: gradient(p) for k, p in net.named_parameters() if _has(p)}
+            manual = not pl_module.automatic_optimization
+            if manual and steps_of(trainer.strategy).one_backward_per_batch:  # an engine clips later, in its step
+                found = {k: g * (CLIP / flat(found).norm()).clamp(max=1) for k, g in found.items()}
+            self.gradients.append(found)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         self.curve.append({k: float(v) for k, v in trainer.callback_metrics.items() if "loss" in k or "norm" in k})
