@@ -43,7 +43,7 @@ TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yam
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
-	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages tensorboard slurm-lab slurm-lab-stop clean
+	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages tensorboard docs slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,11 +138,14 @@ bench: install ## streams and training steps of this machine against a plain pat
 tensorboard: install ## all runs, with every image kept
 	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true
 
+docs: install ## the documents as a site in site/, with the Python interface; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict $(ARGS)
+
 slurm-lab: ## a real SLURM of one node on this machine, for testing; installs slurm-wlm and munge with apt-get
 	@.ci/slurm-lab start
 
 slurm-lab-stop: ## end it and remove its folder
 	@.ci/slurm-lab stop
 
-clean: ## remove .venv and caches; runs and data stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+clean: ## remove .venv, caches and the site; runs and data stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache site

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adastate.encoders.hub import is_hub_name
 from adastate.evaluation.evaluate import MetricsRow, evaluate_student
+from adastate.hub.pull import cached
 from adastate.inference import prompt_schedule
 from adastate.inference.vbench import Item
 from adastate.inference.video_writer import Plan, chunk_starts, frame_starts, frames_for, run
@@ -22,6 +24,7 @@ from adastate.live.step import Step
 from adastate.media.strip import strip
 from adastate.media.video import file_name
 from adastate.stream import PromptSwitch, action_schedule
+from adastate.weights.sources import SUFFIXES
 
 
 def load(
@@ -34,14 +37,18 @@ def load(
 
     Args:
         run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
-            geometry; None: the tiny student that ships.
+            geometry; "owner/name" of a run that was pushed to the Hub, brought into its cache; None: the tiny student
+            that ships.
         size: name in conf/sizes, or a file of that form.
         system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
         device: None: a GPU if there is one.
 
     Raises:
-        ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
+        ConfigError, FileNotFoundError, HubError, WeightsError: no such run, size, system or weights, in one sentence.
     """
+    name = str(run_or_weights)
+    if not Path(name).exists() and is_hub_name(name) and Path(name).suffix not in SUFFIXES:
+        run_or_weights = cached(name)
     return Model(load_live(run_or_weights, size, system, device))
 
 

@@ -32,7 +32,10 @@ COMMANDS = {  # name: (module with main(argv), one line of help)
     "study": ("adastate.study.cli", "the paper's study in miniature: arms x seeds, measured, and a report"),
     "trajectories": ("adastate.inference.write_trajectories", "write the teacher's ODE paths as shards"),
     "plan": ("adastate.plan.cli", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
-    "weights": ("adastate.weights.cli", "look into checkpoints of any origin, import and export them"),
+    "weights": (
+        "adastate.hub.cli",
+        "look into checkpoints of any origin, import and export them; push to the Hub, pull from it",
+    ),
     "parity": ("adastate.parity.cli", "replay recorded runs of the reference implementations, compare every tensor"),
     "shards": ("datamodules.tools.make_shards", "turn a folder of videos (or a built-in world) into shards"),
 }

@@ -190,7 +190,7 @@ def flags(command: str) -> set[str]:
     """What `adastate COMMAND --help` lists, that of its verbs too."""
     if command == "fit":
         return {"--config", "--system", "--ckpt_path", "--allow_change", "--overwrite", "--help"}
-    verbs = ["inspect", "import", "export"] if command == "weights" else []
+    verbs = ["inspect", "import", "export", "push", "pull"] if command == "weights" else []
     found = set[str]()
     for words in ([], *([verb] for verb in verbs)):
         out = io.StringIO()

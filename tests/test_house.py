@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "adastate.config adastate.distributed datamodules datamodules.tools callbacks.checkpointing callbacks.previews",
         "adastate.training adastate.plan adastate.launch adastate.parity callbacks.monitoring",
         "adastate.inference adastate.evaluation callbacks",
-        "adastate.study adastate.live",
+        "adastate.study adastate.live adastate.hub",
         "adastate benchmarks",
     )
 )

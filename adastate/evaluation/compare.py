@@ -34,7 +34,7 @@ from adastate.media.video import VideoWriter, file_name
 from adastate.runtime import atomic
 from adastate.runtime.arguments import Arguments
 from adastate.stream import StreamSpec
-from adastate.training.load_run import load_student
+from adastate.training.load_run import load_student, student_file
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
 from datamodules.prompts import read_prompts
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> None:
         for checkpoint in checkpoints:
             student = load_student(args.run, checkpoint).to(args.device)
             truth = _truth(args.prompts, args.rollouts, args.seed)
-            source = str(checkpoint or args.run / "student.safetensors")
+            source = str(checkpoint or student_file(args.run))
             trained = facts(source).get("stream") or asdict(student.spec)
             name = "" if len(checkpoints) == 1 else f"{Path(checkpoint).stem}, "
             for system in chosen(args.systems, student):

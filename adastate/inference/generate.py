@@ -45,7 +45,7 @@ from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.runtime.text_files import read_lines
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import WORDS, ActionCue
-from adastate.training.load_run import student_of
+from adastate.training.load_run import student_file, student_of
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
 from datamodules.worlds.world_clips import vocabularies
@@ -219,7 +219,7 @@ def _spec(student: Student, name: str | None, source: StudentSource, rank: Rank)
             for net in (student.net, student.ema.net):
                 net.size = replace(net.size, rope_max_frames=system.rope_max_frames)
     trained = facts(source.weights).get("stream")
-    if trained is None and source.weights == source.folder / "student.safetensors":
+    if trained is None and source.weights == student_file(source.folder):
         trained = asdict(student.spec)
     sentence = mismatch(trained or {}, asdict(spec))
     if sentence and rank.rank == 0:

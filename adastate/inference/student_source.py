@@ -12,7 +12,7 @@ from typing import Any
 from adastate.config.command_line import read_command
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
-from adastate.training.load_run import run_config
+from adastate.training.load_run import run_config, student_file
 from adastate.weights import BUILTIN
 from datamodules.worlds.world_clips import WORLDS, vocabulary
 
@@ -75,7 +75,7 @@ def student_source(
     if run is None and finished and not (size or overrides):
         run = RUN
     if run is not None:
-        return StudentSource(run_config(run, "distill"), weights or run / "student.safetensors", run, True)
+        return StudentSource(run_config(run, "distill"), weights or student_file(run), run, True)
     name = size or "tiny"
     files = _size_files(name)
     if weights is None and name != "tiny":

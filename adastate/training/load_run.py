@@ -23,11 +23,18 @@ from adastate.optim.ema import EMA
 from adastate.runtime import plain_yaml, run_paths
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
+from adastate.weights.sources import MODEL, STUDENT
 
 
 def load_student(run: Path, weights: Path | None = None) -> Student:
     """The student of a run folder, or `weights` (safetensors) in that run's geometry; frozen, on the CPU."""
-    return student_of(run_config(run, "distill"), weights or run / "student.safetensors")
+    return student_of(run_config(run, "distill"), weights or student_file(run))
+
+
+def student_file(run: Path) -> Path:
+    """The weights of a run's student, under the name that they have in a run folder or in one from the Hub."""
+    pulled = run / MODEL
+    return pulled if pulled.is_file() and not (run / STUDENT).is_file() else run / STUDENT
 
 
 def student_of(config: Mapping[str, Any], weights: Path) -> Student:

@@ -1,13 +1,9 @@
-"""`adastate weights`: look into a checkpoint of any origin, make it our own, or write it for others.
-
-inspect prints what a source holds and what of it fits. import writes it as our own .safetensors file. export writes a
-folder in diffusers' layout or under Wan's names. A source is a file (.safetensors, .pt, .pth, .ckpt, .bin), the folder
-of a network or pipeline, a run folder, or "builtin".
-"""
+"""Those verbs of `adastate weights` that are about files: inspect, import, export; adastate.hub.cli has the others."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +17,8 @@ from adastate.weights.network_weights import NetworkWeights, read
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def main(argv: list[str]) -> None:
-    args = _parser().parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Does what a verb of `parser` asks for."""
     console = Console(soft_wrap=False)
     try:
         checkpoint = read(args.source, args.key, args.base, args.lora_alpha, args.heads)
@@ -44,9 +40,12 @@ def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
     return export(checkpoint, args.out, args.layout, dtype, args.shard_gb, args.force)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Arguments("adastate weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="inspect|import|export")
+def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubParsersAction[Arguments]]:
+    """(the parser, its verbs, to which the `others` are added)."""
+    parser = Arguments("adastate weights", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="|".join(("inspect", "import", "export", *others))
+    )
     for verb, text in (
         ("inspect", "print what a source holds"),
         ("import", "write any source as our own .safetensors file"),
@@ -67,4 +66,4 @@ def _parser() -> argparse.ArgumentParser:
         at.add_argument("--base", help="weights that a LoRA changes")
         at.add_argument("--lora-alpha", type=float, help="alpha of a LoRA; default: the file's, or its rank (scale 1)")
         at.add_argument("--heads", type=int, help="attention heads, where nothing else tells")
-    return parser
+    return parser, verbs

@@ -16,6 +16,12 @@ from adastate.weights.sharded_checkpoint import gather, state_of
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")
 
+STUDENT = "student.safetensors"
+"""In a run folder, what it has distilled."""
+
+MODEL = "model.safetensors"
+"""The same in a folder that comes from the Hub."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 """Beside the adapters that peft saves."""
 
@@ -71,8 +77,9 @@ def locate(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no weights at {source}; {to_come_by(source)}")
-    if (source / "student.safetensors").is_file():
-        return [source / "student.safetensors"]
+    for name in (STUDENT, MODEL):
+        if (source / name).is_file():
+            return [source / name]
     if (source / "transformer_2").is_dir():
         raise WeightsError(f"{source} holds two networks, transformer and transformer_2; give one of these folders")
     if (source / "transformer").is_dir():

@@ -1,0 +1,1 @@
+"""Students on the Hugging Face Hub: pushed with a card that is filled from the run, and pulled."""

@@ -1,0 +1,79 @@
+"""`adastate weights`: look into a checkpoint of any origin, make it our own, write it for others, share it on the Hub.
+
+inspect prints what a source holds and what of it fits. import writes it as our own .safetensors file. export writes a
+folder in diffusers' layout or under Wan's names. A source is a file (.safetensors, .pt, .pth, .ckpt, .bin), the folder
+of a network or pipeline, a run folder, or "builtin". push publishes the student of a run with a card that is filled
+from the run; pull brings a repository of anybody's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from adastate.hub.hub_client import HubError
+from adastate.runtime.arguments import Arguments
+from adastate.weights import WeightsError
+from adastate.weights import cli as files
+
+VERBS = ("push", "pull")
+
+
+def main(argv: list[str]) -> None:
+    """Ends with a sentence where something is amiss."""
+    parser, verbs = files.parser(__doc__ or "", VERBS)
+    _add(verbs)
+    args = parser.parse_args(argv)
+    if args.verb not in VERBS:
+        files.run(args)
+        return
+    try:
+        _push(args) if args.verb == "push" else _pull(args)
+    except (HubError, WeightsError) as error:
+        raise SystemExit(f"adastate: {error}") from error
+
+
+def _push(args: argparse.Namespace) -> None:
+    from adastate.hub.hub_client import need_client, need_token
+    from adastate.hub.publication import publication
+    from adastate.hub.push import push
+
+    need_client()
+    if args.dry_run is None:
+        need_token(args.repository)  # before anything is read
+    found = publication(args.source, args.repository, args.license)
+    for name, content in found.files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"{size / 1e6:10.3f} MB  {name}")
+    if args.dry_run is not None:
+        if args.dry_run.exists():
+            raise WeightsError(f"{args.dry_run} exists; give another folder")
+        found.write(args.dry_run)
+        print(f"nothing was sent; {args.repository} would hold what lies in {args.dry_run}")
+        return
+    print(f"published at {push(found, args.repository, args.public, args.revision)}")
+
+
+def _pull(args: argparse.Namespace) -> None:
+    from adastate.hub.pull import pull
+
+    for file in pull(args.repository, args.out, args.revision, args.include or (), args.force):
+        print(f"{file} ({file.stat().st_size / 1e9:.3f} GB)")
+
+
+def _add(verbs: argparse._SubParsersAction[Arguments]) -> None:
+    text = "publish the student of a run on the Hub, with a card that is filled from the run"
+    at = verbs.add_parser("push", help=text, description=text)
+    at.add_argument("source", type=Path, help="run folder, or our own .safetensors file")
+    at.add_argument("repository", help="owner/name; it is made where there is none")
+    at.add_argument("--license", help="the Hub's name of one; default: apache-2.0 where all of it is this project's")
+    at.add_argument("--public", action="store_true", help="a new repository is for all to see")
+    at.add_argument("--revision", help="branch; default: main")
+    at.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write there what would be sent, and send nothing")
+    text = "bring a repository of the Hub into a folder"
+    at = verbs.add_parser("pull", help=text, description=text)
+    at.add_argument("repository", help="owner/name")
+    at.add_argument("out", type=Path, help="folder to write")
+    at.add_argument("--revision", help="branch, tag or commit; default: main")
+    at.add_argument("--include", action="append", metavar="PATTERN", help="files to bring, '*.pt' say; can be repeated")
+    at.add_argument("--force", action="store_true", help="take the place of what lies there")
