@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from adastate.encoders.hub import is_hub_name
-from adastate.evaluation.evaluate import MetricsRow, evaluate_student
+from adastate.evaluation.evaluate import evaluate_student
+from adastate.evaluation.metrics_table import MetricsRow
 from adastate.hub.pull import cached
 from adastate.inference import prompt_schedule
 from adastate.inference.vbench import Item
@@ -219,9 +220,10 @@ class Model:
         Args:
             rollouts: streams that are measured, at least.
             horizon: their length in training horizons.
-            prompts: None: those of the tiny world, where the truth is known.
+            prompts: None: those of the model's world, where the truth is known.
         """
-        return evaluate_student(self.live.student, rollouts, horizon, None if prompts is None else list(prompts), seed)
+        told = None if prompts is None else list(prompts)
+        return evaluate_student(self.live.student, rollouts, horizon, told, seed, world=self.live.world)
 
     def strip(self, steps: Sequence[Step]) -> Image.Image:
         """Steps on one sheet: time to the right, the hidden states below their chunks."""

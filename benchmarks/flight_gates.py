@@ -1,10 +1,12 @@
-"""What a codec leaves of flights, and what a teacher makes of prompts and actions, beside the renders' own:
+"""What a codec leaves of flights, and what a teacher and a student make of prompts and actions, beside renders:
 
 python -m benchmarks.flight_gates codec --codec flight --out gate1
 python -m benchmarks.flight_gates teacher --codec flight --teacher teacher.safetensors --guidance 2 --out gate2
+python -m benchmarks.flight_gates student --teacher flight --student runs/flight/student.safetensors --out gate3
 
 Flights are of a world of their own, which nothing is trained on. A table is printed, all numbers are in OUT.json,
-pictures in OUT.png (and, of a teacher, without labels in OUT_blind.png).
+pictures in OUT.png (and without labels in OUT_blind.png: of a teacher every second row, of a student the same ten
+streams of six horizons).
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 import torch
 
 from adastate.encoders import ResidualCodec, TinyText
+from adastate.inference.student_source import student_source
 from adastate.models.video_network import Size
+from adastate.training.load_run import student_of
+from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from benchmarks import flight_codec_gate, flight_teacher_gate
+from benchmarks import flight_codec_gate, flight_student_gate, flight_teacher_gate
 from datamodules.worlds.flight.contact_sheet import sheet
 
 SEED = 777
@@ -57,13 +62,24 @@ def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: f
     ).eval()
 
 
+def student(weights: Path, codec: ResidualCodec, system: str | None) -> Student:
+    """A student of the flight world with weights of any form, streaming as conf/sizes/flight.yaml says or a system."""
+    source = student_source(None, weights, "flight", system, [])
+    found = student_of(source.config, source.weights)
+    found.codec = codec
+    return found
+
+
 @torch.no_grad()
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("gate", choices=("codec", "teacher"))
+    parser.add_argument("gate", choices=("codec", "teacher", "student"))
     parser.add_argument("--codec", default="flight", help="safetensors file, or the one that ships")
     parser.add_argument("--channels", type=int, default=32, help="of the codec's latents")
     parser.add_argument("--teacher", help="safetensors file")
+    parser.add_argument("--student", type=Path, help="safetensors file, or run folder")
+    parser.add_argument("--system", help="another stream than the one of conf/sizes/flight.yaml")
+    parser.add_argument("--horizon", type=int, default=6, help="of a student's streams, in training horizons")
     parser.add_argument("--guidance", type=float, default=2.0, help="w in c + w (c - u)")
     parser.add_argument("--shift", type=float, default=3.0, help="of the levels of noise")
     parser.add_argument("--steps", type=int, default=16)
@@ -74,9 +90,13 @@ def main(args: Sequence[str] | None = None) -> None:
     codec = ResidualCodec(a.codec, a.channels).eval()
     if a.gate == "codec":
         columns, rows, labels = flight_codec_gate.compared(codec, a.seed, a.n)
+    elif a.teacher is None or (a.gate == "student" and a.student is None):
+        parser.error("give --teacher, and for the gate student also --student")
+    elif a.gate == "student":
+        made, own = teacher(a.teacher, codec, a.guidance, a.shift), student(a.student, codec, a.system)
+        columns, rows, labels = flight_student_gate.compared(own, made, codec, a.seed, a.n, a.steps, a.horizon)
+        sheet(rows, [""] * len(rows), up=3).save(a.out.with_name(f"{a.out.name}_blind.png"))
     else:
-        if a.teacher is None:
-            parser.error("gate teacher: give --teacher")
         made = teacher(a.teacher, codec, a.guidance, a.shift)
         columns, rows, labels = flight_teacher_gate.compared(made, codec, a.seed, a.n, a.steps)
         blind = a.out.with_name(f"{a.out.name}_blind.png")

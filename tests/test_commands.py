@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adastate.config.compose import compose
-from adastate.evaluation.evaluate import choose
+from adastate.evaluation.real_clips import choose
 from adastate.main import main
 from datamodules.worlds.flyover import flight
 

@@ -27,7 +27,9 @@ from torch import Tensor
 from adastate.config.systems import System, names, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
-from adastate.evaluation.evaluate import MetricsRow, Truth, ends, even_flights, measures_of, rows, spelt
+from adastate.evaluation.evaluate import Truth, even_flights, rows
+from adastate.evaluation.metrics_table import MetricsRow, measures_of, spelt
+from adastate.evaluation.rollout_ends import ends
 from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name

@@ -8,48 +8,48 @@ reference. "Change" tells the dynamics then: from picture to picture, and over h
 and the same for flicker. "Scene" is the share of rollouts whose nearest real clip, by the mean picture, has their
 prompt for its caption. "Optical flow" and "dynamic degree", the mean length of all flow vectors and of the largest
 twentieth, in pixels a picture, are RAFT's, and left out where torchvision or its weights are not installed.
+
+A run of the flight world is measured on flights of every biome, time and weather that keep one command: turns and
+banks, the scene, how one latent frame follows from the other, and how fast the camera's hidden constants drift, beside
+its teacher's and renders. --look-away 2 4 8 16 measures memory there: the camera looks away from a landmark for so
+many latent frames, and returns (docs/guide/flight.md).
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from adastate import metrics
-from adastate.encoders import Codec, StreamDecoder
+from adastate.config.systems import System, names, read_system
 from adastate.encoders.batching import portions
-from adastate.media.video import to_float
+from adastate.evaluation.flight_figures import flight_rows
+from adastate.evaluation.look_away_report import LEAST_ROLLOUTS, compare_memories, show_memories
+from adastate.evaluation.metrics_table import Figures, MetricsRow, show
+from adastate.evaluation.real_clips import Footage, read_footage, through
+from adastate.evaluation.rollout_ends import RolloutEnds, ends, stream_ends
 from adastate.runtime import atomic
 from adastate.runtime.arguments import Arguments
-from adastate.training.load_run import load_student, load_teacher
+from adastate.stream import StreamSpec
+from adastate.training.load_run import load_student, load_teacher, world_of
 from adastate.training.student import Student
 from datamodules.prompts import read_prompts
-from datamodules.shards.decode import decode
-from datamodules.shards.index import read_shard
-from datamodules.shards.safe_decode import read_words
 from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
 from datamodules.worlds.world_clips import vocabularies
 
-Figures = dict[str, float]
+ROLLOUTS = 32
 
-
-@dataclass(frozen=True)
-class Footage:
-    """Real clips as the codec gives them back."""
-
-    video: Tensor  # [N, T, 3, h, w]
-    captions: list[str]
+Clips = Callable[[list[str], Tensor | None], Tensor]
+"""A teacher's clips, decoded, for prompts and actions `[B, F, A]`, if any: a row each."""
 
 
 @dataclass(frozen=True)
@@ -68,83 +68,6 @@ def even_flights(count: int, seed: int) -> list[Flight]:
         flight(seed, i, heading=headings[i % 8], speed=speeds[(i // 8) % 2], palette=list(PALETTES)[i % len(PALETTES)])
         for i in range(count)
     ]
-
-
-@dataclass(frozen=True)
-class RolloutEnds:
-    """What is measured of videos: a beginning and the last second. Long ones as a whole would fill a machine's memory.
-
-    Attributes:
-        first: `[B, T, 3, h, w]`, the horizon and at least a second.
-        last: the last second, likewise.
-        pictures: of each video.
-    """
-
-    first: Tensor
-    last: Tensor
-    pictures: int
-
-
-def ends(parts: Iterable[Tensor], once: int, fps: int) -> RolloutEnds:
-    """Of videos `[B, T, 3, h, w]` that come in parts, with a horizon of `once` pictures."""
-    first, last, count, wanted = list[Tensor](), list[Tensor](), 0, max(once, fps)
-    for part in parts:
-        if count < wanted:
-            first.append(part[:, : wanted - count])
-        count += part.shape[1]
-        last.append(part)
-        while sum(p.shape[1] for p in last[1:]) >= fps:
-            last.pop(0)
-    return RolloutEnds(torch.cat(first, 1), torch.cat(last, 1)[:, -fps:], count)
-
-
-@torch.no_grad()
-def stream_ends(student: Student, prompts: Sequence[str], frames: int, seed: int, once: int) -> RolloutEnds:
-    """Of streams of `frames` latent frames, decoded as they come; on the CPU."""
-    found = list[RolloutEnds]()
-    with Progress(transient=True) as progress:
-        task = progress.add_task("rollouts", total=len(prompts) * frames)
-        for part in portions(len(prompts), student.latent_size):
-            some, decoder = [prompts[i] for i in part], student.codec.stream()
-
-            def decoded(
-                some: list[str] = some, decoder: StreamDecoder = decoder, first: int = part.start
-            ) -> Iterator[Tensor]:
-                for chunk in student.stream(some, frames, seed + first):
-                    yield decoder.decode(chunk.content).cpu()
-                    progress.advance(task, len(some) * chunk.frames)
-
-            found.append(ends(decoded(), once, student.codec.fps))
-    return RolloutEnds(torch.cat([e.first for e in found]), torch.cat([e.last for e in found]), found[0].pictures)
-
-
-def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
-    """A clip for each prompt, spread evenly over the clips that have it for a caption, or over all if none has."""
-    chosen: list[int] = []
-    turn: Counter[str] = Counter()
-    for prompt in prompts:
-        mine = [i for i, caption in enumerate(captions) if caption == prompt] or list(range(len(captions)))
-        chosen.append(mine[turn[prompt] * len(mine) // prompts.count(prompt)])
-        turn[prompt] += 1
-    return chosen
-
-
-def read_footage(
-    shards: Path, prompts: Sequence[str], pictures: int, codec: Codec, device: torch.device
-) -> Footage | None:
-    """A real clip for each prompt, through the codec, one at a time; None if the folder holds no video."""
-    found = [sample for path in sorted(shards.glob("*.tar")) for sample in read_shard(path) if "mp4" in sample.members]
-    if not found:
-        return None
-    captions = [" ".join(read_words(sample.read("txt")).split()) for sample in found]
-    chosen = choose(captions, prompts)
-    clips = (to_float(decode(found[i], "mp4", pictures).content)[None] for i in chosen)
-    return Footage(torch.cat([through(codec, clip, device) for clip in clips]), [captions[i] for i in chosen])
-
-
-def through(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
-    """Video `[B, T, 3, h, w]` as the codec, which is on `device`, gives it back; on the CPU."""
-    return codec.decode(codec.encode(video.to(device))).cpu()
 
 
 def measure(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> Figures:
@@ -187,24 +110,6 @@ def _lengths(flow: Tensor) -> Tensor:
     return torch.stack([flow.norm(dim=2).mean((1, 2, 3)), metrics.dynamic_degree(flow).mean(1)], 1)
 
 
-@dataclass(frozen=True)
-class MetricsRow:
-    """Figures of one stretch of what `name` made."""
-
-    name: str
-    stretch: str
-    figures: Figures
-
-    @property
-    def title(self) -> str:
-        return f"{self.name}, {self.stretch}"
-
-
-def measures_of(rows: Iterable[MetricsRow]) -> list[str]:
-    """All that any row has."""
-    return list(dict.fromkeys(m for row in rows for m in row.figures))
-
-
 def rows(
     video: RolloutEnds, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None
 ) -> list[MetricsRow]:
@@ -230,13 +135,16 @@ def evaluate(
     seed: int,
     device: str = "cpu",
     flow: metrics.Flow | None = None,
+    system: str | None = None,
 ) -> list[MetricsRow]:
+    """The figures of a run; see `evaluate_student`. `system` is another stream on its weights."""
     student = load_student(run, weights).to(device)
 
-    def teacher(prompts: list[str]) -> Tensor:
-        return load_teacher_clips(run, prompts, student.rollout_frames, seed, device)
+    def teacher(prompts: list[str], actions: Tensor | None) -> Tensor:
+        return load_teacher_clips(run, prompts, student.rollout_frames, seed, device, actions)
 
-    return evaluate_student(student, count, horizon, prompts, seed, flow, teacher, run / "shards")
+    world, spec = world_of(run), None if system is None else stream_of(student, system).spec
+    return evaluate_student(student, count, horizon, prompts, seed, flow, teacher, run / "shards", world, spec)
 
 
 def evaluate_student(
@@ -246,17 +154,21 @@ def evaluate_student(
     prompts: list[str] | None,
     seed: int,
     flow: metrics.Flow | None = None,
-    teacher: Callable[[list[str]], Tensor] | None = None,
+    teacher: Clips | None = None,
     shards: Path | None = None,
+    world: str | None = None,
+    spec: StreamSpec | None = None,
 ) -> list[MetricsRow]:
     """The figures of a student's streams, of its teacher's clips, and of real ones.
 
     Args:
         count: streams, at least; each prompt equally often.
         horizon: their length in training horizons.
-        prompts: None: those of the tiny world, with truth.
-        teacher: clips for prompts, a row each; None: it is left out.
+        prompts: None: those of the student's world, with truth.
+        teacher: None: it is left out.
         shards: folder of clips with the captions of `prompts`; None: there are none.
+        world: the built-in one whose prompts the student knows; any but "flight" is measured as the tiny one.
+        spec: another stream than the student's own.
     """
     frames, codec = student.rollout_frames, student.codec
     once, fps = codec.video_frames(frames), codec.fps
@@ -265,36 +177,42 @@ def evaluate_student(
         footage = None if shards is None else read_footage(shards, texts, once, codec, student.device)
         truth = Truth(texts, footage=footage)
         real = truth.footage.video if truth.footage else None
+    elif world == "flight":
+        return flight_rows(student, count, horizon, seed, teacher, spec)
     else:
         flights = even_flights(count, seed)
         truth = Truth([f.caption for f in flights], flights)
         real = through(codec, render(flights, once), student.device)
-    streams = stream_ends(student, truth.prompts, horizon * frames, seed, once)
+    streams = stream_ends(student, truth.prompts, horizon * frames, seed, once, spec=spec)
     found = rows(streams, "student", once, fps, truth, flow)
-    clips = None if teacher is None else teacher(truth.prompts)
+    clips = None if teacher is None else teacher(truth.prompts, None)
     for name, video in (("teacher", clips), ("real clips", real)):
         if video is not None:
             found += rows(ends([video], once, fps), name, once, fps, truth, flow)
     return found
 
 
-def load_teacher_clips(run: Path, prompts: list[str], frames: int, seed: int, device: str = "cpu") -> Tensor:
+def load_teacher_clips(
+    run: Path, prompts: list[str], frames: int, seed: int, device: str = "cpu", actions: Tensor | None = None
+) -> Tensor:
     """Decoded clips of the run's teacher, a row a prompt; on the CPU."""
     teacher = load_teacher(run).to(device)
     assert teacher.codec is not None
     out = []
     for some in portions(len(prompts), teacher.latent_size):
-        clips = teacher.sample([prompts[i] for i in some], frames, seed=seed, index=some)
+        steered = None if actions is None else actions[some.start : some.stop]
+        clips = teacher.sample([prompts[i] for i in some], frames, seed=seed, index=some, actions=steered)
         out.append(teacher.codec.decode(clips).cpu())
     return torch.cat(out)
 
 
-def show(found: list[MetricsRow], console: Console) -> None:
-    """One column a stretch of video, one line a measure."""
-    table = Table("", *(f"{row.name}\n{row.stretch}" for row in found))
-    for measure_ in measures_of(found):
-        table.add_row(measure_.replace("_", " "), *(spelt(measure_, row.figures.get(measure_)) for row in found))
-    console.print(table)
+def stream_of(student: Student, system: str) -> System:
+    """A system of conf/systems, or a file, for the chunks of a student, whose positions it may have to lengthen."""
+    found = read_system(system, student.chunk_frames)
+    if found.rope_max_frames > student.net.size.rope_max_frames:
+        for net in (student.net, student.ema.net):
+            net.size = replace(net.size, rope_max_frames=found.rope_max_frames)
+    return found
 
 
 def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
@@ -306,22 +224,34 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
         return None
 
 
-def spelt(column: str, value: float | None) -> str:
-    """A figure as people read it: shares in percent, nothing where it was not measured."""
-    if value is None:
-        return ""
-    return f"{value:.0%}" if column in ("scene", "heading", "speed", "palette") else f"{value:.3f}"
+def look_away(args: argparse.Namespace) -> None:
+    """`--look-away`: figures of memory, of the run's own stream and of the systems that are asked for."""
+    student = load_student(args.run, args.weights).to(args.device)
+    own = System("as trained", "The stream that these weights were trained with.", student.spec)
+    systems = [stream_of(student, name) for name in args.system or ()] or [own]
+    out = args.json or args.run / ("look_away_drifting.json" if args.drifting else "look_away.json")
+    count = args.rollouts or LEAST_ROLLOUTS
+    found = compare_memories(student, systems, args.look_away, count, args.seed, out, args.drifting)
+    show_memories(found, Console())
+    print(f"figures in {out}, pictures beside it")
 
 
 def main(argv: list[str]) -> None:
     parser = Arguments("adastate evaluate", description=__doc__, epilog=vocabularies())
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
-    parser.add_argument("--rollouts", type=int, default=32, help="at least so many, each of --prompts equally often")
+    parser.add_argument(
+        "--rollouts", type=int, help="at least so many, each of --prompts equally often; default 32, 64"
+    )
     parser.add_argument("--horizon", type=int, default=6, help="length in training horizons")
     parser.add_argument(
-        "--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's, with truth"
+        "--prompts", type=Path, help="text file, one prompt a line; default: those of the run's world, with truth"
     )
+    parser.add_argument("--system", nargs="+", help=f"another stream, several with --look-away: {', '.join(names())}")
+    parser.add_argument(
+        "--look-away", nargs="+", type=int, metavar="FRAMES", help="memory: look away for so many latent frames, return"
+    )
+    parser.add_argument("--drifting", action="store_true", help="with --look-away: a balloon that the wind carries on")
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="where the figures go; default <run>/evaluation.json")
@@ -329,11 +259,17 @@ def main(argv: list[str]) -> None:
         "--raft", type=Path, help="torchvision's weights of raft_small, for optical flow; default: torch's hub folder"
     )
     args = parser.parse_args(argv)
+    if args.look_away:
+        return look_away(args)
+    if args.drifting or len(args.system or ()) > 1:
+        parser.error("--drifting, and more than one --system, belong to --look-away")
     prompts = read_prompts(args.prompts) if args.prompts else None
+    count, system = args.rollouts or ROLLOUTS, args.system[0] if args.system else None
     flow = flow_or_why(args.raft, args.device)
-    found = evaluate(args.run, args.weights, args.rollouts, args.horizon, prompts, args.seed, args.device, flow)
+    found = evaluate(args.run, args.weights, count, args.horizon, prompts, args.seed, args.device, flow, system)
     show(found, Console())
     out = args.json or args.run / "evaluation.json"
-    protocol: dict[str, Any] = {"rollouts": args.rollouts, "horizon": args.horizon, "seed": args.seed}
+    protocol: dict[str, Any] = {"rollouts": count, "horizon": args.horizon, "seed": args.seed}
+    protocol |= {"system": system} if system else {}
     atomic.write_json(out, {"protocol": protocol, "rows": {r.title: r.figures for r in found}})
     print(f"figures in {out}")

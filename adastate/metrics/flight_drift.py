@@ -1,4 +1,4 @@
-"""How exposure and contrast drift from a clip's own beginning."""
+"""How exposure and contrast, and grain, drift from a clip's own beginning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adastate.metrics.flight_pose import SURE, VIEW, cylinder, tilt, turning
+from adastate.metrics.flight_scene import grain
 
 PIVOT = 0.45
 """The brightness, from 0 to 1, that the flight world's contrast leaves as it is."""
@@ -79,3 +80,25 @@ def _relation(early: Tensor, late: Tensor, in_a: Tensor, in_b: Tensor, shift: in
         keep = off <= off.quantile(0.6)
     left = float((y - a * x - c)[keep].square().mean() / y[keep].var().clamp(min=1e-5))
     return a, c, max(0.0, 1 - left)
+
+
+def drift_rates(video: Float[Tensor, "B T 3 h w"], fps: float, view: float = VIEW) -> dict[str, Float[Tensor, " B"]]:
+    """How fast each clip's exposure, contrast and grain leave those of its beginning, by the second.
+
+    Of exposure and contrast the logarithm of the factor, of grain the deviation of light in [0, 1]: from the first
+    third of the clip to the last one, positive where it grows. nan where the lens is not sure in the last third. Of
+    a single clip the scene decides much (land comes nearer, the view turns): take the median over many.
+    """
+    third = video.shape[1] // 3
+    if third < 2:
+        raise ValueError(f"{video.shape[1]} pictures: a drift is read from 6 or more")
+    lens, seconds = lens_drift(video, view), (video.shape[1] - third) / fps
+    sure = lens.sure[:, -third:] > SURE_OF_LENS
+    rates = {}
+    for name, factor in (("exposure", lens.exposure), ("contrast", lens.contrast)):
+        off = factor.clamp(min=0.05).log()
+        late = off[:, -third:].masked_fill(~sure, torch.nan).nanmedian(1).values
+        rates[name] = (late - off[:, :third].median(1).values) / seconds
+    rough = grain(video)
+    rates["grain"] = (rough[:, -third:].mean(1) - rough[:, :third].mean(1)) / seconds
+    return rates

@@ -90,6 +90,12 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
     return dict(there)
 
 
+def world_of(run: Path) -> str | None:
+    """The built-in world whose prompts a run was distilled on; None where they are another's."""
+    data = run_config(run, "distill").get("data") or {}
+    return (data.get("init_args") or {}).get("kind")
+
+
 def _model(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config["model"]["init_args"])
 

@@ -36,7 +36,7 @@ def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
         return []
     dtype: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None
     if args.verb == "import":
-        return [import_(checkpoint, args.out, dtype, args.force)]
+        return [import_(checkpoint, args.out, dtype, args.force, args.difference_from)]
     return export(checkpoint, args.out, args.layout, dtype, args.shard_gb, args.force)
 
 
@@ -55,12 +55,16 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
         at.add_argument("source", help="file or folder")
         if verb == "import":
             at.add_argument("out", type=Path, help=".safetensors file to write")
+            at.add_argument(
+                "--difference-from", type=Path, help="with --dtype int8: file beside it whose weights are taken off"
+            )
         if verb == "export":
             at.add_argument("out", type=Path, help="folder to write")
             at.add_argument("--layout", choices=("diffusers", "wan"), required=True)
             at.add_argument("--shard-gb", type=float, default=10.0, help="largest shard; beyond it an index is written")
         if verb != "inspect":
-            at.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+            kinds = (*DTYPES, "int8") if verb == "import" else DTYPES
+            at.add_argument("--dtype", choices=kinds, help="of the weights; default: as they are")
             at.add_argument("--force", action="store_true", help="write over what lies there")
         at.add_argument("--key", help="network to take of several, e.g. generator_ema; default: the average, if any")
         at.add_argument("--base", help="weights that a LoRA changes")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from adastate.runtime import atomic
+from adastate.weights import eight_bit
 from adastate.weights import geometry as geo
 from adastate.weights.files import StoredTensor, WeightsError, write_safetensors
 from adastate.weights.key_maps import to_diffusers
@@ -68,17 +69,38 @@ def export(
     return sorted(out.iterdir())
 
 
-def import_(checkpoint: NetworkWeights, out: Path, dtype: torch.dtype | None = None, force: bool = False) -> Path:
-    """Writes `out` as our own file: Wan's names, size in the header; None keeps the dtypes."""
+def import_(
+    checkpoint: NetworkWeights,
+    out: Path,
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+    base: Path | None = None,
+) -> Path:
+    """Writes `out` as our own file: Wan's names, size in the header.
+
+    Args:
+        dtype: of the weights; None keeps theirs. int8 is not a plain cast: see `adastate.weights.eight_bit`.
+        force: write over a file of that name.
+        base: file beside `out` from which the differences are stored, in int8 alone.
+    """
     checkpoint.require()
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out} does not end in .safetensors, which is what our own files are")
     if out.exists() and (not force or out.is_dir()):
         raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
     size = geo.size_of(checkpoint.report.geometry)
-    entries = {name: entry.cast(dtype) for name, entry in checkpoint.entries.items()}
+    about = header(asdict(size), checkpoint.report.stream)
+    if dtype is torch.int8:
+        if base is not None and base.resolve().parent != out.resolve().parent:
+            raise WeightsError(f"{base} does not lie beside {out}, where it will be looked for: copy it there first")
+        entries, packing = eight_bit.packed(checkpoint.entries, base)
+        about |= packing
+    elif base is not None:
+        raise WeightsError(f"differences from {base} are stored in 8 bits: give --dtype int8, too")
+    else:
+        entries = {name: entry.cast(dtype) for name, entry in checkpoint.entries.items()}
     with atomic.replacing(out, durable=True) as scratch:
-        write_safetensors(scratch, entries, header(asdict(size), checkpoint.report.stream))
+        write_safetensors(scratch, entries, about)
     return out
 
 

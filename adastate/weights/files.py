@@ -110,6 +110,18 @@ def read_header(path: Path) -> dict[str, str]:
     return {name: value for name, value in told.items() if name != DIGEST}
 
 
+def digest_of(path: Path) -> str:
+    """The sha256 that a file of ours has in its header.
+
+    Raises:
+        WeightsError: it is no file of ours.
+    """
+    told = dict(_safe_open(path).metadata() or {}) if _kind(path) == "safetensors" else {}
+    if DIGEST not in told:
+        raise WeightsError(f"{path} has no digest in its header: write it anew with `adastate weights import`")
+    return str(told[DIGEST])
+
+
 def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Our own entries of a header: `size` and `stream`, as far as they are there."""
     found = {}

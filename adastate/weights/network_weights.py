@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adastate.encoders import PRETRAINED
+from adastate.weights import eight_bit, key_maps, lora_merge, lora_scale
 from adastate.weights import geometry as geo
-from adastate.weights import key_maps, lora_merge, lora_scale
 from adastate.weights.files import StoredTensor, WeightsError, parse_header
 from adastate.weights.load_report import Fit, LoadReport, compare
 from adastate.weights.sources import Stored, open_source
@@ -18,10 +18,14 @@ BUILTIN = {
     "builtin": PRETRAINED / "tiny_teacher.safetensors",
     "journey": PRETRAINED / "journey_teacher.safetensors",
     "fog": PRETRAINED / "fog_teacher.safetensors",
+    "flight": PRETRAINED / "flight_teacher.safetensors",
     "tiny_student": PRETRAINED / "tiny_student.safetensors",
+    "flight_init": PRETRAINED / "flight_init.safetensors",
+    "flight_student": PRETRAINED / "flight_student.safetensors",
 }
-"""What ships: teachers of the tiny world, of its journeys and of those through fog (datamodules), and a student of the
-tiny world."""
+"""What ships: teachers of the tiny world, of its journeys, of those through fog and of flights (datamodules), students
+of the tiny world and of flights, and a student of flights that is initialised and not distilled yet. Those of flights
+may be missing."""
 
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 OTHERS = re.compile(r"critic|fake_score|real_score|teacher")
@@ -110,7 +114,8 @@ def read(
         return _over_base(stored.path, made, entries, about, base, scaling, heads)
     if base is not None:
         raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
-    notes: tuple[str, ...] = ()
+    packing = eight_bit.told(stored.header)
+    notes: tuple[str, ...] = (packing,) if packing else ()
     if made:
         entries, note = lora_merge.merge(entries, made, lora_scale.scaling(stored, section.prefix, lora_alpha))
         notes += (note,)

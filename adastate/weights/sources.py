@@ -10,6 +10,7 @@ from typing import Any
 
 from adastate.runtime import atomic_folder
 from adastate.runtime.missing import to_come_by
+from adastate.weights import eight_bit
 from adastate.weights.files import StoredTensor, WeightsError, open_file
 from adastate.weights.sharded_checkpoint import gather, state_of
 
@@ -56,6 +57,8 @@ def open_source(source: Path) -> Stored:
     header: dict[str, str] = {}
     for file in files:
         found, facts = open_file(file)
+        if eight_bit.HEADER in facts:
+            found = eight_bit.unpacked(found, facts, file)
         if twice := sorted(entries.keys() & found.keys()):
             raise WeightsError(f"{file} holds {twice[0]}, which another shard holds, too: the shards are mixed up")
         entries.update(found)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from adastate.config.systems import System
 from adastate.evaluation.compare import DEFAULT, MAIN, TRAINED, SystemResult, tables, write_page
-from adastate.evaluation.evaluate import MetricsRow
+from adastate.evaluation.metrics_table import MetricsRow
 from adastate.stream import StreamSpec
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adastate.metrics import flight_drift
-from adastate.metrics.flight_drift import SURE_OF_LENS, lens_drift
+from adastate.metrics.flight_drift import SURE_OF_LENS, drift_rates, lens_drift
 from datamodules.worlds.flight import lens
 from tests.support.flight_clips import codec_like, flown
 
@@ -44,3 +44,19 @@ def test_of_another_place_it_is_not_sure(plain: Tensor) -> None:
     still = plain[:2, :1].expand(-1, 8, -1, -1, -1) * 2 - 1
     found = lens_drift(still)
     assert (found.sure > 0.99).all() and (found.exposure - 1).abs().max() < 1e-3
+
+
+@pytest.mark.slow
+def test_drifts_by_the_second(plain: Tensor) -> None:
+    still = drift_rates(plain * 2 - 1, 8)
+    assert {name: abs(rate.nanmedian().item()) < 0.03 for name, rate in still.items()} == dict.fromkeys(still, True)
+    dimmer = torch.linspace(0, -0.3, plain.shape[1]).exp().view(-1, 1, 1, 1)
+    dimmed = drift_rates(plain * dimmer * 2 - 1, 8)
+    rate = -0.3 / ((plain.shape[1] - 1) / 8)
+    assert (dimmed["exposure"] - still["exposure"]).nanmedian().item() == pytest.approx(rate, abs=0.05)
+    assert dimmed["exposure"].nanmedian().item() == pytest.approx(rate, abs=0.07)
+    noise = torch.linspace(0, 0.03, plain.shape[1]).view(-1, 1, 1, 1) * torch.randn(plain.shape)
+    grown = drift_rates((plain + noise).clamp(0, 1) * 2 - 1, 8)["grain"]
+    assert grown.median() > 0.004 > 5 * still["grain"].abs().median()
+    with pytest.raises(ValueError, match="6 or more"):
+        drift_rates(plain[:1, :5], 8)

@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import save_file
 
 from adastate.encoders import ResidualCodec
+from adastate.evaluation.flight_task import COMMANDS, asked, steered
 from adastate.weights import save
 from benchmarks import flight_gates
-from benchmarks.flight_teacher_gate import COMMANDS, asked, steered
 from datamodules.worlds.flight.voxel_render import render
 
 

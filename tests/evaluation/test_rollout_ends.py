@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.evaluation.evaluate import ends
+from adastate.evaluation.rollout_ends import ends
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 4, 4, 4), (3,) * 9, (40,), (2, 30), (1,) * 12])

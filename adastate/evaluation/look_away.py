@@ -1,0 +1,183 @@
+"""Look away and return: what of a landmark that has left the view is there when the camera looks at it again.
+
+A stream begins with given frames of a rendered flight in which a landmark is in sight. Then the camera looks left,
+right or back for so many latent frames, and forward again, all the while flying slowly straight on. The pictures after
+the return are held against the exact render of the same poses: where does the landmark stand, and which colour has it?
+With `drifting` it is a balloon that the wind has carried on meanwhile, and the camera hovers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adastate.encoders.batching import portions
+from adastate.media.video import to_float, to_uint8
+from adastate.metrics.flight_landmarks import FOUND, spotted
+from adastate.metrics.flight_return import HALF_VIEW
+from adastate.stream import StreamSpec
+from adastate.training.student import Student
+from datamodules.worlds.flight.atmosphere import WEATHERS
+from datamodules.worlds.flight.camera_path import KEYS, PICTURES, path
+from datamodules.worlds.flight.flight_prompts import caption
+from datamodules.worlds.flight.landmarks import drifted, sight
+from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
+
+GIVEN, AFTER = 4, 2
+"""Latent frames of a rendered flight that stand before a stream, and those that are measured after the return."""
+
+RETURN = 6
+"""Latent frames within which the slowest head has turned from back to front."""
+
+LOOKS = {"left": "j", "right": "l", "back": "jl"}
+"""Where the camera looks, and the keys for it."""
+
+NEAR, FAR, INNER = 9.0, 50.0, 0.42
+"""Units ahead between which a landmark is large enough, and radians from the middle of the view within which it is
+well inside."""
+
+CLOSE = 0.06
+"""Radians by which what is spotted in the exact render may be beside where the landmark truly stands."""
+
+MOST_TRIED = 400
+"""Flights that are looked at for each one that is wanted."""
+
+CLEAR = [name for name in WEATHERS if name != "thick haze"]
+
+
+@dataclass(frozen=True)
+class Outing:
+    """One flight that looks away and returns.
+
+    Attributes:
+        flight, prompt, look: of LOOKS.
+        actions: keys of the latent frames after those given `[F, 8]`.
+        poses: of all its pictures `[T, 8]`, those given first.
+        first: number of the first picture after the return, counted from the first one that is given.
+        hidden: pictures in which the landmark is out of view.
+        kept: bearing of the landmark at the pictures after the return if it had stayed where it was, radians.
+        given, true: pictures before, `[3 GIVEN, 3, 64, 64]`, and exact ones after, `[3 AFTER, 3, 64, 64]`.
+    """
+
+    flight: Voyage
+    prompt: str
+    look: str
+    actions: Tensor
+    poses: Tensor
+    first: int
+    hidden: int
+    kept: Tensor
+    given: Tensor
+    true: Tensor
+
+
+def script(look: str, away: int, drifting: bool) -> Tensor:
+    """Keys `[GIVEN + away + RETURN + AFTER, 8]`: straight on, a look aside for `away` latent frames, and forward."""
+    hold = "ws" if drifting else "s"
+    frames = torch.zeros(GIVEN + away + RETURN + AFTER, len(KEYS))
+    frames[:, [KEYS.index(k) for k in hold]] = 1
+    frames[GIVEN : GIVEN + away, [KEYS.index(k) for k in LOOKS[look]]] = 1
+    return frames
+
+
+def outings(seed: int, count: int, away: int, drifting: bool = False) -> list[Outing]:
+    """`count` flights of the world `seed`, a third of them looking each way, with a landmark before and after.
+
+    Raises:
+        ValueError: landmarks come into view again in too few flights, after so long a time.
+    """
+    if count < 1 or away < 1:
+        raise ValueError(f"{count} flights that look away for {away} latent frames: give 1 or more of both")
+    found, tried, looks = list[Outing](), 0, list(LOOKS)
+    while len(found) < count:
+        if tried == MOST_TRIED * count:
+            raise ValueError(
+                f"of {tried} flights only {len(found)} have a landmark before and after {away} latent frames: look "
+                "away for less"
+            )
+        made = outing(seed, tried, looks[len(found) % len(looks)], away, drifting)
+        tried += 1
+        if made is not None:
+            found.append(made)
+    return found
+
+
+def outing(seed: int, index: int, look: str, away: int, drifting: bool) -> Outing | None:
+    """Flight number `index`, looking away; None if no landmark is well in view both before and after."""
+    own = {"landmark": "nothing else" if drifting else "hot-air balloons", "weather": CLEAR[index % len(CLEAR)]}
+    flight = voyage(seed, index, Rules(grain=False, drifting=drifting), **own)
+    keys = script(look, away, drifting)
+    poses = path(flight, keys)
+    last = GIVEN * PICTURES - 1
+    aside = (poses[:, 3] - flight.heading).abs() > 1e-6
+    first = int(aside.nonzero().max()) + 1
+    after = torch.arange(first, first + AFTER * PICTURES)
+    seen = sight(flight, poses)
+    inside = (seen.ahead > NEAR) & (seen.ahead < FAR) & (seen.bearing.abs() < INNER)
+    there = inside[last] & inside[after].all(0)
+    if not there.any():
+        return None
+    shown = pictures(flight, poses[torch.cat([torch.arange(last + 1), after])])
+    marks = spotted(shown[None, last:])
+    moments = torch.cat([torch.tensor([last]), after])
+    for which in there.nonzero()[:, 0].tolist():
+        off = (marks.bearing[0] - seen.bearing[moments, which]).abs()
+        right = (marks.score[0] > FOUND) & (off < CLOSE) & (marks.colour[0] == seen.colour[which])
+        if right.all():
+            hidden = (seen.bearing[:, which].abs() > HALF_VIEW) | (seen.ahead[:, which] < 0)
+            kept = _kept(flight, poses, last, after) if drifting else seen.bearing[after, which]
+            told = replace(flight, landmark="hot-air balloons")  # the prompt says that there is one
+            return Outing(
+                flight, caption(told), look, keys[GIVEN:], poses, first, int(hidden[last:first].sum()), kept.float(),
+                shown[: last + 1], shown[last + 1 :],
+            )  # fmt: skip
+    return None
+
+
+def _kept(flight: Voyage, poses: Tensor, last: int, after: Tensor) -> Tensor:
+    """Bearing after the return of the place where the drifting balloon was seen last, radians."""
+    away = drifted(flight, poses[last : last + 1, 7])[0, :2] - poses[after, :2]
+    sin, cos = poses[after, 3].sin(), poses[after, 3].cos()
+    return torch.atan2(away[:, 0] * cos - away[:, 1] * sin, away[:, 0] * sin + away[:, 1] * cos)
+
+
+@torch.no_grad()
+def streamed(student: Student, tasks: Sequence[Outing], spec: StreamSpec | None = None, seed: int = 0) -> Tensor:
+    """What a student shows after the return, `[B, 3 AFTER, 3, 64, 64]`: a stream for each outing."""
+    return torch.cat(list(_streamed(student, tasks, spec or student.spec, seed)))
+
+
+def _streamed(student: Student, tasks: Sequence[Outing], spec: StreamSpec, seed: int) -> Iterator[Tensor]:
+    codec, chunk = student.codec, spec.chunk_frames
+    for part in portions(len(tasks), student.latent_size):
+        some = [tasks[i] for i in part]
+        ends = max(task.first + AFTER * PICTURES for task in some) - GIVEN * PICTURES
+        frames = math.ceil(math.ceil(ends / PICTURES) / chunk) * chunk
+        given = codec.encode(torch.stack([task.given for task in some]).to(student.device))
+        actions = torch.stack([task.actions for task in some])
+        decoder, made = codec.stream(), list[Tensor]()
+        for step in student.stream(
+            [task.prompt for task in some], frames, seed, given, spec=spec, index=part, actions=actions
+        ):
+            made.append(to_uint8(decoder.decode(step.content)))
+        video = torch.cat(made, 1)
+        starts = [task.first - GIVEN * PICTURES for task in some]
+        yield to_float(torch.stack([v[s : s + AFTER * PICTURES] for v, s in zip(video, starts, strict=True)]))
+
+
+def standing_still(student: Student, tasks: Sequence[Outing]) -> Tensor:
+    """The baseline: the last picture before the camera looks away, kept, as the codec gives it back."""
+    kept = torch.stack([task.given[-PICTURES:] for task in tasks])
+    shown = torch.cat([student.codec.decode(student.codec.encode(v.to(student.device))).cpu() for v in kept.split(8)])
+    return shown[:, -1:].expand(-1, AFTER * PICTURES, -1, -1, -1)
+
+
+def rendered(student: Student, tasks: Sequence[Outing]) -> Tensor:
+    """The ceiling: the exact render after the return, as the codec gives it back."""
+    true = torch.stack([task.true for task in tasks])
+    return torch.cat([student.codec.decode(student.codec.encode(v.to(student.device))).cpu() for v in true.split(8)])
