@@ -40,6 +40,7 @@ RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
 SHARDED   = $(if $(STRATEGY)$(SP),--config conf/strategy/$(or $(STRATEGY),ddp).yaml) \
 	$(if $(SP),--trainer.strategy.init_args.sequence_parallel=$(SP))
 TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yaml)
+TINY += $(if $(filter flight,$(SIZE)),--config conf/stages/distill_flight.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \

@@ -71,7 +71,8 @@ def layers(name: str) -> list[str]:
     sizes = sizes if sizes or folder == "sizes" else ["sizes/tiny"]
     if folder in ("sizes", "systems", "codecs"):  # before the stage
         return ["base", *sizes, name, *over[folder]]
-    below = {"stages/distill_tiny": ["stages/distill"], "stages/codec_flight": ["stages/codec"]}.get(name, [])
+    below = {"distill_tiny": ["distill"], "distill_flight": ["distill", "distill_tiny"], "codec_flight": ["codec"]}
+    below = [f"stages/{part}" for part in below.get(file, [])] if folder == "stages" else []
     system = ["systems/rolling_forcing"] if name == "recipes/distill_rolling" else []
     return list(dict.fromkeys(["base", *sizes, *system, *below, *over[folder], name]))
 

@@ -108,7 +108,7 @@ def test_every_config_file_of_a_stage_and_a_size_is_composed_without_complaint()
             else [ROOT / "conf/base.yaml"]
         )
         for stage in sorted((ROOT / "conf/stages").glob("*.yaml")):
-            over = {"distill_tiny": "distill", "codec_flight": "codec"}.get(stage.stem)
+            over = {"distill_tiny": "distill", "distill_flight": "distill", "codec_flight": "codec"}.get(stage.stem)
             below = [ROOT / f"conf/stages/{over}.yaml"] if over else []
             config = compose([*base, size, *below, stage])
             assert config.lightning["model"]["class_path"].startswith("adastate.")

@@ -50,6 +50,8 @@ from adastate.training.student import Student
 from adastate.weights import facts, mismatch
 from datamodules.worlds.world_clips import vocabularies
 
+ANIMATED_SECONDS = 60.0
+
 SHOWN = 8
 """Paths of videos that are printed at the end."""
 
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, help="streams at once; default 1 at Wan's size, 16 at the tiny one")
     add("--strip", action="store_true", help="also write strip.png: pictures over time, states below")
     add("--states", action="store_true", help="show the decoded hidden state beside the video")
+    add("--animated", action="store_true", help="also an animated WebP below 3 MB, hidden states beside the videos")
     add("--seed", type=int, default=0)
     add(
         "--engine",
@@ -150,7 +153,7 @@ def _generate(args: argparse.Namespace, source: StudentSource) -> None:
     switches = _switches(timed or [], student, spec, frames, given, args.seconds)
     actions = _actions(flown, student, frames, given, args.seconds)
     records = folder.with_name(f"{folder.name}.info") if bench else folder
-    plan = Plan(frames, args.seed, spec, folder, records, given, switches, args.states, actions)
+    plan = Plan(frames, args.seed, spec, folder, records, given, switches, args.states, actions, args.animated)
     if bench:
         vbench.record(records, items, _settings(args, plan, source))
     batch = args.batch or streams_at_once(student.latent_size)
@@ -173,6 +176,8 @@ def _check(args: argparse.Namespace, scheduled: bool) -> None:
         raise ValueError("--samples belongs to --layout vbench")
     if args.layout == "vbench" and args.states:
         raise ValueError("--states would be measured as a part of the video: leave it out with --layout vbench")
+    if args.animated and (args.layout == "vbench" or args.seconds > ANIMATED_SECONDS):
+        raise ValueError(f"--animated is for pages: at most {ANIMATED_SECONDS:g} seconds, and not for VBench")
     if args.layout == "vbench" and scheduled:
         raise ValueError("a schedule of prompts is one stream, and VBench takes one prompt a video")
     if args.prompts and scheduled:

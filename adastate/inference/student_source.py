@@ -20,7 +20,8 @@ RUN = Path("runs/tiny")
 RUN_FILE = Path("distill/config.yaml")
 """By which a folder is known as that of a run."""
 
-SHIPPED = "tiny_student"
+SHIPPED = {"tiny": "tiny_student", "flight": "flight_student"}
+"""The student that ships, by the name of its size."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def student_source(
         return StudentSource(run_config(run, "distill"), weights or student_file(run), run, True)
     name = size or "tiny"
     files = _size_files(name)
-    if weights is None and name != "tiny":
+    if weights is None and name in SHIPPED and BUILTIN[SHIPPED[name]].is_file():
+        weights = BUILTIN[SHIPPED[name]]
+    if weights is None:
         raise ConfigError(f"no student of the size {name} ships: give --weights FILE, or --run of one that was trained")
     words = [word for file in (*files, "conf/stages/distill.yaml") for word in ("--config", str(file))]
     config, rest = read_command([*words, *(["--system", system] if system else []), *overrides])
@@ -86,7 +89,7 @@ def student_source(
         raise ConfigError(
             f"{rest[0]!r} is for training; what a stream is made with are keys such as --stream.past_frames"
         )
-    return StudentSource(config.lightning, weights or BUILTIN[SHIPPED], Path("runs") / Path(name).stem, False)
+    return StudentSource(config.lightning, weights, Path("runs") / Path(name).stem, False)
 
 
 def _size_files(name: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from adastate.encoders import Codec
 from adastate.inference.conditioning import Prefix
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.vbench import Item
+from adastate.media.animation import AnimatedStream, animation, save_webp
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, beside, to_uint8
 from adastate.runtime.ranks import Rank
@@ -26,6 +28,9 @@ from adastate.stream import PromptSwitch, StreamSpec
 from adastate.stream.action_schedule import label_of
 from adastate.training.student import Student
 from adastate.types import Chunk
+
+ANIMATED = 4
+"""Streams of a batch that an animation shows, at most."""
 
 STRIP_CHUNKS = 200
 """A strip shows so many chunks at most, so that memory stays flat whatever the length."""
@@ -41,6 +46,7 @@ class Plan:
         switches: new prompts, by chunk.
         states: the decoded state stands to the right of the video.
         actions: of all streams `[1, F, A]`, for each latent frame after those given; None where none is steered.
+        animated: an animated WebP of all streams of a batch lies beside the videos, their states in it.
     """
 
     frames: int
@@ -52,6 +58,7 @@ class Plan:
     switches: Mapping[int, PromptSwitch[list[str]]] = field(default_factory=dict)
     states: bool = False
     actions: Tensor | None = None
+    animated: bool = False
 
     def held(self, chunk: Chunk) -> str:
         """The keys that steered a chunk; empty where none could."""
@@ -154,7 +161,7 @@ def write(
         files: list[VideoWriter] = []
 
         def append(video: Tensor, hidden: Tensor | None, word: str = "") -> None:
-            if sheet is not None and len(kept) < STRIP_CHUNKS:
+            if (sheet is not None or plan.animated) and len(kept) < STRIP_CHUNKS:
                 held.append(word)
                 kept.append((to_uint8(video), None if hidden is None else to_uint8(hidden)))  # not on the GPU
             if plan.states:
@@ -190,7 +197,7 @@ def write(
                 clock.decoding += time.perf_counter() - middle
                 first = time.perf_counter() - began if math.isnan(first) else first
                 pictures, clock.made = pictures + video.shape[1], clock.made + video.shape[1] * len(items)
-                wanted = plan.states or sheet is not None
+                wanted = plan.states or plan.animated or sheet is not None
                 hidden = codec.decode(chunk.state) if wanted and chunk.state is not None else None
                 append(video, hidden, plan.held(chunk))
 
@@ -211,6 +218,33 @@ def write(
     clock.pictures, clock.streams = pictures, clock.streams + len(items)
     if sheet is not None:
         _strip(student, plan, items, kept, pictures, held).save(sheet)
+    if plan.animated:
+        _animate(plan, items, kept, held, codec.fps)
+
+
+def _animate(
+    plan: Plan,
+    items: Sequence[Item],
+    kept: Sequence[tuple[Tensor, Tensor | None]],
+    steered: Sequence[str],
+    fps: float,
+) -> None:
+    """The first streams of a batch as one animation, as many as fit, under the name of the first video."""
+    streams = [
+        AnimatedStream(
+            [video[i] for video, _ in kept],
+            [None if state is None else state[i] for _, state in kept],
+            item.prompt,
+            steered if plan.actions is not None else (),
+        )
+        for i, item in enumerate(items[:ANIMATED])
+    ]
+    path = (plan.folder / items[0].name).with_suffix(".webp")
+    while not save_webp(animation(streams, fps, columns=1 if len(streams) < 4 else 2), fps, path):
+        if len(streams) == 1:
+            print(f"{path.name} would be too large: make fewer seconds", file=sys.stderr)
+            return
+        streams = streams[: len(streams) // 2]
 
 
 def _strip(

@@ -26,7 +26,7 @@ from adastate.config.conf_files import conf_path
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES
 from adastate.config.validate import check_words
 from adastate.launch import process_group
-from adastate.launch.stages import INITS, Stage, stages
+from adastate.launch.stages import INITS, Stage, shipped, stages
 from adastate.launch.tensorboard_reader import curves, ends
 from adastate.runtime import atomic, run_paths, signals
 from adastate.runtime.arguments import Arguments
@@ -103,8 +103,7 @@ def unfit_world(args: argparse.Namespace) -> str:
         return f"the world {args.world} does not fit the size {args.size}: leave out --size"
     if args.world != "flight":
         return ""
-    from adastate.encoders import residual_codec  # these bring torch with them
-    from adastate.weights.network_weights import BUILTIN
+    from adastate.encoders import residual_codec  # which brings torch with it
 
     if args.data != "world":
         return f"the flight world makes its own clips: leave out --data {args.data}, or take the plain world"
@@ -113,7 +112,7 @@ def unfit_world(args: argparse.Namespace) -> str:
             f"the codec of the flight world is missing, {residual_codec.SHIPPED['flight']}: `make train-codec "
             "WORLD=flight` trains it, to be put there"
         )
-    if args.teacher == "builtin" and not (args.world in BUILTIN and BUILTIN[args.world].is_file()):
+    if args.teacher == "builtin" and not shipped(args.world):
         return (
             "no teacher of the flight world ships yet: `make train WORLD=flight TEACHER=scratch` trains one first, in "
             "hours, and TEACHER=file takes one that is there"

@@ -1,8 +1,9 @@
 """The stages that `adastate train` chains, as command lines: what is made of what.
 
-`default` goes the short way: trajectories of the bidirectional teacher, ODE regression, distillation. `full` goes
-through every kind of stage: the teacher is fine-tuned, an autoregressive network of it makes trajectories of its own,
-the student learns these, is distilled, and tuned on long rollouts.
+`default` goes the short way: trajectories of the bidirectional teacher, ODE regression, distillation. Of flights the
+initialised student ships, and it begins with the distillation. `full` goes through every kind of stage: the teacher is
+fine-tuned, an autoregressive network of it makes trajectories of its own, the student learns these, is distilled, and
+tuned on long rollouts.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ SMALL_FOLDER = 2**26
 FLIGHTS = 24_000
 """Clips that a teacher of the flight world learns from: 12,000 flights and their mirror images."""
 
-FLIGHTS_MEASURED = 32
-"""Prompts of flights that rollouts are measured on."""
+FLIGHT_INIT = "flight_init"
+"""Of the weights that ship: a student of flights that is initialised, from which the distillation begins at once."""
+
+FLOWN = {
+    0.0: "straight", 0.75: "left", 1.875: "right+climb", 4.5: "straight+faster", 6.0: "look left", 7.5: "straight",
+    9.0: "left+sink", 11.25: "look back", 13.5: "right",
+}  # fmt: skip
+"""How the rollouts that are shown of flights are steered, by the second."""
 
 INITS = ("causal_ode", "consistency", "ode", "ode_noisy_context", "ar_diffusion", "diffusion_forcing")
 """Of the preset `full`, the first by default."""
@@ -78,10 +85,13 @@ class Line:
         self.base = [*size, *system, f"--run.dir={self.run}"]
         told = ["--prompts", str(self.run / "prompts.txt")]
         self.prompts = [] if self.world else told
-        self.measured = told if self.flight else self.prompts  # of the plain world a caption is the truth by itself
         self.steps: list[Stage] = []
 
     def default(self) -> list[Stage]:
+        if self.flight and self.args.teacher == "builtin" and shipped(FLIGHT_INIT):
+            self._distill("distill", f"--student.weights={FLIGHT_INIT}")
+            self._watch()
+            return self.steps
         self._data()
         if not self.world or self.args.teacher == "scratch":
             self._teacher()
@@ -130,8 +140,7 @@ class Line:
         shards = run / "shards"
         if self.world:
             argv = ["shards", "--world", self.args.world, "--clips", "256", "--out", str(shards)]
-            told = (lambda: self._told(shards, FLIGHTS_MEASURED)) if self.flight else (lambda: count(shards))
-            self.steps.append(Stage("shards", argv, told))
+            self.steps.append(Stage("shards", argv, lambda: count(shards)))
             return
         videos = run / "clips" if data == "clips" else Path(data)
         if data == "clips":
@@ -185,6 +194,7 @@ class Line:
     def _distill(self, name: str, *extra: str, few: bool = False) -> None:
         words = ["fit", *self.base, "--config", "conf/stages/distill.yaml"]
         words += ["--config", "conf/stages/distill_tiny.yaml"] if self.small else []
+        words += ["--config", "conf/stages/distill_flight.yaml"] if self.flight else []
         words += [] if self.world else [f"--data.file={self.run}/prompts.txt"]
         less = FEW[name] if few and self.small else []
         self.steps.append(Stage(name, [*words, *extra, *less, *self.args.rest]))
@@ -194,14 +204,17 @@ class Line:
         run = self.run
         measured = ["--weights", str(weights)] if weights else []
         once = CLIP_PICTURES / (FPS if self.world else REAL_FPS)
-        for name, length in {"rollouts 1x": f"{once:.3f}", "rollouts 6x": f"{6 * once:.3f}"}.items():
+        for name, length in {"rollouts 1x": once, "rollouts 6x": 6 * once}.items():
             folder = run / "rollouts" / name.split()[1]
-            line = ["generate", "--run", str(run), *measured, "--seconds", length, "--states", "--strip"]
+            line = ["generate", "--run", str(run), *measured, "--seconds", f"{length:.3f}", "--states", "--strip"]
+            if self.flight:
+                cues = [f"{at:g}s: {keys}" for at, keys in FLOWN.items() if at < length - 0.5]
+                line += ["--animated", *(word for cue in cues for word in ("--actions", cue))]
             line += ["--out", str(folder), *([] if self.world else [*self.prompts, "--most", "6"])]
             shown_prompts = previewed(self.args.size) if self.world else []
             line += [word for prompt in shown_prompts for word in ("--prompt", prompt)]
             self.steps.append(Stage(name, line, lambda folder=folder: _speed(folder)))  # type: ignore[misc]
-        argv = ["evaluate", "--run", str(run), *measured, *self.measured]
+        argv = ["evaluate", "--run", str(run), *measured, *self.prompts]
         self.steps.append(Stage("evaluate", argv, lambda: _evaluated(run)))
 
 
@@ -212,6 +225,13 @@ def previewed(size: str) -> list[str]:
         for name in (f"conf/sizes/{size}.yaml", "conf/base.yaml")
     )
     return list(next(file["preview"]["prompts"] for file in files if "prompts" in file.get("preview", {})))
+
+
+def shipped(name: str) -> bool:
+    """Whether weights of that name are among those that ship."""
+    from adastate.weights.network_weights import BUILTIN  # which brings torch with it
+
+    return name in BUILTIN and BUILTIN[name].is_file()
 
 
 def count(folder: Path) -> str:
@@ -245,7 +265,8 @@ def _evaluated(run: Path) -> str:
     parts, dynamics = [], "change_in_half_a_second"
     for name, row in rows.items():
         if name.startswith("student"):
-            what = f"heading {row['heading']:.0%}" if "heading" in row else f"change {row[dynamics]:.3f}"
+            shares = [f"{name.replace('_', ' ')} {row[name]:.0%}" for name in ("heading", "turn_sign") if name in row]
+            what = shares[0] if shares else f"change {row[dynamics]:.3f}"
             parts.append(f"{name.removeprefix('student, ')}: {what}")
     if "real clips, 1x" in rows and "heading" not in rows["real clips, 1x"]:
         parts.append(f"real clips: change {rows['real clips, 1x'][dynamics]:.3f}")

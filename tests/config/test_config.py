@@ -257,7 +257,7 @@ def test_build_makes_what_a_node_describes() -> None:
     assert critic.net.size.width == 32 and critic.timestep_shift == 3.0
 
 
-OVER = {"wan_14b.yaml": "wan_1_3b.yaml", "distill_tiny.yaml": "distill.yaml"}
+OVER = {"wan_14b.yaml": "wan_1_3b.yaml", "distill_tiny.yaml": "distill.yaml", "distill_flight.yaml": "distill.yaml"}
 """Files that are layered over another one."""
 
 

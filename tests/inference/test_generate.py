@@ -193,6 +193,15 @@ def test_the_video_begins_with_the_picture(run: Path, tmp_path: Path) -> None:
     assert np.abs(pictures(other)[3:] - pictures(one)[3:]).mean() > 1, "another row, another noise"
 
 
+def test_an_animation_of_the_first_streams_lies_beside_the_videos(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (video, _) = generate(run, out, "--prompt", "red ball", "--prompt", "snow", "--animated")
+    with Image.open(video.with_suffix(".webp")) as there:
+        assert there.n_frames == len(pictures(video)) == 18 and there.height > 2 * 192
+    with pytest.raises(SystemExit, match="at most 60 seconds"):
+        main(["--run", str(run), "--prompt", "x", "--seconds", "61", "--animated"])
+
+
 @pytest.mark.parametrize("frames", [1, 3, 4])
 def test_latents_stand_before_the_stream(run: Path, tmp_path: Path, frames: int) -> None:
     x = normal(frames, 16, *GRID)

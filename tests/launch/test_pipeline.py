@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from adastate.launch.pipeline import run_stage, unknown_option
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.main import main
 from adastate.runtime import signals
+from adastate.stream import action_schedule
 from adastate.weights.network_weights import BUILTIN
 from datamodules.prompts import read_prompts
 from datamodules.shards.safe_decode import ShardError
@@ -48,8 +50,26 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path, data=str(tmp_path)) == ["shards", "codec", "teacher", *tail]
     with pytest.raises(ShardError, match="no folder"):
         names(tmp_path, data=str(tmp_path / "nowhere"))
-    assert names(tmp_path, size="flight") == ["shards", *tail]
+    assert names(tmp_path, size="flight", teacher="a.safetensors") == ["shards", *tail]
     assert names(tmp_path, size="flight", teacher="scratch") == ["shards", "latents", "teacher", *tail]
+
+
+def test_flights_begin_with_the_initialised_student_if_it_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = ["distill", "rollouts 1x", "rollouts 6x", "evaluate"]
+    monkeypatch.setitem(BUILTIN, "flight_init", tmp_path / "init.safetensors")
+    assert names(tmp_path, size="flight") == ["shards", "trajectories", "init", *tail]
+    (tmp_path / "init.safetensors").touch()
+    assert names(tmp_path, size="flight") == tail
+    distill, once, long, evaluate = stages(arguments(tmp_path, size="flight"))
+    config, _ = read_command(distill.argv[1:])
+    assert config.lightning["model"]["init_args"]["student"]["init_args"]["weights"] == "flight_init"
+    assert "conf/stages/distill_flight.yaml" in distill.argv and "--prompts" not in evaluate.argv
+    for stage, seconds in ((once, 2.625), (long, 15.75)):
+        told = [after for word, after in pairwise(stage.argv) if word == "--actions"]
+        cues = action_schedule.parse(told)
+        assert "--animated" in stage.argv and len(cues) > 2 and cues[-1].seconds < seconds - 0.5
 
 
 def test_the_captions_of_videos_become_prompts_whatever_their_encoding(tmp_path: Path) -> None:

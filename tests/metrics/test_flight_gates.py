@@ -47,3 +47,11 @@ def test_both_gates_run(tmp_path: Path) -> None:
     assert one["codec, plain"]["PSNR, worst tenth"] < 20 and one["real, plain"]["balloons found"] > 0
     assert two["teacher"]["biome"] < 1 and two["real"]["match across latents"] > two["teacher"]["match across latents"]
     assert {p.name for p in tmp_path.glob("*.png")} == {"one.png", "two.png", "two_blind.png"}
+    more = ["--student", str(tmp_path / "teacher.safetensors"), "--horizon", "2", "--out", str(tmp_path / "three")]
+    flight_gates.main(["student", *common, *weights, *more])
+    three = json.loads((tmp_path / "three.json").read_text())
+    assert {"student, 1x", "student, end of 2x", "teacher, 1x", "teacher, end", "renders, 1x", "renders, end"} <= set(
+        three
+    )
+    assert three["student, 1x"]["frames a core-second"] > 0.5 and "at least 90%" in three["share, 1x"]
+    assert (tmp_path / "three_blind.png").is_file()
