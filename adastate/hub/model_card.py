@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from adastate.evaluation.evaluate import spelt
+from adastate.evaluation.metrics_table import spelt
 from adastate.hub.hub_client import HubError
 from adastate.hub.run_facts import RunFacts
 from adastate.runtime import secrets
