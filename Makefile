@@ -71,10 +71,11 @@ test: install ## the tests without those of test-slow; ARGS="-m minutes tests/la
 test-slow: install ## the rest of the tests: every strategy, every size, many kills
 	$(PYTEST) -m 'slow and not minutes' $(ARGS)
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy, and hadolint for the Dockerfile
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/hadolint Dockerfile
 
 format: install ## let ruff put things in order
 	.venv/bin/ruff check --fix .

@@ -56,9 +56,9 @@ what a run writes, and what a reader writes
     report.md arm.yaml distill/config.yaml my_stream.yaml conf/systems/mine.yaml first.png
 what others publish
     vidprom_filtered_extended
-flags of torchrun, hf, curl, SLURM and VBench
+flags of torchrun, hf, curl, docker, SLURM and VBench
     --nproc-per-node --no-python --local-dir --include --create-dirs --mem --constraint --signal --partition --ntasks
-    --wrap --kill-on-bad-exit --videos_path --prompt_file
+    --wrap --kill-on-bad-exit --videos_path --prompt_file --target --rm --entrypoint --shm-size --user
 words of others in code, and names that are put together
     prompt_file videos_path mixed_precision load_lora_weights from_pretrained weights_only max_memory_allocated
     model_training all_dimension longlive_base MovieGenVideoBench_extended avx512_bf16 k_img img_emb lora_A lora_B
