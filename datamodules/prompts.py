@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adastate.runtime.text_files import read_lines
+from adastate.runtime.text_files import read_prompts
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.sampler import BatchStream, EpochShuffle
@@ -19,18 +19,6 @@ from datamodules.world_data import name_of
 from datamodules.worlds.flight.flight_clips import next_prompt
 from datamodules.worlds.flyover import HEADINGS, Flight, Kind
 from datamodules.worlds.world_clips import DRAWN, world_prompts
-
-
-def read_prompts(file: Path) -> list[str]:
-    """One prompt a line, in any encoding that `read_text` knows; blank lines are ignored.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; no prompt in it; no text.
-    """
-    prompts = [line for line in read_lines(file) if line]
-    if not prompts:
-        raise ValueError(f"{file} holds no prompt: write one a line")
-    return prompts
 
 
 class PromptData(EndlessData):

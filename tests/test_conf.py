@@ -24,7 +24,7 @@ from adastate.models.wan import DiT
 from adastate.training.student import Student
 from adastate.weights import load, save
 from datamodules.shards.shard_writer import ShardWriter, npy
-from datamodules.tools.make_shards import main as make_shards
+from datamodules.tools.shards_command import main as make_shards
 from datamodules.trajectories import TrajectoryWriter
 from tests.encoders.test_wan_encoders import folder as encoders  # noqa: F401 - a fixture: a VAE and a text encoder, tiny
 from tests.support.ports import free_port

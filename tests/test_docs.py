@@ -24,7 +24,8 @@ import pytest
 from adastate.config.classes import constructor_parameters
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
-from adastate.main import COMMANDS, TRUST, main
+from adastate.launch.commands import COMMANDS
+from adastate.main import TRUST, main
 from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 
@@ -189,7 +190,7 @@ def _wrong_value(name: str, value: str, stage: str) -> Iterator[str]:
 def flags(command: str) -> set[str]:
     """What `adastate COMMAND --help` lists, that of its verbs too."""
     if command == "fit":
-        return {"--config", "--system", "--ckpt_path", "--allow_change", "--overwrite", "--help"}
+        return {option for option in COMMANDS["fit"].parser().options if option.startswith("--")}
     verbs = ["inspect", "import", "export", "push", "pull"] if command == "weights" else []
     found = set[str]()
     for words in ([], *([verb] for verb in verbs)):

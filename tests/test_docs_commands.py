@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from adastate.config.command_line import read_command
 from adastate.config.compose import compose
 from adastate.config.schema import ConfigError
 from adastate.config.validate import check_words
-from adastate.main import COMMANDS, main
+from adastate.launch.commands import COMMANDS
+from adastate.main import main
 from tests.test_docs import DOCS, ROOT, flags, makefile
 
 
@@ -35,7 +37,7 @@ def test_every_make_target_and_command_is_in_the_reference() -> None:
     text = (ROOT / "docs/reference/commands.md").read_text()
     sections = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", text, re.M | re.S))
     assert sections.keys() == COMMANDS.keys()
-    shared = {"--help", "--config", "--system", "--run", "--data"}
+    shared = {"--help", "--config", "--system", "--run", "--data", "--trust-code"}
     for command, part in sections.items():
         known = set(re.findall(r"`(--[a-z][\w-]*)", part))
         assert flags(command) - known - shared == set(), command
@@ -69,6 +71,7 @@ def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
         return parse
 
     monkeypatch.setattr("adastate.main.signals.listen", dict)
+    monkeypatch.setattr("adastate.runtime.argument_types._there", lambda text, *_: Path(text))  # the reader's files
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", nested(whole))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", nested(known))
 
@@ -82,7 +85,7 @@ def commands(text: str) -> Iterator[tuple[str, bool]]:
                 given[setting[1]] = setting[2]
             for name, value in given.items():
                 line = line.replace(f"${name}", value)
-            for command in re.findall(r"(?:^|&& |-- |srun )((?:make|adastate) .*?)(?= && |;|$)", line):
+            for command in re.findall(r"(?:^|&& |-- |srun )((?:make|adastate) .*?)(?= && |;| > |$)", line):
                 yield command, True
     for span in re.findall(r"`((?:make|adastate) [^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         if not re.search(r"\.\.\.|[|<*]|=(?= |$)", span):

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from adastate.config.compose import compose
+from adastate.config.world_words import vocabulary, words
 from adastate.encoders import ResidualCodec
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from datamodules.worlds.flight.camera_path import KEYS, PICTURES
 from datamodules.worlds.flight.flight_clips import flight_prompts
-from datamodules.worlds.flight.flight_prompts import vocabulary, words
 from datamodules.worlds.world_clips import frame_size
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -63,7 +63,7 @@ def test_the_size_of_the_flight_world_fits_it() -> None:
     assert found["run"]["world"] == "flight" and found["size"]["actions"] == len(KEYS)
     assert codec.channels == found["size"]["channels"] and codec.scale * found["latent_size"][0] == frame_size("flight")
     assert codec.video_frames(1) == PICTURES and codec.video_frames(found["rollout"]["frames"]) == 21
-    told = set(vocabulary())
+    told = set(vocabulary("flight"))
     assert all(set(words(prompt)) <= told for prompt in found["preview"]["prompts"])
     longest = max(len(words(flight_prompts(0, [i], 1).prompts[0])) for i in range(300))
     assert longest <= found["text"]["init_args"]["tokens"] == found["size"]["text_tokens"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from adastate.config.compose import compose
-from adastate.config.schema import VARIABLES, Config, ConfigError
+from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
+from adastate.runtime.spelling import nearest
 
 
 def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
@@ -61,3 +64,18 @@ def is_variable(argument: str) -> bool:
     """
     name, _, field = argument.removeprefix("--").partition("=")[0].partition(".")
     return argument.startswith("--") and name in VARIABLES and (bool(field) or name not in ("teacher", "critic"))
+
+
+def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
+    """A sentence about the first of `words` that is neither an option nor an override of a stage; empty if none is."""
+    heads = [f"--{name}" for name in (*LIGHTNING, *VARIABLES)]
+    for before, word in pairwise(("", *words)):
+        head = re.split(r"[.=]", word)[0]
+        if not word.startswith("-"):
+            if before.startswith("--") and "=" not in before:
+                continue  # its value
+        elif head in heads:
+            continue
+        near = nearest(head, [*known, *heads])
+        return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
+    return ""

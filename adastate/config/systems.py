@@ -11,6 +11,9 @@ from adastate.config.schema import ConfigError
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 
+TRAINED = "as trained"
+"""Among systems to compare, the stream that the weights were trained with."""
+
 
 @dataclass(frozen=True)
 class System:
@@ -48,6 +51,15 @@ def read_system(name_or_path: str | Path, chunk_frames: int) -> System:
         raise ConfigError(f"{path} with chunks of {chunk_frames}: {error}") from error
     rows = (variables.get("size") or {}).get("rope_max_frames", 0)
     return System(path.stem, " ".join(comment), spec, rows)
+
+
+def check_system(name_or_path: str) -> None:
+    """Refuses a system that is not there, in conf/systems or as a file.
+
+    Raises:
+        ConfigError: with the nearest that is.
+    """
+    compose([_file(name_or_path)])
 
 
 def _file(name: str) -> Path:

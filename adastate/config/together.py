@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adastate.config.classes import derives
+from adastate.config.hardware import check_hardware
 from adastate.config.schema import Config, ConfigError
 from adastate.config.text import read_value
 from adastate.models.size import Size, check_degree
@@ -42,6 +43,7 @@ def check_together(config: Config, words: Sequence[str]) -> None:
             node = {**(node.get("init_args") or {}), **node}.get(part) if isinstance(node, dict) else None
         return node
 
+    check_hardware(value)
     if derives(str(value("model.class_path")), DISTILL):
         for key, remedy in AUTOMATIC.items():
             if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ OTHERS = ("lightning.pytorch.", "torch.nn.", "torch.optim.")
 """Of Lightning and torch: modules, optimisers and what belongs to a trainer, and nothing that loads or runs files."""
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def add_flag(parser: ArgumentParser) -> None:
+    """The flag in the help of a command that reads run folders; main.py has read it before any parser does."""
+    parser.add_argument(
+        FLAG,
+        action="store_true",
+        help="let the run folder's configuration name classes from outside this project, Lightning and torch: "
+        "docs/extending.md",
+    )
 
 
 def check_trusted(config: Any, file: Path) -> None:

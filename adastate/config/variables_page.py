@@ -1,4 +1,4 @@
-"""What `adastate fit --help` tells of the variables of a configuration, before Lightning tells of its own arguments."""
+"""What `adastate fit --help` tells of a configuration: its variables, the trainer's arguments, the classes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from adastate.config.classes import constructor_hints, constructor_parameters, described_class
 from adastate.config.schema import PLAIN, VARIABLES, Config
-
-INTRODUCTION = """\
-adastate fit --config conf/base.yaml --config conf/sizes/tiny.yaml --config conf/stages/distill.yaml [--x.y=...]
-
-Config files are merged in their order. What stands in a block at the top is written once and used by every part; an
-override says it anew. --ckpt_path=auto, last or best goes on from the run folder's checkpoints (--allow_change KEYS
-names what may differ from theirs), --overwrite begins anew where they lie. docs/reference/configuration.md
-tells what each key means.
-"""
+from adastate.config.validate import TRAINER
+from adastate.config.value_types import asked_for
 
 
 def variables_page(config: Config) -> str:
@@ -23,7 +17,25 @@ def variables_page(config: Config) -> str:
     rows = [row for name in VARIABLES for row in _rows(name, config.variables.get(name))]
     width = max(len(key) for key, _ in rows)
     lines = [f"  --{key:<{width}}  {value}".rstrip() for key, value in rows]
-    return "\n".join([INTRODUCTION, "Variables, with what the files given say, or else the default:", *lines, ""])
+    return "\n".join(["Variables, with what the files given say, or else the default:", *lines, ""])
+
+
+def trainer_page(config: Config) -> str:
+    """Arguments of the trainer, and of the classes that the given files name, with what they have there."""
+    given = config.lightning.get("trainer") or {}
+    cls = described_class(TRAINER)
+    hints = constructor_hints(cls)
+    keys = {f"trainer.{name}": (given.get(name), asked_for(hints.get(name))) for name in constructor_parameters(cls)}
+    width = max(map(len, keys))
+    lines = [
+        f"  --{key:<{width}}  {_short(value) if value is not None else f'({takes})'}"
+        for key, (value, takes) in keys.items()
+    ]
+    named = {part: (config.lightning.get(part) or {}).get("class_path") for part in ("model", "data")}
+    parts = [f"  --{part:<5}  {path or '(the class_path of one)'}" for part, path in named.items()]
+    end = "Arguments of a class: --model.KEY=VALUE, and what it takes: --trainer.logger.help CLASS, --model.help CLASS."
+    head = "Of Lightning's trainer, with what the files say, or else what it takes:"
+    return "\n".join([head, *lines, "", "Classes:", *parts, "", end, ""])
 
 
 def _rows(name: str, given: Any) -> Iterator[tuple[str, str]]:

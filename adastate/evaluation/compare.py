@@ -1,12 +1,4 @@
-"""`adastate compare`: the same weights, prompts and noise under several systems, side by side.
-
-Every system is a file of conf/systems/, rescaled to the checkpoint's chunk; "as trained" is the checkpoint's own
-stream. Noise is given by its place in the stream (chunk, level, state or content), so all systems denoise the same
-noise into the same content wherever their schedules agree. What is written: one page with videos, strips and the
-figures of `adastate evaluate`, and the figures as JSON.
-
-Weights are not neutral: a student trained with one anchor is at home there. The page says with which it was trained.
-"""
+"""The same weights, prompts and noise under several systems: a page with videos, strips and figures side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from torch import Tensor
 
-from adastate.config.systems import System, names, read_system
+from adastate.config.systems import TRAINED, System, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
 from adastate.evaluation.evaluate import Truth, even_flights, rows
@@ -34,29 +26,11 @@ from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
 from adastate.runtime import atomic
-from adastate.runtime.arguments import Arguments
+from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student, student_file
 from adastate.training.student import Student
 from adastate.weights import facts, mismatch
-from datamodules.prompts import read_prompts
-from datamodules.worlds.world_clips import vocabularies
-
-TRAINED = "as trained"
-DEFAULT = (
-    "self_forcing",
-    "causvid",
-    "causal_forcing_pp",
-    "longlive",
-    "longlive_slot",
-    "rolling_forcing",
-    "reward_forcing",
-    "infinity_rope",
-    "memrope",
-    "rolling_sink",
-)
-"""Causal-Forcing streams as Self-Forcing does (they differ in training), so one of them stands for both."""
-
 
 MAIN = ("heading", "speed", "scene", "residual", "dynamics", "displacement", "change", "contrast", "contrast_drift")
 """Measures shown in a terminal."""
@@ -144,19 +118,9 @@ class SystemResult:
     pictures_s: float
 
 
-def main(argv: list[str]) -> None:
-    parser = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
-    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
-    parser.add_argument("--systems", nargs="+", default=[TRAINED, *DEFAULT], help=f"of {', '.join(names())}, or files")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line; default: the tiny world's")
-    parser.add_argument("--rollouts", type=int, default=16, help="measured")
-    parser.add_argument("--shown", type=int, default=3, help="of those, shown as videos and strips")
-    parser.add_argument("--horizon", type=int, default=6, help="length in training horizons")
-    parser.add_argument("--seed", type=int, default=4242)
-    parser.add_argument("--out", type=Path, help="folder; default <run>/compare")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(argv)
+def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None:
+    """`adastate compare`: runs every system, shows tables and writes the page."""
+    device = device_for(args.device, this_rank(os.environ))
     out: Path = args.out or args.run / "compare"
     out.mkdir(parents=True, exist_ok=True)
     entries = list[SystemResult]()
@@ -165,8 +129,8 @@ def main(argv: list[str]) -> None:
     with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
         task = progress.add_task("comparing", total=len(checkpoints) * len(args.systems))
         for checkpoint in checkpoints:
-            student = load_student(args.run, checkpoint).to(args.device)
-            truth = _truth(args.prompts, args.rollouts, args.seed)
+            student = load_student(args.run, checkpoint).to(device)
+            truth = _truth(prompts, args.rollouts, args.seed)
             source = str(checkpoint or student_file(args.run))
             trained = facts(source).get("stream") or asdict(student.spec)
             name = "" if len(checkpoints) == 1 else f"{Path(checkpoint).stem}, "
@@ -219,9 +183,9 @@ def _rich(figures: Sequence[MetricsRow], measures: Sequence[str]) -> Table:
     return table
 
 
-def _truth(prompts: Path | None, count: int, seed: int) -> Truth:
+def _truth(prompts: Sequence[str] | None, count: int, seed: int) -> Truth:
     if prompts is not None:
-        return Truth(read_prompts(prompts)[:count])
+        return Truth(list(prompts[:count]))
     flights = even_flights(count, seed)
     return Truth([f.caption for f in flights], flights)
 

@@ -1,24 +1,10 @@
-"""`adastate evaluate`: rollouts at once and six times the training horizon, measured against their prompts.
-
-Protocol: every rollout streams from its own noise; all figures come from its decoded pictures. "1x" is the training
-horizon from the first picture on; "last second" are the last `fps` pictures. Prompts are captions of the tiny world,
-whose headings, speeds and palettes are spread evenly, so the truth is known. Prompts of one's own are rolled out
-equally often and only what needs no truth is measured; real clips of the run's shards, through the codec, are the
-reference. "Change" tells the dynamics then: from picture to picture, and over half a second, which is more for motion
-and the same for flicker. "Scene" is the share of rollouts whose nearest real clip, by the mean picture, has their
-prompt for its caption. "Optical flow" and "dynamic degree", the mean length of all flow vectors and of the largest
-twentieth, in pixels a picture, are RAFT's, and left out where torchvision or its weights are not installed.
-
-A run of the flight world is measured on flights of every biome, time and weather that keep one command: turns and
-banks, the scene, how one latent frame follows from the other, and how fast the camera's hidden constants drift, beside
-its teacher's and renders. --look-away 2 4 8 16 measures memory there: the camera looks away from a landmark for so
-many latent frames, and returns (docs/guide/flight.md).
-"""
+"""Rollouts measured against their prompts: figures of the student, of its teacher and of real clips."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from adastate import metrics
-from adastate.config.systems import System, names, read_system
+from adastate.config.systems import TRAINED, System, read_system
 from adastate.encoders.batching import portions
 from adastate.evaluation.flight_figures import flight_rows
 from adastate.evaluation.look_away_report import LEAST_ROLLOUTS, compare_memories, show_memories
@@ -38,13 +24,11 @@ from adastate.evaluation.metrics_table import Figures, MetricsRow, show
 from adastate.evaluation.real_clips import Footage, read_footage, through
 from adastate.evaluation.rollout_ends import RolloutEnds, ends, stream_ends
 from adastate.runtime import atomic
-from adastate.runtime.arguments import Arguments
+from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student, load_teacher, world_of
 from adastate.training.student import Student
-from datamodules.prompts import read_prompts
 from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
-from datamodules.worlds.world_clips import vocabularies
 
 ROLLOUTS = 32
 
@@ -227,7 +211,7 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
 def look_away(args: argparse.Namespace) -> None:
     """`--look-away`: figures of memory, of the run's own stream and of the systems that are asked for."""
     student = load_student(args.run, args.weights).to(args.device)
-    own = System("as trained", "The stream that these weights were trained with.", student.spec)
+    own = System(TRAINED, "The stream that these weights were trained with.", student.spec)
     systems = [stream_of(student, name) for name in args.system or ()] or [own]
     out = args.json or args.run / ("look_away_drifting.json" if args.drifting else "look_away.json")
     count = args.rollouts or LEAST_ROLLOUTS
@@ -236,34 +220,12 @@ def look_away(args: argparse.Namespace) -> None:
     print(f"figures in {out}, pictures beside it")
 
 
-def main(argv: list[str]) -> None:
-    parser = Arguments("adastate evaluate", description=__doc__, epilog=vocabularies())
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
-    parser.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")
-    parser.add_argument(
-        "--rollouts", type=int, help="at least so many, each of --prompts equally often; default 32, 64"
-    )
-    parser.add_argument("--horizon", type=int, default=6, help="length in training horizons")
-    parser.add_argument(
-        "--prompts", type=Path, help="text file, one prompt a line; default: those of the run's world, with truth"
-    )
-    parser.add_argument("--system", nargs="+", help=f"another stream, several with --look-away: {', '.join(names())}")
-    parser.add_argument(
-        "--look-away", nargs="+", type=int, metavar="FRAMES", help="memory: look away for so many latent frames, return"
-    )
-    parser.add_argument("--drifting", action="store_true", help="with --look-away: a balloon that the wind carries on")
-    parser.add_argument("--seed", type=int, default=4242)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="where the figures go; default <run>/evaluation.json")
-    parser.add_argument(
-        "--raft", type=Path, help="torchvision's weights of raft_small, for optical flow; default: torch's hub folder"
-    )
-    args = parser.parse_args(argv)
+def evaluate_run(args: argparse.Namespace, prompts: list[str] | None) -> None:
+    """`adastate evaluate`: measures, shows a table and writes the figures."""
+    args.device = str(device_for(args.device, this_rank(os.environ)))
     if args.look_away:
-        return look_away(args)
-    if args.drifting or len(args.system or ()) > 1:
-        parser.error("--drifting, and more than one --system, belong to --look-away")
-    prompts = read_prompts(args.prompts) if args.prompts else None
+        look_away(args)
+        return
     count, system = args.rollouts or ROLLOUTS, args.system[0] if args.system else None
     flow = flow_or_why(args.raft, args.device)
     found = evaluate(args.run, args.weights, count, args.horizon, prompts, args.seed, args.device, flow, system)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from adastate.hub.hub_client import HubError
 from adastate.runtime.arguments import Arguments
-from adastate.weights import WeightsError
 from adastate.weights import cli as files
 
 VERBS = ("push", "pull")
@@ -21,16 +20,23 @@ VERBS = ("push", "pull")
 
 def main(argv: list[str]) -> None:
     """Ends with a sentence where something is amiss."""
-    parser, verbs = files.parser(__doc__ or "", VERBS)
-    _add(verbs)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.verb not in VERBS:
         files.run(args)
         return
+    from adastate.weights import WeightsError  # which brings torch with it
+
     try:
         _push(args) if args.verb == "push" else _pull(args)
     except (HubError, WeightsError) as error:
         raise SystemExit(f"adastate: {error}") from error
+
+
+def parser() -> Arguments:
+    """What `adastate weights` takes."""
+    found, verbs = files.parser(__doc__ or "", VERBS)
+    _add(verbs)
+    return found
 
 
 def _push(args: argparse.Namespace) -> None:
@@ -47,6 +53,8 @@ def _push(args: argparse.Namespace) -> None:
         print(f"{size / 1e6:10.3f} MB  {name}")
     if args.dry_run is not None:
         if args.dry_run.exists():
+            from adastate.weights import WeightsError
+
             raise WeightsError(f"{args.dry_run} exists; give another folder")
         found.write(args.dry_run)
         print(f"nothing was sent; {args.repository} would hold what lies in {args.dry_run}")

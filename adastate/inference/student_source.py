@@ -3,7 +3,6 @@ ships."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 from adastate.config.command_line import read_command
 from adastate.config.conf_files import conf_path
+from adastate.config.run_folder import prompt_world, run_config, student_file
 from adastate.config.schema import ConfigError
-from adastate.training.load_run import run_config, student_file
 from adastate.weights import BUILTIN
-from datamodules.worlds.world_clips import WORLDS, vocabulary
 
 RUN = Path("runs/tiny")
 RUN_FILE = Path("distill/config.yaml")
@@ -50,10 +48,7 @@ class StudentSource:
     @property
     def world(self) -> str | None:
         """The built-in world whose words its prompts have; None where they are free."""
-        data = (self.config.get("data") or {}).get("init_args") or {}
-        text = self.config["model"]["init_args"]["student"]["init_args"]["text"]["class_path"]
-        free = data.get("file") or data.get("kind") not in WORLDS or not text.endswith(".TinyText")
-        return None if free else str(data["kind"])
+        return prompt_world(self.config)
 
 
 def student_source(
@@ -100,12 +95,3 @@ def _size_files(name: str) -> list[Path]:
         raise ConfigError(f"no size {name!r}: known are {', '.join(known)}, or give a .yaml file")
     below = ["wan_1_3b"] if name == "wan_14b" else []  # a larger teacher alone
     return [Path("conf/base.yaml"), *(Path(f"conf/sizes/{part}.yaml") for part in (*below, name))]
-
-
-def unknown_words(prompts: Sequence[str], world: str | None) -> list[str]:
-    """The words that no prompt of a built-in world has, in their order; none where prompts are free."""
-    if world is None:
-        return []
-    known = {word.lower() for word in vocabulary(world)}
-    told = [word for prompt in prompts for word in re.findall(r"[\w-]+", prompt.lower())]
-    return [word for word in dict.fromkeys(told) if word not in known]

@@ -1,12 +1,5 @@
-"""`adastate trajectories`: a teacher's ODE paths, written as shards for the causal initialisation.
-
-The teacher is the bidirectional one, or with `--teacher causal` the network of the recipe ar_diffusion, chunk by chunk:
-after its own chunks, or after those of real clips (`--past`). Pairs that others have published as LMDB are taken over
-with `--from-lmdb`.
-
-Under torchrun, srun or `--devices N` every process writes its share into shards of its own. Killed at any time and run
-again, with as many processes or another number, it goes on; the same seed gives the same paths.
-"""
+"""A teacher's ODE paths, written as shards by any number of processes: each does its share, killed and run again it
+goes on."""
 
 from __future__ import annotations
 
@@ -24,28 +17,24 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from adastate.config.command_line import read_command
 from adastate.config.compose import build
-from adastate.config.schema import Config, ConfigError
+from adastate.config.schema import Config
 from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, streamed_paths, whole_paths
 from adastate.inference.vbench import fingerprint
-from adastate.launch import process_group
 from adastate.runtime import threads
-from adastate.runtime.arguments import Arguments
-from adastate.runtime.ranks import Rank, device_for, this_rank
+from adastate.runtime.ranks import Rank, device_for
 from adastate.stream import StreamSpec
 from adastate.training.load_run import held
 from adastate.training.teacher import Teacher
-from datamodules.prompts import read_prompts
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import join
 from datamodules.tools.lmdb_pairs import LmdbPairs
 from datamodules.trajectories import TrajectoryWriter, actions_by_number
 from datamodules.worlds.flyover import Kind
-from datamodules.worlds.world_clips import vocabularies, world_prompts
+from datamodules.worlds.world_clips import world_prompts
 
 SHARD_BYTES = 2**28
 """Of a shard, about: what is not in a whole shard when a process is killed is made again."""
@@ -150,64 +139,28 @@ def _key(i: int) -> str:
 # ---- the command
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Arguments("adastate trajectories", description=__doc__, epilog=vocabularies())
-    add = parser.add_argument
-    add("--teacher", choices=("bidirectional", "causal"), default="bidirectional")
-    add("--weights", type=Path, help="of the causal teacher; default <run.dir>/ar.safetensors")
-    add("--past", help="shards of clips that stand before the causal teacher's chunks; default: its own chunks")
-    add("--from-lmdb", type=Path, metavar="FOLDER", help="take over published pairs; --levels says which they have")
-    add("--out", type=Path, help="folder of the shards; default <run.dir>/trajectories, or /causal_trajectories")
-    add("--clips", type=int, default=1024, help="paths to write (default: %(default)s)")
-    add("--prompts", type=Path, help="text file, one prompt a line; default: captions of the built-in world")
-    add("--steps", type=int, default=48, help="of the solver (default: %(default)s)")
-    add("--solver", choices=("euler", "unipc"), default="euler")
-    add("--guidance", type=float, help="w in c + w (c - u); default: the teacher's")
-    add("--levels", nargs="+", default=[], help="timesteps before the shift to keep beside the student's; or 'every'")
-    add("--batch", type=int, help="paths at a time; default 1 at Wan's size, 32 at the tiny one")
-    add("--seed", type=int, default=0)
-    add("--per-shard", type=int, help="paths in a shard; default: 256 MB of them, at most 256")
-    add("--devices", type=int, default=1, help="processes to start on this machine")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda is the GPU of this rank")
-    return parser
-
-
-def main(argv: list[str]) -> None:
-    config, rest = read_command(argv)
-    args = _parser().parse_args(rest)
+def write_trajectories(config: Config, args: argparse.Namespace, rank: Rank, prompts: Sequence[str] | None) -> None:
+    """`adastate trajectories`: this process's share of the paths, or of the pairs that others have published."""
     threads.use_threads(config.variables["run"].get("threads"))
-    rank = this_rank(os.environ)
-    for name in ("clips", "steps", "batch", "per_shard", "devices"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1")
-    if args.devices > 1 and rank.world == 1:
-        process_group.processes(["trajectories", *argv], args.devices)
-        return
     folder = "causal_trajectories" if args.teacher == "causal" else "trajectories"
     out = args.out or Path(config.variables["run"]["dir"]) / folder
-    try:
-        whole = _import(config, args, out, rank) if args.from_lmdb else _sample(config, args, out, rank)
-    except ValueError as error:  # of levels, shards, prompts: each says what is wrong
-        raise SystemExit(f"adastate trajectories: {' '.join(str(error).split())}") from error
+    whole = _import(config, args, out, rank) if args.from_lmdb else _sample(config, args, out, rank, prompts)
     who = f"rank {rank.rank} of {rank.world}: " if rank.world > 1 else ""
     print(f"{who}all trajectories are in {out}" if whole else f"{who}done; others are still at work in {out}")
 
 
-def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank) -> bool:
+def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank, prompts: Sequence[str] | None) -> bool:
     variables = config.variables
     spec, frames = StreamSpec(**variables.get("stream", {})), variables["rollout"]["frames"]
     spec.chunks(frames)
     every = args.levels == ["every"]
     way = path_spec(spec, args.steps, args.solver, [] if every else _numbers(args.levels), every)
-    if args.past and (args.teacher != "causal" or args.prompts):
-        raise ValueError("--past goes with --teacher causal, and brings prompts of its own: the captions of its clips")
     teacher, weights = _teacher(variables, args)
     teacher = teacher.eval().requires_grad_(False)
     held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
     teacher = teacher.to(device_for(args.device, rank))
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
-    sampler = _sampler(teacher, spec, way, args, frames, variables["run"]["world"])
+    sampler = _sampler(teacher, spec, way, args, prompts, frames, variables["run"]["world"])
     made_with = {
         "teacher": f"{args.teacher} {fingerprint(Path(weights))}",
         "past": "clips" if args.past else "own" if args.teacher == "causal" else "none",
@@ -231,11 +184,6 @@ def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teach
     weights = (
         str(args.weights or Path(variables["run"]["dir"]) / "ar.safetensors") if causal else bidirectional["weights"]
     )
-    if causal and weights != "builtin" and not Path(weights).exists():
-        raise ConfigError(
-            f"no weights of an autoregressive network at {weights}: make them with `make train-init "
-            "RECIPE=ar_diffusion`, or name them with --weights"
-        )
     node = {
         "size": variables["size"] if causal else variables["teacher_size"],
         "codec": variables["codec"],
@@ -253,7 +201,13 @@ def _teacher(variables: dict[str, Any], args: argparse.Namespace) -> tuple[Teach
 
 
 def _sampler(
-    teacher: Teacher, spec: StreamSpec, way: PathSpec, args: argparse.Namespace, frames: int, world: Kind
+    teacher: Teacher,
+    spec: StreamSpec,
+    way: PathSpec,
+    args: argparse.Namespace,
+    told: Sequence[str] | None,
+    frames: int,
+    world: Kind,
 ) -> Sampler:
     """A teacher that can be steered is, by the clips that stand before it or the flights of the built-in world."""
     columns = teacher.net.size.actions
@@ -278,7 +232,6 @@ def _sampler(
             return torch.cat([paths, past[:, None]], 1), prompts, actions
 
         return after_clips
-    told = read_prompts(args.prompts) if args.prompts else None
 
     def sample(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str], Tensor | None]:
         drawn = world_prompts(1, rows, frames, world)
@@ -322,10 +275,7 @@ def _published(spec: StreamSpec, levels: Sequence[float], entries: int, source: 
 
 
 def _numbers(words: Sequence[str]) -> list[float]:
-    try:
-        return [float(word) for word in words]
-    except ValueError:
-        raise ValueError(f"--levels takes timesteps, or the one word 'every'; got {' '.join(words)}") from None
+    return [float(word) for word in words]
 
 
 def _per_shard(size: int) -> int:

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
-from adastate.config.command_line import read_command
+from adastate.config.command_line import read_command, unknown_option
 from adastate.config.conf_files import conf_path
-from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES
+from adastate.config.schema import PLAIN
 from adastate.config.validate import check_words
 from adastate.launch import process_group
 from adastate.launch.stages import INITS, Stage, shipped, stages
 from adastate.launch.tensorboard_reader import curves, ends
 from adastate.runtime import atomic, run_paths, signals
+from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
-from adastate.runtime.spelling import nearest
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
@@ -120,22 +117,8 @@ def unfit_world(args: argparse.Namespace) -> str:
     return ""
 
 
-def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
-    """A sentence about the first of `words` that is neither an option nor an override of a stage; empty if none is."""
-    heads = [f"--{name}" for name in (*LIGHTNING, *VARIABLES)]
-    for before, word in pairwise(("", *words)):
-        head = re.split(r"[.=]", word)[0]
-        if not word.startswith("-"):
-            if before.startswith("--") and "=" not in before:
-                continue  # its value
-        elif head in heads:
-            continue
-        near = nearest(head, [*known, *heads])
-        return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
-    return ""
-
-
-def main(argv: list[str]) -> None:
+def parser() -> Arguments:
+    """What `adastate train` takes, beside the overrides of its stages."""
     parser = Arguments("adastate train", description=__doc__)
     parser.add_argument("--run", default="runs/tiny", help="run folder")
     parser.add_argument("--preset", choices=("default", "full"), default="default", help="full: every kind of stage")
@@ -150,11 +133,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
     parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
     parser.add_argument("--system", default="", help="of conf/systems/, whose stream is trained; default: the size's")
-    parser.add_argument("--clips", type=int, default=512, help="teacher trajectories for the initialisation")
-    args, rest = parser.parse_known_args(argv)
+    parser.add_argument("--clips", type=whole(1), default=512, help="teacher trajectories for the initialisation")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    options = parser()
+    args, rest = options.parse_known_args(argv)
     args.rest = rest
-    known = [option for action in parser._actions for option in action.option_strings]
-    if unknown := unknown_option(rest, known):
+    if unknown := unknown_option(rest, options.options):
         raise SystemExit(f"adastate train: {unknown}")
     args.size = args.size or ("flight" if args.world == "flight" else "tiny")
     args.world = args.world or ("flight" if args.size == "flight" else "plain")

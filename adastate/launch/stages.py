@@ -20,6 +20,7 @@ import yaml
 from adastate.config.conf_files import conf_path
 from adastate.config.described import described
 from adastate.runtime import atomic
+from adastate.weights.builtin import BUILTIN
 
 CLIP_PICTURES = 21
 """Of a training clip at the tiny size: one horizon."""
@@ -229,8 +230,6 @@ def previewed(size: str) -> list[str]:
 
 def shipped(name: str) -> bool:
     """Whether weights of that name are among those that ship."""
-    from adastate.weights.network_weights import BUILTIN  # which brings torch with it
-
     return name in BUILTIN and BUILTIN[name].is_file()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adastate.config import systems
 from adastate.config.schema import ConfigError
+from adastate.config.world_words import vocabulary
 from adastate.distributed.sequence_split import SequenceSplit, split_networks
 from adastate.encoders import Codec, starts_with_a_picture
 from adastate.inference.student_source import StudentSource
@@ -25,7 +26,6 @@ from adastate.stream.passes import Reencode
 from adastate.training.load_run import student_of
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
-from datamodules.worlds.world_clips import vocabulary
 
 PROMPTS = 32
 """Whose embeddings and text keys are kept."""

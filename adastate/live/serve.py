@@ -12,8 +12,13 @@ import os
 import time
 from pathlib import Path
 
+from adastate.config import trusted
+from adastate.config.world_words import vocabularies
+from adastate.inference.student_source import student_source
 from adastate.live import shared_ranks
+from adastate.runtime.argument_types import device, whole
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.gpu_driver import check_device
 
 PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -21,10 +26,10 @@ TOKEN = "ADASTATE_LIVE_TOKEN"
 
 
 def main(argv: list[str]) -> None:
-    parser = _parser()
-    args = parser.parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
     token = args.token or os.environ.get(TOKEN)
-    _check(parser, args, token)
+    _check(options, args, token)
     began = time.monotonic()
     if args.sequence_parallel > 1 and "RANK" not in os.environ:
         shared_ranks.start(["live", *argv], args.sequence_parallel)
@@ -41,14 +46,15 @@ def main(argv: list[str]) -> None:
         print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)
 
 
-def _parser() -> Arguments:
-    parser = Arguments("adastate live", description=__doc__)
-    add = parser.add_argument
+def parser() -> Arguments:
+    """What `adastate live` takes."""
+    found = Arguments("adastate live", description=__doc__, epilog=vocabularies())
+    add = found.add_argument
     add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
     add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
     add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
     add("--system", metavar="NAME|FILE", help="another stream on the same weights")
-    add("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--device", type=device, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--host", default="127.0.0.1", help="address to listen to; any but this machine's own needs a token")
     add("--port", type=int, default=PORT, help="0: any that is free")
     add("--token", help=f"that clients have to tell; or in {TOKEN}, where other users of this machine do not see it")
@@ -58,11 +64,14 @@ def _parser() -> Arguments:
         default=[],
         help="page elsewhere that may come in, https://lab.example; again for more",
     )
-    add("--sessions", type=int, default=16, help="open at a time")
-    add("--history", type=int, default=256, help="chunks to which a session may go back, at most")
-    add("--sequence-parallel", type=int, default=1, metavar="N", help="processes, one a GPU, that share every pass")
+    add("--sessions", type=whole(1), default=16, help="open at a time")
+    add("--history", type=whole(0), default=256, help="chunks to which a session may go back, at most")
+    add(
+        "--sequence-parallel", type=whole(1), default=1, metavar="N", help="processes, one a GPU, that share every pass"
+    )
     add("--unpaced", action="store_true", help="as fast as clients take chunks, and not at the video's rate")
-    return parser
+    trusted.add_flag(found)
+    return found
 
 
 def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> None:
@@ -73,19 +82,15 @@ def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> No
         parser.error("a token has 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
     if not 0 <= args.port < 65536:
         parser.error(f"--port is {args.port}; ports are numbers up to 65535")
-    if args.sessions < 1 or args.history < 0:
-        parser.error("--sessions is 1 or more, --history 0 or more")
-    if args.sequence_parallel < 1:
-        parser.error("--sequence-parallel is 1 or more")
     if bad := next((o for o in args.origin if not o.startswith(("http://", "https://"))), None):
         parser.error(f"--origin {bad} is no origin: https://lab.example")
 
 
 def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | None:
     """What has ended the server; None of a process that only follows another's."""
-    import torch
-
-    from adastate.inference.student_source import student_source
+    check_device(args.device)
+    source = student_source(args.run, args.weights, args.size, args.system, [])
+    # up to here nothing has imported torch
     from adastate.live import shared_session
     from adastate.live.messages import Limits
     from adastate.live.model import LiveModel
@@ -94,13 +99,11 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | N
     from adastate.models.size import check_degree
     from adastate.runtime.ranks import Rank, device_for, this_rank
 
-    source = student_source(args.run, args.weights, args.size, args.system, [])
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = source.folder.name if source.run else source.weights.stem
     limits = Limits(sessions=args.sessions, history=args.history)
     shared = args.sequence_parallel
-    place = device_for(device, this_rank(os.environ) if shared > 1 else Rank())
-    split = shared_ranks.meet(shared, device) if shared > 1 else None
+    place = device_for(args.device, this_rank(os.environ) if shared > 1 else Rank())
+    split = shared_ranks.meet(shared, place.type) if shared > 1 else None
     model = LiveModel.of(source, place, split=split)
     size = model.student.net.size
     check_degree(shared, size.heads, size.tokens(model.student.latent_size), shared)

@@ -2,319 +2,58 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-from rich.table import Column, Table
-
-from adastate.config.classes import class_at, constructor_parameters
+from adastate.config.classes import constructor_parameters, described_class
 from adastate.config.command_line import read_command
+from adastate.config.described import described
 from adastate.config.schema import LIGHTNING, Config, ConfigError
-from adastate.plan import sharing, trajectory_cost
-from adastate.plan.configured import read
-from adastate.plan.memory import STAGES, States, states
-from adastate.plan.runs import Run, RunSetting, step_flops
 from adastate.runtime import plain_yaml
+from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 
-GIB = 2**30
 RATE, EFFICIENCY = 790.0, 0.4
 """bfloat16 matrix products of an H200 in TFLOP/s, measured; and the share of it that training is taken to reach."""
 
-USABLE = 0.92
-"""Share of a GPU's memory to plan with; CUDA, NCCL and the allocator's gaps take the rest."""
-
-NAMES = {"ema": "EMA", "gathered": "gathered for a pass"}
-PARTS = ("weights", "gradients", "optimiser", "ema", "buckets", "gathered")
-
-
-def layout(run: Run, at: RunSetting) -> dict[str, Any]:
-    """Bytes of one rank: what every network holds, the encoders, what each phase adds, and the peak."""
-    nets: dict[str, States] = {n.name: states(n, at.zero, at.ranks, run.dtype(n, at.zero)) for n in run.nets}
-    own = {e.name: e.bytes for e in run.encoders if e.device == "rank" and e.bytes}
-    host = {e.name: e.bytes for e in run.encoders if e.device != "rank" and e.bytes}
-    still = sum(s.still for s in nets.values()) + max(s.gathered for s in nets.values()) + sum(own.values())
-    phases, totals = {}, {}
-    for phase in run.phases(at):
-        gradients = nets[phase.learning].gradients if phase.learning else 0
-        totals[phase.name] = still + gradients + phase.total
-        phases[phase.name] = {"parts": phase.parts, "gradients": gradients, "total": totals[phase.name]}
-    worst = max(totals, key=lambda name: totals[name])
-    return {
-        "zero": at.zero,
-        "batch": at.batch,
-        "checkpointing": at.checkpointing,
-        "networks": {name: {part: getattr(s, part) for part in PARTS} for name, s in nets.items()},
-        "encoders": own,
-        "processor": host,
-        "phases": phases,
-        "peak": totals[worst],
-        "peak phase": worst,
-    }
-
-
-def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
-    """The fewest changes with which the peak is at most `limit` bytes, [] if none is needed, None if none helps."""
-    best: tuple[tuple[int, ...], list[str]] | None = None
-    sharded = any(not net.trained for net in run.nets)
-    stages = [s for s in STAGES[STAGES.index(at.zero) :] if at.ranks > 1 or s == at.zero]
-    for again in {at.checkpointing, at.checkpointing or any(net.size for net in run.nets)}:
-        variant = run.with_checkpointing() if again and not at.checkpointing else run
-        for stage in stages:
-            if stage == "3_teacher" and not sharded:
-                continue
-            for batch in divisors(run, at):
-                changes, teacher = list[str](), stage == "3_teacher" and at.zero != stage
-                if again != at.checkpointing:
-                    changes.append("activation checkpointing")
-                if stage != at.zero and not at.zero.startswith("3"):
-                    changes.append(f"ZeRO-{stage[0]}")
-                if batch != at.batch:
-                    changes.append(f"micro batch {batch}")
-                if teacher:
-                    changes.append("a sharded teacher")
-                order = (len(changes), STAGES.index(stage), at.batch // batch, int(again))
-                if best is not None and order >= best[0]:
-                    continue
-                if layout(variant, replace(at, zero=stage, batch=batch, checkpointing=again))["peak"] <= limit:
-                    best = (order, changes)
-    return None if best is None else best[1]
-
-
-def divisors(run: Run, at: RunSetting) -> list[int]:
-    """Micro batches up to the present one with which a global batch still divides."""
-    every = range(at.batch, 0, -1)
-    return [b for b in every if run.global_batch is None or run.global_batch % replace(at, batch=b).micro == 0]
-
-
-def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]:
-    """All figures, in bytes, FLOP and seconds; `memory` of a GPU in GiB, `rate` of one in TFLOP/s."""
-    whole = run.global_batch or at.micro
-    limit = memory * GIB * USABLE
-    stages = [s for s in STAGES if s != "3_teacher" or any(not net.trained for net in run.nets)]
-    table = {stage: layout(run, replace(at, zero=stage)) for stage in stages}
-    flop = step_flops(run.works) * whole
-    fits = {stage: smallest_change(run, replace(at, zero=stage), limit) for stage in stages}
-    return {
-        "stage": run.kind,
-        "precision": run.precision,
-        "parameters": {
-            **{net.name: net.parameters for net in run.nets},
-            **{e.name: e.parameters for e in run.encoders},
-        },
-        "ranks": at.ranks,
-        "micro batch": at.batch,
-        "global batch": whole,
-        "accumulation": whole // at.micro,
-        "iterations": run.iterations,
-        "steps": run.steps,
-        "samples": run.iterations * whole,
-        "latent tokens a sample": run.tokens * run.frames,
-        "tokens an iteration": run.network_tokens * whole,
-        "flop": {
-            **{work.name: work.flop * whole for work in run.works},
-            "iteration": flop,
-            "run": flop * run.iterations,
-        },
-        "tflops": rate,
-        "seconds an iteration": flop / (rate * 1e12 * at.ranks),
-        "memory": table,
-        "stream": run.stream(at),
-        "chosen": at.zero,
-        "gpu": memory * GIB,
-        "usable": limit,
-        "changes to fit": fits,
-        "shared": sharing.table(run, at, rate, lambda other: layout(run, other)["peak"]),
-    }
-
-
-# ---- the command
-
 
 def main(argv: Sequence[str]) -> None:
-    parser = Arguments(
+    options = parser()
+    if not argv or "-h" in argv or "--help" in argv:
+        options.print_help()
+        return
+    config, rest = read_command(argv)
+    args, rest = options.parse_known_args(rest)
+    for word, value in _overrides(rest):
+        _put(config, word, value)
+    # up to here nothing has imported torch
+    from adastate.plan.planning import plan_stage
+
+    plan_stage(config, args)
+
+
+def parser() -> Arguments:
+    """What `adastate plan` takes, beside the files and variables of a configuration."""
+    found = Arguments(
         prog="adastate plan",
         usage="adastate plan --config FILE ... [options] [--data.batch=4 and other overrides]",
         description=__doc__,
-        allow_abbrev=False,
     )
-    parser.add_argument("--gpus", type=int, help="of a machine (default: trainer.devices)")
-    parser.add_argument("--nodes", type=int, help="machines (default: trainer.num_nodes)")
-    parser.add_argument("--memory", type=float, default=80.0, help="of a GPU, in GiB (default: 80)")
-    parser.add_argument("--zero", choices=STAGES, help="ZeRO stage; 0 is DDP (default: of trainer.strategy)")
-    parser.add_argument("--tflops", type=float, default=RATE * EFFICIENCY, help="that a GPU reaches (default: 316)")
-    parser.add_argument("--trajectories", type=int, metavar="CLIPS", help="plan so many of the teacher, and no stage")
-    parser.add_argument("--steps", type=int, default=48, help="of a trajectory")
-    parser.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
-    if not argv or "-h" in argv or "--help" in argv:
-        parser.print_help()
-        return
-    config, rest = read_command(argv)
-    args, rest = parser.parse_known_args(rest)
-    for word, value in _overrides(rest):
-        _put(config, word, value)
-    trainer = config.lightning.get("trainer") or {}
-    gpus = args.gpus if args.gpus is not None else _devices(trainer.get("devices"))
-    nodes = args.nodes if args.nodes is not None else int(trainer.get("num_nodes") or 1)
-    for name, value in (("--gpus", gpus), ("--nodes", nodes), ("--memory", args.memory), ("--tflops", args.tflops)):
-        if value <= 0:
-            raise ConfigError(f"{name} is {value:g}: give a number above 0")
-    if args.trajectories is not None:
-        asked = trajectory_cost.PathOrder(args.trajectories, args.steps, gpus, nodes)
-        made = trajectory_cost.trajectories(config, asked, args.tflops)
-        if args.json:
-            print(json.dumps(made, indent=1))
-        else:
-            trajectory_cost.show(made, Console(), asked, args.memory, args.memory * GIB * USABLE)
-        return
-    try:
-        run = read(config)
-    except ValueError as error:  # what Size and StreamSpec say is one sentence
-        raise ConfigError(str(error)) from error
-    zero, ranks = args.zero or _stage(trainer.get("strategy")), gpus * nodes
-    at, note = fitting(run, RunSetting(zero, ranks, run.batch, run.checkpointing, sharing.asked(config, ranks)))
-    found = plan(run, at, args.memory, args.tflops)
-    # every process reads its networks there, in float32, before they go to its GPU
-    found["host"] = gpus * (4 * sum(net.parameters for net in run.nets) + sum(e.bytes for e in run.encoders))
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    show(found, Console(), note)
-
-
-def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
-    """The setting, with a micro batch into which the global batch divides, and a note where that is another one.
-
-    Raises:
-        ConfigError: no micro batch does.
-    """
-    whole, micro = run.global_batch, at.micro
-    if whole is None or whole % micro == 0:
-        return at, ""
-    possible = divisors(run, at)
-    if not possible:
-        raise ConfigError(
-            f"global_batch {whole} is not a multiple of {at.ranks} processes: change one of them, "
-            f"say --model.global_batch={-(-whole // at.ranks) * at.ranks}"
-        )
-    note = (
-        f"global_batch {whole} is not a multiple of {at.ranks} processes x batch {at.batch}: "
-        f"planned with --data.batch={possible[0]}"
+    found.add_argument("--gpus", type=whole(1), help="of a machine (default: trainer.devices)")
+    found.add_argument("--nodes", type=whole(1), help="machines (default: trainer.num_nodes)")
+    found.add_argument("--memory", type=above_zero, default=80.0, help="of a GPU, in GiB (default: 80)")
+    found.add_argument(
+        "--zero",
+        choices=described("adastate.plan.memory.STAGES"),
+        help="ZeRO stage; 0 is DDP (default: of trainer.strategy)",
     )
-    return replace(at, batch=possible[0]), note
-
-
-def show(found: dict[str, Any], console: Console, note: str = "") -> None:
-    """Prints a plan as tables."""
-    console.print(
-        f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks{sharing.told(found)} "
-        f"x micro batch {found['micro batch']} x {found['accumulation']} accumulated = {found['global batch']} samples "
-        "an iteration"
+    found.add_argument("--tflops", type=above_zero, default=RATE * EFFICIENCY, help="that a GPU reaches (default: 316)")
+    found.add_argument(
+        "--trajectories", type=whole(1), metavar="CLIPS", help="plan so many of the teacher, and no stage"
     )
-    if note:
-        console.print(f"[yellow]{note}[/yellow]")
-    table = Table("network", "parameters", box=None)
-    for name, count in found["parameters"].items():
-        table.add_row(name, f"{count:,}")
-    console.print(table)
-
-    chosen = found["chosen"]
-    stages = list(found["memory"])
-    table = Table(
-        Column("GiB a rank", no_wrap=True),
-        *(("DDP" if s == "0" else f"ZeRO-{s}").replace("_", " + ") for s in stages),
-        box=None,
-    )
-    for name, values in _rows(found):
-        table.add_row(name, *(f"{v / GIB:.2f}" if v else "-" for v in values))
-    peaks = [found["memory"][s]["peak"] for s in stages]
-    table.add_row("[bold]peak[/bold]", *(f"[{_colour(p, found)}]{p / GIB:.1f}[/]" for p in peaks))
-    console.print(table)
-    console.print("Not all parts are held at the same time: the peak is that of the worst phase.", style="dim")
-    for name, size in found["memory"][chosen]["processor"].items():
-        console.print(f"{name}: {size / GIB:.1f} GiB of each process's host memory")
-
-    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes read their networks")
-    if found["stream"]:
-        console.print(f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache a prompt")
-    size, usable = found["gpu"] / GIB, found["usable"] / GIB
-    for stage in stages:
-        name = "DDP" if stage == "0" else f"ZeRO-{stage}".replace("_", " + ")
-        console.print(
-            f"{'> ' if stage == chosen else '  '}{name}: {_verdict(found['changes to fit'][stage], size, usable)}; "
-            f"peak in {found['memory'][stage]['peak phase'].replace(':', ',')}"
-        )
-
-    sharing.show(found["shared"], console)
-    flop = found["flop"]
-    table = Table("work of all ranks", "TFLOP", box=None)
-    for name, value in flop.items():
-        table.add_row(name, f"{value / 1e12:,.3f}" if value < 1e13 else f"{value / 1e12:,.0f}")
-    console.print(table)
-    steps = ", ".join(f"{n:,} of the {name}" for name, n in found["steps"].items())
-    console.print(
-        f"{found['iterations']:,} iterations: {found['samples']:,} samples of {found['latent tokens a sample']:,} "
-        f"tokens; optimiser steps: {steps}; {found['tokens an iteration']:.3g} tokens an iteration through all networks"
-    )
-    seconds = found["seconds an iteration"]
-    console.print(
-        f"{_time(seconds)} an iteration and {_time(seconds * found['iterations'])} in all at {found['tflops']:g} "
-        "TFLOP/s a GPU, without waiting for data, networks between GPUs, previews or decoding"
-    )
-
-
-def _rows(found: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    each = list(found["memory"].values())
-    for net in each[0]["networks"]:
-        for part in PARTS:
-            values = [m["networks"][net][part] for m in each]
-            if any(values):
-                yield f"{net}: {NAMES.get(part, part)}", values
-    for name in each[0]["encoders"]:
-        yield name, [m["encoders"][name] for m in each]
-    parts = dict.fromkeys(part for phase in each[0]["phases"].values() for part in phase["parts"])
-    for part in parts:
-        values = [max(p["parts"].get(part, 0) for p in m["phases"].values()) for m in each]
-        if any(values):
-            yield part, values
-
-
-def _verdict(changes: list[str] | None, size: float, usable: float) -> str:
-    if changes is None:
-        return f"does not fit {size:g} GiB ({usable:.1f} usable), whatever is changed here"
-    if not changes:
-        return f"fits {size:g} GiB"
-    return f"does not fit {size:g} GiB ({usable:.1f} usable); it would with {' and '.join(changes)}"
-
-
-def _colour(peak: float, found: dict[str, Any]) -> str:
-    return "green" if peak <= found["usable"] else "red"
-
-
-def _time(seconds: float) -> str:
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _devices(given: Any) -> int:
-    if isinstance(given, list):
-        return len(given)
-    try:
-        return max(1, int(given))
-    except (TypeError, ValueError):
-        return 1
-
-
-def _stage(strategy: Any) -> str:
-    if not isinstance(strategy, dict) or not str(strategy.get("class_path")).endswith("ZeroStrategy"):
-        return "0"
-    given = strategy.get("init_args") or {}
-    return "3_teacher" if given.get("shard_frozen") else str(given.get("stage", 2))
+    found.add_argument("--steps", type=whole(1), default=48, help="of a trajectory")
+    found.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
+    return found
 
 
 def _overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -339,7 +78,7 @@ def _put(config: Config, key: str, value: Any) -> None:
             raise ConfigError(f"--{key}: there is no {name!r} with parts of its own")
         node = node[name]
     if "class_path" in node and last not in ("class_path", "init_args"):
-        if last not in constructor_parameters(class_at(node["class_path"])):
+        if last not in constructor_parameters(described_class(node["class_path"])):
             raise ConfigError(f"--{key}: {node['class_path']} has no {last!r}")
         node = node.setdefault("init_args", {})
     node[last] = value

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from typing import Any, NoReturn
 
 from adastate.runtime.spelling import meant
+
+TAKES = {"int": "a whole number", "float": "a number"}
+"""What fits an option of a plain type."""
 
 
 class _Help(argparse.HelpFormatter):
@@ -17,17 +21,38 @@ class _Help(argparse.HelpFormatter):
 
 
 class Arguments(argparse.ArgumentParser):
-    """argparse.ArgumentParser that answers a mistake in one sentence, with the nearest word or the choices."""
+    """argparse.ArgumentParser that answers a mistake in one sentence, with the nearest word or the choices.
+
+    Options are written out: `--see` is none where there is `--seed`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": _Help, **kwargs})
+        super().__init__(*args, **{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
+
+    @property
+    def options(self) -> list[str]:
+        """The names of all options."""
+        return [option for action in self._actions for option in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        """Ends with 2, as argparse does."""
+        """Ends with 2, as argparse does; the exception says the sentence."""
+        told = f"{self.prog}: {self._told(message)} (`{self.prog} --help` tells what it takes)"
+        self._print_message(f"{told}\n", sys.stderr)
+        ended = SystemExit(told)
+        ended.code = 2
+        raise ended
+
+    def _told(self, message: str) -> str:
+        """What argparse says, in our words."""
         if found := re.match(r"argument (.+?): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.S):
             known = [word.strip(" '") for word in found[3].split(",")]
-            message = f"{found[1]} cannot be {found[2]!r}; {meant(found[2], known)}"
-        elif found := re.match(r"unrecognized arguments: (\S*)", message):
-            known = [option for action in self._actions for option in action.option_strings]
-            message = f"there is no option {found[1]!r}; {meant(found[1].partition('=')[0], known)}"
-        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` tells what it takes)\n")
+            return f"{found[1]} cannot be {found[2]!r}; {meant(found[2], known)}"
+        if found := re.match(r"unrecognized arguments: (\S*)", message):
+            if not found[1].startswith("-"):
+                return f"it takes no {found[1]!r} here; put quotes around text with blanks in it"
+            return f"there is no option {found[1]!r}; {meant(found[1].partition('=')[0], self.options)}"
+        if (found := re.match(r"argument (.+?): invalid (\w+) value: (.*)$", message, re.S)) and found[2] in TAKES:
+            return f"{found[1]} cannot be {found[3]}; it takes {TAKES[found[2]]}"
+        if found := re.match(r"argument (.+?): (expected .*)$", message, re.S):
+            return f"{found[1]} has nothing after it: {found[2]}"
+        return re.sub(r"^argument (\S+): ", r"\1: ", message)

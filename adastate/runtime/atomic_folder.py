@@ -99,12 +99,19 @@ def facts(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        if isinstance(manifest, dict) and DIGEST not in manifest and "files" in manifest:
+            raise Damaged(
+                f"{folder} was written by an earlier version, whose {MANIFEST} has no {DIGEST}: go on with that "
+                "version, or begin a new run from the weights of this one"
+            )
         told = manifest.pop(DIGEST)
         files = manifest["files"]
         number = NAME.fullmatch(folder.name)
         whole = told == _of_facts(manifest)
         complete = bool(files) and all({"bytes", "sha256"} <= set(files[name]) for name in files)
         moved = number is not None and manifest["iteration"] != int(number["number"])
+    except Damaged:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{folder} has no readable {MANIFEST} ({error!r})") from error
     if not whole:

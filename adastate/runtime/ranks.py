@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,25 @@ def sample_rank(trainer: Any) -> Rank:
     return Rank(trainer.global_rank // degree, trainer.world_size // degree, trainer.local_rank // degree)
 
 
-def device_for(name: str, rank: Rank) -> torch.device:
-    """`name`, and for a plain "cuda" the GPU of this process; a machine that shows each process its own has one.
+def device_for(name: str | None, rank: Rank) -> torch.device:
+    """`name`, by default a GPU if there is one; for a plain "cuda" the GPU of this process, or of a machine that shows
+    each process its own the one that it has.
 
     From then on "cuda" means that GPU wherever the process says so: in an encoder's settings, in a graph's streams.
+
+    Raises:
+        ValueError: a GPU where torch finds none, or not so many.
     """
-    device = torch.device(name)
-    if device.type == "cuda" and torch.cuda.device_count():
+    import torch  # who only asks for its rank is answered at once
+
+    there = torch.cuda.device_count()
+    device = torch.device(name or ("cuda" if there else "cpu"))
+    if device.type == "cuda":
+        if not there:
+            raise ValueError(f"--device {name}: torch finds no GPU here; leave --device out")
         if device.index is None:
-            device = torch.device("cuda", rank.local % torch.cuda.device_count())
+            device = torch.device("cuda", rank.local % there)
+        if device.index is not None and device.index >= there:
+            raise ValueError(f"--device {name}: torch finds {there} GPUs here, the first of which is cuda:0")
         torch.cuda.set_device(device)
     return device

@@ -78,3 +78,15 @@ def _without_mark(data: bytes) -> str:
         return "cp1252"
     except UnicodeDecodeError:
         return "latin-1"
+
+
+def read_prompts(file: Path) -> list[str]:
+    """One prompt a line, in any encoding that `read_text` knows; blank lines are ignored.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; no prompt in it; no text.
+    """
+    prompts = [line for line in read_lines(file) if line]
+    if not prompts:
+        raise ValueError(f"{file} holds no prompt: write one a line")
+    return prompts

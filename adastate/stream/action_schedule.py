@@ -10,10 +10,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEYS = ("w", "a", "s", "d", "i", "j", "k", "l")
 """Of the columns of actions, in their order."""
@@ -68,6 +68,8 @@ def rows(cues: Sequence[ActionCue], starts: Sequence[float], columns: int, secon
     Raises:
         ValueError: a key that the network has not, a cue after the end, or two for one frame.
     """
+    import torch  # of a command line only the words are read
+
     found, before = torch.zeros(1, len(starts), columns), -1
     for cue in cues:
         at = bisect_left(starts, cue.seconds - 1e-6)
@@ -96,6 +98,8 @@ def columns_of(keys: Iterable[str], columns: int) -> Tensor:
         raise ValueError(
             f"this network is steered by {columns} actions, {', '.join(KEYS[:columns])}, and not by {KEYS[max(places)]}"
         )
+    import torch
+
     found = torch.zeros(1, 1, columns)
     found[..., places] = 1.0
     return found

@@ -13,7 +13,6 @@ import yaml
 from adastate.launch.stages import Stage, count
 from adastate.runtime import atomic, run_paths
 from adastate.study.table import Budget, Task
-from datamodules.worlds import journey
 
 PROMPTS = 2048
 """Journeys whose captions are gathered; there are 96 different ones."""
@@ -98,6 +97,8 @@ def write_prompts(setting: StudySetting) -> None:
     """The captions to train on."""
     if setting.prompts is None or setting.prompts.is_file():
         return
+    from datamodules.worlds import journey  # which brings torch with it
+
     captions = sorted({journey.journey(1, i).caption for i in range(PROMPTS)})
     atomic.write_text(setting.prompts, "\n".join(captions) + "\n")
 
@@ -202,5 +203,7 @@ def _watch(setting: StudySetting) -> list[str]:
     """Prompts of the previews: those of the world."""
     if setting.world == "plain":
         return []
+    from datamodules.worlds import journey
+
     told = [j.caption for j in journey.even_journeys(32, 1)[:: 32 // SHOWN + 1]]
     return [f"--preview.prompts={json.dumps(told)}"]

@@ -16,17 +16,20 @@ from rich.table import Table as Rich
 
 from adastate.config.schema import ConfigError
 from adastate.launch.pipeline import run_stage
+from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
-from adastate.study import arm_stages, measure, runner
+from adastate.runtime.spelling import meant
+from adastate.study import arm_stages, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.table import WORLDS, Table, Task, read_table
-from datamodules.worlds.world_clips import WORLDS as BUILT_IN
+from datamodules.worlds.kinds import WORLDS as BUILT_IN
 
 DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
 """Stages after whose change everything below them begins anew."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Arguments:
+    """What `adastate study` takes."""
     found = Arguments(
         "adastate study",
         description=__doc__,
@@ -42,12 +45,29 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="groups: anchors, carrier, keys, ablations, alpha, gradient, long, switches, beyond, reach",
     )
-    found.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time; default one a core")
+    found.add_argument("--jobs", type=whole(1), default=os.cpu_count() or 1, help="runs at a time; default one a core")
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")
     found.add_argument("--teacher", default="", help="safetensors, or scratch to train it first; default: what ships")
     found.add_argument("--codec", default="", help="the same of the codec, which its teacher goes with")
     found.add_argument("--table", type=Path, help="instead of conf/study/arms.yaml")
     found.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
+    return found
+
+
+def measure_parser(what: str) -> Arguments:
+    """Of `adastate study measure`, a run's rollouts, and `real`, real flights: one file of numbers, a few pictures."""
+    found = Arguments(f"adastate study {what}", description=measure_parser.__doc__)
+    if what == "real":
+        found.add_argument("--out", type=Path, required=True, help="folder to write into")
+        found.add_argument("--codec", default="builtin", help="safetensors of the codec")
+    else:
+        found.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
+    found.add_argument("--world", choices=WORLDS, default="plain")
+    found.add_argument("--rollouts", type=whole(1), default=32)
+    found.add_argument(
+        "--horizons", type=whole(1), nargs="+", default=[1, 6, 20], help="stretches, the last is the length"
+    )
+    found.add_argument("--seed", type=int, default=4242)
     return found
 
 
@@ -88,8 +108,6 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     table, console = read_table(args.table), Console()
     study = setting(args, table)
     tasks = table.tasks(study.budget, args.only)
-    if args.jobs < 1:
-        raise ConfigError(f"--jobs {args.jobs}: at least one run at a time")
     prepare(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
     console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
@@ -126,7 +144,13 @@ def show(table: Table, budget: str, only: Sequence[str]) -> None:
 def main(argv: list[str]) -> None:
     what, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
     if what in ("measure", "real"):
-        measure.main(rest, real=what == "real")
+        args = measure_parser(what).parse_args(rest)
+        from adastate.study import measure
+
+        if what == "real":
+            measure.measure_real(args.out, args.codec, args.world, args.rollouts, args.horizons, args.seed)
+        else:
+            measure.measure_run(args.run, args.world, args.rollouts, args.horizons, args.seed)
     elif what == "run":
         options = parser()
         options.add_argument("arm")
@@ -148,6 +172,7 @@ def main(argv: list[str]) -> None:
         args = parser().parse_args(rest)
         show(read_table(args.table), args.budget, args.only)
     elif what:
-        parser().error(f"no {what!r}; parts are list, run, report, measure, real")
+        parts = ("list", "run", "report", "measure", "real")
+        parser().error(f"there is no part {what!r}; {meant(what, parts)}")
     else:
         run_study(parser().parse_args(rest), rest)

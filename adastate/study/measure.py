@@ -15,18 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adastate.config.systems import System
+from adastate.config.systems import TRAINED, System
 from adastate.encoders import Codec, TinyCodec
-from adastate.evaluation.compare import TRAINED, roll
+from adastate.evaluation.compare import roll
 from adastate.evaluation.evaluate import even_flights
 from adastate.media.video import to_uint8
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runtime import atomic
-from adastate.runtime.arguments import Arguments
 from adastate.study import attention_by_place, measures
 from adastate.study.arm_stages import HORIZON
 from adastate.study.measures import Curves, curves, feature_moments, hidden
-from adastate.study.table import WORLDS
 from adastate.training.load_run import load_student
 from datamodules.worlds import flyover, fog, journey
 from datamodules.worlds.flyover import Flight
@@ -159,21 +157,3 @@ def _protocol(
         "flow": "block matching",
         "prompts": [f.caption for f in truth],
     }
-
-
-def main(argv: list[str], real: bool) -> None:
-    parser = Arguments(f"adastate study {'real' if real else 'measure'}", description=__doc__)
-    if real:
-        parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-        parser.add_argument("--codec", default="builtin", help="safetensors of the codec")
-    else:
-        parser.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
-    parser.add_argument("--world", choices=WORLDS, default="plain")
-    parser.add_argument("--rollouts", type=int, default=32)
-    parser.add_argument("--horizons", type=int, nargs="+", default=[1, 6, 20], help="stretches, the last is the length")
-    parser.add_argument("--seed", type=int, default=4242)
-    args = parser.parse_args(argv)
-    if real:
-        measure_real(args.out, args.codec, args.world, args.rollouts, args.horizons, args.seed)
-    else:
-        measure_run(args.run, args.world, args.rollouts, args.horizons, args.seed)

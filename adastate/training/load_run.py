@@ -12,29 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from adastate.config import environment
 from adastate.config.compose import build
-from adastate.config.schema import ConfigError
-from adastate.config.trusted import check_trusted
+from adastate.config.run_folder import run_config, student_file
 from adastate.models.video_network import VideoNetwork
 from adastate.optim.ema import EMA
-from adastate.runtime import plain_yaml, run_paths
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from adastate.weights.sources import MODEL, STUDENT
 
 
 def load_student(run: Path, weights: Path | None = None) -> Student:
     """The student of a run folder, or `weights` (safetensors) in that run's geometry; frozen, on the CPU."""
     return student_of(run_config(run, "distill"), weights or student_file(run))
-
-
-def student_file(run: Path) -> Path:
-    """The weights of a run's student, under the name that they have in a run folder or in one from the Hub."""
-    pulled = run / MODEL
-    return pulled if pulled.is_file() and not (run / STUDENT).is_file() else run / STUDENT
 
 
 def student_of(config: Mapping[str, Any], weights: Path) -> Student:
@@ -65,29 +54,6 @@ def held(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
     if str(precision or "").startswith("bf16") and net.compute_dtype is None:
         net.to(torch.bfloat16)
     return net
-
-
-def run_config(run: Path, stage: str) -> dict[str, Any]:
-    """The resolved configuration with which a stage of a run was trained.
-
-    Raises:
-        ConfigError: there is none, or it names classes that are not trusted (`check_trusted`).
-    """
-    path = run / stage / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
-        )
-    try:
-        config = {"trainer": {}, **environment.resolve(plain_yaml.load(path.read_text(encoding="utf-8")))}
-    except (yaml.YAMLError, TypeError) as error:
-        raise ConfigError(
-            f"{path} holds no configuration ({' '.join(str(error).split())}): train the stage again"
-        ) from error
-    check_trusted({part: config.get(part) for part in ("model", "data", "trainer")}, path)
-    root = str(config["trainer"].get("default_root_dir") or "")
-    there = run_paths.located(config, run, root.removesuffix(f"/{stage}") if root.endswith(f"/{stage}") else None)
-    return dict(there)
 
 
 def world_of(run: Path) -> str | None:

@@ -154,9 +154,8 @@ class Teacher(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""
         super().optimizer_step(*args, **kwargs)
-        if self.ema is None:
-            return
-        self.ema.update(self.net)
+        if self.ema is not None:
+            self.ema.update(self.net)
         if self.iteration % self.save_every == 0 or self.iteration == self.trainer.max_steps:
             self._save()
 

@@ -1,9 +1,17 @@
-"""Network weights in and out of files: our own, Wan2.1's, diffusers' and those of released students."""
+"""Network weights in and out of files: our own, Wan2.1's, diffusers' and those of released students.
 
-from adastate.weights.export import export, import_
-from adastate.weights.files import WeightsError
-from adastate.weights.native import BUILTIN, facts, load, mismatch, network, save
-from adastate.weights.network_weights import NetworkWeights, read
+Names are imported as they are asked for: a command line is checked before anything imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adastate.weights.builtin import BUILTIN
+    from adastate.weights.exporting import export, import_
+    from adastate.weights.files import WeightsError
+    from adastate.weights.native import facts, load, mismatch, network, save
+    from adastate.weights.network_weights import NetworkWeights, read
 
 __all__ = [
     "BUILTIN",
@@ -18,3 +26,23 @@ __all__ = [
     "read",
     "save",
 ]
+
+_HOMES = {
+    "BUILTIN": "builtin",
+    "NetworkWeights": "network_weights",
+    "WeightsError": "files",
+    "export": "exporting",
+    "facts": "native",
+    "import_": "exporting",
+    "load": "native",
+    "mismatch": "native",
+    "network": "native",
+    "read": "network_weights",
+    "save": "native",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

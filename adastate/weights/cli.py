@@ -5,20 +5,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-
+from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
-from adastate.weights.export import export, import_
-from adastate.weights.files import WeightsError
-from adastate.weights.network_weights import NetworkWeights, read
+from adastate.runtime.missing import to_come_by
+from adastate.weights.builtin import BUILTIN
+
+if TYPE_CHECKING:
+    from adastate.weights.network_weights import NetworkWeights
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what a verb of `parser` asks for."""
+    for source in (args.source, args.base):
+        if source is not None and source not in BUILTIN and not Path(source).exists():
+            raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source))}")
+    # up to here nothing has imported torch
+    from rich.console import Console
+
+    from adastate.weights.files import WeightsError
+    from adastate.weights.network_weights import read
+
     console = Console(soft_wrap=False)
     try:
         checkpoint = read(args.source, args.key, args.base, args.lora_alpha, args.heads)
@@ -34,6 +44,10 @@ def run(args: argparse.Namespace) -> None:
 def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
     if args.verb == "inspect":
         return []
+    import torch
+
+    from adastate.weights.exporting import export, import_
+
     dtype: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None
     if args.verb == "import":
         return [import_(checkpoint, args.out, dtype, args.force, args.difference_from)]
@@ -61,13 +75,17 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
         if verb == "export":
             at.add_argument("out", type=Path, help="folder to write")
             at.add_argument("--layout", choices=("diffusers", "wan"), required=True)
-            at.add_argument("--shard-gb", type=float, default=10.0, help="largest shard; beyond it an index is written")
+            at.add_argument(
+                "--shard-gb", type=above_zero, default=10.0, help="largest shard; beyond it an index is written"
+            )
         if verb != "inspect":
             kinds = (*DTYPES, "int8") if verb == "import" else DTYPES
             at.add_argument("--dtype", choices=kinds, help="of the weights; default: as they are")
             at.add_argument("--force", action="store_true", help="write over what lies there")
         at.add_argument("--key", help="network to take of several, e.g. generator_ema; default: the average, if any")
         at.add_argument("--base", help="weights that a LoRA changes")
-        at.add_argument("--lora-alpha", type=float, help="alpha of a LoRA; default: the file's, or its rank (scale 1)")
-        at.add_argument("--heads", type=int, help="attention heads, where nothing else tells")
+        at.add_argument(
+            "--lora-alpha", type=above_zero, help="alpha of a LoRA; default: the file's, or its rank (scale 1)"
+        )
+        at.add_argument("--heads", type=whole(1), help="attention heads, where nothing else tells")
     return parser, verbs

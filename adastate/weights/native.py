@@ -19,10 +19,11 @@ from adastate.models.video_network import Size, VideoNetwork
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
 from adastate.weights import lora_scale
+from adastate.weights.builtin import BUILTIN
 from adastate.weights.files import StoredTensor, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.load_report import LoadReport, compare
-from adastate.weights.network_weights import BUILTIN, read
+from adastate.weights.network_weights import read
 from adastate.weights.sources import locate
 
 __all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]

@@ -7,25 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from adastate.encoders import PRETRAINED
 from adastate.weights import eight_bit, key_maps, lora_merge, lora_scale
 from adastate.weights import geometry as geo
+from adastate.weights.builtin import BUILTIN
 from adastate.weights.files import StoredTensor, WeightsError, parse_header
 from adastate.weights.load_report import Fit, LoadReport, compare
 from adastate.weights.sources import Stored, open_source
-
-BUILTIN = {
-    "builtin": PRETRAINED / "tiny_teacher.safetensors",
-    "journey": PRETRAINED / "journey_teacher.safetensors",
-    "fog": PRETRAINED / "fog_teacher.safetensors",
-    "flight": PRETRAINED / "flight_teacher.safetensors",
-    "tiny_student": PRETRAINED / "tiny_student.safetensors",
-    "flight_init": PRETRAINED / "flight_init.safetensors",
-    "flight_student": PRETRAINED / "flight_student.safetensors",
-}
-"""What ships: teachers of the tiny world, of its journeys, of those through fog and of flights (datamodules), students
-of the tiny world and of flights, and a student of flights that is initialised and not distilled yet. Those of flights
-may be missing."""
 
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 OTHERS = re.compile(r"critic|fake_score|real_score|teacher")

@@ -11,17 +11,12 @@ from typing import Any
 from adastate.runtime import atomic_folder
 from adastate.runtime.missing import to_come_by
 from adastate.weights import eight_bit
+from adastate.weights.builtin import MODEL, STUDENT
 from adastate.weights.files import StoredTensor, WeightsError, open_file
 from adastate.weights.sharded_checkpoint import gather, state_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<suffix>\.\w+)$")
-
-STUDENT = "student.safetensors"
-"""In a run folder, what it has distilled."""
-
-MODEL = "model.safetensors"
-"""The same in a folder that comes from the Hub."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 """Beside the adapters that peft saves."""

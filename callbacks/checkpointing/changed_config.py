@@ -17,6 +17,7 @@ from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from torch.optim.lr_scheduler import LambdaLR
 
 from adastate.runtime import plain_yaml, run_paths
+from callbacks.checkpointing.new_defaults import defaults_of
 
 CONFIG = "config.yaml"
 RATES = re.compile(r"model\..*\b(student_lr|critic_lr|lr|muon_lr|betas|weight_decay)$")
@@ -53,7 +54,10 @@ def changes(then: Path, now: Path, names: Sequence[str] = (), worlds: tuple[int,
     """
     if not (then.is_file() and now.is_file()):
         return Changes()
-    before, after = (dict(_flat(_stored(path))) for path in (then, now))
+    earlier, later = _stored(then), _stored(now)
+    before, after = dict(_flat(earlier)), dict(_flat(later))
+    # what the earlier version did not know yet was then as the default has it now
+    before |= {key: value for key, value in defaults_of(earlier).items() if key in after and key not in before}
     if GLOBAL_BATCH not in after:  # each process's is all that is told
         for told, world in ((before, worlds[0]), (after, worlds[1])):
             told[GLOBAL_BATCH] = world * told.get("data.batch", 0) * told.get("trainer.accumulate_grad_batches", 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
@@ -32,6 +33,15 @@ class CurveLogger(TensorBoardLogger):
     ) -> None:  # Lightning's takes any word, and so would not see a misspelt one
         super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir)
 
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer; one that takes everything and keeps nothing where its folder cannot be written."""
+        try:
+            return super().experiment
+        except OSError as failure:
+            self._tell(failure)
+            return _DummyExperiment()
+
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self._guarded(lambda: super(CurveLogger, self).log_metrics(metrics, step))
@@ -57,6 +67,12 @@ class CurveLogger(TensorBoardLogger):
             if failure is None or not disk.is_fault(failure):
                 raise
             self._experiment = None
-            if not self._told:
-                rank_zero_warn(f"curves are lost: {disk.reason(failure, Path(self.log_dir))}; training goes on")
-            self._told = True
+            self._tell(failure)
+
+    def _tell(self, failure: BaseException) -> None:
+        if not self._told:
+            folder = Path(self.log_dir)
+            reason = f"{folder}: {getattr(failure, 'strerror', None) or failure}"
+            reason = disk.reason(failure, folder) if disk.is_fault(failure) else reason
+            rank_zero_warn(f"curves are lost: {reason}; training goes on")
+        self._told = True

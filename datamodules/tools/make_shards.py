@@ -1,4 +1,4 @@
-"""`adastate shards`: a folder of captioned videos, or clips of a built-in world, made into WebDataset shards.
+"""A folder of captioned videos made into WebDataset shards.
 
 The key of every clip carries a digest of all that decides what it holds (the settings, the video's bytes, its
 caption), so that a second run knows what is done, what has changed and what an interruption left out.
@@ -6,12 +6,9 @@ caption), so that a second run knows what is done, what has changed and what an 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
-import shlex
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +20,14 @@ from rich.progress import Progress
 from adastate.encoders import Codec
 from adastate.media.video import to_float
 from adastate.media.video_reader import VideoError
-from adastate.runtime.arguments import Arguments
 from adastate.runtime.secrets import printable
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
-from datamodules.tools.clip_members import Facts, clip_members, codec_name, load_codec
-from datamodules.tools.footage import import_clips, longest_step, probe, read_clips
+from datamodules.tools.clip_members import Facts, clip_members, codec_name
+from datamodules.tools.footage import longest_step, probe, read_clips
 from datamodules.tools.shard_set import ShardReport, check_disk, clip_bytes, open_set
 from datamodules.tools.video_actions import actions_beside, actions_of_frames, actions_of_latents, latent_starts
 from datamodules.tools.video_folder import VideoFolder, caption_of, look_into, name_of
-from datamodules.tools.world_shards import write_world
-from datamodules.worlds.world_clips import WORLDS
 
 METHOD = 2  # among the settings: raise it when the way clips are cut changes, and old sets are made again
 
@@ -201,107 +195,3 @@ def _is_done(source: _Source, states: Facts, counts: Counter[str]) -> bool:
         return False
     state |= source.state
     return True
-
-
-def own_run(world: str | None) -> Path:
-    """The run folder that `make` takes for a world where none is named."""
-    return Path("runs/flight" if world == "flight" else "runs/tiny")
-
-
-def next_command(args: argparse.Namespace) -> str:
-    """The make command that trains on what was written: the teacher, or for the user's own video the codec first."""
-    small = args.codec_weights in (None, "builtin", *WORLDS) or str(args.codec_weights).endswith(".safetensors")
-    words = ["WORLD=flight"] if args.world == "flight" else [] if small else ["SIZE=wan_1_3b"]
-    if args.out.parent != own_run(args.world) or not small:
-        words.append(f"RUN={shlex.quote(str(args.out.parent))}")
-    extra = [] if args.out.name == "shards" else [f"--data.init_args.shards={args.out}"]
-    stage = "train-codec" if args.videos and not args.latents else "train-teacher"
-    if args.latents:
-        words.append("RECIPE=latents")
-    else:
-        extra.insert(0, f"--config conf/data/{stage.removeprefix('train-')}_shards.yaml")
-    return " ".join(["make", stage, *words, *([f"ARGS={shlex.quote(' '.join(extra))}"] if extra else [])])
-
-
-def main(argv: list[str]) -> None:
-    """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
-    parser = Arguments("adastate shards", description=__doc__)
-    add = parser.add_argument
-    add(
-        "--videos",
-        type=Path,
-        help="folder of videos, each with its caption in a .txt of the same name beside it, and its actions, if it has "
-        "any, in an .actions.npy",
-    )
-    add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight carry actions")
-    add("--clips", type=int, default=256, help="of the world (default: %(default)s)")
-    add("--workers", type=int, default=0, help="processes that render and encode the world's clips (0: this one does)")
-    add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
-    add(
-        "--out",
-        type=Path,
-        help="folder of the shards (default: runs/tiny/shards, of the flight world runs/flight/shards)",
-    )
-    add("--height", type=int, default=32)
-    add("--width", type=int, default=32)
-    add("--pictures", type=int, default=21, help="pictures of a clip (default: %(default)s)")
-    add("--fps", type=float, default=8, help="pictures a second (default: %(default)s)")
-    add(
-        "--stride", type=int, help="pictures between the starts of clips of one scene (default: --pictures, no overlap)"
-    )
-    add("--action-frames", type=int, default=3, help="frames a row of actions, for clips kept as video (default: 3)")
-    add("--seed", type=int, default=0, help="of the world")
-    add("--clips-per-shard", type=int, default=256)
-    add("--latents", action="store_true", help="write latents in place of video")
-    add(
-        "--codec-weights",
-        help="builtin, journey, fog, flight, a .safetensors file of such a codec, or folder or hub name of a Wan VAE "
-        "(default: the world's own, builtin for videos)",
-    )
-    add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
-    args = parser.parse_args(argv)
-    args.out = args.out or own_run(args.world) / "shards"
-    try:
-        own = None if args.world in (None, "plain") else args.world
-        codec = load_codec(args.codec_weights or own) if args.latents else None
-        if args.fetch_clips is not None:
-            print("\n".join(map(str, import_clips(None, args.fetch_clips))))
-            return
-        if args.world is not None:
-            report = write_world(
-                args.out,
-                args.clips,
-                args.pictures,
-                args.seed,
-                codec,
-                args.clips_per_shard,
-                args.world,
-                args.workers,
-            )
-        elif args.videos is None:
-            parser.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
-        else:
-            report = make_shards(
-                args.videos,
-                args.out,
-                size=(args.height, args.width),
-                pictures=args.pictures,
-                fps=args.fps,
-                clips_per_shard=args.clips_per_shard,
-                latents=codec,
-                caption_from_name=args.caption_from_name,
-                stride=args.stride,
-                action_frames=args.action_frames,
-            )
-    except (ShardError, VideoError, FileNotFoundError) as error:
-        raise SystemExit(f"adastate shards: {error}") from error
-    except OSError as error:
-        raise SystemExit(f"adastate shards: {error}; whole shards are kept, mend that and run again") from error
-    print(report)
-    if not report.clips:
-        raise SystemExit(1)
-    print(f"next: {next_command(args)}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

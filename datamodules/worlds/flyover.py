@@ -11,10 +11,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from datamodules.worlds.kinds import Kind as Kind
 
 VIEW = 32
 """Height and width of a picture, in pixels."""
@@ -49,7 +51,6 @@ MOVERS: dict[str, tuple[int, int, int] | None] = {
     "nothing else moves": None,
 }
 BALL_RADIUS = 3.2
-Kind = Literal["plain", "journey", "fog", "flight"]
 TEMPLATES = (
     "a {speed} flight {heading} over a {palette}, {mover}",
     "flying {heading} over a {palette}, {speed}, {mover}",

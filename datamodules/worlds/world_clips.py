@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +11,9 @@ from torch import Tensor
 from adastate.types import Batch
 from datamodules.worlds import flyover, fog, journey
 from datamodules.worlds.flight.flight_clips import flight_batch, flight_facts, flight_prompts
-from datamodules.worlds.flight.flight_prompts import vocabulary as flight_words
-from datamodules.worlds.flight.flight_prompts import words
 from datamodules.worlds.flight.voxel_render import SIZE
-from datamodules.worlds.flyover import Flight, Kind
-
-WORLDS: tuple[Kind, ...] = get_args(Kind)
+from datamodules.worlds.flyover import Flight
+from datamodules.worlds.kinds import Kind
 
 DRAWN: dict[str, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
     "plain": (flyover.flight, flyover.render),
@@ -53,22 +49,6 @@ def world_facts(seed: int, index: int, kind: Kind = "plain") -> dict[str, Any]:
     if kind == "flight":
         return flight_facts(seed, index)
     return DRAWN[kind][0](seed, index).facts
-
-
-def vocabulary(kind: str) -> tuple[str, ...]:
-    """Every word that a prompt of a world can have, in the order of the alphabet."""
-    if kind == "flight":
-        return flight_words()
-    own = journey.TEMPLATES if kind in ("journey", "fog") else (*flyover.TEMPLATES, *flyover.PALETTES)
-    movers = journey.COMPANY if kind in ("journey", "fog") else flyover.MOVERS
-    told = [re.sub(r"{\w+}", " ", text) for text in (*own, *flyover.HEADINGS, *flyover.SPEEDS, *movers)]
-    return tuple(sorted({word for text in told for word in words(text)}))
-
-
-def vocabularies() -> str:
-    """The words of the worlds that models are trained in, for the help of commands that take prompts."""
-    told = (f"{kind}: {' '.join(vocabulary(kind))}." for kind in ("plain", "flight"))
-    return "Prompts of the built-in worlds have these words. " + " ".join(told)
 
 
 def frame_size(kind: Kind) -> int:

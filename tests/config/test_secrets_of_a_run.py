@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from adastate.training.load_run import run_config
+from adastate.config.run_folder import run_config
 
 SECRETS = {"WHO": "joe:hunter22", "TOKEN_OF_MINE": "zebra-crossing-77", "BATCH": "2"}
 
@@ -33,7 +33,9 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_no_file_and_no_line_of_a_run_tells_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = "from datamodules.tools.make_shards import main; main(['--world', 'plain', '--clips', '16', '--out', 's'])"
+    make = (
+        "from datamodules.tools.shards_command import main; main(['--world', 'plain', '--clips', '16', '--out', 's'])"
+    )
     subprocess.run(
         [sys.executable, "-c", make], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from adastate.encoders import TinyCodec
 from adastate.inference import video_writer
 from adastate.inference.decode_worker import DecodeWorker
-from adastate.inference.generate import main
+from adastate.inference.generate_command import main
 from adastate.inference.video_writer import chunk_starts, frames_for, span
 from adastate.media.strip import PINK
 from adastate.models.video_network import Size

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from adastate.config.schema import ConfigError
-from adastate.inference.generate import main
-from adastate.inference.student_source import student_source, unknown_words
+from adastate.config.world_words import unknown_words, vocabularies, vocabulary
+from adastate.inference.generate_command import main
+from adastate.inference.student_source import student_source
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.training.load_run import student_of
 from adastate.weights import save
 from datamodules.worlds.flyover import flight
-from datamodules.worlds.world_clips import DRAWN, vocabularies, vocabulary, world_prompts
+from datamodules.worlds.world_clips import DRAWN, world_prompts
 from tests.support.tiny import randomise
 
 SMALL = Size(

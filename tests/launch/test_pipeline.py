@@ -15,16 +15,16 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from adastate.config.command_line import read_command
+from adastate.config.command_line import read_command, unknown_option
 from adastate.encoders import residual_codec
 from adastate.launch import pipeline, process_group
-from adastate.launch.pipeline import run_stage, unknown_option
+from adastate.launch.pipeline import run_stage
 from adastate.launch.stages import INITS, Stage, stages
 from adastate.main import main
 from adastate.runtime import signals
+from adastate.runtime.text_files import read_prompts
 from adastate.stream import action_schedule
 from adastate.weights.network_weights import BUILTIN
-from datamodules.prompts import read_prompts
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 

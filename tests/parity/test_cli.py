@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from adastate.main import main
-from adastate.parity.cli import Verdict
-from adastate.parity.fixture import find
+from adastate.parity.fixture_folders import find
 from adastate.parity.replay import replay
 from adastate.parity.tolerances import Compared, absolute
+from adastate.parity.verdict import Verdict
 from tests.parity import DATA, load, write
 
 NAME = "B_causal_block3_local6"

@@ -11,7 +11,6 @@ import torch
 
 from adastate.config.schema import ConfigError
 from adastate.main import main
-from adastate.plan.cli import layout
 from adastate.plan.cost import CountedPass
 from adastate.plan.exchange import (
     NETWORKS,
@@ -23,6 +22,7 @@ from adastate.plan.exchange import (
     pays_from,
     seconds,
 )
+from adastate.plan.planning import layout
 from adastate.plan.runs import RunSetting
 from adastate.stream import StateCache
 from adastate.stream.rollout import rollout

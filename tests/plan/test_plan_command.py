@@ -15,9 +15,9 @@ from adastate.encoders import GroupCodec, ResidualCodec, TinyCodec
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
-from adastate.plan.cli import layout
 from adastate.plan.configured import PRETRAINED
 from adastate.plan.cost import parameters
+from adastate.plan.planning import layout
 from adastate.plan.runs import RunSetting
 from tests.support.plan_rig import LAYERS, ROOT, WAN, arguments, configured, counted
 

@@ -14,9 +14,9 @@ from adastate.encoders import TinyCodec
 from adastate.models.video_network import Size
 from adastate.models.wan.fused import Streamer
 from adastate.plan import memory
-from adastate.plan.cli import GIB, layout, smallest_change
 from adastate.plan.cost import frame_tokens, parameters, rollout_passes
 from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
+from adastate.plan.planning import GIB, layout, smallest_change
 from adastate.plan.runs import RunSetting
 from adastate.stream import Exits, StateCache
 from adastate.stream.rollout import rollout

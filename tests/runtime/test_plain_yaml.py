@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adastate.config.run_folder import run_config
 from adastate.config.schema import ConfigError
 from adastate.config.text import read_value, read_yaml
 from adastate.runtime import plain_yaml
-from adastate.training.load_run import run_config
 
 LEVELS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 BOMBS = {

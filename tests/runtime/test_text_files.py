@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adastate.runtime.text_files import read_lines, read_text
-from datamodules.prompts import read_prompts
+from adastate.runtime.text_files import read_lines, read_prompts, read_text
 
 TEXT = "a café at noon\n\n1980s: a street\na line\u2028 that goes on\n"
 LINES = ["a café at noon", "", "1980s: a street", "a line\u2028 that goes on"]

@@ -12,7 +12,7 @@ import torch
 from adastate.models.wan import DiT
 from adastate.weights import NetworkWeights, WeightsError, export, facts, import_, read, save
 from adastate.weights import geometry as geo
-from adastate.weights.export import split
+from adastate.weights.exporting import split
 from adastate.weights.files import StoredTensor
 from tests.support.tiny import SHAPE, SIZE, normal, random_net
 from tests.support.weights_rig import same, state, wrapped

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
-from datamodules.worlds.flight.biomes import BIOMES
-from datamodules.worlds.flight.voyages import LANDMARKS, Voyage
+from datamodules.worlds.flight.voyages import Voyage
 
 PHRASES = (
     "FPV flight over {biome} at {time}, {weather}{landmark}{later}",
@@ -28,18 +24,3 @@ def caption(voyage: Voyage, phrase: int | None = None) -> str:
         landmark="" if voyage.landmark == "nothing else" else WITH.format(landmark=voyage.landmark),
         later=LATER.format(later=voyage.later) if voyage.changing else "",
     )
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"[\w-]+", text)
-
-
-def vocabulary() -> tuple[str, ...]:
-    """Every word that a prompt of this world can have, in the order of the alphabet."""
-    told = [re.sub(r"{\w+}", " ", pattern) for pattern in (*PHRASES, WITH, LATER)]
-    named = [*BIOMES, *TIMES, *WEATHERS, *(name for name in LANDMARKS if name != "nothing else")]
-    return tuple(sorted({word for text in (*told, *named) for word in words(text)}, key=lambda w: (w.lower(), w)))
-
-
-if __name__ == "__main__":
-    print("\n".join(vocabulary()))

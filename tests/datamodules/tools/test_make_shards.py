@@ -19,7 +19,9 @@ from datamodules.shards.decode import decode
 from datamodules.shards.index import Sample, find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.tools import make_shards as tool
-from datamodules.tools.make_shards import codec_name, main, make_shards
+from datamodules.tools.clip_members import codec_name
+from datamodules.tools.make_shards import make_shards
+from datamodules.tools.shards_command import main
 from datamodules.tools.world_shards import write_world
 from tests.support.odd_videos import write
 from tests.support.sample_videos import StubCodec, film, frames, scene

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from adastate.config.world_words import vocabulary, words
 from datamodules.worlds.flight import flight_clips
 from datamodules.worlds.flight.camera_path import PICTURES, path
 from datamodules.worlds.flight.flight_clips import (
@@ -15,7 +16,6 @@ from datamodules.worlds.flight.flight_clips import (
     flight_prompts,
     next_prompt,
 )
-from datamodules.worlds.flight.flight_prompts import vocabulary, words
 from datamodules.worlds.flight.voxel_render import pictures
 from datamodules.worlds.flight.voyages import steering, voyage
 from datamodules.worlds.world_clips import world_batch, world_facts, world_prompts
@@ -93,7 +93,7 @@ def test_facts_tell_what_the_prompt_says_and_more() -> None:
 
 
 def test_a_prompt_turns_to_the_same_land_at_another_hour_in_words_of_this_world() -> None:
-    known = set(vocabulary())
+    known = set(vocabulary("flight"))
     for i in range(20):
         now, then, facts = flight_prompts(0, [i], 1).prompts[0], next_prompt(0, i), flight_facts(0, 2 * i)
         assert facts["biome"] in then and facts["weather"] not in then and now != then

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from adastate.config.world_words import vocabulary, words
 from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
 from datamodules.worlds.flight.biomes import BIOMES
 from datamodules.worlds.flight.camera_path import BANK, CRUISE, FASTER, HIGHEST, KEYS, LOWEST, POSE, beneath, path
-from datamodules.worlds.flight.flight_prompts import PHRASES, caption, vocabulary, words
+from datamodules.worlds.flight.flight_prompts import PHRASES, caption
 from datamodules.worlds.flight.voyages import LANDMARKS, Rules, steering, voyage
 
 FLIGHT = voyage(7, 0)
@@ -88,8 +89,8 @@ def test_steering_is_drawn_from_the_number_and_prefixes_agree() -> None:
 
 
 def test_prompts_keep_to_the_vocabulary_and_say_what_is_true() -> None:
-    known = set(vocabulary())
-    assert len(known) < 64 and list(vocabulary()) == sorted(known, key=lambda w: (w.lower(), w))
+    known = set(vocabulary("flight"))
+    assert len(known) < 64 and list(vocabulary("flight")) == sorted(known, key=lambda w: (w.lower(), w))
     used: set[str] = set()
     for i in range(300):
         flight = voyage(2, i, Rules(changing=i % 2 == 0))

@@ -1,0 +1,72 @@
+"""`adastate compare`: the same weights, prompts and noise under several systems, side by side.
+
+Every system is a file of conf/systems/, rescaled to the checkpoint's chunk; "as trained" is the checkpoint's own
+stream. Noise is given by its place in the stream (chunk, level, state or content), so all systems denoise the same
+noise into the same content wherever their schedules agree. What is written: one page with videos, strips and the
+figures of `adastate evaluate`, and the figures as JSON.
+
+Weights are not neutral: a student trained with one anchor is at home there. The page says with which it was trained.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from adastate.config import trusted
+from adastate.config.run_folder import check_student, prompt_world, run_config
+from adastate.config.systems import TRAINED, check_system, names
+from adastate.config.world_words import strange_words, vocabularies
+from adastate.runtime.argument_types import device, prompt_file, whole
+from adastate.runtime.arguments import Arguments
+from adastate.runtime.gpu_driver import check_device
+from adastate.runtime.text_files import read_prompts
+
+DEFAULT = (
+    "self_forcing",
+    "causvid",
+    "causal_forcing_pp",
+    "longlive",
+    "longlive_slot",
+    "rolling_forcing",
+    "reward_forcing",
+    "infinity_rope",
+    "memrope",
+    "rolling_sink",
+)
+"""Causal-Forcing streams as Self-Forcing does (they differ in training), so one of them stands for both."""
+
+
+def main(argv: list[str]) -> None:
+    args = parser().parse_args(argv)
+    check_device(args.device)
+    for name in args.systems:
+        if name != TRAINED:
+            check_system(name)
+    config = run_config(args.run, "distill")
+    for checkpoint in args.checkpoint or [None]:
+        check_student(args.run, checkpoint)
+    prompts = read_prompts(args.prompts) if args.prompts else None
+    if note := strange_words("compare", prompts or [], prompt_world(config)):
+        print(note, file=sys.stderr)
+    # up to here nothing has imported torch
+    from adastate.evaluation.compare import compare_run
+
+    compare_run(args, prompts)
+
+
+def parser() -> Arguments:
+    """What `adastate compare` takes."""
+    found = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
+    found.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
+    found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
+    found.add_argument("--systems", nargs="+", default=[TRAINED, *DEFAULT], help=f"of {', '.join(names())}, or files")
+    found.add_argument("--prompts", type=prompt_file, help="text file, one prompt a line; default: the tiny world's")
+    found.add_argument("--rollouts", type=whole(1), default=16, help="measured")
+    found.add_argument("--shown", type=whole(1), default=3, help="of those, shown as videos and strips")
+    found.add_argument("--horizon", type=whole(1), default=6, help="length in training horizons")
+    found.add_argument("--seed", type=int, default=4242, help="of the noise and the flights")
+    found.add_argument("--out", type=Path, help="folder; default <run>/compare")
+    found.add_argument("--device", type=device, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    trusted.add_flag(found)
+    return found

@@ -1,0 +1,94 @@
+"""What `adastate generate` is asked to show: its prompts, what the model is told for them, and how it is steered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adastate.inference import prompt_schedule
+from adastate.inference.prompt_schedule import TimedPrompt
+from adastate.runtime.text_files import read_lines
+from adastate.stream import action_schedule
+from adastate.stream.action_schedule import ActionCue
+
+ANIMATED_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class AskedPrompts:
+    """The streams that are asked for.
+
+    Attributes:
+        prompts: one a stream, as files and records name it.
+        told: what the model is told for each.
+        listed: how many there are without `--most`.
+        timed: the parts of the one stream of a schedule; empty where each prompt is a stream.
+        actions: by which all streams are steered.
+    """
+
+    prompts: Sequence[str]
+    told: Sequence[str]
+    listed: int
+    timed: Sequence[TimedPrompt]
+    actions: Sequence[ActionCue]
+
+    @property
+    def texts(self) -> list[str]:
+        """All that the model is told."""
+        return [prompt.text for prompt in self.timed] if self.timed else list(self.told)
+
+
+def asked_prompts(args: argparse.Namespace) -> AskedPrompts:
+    """Reads what a command line and its files ask for.
+
+    Raises:
+        ValueError: what does not go together, or no prompt.
+    """
+    timed = prompt_schedule.parse(args.prompt)
+    _check(args, scheduled=timed is not None)
+    prompts, told = _prompts(args)
+    if timed:
+        prompts, told = [" | ".join(f"{prompt.at}: {prompt.text}" for prompt in timed)], [timed[0].text]
+    if not prompts:
+        raise ValueError('no prompt; give --prompt "..." or --prompts file')
+    actions = action_schedule.parse(args.actions)
+    return AskedPrompts(prompts[: args.most], told[: args.most], len(prompts), timed or [], actions)
+
+
+def _check(args: argparse.Namespace, scheduled: bool) -> None:
+    """What the command line alone shows to be wrong."""
+    if args.image and args.latents:
+        raise ValueError("--image and --latents both stand before the stream: give one of them")
+    if args.prompts_extended and (args.prompt or not args.prompts):
+        raise ValueError("--prompts-extended goes line by line with --prompts alone")
+    if args.samples and args.layout != "vbench":
+        raise ValueError("--samples belongs to --layout vbench")
+    if args.layout == "vbench" and args.states:
+        raise ValueError("--states would be measured as a part of the video: leave it out with --layout vbench")
+    if args.animated and (args.layout == "vbench" or args.seconds > ANIMATED_SECONDS):
+        raise ValueError(f"--animated is for pages: at most {ANIMATED_SECONDS:g} seconds, and not for VBench")
+    if args.layout == "vbench" and scheduled:
+        raise ValueError("a schedule of prompts is one stream, and VBench takes one prompt a video")
+    if args.prompts and scheduled:
+        raise ValueError(
+            "the --prompt with times are parts of one stream: leave out --prompts, whose lines are streams"
+        )
+
+
+def _prompts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """(prompts, what the model is told for each)."""
+    listed = read_lines(args.prompts) if args.prompts else []
+    told = listed
+    if args.prompts_extended:
+        told = read_lines(args.prompts_extended)
+        if len(told) != len(listed):
+            raise ValueError(
+                f"{args.prompts_extended} has {len(told)} lines, {args.prompts} has {len(listed)}: they go line by line"
+            )
+    pairs = [(p, t) for p, t in zip(listed, told, strict=True) if p]
+    for prompt, extended in pairs:
+        if not extended:
+            raise ValueError(f"{args.prompts_extended} has an empty line for the prompt {prompt[:60]!r}")
+    both = [(p, p) for p in args.prompt] + pairs
+    return [p for p, _ in both], [t for _, t in both]

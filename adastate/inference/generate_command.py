@@ -1,0 +1,127 @@
+"""`adastate generate`: prompts and seconds to mp4, streamed to the file as it is made, however long.
+
+Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and pictures go
+straight to the encoder. The timing report says what streaming costs with decoding and without.
+
+Without arguments it is the run in runs/tiny, or the tiny student that ships, and a prompt of its previews, the hidden
+state beside the video. --weights FILE --size wan_1_3b --system self_forcing streams weights of any origin without a run
+folder; --stream.past_frames=6 and the like change keys of that size's configuration.
+
+A prompt with a time, "10s cut: ...", is a part of one stream; prompts without are streams of their own. A network that
+can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
+torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import get_args
+
+from adastate.config import trusted
+from adastate.config.command_line import unknown_option
+from adastate.config.described import described
+from adastate.config.systems import names
+from adastate.config.world_words import strange_words, vocabularies
+from adastate.inference import vbench
+from adastate.inference.asked_prompts import asked_prompts
+from adastate.inference.student_source import student_source
+from adastate.runtime.argument_types import above_zero, device, prompt_file, there, whole
+from adastate.runtime.arguments import Arguments
+from adastate.runtime.gpu_driver import check_device
+from adastate.runtime.ranks import this_rank
+from adastate.stream.action_schedule import WORDS
+
+
+def main(argv: list[str]) -> None:
+    try:
+        options = parser()
+        args, overrides = options.parse_known_args(argv)
+        if unknown := unknown_option(overrides, options.options):
+            raise ValueError(unknown)
+        check_device(args.device)
+        source = student_source(args.run, args.weights, args.size, args.system, overrides)
+        leads = this_rank(os.environ).rank == 0
+        if not args.prompt and not args.prompts and args.layout == "plain" and source.previewed:
+            args.prompt, args.states = source.previewed[:1], True
+            print(f"no prompt is given: {args.prompt[0]!r}, with the hidden state to the right")
+        asked = asked_prompts(args)
+        note = strange_words("generate", asked.texts, source.world)
+        if note and leads:
+            print(note, file=sys.stderr)
+        # up to here nothing has imported torch
+        from adastate.inference.generate import generate
+
+        generate(args, source, asked)
+    except (ValueError, FileNotFoundError) as error:  # of a stream, weights, a file: each says what is wrong
+        raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error
+
+
+def parser() -> Arguments:
+    """What `adastate generate` takes, beside keys of a size."""
+    parser_ = Arguments("adastate generate", description=__doc__, epilog=vocabularies())
+    add = parser_.add_argument
+    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
+    add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
+    add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
+    add("--system", metavar="NAME|FILE", help=f"another stream on the same weights: {', '.join(names())}")
+    add(
+        "--prompt",
+        action="append",
+        default=[],
+        help="may come again; '0s: ...', '10s cut: ...' are parts of one stream; default: one of the previews",
+    )
+    add("--prompts", type=prompt_file, help="text file, one prompt a line")
+    add("--prompts-extended", type=prompt_file, help="its line i is what the model is told for line i of --prompts")
+    add("--most", type=whole(1), help="take only so many prompts")
+    add(
+        "--actions",
+        action="append",
+        default=[],
+        help=f"how the camera is steered, 'left' or '0s: straight', '2s: left+climb', ...: {', '.join(WORDS)}, or keys",
+    )
+    add("--seconds", type=above_zero, default=10.0, help="length of a stream")
+    add(
+        "--image",
+        type=there("picture", "give one, or a folder of them"),
+        help="first frame: a picture, or a folder with one for each prompt",
+    )
+    add(
+        "--latents",
+        type=there("file of latents", "give its path"),
+        help="latent frames before the stream: safetensors, npy or pth",
+    )
+    add(
+        "--layout",
+        choices=("plain", "vbench"),
+        default="plain",
+        help="vbench: names for VBench and VBench-Long; resumes",
+    )
+    add("--samples", type=whole(1), help=f"videos a prompt, with --layout vbench; default {vbench.SAMPLES}")
+    add("--batch", type=whole(1), help="streams at once; default 1 at Wan's size, 16 at the tiny one")
+    add("--strip", action="store_true", help="also write strip.png: pictures over time, states below")
+    add("--states", action="store_true", help="show the decoded hidden state beside the video")
+    add("--animated", action="store_true", help="also an animated WebP below 3 MB, hidden states beside the videos")
+    add("--seed", type=int, default=0, help="of the noise")
+    add(
+        "--engine",
+        choices=get_args(described("adastate.models.video_network.Engine")),
+        default="eager",
+        help="of passes once the window is full; docs/guide/speed.md",
+    )
+    add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
+    add(
+        "--attention",
+        choices=get_args(described("adastate.models.attention.Backend")),
+        default="sdpa",
+        help="its kernels",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="folder of the mp4s; default <run>/generated, or <run>/vbench; without a run runs/<size>/...",
+    )
+    add("--device", type=device, help="cuda is the GPU of this rank; default: a GPU if there is one")
+    trusted.add_flag(parser_)
+    return parser_

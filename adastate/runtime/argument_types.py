@@ -1,0 +1,67 @@
+"""Types of options that say what is wrong with a value before anything is imported for it."""
+
+from __future__ import annotations
+
+import math
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number that is not below `least`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is no whole number") from None
+        if number < least:
+            raise ArgumentTypeError(f"{number} is too small; give at least {least}")
+        return number
+
+    return read
+
+
+def above_zero(text: str) -> float:
+    """A number above 0, and not without end."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"{text} will not do; give a number above 0")
+    return number
+
+
+def prompt_file(text: str) -> Path:
+    """A file of prompts that is there."""
+    if Path(text).is_dir():
+        raise ArgumentTypeError(f"{text} is a folder; give a text file with one prompt a line")
+    return _there(text, "file of prompts", "give a text file with one prompt a line")
+
+
+def there(what: str, remedy: str) -> Callable[[str], Path]:
+    """A file or folder that is there; `what` it is, and what to do where it is not."""
+
+    def read(text: str) -> Path:
+        return _there(text, what, remedy)
+
+    return read
+
+
+def _there(text: str, what: str, remedy: str) -> Path:
+    if not Path(text).exists():
+        raise ArgumentTypeError(f"there is no {what} {text}: {remedy}")
+    return Path(text)
+
+
+def device(text: str) -> str:
+    """A device's name as torch takes it."""
+    if not DEVICE.fullmatch(text):
+        remedy = "say cuda" if text in ("gpu", "GPU", "nvidia", "CUDA") else "give cpu, cuda, or cuda:1 for the second"
+        raise ArgumentTypeError(f"there is no device {text!r}; {remedy}")
+    return text

@@ -1,0 +1,140 @@
+"""`adastate shards`: a folder of captioned videos, or clips of a built-in world, made into WebDataset shards.
+
+A second run knows what is done, what has changed and what an interruption left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from adastate.runtime.argument_types import above_zero, there, whole
+from adastate.runtime.arguments import Arguments
+from datamodules.worlds.kinds import WORLDS
+
+
+def own_run(world: str | None) -> Path:
+    """The run folder that `make` takes for a world where none is named."""
+    return Path("runs/flight" if world == "flight" else "runs/tiny")
+
+
+def next_command(args: argparse.Namespace) -> str:
+    """The make command that trains on what was written: the teacher, or for the user's own video the codec first."""
+    small = args.codec_weights in (None, "builtin", *WORLDS) or str(args.codec_weights).endswith(".safetensors")
+    words = ["WORLD=flight"] if args.world == "flight" else [] if small else ["SIZE=wan_1_3b"]
+    if args.out.parent != own_run(args.world) or not small:
+        words.append(f"RUN={shlex.quote(str(args.out.parent))}")
+    extra = [] if args.out.name == "shards" else [f"--data.init_args.shards={args.out}"]
+    stage = "train-codec" if args.videos and not args.latents else "train-teacher"
+    if args.latents:
+        words.append("RECIPE=latents")
+    else:
+        extra.insert(0, f"--config conf/data/{stage.removeprefix('train-')}_shards.yaml")
+    return " ".join(["make", stage, *words, *([f"ARGS={shlex.quote(' '.join(extra))}"] if extra else [])])
+
+
+def main(argv: list[str]) -> None:
+    """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
+    options = parser()
+    args = options.parse_args(argv)
+    if args.world is None and args.videos is None and args.fetch_clips is None:
+        options.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
+    args.out = args.out or own_run(args.world) / "shards"
+    # up to here nothing has imported torch
+    from adastate.media.video_reader import VideoError
+    from datamodules.shards.safe_decode import ShardError
+    from datamodules.tools.clip_members import load_codec
+    from datamodules.tools.footage import import_clips
+    from datamodules.tools.make_shards import make_shards
+    from datamodules.tools.world_shards import write_world
+
+    try:
+        own = None if args.world in (None, "plain") else args.world
+        codec = load_codec(args.codec_weights or own) if args.latents else None
+        if args.fetch_clips is not None:
+            print("\n".join(map(str, import_clips(None, args.fetch_clips))))
+            return
+        if args.world is not None:
+            report = write_world(
+                args.out,
+                args.clips,
+                args.pictures,
+                args.seed,
+                codec,
+                args.clips_per_shard,
+                args.world,
+                args.workers,
+            )
+        else:
+            report = make_shards(
+                args.videos,
+                args.out,
+                size=(args.height, args.width),
+                pictures=args.pictures,
+                fps=args.fps,
+                clips_per_shard=args.clips_per_shard,
+                latents=codec,
+                caption_from_name=args.caption_from_name,
+                stride=args.stride,
+                action_frames=args.action_frames,
+            )
+    except (ShardError, VideoError, FileNotFoundError) as error:
+        raise SystemExit(f"adastate shards: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"adastate shards: {error}; whole shards are kept, mend that and run again") from error
+    print(report)
+    if not report.clips:
+        raise SystemExit(1)
+    print(f"next: {next_command(args)}")
+
+
+def parser() -> Arguments:
+    """What `adastate shards` takes."""
+    found = Arguments("adastate shards", description=__doc__)
+    add = found.add_argument
+    add(
+        "--videos",
+        type=there("folder of videos", "give one that is there"),
+        help="folder of videos, each with its caption in a .txt of the same name beside it, and its actions, if it has "
+        "any, in an .actions.npy",
+    )
+    add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight carry actions")
+    add("--clips", type=whole(1), default=256, help="of the world (default: %(default)s)")
+    add(
+        "--workers",
+        type=whole(0),
+        default=0,
+        help="processes that render and encode the world's clips (0: this one does)",
+    )
+    add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the shards (default: runs/tiny/shards, of the flight world runs/flight/shards)",
+    )
+    add("--height", type=whole(1), default=32, help="of a picture")
+    add("--width", type=whole(1), default=32, help="of a picture")
+    add("--pictures", type=whole(1), default=21, help="pictures of a clip (default: %(default)s)")
+    add("--fps", type=above_zero, default=8, help="pictures a second (default: %(default)s)")
+    add(
+        "--stride",
+        type=whole(1),
+        help="pictures between the starts of clips of one scene (default: --pictures, no overlap)",
+    )
+    add(
+        "--action-frames",
+        type=whole(1),
+        default=3,
+        help="frames a row of actions, for clips kept as video (default: 3)",
+    )
+    add("--seed", type=int, default=0, help="of the world")
+    add("--clips-per-shard", type=whole(1), default=256, help="at most")
+    add("--latents", action="store_true", help="write latents in place of video")
+    add(
+        "--codec-weights",
+        help="builtin, journey, fog, flight, a .safetensors file of such a codec, or folder or hub name of a Wan VAE "
+        "(default: the world's own, builtin for videos)",
+    )
+    add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
+    return found
