@@ -12,7 +12,9 @@ from adastate.runtime.gpu_driver import why_none
 from adastate.runtime.spelling import meant
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = re.compile(r"auto|ddp\w*|fsdp|fsdp_cpu_offload|deepspeed\w*|xla\w*|single_xla|single_device")
+STRATEGIES = re.compile(
+    r"auto|ddp\w*|fsdp|fsdp_cpu_offload|deepspeed\w*|xla\w*|single_xla|single_tpu|tpu\w*|single_device"
+)
 """Names that Lightning's registry of strategies has; tests/config/test_hardware.py holds them against it."""
 
 

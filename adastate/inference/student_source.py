@@ -10,7 +10,7 @@ from typing import Any
 
 from adastate.config.command_line import read_command
 from adastate.config.conf_files import conf_path
-from adastate.config.run_folder import prompt_world, run_config, student_file
+from adastate.config.run_folder import check_student, prompt_world, run_config, student_file
 from adastate.config.schema import ConfigError
 from adastate.weights import BUILTIN
 
@@ -71,9 +71,13 @@ def student_source(
     if run is None and finished and not (size or overrides):
         run = RUN
     if run is not None:
-        return StudentSource(run_config(run, "distill"), weights or student_file(run), run, True)
+        config_of_run = run_config(run, "distill")
+        check_student(run, weights)
+        return StudentSource(config_of_run, weights or student_file(run), run, True)
     name = size or "tiny"
     files = _size_files(name)
+    if weights is not None:
+        check_student(Path(), weights)
     if weights is None and name in SHIPPED and BUILTIN[SHIPPED[name]].is_file():
         weights = BUILTIN[SHIPPED[name]]
     if weights is None:

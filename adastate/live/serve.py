@@ -77,7 +77,9 @@ def parser() -> Arguments:
 def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> None:
     """What can be said before torch is imported."""
     if args.host not in LOOPBACK and not token:
-        parser.error(f"--host {args.host} lets other machines in: give a --token of 16 characters or more, too")
+        parser.error(
+            f"--host {args.host} lets other machines in: give a token of 16 characters or more, too, by --token"
+        )
     if token and len(token) < 16:
         parser.error("a token has 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
     if not 0 <= args.port < 65536:

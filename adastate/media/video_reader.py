@@ -81,12 +81,13 @@ class ShownVideo:
         stretch = float(stream.sample_aspect_ratio or 1)
         stretch = stretch if _FLATTEST < stretch < 1 / _FLATTEST else 1.0
         usual = 1 / float(stream.guessed_rate or stream.average_rate or 25)
+        veiled = _with_alpha(stream)
         number, run, damaged = -1, 0, False
         turn: tuple[int, int, int, int] | None = None
         zero = last = 0.0
         for packet in self.demux():
             try:
-                images = packet.decode()
+                images = packet.decode() if veiled is None else veiled.decode(packet)
             except av.InvalidDataError:
                 self.damaged, number, damaged = self.damaged + 1, number + 1, True
                 continue
@@ -149,6 +150,24 @@ def _chosen(container: InputContainer) -> av.VideoStream:
         raise VideoError("its video has a format that cannot be decoded here: convert it to h264")
     moving = [s for s in streams if s.codec_context.name not in _STILLS] or streams
     return next((s for s in moving if s.disposition & Disposition.default), moving[0])
+
+
+def _with_alpha(stream: av.VideoStream) -> av.VideoCodecContext | None:
+    """A decoder that hears of the transparency of a WebM; None where there is none.
+
+    It lies beside the pictures, and FFmpeg's own decoders pass over it.
+    """
+    told = {key.lower(): value for key, value in stream.metadata.items()}
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if told.get("alpha_mode") != "1" or name is None:
+        return None
+    try:
+        found = av.CodecContext.create(name, "r")
+    except (av.FFmpegError, ValueError):
+        return None  # a build without libvpx shows what lies under the transparency
+    assert isinstance(found, av.VideoCodecContext)
+    found.extradata = stream.codec_context.extradata
+    return found
 
 
 def _turn(image: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -99,7 +99,7 @@ def facts(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        if isinstance(manifest, dict) and DIGEST not in manifest and "files" in manifest:
+        if DIGEST not in manifest and {"iteration", "files"} <= manifest.keys():
             raise Damaged(
                 f"{folder} was written by an earlier version, whose {MANIFEST} has no {DIGEST}: go on with that "
                 "version, or begin a new run from the weights of this one"

@@ -78,7 +78,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
             f"`make train WORLD={args.world}`"
         )
     if args.budget not in table.budgets:
-        raise ConfigError(f"no budget {args.budget!r}; known are {', '.join(table.budgets)}")
+        raise ConfigError(f"no budget {args.budget!r}; {meant(args.budget, table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":
         raise ConfigError("a teacher knows the latents of its codec: give --teacher and --codec together")
     if args.codec == arm_stages.SCRATCH and (args.world == "plain" or args.teacher != arm_stages.SCRATCH):
@@ -103,10 +103,10 @@ def prepare(study: StudySetting, console: Console) -> None:
 
 
 def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
-    from adastate.study import report
-
     table, console = read_table(args.table), Console()
     study = setting(args, table)
+    from adastate.study import report  # which brings torch with it
+
     tasks = table.tasks(study.budget, args.only)
     prepare(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
@@ -158,16 +158,17 @@ def main(argv: list[str]) -> None:
         args = options.parse_args(rest)
         table = read_table(args.table)
         if args.arm not in table.arms:
-            raise ConfigError(f"no arm {args.arm!r}; known are {', '.join(table.arms)}")
+            raise ConfigError(f"no arm {args.arm!r}; {meant(args.arm, table.arms)}")
         study, task = setting(args, table), Task(table.arms[args.arm], args.seed)
         prepare(study, Console())
         runner.run_one(study, task, Console(), args.keep)
     elif what == "report":
-        from adastate.study import report
-
         args = parser().parse_args(rest)
         table = read_table(args.table)
-        print(f"report     {report.write(setting(args, table).root, table, args.budget, args.only)}")
+        root = setting(args, table).root
+        from adastate.study import report
+
+        print(f"report     {report.write(root, table, args.budget, args.only)}")
     elif what == "list":
         args = parser().parse_args(rest)
         show(read_table(args.table), args.budget, args.only)

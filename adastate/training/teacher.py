@@ -95,7 +95,10 @@ class Teacher(pl.LightningModule):
 
     @property
     def iteration(self) -> int:
-        return self.ema.updates if self.ema is not None else 0
+        """Updates so far; the trainer counts them where there is no average that does."""
+        if self.ema is not None:
+            return self.ema.updates
+        return 0 if self._trainer is None else self.trainer.global_step
 
     # ---- what strategies look at, see adastate.distributed.protocol
 
@@ -156,7 +159,8 @@ class Teacher(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
             self.ema.update(self.net)
-        if self.iteration % self.save_every == 0 or self.iteration == self.trainer.max_steps:
+        done = self.iteration + (self.ema is None)  # the trainer counts this one afterwards
+        if done % self.save_every == 0 or done == self.trainer.max_steps:
             self._save()
 
     def velocity(

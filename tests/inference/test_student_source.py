@@ -158,7 +158,7 @@ def test_a_strange_word_is_told_in_a_line_and_generated(
 
 
 def test_prompts_are_free_where_the_text_encoder_is_not_of_a_world() -> None:
-    source = student_source(None, Path("x"), "wan_1_3b", None, [])
+    source = student_source(None, Path("builtin"), "wan_1_3b", None, [])
     assert source.world is None and unknown_words(["whatever"], None) == []
 
 

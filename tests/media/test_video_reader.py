@@ -130,6 +130,24 @@ def test_what_is_transparent_shows_white(tmp_path: Path) -> None:
         assert picture[0].min() == 255 and picture[1:, :, red].max() == 0 and picture[1:, :, ~red].min() == 255
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_the_transparency_of_a_webm_lies_beside_its_pictures(codec: str, tmp_path: Path) -> None:
+    """Both halves are red, and the right one cannot be seen."""
+    pixels = np.zeros((32, 64, 4), np.uint8)
+    pixels[..., 0], pixels[:, :32, 3] = 255, 255
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream(codec, rate=8, options={"auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuva420p"
+        for n in range(3):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format="yuva420p")
+            picture.pts = n
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    video, shown = read(tmp_path / "a.webm")
+    assert len(video) == 3 and not shown.notes()
+    assert video[:, :, :, 40:].min() > 245 and video[:, 0, :, :24].min() > 245 and video[:, 1:, :, :24].max() < 10
+
+
 def test_timestamps_that_jump_begin_a_new_run(tmp_path: Path) -> None:
     times = [n / 10 + (7 if n > 4 else 0) for n in range(10)]
     _, shown = read(write(tmp_path / "a.mkv", steps(10), seconds=times))

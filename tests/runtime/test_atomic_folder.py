@@ -100,6 +100,15 @@ def test_a_flip_in_any_byte_of_a_manifest_is_damage_and_nothing_else(tmp_path: P
     assert harmless < len(content) / 20
 
 
+def test_a_manifest_of_an_earlier_form_is_told_as_such(tmp_path: Path) -> None:
+    path = write(tmp_path, "3") / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest[atomic_folder.DIGEST]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=r"00000003 was written by an earlier version, .*: go on with that version, or"):
+        atomic_folder.verify(path.parent)
+
+
 def test_what_others_lay_beside_them_is_left_alone(tmp_path: Path) -> None:
     write(tmp_path, "2")
     for copy in ("00000002-keep", "00000003_before_lr_change", "2", "00000003-again"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from adastate.encoders import TinyCodec, TinyText
 from adastate.optim.settings import OptimizerSettings
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
+from adastate.weights import network
 from tests.support.rig import Gradients, distance, fit
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise
 from tests.training.test_initialization import Batches
@@ -93,6 +95,17 @@ def test_a_training_step_moves_net_and_average() -> None:
     assert not torch.equal(teacher.net.head.head.weight, before)
     assert teacher.ema is not None and not torch.equal(teacher.ema.net.head.head.weight, before)
     assert all(g.norm() > 0 for g in gradients.steps[0][0].values())
+
+
+def test_without_an_average_the_weights_themselves_are_saved(tmp_path: Path) -> None:
+    out = tmp_path / "teacher.safetensors"
+    teacher = tiny_teacher(optimizer=OptimizerSettings(warmup=1), average=None, out=str(out), save_every=1)
+    saved = list[int]()
+    teacher._save = lambda last=False, real=teacher._save: (saved.append(teacher.iteration), real(last))  # type: ignore
+    fit(teacher, Batches(Batch(torch.tensor([0, 1]), ["red", "snow"], latents=X)), max_steps=2)
+    assert saved[:2] == [0, 1] and teacher.iteration == 2, "while it trains, too, each step with noise of its own"
+    kept = network(SIZE, str(out)).get_parameter("head.head.weight")
+    assert torch.equal(kept, teacher.net.head.head.weight)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])

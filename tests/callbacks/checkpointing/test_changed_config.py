@@ -72,6 +72,24 @@ def test_what_is_taken_over_what_is_told_and_what_is_refused(tmp_path: Path, key
             assert not changes(then, now, [allowed]).refused
 
 
+NEW = {  # keys with the defaults of their classes, which an earlier version did not know
+    "model__replay": False,
+    "model__student__seed": 0,
+    "model__student__stream__position": "slot",
+    "data__pairs": False,
+    "trainer__detect_anomaly": False,
+}
+
+
+@pytest.mark.parametrize("key", NEW)
+def test_what_an_earlier_version_did_not_say_was_as_the_default_has_it(tmp_path: Path, key: str) -> None:
+    then = write(tmp_path / "then")
+    assert changes(then, write(tmp_path / "now", **{key: NEW[key]})).told == []
+    other = {str: "absolute", bool: True, int: 1}[type(NEW[key])]
+    (line,) = changes(then, write(tmp_path / "now", **{key: other})).told
+    assert line == f"{key.replace('__', '.')}: {NEW[key]} -> {other}"
+
+
 def test_another_width_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
     then = write(tmp_path / "then")
     found = changes(then, write(tmp_path / "now", model__student__size__width=64), ["size", "model"])

@@ -38,6 +38,17 @@ def test_a_full_disk_costs_points_alone(tmp_path: Path) -> None:
     assert steps[-1] == 4 and 2 not in steps and 3 not in steps
 
 
+def test_a_writer_that_cannot_begin_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder of curves has to be")
+    logger = CurveLogger(tmp_path, name="run", version="", default_hp_metric=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        logger.log_metrics({"loss": 1.0}, 1)
+        logger.experiment.add_text("prompts", "a red ball", 1)
+    (sentence,) = [str(w.message) for w in told if "curves are lost" in str(w.message)]
+    assert str(tmp_path / "run") in sentence and sentence.endswith("; training goes on")
+
+
 def test_a_mistake_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: object) -> None:
         raise PermissionError(13, "Permission denied")

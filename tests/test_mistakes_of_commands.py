@@ -1,0 +1,127 @@
+"""What people type wrongly after other commands than `fit` is answered as test_mistakes.py has it: in one sentence that
+names the remedy, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_mistakes import DRIVER
+
+PROMPT = "--prompt 'a red ball bounces'"
+TINY = "--config conf/base.yaml --config conf/sizes/tiny.yaml"
+
+ROWS = {
+    # options and words
+    f"generate {PROMPT} --second 5": "there is no option '--second'; did you mean '--seconds'",
+    f"generate {PROMPT} --see 5": "there is no option '--see'; did you mean '--seed'",
+    "generate a red ball": "there is no option 'a'",
+    f"generate {PROMPT} --layout vbnch": "--layout cannot be 'vbnch'; did you mean 'vbench'",
+    f"generate {PROMPT} --engine graf": "--engine cannot be 'graf'; did you mean 'graph'",
+    f"generate {PROMPT} --attention flash2": "--attention cannot be 'flash2'; did you mean",
+    f"generate {PROMPT} --seconds 0": "--seconds: 0 will not do; give a number above 0",
+    f"generate {PROMPT} --seconds ten": "--seconds: 'ten' is no number",
+    f"generate {PROMPT} --seconds inf": "--seconds: inf will not do; give a number above 0",
+    f"generate {PROMPT} --seed 1.5": "--seed cannot be '1.5'; it takes a whole number",
+    f"generate {PROMPT} --batch 0": "--batch: 0 is too small; give at least 1",
+    f"generate {PROMPT} --most -1": "--most: -1 is too small; give at least 1",
+    f"generate {PROMPT} --device gpu": "there is no device 'gpu'; say cuda",
+    f"generate {PROMPT} --device cuda1": "there is no device 'cuda1'; give cpu, cuda, or cuda:1 for the second",
+    f"generate {PROMPT} --device cuda": "--device cuda: CUDA_VISIBLE_DEVICES= hides every GPU; leave --device out",
+    "generate --prompt": "--prompt has nothing after it",
+    # files and folders
+    "generate --prompts six.txt": "there is no file of prompts six.txt: give a text file with one prompt a line",
+    "generate --prompts conf": "conf is a folder; give a text file with one prompt a line",
+    "generate --prompts empty.txt": 'no prompt; give --prompt "..." or --prompts file',
+    f"generate {PROMPT} --image sun.png": "there is no picture sun.png: give one, or a folder of them",
+    f"generate {PROMPT} --latents before.npy": "there is no file of latents before.npy",
+    f"generate {PROMPT} --run runs/none": "runs/none is no run folder: it has no distill/config.yaml",
+    f"generate {PROMPT} --weights none.pt": "no weights at none.pt; give a .safetensors file",
+    f"generate {PROMPT} --weights none.pt --size tny": "no size 'tny'",
+    f"generate {PROMPT} --size wan_1_3b": "no student of the size wan_1_3b ships: give --weights FILE",
+    f"generate {PROMPT} --system longlve": "no system 'longlve'; did you mean 'longlive'",
+    f"generate {PROMPT} --stream.past_frame=3": "stream has no 'past_frame'; did you mean 'past_frames'",
+    # what does not go together
+    f"generate {PROMPT} --samples 2": "--samples belongs to --layout vbench",
+    f"generate {PROMPT} --prompts-extended conf/base.yaml": "goes line by line with --prompts alone",
+    "generate --prompt '0s: a' --prompt b": "0s",
+    f"generate {PROMPT} --actions up": "'up' asks for 'up': actions are straight, left, right",
+    # live
+    "live --port 99999": "--port is 99999; ports are numbers up to 65535",
+    "live --host 0.0.0.0": "lets other machines in: give a token of 16 characters or more, too, by --token",
+    "live --run runs/none": "runs/none is no run folder",
+    "live --sessions 0": "--sessions: 0 is too small; give at least 1",
+    # evaluate, compare
+    "evaluate --run runs/none": "runs/none is no run folder",
+    "evaluate --prompts six.txt": "there is no file of prompts six.txt",
+    "evaluate --rollouts 0": "--rollouts: 0 is too small; give at least 1",
+    "evaluate --horison 2": "there is no option '--horison'; did you mean '--horizon'",
+    "evaluate --raft raft.pth": "there is no file of RAFT's weights raft.pth",
+    "compare --systems longlve": "no system 'longlve'; did you mean 'longlive'",
+    "compare --systems own.yaml": "no config file own.yaml",
+    "compare --shown 0": "--shown: 0 is too small; give at least 1",
+    # trajectories
+    "trajectories": "give --config conf/base.yaml and one of conf/sizes/, whose teacher makes the trajectories",
+    f"trajectories {TINY} --clips 0": "--clips: 0 is too small; give at least 1",
+    f"trajectories {TINY} --solver unpc": "--solver cannot be 'unpc'; did you mean 'unipc'",
+    f"trajectories {TINY} --levels some": "--levels takes timesteps, or the one word 'every'; got some",
+    f"trajectories {TINY} --past shards": "--past goes with --teacher causal",
+    f"trajectories {TINY} --teacher causal --run.dir=x": "no weights of an autoregressive network at x/ar.safetensors",
+    f"trajectories {TINY} --weights ar.safetensors": "--weights is for --teacher causal",
+    f"trajectories {TINY} --teacher.weights=none.safetensors": "no weights at none.safetensors",
+    f"trajectories {TINY} --run.wrld=plain": "run has no 'wrld'; did you mean 'world'",
+    # plan
+    f"plan {TINY} --gpus 0": "--gpus: 0 is too small; give at least 1",
+    f"plan {TINY} --memory eighty": "--memory: 'eighty' is no number",
+    f"plan {TINY} --zero 4": "--zero cannot be '4'; known are 0, 1, 2, 3, 3_teacher",
+    "plan --config conf/sizes/tny.yaml": "no config file conf/sizes/tny.yaml; did you mean conf/sizes/tiny.yaml",
+    # study, weights, parity, shards, completion
+    "study reprt": "there is no part 'reprt'; did you mean 'report'",
+    "study --budget shrt": "no budget 'shrt'; did you mean 'short'",
+    "study --jobs 0": "--jobs: 0 is too small; give at least 1",
+    "study run stae 0": "no arm 'stae'; did you mean 'state'",
+    "study measure": "the following arguments are required: --run",
+    "weights": "the following arguments are required: inspect|import|export",
+    "weights inspct x": "cannot be 'inspct'; did you mean 'inspect'",
+    "weights inspect none.pt": "no weights at none.pt",
+    "weights export builtin out": "the following arguments are required: --layout",
+    "weights import builtin x.safetensors --dtype bf16": "--dtype cannot be 'bf16'; did you mean 'bfloat16'",
+    "parity none": "there is no folder none: name the one that holds the fixtures",
+    "parity conf": "no fixtures in conf: a fixture is a folder with meta.json",
+    "shards": "say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER",
+    "shards --videos none": "there is no folder of videos none",
+    "shards --world plane": "--world cannot be 'plane'; did you mean 'plain'",
+    "shards --world plain --clips 1e3": "--clips: '1e3' is no whole number",
+    "shards --world plain --fps 0": "--fps: 0 will not do; give a number above 0",
+    "completion powershell": "shell cannot be 'powershell'; known are bash, zsh",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each row is answered with, by one process that must never import torch."""
+    empty = tmp_path_factory.mktemp("prompts") / "empty.txt"
+    empty.write_text("\n\n")
+    asked = [[str(empty) if word == empty.name else word for word in shlex.split(row)] for row in ROWS]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(ROWS, json.loads(done.stdout), strict=False))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_mistakes_after_other_commands(row: str, answers: dict[str, str]) -> None:
+    told = answers.get(row, "an earlier row imported torch")
+    assert told.startswith("adastate") and ROWS[row] in told and "TORCH" not in told, told
+    assert "\n" not in told, told
