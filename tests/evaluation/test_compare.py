@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from adastate.config.systems import System
-from adastate.evaluation.compare import DEFAULT, MAIN, TRAINED, SystemResult, tables, write_page
+from adastate.config.systems import TRAINED, System
+from adastate.evaluation.compare import MAIN, SystemResult, tables, write_page
+from adastate.evaluation.compare_command import DEFAULT
 from adastate.evaluation.metrics_table import MetricsRow
 from adastate.stream import StreamSpec
 
