@@ -131,6 +131,11 @@ class Model:
         """A session that goes on from a snapshot, or from the file of one."""
         return restore_session(self.live, snapshot, history)
 
+    def chunks(self, seconds: float, image: bool = False) -> int:
+        """How many chunks a stream of that length has, with a picture before it or without."""
+        spec, codec, given = self.live.spec(None), self.live.codec, int(image)
+        return len(chunk_starts(frames_for(seconds, codec, spec, given), codec, spec, given))
+
     def stream(
         self,
         prompt: str | Sequence[str],
