@@ -13,6 +13,9 @@ ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
 RECIPE  ?=
+# of a rehearsal: teacher, init or distill, and h100, h200, a100 or b200
+STAGE   ?= distill
+DEVICE  ?=
 STRATEGY ?=
 SP      ?=
 OUT     ?= $(RUN)/shards
@@ -43,7 +46,7 @@ TINY := $(if $(filter tiny flight,$(SIZE)),--config conf/stages/distill_tiny.yam
 TINY += $(if $(filter flight,$(SIZE)),--config conf/stages/distill_flight.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
-.PHONY: help install train test test-slow lint format plan shards trajectories train-codec train-teacher train-init \
+.PHONY: help install train test test-slow lint format plan rehearse shards trajectories train-codec train-teacher train-init \
 	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages tensorboard docs slurm-lab slurm-lab-stop clean
 
 help: ## this list
@@ -86,6 +89,10 @@ shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=f
 
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
 	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir="$(RUN)" $(ARGS)
+
+rehearse: install ## SIZE=wan_1_3b GPUS=8 STRATEGY=zero2 -> an iteration of STAGE=distill (teacher, init) on a pretended cluster: memory, waits, mistakes
+	$(ADASTATE) rehearse $(CONFIG) --config conf/stages/$(STAGE).yaml $(if $(filter distill,$(STAGE)),$(TINY)) $(call RECIPES,$(STAGE)) \
+		$(SHARDED) --gpus $(GPUS) --nodes $(NODES) $(if $(DEVICE),--device $(DEVICE)) --run.dir="$(RUN)" $(ARGS)
 
 trajectories: install ## the teacher's ODE paths; RECIPE=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
 	$(TRAIN) trajectories $(CONFIG) --run.dir="$(RUN)" $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)

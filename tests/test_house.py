@@ -28,6 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "adastate.training adastate.plan adastate.launch adastate.parity callbacks.monitoring",
         "adastate.inference adastate.evaluation callbacks",
         "adastate.study adastate.live adastate.hub",
+        "adastate.rehearsal",
         "adastate benchmarks",
     )
 )

@@ -61,6 +61,9 @@ COMMANDS = {
     ),
     "trajectories": Command("adastate.inference.trajectories_command", "write the teacher's ODE paths as shards"),
     "plan": Command("adastate.plan.cli", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
+    "rehearse": Command(
+        "adastate.rehearsal.cli", "an iteration on a pretended cluster: memory, waits, mistakes, estimates"
+    ),
     "weights": Command(
         "adastate.hub.cli",
         "look into checkpoints of any origin, import and export them; push to the Hub, pull from it",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from adastate.config.classes import constructor_parameters, described_class
 from adastate.config.command_line import read_command
 from adastate.config.described import described
-from adastate.config.schema import LIGHTNING, Config, ConfigError
-from adastate.runtime import plain_yaml
+from adastate.config.overrides import override
 from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 
@@ -24,8 +21,7 @@ def main(argv: Sequence[str]) -> None:
         return
     config, rest = read_command(argv)
     args, rest = options.parse_known_args(rest)
-    for word, value in _overrides(rest):
-        _put(config, word, value)
+    override(config, rest, "adastate plan")
     # up to here nothing has imported torch
     from adastate.plan.planning import plan_stage
 
@@ -54,31 +50,3 @@ def parser() -> Arguments:
     found.add_argument("--steps", type=whole(1), default=48, help="of a trajectory")
     found.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     return found
-
-
-def _overrides(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("--"):
-            raise ConfigError(f"{word!r} is no option; `adastate plan --help` lists them")
-        key, equals, value = word.removeprefix("--").partition("=")
-        if key.split(".")[0] not in LIGHTNING:
-            raise ConfigError(f"--{key} is no option of `adastate plan` and no part of a config")
-        yield key, plain_yaml.load(value if equals else next(rest, ""))
-
-
-def _put(config: Config, key: str, value: Any) -> None:
-    """Sets `data.batch` and the like; `init_args` may be left out, as Lightning lets it."""
-    *path, last = key.split(".")
-    node: Any = config.lightning
-    for name in path:
-        if isinstance(node, dict) and "class_path" in node and name != "init_args":
-            node = node.setdefault("init_args", {})
-        if not isinstance(node, dict) or not isinstance(node.setdefault(name, {}), dict):
-            raise ConfigError(f"--{key}: there is no {name!r} with parts of its own")
-        node = node[name]
-    if "class_path" in node and last not in ("class_path", "init_args"):
-        if last not in constructor_parameters(described_class(node["class_path"])):
-            raise ConfigError(f"--{key}: {node['class_path']} has no {last!r}")
-        node = node.setdefault("init_args", {})
-    node[last] = value

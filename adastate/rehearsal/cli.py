@@ -1,0 +1,65 @@
+"""`adastate rehearse`: an iteration of a run on a pretended cluster, and what would go wrong there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from adastate.config.command_line import read_command
+from adastate.config.overrides import override
+from adastate.config.schema import ConfigError
+from adastate.rehearsal.accelerators import ACCELERATORS
+from adastate.runtime.argument_types import whole
+from adastate.runtime.arguments import Arguments
+
+
+def parser() -> Arguments:
+    """Of the command; needs no torch."""
+    made = Arguments(
+        prog="adastate rehearse",
+        usage="adastate rehearse --config FILE ... [options] [--data.batch=4 and other overrides]",
+        description=__doc__,
+    )
+    made.add_argument("--device", choices=list(ACCELERATORS), default="h200", help="of every rank")
+    made.add_argument("--gpus", type=whole(1), help="of a machine (default: trainer.devices, or 1)")
+    made.add_argument("--nodes", type=whole(1), help="machines (default: trainer.num_nodes, or 1)")
+    made.add_argument("--rank", type=int, default=0, help="the process that is looked at")
+    made.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    if not argv or "-h" in argv or "--help" in argv:
+        parser().print_help()
+        return
+    config, rest = read_command(argv)
+    args, rest = parser().parse_known_args(rest)
+    override(config, rest, "adastate rehearse")
+    trainer = config.lightning.get("trainer") or {}
+    gpus = args.gpus if args.gpus is not None else _devices(trainer.get("devices"))
+    nodes = args.nodes if args.nodes is not None else int(trainer.get("num_nodes") or 1)
+    if not 0 <= args.rank < gpus * nodes:
+        raise ConfigError(f"there is no rank {args.rank} of {nodes} machines with {gpus} GPUs")
+    if not config.lightning.get("model") or not config.lightning.get("data"):
+        raise ConfigError("these config files hold no stage: add one of conf/stages/")
+
+    from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
+    from adastate.rehearsal.report import as_json, show
+
+    verdict = rehearse(config, args.device, gpus, nodes, args.rank)
+    if args.json:
+        print(json.dumps(as_json(verdict), indent=1))
+    else:
+        show(verdict, args.device, Console())
+    if verdict.errors:
+        raise SystemExit(1)
+
+
+def _devices(told: Any) -> int:
+    """Of a machine, by the trainer's word for them; where it says "auto" only the user knows."""
+    if isinstance(told, list):
+        return len(told)
+    return int(told) if str(told).isdigit() else 1

@@ -1,0 +1,67 @@
+"""Bytes that are alive on the pretended device: now, at most in each phase, and who holds the most at the peak."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+
+from torch import Tensor
+
+BLOCK = 512
+"""torch's allocator hands out multiples of it."""
+
+TOLD = 2**24
+"""Of an allocation from here on it is kept which line made it."""
+
+
+class DeviceMemory:
+    """Follows storages from their first tensor to their last.
+
+    Attributes:
+        now: bytes alive.
+        peaks: the most in each phase.
+        largest: by phase, the biggest allocation and the line that made it.
+    """
+
+    def __init__(self, line: Callable[[], str]) -> None:
+        self._line = line
+        self._alive: dict[int, tuple[int, str]] = {}
+        self.now = 0
+        self.peaks: Counter[str] = Counter()
+        self.held: dict[str, dict[str, int]] = {}
+        self.phase = ""
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.peaks[phase] = max(self.peaks[phase], self.now)
+
+    def restart(self) -> None:
+        """Forgets the peaks, and not what is alive."""
+        self.peaks.clear()
+        self.held.clear()
+        self.peaks[self.phase] = self.now
+
+    def note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        where = self._line() if size >= TOLD else ""
+        self._alive[key] = (size, where)
+        self.now += size
+        weakref.finalize(storage, self._free, key)
+        if self.now > self.peaks[self.phase]:
+            self.peaks[self.phase] = self.now
+
+    def _free(self, key: int) -> None:
+        size, _ = self._alive.pop(key, (0, ""))
+        self.now -= size
+
+    def by_line(self) -> Counter[str]:
+        """Bytes alive now by the line that made them."""
+        found: Counter[str] = Counter()
+        for size, where in self._alive.values():
+            found[where or "smaller ones"] += size
+        return found

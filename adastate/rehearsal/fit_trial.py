@@ -1,0 +1,177 @@
+"""One trial of a training stage: the configuration's own trainer runs two iterations on the pretended machine."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from adastate.config.compose import build
+from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
+from adastate.rehearsal.recorder import Recorder
+from adastate.rehearsal.source_lines import line_of
+from adastate.rehearsal.stand_ins import StandInData, batch_shape, without_files
+from adastate.rehearsal.training_phases import watch_training
+
+PARTS = 2
+"""Micro batches of an iteration that are run, of however many it has."""
+
+
+@dataclass
+class Trial:
+    """What one run told.
+
+    Attributes:
+        record: of its last iteration.
+        parts: micro batches of a real iteration, of which `ran` were run.
+        grown: bytes that the device held more after that iteration than before.
+        checkpoint: bytes of a checkpoint, of this rank's part where networks are in pieces.
+        host: bytes of the host's memory that this process holds.
+        failed: what ended it, in a sentence; empty if it came to its end.
+    """
+
+    record: Recorder
+    parts: int = 1
+    ran: int = 1
+    grown: int = 0
+    checkpoint: int = 0
+    host: int = 0
+    failed: str = ""
+    untrained: list[str] = field(default_factory=list)
+
+
+class Conductor(pl.Callback):
+    """Ends the run after two iterations, of which the second is the one that counts: moments are there by then."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial, self.record = trial, trial.record
+        self._before = self._done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        trial = self.trial
+        watch_training(pl_module, trainer.strategy, self.record)
+        if hasattr(pl_module, "batch") and hasattr(pl_module.batch, "parts"):
+            trial.parts = pl_module.batch.parts(trainer.world_size)
+            self._run_parts(pl_module, trainer.world_size, 1)
+            self._go_to(pl_module, 0)
+        else:
+            trial.parts = trial.ran = int(trainer.accumulate_grad_batches)
+        self.record.enter("between")
+
+    def _go_to(self, module: Any, after: int) -> None:
+        """To the next iteration in which the student learns."""
+        every, first = module.schedule.student_every, module.schedule.critic_first
+        module._iteration = next(i for i in range(max(after, first), after + first + every + 1) if i % every == 0)
+        module.iterations = max(module.iterations, module._iteration + 2)
+
+    def _run_parts(self, module: Any, world: int, parts: int) -> None:
+        self.trial.ran = min(self.trial.parts, parts)
+        module.batch.size = self.trial.ran * module.batch.micro * world
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *rest: Any) -> None:
+        if not getattr(pl_module, "at_boundary", True) or (trainer.fit_loop._should_accumulate()):
+            return
+        self._done += 1
+        gc.collect()
+        if self._done == 1:
+            self._before = self.record.memory.now
+            self.record.restart()
+            if hasattr(pl_module, "schedule"):
+                self._go_to(pl_module, pl_module._iteration)
+                self._run_parts(pl_module, trainer.world_size, PARTS)
+        else:
+            self.trial.grown = self.record.memory.now - self._before
+            trainer.should_stop = True
+            self.record.enter("end")
+
+
+def fit_trial(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster) -> Trial:
+    """Runs the stage of a composed configuration."""
+    with pretended_machine(cluster) as recorder, without_files(), _quietly():
+        trial = Trial(recorder)
+        try:
+            _fit(lightning, variables, cluster, trial)
+        except Exception as error:
+            where = line_of(error.__traceback__)
+            trial.failed = f"{where + ': ' if where else ''}{_sentence(error)}"
+            if os.environ.get("ADASTATE_REHEARSE_RAISES"):
+                raise
+        recorder.enter("end")
+    return trial
+
+
+def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster, trial: Trial) -> None:
+    recorder = trial.record
+    recorder.enter("build")
+    with recorder.building_run():
+        module: Any = build(lightning["model"], pl.LightningModule)
+        forget_data(module, recorder.fake)
+        trial.host = sum(_bytes(t) for t in (*module.parameters(), *module.buffers()))
+    if hasattr(module, "out"):
+        module.out = None
+    shape = batch_shape(lightning["data"], variables, module)
+    data: Any = StandInData(shape) if shape is not None else build(lightning["data"], pl.LightningDataModule)
+    trainer = _trainer(dict(lightning.get("trainer") or {}), cluster, [Conductor(trial)])
+    recorder.enter("set-up")
+    trainer.fit(module, data)
+
+
+def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback]) -> pl.Trainer:
+    for key in (
+        "logger",
+        "callbacks",
+        "default_root_dir",
+        "enable_progress_bar",
+        "accelerator",
+        "devices",
+        "num_nodes",
+    ):
+        told.pop(key, None)
+    strategy = told.pop("strategy", "auto")
+    if isinstance(strategy, dict):
+        strategy = build(strategy, Strategy)
+    elif strategy == "auto" and cluster.world > 1:
+        strategy = "ddp_find_unused_parameters_true"
+    told |= {"max_steps": told.get("max_steps", -1) if told.get("max_steps", -1) < 0 else 10**6}
+    return pl.Trainer(
+        **{**told, "enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10**9},
+        accelerator="cuda",
+        devices=cluster.gpus,
+        num_nodes=cluster.nodes,
+        strategy=strategy,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "DeepSpeed", "deepspeed")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _sentence(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+
+
+def _bytes(t: Tensor) -> int:
+    return t.numel() * t.element_size()

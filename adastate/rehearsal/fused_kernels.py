@@ -1,0 +1,118 @@
+"""Which kernels torch chooses on a GPU where it would choose others, or many small ones, without one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+
+HALF = (torch.bfloat16, torch.float16)
+WIDEST_HEAD = 256
+"""Of flash kernels."""
+
+
+@contextlib.contextmanager
+def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None]) -> Iterator[None]:
+    """Within, attention and root mean square norms of CUDA tensors are one kernel, and host memory can be pinned.
+
+    Args:
+        masked: told of every attention with a mask: its mask.
+        waited: told where the host reads a list of numbers.
+    """
+
+    def read(x: Tensor) -> Any:
+        if not isinstance(x, FakeTensor) or x.fake_device.type != "cuda":
+            return as_list(x)
+        waited("numbers read by the host")
+        with unset_fake_temporarily():
+            return torch.zeros(tuple(x.shape), dtype=x.dtype).tolist()
+
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if attn_mask is not None:
+            masked(attn_mask)
+        return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+
+    as_list = Tensor.tolist
+    pinned: dict[int, Tensor] = {}
+
+    def pin(x: Tensor, device: Any = None) -> Tensor:
+        pinned[id(x)] = x
+        return x
+
+    kernels = torch.library.Library("aten", "IMPL")
+    try:
+        for key in ("CUDA", "AutogradCUDA"):
+            kernels.impl("scaled_dot_product_attention", attention, key)
+            kernels.impl("rms_norm", _rms_norm, key)
+        with (
+            mock.patch.object(Tensor, "is_pinned", lambda x, device=None: id(x) in pinned),
+            mock.patch.object(Tensor, "pin_memory", pin),
+            mock.patch.object(Tensor, "tolist", read),
+        ):
+            yield
+    finally:
+        kernels._destroy()
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    grouped: bool,
+) -> Tensor:
+    """The flash kernel for half precision without a mask, else the memory-efficient one."""
+    if len({x.dtype for x in (q, k, v)}) > 1:
+        raise RuntimeError(f"attention of query {q.dtype}, key {k.dtype} and value {v.dtype}: they must be one")
+    if grouped:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    if mask is None and q.dtype in HALF and q.shape[-1] <= WIDEST_HEAD:
+        made = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout, causal, scale=scale)
+        return made[0]  # type: ignore[no-any-return]
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            zeros = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
+            mask = zeros.masked_fill_(~mask, float("-inf"))
+        mask = mask.expand(*q.shape[:2], q.shape[2], k.shape[2])
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    return efficient(q, k, v, mask, learns, dropout, causal, scale=scale)[0]  # type: ignore[no-any-return]
+
+
+def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    if weight is None or x.dtype != weight.dtype:
+        y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + (eps or 1e-6))
+        return y if weight is None else y * weight
+    return _OneNorm.apply(x, weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _OneNorm(torch.autograd.Function):
+    """As one kernel, which keeps its input and a number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)

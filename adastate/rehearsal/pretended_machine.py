@@ -1,0 +1,111 @@
+"""Everything that is pretended, put up together: devices, world, kernels, modules that move, and the recorder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from adastate.rehearsal.fused_kernels import fused_kernels
+from adastate.rehearsal.hardware import Accelerator
+from adastate.rehearsal.pretended_cuda import pretended_cuda
+from adastate.rehearsal.pretended_world import pretended_world
+from adastate.rehearsal.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run is rehearsed.
+
+    Attributes:
+        device: of every rank.
+        gpus: of a machine; nodes: machines.
+        rank: the one that is looked at.
+    """
+
+    device: Accelerator
+    gpus: int = 1
+    nodes: int = 1
+    rank: int = 0
+
+    @property
+    def world(self) -> int:
+        return self.gpus * self.nodes
+
+
+@contextlib.contextmanager
+def pretended_machine(cluster: Cluster) -> Iterator[Recorder]:
+    """Within, torch believes in the cluster; what runs there is written down by the recorder that comes.
+
+    Raises:
+        NoDeviceError: no device can be pretended here.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = Recorder(fake)
+    recorder.one_node = cluster.nodes == 1
+    device = pretended_cuda(cluster.device, cluster.gpus, recorder.synchronized, lambda: recorder.memory.now)
+    with (
+        device,
+        pretended_world(cluster.rank, cluster.world, cluster.gpus),
+        mock.patch.object(nn.Module, "_apply", _apply),
+        mock.patch.object(torch, "compile", _uncompiled),
+        torch.autograd.set_multithreading_enabled(False),
+        fake,
+        recorder,
+        fused_kernels(recorder.masked, recorder.waited),
+    ):
+        yield recorder
+
+
+def _uncompiled(model: Any = None, **options: Any) -> Any:
+    """Nothing is traced: operations are counted one by one."""
+    return (lambda made: made) if model is None else model
+
+
+_TRUE_APPLY = nn.Module._apply
+
+
+def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """nn.Module._apply for weights without data: a parameter stays the object that it is, as on a real device."""
+    seen: set[int] = set()
+    for module in self.modules():
+        for name, p in module._parameters.items():
+            if p is None or id(p) in seen:
+                continue
+            seen.add(id(p))
+            with torch.no_grad():
+                moved = fn(p)
+            if moved is not p:
+                _become(module, name, p, moved)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fn(buffer)
+    return self
+
+
+def _become(module: nn.Module, name: str, p: nn.Parameter, moved: Tensor) -> None:
+    if isinstance(p, FakeTensor) and isinstance(moved, FakeTensor):
+        p.data = moved
+        p.fake_device = moved.fake_device
+    elif type(p.data) is type(moved):
+        p.data = moved
+    else:
+        module._parameters[name] = nn.Parameter(moved.detach(), requires_grad=p.requires_grad)
+
+
+def forget_data(module: nn.Module, fake: FakeTensorMode) -> None:
+    """Gives the host's weights of a module up: from here on all of them are without data."""
+    known: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, p in list(part._parameters.items()):
+            if p is not None and not isinstance(p, FakeTensor):
+                if id(p) not in known:
+                    made = fake.from_tensor(p.detach(), static_shapes=True)
+                    known[id(p)] = nn.Parameter(made, requires_grad=p.requires_grad)
+                part._parameters[name] = known[id(p)]

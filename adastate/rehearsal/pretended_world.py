@@ -1,0 +1,77 @@
+"""A world of processes of which only this one is there: collectives have shapes, and nobody answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def pretended_world(rank: int, world: int, gpus: int) -> Iterator[None]:
+    """Within, this process is number `rank` of `world`, `gpus` on each machine, as torchrun would start it."""
+    told = {
+        "RANK": rank, "LOCAL_RANK": rank % gpus, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": gpus,
+        "GROUP_RANK": rank // gpus, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29999, "DS_ACCELERATOR": "cuda",
+        "TORCHELASTIC_RUN_ID": "rehearsal", "NODE_RANK": rank // gpus,
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, {name: str(value) for name, value in told.items()}))
+        if world > 1:
+            from torch.testing._internal.distributed.fake_pg import FakeStore
+
+            dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+            stack.callback(dist.destroy_process_group)
+            for name in ("broadcast_object_list", "barrier", "monitored_barrier"):
+                stack.enter_context(mock.patch.object(dist, name, lambda *a, **k: None))
+            stack.enter_context(mock.patch.object(dist, "all_gather_object", _gathered))
+            stack.enter_context(mock.patch("torch.nn.parallel.DistributedDataParallel", PretendedReplica))
+            from lightning.pytorch.strategies import ddp
+
+            stack.enter_context(mock.patch.object(ddp, "DistributedDataParallel", PretendedReplica))
+        yield
+
+
+def _gathered(into: list[Any], mine: Any, group: Any = None) -> None:
+    into[:] = [mine] * len(into)
+
+
+class PretendedReplica(nn.Module):
+    """torch's DistributedDataParallel: buckets as large as the gradients, sent where a gradient is whole."""
+
+    def __init__(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.module = module
+        self.require_backward_grad_sync = True
+        learning = [p for p in module.parameters() if p.requires_grad]
+        self.buckets = [torch.empty_like(p) for p in learning]
+        for p, bucket in zip(learning, self.buckets, strict=True):
+            p.register_post_accumulate_grad_hook(self._send(bucket))
+
+    def _send(self, bucket: Tensor) -> Any:
+        def send(p: Tensor) -> None:
+            if self.require_backward_grad_sync:
+                dist.all_reduce(bucket)
+
+        return send
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self.require_backward_grad_sync, before = False, self.require_backward_grad_sync
+        try:
+            yield
+        finally:
+            self.require_backward_grad_sync = before
+
+    def register_comm_hook(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def _set_ddp_runtime_logging_sample_rate(self, *args: Any) -> None: ...

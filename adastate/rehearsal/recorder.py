@@ -1,0 +1,317 @@
+"""Runs real code on fake CUDA tensors and writes down what it does: work, memory, waits, copies, mistakes.
+
+Tensors of the host are real, so that draws, prompts and positions are those of a run; those of the device have shapes,
+dtypes and a device, and no data. While a run is built the large ones of the host have none either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from adastate.rehearsal.device_memory import DeviceMemory
+from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
+from adastate.rehearsal.source_lines import line
+from adastate.rehearsal.workload import FREE, Work, communicate, count, kind_of, size_of
+
+aten = torch.ops.aten
+LARGE = 2**16
+"""Numbers of a host tensor from which it is made without data while a run is built."""
+
+COPIES = (aten._to_copy.default, aten.copy_.default)
+WIDE_TYPES = (torch.float64, torch.complex128)
+SMALL = 2**16
+ON_PURPOSE = ("adastate/diffusion/",)
+"""Where latents are taken apart in float64, as the references do; and up to how many numbers nobody minds."""
+
+MASK_LIMIT = 2**28
+"""Numbers of an attention's mask, or of any tensor of truth values, above which it is a mistake."""
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps one Work a phase, and everything else by the line at which it happened.
+
+    Attributes:
+        entries: how often each phase began.
+        waits: the host waited for the device, by (phase, what, line).
+        copies: from the host to the device, by (phase, line): how often.
+        copied: the same in bytes.
+        wide: numbers of 64 bits that an operation made on the device, by (phase, operation, line).
+        mistakes: sentences by (what is wrong, line).
+    """
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        super().__init__()
+        self.fake = fake
+        self.memory = DeviceMemory(lambda: line(4))
+        self.phase = "start"
+        self.entries: Counter[str] = Counter()
+        self.work: dict[str, Work] = defaultdict(Work)
+        self.waits: Counter[tuple[str, str, str]] = Counter()
+        self.copies: Counter[tuple[str, str]] = Counter()
+        self.copied: Counter[tuple[str, str]] = Counter()
+        self.wide: Counter[tuple[str, str, str]] = Counter()
+        self.mistakes: dict[tuple[str, str], str] = {}
+        self.building = False
+        self.one_node = True
+
+    # ---- where it stands
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.entries[phase] += 1
+        self.memory.enter(phase)
+
+    @contextlib.contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        before = self.phase
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+            self.entries[before] -= 1
+
+    @contextlib.contextmanager
+    def building_run(self) -> Iterator[None]:
+        self.building = True
+        try:
+            yield
+        finally:
+            self.building = False
+
+    def restart(self) -> None:
+        """Forgets what was counted, and not what is alive or was wrong."""
+        self.work.clear()
+        self.waits.clear()
+        self.copies.clear()
+        self.copied.clear()
+        self.wide.clear()
+        self.entries.clear()
+        self.memory.restart()
+
+    # ---- what is told
+
+    def waited(self, what: str) -> None:
+        self.waits[self.phase, what, line(3)] += 1
+
+    def synchronized(self) -> None:
+        self.waits[self.phase, "a wait for all that the device has to do", line(3)] += 1
+
+    def mistake(self, kind: str, said: str) -> None:
+        where = line(3)
+        self.mistakes.setdefault((kind, where), f"{where}: {said}")
+
+    def masked(self, mask: Tensor) -> None:
+        if mask.numel() > MASK_LIMIT:
+            shape = " x ".join(map(str, mask.shape))
+            self.mistake(
+                "mask", f"a mask of {shape} is {size_of(mask) / 2**30:.1f} GiB: attend in groups of equal rows"
+            )
+
+    # ---- operations
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(kind.__name__ in ("DTensor", "AsyncCollectiveTensor") for kind in types):
+            return NotImplemented  # it comes again with its local parts
+        flat, _ = tree_flatten((args, kwargs))
+        tensors = [x for x in flat if isinstance(x, Tensor)]
+        fakes = [x for x in tensors if isinstance(x, FakeTensor)]
+        target = _type(kwargs.get("device"))
+        if not fakes and target != "cuda":
+            return self._on_host(func, args, kwargs, tensors)
+        there = any(x.fake_device.type == "cuda" for x in fakes)
+        if there or target == "cuda":
+            args, kwargs = self._generator(args, kwargs, flat, target or "cuda")
+        if not fakes and tensors:
+            return self._to_device(func, args, kwargs, tensors)
+        if there:
+            found = self._answered(func, args, kwargs, fakes, target)
+            if found is not _RUN:
+                return found
+            args, kwargs = self._strays(func, args, kwargs, tensors)
+        elif func is aten._local_scalar_dense.default:
+            return 1.0 if fakes[0].is_floating_point() else 1
+        with self.fake:
+            out = func(*args, **kwargs)
+        outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        self._note(outputs)
+        if there or target == "cuda":
+            self._count(func, args, kwargs, out, fakes, outputs)
+        return out
+
+    def _on_host(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        with unset_fake_temporarily():
+            if not self.building or tensors:
+                return func(*args, **kwargs)
+        if _is_factory(func) and _asked_for(args) >= LARGE:
+            with self.fake:
+                return func(*args, **kwargs)
+        with unset_fake_temporarily():
+            return func(*args, **kwargs)
+
+    def _note(self, outputs: list[Tensor]) -> None:
+        for x in outputs:
+            if isinstance(x, FakeTensor) and x.fake_device.type == "cuda":
+                self.memory.note(x)
+                if x.dtype is torch.bool and x.numel() > MASK_LIMIT:
+                    shape = " x ".join(map(str, x.shape))
+                    self.mistake("mask", f"truth values of {shape} are {x.numel() / 2**30:.1f} GiB on the device")
+
+    def _generator(self, args: Any, kwargs: Any, flat: list[Any], target: str) -> tuple[Any, Any]:
+        made = next((x for x in flat if isinstance(x, TRUE_GENERATOR)), None)
+        if made is None:
+            return args, kwargs
+        have = device_of(made)
+        if have != target:
+            self.mistake(
+                "generator", f"a generator of the {_said(have)} draws on the {_said(target)}, which torch refuses"
+            )
+
+        def without(x: Any) -> Any:
+            return None if isinstance(x, TRUE_GENERATOR) else x
+
+        return tree_map(without, args), tree_map(without, kwargs)
+
+    def _to_device(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        self._copy(sum(map(size_of, tensors)))
+        convert = self._fake
+        with self.fake:
+            out = func(*tree_map(convert, args), **tree_map(convert, kwargs))
+        self._note([out] if isinstance(out, Tensor) else [])
+        return out
+
+    def _copy(self, size: int) -> None:
+        where = line(4)
+        self.copies[self.phase, where] += 1
+        self.copied[self.phase, where] += size
+
+    def _fake(self, x: Any) -> Any:
+        if isinstance(x, Tensor) and not isinstance(x, FakeTensor):
+            return self.fake.from_tensor(x, static_shapes=True)
+        return x
+
+    def _answered(self, func: Any, args: Any, kwargs: Any, fakes: list[Any], target: str | None) -> Any:
+        """What the host asks of a device without data is answered here; _RUN for every other operation."""
+        first = fakes[0]
+        if target == "cpu":
+            self.waited("a copy to the host")
+            with unset_fake_temporarily():
+                return torch.zeros(tuple(first.shape), dtype=kwargs.get("dtype") or first.dtype)
+        if func is aten._local_scalar_dense.default:
+            self.waited("one number read by the host")
+            return {torch.bool: True}.get(first.dtype, 1.0 if first.is_floating_point() else 1)
+        if func is aten.equal.default:
+            self.waited("a comparison read by the host")
+            return True
+        if func is aten.copy_.default and isinstance(args[0], Tensor) and _type_of(args[0]) == "cpu":
+            self.waited("a copy to the host")
+            return args[0]
+        if func is aten.index.Tensor and any(isinstance(i, Tensor) and i.dtype is torch.bool for i in args[1]):
+            self.waited("truth values as an index, whose number the host waits for")
+            x, index = args
+            at = next(k for k, v in enumerate(index) if v is not None)
+            shape = list(x.shape)
+            shape[at : at + index[at].dim()] = [reduce(lambda a, b: a * b, index[at].shape, 1)]
+            return self._empty(x, shape)
+        if func is aten.nonzero.default:
+            self.waited("nonzero, whose number of rows the host waits for")
+            return self._empty(first, [first.numel(), first.dim()], torch.int64)
+        if func is aten.masked_select.default:
+            self.waited("masked_select, whose length the host waits for")
+            return self._empty(first, [first.numel()])
+        return _RUN
+
+    def _empty(self, like: Tensor, shape: list[int], dtype: torch.dtype | None = None) -> Tensor:
+        with self.fake:
+            out = aten.new_empty.default(like, shape, dtype=dtype or like.dtype)
+        self.memory.note(out)
+        return out
+
+    def _strays(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
+        """Host tensors among those of the device: one number may be there, more may not."""
+        wrong = False
+        for x in tensors:
+            if _type_of(x) != "cpu":
+                continue
+            if func in COPIES:
+                self._copy(size_of(x))
+            elif x.dim() == 0:
+                self.copies[self.phase, line(3)] += 0  # an argument of the kernel, no copy
+            else:
+                shape, wrong = tuple(x.shape), True
+                self.mistake("device", f"a tensor {shape} of the host meets the device in {_name(func)}")
+        if not wrong:
+            return tree_map(self._fake, args), tree_map(self._fake, kwargs)
+
+        def moved(x: Any) -> Any:
+            if isinstance(x, Tensor) and _type_of(x) == "cpu" and x.dim():
+                with self.fake:
+                    return aten._to_copy.default(self._fake(x), device=torch.device("cuda", 0))
+            return self._fake(x)
+
+        return tree_map(moved, args), tree_map(moved, kwargs)
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any, fakes: list[Any], outputs: list[Tensor]) -> None:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            if func._overloadpacket.__name__ not in ("wait_tensor", "barrier"):
+                communicate(self.work[self.phase], sum(map(size_of, fakes)), self.one_node)
+            return
+        wide = [x for x in outputs if x.dtype in WIDE_TYPES]
+        if wide and _name(func) not in FREE:
+            self._wide(func, wide[0])
+        count(self.work[self.phase], func, args, kwargs, out, fakes, outputs)
+
+    def _wide(self, func: Any, x: Tensor) -> None:
+        where, name = line(3), _name(func)
+        self.wide[self.phase, name, where] += 1
+        backward = torch._C._current_graph_task_id() != -1  # then the line is that of the backward pass
+        large = x.numel() > SMALL and not backward and not where.startswith(ON_PURPOSE)
+        if large or kind_of(name) != "other":
+            self.mistake("float64", f"{name} makes {tuple(x.shape)} in {_dtype(x)} on the device: use float32 or less")
+
+
+class _Run:
+    """Of an operation that has to run."""
+
+
+_RUN = _Run()
+
+
+def _type(device: Any) -> str | None:
+    return None if device is None else torch.device(device).type
+
+
+def _type_of(x: Tensor) -> str:
+    return x.fake_device.type if isinstance(x, FakeTensor) else x.device.type
+
+
+def _said(device: str) -> str:
+    return "host" if device == "cpu" else "device"
+
+
+def _name(func: Any) -> str:
+    return str(func._overloadpacket.__name__)
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _is_factory(func: Any) -> bool:
+    return _name(func) in ("empty", "zeros", "ones", "full", "rand", "randn", "empty_strided", "randint")
+
+
+def _asked_for(args: Any) -> int:
+    shape = next((x for x in args if isinstance(x, list | tuple)), ())
+    return reduce(lambda a, b: a * b, shape, 1)

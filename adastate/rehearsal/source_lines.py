@@ -1,0 +1,52 @@
+"""Which line of whose code is running: that of the project or of the user, and not of the libraries below it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType, TracebackType
+
+HERE = str(Path(__file__).parent)
+LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@lru_cache(maxsize=4096)
+def shown(file: str) -> str | None:
+    """A file as it is told, from the working directory if it is below that; None for a library's."""
+    if file.startswith((HERE, "<")) or any(file.startswith(folder + os.sep) for folder in LIBRARIES):
+        return None
+    if "site-packages" in file or "dist-packages" in file:
+        return None
+    root = str(Path(HERE).parents[1])
+    for folder in (os.getcwd(), root):
+        if file.startswith(folder + os.sep):
+            return file[len(folder) + 1 :]
+    return file
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def line(above: int = 1) -> str:
+    """ "file:line" of the innermost frame that is no library's; "" where there is none."""
+    for frame in _frames(sys._getframe(above)):
+        if found := shown(frame.f_code.co_filename):
+            return f"{found}:{frame.f_lineno}"
+    return ""
+
+
+def line_of(trace: TracebackType | None) -> str:
+    """The same of an exception: where the innermost frame of ours was when it was raised."""
+    found = ""
+    while trace is not None:
+        if name := shown(trace.tb_frame.f_code.co_filename):
+            found = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found

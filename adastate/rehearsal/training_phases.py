@@ -1,0 +1,48 @@
+"""Which part of an iteration is running: the methods that begin one tell the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from adastate.rehearsal.recorder import Recorder
+
+ONCE = ("optimiser", "average")
+"""Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
+
+
+def watch(owner: Any, method: str, phase: str | Callable[..., str], recorder: Recorder) -> None:
+    """From here on `owner.method` runs as a phase, whose name may be a function of its arguments."""
+    true = getattr(owner, method)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with recorder.within(phase if isinstance(phase, str) else phase(*args, **kwargs)):
+            return true(*args, **kwargs)
+
+    object.__setattr__(owner, method, watched)
+
+
+def watch_training(module: Any, strategy: Any, recorder: Recorder) -> None:
+    """Phases of any stage, as `adastate plan` names them."""
+    student = getattr(module, "student", None)
+    for owner in (module, student):
+        if owner is not None and hasattr(owner, "embed"):
+            watch(owner, "embed", "prompts", recorder)
+    if hasattr(module, "updates") and hasattr(module, "sampler"):
+        watch(module.sampler, "student_sample", _rollout, recorder)
+        watch(module, "student_loss", "student: scores", recorder)
+        watch(module.critic, "loss", "critic: forward", recorder)
+        watch(module.updates, "backward", lambda name, *rest: f"{name}: backward", recorder)
+        watch(module.updates, "step", lambda name: f"{name}: optimiser", recorder)
+    else:
+        name = next(iter(getattr(module, "trained", {})), type(module).__name__.lower())
+        watch(module, "optimizer_step", f"{name}: optimiser", recorder)
+        watch(module, "training_step", f"{name}: forward", recorder)
+        watch(strategy, "backward", f"{name}: backward", recorder)
+    for network in getattr(module, "trained", {}).values():
+        if network.average is not None:
+            watch(network.average, "update", f"{network.name}: average", recorder)
+
+
+def _rollout(part: Any, iteration: int, purpose: str, *rest: Any, **options: Any) -> str:
+    return "student: rollout" if purpose == "student" else "critic: rollout"

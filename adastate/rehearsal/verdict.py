@@ -1,0 +1,206 @@
+"""What the trials of a run tell together: its phases at full depth, what the host waits for, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adastate.rehearsal.fit_trial import Trial
+from adastate.rehearsal.hardware import ACCELERATORS, LAUNCH, USABLE, Accelerator
+from adastate.rehearsal.shallow import drawn_on, per_layer
+from adastate.rehearsal.training_phases import ONCE
+
+OUTSIDE = ("start", "build", "set-up", "between", "end")
+"""Phases in which nothing is learnt: what happens there happens once."""
+
+KINDS = ("product", "attention", "other", "communication")
+OFTEN = 4
+"""Waits of a line, each time that a phase comes, from which on it stands in a loop over passes."""
+
+LEAK = 2**20
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """A phase of an iteration at full depth.
+
+    Attributes:
+        peak: bytes alive on the rank, at most.
+        kernels, flop, moved, sent: of all micro batches of the iteration, by kind of operation where it matters.
+        seconds: on each known device: estimate, never measured.
+        bound: what takes most of them on the device of the run.
+    """
+
+    name: str
+    peak: float
+    kernels: float
+    flop: dict[str, float]
+    moved: dict[str, float]
+    sent: float
+    seconds: dict[str, float]
+    bound: str
+
+
+@dataclass(frozen=True)
+class HostEvent:
+    """A wait for the device, or a copy to it: how often in an iteration and each time that its phase comes."""
+
+    phase: str
+    what: str
+    line: str
+    times: float
+    each_layer: bool
+    bytes: float = 0.0
+    each_time: float = 0.0
+
+
+@dataclass
+class Verdict:
+    """Everything that is told of a rehearsal; see `adastate.rehearsal.report`."""
+
+    stage: str
+    device: Accelerator
+    ranks: int
+    rank: int
+    parts: int
+    depths: list[int]
+    phases: list[PhaseCost] = field(default_factory=list)
+    waits: list[HostEvent] = field(default_factory=list)
+    copies: list[HostEvent] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    host: float = 0.0
+    checkpoint: float = 0.0
+
+    @property
+    def peak(self) -> PhaseCost | None:
+        return max(self.phases, key=lambda phase: phase.peak, default=None)
+
+    def seconds(self, device: str) -> float:
+        """Of an iteration in which everything learns."""
+        return sum(phase.seconds[device] for phase in self.phases)
+
+
+def judge(verdict: Verdict, trials: Sequence[Trial], runs: list[dict[int, int]], name: str, gpus: int) -> Verdict:
+    """Fills the verdict in.
+
+    Args:
+        runs: the depths of each trial.
+        name: of the device, as ACCELERATORS knows it.
+        gpus: of a machine.
+    """
+    verdict.errors += dict.fromkeys(trial.failed for trial in trials if trial.failed)
+    verdict.errors += dict.fromkeys(said for trial in trials for said in trial.record.mistakes.values())
+    if any(trial.failed for trial in trials):
+        return verdict
+    full = _Full(trials, verdict.depths, runs)
+    first = trials[0]
+    verdict.phases = [full.phase(phase, name) for phase in first.record.memory.peaks if phase not in OUTSIDE]
+    verdict.waits, verdict.copies = full.waits(), full.copies()
+    verdict.host = gpus * full.of(lambda trial: trial.host)
+    verdict.checkpoint = full.of(lambda trial: trial.checkpoint)
+    verdict.errors += _memory(verdict) + _waiting(verdict) + full.wide_layers()
+    if all(trial.grown > LEAK for trial in trials):
+        grown = full.of(lambda trial: trial.grown)
+        verdict.errors.append(
+            f"every iteration leaves {grown / 2**30:.2f} GiB more on the device: something keeps tensors of each"
+        )
+    return verdict
+
+
+class _Full:
+    """Quantities of trials at few layers, drawn on to all layers and all micro batches."""
+
+    def __init__(self, trials: Sequence[Trial], depths: list[int], runs: list[dict[int, int]]) -> None:
+        self.trials, self.depths, self.runs = trials, depths, runs
+
+    def of(self, value: Any) -> float:
+        return drawn_on([float(value(trial)) for trial in self.trials], self.depths, self.runs)
+
+    def times(self, phase: str) -> float:
+        first = self.trials[0]
+        return 1.0 if phase.endswith(ONCE) else first.parts / max(1, first.ran)
+
+    def phase(self, phase: str, name: str) -> PhaseCost:
+        times = self.times(phase)
+
+        def work(value: Any) -> float:
+            return times * self.of(lambda trial: value(trial.record.work[phase]))
+
+        kernels = work(lambda w: w.kernels)
+        by_kind = {
+            device: {kind: work(lambda w, d=device, k=kind: w.seconds[d][k]) for kind in KINDS}
+            for device in ACCELERATORS
+        }
+        launching = kernels * LAUNCH
+        seconds = {device: max(sum(kinds.values()), launching) for device, kinds in by_kind.items()}
+        mine = by_kind[name]
+        bound = "launches" if launching > sum(mine.values()) else max(mine, key=lambda kind: mine[kind])
+        return PhaseCost(
+            phase,
+            peak=self.of(lambda trial: trial.record.memory.peaks[phase]),
+            kernels=kernels,
+            flop={kind: work(lambda w, k=kind: w.flop[k]) for kind in KINDS[:3]},
+            moved={kind: work(lambda w, k=kind: w.moved[k]) for kind in KINDS[:3]},
+            sent=work(lambda w: w.sent),
+            seconds=seconds,
+            bound=bound,
+        )
+
+    def _each_layer(self, counts: list[float]) -> bool:
+        return per_layer(counts, self.runs) > 0
+
+    def waits(self) -> list[HostEvent]:
+        found = []
+        for key in dict.fromkeys(key for trial in self.trials for key in trial.record.waits):
+            if key[0] in OUTSIDE:
+                continue
+            counts = [float(trial.record.waits[key]) for trial in self.trials]
+            times = self.times(key[0]) * drawn_on(counts, self.depths, self.runs)
+            each = counts[0] / max(1, self.trials[0].record.entries[key[0]])
+            found.append(HostEvent(*key, times, self._each_layer(counts), each_time=each))
+        return found
+
+    def copies(self) -> list[HostEvent]:
+        found = []
+        for key in dict.fromkeys(key for trial in self.trials for key in trial.record.copies):
+            counts = [float(trial.record.copies[key]) for trial in self.trials]
+            if key[0] in OUTSIDE or not any(counts):
+                continue
+            sizes = [float(trial.record.copied[key]) for trial in self.trials]
+            times = self.times(key[0]) * drawn_on(counts, self.depths, self.runs)
+            size = self.times(key[0]) * drawn_on(sizes, self.depths, self.runs)
+            each = counts[0] / max(1, self.trials[0].record.entries[key[0]])
+            layered = self._each_layer(counts)
+            found.append(HostEvent(key[0], "a copy to the device", key[1], times, layered, size, each))
+        return found
+
+    def wide_layers(self) -> list[str]:
+        found = []
+        for key in dict.fromkeys(key for trial in self.trials for key in trial.record.wide):
+            if self._each_layer([float(trial.record.wide[key]) for trial in self.trials]):
+                found.append(f"{key[2]}: {key[1]} in float64 in every layer ({key[0]}): use float32 or less")
+        return found
+
+
+def _memory(verdict: Verdict) -> list[str]:
+    worst, total = verdict.peak, verdict.device.memory_gib * 2**30
+    if worst is None or worst.peak <= USABLE * total:
+        return []
+    return [
+        f"{worst.name} holds {worst.peak / 2**30:.1f} GiB a rank, and {verdict.device.name} has "
+        f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} can be used: "
+        "`adastate plan` names the fewest changes with which it fits"
+    ]
+
+
+def _waiting(verdict: Verdict) -> list[str]:
+    """Waits and copies that are in every layer, or in a loop over passes."""
+    found = []
+    for event in (*verdict.waits, *verdict.copies):
+        if event.each_layer and event.phase != "prompts":
+            found.append(f"{event.line}: {event.what} in every layer, {event.times:.0f} times ({event.phase})")
+        elif event.each_time >= OFTEN and not event.phase.endswith(ONCE) and event.phase != "prompts":
+            found.append(f"{event.line}: {event.what} {event.each_time:.0f} times in each {event.phase}")
+    return found

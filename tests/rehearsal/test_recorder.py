@@ -1,0 +1,112 @@
+"""What real code does on a pretended device is written down, with the line that did it; mistakes are sentences."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from adastate.rehearsal.hardware import ACCELERATORS
+from adastate.rehearsal.pretended_machine import Cluster, pretended_machine
+from adastate.rehearsal.recorder import Recorder
+
+pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def record() -> Iterator[Recorder]:
+    with pretended_machine(Cluster(ACCELERATORS["h100"])) as recorder:
+        yield recorder
+
+
+def line_of(function: Callable[..., object]) -> str:
+    """Of the last line of a function in this file."""
+    lines, first = inspect.getsourcelines(function)
+    return f"tests/rehearsal/test_recorder.py:{first + len(lines) - 1}"
+
+
+def reads_a_number(x: Tensor) -> None:
+    x.sum().item()
+
+
+def asks_a_question(x: Tensor) -> None:
+    bool((x > 0).any())
+
+
+def picks_by_truth(x: Tensor) -> None:
+    x[x > 0]
+
+
+def copies_back(x: Tensor) -> None:
+    x.cpu()
+
+
+@pytest.mark.parametrize("wait", [reads_a_number, asks_a_question, picks_by_truth, copies_back])
+def test_a_wait_is_told_with_its_line(record: Recorder, wait: Callable[[Tensor], None]) -> None:
+    wait(torch.zeros(3, device="cuda"))
+    assert [line for _, _, line in record.waits] == [line_of(wait)]
+
+
+def leaves_one_on_the_host(x: Tensor) -> None:
+    x + torch.ones(3)
+
+
+def draws_elsewhere(x: Tensor) -> None:
+    torch.randn(3, generator=torch.Generator().manual_seed(1), device=x.device)
+
+
+def multiplies_wide(x: Tensor) -> None:
+    x[None].double() @ torch.zeros(3, 3, dtype=torch.float64, device=x.device)
+
+
+def masks_too_much(x: Tensor) -> None:
+    torch.gt(x.new_zeros(2**15, 1), x.new_zeros(2**15))
+
+
+@pytest.mark.parametrize(
+    ("slip", "said"),
+    [
+        (leaves_one_on_the_host, "of the host meets the device in add"),
+        (draws_elsewhere, "a generator of the host draws on the device"),
+        (multiplies_wide, "in float64 on the device"),
+        (masks_too_much, "truth values of 32768 x 32768 are 1.0 GiB"),
+    ],
+)
+def test_a_mistake_is_a_sentence_with_its_line(record: Recorder, slip: Callable[[Tensor], None], said: str) -> None:
+    slip(torch.zeros(3, device="cuda"))
+    (told,) = record.mistakes.values()
+    assert told.startswith(f"{line_of(slip)}: ") and said in told
+
+
+def test_a_step_computes_and_holds_what_it_says(record: Recorder) -> None:
+    net = nn.Linear(256, 512, bias=False).to("cuda")
+    record.enter("step")
+    loss = net(torch.zeros(128, 256, device="cuda")).square().mean()
+    loss.backward()
+    product = 2 * 128 * 256 * 512
+    assert record.work["step"].flop["product"] == 2 * product  # the input takes no gradient
+    assert net.weight.grad is not None and net.weight.grad.is_cuda
+    held = record.memory.now
+    net.weight.grad = None
+    assert held - record.memory.now == 4 * 256 * 512
+
+
+def test_attention_is_one_kernel_and_keeps_no_square(record: Recorder) -> None:
+    q = torch.zeros(1, 2, 4096, 64, device="cuda", dtype=torch.bfloat16)
+    record.enter("attention")
+    nnf.scaled_dot_product_attention(q, q, q)
+    assert record.work["attention"].kernels == 1
+    assert record.memory.peaks["attention"] < 4096 * 4096
+
+
+def test_afterwards_torch_is_as_it_was() -> None:
+    before = torch.cuda.is_available(), torch.Generator, torch.accelerator.current_accelerator()
+    with pretended_machine(Cluster(ACCELERATORS["a100"], gpus=2)):
+        assert torch.cuda.is_available() and torch.cuda.device_count() == 2
+    assert (torch.cuda.is_available(), torch.Generator, torch.accelerator.current_accelerator()) == before
+    assert (torch.ones(2) @ torch.ones(2)).item() == 2
