@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> None:
     if not config.lightning.get("model") or not config.lightning.get("data"):
         raise ConfigError("these config files hold no stage: add one of conf/stages/")
 
+    from adastate.rehearsal.rehearsal_report import as_json, show
     from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
-    from adastate.rehearsal.report import as_json, show
 
     verdict = rehearse(config, args.device, gpus, nodes, args.rank)
     if args.json:

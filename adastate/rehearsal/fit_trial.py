@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adastate.config.compose import build
 from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
-from adastate.rehearsal.recorder import Recorder
+from adastate.rehearsal.recorder import DeviceRecorder
 from adastate.rehearsal.source_lines import line_of
 from adastate.rehearsal.stand_ins import StandInData, batch_shape, without_files
 from adastate.rehearsal.training_phases import watch_training
@@ -39,7 +39,7 @@ class Trial:
         failed: what ended it, in a sentence; empty if it came to its end.
     """
 
-    record: Recorder
+    record: DeviceRecorder
     parts: int = 1
     ran: int = 1
     grown: int = 0
@@ -100,7 +100,7 @@ def fit_trial(lightning: dict[str, Any], variables: dict[str, Any], cluster: Clu
         trial = Trial(recorder)
         try:
             _fit(lightning, variables, cluster, trial)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = line_of(error.__traceback__)
             trial.failed = f"{where + ': ' if where else ''}{_sentence(error)}"
             if os.environ.get("ADASTATE_REHEARSE_RAISES"):
@@ -138,7 +138,8 @@ def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback
         told.pop(key, None)
     strategy = told.pop("strategy", "auto")
     if isinstance(strategy, dict):
-        strategy = build(strategy, Strategy)
+        base: Any = Strategy
+        strategy = build(strategy, base)
     elif strategy == "auto" and cluster.world > 1:
         strategy = "ddp_find_unused_parameters_true"
     told |= {"max_steps": told.get("max_steps", -1) if told.get("max_steps", -1) < 0 else 10**6}
@@ -168,7 +169,7 @@ def _quietly() -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
 

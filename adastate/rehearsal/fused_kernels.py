@@ -63,6 +63,7 @@ def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None
             mock.patch.object(Tensor, "is_pinned", lambda x, device=None: id(x) in pinned),
             mock.patch.object(Tensor, "pin_memory", pin),
             mock.patch.object(Tensor, "tolist", read),
+            mock.patch.object(FakeTensor, "tolist", read),
         ):
             yield
     finally:

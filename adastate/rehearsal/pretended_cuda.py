@@ -6,10 +6,12 @@ import contextlib
 import importlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adastate.rehearsal.compiled_device import library
 from adastate.rehearsal.hardware import Accelerator
@@ -155,8 +157,13 @@ def answers(device: Accelerator, gpus: int, synchronized: Callable[[], None], al
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
         said[name] = lambda d=None: allocated()
     for name, dtype in TYPES.items():
-        said[name] = lambda *a, dtype=dtype: torch.tensor(*a, dtype=dtype, device="cuda:0") if a else None
+        said[name] = partial(_typed, dtype)
     return said
+
+
+def _typed(dtype: torch.dtype, *values: Any) -> Tensor | None:
+    """As torch.cuda.FloatTensor and its like."""
+    return torch.tensor(values[0], dtype=dtype, device="cuda:0") if values else None
 
 
 TYPES = {

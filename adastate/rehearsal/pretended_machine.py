@@ -16,7 +16,7 @@ from adastate.rehearsal.fused_kernels import fused_kernels
 from adastate.rehearsal.hardware import Accelerator
 from adastate.rehearsal.pretended_cuda import pretended_cuda
 from adastate.rehearsal.pretended_world import pretended_world
-from adastate.rehearsal.recorder import Recorder
+from adastate.rehearsal.recorder import DeviceRecorder
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def pretended_machine(cluster: Cluster) -> Iterator[Recorder]:
+def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
     """Within, torch believes in the cluster; what runs there is written down by the recorder that comes.
 
     Raises:
         NoDeviceError: no device can be pretended here.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    recorder = Recorder(fake)
+    recorder = DeviceRecorder(fake)
     recorder.one_node = cluster.nodes == 1
     device = pretended_cuda(cluster.device, cluster.gpus, recorder.synchronized, lambda: recorder.memory.now)
     with (

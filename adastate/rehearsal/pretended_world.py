@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -27,7 +29,7 @@ def pretended_world(rank: int, world: int, gpus: int) -> Iterator[None]:
             from torch.testing._internal.distributed.fake_pg import FakeStore
 
             dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
-            stack.callback(dist.destroy_process_group)
+            stack.callback(_leave)
             for name in ("broadcast_object_list", "barrier", "monitored_barrier"):
                 stack.enter_context(mock.patch.object(dist, name, lambda *a, **k: None))
             stack.enter_context(mock.patch.object(dist, "all_gather_object", _gathered))
@@ -36,6 +38,17 @@ def pretended_world(rank: int, world: int, gpus: int) -> Iterator[None]:
 
             stack.enter_context(mock.patch.object(ddp, "DistributedDataParallel", PretendedReplica))
         yield
+
+
+def _leave() -> None:
+    """Ends the world, and has DeepSpeed forget the groups that it keeps of it."""
+    dist.destroy_process_group()
+    if "deepspeed" in sys.modules:
+        from deepspeed.comm import comm
+        from deepspeed.utils import groups
+
+        comm.cdb = None
+        importlib.reload(groups)
 
 
 def _gathered(into: list[Any], mine: Any, group: Any = None) -> None:

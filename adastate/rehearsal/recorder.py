@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from adastate.rehearsal.device_memory import DeviceMemory
 from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
-from adastate.rehearsal.source_lines import line
-from adastate.rehearsal.workload import FREE, Work, communicate, count, kind_of, size_of
+from adastate.rehearsal.source_lines import asked_by_a_library, line
+from adastate.rehearsal.workload import FREE, Workload, communicate, count, kind_of, size_of
 
 aten = torch.ops.aten
 LARGE = 2**16
@@ -37,8 +37,8 @@ MASK_LIMIT = 2**28
 """Numbers of an attention's mask, or of any tensor of truth values, above which it is a mistake."""
 
 
-class Recorder(TorchDispatchMode):
-    """Keeps one Work a phase, and everything else by the line at which it happened.
+class DeviceRecorder(TorchDispatchMode):
+    """Keeps one Workload a phase, and everything else by the line at which it happened.
 
     Attributes:
         entries: how often each phase began.
@@ -55,7 +55,7 @@ class Recorder(TorchDispatchMode):
         self.memory = DeviceMemory(lambda: line(4))
         self.phase = "start"
         self.entries: Counter[str] = Counter()
-        self.work: dict[str, Work] = defaultdict(Work)
+        self.work: dict[str, Workload] = defaultdict(Workload)
         self.waits: Counter[tuple[str, str, str]] = Counter()
         self.copies: Counter[tuple[str, str]] = Counter()
         self.copied: Counter[tuple[str, str]] = Counter()
@@ -210,7 +210,11 @@ class Recorder(TorchDispatchMode):
                 return torch.zeros(tuple(first.shape), dtype=kwargs.get("dtype") or first.dtype)
         if func is aten._local_scalar_dense.default:
             self.waited("one number read by the host")
-            return {torch.bool: True}.get(first.dtype, 1.0 if first.is_floating_point() else 1)
+            if first.is_floating_point():
+                return 1.0
+            # a library asks whether to stop or whether something overflowed, we ask whether there is something
+            yes = not asked_by_a_library()
+            return yes if first.dtype is torch.bool else int(yes)
         if func is aten.equal.default:
             self.waited("a comparison read by the host")
             return True
@@ -273,6 +277,8 @@ class Recorder(TorchDispatchMode):
         count(self.work[self.phase], func, args, kwargs, out, fakes, outputs)
 
     def _wide(self, func: Any, x: Tensor) -> None:
+        if asked_by_a_library():  # DeepSpeed sums its norms so
+            return
         where, name = line(3), _name(func)
         self.wide[self.phase, name, where] += 1
         backward = torch._C._current_graph_task_id() != -1  # then the line is that of the backward pass

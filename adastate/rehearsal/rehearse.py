@@ -7,10 +7,10 @@ from adastate.rehearsal.fit_trial import fit_trial
 from adastate.rehearsal.hardware import ACCELERATORS
 from adastate.rehearsal.pretended_machine import Cluster
 from adastate.rehearsal.shallow import at_depth, depths, trials
-from adastate.rehearsal.verdict import Verdict, judge
+from adastate.rehearsal.verdict import RehearsalVerdict, judge
 
 
-def rehearse(config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0) -> Verdict:
+def rehearse(config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0) -> RehearsalVerdict:
     """Of a training stage, on `nodes` machines with `gpus` of `device` each, as process `rank` sees it.
 
     Raises:
@@ -24,5 +24,5 @@ def rehearse(config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: i
         if done[-1].failed:
             break
     stage = str((config.variables.get("run") or {}).get("stage") or "fit")
-    verdict = Verdict(stage, cluster.device, cluster.world, rank, done[0].parts, found)
+    verdict = RehearsalVerdict(stage, cluster.device, cluster.world, rank, done[0].parts, found)
     return judge(verdict, done, runs[: len(done)], device, gpus)

@@ -10,7 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import torch
+
 HERE = str(Path(__file__).parent)
+TORCH = str(Path(torch.__file__).parent)
+STANDARD = sysconfig.get_path("stdlib") + os.sep + "contextlib"
 LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -40,6 +44,15 @@ def line(above: int = 1) -> str:
         if found := shown(frame.f_code.co_filename):
             return f"{found}:{frame.f_lineno}"
     return ""
+
+
+def asked_by_a_library() -> bool:
+    """Whether what runs now was called by a library other than torch, and not by a line of ours."""
+    for frame in _frames(sys._getframe(1)):
+        name = frame.f_code.co_filename
+        if not name.startswith((HERE, TORCH, "<")) and not name.startswith(STANDARD):
+            return shown(name) is None
+    return False
 
 
 def line_of(trace: TracebackType | None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.config.classes import class_at
+from adastate.encoders.hub import need
 from adastate.types import Batch
 
 WORDS = 100
@@ -52,17 +53,15 @@ def _part(source: str, part: Any, load: Any) -> Any:
     if "tokenizer" in part.name:
         return tokenize
     if "VAE" in part.name:
-        from diffusers import AutoencoderKLWan
-
-        return AutoencoderKLWan().to(dtype)
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    config = UMT5Config(
+        vae: Any = need("diffusers").AutoencoderKLWan()
+        return vae.to(dtype)
+    transformers = need("transformers")
+    config = transformers.UMT5Config(
         vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False,
     )  # fmt: skip
     with _without_drawing():
-        return UMT5EncoderModel(config).to(dtype)
+        return transformers.UMT5EncoderModel(config).to(dtype)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from adastate.rehearsal.recorder import Recorder
+from adastate.rehearsal.recorder import DeviceRecorder
 
 ONCE = ("optimiser", "average")
 """Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
 
 
-def watch(owner: Any, method: str, phase: str | Callable[..., str], recorder: Recorder) -> None:
+def watch(owner: Any, method: str, phase: str | Callable[..., str], recorder: DeviceRecorder) -> None:
     """From here on `owner.method` runs as a phase, whose name may be a function of its arguments."""
     true = getattr(owner, method)
 
@@ -22,7 +22,7 @@ def watch(owner: Any, method: str, phase: str | Callable[..., str], recorder: Re
     object.__setattr__(owner, method, watched)
 
 
-def watch_training(module: Any, strategy: Any, recorder: Recorder) -> None:
+def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None:
     """Phases of any stage, as `adastate plan` names them."""
     student = getattr(module, "student", None)
     for owner in (module, student):

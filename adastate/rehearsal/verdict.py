@@ -56,8 +56,8 @@ class HostEvent:
 
 
 @dataclass
-class Verdict:
-    """Everything that is told of a rehearsal; see `adastate.rehearsal.report`."""
+class RehearsalVerdict:
+    """Everything that is told of a rehearsal; see `adastate.rehearsal.rehearsal_report`."""
 
     stage: str
     device: Accelerator
@@ -82,7 +82,9 @@ class Verdict:
         return sum(phase.seconds[device] for phase in self.phases)
 
 
-def judge(verdict: Verdict, trials: Sequence[Trial], runs: list[dict[int, int]], name: str, gpus: int) -> Verdict:
+def judge(
+    verdict: RehearsalVerdict, trials: Sequence[Trial], runs: list[dict[int, int]], name: str, gpus: int
+) -> RehearsalVerdict:
     """Fills the verdict in.
 
     Args:
@@ -184,7 +186,7 @@ class _Full:
         return found
 
 
-def _memory(verdict: Verdict) -> list[str]:
+def _memory(verdict: RehearsalVerdict) -> list[str]:
     worst, total = verdict.peak, verdict.device.memory_gib * 2**30
     if worst is None or worst.peak <= USABLE * total:
         return []
@@ -195,7 +197,7 @@ def _memory(verdict: Verdict) -> list[str]:
     ]
 
 
-def _waiting(verdict: Verdict) -> list[str]:
+def _waiting(verdict: RehearsalVerdict) -> list[str]:
     """Waits and copies that are in every layer, or in a loop over passes."""
     found = []
     for event in (*verdict.waits, *verdict.copies):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ WIDE = 100
 
 
 @dataclass
-class Work:
+class Workload:
     """Of one phase.
 
     Attributes:
@@ -45,7 +45,7 @@ class Work:
     flop: Counter[str] = field(default_factory=Counter)
     moved: Counter[str] = field(default_factory=Counter)
     sent: float = 0.0
-    seconds: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in ACCELERATORS})
+    seconds: dict[str, dict[str, float]] = field(default_factory=lambda: {n: defaultdict(float) for n in ACCELERATORS})
     single: float = 0.0
 
 
@@ -55,7 +55,9 @@ def kind_of(name: str) -> str:
     return "attention" if name.startswith(ATTENTION) else "other"
 
 
-def count(work: Work, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+def count(
+    work: Workload, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Tensor], outputs: list[Tensor]
+) -> None:
     """Adds one operation on the device to `work`."""
     name = func._overloadpacket.__name__
     if name in FREE:
@@ -77,7 +79,7 @@ def count(work: Work, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[
         work.seconds[key][kind] += max(flop / (_rate(device, dtype) * PRODUCTS), moved / (device.bandwidth * STREAMS))
 
 
-def communicate(work: Work, bytes_: int, one_node: bool) -> None:
+def communicate(work: Workload, bytes_: int, one_node: bool) -> None:
     """Adds a collective in which this rank has `bytes_` of its own, or of all where it gathers."""
     work.sent += bytes_
     for key, device in ACCELERATORS.items():

@@ -13,13 +13,13 @@ from torch.nn import functional as nnf
 
 from adastate.rehearsal.hardware import ACCELERATORS
 from adastate.rehearsal.pretended_machine import Cluster, pretended_machine
-from adastate.rehearsal.recorder import Recorder
+from adastate.rehearsal.recorder import DeviceRecorder
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 
 
 @pytest.fixture
-def record() -> Iterator[Recorder]:
+def record() -> Iterator[DeviceRecorder]:
     with pretended_machine(Cluster(ACCELERATORS["h100"])) as recorder:
         yield recorder
 
@@ -47,7 +47,7 @@ def copies_back(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("wait", [reads_a_number, asks_a_question, picks_by_truth, copies_back])
-def test_a_wait_is_told_with_its_line(record: Recorder, wait: Callable[[Tensor], None]) -> None:
+def test_a_wait_is_told_with_its_line(record: DeviceRecorder, wait: Callable[[Tensor], None]) -> None:
     wait(torch.zeros(3, device="cuda"))
     assert [line for _, _, line in record.waits] == [line_of(wait)]
 
@@ -77,13 +77,15 @@ def masks_too_much(x: Tensor) -> None:
         (masks_too_much, "truth values of 32768 x 32768 are 1.0 GiB"),
     ],
 )
-def test_a_mistake_is_a_sentence_with_its_line(record: Recorder, slip: Callable[[Tensor], None], said: str) -> None:
+def test_a_mistake_is_a_sentence_with_its_line(
+    record: DeviceRecorder, slip: Callable[[Tensor], None], said: str
+) -> None:
     slip(torch.zeros(3, device="cuda"))
     (told,) = record.mistakes.values()
     assert told.startswith(f"{line_of(slip)}: ") and said in told
 
 
-def test_a_step_computes_and_holds_what_it_says(record: Recorder) -> None:
+def test_a_step_computes_and_holds_what_it_says(record: DeviceRecorder) -> None:
     net = nn.Linear(256, 512, bias=False).to("cuda")
     record.enter("step")
     loss = net(torch.zeros(128, 256, device="cuda")).square().mean()
@@ -96,7 +98,7 @@ def test_a_step_computes_and_holds_what_it_says(record: Recorder) -> None:
     assert held - record.memory.now == 4 * 256 * 512
 
 
-def test_attention_is_one_kernel_and_keeps_no_square(record: Recorder) -> None:
+def test_attention_is_one_kernel_and_keeps_no_square(record: DeviceRecorder) -> None:
     q = torch.zeros(1, 2, 4096, 64, device="cuda", dtype=torch.bfloat16)
     record.enter("attention")
     nnf.scaled_dot_product_attention(q, q, q)

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from adastate.rehearsal.hardware import ACCELERATORS, USABLE
-from adastate.rehearsal.verdict import HostEvent, Verdict
+from adastate.rehearsal.verdict import HostEvent, RehearsalVerdict
 
 ESTIMATE = "estimate, never measured"
 GIB = 2**30
 COLUMNS = ("peak GiB", "kernels", "TFLOP", "other GB", "sent GB", "s")
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
+def as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
     """Bytes, FLOP and seconds; the seconds are estimates."""
     return {
         **asdict(verdict),
@@ -30,7 +30,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def show(verdict: Verdict, name: str, console: Console) -> None:
+def show(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     """Prints it, for the device of that name."""
     about = verdict.device
     console.print(
@@ -54,12 +54,12 @@ def show(verdict: Verdict, name: str, console: Console) -> None:
     for note in verdict.notes:
         console.print(f"[yellow]{note}[/yellow]")
     for error in verdict.errors:
-        console.print(f"[red]error[/red] {error}", highlight=False, soft_wrap=True)
+        console.print(f"error {error}", style="red", highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not verdict.errors:
         console.print("[green]nothing wrong was found[/green]")
 
 
-def _phases(verdict: Verdict, name: str, console: Console) -> None:
+def _phases(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     table = Table(
         "phase", *(Column(head, justify="right") for head in COLUMNS),
         "bound by", box=None, title=f"an iteration of this rank, seconds on {name}: {ESTIMATE}", title_justify="left",
@@ -85,4 +85,4 @@ def _events(title: str, events: list[HostEvent], console: Console) -> None:
     for event in events:
         size = f", {event.bytes / 2**20:,.1f} MiB" if event.bytes else ""
         told = f"{event.times:6,.0f}  {event.phase}, {event.line}: {event.what}{size}"
-        console.print(told, highlight=False, soft_wrap=True)
+        console.print(told, highlight=False, soft_wrap=True, markup=False, emoji=False)
