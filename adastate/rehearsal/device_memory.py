@@ -29,7 +29,7 @@ class DeviceMemory:
         self._alive: dict[int, tuple[int, str]] = {}
         self.now = 0
         self.peaks: Counter[str] = Counter()
-        self.held: dict[str, dict[str, int]] = {}
+        self.largest: dict[str, tuple[int, str]] = {}
         self.phase = ""
 
     def enter(self, phase: str) -> None:
@@ -39,7 +39,7 @@ class DeviceMemory:
     def restart(self) -> None:
         """Forgets the peaks, and not what is alive."""
         self.peaks.clear()
-        self.held.clear()
+        self.largest.clear()
         self.peaks[self.phase] = self.now
 
     def note(self, tensor: Tensor) -> None:
@@ -49,6 +49,8 @@ class DeviceMemory:
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         where = self._line() if size >= TOLD else ""
+        if size > self.largest.get(self.phase, (TOLD - 1, ""))[0]:
+            self.largest[self.phase] = (size, where)
         self._alive[key] = (size, where)
         self.now += size
         weakref.finalize(storage, self._free, key)

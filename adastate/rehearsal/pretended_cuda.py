@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adastate.rehearsal.accelerators import Accelerator
 from adastate.rehearsal.compiled_device import library
-from adastate.rehearsal.hardware import Accelerator
 
 TRUE_GENERATOR = torch.Generator
 

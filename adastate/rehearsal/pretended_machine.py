@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from adastate.rehearsal.accelerators import Accelerator
 from adastate.rehearsal.fused_kernels import fused_kernels
-from adastate.rehearsal.hardware import Accelerator
 from adastate.rehearsal.pretended_cuda import pretended_cuda
 from adastate.rehearsal.pretended_world import pretended_world
 from adastate.rehearsal.recorder import DeviceRecorder

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from adastate.rehearsal.hardware import ACCELERATORS, USABLE
-from adastate.rehearsal.verdict import HostEvent, RehearsalVerdict
+from adastate.rehearsal.accelerators import ACCELERATORS, USABLE
+from adastate.rehearsal.rehearsal_verdict import HostEvent, RehearsalVerdict
 
 ESTIMATE = "estimate, never measured"
 GIB = 2**30

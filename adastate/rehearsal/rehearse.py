@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from adastate.config.schema import Config
+from adastate.rehearsal.accelerators import ACCELERATORS
 from adastate.rehearsal.fit_trial import fit_trial
-from adastate.rehearsal.hardware import ACCELERATORS
 from adastate.rehearsal.pretended_machine import Cluster
+from adastate.rehearsal.rehearsal_verdict import RehearsalVerdict, judge
 from adastate.rehearsal.shallow import at_depth, depths, trials
-from adastate.rehearsal.verdict import RehearsalVerdict, judge
 
 
 def rehearse(config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0) -> RehearsalVerdict:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from adastate.rehearsal.hardware import ACCELERATORS, NODE_LINK, PRODUCTS, STREAMS, Accelerator
+from adastate.rehearsal.accelerators import ACCELERATORS, NODE_LINK, PRODUCTS, STREAMS, Accelerator
 
 aten = torch.ops.aten
 

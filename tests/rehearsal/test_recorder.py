@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from adastate.rehearsal.hardware import ACCELERATORS
+from adastate.rehearsal.accelerators import ACCELERATORS
 from adastate.rehearsal.pretended_machine import Cluster, pretended_machine
 from adastate.rehearsal.recorder import DeviceRecorder
 

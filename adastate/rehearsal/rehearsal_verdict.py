@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adastate.rehearsal.accelerators import ACCELERATORS, LAUNCH, USABLE, Accelerator
 from adastate.rehearsal.fit_trial import Trial
-from adastate.rehearsal.hardware import ACCELERATORS, LAUNCH, USABLE, Accelerator
 from adastate.rehearsal.shallow import drawn_on, per_layer
 from adastate.rehearsal.training_phases import ONCE
 
@@ -102,7 +102,7 @@ def judge(
     verdict.waits, verdict.copies = full.waits(), full.copies()
     verdict.host = gpus * full.of(lambda trial: trial.host)
     verdict.checkpoint = full.of(lambda trial: trial.checkpoint)
-    verdict.errors += _memory(verdict) + _waiting(verdict) + full.wide_layers()
+    verdict.errors += _memory(verdict, first) + _waiting(verdict) + full.wide_layers()
     if all(trial.grown > LEAK for trial in trials):
         grown = full.of(lambda trial: trial.grown)
         verdict.errors.append(
@@ -186,13 +186,15 @@ class _Full:
         return found
 
 
-def _memory(verdict: RehearsalVerdict) -> list[str]:
+def _memory(verdict: RehearsalVerdict, first: Trial) -> list[str]:
     worst, total = verdict.peak, verdict.device.memory_gib * 2**30
     if worst is None or worst.peak <= USABLE * total:
         return []
+    size, line = first.record.memory.largest.get(worst.name, (0, ""))
+    largest = f", the largest piece {size / 2**30:.1f} GiB at {line}" if line else ""
     return [
         f"{worst.name} holds {worst.peak / 2**30:.1f} GiB a rank, and {verdict.device.name} has "
-        f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} can be used: "
+        f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} can be used{largest}: "
         "`adastate plan` names the fewest changes with which it fits"
     ]
 
