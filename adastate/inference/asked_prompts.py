@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from adastate.inference import prompt_schedule
 from adastate.inference.prompt_schedule import TimedPrompt
@@ -24,14 +25,14 @@ class AskedPrompts:
         told: what the model is told for each.
         listed: how many there are without `--most`.
         timed: the parts of the one stream of a schedule; empty where each prompt is a stream.
-        actions: by which all streams are steered.
+        actions: by which all streams are steered; a file has a row for each latent frame.
     """
 
     prompts: Sequence[str]
     told: Sequence[str]
     listed: int
     timed: Sequence[TimedPrompt]
-    actions: Sequence[ActionCue]
+    actions: Sequence[ActionCue] | Path
 
     @property
     def texts(self) -> list[str]:
@@ -52,8 +53,16 @@ def asked_prompts(args: argparse.Namespace) -> AskedPrompts:
         prompts, told = [" | ".join(f"{prompt.at}: {prompt.text}" for prompt in timed)], [timed[0].text]
     if not prompts:
         raise ValueError('no prompt; give --prompt "..." or --prompts file')
-    actions = action_schedule.parse(args.actions)
+    actions: Sequence[ActionCue] | Path = action_schedule.parse([] if _is_file(args.actions) else args.actions)
+    if _is_file(args.actions):
+        actions = Path(args.actions[0])
+        if not actions.is_file():
+            raise ValueError(f"there is no file of actions {actions}; `adastate cameras` writes one")
     return AskedPrompts(prompts[: args.most], told[: args.most], len(prompts), timed or [], actions)
+
+
+def _is_file(actions: Sequence[str]) -> bool:
+    return len(actions) == 1 and actions[0].endswith(".npy")
 
 
 def _check(args: argparse.Namespace, scheduled: bool) -> None:

@@ -15,8 +15,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from adastate.cameras import read_rows
 from adastate.config.systems import read_system
 from adastate.encoders.batching import streams_at_once
 from adastate.inference import conditioning as standing
@@ -111,14 +113,16 @@ def _switches(
 
 
 def _actions(
-    cues: Sequence[ActionCue], student: Student, frames: int, given: Prefix | None, seconds: float
+    cues: Sequence[ActionCue] | Path, student: Student, frames: int, given: Prefix | None, seconds: float
 ) -> Tensor | None:
-    """Of every latent frame `[1, F, A]`; None where none are asked for."""
+    """Of every latent frame `[1, F, A]`, or those of a file, whose last row holds; None where none are asked for."""
     columns = student.net.size.actions
     if not cues:
         return None
     if not columns:
         raise ValueError("this run's network cannot be steered, for its size has no `actions`: leave out --actions")
+    if isinstance(cues, Path):
+        return torch.from_numpy(read_rows(cues, columns))[None]
     return action_schedule.rows(
         cues, frame_starts(frames, student.codec, given.frames if given else 0), columns, seconds
     )

@@ -79,7 +79,8 @@ def parser() -> Arguments:
         "--actions",
         action="append",
         default=[],
-        help=f"how the camera is steered, 'left' or '0s: straight', '2s: left+climb', ...: {', '.join(WORDS)}, or keys",
+        help="how the camera is steered, 'left' or '0s: straight', '2s: left+climb', ...: "
+        f"{', '.join(WORDS)}, or keys; or a file x.actions.npy with a row for each latent frame",
     )
     add("--seconds", type=above_zero, default=10.0, help="length of a stream")
     add(

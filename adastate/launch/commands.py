@@ -68,6 +68,7 @@ COMMANDS = {
         "adastate.hub.cli",
         "look into checkpoints of any origin, import and export them; push to the Hub, pull from it",
     ),
+    "cameras": Command("adastate.cameras.cli", "read cameras and keys of other projects into poses and actions"),
     "parity": Command(
         "adastate.parity.cli", "replay recorded runs of the reference implementations, compare every tensor"
     ),

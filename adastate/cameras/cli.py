@@ -1,0 +1,47 @@
+"""`adastate cameras`: cameras and keys of other projects into ours.
+
+A source is a file, a folder or a string, "w-3, right-2". Into a folder go poses.npy (camera-to-world in OpenCV's axes,
+the first one the identity), intrinsics.npy (fx, fy, cx, cy in pixels) and camera.actions.npy (the keys w a s d i j k l
+of every row); into a file x.actions.npy the keys alone, for `adastate generate --actions x.actions.npy`, or beside
+x.mp4 for `adastate shards`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from adastate.cameras.readers import FORMATS, PictureSize, read_control
+from adastate.runtime.arguments import Arguments
+from adastate.stream.action_schedule import KEYS
+
+
+def main(argv: list[str]) -> None:
+    args = parser().parse_args(argv)
+    try:
+        control = read_control(args.source, args.format, _size(args.size))
+        for path in control.save(args.out):
+            print(path)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"adastate cameras: {' '.join(str(error).split())}") from error
+    held = [key for key, on in zip(KEYS, control.keys.any(0), strict=True) if on]
+    print(f"{len(control.keys)} rows; keys that are held: {', '.join(held) or 'none'}")
+
+
+def _size(text: str | None) -> PictureSize | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise ValueError(f"--size is {text!r}: write width and height, 832x480")
+    return int(found[1]), int(found[2])
+
+
+def parser() -> Arguments:
+    made = Arguments("adastate cameras", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("source", help="file, folder or string")
+    made.add_argument("out", type=Path, help="folder, or file x.actions.npy")
+    made.add_argument("--format", choices=tuple(FORMATS), required=True, help="project that the source is of")
+    made.add_argument("--size", metavar="WxH", help="of the video, where intrinsics are parts of it (minwm)")
+    return made
