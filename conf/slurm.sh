@@ -3,6 +3,8 @@
 # SLURM, as `make train SLURM=1 NODES=2 GPUS=8` does; in the job, this same file runs it.
 #   NODES, GPUS a node, TASKS a node (as many as GPUs), CPUS a task, TIME, PARTITION, ACCOUNT, RUN folder,
 #   SBATCH: further options of sbatch, such as "--mem=0 --constraint=h100"
+# For a stage on GPUs `adastate plan --job` tells the memory of a machine, how long before its end the job is signalled, and
+# after which silence it counts as hung; what SBATCH and the command line say goes before that.
 #SBATCH --job-name=adastate
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -22,8 +24,18 @@ if [[ ${1:-} == submit ]]; then
   [[ -z ${TIME:-} ]] || options+=(--time="$TIME")
   [[ -z ${PARTITION:-} ]] || options+=(--partition="$PARTITION")
   [[ -z ${ACCOUNT:-} ]] || options+=(--account="$ACCOUNT")
+  command=("$@")
+  if [[ ${1:-} == fit ]] && ((GPUS > 0)); then
+    if told=$("${ADASTATE_PYTHON:-.venv/bin/python}" -m adastate plan "${@:2}" --gpus "$GPUS" --nodes "${NODES:-1}" --job); then
+      read -ra asked <<< "${told%%$'\n'*}"
+      options+=("${asked[@]}")
+      command=(fit "${told##*$'\n'}" "${@:2}")
+    else
+      echo "not planned (see above): the job is signalled 120 s before its end, and asks for the partition's usual memory" >&2
+    fi
+  fi
   # shellcheck disable=SC2086
-  job=$(sbatch --parsable "${options[@]}" ${SBATCH:-} "conf/slurm.sh" "$@")
+  job=$(sbatch --parsable "${options[@]}" ${SBATCH:-} "conf/slurm.sh" "${command[@]}")
   job=${job%%;*}
   echo "submitted job $job; watch it with"
   echo "  squeue -j $job"
@@ -31,6 +43,6 @@ if [[ ${1:-} == submit ]]; then
   exit
 fi
 
-# The batch shell gets none of the signals that its tasks get; at the end of the walltime they have 120 s.
+# The batch shell gets none of the signals that its tasks get before the end of the walltime.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 exec "${ADASTATE_PYTHON:-.venv/bin/python}" -m adastate.launch.slurm_job "$@"

@@ -37,6 +37,7 @@ PLAIN: dict[str, Any] = {
         "world": _WORLD,
         "iterations": int | None,
         "save_every": int,
+        "heartbeat_s": float,
         "threads": int | None,
         "attention": _ATTENTION,
     },
@@ -60,7 +61,7 @@ Text is taken as it is written: 007 stays 007, and 2026-11-29 is no date.
 """
 
 LEAST = {
-    **dict.fromkeys(("batch", "steps", "iterations", "save_every", "threads", "rank"), 1),
+    **dict.fromkeys(("batch", "steps", "iterations", "save_every", "heartbeat_s", "threads", "rank"), 1),
     **dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "latent_size"), 1),
     **dict.fromkeys(("every", "long", "warmup", "ema", "ema_start", "lr_decay_fraction", "weight_decay", "betas"), 0),
     **dict.fromkeys(("lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm", "timestep_shift"), 0),

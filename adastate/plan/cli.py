@@ -49,4 +49,5 @@ def parser() -> Arguments:
     )
     found.add_argument("--steps", type=whole(1), default=48, help="of a trajectory")
     found.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
+    found.add_argument("--job", action="store_true", help="print what conf/slurm.sh asks of SLURM for this run")
     return found

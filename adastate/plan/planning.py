@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from adastate.config.schema import Config, ConfigError
 from adastate.plan import sharing, trajectory_cost
 from adastate.plan.configured import read
+from adastate.plan.job import job_needs
 from adastate.plan.memory import STAGES, States, states
 from adastate.plan.runs import Run, RunSetting, step_flops
 
@@ -147,10 +148,12 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
     found = plan(run, at, args.memory, args.tflops)
     # every process reads its networks there, in float32, before they go to its GPU
     found["host"] = gpus * (4 * sum(net.parameters for net in run.nets) + sum(e.bytes for e in run.encoders))
-    if args.json:
+    if args.job:
+        print(job_needs(found, gpus).lines())
+    elif args.json:
         print(json.dumps(found, indent=1))
-        return
-    show(found, Console(), note)
+    else:
+        show(found, Console(), note)
 
 
 def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
