@@ -104,6 +104,14 @@ def make_split(degree: int) -> SequenceSplit | None:
     return SequenceSplit(mesh.get_group("sequence"), degree, me % degree)
 
 
+def agreed(split: SequenceSplit, *found: Any) -> list[Any]:
+    """What the first rank of the group has found, on all of them."""
+    objects = list(found)
+    first = torch.distributed.get_global_rank(split.group, 0)
+    torch.distributed.broadcast_object_list(objects, first, split.group)
+    return objects
+
+
 def split_networks(networks: Iterable[VideoNetwork], split: SequenceSplit | None) -> None:
     """Has networks run their passes over the ranks of `split`; None: alone again."""
     for net in networks:

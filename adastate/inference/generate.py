@@ -20,6 +20,7 @@ from torch import Tensor
 
 from adastate.cameras import read_rows
 from adastate.config.systems import read_system
+from adastate.distributed.sequence_split import split_networks
 from adastate.encoders.batching import streams_at_once
 from adastate.inference import conditioning as standing
 from adastate.inference import prompt_schedule, vbench
@@ -29,8 +30,10 @@ from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.student_source import StudentSource
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
+from adastate.launch import shared_ranks
 from adastate.media.video import file_name
 from adastate.models import attention
+from adastate.models.size import check_degree
 from adastate.runtime import atomic
 from adastate.runtime.ranks import Rank, device_for, this_rank
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
@@ -54,11 +57,19 @@ def generate(args: argparse.Namespace, source: StudentSource, asked: AskedPrompt
         pairs = enumerate(zip(prompts, told, strict=True))
         items = [Item(i, prompt, t, f"{file_name(title or prompt, i)}.mp4", i) for i, (prompt, t) in pairs]
     student = student_of(source.config, source.weights).to(device_for(args.device, rank))
+    split, degree, size = None, args.sequence_parallel, student.net.size
+    whole = None if rank.world == degree else rank.world
+    check_degree(degree, size.heads, size.tokens(student.latent_size), whole)
+    if degree > 1:
+        split = shared_ranks.meet(degree, student.device.type)
+        split_networks([student.net, student.ema.net], split)
+        rank = Rank(rank.rank // degree, rank.world // degree, rank.local)
+    speaks = rank.rank == 0 and (split is None or split.rank == 0)
     student.engine, student.fp8 = args.engine, args.fp8
     kernels = attention.use(args.attention)
-    if rank.rank == 0:
+    if speaks:
         print(f"{kernels}, engine: {args.engine}" + ", products in FP8" * args.fp8)
-    spec = _spec(student, args.system, source, rank)
+    spec = _spec(student, args.system, source, speaks)
     given = _given(student, args, asked.listed)
     folder = args.out or source.folder / ("vbench" if bench else "generated")
     frames = frames_for(args.seconds, student.codec, spec, given.frames if given else 0)
@@ -66,16 +77,18 @@ def generate(args: argparse.Namespace, source: StudentSource, asked: AskedPrompt
     actions = _actions(asked.actions, student, frames, given, args.seconds)
     records = folder.with_name(f"{folder.name}.info") if bench else folder
     plan = Plan(frames, args.seed, spec, folder, records, given, switches, args.states, actions, args.animated)
-    if bench:
+    if bench and (split is None or split.rank == 0):
         vbench.record(records, items, _settings(args, plan, source))
     batch = args.batch or streams_at_once(student.latent_size)
-    if rank.rank == 0 and not bench:
+    if speaks and not bench:
         print(f"to be watched while it grows: {atomic.scratch_of(folder / items[0].name)}")
-    timing = run(student, plan, items, rank, batch, args.strip, resume=bench)
+    timing = run(student, plan, items, rank, batch, args.strip, bench, split)
+    if split is not None and split.rank:
+        return
     _report(plan, items, rank, timing, alone=not bench and rank.world == 1)
 
 
-def _spec(student: Student, name: str | None, source: StudentSource, rank: Rank) -> StreamSpec:
+def _spec(student: Student, name: str | None, source: StudentSource, speaks: bool) -> StreamSpec:
     """The stream to run: the student's own, or a system's. Says so where the weights have learnt another."""
     spec = student.spec
     if name and source.run:
@@ -88,7 +101,7 @@ def _spec(student: Student, name: str | None, source: StudentSource, rank: Rank)
     if trained is None and source.weights == student_file(source.folder):
         trained = asdict(student.spec)
     sentence = mismatch(trained or {}, asdict(spec))
-    if sentence and rank.rank == 0:
+    if sentence and speaks:
         print(f"adastate generate: warning: {sentence}", file=sys.stderr)
     return spec
 

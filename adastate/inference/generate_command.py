@@ -9,7 +9,8 @@ folder; --stream.past_frames=6 and the like change keys of that size's configura
 
 A prompt with a time, "10s cut: ...", is a part of one stream; prompts without are streams of their own. A network that
 can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
-torchrun or srun, every process makes its share of the videos. docs/guide/generating.md has an example of everything.
+torchrun or srun, every process makes its share of the videos; --sequence-parallel 2 has two make each together.
+docs/guide/generating.md has an example of everything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from adastate.config.world_words import strange_words, vocabularies
 from adastate.inference import vbench
 from adastate.inference.asked_prompts import asked_prompts
 from adastate.inference.student_source import student_source
+from adastate.launch import shared_ranks
 from adastate.runtime.argument_types import above_zero, device, prompt_file, there, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.gpu_driver import check_device
@@ -40,6 +42,9 @@ def main(argv: list[str]) -> None:
         args, overrides = options.parse_known_args(argv)
         if unknown := unknown_option(overrides, options.options):
             raise ValueError(unknown)
+        if args.sequence_parallel > 1 and "RANK" not in os.environ:
+            shared_ranks.start(["generate", *argv], args.sequence_parallel)
+            return
         check_device(args.device)
         source = student_source(args.run, args.weights, args.size, args.system, overrides)
         leads = this_rank(os.environ).rank == 0
@@ -55,6 +60,8 @@ def main(argv: list[str]) -> None:
 
         generate(args, source, asked)
     except (ValueError, FileNotFoundError) as error:  # of a stream, weights, a file: each says what is wrong
+        if this_rank(os.environ).rank and any(word.startswith("--sequence-parallel") for word in argv):
+            raise SystemExit(1) from error  # the first process says it
         raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error
 
 
@@ -110,6 +117,9 @@ def parser() -> Arguments:
         choices=get_args(described("adastate.models.video_network.Engine")),
         default="eager",
         help="of passes once the window is full; docs/guide/speed.md",
+    )
+    add(
+        "--sequence-parallel", type=whole(1), default=1, metavar="N", help="processes, one a GPU, that share every pass"
     )
     add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
     add(

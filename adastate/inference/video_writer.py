@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from adastate.distributed.sequence_split import SequenceSplit, agreed
 from adastate.encoders import Codec
 from adastate.inference.conditioning import Prefix
 from adastate.inference.decode_worker import DecodeWorker
@@ -134,6 +135,25 @@ def chunk_starts(frames: int, codec: Codec, spec: StreamSpec, given: int = 0) ->
 # ---- streams
 
 
+def streamed(student: Student, plan: Plan, items: Sequence[Item], given: Tensor | None) -> Iterator[Chunk]:
+    """The chunks of one batch, after what is `given`."""
+    return student.stream(
+        [item.told for item in items],
+        plan.frames,
+        plan.seed,
+        given,
+        spec=plan.spec,
+        switches=plan.switches,
+        index=[item.index for item in items],
+        actions=plan.actions,
+    )
+
+
+def before(plan: Plan, items: Sequence[Item]) -> Tensor | None:
+    """What stands before the streams of a batch."""
+    return None if plan.given is None else plan.given.batch([item.row for item in items])
+
+
 @torch.no_grad()
 def write(
     student: Student,
@@ -153,7 +173,7 @@ def write(
         overlap: whether a chunk is decoded while the next one is denoised; None: on a GPU, which has room for both.
     """
     codec, decoder = student.codec, student.codec.stream()
-    given = None if plan.given is None else plan.given.batch([item.row for item in items])
+    given = before(plan, items)
     kept: list[tuple[Tensor, Tensor | None]] = []
     held: list[str] = []
     began, first, pictures = time.perf_counter(), math.nan, 0
@@ -172,16 +192,7 @@ def write(
                     files.append(stack.enter_context(VideoWriter(path, codec.fps, *clip.shape[-2:])))
                 files[i].append(clip)
 
-        chunks = student.stream(
-            [item.told for item in items],
-            plan.frames,
-            plan.seed,
-            given,
-            spec=plan.spec,
-            switches=plan.switches,
-            index=[item.index for item in items],
-            actions=plan.actions,
-        )
+        chunks = streamed(student, plan, items, given)
 
         def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
             """One chunk to pixels and into the files."""
@@ -280,16 +291,30 @@ def _sync(device: torch.device) -> None:
 
 
 def run(
-    student: Student, plan: Plan, items: Sequence[Item], rank: Rank, batch: int, sheet: bool, resume: bool
+    student: Student,
+    plan: Plan,
+    items: Sequence[Item],
+    rank: Rank,
+    batch: int,
+    sheet: bool,
+    resume: bool,
+    split: SequenceSplit | None = None,
 ) -> Timing | None:
     """This rank's share of `items`, batch by batch; None if nothing was left to do.
 
     Item i is the work of rank i % world, whatever is done already. With `resume` a video that is there is not made
-    again.
+    again. Ranks of a `split` are one: all make its streams, and the first of them decodes and writes.
     """
     mine = list(enumerate(items))[rank.rank :: rank.world]
     todo = [(i, item) for i, item in mine if not (resume and (plan.folder / item.name).is_file())]
+    if split is not None:  # what is there changes while they look
+        (todo,) = agreed(split, todo)
     batches = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    if split is not None and split.rank:
+        for part in batches:
+            for _ in streamed(student, plan, ours := [item for _, item in part], before(plan, ours)):
+                pass
+        return None
     clock, began = Clock(), time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     terminal = Console().is_terminal

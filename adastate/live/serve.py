@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from pathlib import Path
 
 from adastate.config import trusted
 from adastate.config.world_words import vocabularies
 from adastate.inference.student_source import student_source
-from adastate.live import shared_ranks
+from adastate.launch import shared_ranks
 from adastate.runtime.argument_types import device, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.gpu_driver import check_device
@@ -108,13 +109,15 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | N
     split = shared_ranks.meet(shared, place.type) if shared > 1 else None
     model = LiveModel.of(source, place, split=split)
     size = model.student.net.size
-    check_degree(shared, size.heads, size.tokens(model.student.latent_size), shared)
+    check_degree(shared, size.heads, size.tokens(model.student.latent_size))
     line = None if split is None else shared_session.CallLine(split)
     if line is None:
         hub = Hub(model, name, limits, not args.unpaced)
     else:
         _ = model.systems  # which may change the network: before the first session, on all ranks
         if not line.leads:
+            for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the first process
+                signal.signal(number, signal.SIG_IGN)
             shared_session.follow(line, model)
             return None
         hub = Hub(model, name, limits, not args.unpaced, shared_session.SharedOpening(line))

@@ -1,9 +1,8 @@
-"""The processes of a live server that share every pass: started, and brought together."""
+"""Processes of a command that share every pass of their streams: started, and brought together."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def start(argv: Sequence[str], world: int) -> None:
-    """Runs `adastate ARGV` as `world` processes of this machine, until the first of them has ended."""
+    """Runs `adastate ARGV` as `world` processes of this machine to its end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -24,27 +23,21 @@ def start(argv: Sequence[str], world: int) -> None:
     try:
         processes(list(argv), world)
     except SystemExit as end:
-        if end.code != signals.AGAIN:  # which is how a server ends
+        if end.code != signals.AGAIN:  # a server is ended so
             raise SystemExit(1) from None  # the process has said why
 
 
-def meet(world: int, device: str) -> SequenceSplit:
-    """This process's place among `world`, which all call it; those that follow end with the first one alone.
+def meet(degree: int, device: str) -> SequenceSplit:
+    """This process's place in a group of `degree`; all processes that were started call it.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: they do not divide into such groups.
     """
     import torch
 
     from adastate.distributed.sequence_split import make_split
 
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    there = torch.distributed.get_world_size()
-    if there != world:
-        raise ValueError(f"--sequence-parallel is {world}, and {there} processes were started: start as many")
-    split = make_split(world)
-    assert split is not None
-    if split.rank:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    split = make_split(degree)
+    assert split is not None, "a process alone meets nobody"
     return split

@@ -1,0 +1,79 @@
+"""`adastate generate` and `adastate live` with two processes that share every pass."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.support.tiny import ROOT
+
+pytestmark = pytest.mark.slow
+PROMPT = "a slow flight north over a green meadow, a red ball bounces"
+COMMAND = [sys.executable, "-m", "adastate.main"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+
+
+def pictures(file: Path) -> np.ndarray:
+    with av.open(str(file)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)])
+
+
+def test_a_video_that_two_processes_make_is_that_of_one(tmp_path: Path) -> None:
+    words = ["generate", "--prompt", PROMPT, "--seconds", "2", "--system", "adastate", "--states"]
+    alone = run(*words, "--out", str(tmp_path / "one"))
+    assert alone.returncode == 0, alone.stderr
+    shared = run(*words, "--out", str(tmp_path / "two"), "--sequence-parallel", "2")
+    assert shared.returncode == 0, shared.stderr
+    (one,), (two,) = (sorted((tmp_path / name).glob("*.mp4")) for name in ("one", "two"))
+    a, b = pictures(one), pictures(two)
+    assert a.shape == b.shape and np.abs(a - b).mean() < 1
+    assert len(alone.stdout.splitlines()) == len(shared.stdout.splitlines()), "one of them speaks"
+
+
+def test_a_degree_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    told = run("generate", "--prompt", PROMPT, "--out", str(tmp_path), "--sequence-parallel", "3")
+    assert told.returncode == 1
+    assert told.stderr.strip() == (
+        "adastate generate: sequence_parallel is 3, and 4 heads do not divide by it: take one of 1, 2, 4"
+    )
+
+
+def test_a_server_of_two_processes_serves_steers_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="the server's parts are not installed")
+    from adastate.live.client import LiveClient
+
+    command = [*COMMAND, "live", "--port", "0", "--sequence-parallel", "2", "--unpaced"]
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert server.stdout is not None
+    try:
+        line = next(said for said in server.stdout if "live: http" in said)
+        url = line.split("live: ")[1].split()[0]
+        with LiveClient(url).open(PROMPT, seed=3) as stream:
+            shown = []
+            for chunk in stream:
+                shown.append(chunk.frames)
+                if len(shown) == 3:
+                    stream.ask("prompt", text="flying west over a blue ocean, fast", kind="recache", anchor="keep")
+                if len(shown) == 6:
+                    break
+            assert len(stream.snapshot()) > 1000
+        assert all(np.isfinite(frames).all() and frames.std() > 1 for frames in shown)
+        server.send_signal(signal.SIGINT)
+        assert "SIGINT came" in server.communicate(timeout=60)[0]
+        assert server.returncode == 0
+    finally:
+        server.kill()
+        server.wait()
