@@ -112,10 +112,10 @@ train-distill: install ## distribution matching on own rollouts; RECIPE="long lo
 
 # until runs/tiny has a student of its own the one that ships serves, unless RUN is named
 generate: install ## a video with its hidden state, by RUN or by the student that ships; ARGS='--prompt "..." --seconds 20 --states'
-	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(ARGS)
+	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
 
 live: install ## a page to type a prompt and watch, steer, go back, by RUN or by the student that ships; ARGS='--port 8000'
-	$(ADASTATE) live $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(ARGS)
+	$(ADASTATE) live $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run "$(RUN)" $(ARGS)
