@@ -22,7 +22,7 @@ from adastate.live.step import Step
 from tests.live.conftest import live_model
 from tests.support.thread_ranks import Desk, ThreadSplit
 
-SYSTEMS = (None, "longlive", "rolling_forcing")
+SYSTEMS = (None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("longlive", "rolling_forcing")))
 
 
 class ThreadLine(CallLine):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from adastate.config.schema import ConfigError
+from adastate.distributed.sequence_split import SequenceSplit
 from adastate.main import main
+from adastate.models.wan import DiT
+from adastate.plan import memory
 from adastate.plan.cost import CountedPass
 from adastate.plan.exchange import (
     NETWORKS,
@@ -87,6 +91,7 @@ def test_a_rank_holds_less_the_more_share_a_sample(stage: str) -> None:
         assert streams[0] == 2 * streams[1] == 4 * streams[2]
 
 
+@pytest.mark.slow
 def test_the_command_knows_the_degree_of_the_strategy(capsys: Any) -> None:
     words = [*arguments("14B", "stages/distill.yaml", "strategy/zero3_teacher.yaml"), "--gpus", "8"]
     degree = "--trainer.strategy.init_args.sequence_parallel="
@@ -98,3 +103,34 @@ def test_the_command_knows_the_degree_of_the_strategy(capsys: Any) -> None:
     for wrong, said in ((3, "8 ranks do not divide into groups of it"), (8, "12 heads do not divide by it")):
         with pytest.raises((ConfigError, SystemExit), match=said):
             main(["plan", *words, f"{degree}{wrong}"])
+
+
+@dataclass(frozen=True)
+class Silent(SequenceSplit):
+    """Exchanges nothing, for shapes alone."""
+
+    def _exchange(self, parts: Tensor) -> Tensor:
+        return parts.contiguous().clone()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("degree", [1, 2, 4, 8])
+def test_what_a_clip_of_14b_keeps_for_backward_is_what_is_planned(degree: int) -> None:
+    """Two of its layers with checkpointing, on torch's meta device, where nothing is computed."""
+    size, kept = replace(WAN_14B, layers=2), dict[int, Tensor]()
+    with torch.device("meta"):
+        net = DiT(size, checkpointing=True).to(torch.bfloat16)
+        x, t, text = torch.zeros(1, 21, 16, 60, 104), torch.zeros(1), torch.zeros(1, 512, 4096)
+    net.split = None if degree == 1 else Silent(cast(Any, None), degree, 0)
+    weights = {p.untyped_storage()._cdata for p in net.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage()._cdata not in weights:
+            kept[x.untyped_storage()._cdata] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        net(x, t, text)
+    planned = memory.pass_bytes(size, TOKENS // degree, CountedPass(21, grad=True), 1, memory.BFLOAT16, True)
+    planned += memory.text_bytes(size, 1, memory.BFLOAT16)
+    assert sum(x.untyped_storage().nbytes() for x in kept.values()) == pytest.approx(planned, rel=0.05)
