@@ -16,7 +16,8 @@ from adastate.evaluation.metrics_table import MetricsRow
 from adastate.hub.pull import cached
 from adastate.inference import prompt_schedule
 from adastate.inference.vbench import Item
-from adastate.inference.video_writer import Plan, chunk_starts, frame_starts, frames_for, run
+from adastate.inference.video_length import chunk_starts, frame_starts, frames_for
+from adastate.inference.video_writer import Plan, run
 from adastate.live.model import LiveModel
 from adastate.live.opening import ALONE, load_live, open_session, picture_before, restore_session
 from adastate.live.session import HISTORY, Session

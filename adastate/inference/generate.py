@@ -29,7 +29,8 @@ from adastate.inference.conditioning import Prefix
 from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.student_source import StudentSource
 from adastate.inference.vbench import Item, write_json
-from adastate.inference.video_writer import Plan, Timing, chunk_starts, frame_starts, frames_for, run
+from adastate.inference.video_length import chunk_starts, frame_starts, frames_for
+from adastate.inference.video_writer import Plan, Timing, run
 from adastate.launch import shared_ranks
 from adastate.media.video import file_name
 from adastate.models import attention

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from adastate.distributed.sequence_split import SequenceSplit, agreed
-from adastate.encoders import Codec
 from adastate.inference.conditioning import Prefix
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.vbench import Item
@@ -98,38 +97,6 @@ class Timing:
     window_frames: int | None
     batch: int = 1
     skipped: int = 0  # videos that were there already
-
-
-# ---- lengths
-
-
-def span(codec: Codec, before: int, frames: int) -> int:
-    """Pictures of `frames` latent frames that follow `before` others."""
-    return (codec.video_frames(before + frames) if before + frames else 0) - (
-        codec.video_frames(before) if before else 0
-    )
-
-
-def frames_for(seconds: float, codec: Codec, spec: StreamSpec, given: int = 0) -> int:
-    """Latent frames, whole chunks, that make at least so many seconds after `given` others."""
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{seconds} seconds is no length; give --seconds above 0")
-    frames, chunk = spec.frames_of(0), spec.chunk_frames
-    while (have := span(codec, given, frames)) < seconds * codec.fps:
-        per_chunk = span(codec, given + frames, chunk)
-        frames += chunk * max(1, math.floor((seconds * codec.fps - have) / per_chunk))
-    return frames
-
-
-def frame_starts(frames: int, codec: Codec, given: int = 0) -> list[float]:
-    """Second at which each of `frames` latent frames begins, counted from the first generated picture."""
-    return [span(codec, given, before) / codec.fps for before in range(frames)]
-
-
-def chunk_starts(frames: int, codec: Codec, spec: StreamSpec, given: int = 0) -> list[float]:
-    """Second at which each chunk of a stream begins, counted from its first generated picture."""
-    before = [0, *range(spec.frames_of(0), frames, spec.chunk_frames)]
-    return [span(codec, given, b) / codec.fps for b in before]
 
 
 # ---- streams

@@ -21,7 +21,7 @@ from adastate.encoders import TinyCodec
 from adastate.inference import video_writer
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.generate_command import main
-from adastate.inference.video_writer import chunk_starts, frames_for, span
+from adastate.inference.video_length import chunk_starts, frames_for, span
 from adastate.media.strip import PINK
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
