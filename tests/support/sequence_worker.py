@@ -254,9 +254,9 @@ def run(case: Case, world: int, degree: int, save: Path | None = None, after: in
 
 
 def degrees(world: int) -> Iterator[tuple[str, int]]:
-    """Of two ranks both share a sample; of four, two or all do, by turns."""
+    """Of two ranks both share a sample; of four, two or all do, by turns, and all where a run of two goes on."""
     for i, name in enumerate(CASES):
-        yield name, 2 if world == 2 or (world == 4 and i % 2) else world
+        yield name, 2 if world == 2 or (world == 4 and i % 2 and name not in RESUMED) else world
 
 
 def main(rank: int, world: int, out: Path, names: list[str]) -> None:
