@@ -24,6 +24,8 @@ from adastate.runtime.gpu_driver import check_device
 PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = "ADASTATE_LIVE_TOKEN"
+LAST_CHUNK_S = 600.0
+"""Seconds that processes which share a chunk have to finish it when they end."""
 
 
 def main(argv: list[str]) -> None:
@@ -132,4 +134,5 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | N
         return serve(hub, args.host, args.port, token, args.origin, listening)
     finally:
         if line is not None:
+            hub.worker.close(LAST_CHUNK_S)  # or its calls would come among the last one
             line.tell("end")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -54,8 +55,9 @@ def test_a_server_of_two_processes_serves_steers_and_ends(tmp_path: Path) -> Non
 
     command = [*COMMAND, "live", "--port", "0", "--sequence-parallel", "2", "--unpaced"]
     server = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     assert server.stdout is not None
     try:
         line = next(said for said in server.stdout if "live: http" in said)
@@ -70,9 +72,10 @@ def test_a_server_of_two_processes_serves_steers_and_ends(tmp_path: Path) -> Non
                     break
             assert len(stream.snapshot()) > 1000
         assert all(np.isfinite(frames).all() and frames.std() > 1 for frames in shown)
-        server.send_signal(signal.SIGINT)
-        assert "SIGINT came" in server.communicate(timeout=60)[0]
+        server.send_signal(signal.SIGTERM)
+        assert "SIGTERM came" in server.communicate(timeout=300)[0]
         assert server.returncode == 0
     finally:
-        server.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
