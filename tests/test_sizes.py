@@ -28,6 +28,7 @@ COUNTS = {
     "flight": (6_958_208,) * 2,
     "wan_1_3b": (1_418_996_800,) * 2,
     "wan_14b": (1_418_996_800, 14_288_491_584),
+    "wan22_5b": (4_999_787_712,) * 2,
 }
 """Parameters of student and teacher."""
 
@@ -53,7 +54,7 @@ def test_every_size_builds_and_counts(name: str) -> None:
         assert count(meta(Size(**size))) == (wanted or count(DiT(Size())))
     spec = StreamSpec(**found["stream"])
     assert spec.chunks(found["rollout"]["frames"])
-    assert found["size"]["channels"] == (32 if name == "flight" else 16)
+    assert found["size"]["channels"] == {"flight": 32, "wan22_5b": 48}.get(name, 16)
     assert found["latent_size"][0] % 2 == found["latent_size"][1] % 2 == 0
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from adastate.encoders.hub import HubPart, load_part, need
@@ -16,7 +17,9 @@ from adastate.encoders.interfaces import StreamDecoder
 
 
 class WanVAE(nn.Module):
-    """Wan2.1's VAE from diffusers: F latents <-> 4F - 3 pictures, x8 in space, latents normalised as the DiT expects.
+    """Wan's VAE from diffusers: F latents <-> 4F - 3 pictures, latents normalised as the DiT expects.
+
+    Wan2.1's has 16 channels and x8 in space; that of Wan2.2 TI2V 48 and x16, for its pixels come in patches of 2 x 2.
 
     Args:
         pretrained: folder or hub name for `AutoencoderKLWan.from_pretrained`.
@@ -27,7 +30,7 @@ class WanVAE(nn.Module):
         FileNotFoundError: the VAE is neither in a folder nor within reach; see `load_part`.
     """
 
-    scale = 8
+    scale: int
     mean: Tensor
     std: Tensor
 
@@ -35,8 +38,21 @@ class WanVAE(nn.Module):
         super().__init__()
         kind = {"torch_dtype": getattr(torch, dtype)} if dtype else {}
         load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder, **kind)
-        self.vae: Any = load_part(pretrained, HubPart("Wan VAE", subfolder), load).eval().requires_grad_(False)
+        self._hold(load_part(pretrained, HubPart("Wan VAE", subfolder), load), fps)
+
+    @classmethod
+    def of(cls, vae: Any, fps: int = 16) -> WanVAE:
+        """Over an `AutoencoderKLWan` that is there already."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._hold(vae, fps)
+        return made
+
+    def _hold(self, vae: Any, fps: int) -> None:
+        self.vae: Any = vae.eval().requires_grad_(False)
         self.channels, self.fps = self.vae.config.z_dim, fps
+        self.patch = int(self.vae.config.patch_size or 1)
+        self.scale = 8 * self.patch
         self.register_buffer("mean", torch.tensor(self.vae.config.latents_mean).view(1, -1, 1, 1, 1))
         self.register_buffer("std", torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1))
 
@@ -90,7 +106,9 @@ class _WanStream:
             cache: list[Any] = [self.memory.get(str(i)) for i in range(vae._conv_num)]
             out.append(vae.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=first))
             self.memory = {str(i): held for i, held in enumerate(cache) if held is not None}
-        return torch.cat(out, 2).transpose(1, 2).float().clamp(-1, 1)
+        p = self.codec.patch
+        video = rearrange(torch.cat(out, 2), "b (c q p) t h w -> b t c (h p) (w q)", p=p, q=p)
+        return video.float().clamp(-1, 1)
 
 
 class UMT5:

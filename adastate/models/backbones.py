@@ -8,9 +8,10 @@ import torch
 
 from adastate.models.video_network import Backbone, Engine, FusedPasses, Size, VideoNetwork
 from adastate.models.wan import WAN
+from adastate.models.wan22 import WAN22
 from adastate.runtime.named import named
 
-BACKBONES = {"wan": WAN}
+BACKBONES = {"wan": WAN, "wan22": WAN22}
 
 
 def backbone_named(name: str) -> Backbone:

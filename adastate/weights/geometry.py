@@ -20,6 +20,7 @@ KNOWN = {
     "flight": Size(width=256, layers=6, ffn=1024, channels=32, text_tokens=24),
     "wan_1_3b": Size(width=1536, layers=30, heads=12, ffn=8960, **_WAN),
     "wan_14b": Size(width=5120, layers=40, heads=40, ffn=13824, **_WAN),
+    "wan22_5b": Size(width=3072, layers=30, heads=24, ffn=14336, channels=48, backbone="wan22", **_WAN),
 }
 """The sizes of conf/sizes/, whatever steers them."""
 
@@ -92,7 +93,10 @@ def complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
 def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
     name, wan = name_of(geometry), geometry.get("text_width") == _WAN["text_width"]
     usual = asdict(KNOWN[name]) if name != "other" else _WAN if wan else {}
-    geometry = {**{k: usual[k] for k in ("text_tokens", "rope_max_frames", "eps") if k in usual}, **geometry}
+    told = ["text_tokens", "rope_max_frames", "eps"]
+    if usual.get("backbone") not in (None, Size.backbone):  # that of Wan2.1's shapes is left open: others share them
+        told.append("backbone")
+    geometry = {**{k: usual[k] for k in told if k in usual}, **geometry}
     if "heads" in geometry:
         if heads not in (None, geometry["heads"]):
             raise WeightsError(f"--heads is {heads}, but the source itself says {geometry['heads']}: leave it out")
@@ -157,7 +161,7 @@ def wan_config(size: Size) -> dict[str, Any]:
         "ffn_dim": size.ffn,
         "freq_dim": size.time_embedding_dim,
         "in_dim": size.channels,
-        "model_type": "t2v",
+        "model_type": "ti2v" if size.backbone == "wan22" else "t2v",
         "num_heads": size.heads,
         "num_layers": size.layers,
         "out_dim": size.channels,

@@ -23,6 +23,7 @@ from adastate.encoders.wan_vae import clean
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.training.teacher import Teacher
+from tests.support.wan_parts import write_parts
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 7
@@ -30,23 +31,7 @@ FRAMES = 7
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers import AutoencoderKLWan
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-
-    folder = tmp_path_factory.mktemp("wan")
-    torch.manual_seed(0)
-    AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1).save_pretrained(folder / "vae")
-    words = {"<pad>": 0, "<unk>": 1, "a": 2, "ball": 3, "bounces": 4}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
-    fast.save_pretrained(folder / "tokenizer")
-    config = UMT5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    return folder
+    return write_parts(tmp_path_factory.mktemp("wan"))
 
 
 # ---- the VAE

@@ -125,7 +125,7 @@ def test_a_finished_run_goes_before_the_student_that_ships(tmp_path: Path, monke
     ("size", "words", "told"),
     [
         ("wan_1_3b", [], "no student of the size wan_1_3b ships: give --weights FILE"),
-        ("wan_1_4b", [], "no size 'wan_1_4b': known are flight, tiny, wan_14b, wan_1_3b"),
+        ("wan_1_4b", [], "no size 'wan_1_4b': known are flight, tiny, wan22_5b, wan_14b, wan_1_3b"),
         (None, ["--stream.past_frame=3"], "did you mean 'past_frames'"),
         (None, ["--trainer.max_steps=3"], "'--trainer.max_steps=3' is for training"),
     ],

@@ -1,0 +1,27 @@
+"""Equals diffusers' WanTransformer3DModel with a timestep a token: tests/models/wan22/test_token_dit.py.
+
+Wan2.2 TI2V gives its first picture as a clean frame among noisy ones: tokens at timestep 0 beside tokens at t. Its
+weights have Wan2.1's names and meaning, at 48 latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adastate.models.wan.dit import DiT
+
+
+class TokenDiT(DiT):
+    """Takes timesteps `[B]`, one a frame `[B, F]`, or one a token `[B, F, h, w]` over the grid of patches.
+
+    A block modulates by frame; where every token has its own time, each is a frame of one token to it.
+    """
+
+    def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:
+        if t.dim() < 4:
+            return super()._time(t, batch_frames, actions)
+        if actions is not None:
+            actions = actions.expand(*t.shape[:2], -1).repeat_interleave(t[0, 0].numel(), 1)
+        each = t.flatten(1)
+        return super()._time(each, each.shape, actions)
