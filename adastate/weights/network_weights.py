@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from adastate.weights import eight_bit, key_maps, lora_merge, lora_scale
+from adastate.weights import eight_bit, key_maps, lora_merge, lora_scale, released
 from adastate.weights import geometry as geo
 from adastate.weights.builtin import BUILTIN
 from adastate.weights.files import StoredTensor, WeightsError, parse_header
@@ -86,7 +86,7 @@ def read(
     section = _choose(found, key, stored)
     layout = _layout(section)
     raw = {layout(name): entry for name, entry in section.entries.items()}
-    _refuse_pictures(raw, stored.path)
+    released.refuse(raw, stored.path)
     made, entries = lora_merge.adapters(raw)
     about = LoadReport(
         source=str(stored.path),
@@ -103,6 +103,7 @@ def read(
         raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
     packing = eight_bit.told(stored.header)
     notes: tuple[str, ...] = (packing,) if packing else ()
+    notes += released.note_of(stored.path)
     if made:
         entries, note = lora_merge.merge(entries, made, lora_scale.scaling(stored, section.prefix, lora_alpha))
         notes += (note,)
@@ -208,20 +209,6 @@ def _layout(section: Section) -> Callable[[str], str]:
 
 def _is_diffusers(section: Section) -> bool:
     return sum(".attn1." in n for n in section.entries) > sum(".self_attn." in n for n in section.entries)
-
-
-def _refuse_pictures(entries: Mapping[str, StoredTensor], path: Path) -> None:
-    extra = [name for name in entries if key_maps.PICTURES.search(name)]
-    patch, out = entries.get("patch_embedding.weight"), entries.get("head.head.weight")
-    into = patch.shape[1] if patch is not None and len(patch.shape) == 5 else 0
-    per_patch = patch.shape[3] * patch.shape[4] if patch is not None and into else 1
-    made, odd = divmod(out.shape[0], per_patch) if out is not None else (into, 0)
-    if extra or (into > made and not odd):
-        why = f"it has {extra[0]}" if extra else f"it takes {into} channels and makes {made}"
-        raise WeightsError(
-            f"{path} is an image-to-video network ({why}); the networks here are text-to-video, and are given a "
-            "first picture through their cache: bring Wan2.1-T2V weights"
-        )
 
 
 def _geometry(
