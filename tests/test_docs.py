@@ -62,6 +62,7 @@ flags of torchrun, hf, curl, docker, SLURM and VBench
     --wrap --kill-on-bad-exit --videos_path --prompt_file --target --rm --entrypoint --shm-size --user
 words of others in code, and names that are put together
     prompt_file videos_path mixed_precision load_lora_weights from_pretrained weights_only max_memory_allocated
+    to_gate_compress
     model_training all_dimension longlive_base MovieGenVideoBench_extended avx512_bf16 k_img img_emb lora_A lora_B
     custom_nodes example_workflows flyover_api
     generator_ema lora_down lora_unet_blocks_0_self_attn_q diff_b _middle_ _high_ _s1_w9 _s1_w6 state_1x attention_1x

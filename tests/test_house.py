@@ -25,9 +25,9 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "adastate.media adastate.metrics adastate.encoders adastate.diffusion adastate.models datamodules.worlds",
         "adastate.stream adastate.weights adastate.optim datamodules.shards callbacks.protocols",
         "adastate.config adastate.distributed datamodules datamodules.tools callbacks.checkpointing callbacks.previews",
-        "adastate.training adastate.plan adastate.launch adastate.parity callbacks.monitoring",
+        "adastate.cameras adastate.training adastate.plan adastate.launch adastate.parity callbacks.monitoring",
         "adastate.inference adastate.evaluation callbacks",
-        "adastate.study adastate.live adastate.hub",
+        "adastate.study adastate.live adastate.hub adastate.diffusers",
         "adastate.rehearsal",
         "adastate benchmarks",
     )

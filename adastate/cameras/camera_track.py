@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class CameraTrack:
     intrinsics: Array | None = None
 
     @classmethod
-    def of(cls, camera_to_world: Array, intrinsics: Array | None = None) -> CameraTrack:
+    def of(cls, camera_to_world: NDArray[Any], intrinsics: NDArray[Any] | None = None) -> CameraTrack:
         """From poses in any world: the first camera becomes its origin.
 
         Raises:

@@ -2,8 +2,8 @@
 
 A source is a file, a folder or a string, "w-3, right-2". Into a folder go poses.npy (camera-to-world in OpenCV's axes,
 the first one the identity), intrinsics.npy (fx, fy, cx, cy in pixels) and camera.actions.npy (the keys w a s d i j k l
-of every row); into a file x.actions.npy the keys alone, for `adastate generate --actions x.actions.npy`, or beside
-x.mp4 for `adastate shards`.
+of every row); into a file x.actions.npy the keys alone, by which `adastate generate` steers a stream, and which
+`adastate shards` takes beside x.mp4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
             print(path)
     except (ValueError, OSError) as error:
         raise SystemExit(f"adastate cameras: {' '.join(str(error).split())}") from error
-    held = [key for key, on in zip(KEYS, control.keys.any(0), strict=True) if on]
+    held = [key for column, key in enumerate(KEYS) if control.keys[:, column].any()]
     print(f"{len(control.keys)} rows; keys that are held: {', '.join(held) or 'none'}")
 
 

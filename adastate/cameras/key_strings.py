@@ -56,7 +56,7 @@ def from_conditions(keyboard: NDArray[np.float32], mouse: NDArray[np.float32] | 
     if mouse is not None:
         if mouse.shape != (len(keyboard), 2):
             raise ValueError(f"mouse_condition has shape {list(mouse.shape)}, and not {[len(keyboard), 2]}")
-        for column, (more, less) in enumerate(("ik", "lj")):
+        for column, (more, less) in enumerate((("i", "k"), ("l", "j"))):
             found[:, KEYS.index(more)], found[:, KEYS.index(less)] = mouse[:, column] > 0, mouse[:, column] < 0
     return found
 

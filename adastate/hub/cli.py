@@ -1,9 +1,9 @@
 """`adastate weights`: look into a checkpoint of any origin, make it our own, write it for others, share it on the Hub.
 
 inspect prints what a source holds and what of it fits. import writes it as our own .safetensors file. export writes a
-folder in diffusers' layout or under Wan's names. A source is a file (.safetensors, .pt, .pth, .ckpt, .bin), the folder
-of a network or pipeline, a run folder, or "builtin". push publishes the student of a run with a card that is filled
-from the run; pull brings a repository of anybody's.
+folder in diffusers' layout, alone or as a pipeline, or under Wan's names. A source is a file (.safetensors, .pt, .pth,
+.ckpt, .bin), the folder of a network or pipeline, a run folder, or "builtin". push publishes the student of a run with
+a card that is filled from the run; pull brings a repository of anybody's.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def run(args: argparse.Namespace) -> None:
     """Does what a verb of `parser` asks for."""
+    if args.verb == "export" and args.parts is not None and args.layout != "diffusers-pipeline":
+        raise SystemExit("adastate: --parts belongs to --layout diffusers-pipeline")
     for source in (args.source, args.base):
         if source is not None and source not in BUILTIN and not Path(source).exists():
             raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source))}")
@@ -47,10 +49,14 @@ def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:
     import torch
 
     from adastate.weights.exporting import export, import_
+    from adastate.weights.pipeline_folder import export_pipeline, parts_of
 
     dtype: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None
     if args.verb == "import":
         return [import_(checkpoint, args.out, dtype, args.force, args.difference_from)]
+    if args.layout == "diffusers-pipeline":
+        parts = parts_of(checkpoint, Path(args.source), args.parts)
+        return export_pipeline(checkpoint, args.out, parts, dtype, args.shard_gb, args.force)
     return export(checkpoint, args.out, args.layout, dtype, args.shard_gb, args.force)
 
 
@@ -63,7 +69,7 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
     for verb, text in (
         ("inspect", "print what a source holds"),
         ("import", "write any source as our own .safetensors file"),
-        ("export", "write a source in diffusers' layout or under Wan's names"),
+        ("export", "write a source in diffusers' layout, as a pipeline, or under Wan's names"),
     ):
         at = verbs.add_parser(verb, help=text, description=text)
         at.add_argument("source", help="file or folder")
@@ -74,7 +80,10 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
             )
         if verb == "export":
             at.add_argument("out", type=Path, help="folder to write")
-            at.add_argument("--layout", choices=("diffusers", "wan"), required=True)
+            at.add_argument("--layout", choices=("diffusers", "diffusers-pipeline", "wan"), required=True)
+            at.add_argument(
+                "--parts", type=Path, help="pipeline whose VAE, text encoder and tokenizer go with the network"
+            )
             at.add_argument(
                 "--shard-gb", type=above_zero, default=10.0, help="largest shard; beyond it an index is written"
             )
