@@ -47,7 +47,7 @@ TINY += $(if $(filter flight,$(SIZE)),--config conf/stages/distill_flight.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan rehearse shards trajectories train-codec train-teacher train-init \
-	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages tensorboard docs slurm-lab slurm-lab-stop clean
+	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages gpu-check tensorboard docs slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,6 +143,9 @@ bench-stages: install ## what every stage of the tiny size does for the next one
 
 bench: install ## streams and training steps of this machine against a plain path, table and JSON
 	.venv/bin/python benchmarks/bench.py $(ARGS)
+
+gpu-check: install ## what the GPU of this machine does, in five minutes: kernels, streams and a training step at 1.3B, each proven and measured; benchmarks/gpu.sh with another python
+	.venv/bin/python benchmarks/gpu_check.py $(ARGS)
 
 tensorboard: install ## all runs, with every image kept
 	.venv/bin/tensorboard --logdir runs --port $(PORT) --samples_per_plugin images=100,scalars=10000 --reload_multifile true

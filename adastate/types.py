@@ -53,6 +53,14 @@ def host_level(t: Num[Tensor, " ..."]) -> float | None:
     return getattr(t, "host_level", None)
 
 
+class SlabOwner(Protocol):
+    """A stream's memory, which a captured pass may move to the tensors that it was captured on."""
+
+    keys: Float[Tensor, "layers B L N K"] | None
+    values: Float[Tensor, "layers B L N K"] | None
+    raw: Float[Tensor, "layers B L N K"] | None
+
+
 class SlabTensors(NamedTuple):
     """The tensors of a slab (adastate.stream.kv_slab), for passes that are compiled or captured once.
 
@@ -63,6 +71,7 @@ class SlabTensors(NamedTuple):
     values: Float[Tensor, "layers B L N K"]
     raw: Float[Tensor, "layers B L N K"] | None  # where raw keys are wanted
     rows: Int64[Tensor, " own"]
+    owner: SlabOwner
 
 
 class Memory(Protocol):
@@ -159,8 +168,10 @@ class Batch:
         return len(self.prompts)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """As Tensor.to, for every tensor; Lightning moves batches with it. Pinned memory is not waited for."""
-        return self._each(lambda x: x.to(*args, **{"non_blocking": x.is_pinned(), **kwargs}))
+        """As Tensor.to, for every tensor but those that the host reads: numbers of samples, levels and actions.
+        Lightning moves batches with it. Pinned memory is not waited for."""
+        moved = self._each(lambda x: x.to(*args, **{"non_blocking": x.is_pinned(), **kwargs}))
+        return replace(moved, index=self.index, levels=self.levels, actions=self.actions)
 
     def pin_memory(self) -> Batch:
         """In memory that a GPU reads by itself; data loaders ask for it."""

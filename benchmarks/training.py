@@ -26,7 +26,7 @@ from adastate.models.video_network import Size
 from adastate.models.wan import dit
 from adastate.optim import adamw
 from adastate.stream import StreamSpec
-from adastate.training import prompted_network
+from adastate.training import shared_passes
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill
 from adastate.training.objectives import DMD
@@ -124,7 +124,7 @@ def plain(steps: Steps) -> Iterator[None]:
         for module in (activation, dit):
             swapped.enter_context(mock.patch.object(module, "gelu", gelu))
         swapped.enter_context(mock.patch.object(attention, "_spelled", spelled))
-        swapped.enter_context(mock.patch.object(prompted_network, "is_whole", lambda net: False))
+        swapped.enter_context(mock.patch.object(shared_passes, "is_whole", lambda net: False))
         groups = [g for o in steps.optimizers.values() for g in o.param_groups]
         fused = [g["fused"] for g in groups]
         for group in groups:

@@ -33,10 +33,18 @@ WRONG: dict[str, Callable[[], object]] = {
 }
 
 
-def test_a_batch_is_moved_and_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = Batch(torch.arange(2), ["a", "b"], latents=torch.ones(2, 1, 1, 1, 1))
+def test_a_batch_is_moved_but_for_what_the_host_reads_and_pinned_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(
+        torch.arange(2),
+        ["a", "b"],
+        latents=torch.ones(2, 1, 1, 1, 1),
+        levels=torch.ones(3),
+        actions=torch.ones(2, 1, 3),
+    )
     moved = batch.to("meta")
-    assert moved.latents is not None and moved.latents.is_meta and moved.index.is_meta and moved.video is None
+    assert moved.latents is not None and moved.latents.is_meta and moved.video is None
+    assert all(getattr(moved, name) is getattr(batch, name) for name in ("index", "levels", "actions"))
+    batch = Batch(torch.arange(2), ["a", "b"], latents=torch.ones(2, 1, 1, 1, 1))
     pinned: list[int] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x.numel()) or x)
     again = batch.pin_memory()

@@ -33,6 +33,13 @@ def sigma_table(shift: float, entries: int = TIMESTEPS) -> Float32[Tensor, " {en
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
+def sigmas_on(shift: float, device: torch.device) -> Float32[Tensor, " entries"]:
+    """`sigma_table` on a device, copied there once."""
+    return sigma_table(shift).to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _ascending(shift: float, device: torch.device) -> tuple[Tensor, Tensor]:
     sigmas = sigma_table(shift).to(device).flip(0)
     return sigmas, (sigmas * TIMESTEPS).contiguous()

@@ -34,7 +34,7 @@ def per_sample_flow_matching(
 ) -> Float[Tensor, " B"]:
     """The same for every sample, over the frames of `loss_mask`: for curves by noise level."""
     error = (velocity.float() - (noise - x0).float()).square()
-    return (error if loss_mask is None else error[:, loss_mask]).flatten(1).mean(1)
+    return (error if loss_mask is None else error[:, _true(loss_mask, error.device)[0]]).flatten(1).mean(1)
 
 
 def regression(
@@ -69,12 +69,12 @@ def dmd(
         x: student's samples, with gradient.
         g: `dmd_gradient`.
         weight: one per frame, mean 1 over the frames that carry loss.
-        mask: frames that carry loss.
+        mask: frames that carry loss, on the host at best.
         samples: one weight per sample, see `reward_weight`.
     """
     square = (x.double() - (x.double() - g.double()).detach()).square()
     if weight is not None:
-        square = square * weight.to(square)[None, :, None, None, None]
+        square = square * weight.to(square, non_blocking=True)[None, :, None, None, None]
     if samples is not None:
         square = square * samples.to(square)[:, None, None, None, None]
     return 0.5 * _frame_mean(square, mask)
@@ -95,12 +95,12 @@ def sid(
     2024, in the form in which Self-Forcing trains with it. Both means are over the frames of `mask` if one is given.
     """
     x, real, fake = x.double(), x0_real.double(), x0_fake.double()
-    on = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x)
+    on = torch.ones(x.shape[:2], dtype=x.dtype, device=x.device) if mask is None else mask.to(x, non_blocking=True)
     by_frame = (x - real).detach().abs().flatten(2).mean(2)
     norm = ((by_frame * on).sum(1) / on.sum(1)).clamp_min(1e-30)[:, None, None, None, None]
     each = (real - fake) * ((real - x) - alpha * (real - fake)) / norm
     if weight is not None:
-        each = each * weight.to(each)[None, :, None, None, None]
+        each = each * weight.to(each, non_blocking=True)[None, :, None, None, None]
     return _frame_mean(each, mask)
 
 
@@ -131,4 +131,9 @@ def horizon_weight(
 
 def _frame_mean(error: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over `[B, F, C, H, W]`, or over the frames that `mask` [B, F] keeps."""
-    return error.mean() if mask is None else error[mask].mean()
+    return error.mean() if mask is None else error[_true(mask, error.device)].mean()
+
+
+def _true(mask: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Indices of what a mask keeps. One on the host is counted there: on a GPU the host would have to wait."""
+    return tuple(at.to(device, non_blocking=True) for at in mask.nonzero(as_tuple=True))

@@ -7,7 +7,7 @@ Wan's VAE where decoding is the bottleneck.
 
 from adastate.encoders.group_codec import PRETRAINED, GroupCodec
 from adastate.encoders.hub import EncoderError
-from adastate.encoders.interfaces import Codec, StreamDecoder, TextEncoder, starts_with_a_picture
+from adastate.encoders.interfaces import Codec, StreamDecoder, TextEncoder, embedded, starts_with_a_picture
 from adastate.encoders.residual_codec import ResidualCodec
 from adastate.encoders.taehv import TAEHV
 from adastate.encoders.tiny import TinyCodec, TinyText
@@ -26,5 +26,6 @@ __all__ = [
     "TinyCodec",
     "TinyText",
     "WanVAE",
+    "embedded",
     "starts_with_a_picture",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -47,3 +48,8 @@ class TextEncoder(Protocol):
     """Prompts -> embeddings `[B, text_tokens, text_width]`, zero-padded."""
 
     def embed(self, prompts: list[str]) -> Tensor: ...
+
+
+def embedded(encoder: TextEncoder, prompts: list[str], device: torch.device) -> Tensor:
+    """Embeddings on `device`; the host does not wait for them to arrive."""
+    return encoder.embed(prompts).to(device, non_blocking=True)

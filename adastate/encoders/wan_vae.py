@@ -24,7 +24,8 @@ class WanVAE(nn.Module):
     Args:
         pretrained: folder or hub name for `AutoencoderKLWan.from_pretrained`.
         subfolder: of the VAE in it; the Wan2.1 repositories in diffusers' layout have it in `vae`.
-        dtype: of its weights and its arithmetic, "bfloat16" say, for half the memory; None takes the file's.
+        dtype: in which it decodes; None takes the file's, float32 as a rule. It encodes in that one in any case, for
+            the latents of a clip stay with what is trained on them.
 
     Raises:
         FileNotFoundError: the VAE is neither in a folder nor within reach; see `load_part`.
@@ -34,15 +35,19 @@ class WanVAE(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, pretrained: str, subfolder: str | None = "vae", fps: int = 16, dtype: str | None = None) -> None:
+    def __init__(
+        self, pretrained: str, subfolder: str | None = "vae", fps: int = 16, dtype: str | None = "bfloat16"
+    ) -> None:
         super().__init__()
-        kind = {"torch_dtype": getattr(torch, dtype)} if dtype else {}
-        load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder, **kind)
+        load = partial(need("diffusers").AutoencoderKLWan.from_pretrained, subfolder=subfolder)
         self._hold(load_part(pretrained, HubPart("Wan VAE", subfolder), load), fps)
+        if dtype:
+            for part in (self.vae.post_quant_conv, self.vae.decoder):
+                part.to(getattr(torch, dtype))
 
     @classmethod
     def of(cls, vae: Any, fps: int = 16) -> WanVAE:
-        """Over an `AutoencoderKLWan` that is there already."""
+        """Over an `AutoencoderKLWan` that is there already, and decodes in its own precision."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         made._hold(vae, fps)
@@ -66,7 +71,7 @@ class WanVAE(nn.Module):
                 f"the Wan VAE takes 4F - 3 pictures, got {video.shape[1]}: cut the clip to 1, 5, 9, ... 81"
             )
         with torch.autocast(video.device.type, enabled=False):  # or training would see other latents than a stream
-            z = self.vae.encode(video.transpose(1, 2).to(self.vae.dtype)).latent_dist.mode()
+            z = self.vae.encode(video.transpose(1, 2).to(_dtype(self.vae.encoder))).latent_dist.mode()
         return ((z.float() - self.mean) / self.std).transpose(1, 2)
 
     @torch.no_grad()
@@ -96,7 +101,7 @@ class _WanStream:
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self.codec.vae
-        z = (latents.transpose(1, 2).float() * self.codec.std + self.codec.mean).to(vae.dtype)
+        z = (latents.transpose(1, 2).float() * self.codec.std + self.codec.mean).to(_dtype(vae.decoder))
         z = vae.post_quant_conv(z)
         out = []
         for frame in z.split(1, 2):
@@ -111,6 +116,10 @@ class _WanStream:
         return video.float().clamp(-1, 1)
 
 
+def _dtype(part: nn.Module) -> torch.dtype:
+    return next(part.parameters()).dtype
+
+
 class UMT5:
     """UMT5-XXL from transformers, cleaned and padded to 512 zero rows as Wan2.1 was trained.
 
@@ -119,7 +128,8 @@ class UMT5:
         tokens: padded length.
         device, dtype: where the encoder runs. Without a device that is a GPU where there is one. The weights (11.4 GB
             in bfloat16) stay on the host all the same, and come over for each call with prompts that are not known
-            yet, so that they leave the GPU's memory to those who train.
+            yet, so that they leave the GPU's memory to those who train. For that they are pinned, which takes them out
+            of what processes can share: so much memory of the host for each.
         keep: prompts whose embeddings are kept, those used last, so that a prompt in use (the negative one) is
             encoded once. A hundred tokens take 0.8 MB in bfloat16.
 
@@ -144,6 +154,7 @@ class UMT5:
         self.model: Any = load_part(pretrained, net, load).eval().requires_grad_(False)
         self.width = int(self.model.config.d_model)
         self._known: dict[str, Tensor] = {}
+        self._pinned = False
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
@@ -155,11 +166,12 @@ class UMT5:
                 truncation=True,
                 max_length=self.tokens,
                 return_tensors="pt",
-            ).to(self.device)
-            hidden = self._encode(ids.input_ids, ids.attention_mask).cpu()
+            )
             lengths = ids.attention_mask.sum(1).tolist()
+            hidden = self._encode(*(t.to(self.device) for t in (ids.input_ids, ids.attention_mask))).cpu()
             self._known.update({p: h[:n].clone() for p, h, n in zip(new, hidden, lengths, strict=True)})
-        out = torch.zeros(len(prompts), self.tokens, self.width)
+        # pinned, or whoever takes them to a GPU would wait for them
+        out = torch.zeros(len(prompts), self.tokens, self.width, pin_memory=self.device.type == "cuda")
         for row, prompt in zip(out, prompts, strict=True):
             found = self._known[prompt] = self._known.pop(prompt)  # to the end, which is forgotten last
             row[: len(found)] = found
@@ -169,8 +181,12 @@ class UMT5:
 
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """With copies of the weights on the device. With several processes "cuda" is the one that each has set."""
-        here = {name: t for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
-        weights = {name: t.to(self.device) for name, t in here.items()}
+        here = (*self.model.named_parameters(), *self.model.named_buffers())
+        if self.device.type == "cuda" and not self._pinned:
+            for _, t in here:
+                t.data = t.data.pin_memory()
+            self._pinned = True
+        weights = {name: t.to(self.device, non_blocking=True) for name, t in here}
         with torch.autocast(self.device.type, enabled=False):  # its norms and logits are made for its own dtype
             found: Tensor = torch.func.functional_call(self.model, weights, (ids, mask)).last_hidden_state
         return found

@@ -25,6 +25,7 @@ from adastate.evaluation.rollout_ends import ends
 from adastate.media import html_page
 from adastate.media.strip import strip
 from adastate.media.video import VideoWriter, file_name
+from adastate.models import attention
 from adastate.runtime import atomic
 from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
@@ -123,6 +124,7 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
     device = device_for(args.device, this_rank(os.environ))
     out: Path = args.out or args.run / "compare"
     out.mkdir(parents=True, exist_ok=True)
+    attention.use("auto")
     entries = list[SystemResult]()
     checkpoints = args.checkpoint or [None]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} systems"))

@@ -23,6 +23,7 @@ from adastate.evaluation.look_away_report import LEAST_ROLLOUTS, compare_memorie
 from adastate.evaluation.metrics_table import Figures, MetricsRow, show
 from adastate.evaluation.real_clips import Footage, read_footage, through
 from adastate.evaluation.rollout_ends import RolloutEnds, ends, stream_ends
+from adastate.models import attention
 from adastate.runtime import atomic
 from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
@@ -228,6 +229,7 @@ def evaluate_run(args: argparse.Namespace, prompts: list[str] | None) -> None:
         return
     count, system = args.rollouts or ROLLOUTS, args.system[0] if args.system else None
     flow = flow_or_why(args.raft, args.device)
+    attention.use("auto")
     found = evaluate(args.run, args.weights, count, args.horizon, prompts, args.seed, args.device, flow, system)
     show(found, Console())
     out = args.json or args.run / "evaluation.json"

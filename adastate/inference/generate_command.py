@@ -125,7 +125,7 @@ def parser() -> Arguments:
     add(
         "--attention",
         choices=get_args(described("adastate.models.attention.Backend")),
-        default="sdpa",
+        default="auto",
         help="its kernels",
     )
     add(

@@ -17,6 +17,7 @@ from adastate.stream.cache import PassMemory
 from adastate.stream.passes import serve, write
 from adastate.training.initializations.causal_forward import teacher_forcing_forward
 from adastate.training.prompted_network import PromptedNetwork
+from adastate.training.shared_passes import SharedPasses
 from adastate.training.teacher import Teacher
 from adastate.types import one_level
 
@@ -150,11 +151,16 @@ def streamed_paths(
     prompts: list[str],
     noise: Tensor,
     actions: Tensor | None = None,
+    shared: SharedPasses | None = None,
 ) -> Tensor:
-    """Guided paths of an autoregressive teacher, chunk by chunk through the cache, after the ends of its own chunks."""
-    steered = _steered(teacher, actions)
+    """Guided paths of an autoregressive teacher, chunk by chunk through the cache, after the ends of its own chunks.
+
+    Calls with the same `shared` join its weights once.
+    """
+    steered, net = _steered(teacher, actions), teacher.averaged
     steering = None if steered is None else Steering(steered)
-    student = PromptedNetwork(teacher.averaged, _both(teacher, prompts), steering=steering)
+    passes = None if shared is None else shared.of(net, "eager", fp8=False, keep=True)
+    student = PromptedNetwork(net, _both(teacher, prompts), steering=steering, passes=passes)
     cache = StateCache(without_anchor(spec))
     parts = []
     for x in noise.split(spec.chunk_frames, 1):

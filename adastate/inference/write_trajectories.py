@@ -23,10 +23,12 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, streamed_paths, whole_paths
 from adastate.inference.vbench import fingerprint
+from adastate.models import attention
 from adastate.runtime import threads
 from adastate.runtime.ranks import Rank, device_for
 from adastate.stream import StreamSpec
 from adastate.training.load_run import held
+from adastate.training.shared_passes import SharedPasses
 from adastate.training.teacher import Teacher
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.safe_decode import ShardError
@@ -159,6 +161,7 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank, pro
     teacher = teacher.eval().requires_grad_(False)
     held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
     teacher = teacher.to(device_for(args.device, rank))
+    attention.use("auto")
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
     sampler = _sampler(teacher, spec, way, args, prompts, frames, variables["run"]["world"])
     made_with = {
@@ -232,6 +235,7 @@ def _sampler(
             return torch.cat([paths, past[:, None]], 1), prompts, actions
 
         return after_clips
+    shared = SharedPasses()
 
     def sample(rows: list[int], noise: Tensor) -> tuple[Tensor, list[str], Tensor | None]:
         drawn = world_prompts(1, rows, frames, world)
@@ -239,7 +243,7 @@ def _sampler(
         prompts = [told[i % len(told)] for i in rows] if told else drawn.prompts
         actions = drawn.actions if columns else None
         if args.teacher == "causal":
-            return streamed_paths(teacher, spec, way, prompts, noise, actions), prompts, actions
+            return streamed_paths(teacher, spec, way, prompts, noise, actions, shared), prompts, actions
         return whole_paths(teacher, way, prompts, noise, actions), prompts, actions
 
     return sample

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     from adastate.models import attention
 
     threads.use_threads(told.get("threads"))
-    print(f"[adastate] {attention.use(told.get('attention', 'sdpa'))}")
+    print(f"[adastate] {attention.use(told.get('attention', 'auto'))}")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -20,6 +20,7 @@ from adastate.encoders import Codec, starts_with_a_picture
 from adastate.inference.student_source import StudentSource
 from adastate.inference.vbench import fingerprint
 from adastate.live.stream_state import reach
+from adastate.models import attention
 from adastate.models.actions import Steering
 from adastate.stream import StreamSpec
 from adastate.stream.passes import Reencode
@@ -50,9 +51,8 @@ class LiveModel:
         self.reencode: Reencode | None = student._reencode if starts_with_a_picture(student.codec) else None
         self._specs: dict[str | None, StreamSpec] = {None: student.spec}
         self._bound: OrderedDict[str, PromptedNetwork] = OrderedDict()
-        net = student.ema.whole(student.net.weight_dtype)
         self.system = system
-        self._root = PromptedNetwork(net, torch.empty(0), engine=student.engine, fp8=student.fp8)
+        self._root = student.averaged(torch.empty(0))
         if system is not None:
             self._specs[None] = self.spec(system)
 
@@ -65,6 +65,7 @@ class LiveModel:
         split: SequenceSplit | None = None,
     ) -> LiveModel:
         """`split`: over the ranks that share all passes."""
+        attention.use("auto")
         student = student_of(source.config, source.weights).to(device)
         split_networks([student.net, student.ema.net], split)
         return cls(student, source, system)
@@ -118,7 +119,8 @@ class LiveModel:
             if read.rope_max_frames > size.rope_max_frames:
                 for net in (self.student.net, self.student.ema.net, self._root.net):
                     net.size = replace(size, rope_max_frames=read.rope_max_frames)
-                self._root, self._bound = self._root.anew(), OrderedDict()  # passes hold the size that they began with
+                # passes hold the size that they began with
+                self._root, self._bound = self.student.averaged(torch.empty(0)), OrderedDict()
             self._specs[system] = read.spec
         return self._specs[system]
 

@@ -6,6 +6,7 @@ The plain function is the default, and enough. In bf16 on a CPU it is spelled ou
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -15,14 +16,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
+from adastate.models.frame_blocks import block_mask
 from adastate.types import FrameMask
 
-Backend = Literal["sdpa", "flash_attn", "flash3", "flash4", "flex"]
+Backend = Literal["auto", "sdpa", "flash_attn", "flash3", "flash4", "flex"]
 
 _HOOKS = {"flash3": ("FA3", "flash-attn-3"), "flash4": ("FA4", "flash-attn-4")}
 """Implementations behind torch's own function: its name for them, and the package that registers them."""
 
+_OF_DEVICE: dict[int, tuple[Backend, ...]] = {9: ("flash3", "flash4"), 10: ("flash4",)}
+"""What is faster than torch's own kernels, by the major number of a device's compute capability, the fastest first."""
+
 _backend: Backend = "sdpa"
+
+_package: Callable[..., Any] | None = None
+"""flash_attn's function, while it is in use: what runs in a compiled pass must not import."""
+
+PACKAGE_DEVICE = "cuda"
+"""On which flash_attn runs."""
 
 DENSE_LIMIT = 2**21
 """Up to so many (query, key) pairs a boolean mask is cheaper than one call per group of equal rows."""
@@ -31,38 +42,65 @@ DENSE_LIMIT = 2**21
 def use(backend: Backend) -> str:
     """Chooses the kernels of this process; returns a line for the log.
 
-    `sdpa`: torch chooses. `flash_attn`: that package, where nothing is masked and numbers are half. `flash3`, `flash4`:
-    those kernels within torch's function. `flex`: torch's flex_attention where frames are masked. Where a kernel does
-    not apply, torch's function does.
+    `auto`: the fastest that the device and its packages have, of flash3, flash4 and sdpa. `sdpa`: torch chooses.
+    `flash_attn`: that package, where nothing is masked and numbers are half. `flash3`, `flash4`: those kernels within
+    torch's function. `flex`: torch's flex_attention where frames are masked. Where a kernel does not apply, torch's
+    function does.
 
     Raises:
         ValueError: there is no such backend, or it is not installed.
     """
-    global _backend
-    told = f"attention: {backend}"
+    global _backend, _package
     restore = getattr(torch.nn.attention, "restore_flash_attention_impl", None)
     if _backend in _HOOKS and restore is not None:
         restore()
+    _backend, _package = "sdpa", None
+    if backend == "auto":
+        return _best()
+    told = f"attention: {backend}"
     if backend in _HOOKS:
-        name, package = _HOOKS[backend]
-        try:
-            torch.nn.attention.activate_flash_attention_impl(name)  # type: ignore[attr-defined]
-        except Exception as error:  # whatever it is that the package cannot be imported for
-            raise ValueError(
-                f"attention {backend!r} needs the package {package} and a torch with "
-                f"torch.nn.attention.activate_flash_attention_impl: {error}"
-            ) from error
+        _activate(backend)
     elif backend == "flash_attn":
         try:
-            told += f" {_flash_attn().__version__}"
+            package = importlib.import_module("flash_attn")
         except ImportError as error:
             raise ValueError(
                 "attention 'flash_attn' needs the package: pip install --no-build-isolation -e '.[flash]'"
             ) from error
+        _package = package.flash_attn_func
+        told += f" {package.__version__}"
     elif backend not in ("sdpa", "flex"):
-        raise ValueError(f"attention {backend!r}: there are sdpa, flash_attn, flash3, flash4 and flex")
+        raise ValueError(f"attention {backend!r}: there are auto, sdpa, flash_attn, flash3, flash4 and flex")
     _backend = backend
     return told
+
+
+def _activate(backend: Backend) -> None:
+    name, package = _HOOKS[backend]
+    try:
+        torch.nn.attention.activate_flash_attention_impl(name)  # type: ignore[attr-defined]
+    except Exception as error:  # whatever it is that the package cannot be imported for
+        raise ValueError(
+            f"attention {backend!r} needs the package {package} and a torch with "
+            f"torch.nn.attention.activate_flash_attention_impl: {error}"
+        ) from error
+
+
+def _best() -> str:
+    """Takes the fastest kernels of this device that are installed; torch's own without any."""
+    global _backend
+    if not torch.cuda.is_available():
+        return "attention: sdpa"
+    missing = []
+    for backend in _OF_DEVICE.get(torch.cuda.get_device_capability()[0], ()):
+        try:
+            _activate(backend)
+        except ValueError:
+            missing.append(_HOOKS[backend][1])
+            continue
+        _backend = backend
+        return f"attention: {backend}, the fastest that this device has"
+    return "attention: sdpa" + f" (this device would run {' or '.join(missing)}, not installed)" * bool(missing)
 
 
 def attend(
@@ -78,13 +116,15 @@ def attend(
     is exact, costs no more arithmetic than the mask leaves, and lets flash kernels do it.
     """
     whole = visible is None or all(map(all, visible))
-    if whole and _backend == "flash_attn" and q_BLNK.is_cuda and q_BLNK.dtype in (torch.bfloat16, torch.float16):
-        return _flash_attn().flash_attn_func(q_BLNK, k_BLNK, v_BLNK)
+    half = q_BLNK.dtype in (torch.bfloat16, torch.float16)
+    if whole and _package is not None and half and q_BLNK.device.type == PACKAGE_DEVICE:
+        # torch's own kernels look at this switch by themselves
+        return _package(q_BLNK, k_BLNK, v_BLNK, deterministic=torch.are_deterministic_algorithms_enabled())
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNK))
     if visible is None or whole:
         return _sdpa(q, k, v).transpose(1, 2)
     if _backend == "flex":
-        return _flex(q.device.type)(q, k, v, block_mask=_block_mask(visible, frame_tokens, q.device)).transpose(1, 2)
+        return _flex(q.device.type)(q, k, v, block_mask=block_mask(visible, frame_tokens, q.device)).transpose(1, 2)
     if q.shape[2] * k.shape[2] <= DENSE_LIMIT:
         return _sdpa(q, k, v, _token_mask(visible, frame_tokens, q.device)).transpose(1, 2)
     parts = []
@@ -181,27 +221,8 @@ def _groups(visible: FrameMask) -> list[tuple[int, int, tuple[bool, ...]]]:
     return groups
 
 
-@lru_cache(maxsize=1)
-def _flash_attn() -> Any:
-    return importlib.import_module("flash_attn")
-
-
 @lru_cache(maxsize=2)
 def _flex(device: str) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _block_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    seen = torch.tensor(visible, dtype=torch.bool, device=device)
-
-    def mask(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return seen[query // frame_tokens, key // frame_tokens]
-
-    shape = (len(visible) * frame_tokens, len(visible[0]) * frame_tokens)
-    return create_block_mask(mask, None, None, *shape, device=device)

@@ -141,6 +141,21 @@ def exchange_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype
     return 3 * 3 * batch * work.frames * tokens * size.width * dtype.low
 
 
+def scoring_bytes(size: Size, tokens: int, frames: int, batch: int, dtype: Precision) -> int:
+    """The most that a pass over whole clips without gradient holds at a time, the keys of its prompts included.
+
+    That is within the ffn: what came into the block, the stream, the normalised tokens, and the hidden ones before and
+    after GELU; or, in wide networks, where keys are turned in float32: the stream, the normalised tokens, queries, and
+    keys before and after their norm and their turn.
+    """
+    d, rows = size.width, batch * frames * tokens
+    ffn = 3 * d * dtype.high + 2 * size.ffn * dtype.low
+    turning = d * (2 * dtype.high + 3 * dtype.low + (4 if dtype.low == 4 else 8 + dtype.low))
+    prompts = 2 * batch * size.text_tokens * d * size.layers * dtype.low
+    whole = parameters(size) * dtype.low if dtype.whole else 0
+    return rows * max(ffn, turning) + prompts + whole
+
+
 # ---- what a network keeps
 
 

@@ -192,8 +192,8 @@ class DistillRun(Run):
         quiet = max(memory.working_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
         rolling = {"KV cache": cache, "weights of quiet passes": copy, "quiet pass": quiet}
         scoring = max(
-            memory.working_bytes(recipe.critic, tokens, clip, batch, dtype_c),
-            memory.working_bytes(recipe.teacher, tokens, clip, (1 + recipe.guided) * batch, dtype_t),
+            memory.scoring_bytes(recipe.critic, tokens, self.frames, batch, dtype_c),
+            memory.scoring_bytes(recipe.teacher, tokens, self.frames, (1 + recipe.guided) * batch, dtype_t),
         )
         again = memory.again_bytes(recipe.student, tokens, passes, batch, dtype) * student.checkpointing
         scored = [replace(clip, grad=True)]

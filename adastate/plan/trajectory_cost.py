@@ -11,7 +11,7 @@ from adastate.config.schema import Config, ConfigError
 from adastate.models.size import Size
 from adastate.plan.configured import encoders
 from adastate.plan.cost import CountedPass, clip_flops, frame_tokens, parameters
-from adastate.plan.memory import BFLOAT16, CAST, FLOAT32, working_bytes
+from adastate.plan.memory import BFLOAT16, CAST, FLOAT32, scoring_bytes
 from adastate.stream import StreamSpec
 
 GIB = 2**30
@@ -51,7 +51,7 @@ def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any
     dtype = CAST if told["precision"].get("compute_dtype") else BFLOAT16 if low else FLOAT32
     parts, batch = encoders(told), max(1, LATENTS // (height * width))
     weights = parameters(size) * (2 if dtype is BFLOAT16 else 4)
-    work = working_bytes(size, tokens, clip, passes * batch, dtype)
+    work = scoring_bytes(size, tokens, frames, passes * batch, dtype)
     kept = len(StreamSpec.of(told["stream"]).timesteps) + 1
     flop = clip_flops(size, tokens, clip).forward * passes * order.steps
     return {

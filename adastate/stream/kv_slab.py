@@ -235,9 +235,8 @@ class SlabMemory:
             return None
         slab.rotate_keys(self.context, rotate)
         slab.wrote(self.own, self.indices)
-        return SlabTensors(
-            slab.keys, slab.values, slab.raw if raw else None, _index(self.own, slab.tokens, slab.keys.device)
-        )
+        rows = _index(self.own, slab.tokens, slab.keys.device)
+        return SlabTensors(slab.keys, slab.values, slab.raw if raw else None, rows, slab)
 
     def _begin(self, k: Tensor, v: Tensor, rotate: Rotate) -> None:
         if k.requires_grad or v.requires_grad:

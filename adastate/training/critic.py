@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 
 from adastate.diffusion import flow, losses
@@ -58,7 +59,8 @@ class Critic(pl.LightningModule):
         loss_mask: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise.
+        """Flow-matching loss on rollouts `x` [B, F, C, H, W], and the loss by band of noise, no number where a band
+        has no sample.
 
         `loss_mask` [F] leaves out frames that are mere context; `actions` [B, F, A + 1] are those of the rollouts.
         """
@@ -68,9 +70,6 @@ class Critic(pl.LightningModule):
         predicted = flow.predicted(self.net, x, eps, t, text, self.timestep_shift, actions)
         each = losses.per_sample_flow_matching(predicted, x, eps, loss_mask)
         band = (flow.sigma(t, self.timestep_shift) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
-        found = {
-            f"critic/loss_{name}_noise": each[band == i].mean().detach()
-            for i, name in enumerate(BANDS)
-            if bool((band == i).any())
-        }
-        return each.mean(), found
+        within = band[None] == torch.arange(len(BANDS), device=x.device)[:, None]
+        by_band = torch.where(within, each.detach(), 0.0).sum(1) / within.sum(1)
+        return each.mean(), {f"critic/loss_{name}_noise": by_band[i] for i, name in enumerate(BANDS)}

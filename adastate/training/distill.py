@@ -173,8 +173,7 @@ class Distill(pl.LightningModule):
         collected = self.batch.add(batch, sample_rank(self.trainer).world)
         if not collected:
             return
-        switching = self.sampler.prompt_switch_prob > 0
-        parts = [MicroBatch.of(self.student, b, slot, switching) for slot, b in enumerate(collected)]
+        parts = MicroBatch.of(self.student, collected, switching=self.sampler.prompt_switch_prob > 0)
         self.updates.begin()
         streams = self.sampler.streams
         if streams is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -53,6 +55,18 @@ class Learner(Protocol):
     def lr_schedulers(self) -> Any: ...
 
 
+class Noted(NamedTuple):
+    """Of one micro batch, on its device.
+
+    Attributes:
+        loss: a scalar.
+        found: scalars to log by name; what is not a number is not logged.
+    """
+
+    loss: Tensor
+    found: dict[str, Tensor]
+
+
 class GuardedOptimizer:
     """Runs backward passes and optimiser steps of `module`, unless the spike guard rejects them, and logs both.
 
@@ -68,10 +82,11 @@ class GuardedOptimizer:
         self.skip_reason, self.stepped = "", False
         self.asked_to_stop: Callable[[], bool] | None = None
         self._guard_then = guard.state_dict()
+        self._noted: dict[str, list[Noted]] = {}
 
     def begin(self) -> None:
         """A new iteration."""
-        self.skip_reason, self.stepped = "", False
+        self.skip_reason, self.stepped, self._noted = "", False, {}
         self._guard_then = self.guard.state_dict()
 
     def stop_if_asked(self) -> None:
@@ -94,37 +109,59 @@ class GuardedOptimizer:
         self.module.manual_backward(loss / self.module.accumulate, network=self.module.trained[name])
 
     def note(self, name: str, loss: Tensor, found: dict[str, Tensor]) -> None:
-        """Judges a loss before its backward, and logs it."""
+        """Keeps a loss and curves for the step, which waits once for the device to judge and to log them all."""
         self.stop_if_asked()
-        module = self.module
-        self._judge(f"{name} loss", module.trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
-        module.log(f"{name}/loss", loss.detach().float(), prog_bar=True, batch_size=module.micro_batch)
-        # Lightning would draw the curves over its own step count; `step` overrides it.
-        module.log_dict({**found, "step": float(module.iteration)}, batch_size=module.micro_batch)
+        self._noted.setdefault(name, []).append(Noted(loss.detach(), found))
 
     def step(self, name: str) -> None:
-        """One optimiser step, of the gradients of the whole global batch; logs their norm before it is clipped."""
+        """One optimiser step, of the gradients of the whole global batch, unless the guard rejects their norm or any of
+        the losses; logs all of them, the norm as it was before it was clipped."""
         self.stop_if_asked()
         module, at = self.module, [*self.module.trained].index(name)
         optimizer, schedule = module.optimizers()[at], module.lr_schedulers()[at]
-        wrong = ""
+        noted, wrong, norm_was = self._noted.pop(name, []), "", math.nan
 
         def permit(norm: Tensor) -> bool:
-            nonlocal wrong
-            wrong = self.guard.check({f"{name} gradient norm": float(norm)})
+            nonlocal wrong, norm_was
+            losses, logged, norm_was = self._read(noted, norm)
+            for judged in ({f"{name} loss": loss} for loss in losses):
+                wrong = wrong or self.guard.check(judged)
+            wrong = wrong or self.guard.check({f"{name} gradient norm": norm_was})
+            if not wrong:
+                self._log(name, logged)
             return not wrong
 
-        norm = steps_of(module.trainer.strategy).clipped_step(module.trained[name], optimizer, permit)
+        steps_of(module.trainer.strategy).clipped_step(module.trained[name], optimizer, permit)
         if wrong:
             raise BadUpdateError(wrong)
         self.stepped = True
         schedule.step()
-        module.log(f"{name}/gradient_norm", norm, batch_size=module.micro_batch)
+        module.log(f"{name}/gradient_norm", norm_was, batch_size=module.micro_batch)
 
-    def _judge(self, name: str, value: Tensor | Any) -> None:
-        wrong = self.guard.check({name: float(value)})
-        if wrong:
-            raise BadUpdateError(wrong)
+    def _read(
+        self, noted: list[Noted], norm: Tensor
+    ) -> tuple[list[float], list[tuple[float, dict[str, float]]], float]:
+        """(losses as the mean of all processes, (loss, curves) of this one by micro batch, norm), in one transfer."""
+        if not noted:
+            return [], [], float(norm)
+        own = torch.stack([each.loss.double() for each in noted])
+        shared = self.module.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        curves = [torch.as_tensor(value).detach() for each in noted for value in each.found.values()]
+        rest = [value.to(own, non_blocking=True).reshape(1) for value in (*curves, norm.detach())]
+        values = iter(torch.cat([shared, own, *rest]).tolist())
+        losses, own_losses = ([next(values) for _ in noted] for _ in range(2))
+        logged = [
+            (loss, {key: next(values) for key in each.found}) for loss, each in zip(own_losses, noted, strict=True)
+        ]
+        return losses, logged, next(values)
+
+    def _log(self, name: str, logged: list[tuple[float, dict[str, float]]]) -> None:
+        module = self.module
+        for loss, curves in logged:
+            module.log(f"{name}/loss", loss, prog_bar=True, batch_size=module.micro_batch)
+            told = {key: value for key, value in curves.items() if not math.isnan(value)}
+            # Lightning would draw the curves over its own step count; `step` overrides it.
+            module.log_dict({**told, "step": float(module.iteration)}, batch_size=module.micro_batch)
 
     def skip(self, wrong: str) -> None:
         """Drops the gradients of an iteration that the guard stopped.

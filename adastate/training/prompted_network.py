@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from adastate.models.actions import Steering
-from adastate.models.backbones import fused
-from adastate.models.video_network import Engine, FusedPasses, TextKeys, VideoNetwork, is_whole
+from adastate.models.video_network import Engine, FusedPasses, TextKeys, VideoNetwork
 from adastate.stream.stacked_memory import StackedMemory
+from adastate.training.shared_passes import passes_of
 from adastate.types import Memory
 
 
@@ -25,6 +25,7 @@ class PromptedNetwork:
         text: embeddings `[B, Lt, text_width]`.
         engine, fp8: of the passes without gradient, see Backbone.fused.
         steering: the actions of all frames, which every pass asks for; without, no pass is steered.
+        passes: fused ones that others share; without, it makes its own.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class PromptedNetwork:
         engine: Engine = "eager",
         fp8: bool = False,
         steering: Steering | None = None,
+        passes: FusedPasses | None = None,
     ) -> None:
         self.net, self.text, self.fast, self.share, self.engine, self.fp8 = net, text, fast, share, engine, fp8
         self.steering = steering
         self._keys: list[tuple[Tensor, Tensor]] | None = None
         self._text: TextKeys | None = None
-        self._passes: FusedPasses | None = None
+        self._passes = passes
 
     def other(self, text: Tensor, steering: Steering | None = None) -> PromptedNetwork:
         """The same network, as it is now, with another prompt, steered alike or by `steering`."""
@@ -49,10 +51,6 @@ class PromptedNetwork:
         bound = PromptedNetwork(self.net, text, self.fast, self.share, self.engine, self.fp8, steering)
         bound._passes = self._shared()
         return bound
-
-    def anew(self) -> PromptedNetwork:
-        """The same network with passes of its own, as its weights and its size are now."""
-        return PromptedNetwork(self.net, self.text, self.fast, self.share, self.engine, self.fp8, self.steering)
 
     def steered(self, steering: Steering | None) -> PromptedNetwork:
         """The same network with the same prompt, steered otherwise."""
@@ -71,7 +69,13 @@ class PromptedNetwork:
         if self._keys is None or not self.share:
             self._keys = self.net.text_keys(self.text)
         actions = self.actions(x, memory)
-        return self.net(x, t, self._keys, memory=memory, actions=None if actions is None else actions.to(x.device))
+        return self.net(
+            x,
+            t,
+            self._keys,
+            memory=memory,
+            actions=None if actions is None else actions.to(x.device, non_blocking=True),
+        )
 
     def actions(self, x: Tensor, memory: Memory) -> Tensor | None:
         """Those of a pass's frames `[B, F, A + 1]`, on the host; None where none are given."""
@@ -79,10 +83,8 @@ class PromptedNetwork:
         return None if rows is None else rows.expand(len(x), -1, -1)
 
     def _shared(self) -> FusedPasses | None:
-        if self._passes is None and self.fast and is_whole(self.net):
-            device = self.text.device.type
-            mixed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-            self._passes = fused(self.net, mixed, self.engine, self.fp8)
+        if self._passes is None and self.fast:
+            self._passes = passes_of(self.net, self.text.device.type, self.engine, self.fp8)
         return self._passes
 
     @property
@@ -99,7 +101,9 @@ class PromptedNetwork:
         passes = self._shared()
         if passes is not None:
             return passes(x, t, memory, text, actions)
-        return self.net(x, t, text, memory=memory, actions=None if actions is None else actions.to(x.device))
+        return self.net(
+            x, t, text, memory=memory, actions=None if actions is None else actions.to(x.device, non_blocking=True)
+        )
 
 
 class StackedNetwork:

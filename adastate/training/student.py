@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
-from adastate.encoders import Codec, TextEncoder, starts_with_a_picture
+from adastate.encoders import Codec, TextEncoder, embedded, starts_with_a_picture
 from adastate.models.actions import Steering
 from adastate.models.lora import Lora
 from adastate.models.video_network import Engine, Size, VideoNetwork
@@ -28,6 +28,7 @@ from adastate.training.initializations import Initialization, StudentNetworks
 from adastate.training.initializations.causal_forward import block_causal_forward
 from adastate.training.out_file import write_out
 from adastate.training.prompted_network import PromptedNetwork
+from adastate.training.shared_passes import SharedPasses
 from adastate.types import Batch, Chunk, Probe
 from adastate.weights import network, save
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
@@ -95,6 +96,7 @@ class Student(pl.LightningModule):
         self.net = learner(size, weights, lora, checkpointing=checkpointing, compute_dtype=compute_dtype)
         self.lora = lora
         self.ema = EMA(self.net, average.decay, average.start, average.warmup)
+        self.passes = SharedPasses()
         self.frozen_net: VideoNetwork | None = None
         if init is not None and init.frozen_weights is not None:
             self.frozen_net = network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
@@ -114,7 +116,7 @@ class Student(pl.LightningModule):
         return (self.net.size.channels, *self.latent_size)
 
     def embed(self, prompts: list[str]) -> Tensor:
-        return self.text.embed(prompts).to(self.device)
+        return embedded(self.text, prompts, self.device)
 
     # ---- streaming
 
@@ -191,9 +193,8 @@ class Student(pl.LightningModule):
         cache = StateCache(spec, probe, self.net.size.layers)
         if isinstance(probe, AttentionShare):
             probe.cache = cache
-        net = self.ema.whole(self.net.weight_dtype)
         steering = Steering.of(actions, 0 if given is None else given.shape[1])
-        student = PromptedNetwork(net, self.embed(prompts), engine=self.engine, fp8=self.fp8, steering=steering)
+        student = self.averaged(self.embed(prompts), steering)
         if given is not None:
             prefill(student, cache, given.to(self.device), first_alone=given.shape[1] % spec.chunk_frames == 1)
         bound = {
@@ -218,6 +219,14 @@ class Student(pl.LightningModule):
             if chunk is None:
                 return
             yield chunk
+
+    def averaged(self, text: Tensor, steering: Steering | None = None) -> PromptedNetwork:
+        """The averaged network with a prompt bound, whose passes all streams of these weights share."""
+        net = self.ema.whole(self.net.weight_dtype)
+        # a run has other uses for the memory of joined weights, between its previews
+        keep = net is self.ema.net and self._trainer is None
+        passes = self.passes.of(net, self.engine, self.fp8, keep, self.ema.updates)
+        return PromptedNetwork(net, text, engine=self.engine, fp8=self.fp8, steering=steering, passes=passes)
 
     def _reencode(self, latents: Tensor, overlap: int) -> Tensor:
         """The first of the last `overlap` latents as a picture of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,15 +40,25 @@ class MicroBatch:
     steering: Steering | None = None
 
     @classmethod
-    def of(cls, student: Student, batch: Batch, slot: int, switching: bool) -> MicroBatch:
-        """What `batch` brings; `switching` if streams are to change their prompt."""
-        if switching and not batch.next_prompts:
+    def of(cls, student: Student, batches: Sequence[Batch], switching: bool) -> list[MicroBatch]:
+        """What the batches of an iteration bring; `switching` if streams are to change their prompt.
+
+        All prompts are embedded at once: a large text encoder has to be brought to the device for each call.
+        """
+        if switching and not all(batch.next_prompts for batch in batches):
             raise ValueError(
                 "prompt_switch_prob needs the prompt that comes next: give PromptData pairs: true or a next_file"
             )
-        following = student.embed(batch.next_prompts) if switching else None
-        steering = Steering.of(batch.actions)
-        return cls(student.embed(batch.prompts), batch.index, batch.latents, following, slot, steering)
+        told = [batch.prompts for batch in batches]
+        following = [batch.next_prompts for batch in batches] if switching else []
+        texts = student.embed([p for prompts in (*told, *following) for p in prompts]).split(
+            [len(prompts) for prompts in (*told, *following)]
+        )
+        later = texts[len(told) :] if switching else [None] * len(told)
+        return [
+            cls(text, batch.index, batch.latents, next_text, slot, Steering.of(batch.actions))
+            for slot, (batch, text, next_text) in enumerate(zip(batches, texts, later, strict=False))
+        ]
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class StudentSample:
         x: `[B, F, C, H, W]`, with gradient where asked for.
         chunks: of the stream that it was, with their states, as far as they may learn; none where it was no stream.
             Frames of `x` before them are context.
-        loss_mask: which frames `[F]` carry loss; None for all.
+        loss_mask: which frames `[F]` carry loss, on the host; None for all.
         text: what its scores are told; None for the prompt of its MicroBatch.
         start: the cache before the first of `chunks`, and
         steps: what it takes to run them again; both only where they were recorded.
@@ -82,7 +92,7 @@ class StudentSample:
         if self.steering is None:
             return None
         rows = self.steering.rows(range(self.first, self.first + self.x.shape[1]))
-        return None if rows is None else rows.to(self.x.device)
+        return None if rows is None else rows.to(self.x.device, non_blocking=True)
 
     @property
     def context(self) -> int:
@@ -94,8 +104,8 @@ class StudentSample:
         return text if self.text is None else self.text
 
     def mask(self) -> Tensor | None:
-        """`[B, F]`."""
-        return None if self.loss_mask is None else self.loss_mask.to(self.x.device)[None].expand(self.x.shape[:2])
+        """`[B, F]`, where `loss_mask` is, on the host."""
+        return None if self.loss_mask is None else self.loss_mask[None].expand(self.x.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -218,7 +228,7 @@ def denoise_real_clips(
     """
     spec = student.spec
     chunks = spec.chunks(latents.shape[1])
-    levels = torch.tensor(spec.timesteps, device=latents.device)
+    levels = torch.tensor(spec.timesteps).to(latents.device, non_blocking=True)
     pick = torch.stack([noise.integers(len(levels)) for _ in range(chunks)], 1)
     t = levels[pick].repeat_interleave(spec.chunk_frames, 1)
     x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.timestep_shift)

@@ -14,7 +14,7 @@ from adastate.config.conf_files import conf_path
 from adastate.diffusion import flow, losses, solvers
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, steps_of
-from adastate.encoders import Codec, TextEncoder
+from adastate.encoders import Codec, TextEncoder, embedded
 from adastate.models.actions import given, not_given
 from adastate.models.lora import Lora
 from adastate.models.video_network import Size, VideoNetwork
@@ -122,12 +122,15 @@ class Teacher(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = self.latents(batch)
         noise = SampleNoise(self.seed, self.iteration, batch.index, "teacher", x0.device)
-        t = flow.sigma_table(self.timestep_shift).to(x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
+        t = flow.sigmas_on(self.timestep_shift, x0.device)[noise.integers(flow.TIMESTEPS)] * flow.TIMESTEPS
         keep = noise.uniform() >= self.dropout
-        actions = None if batch.actions is None else not_given(given(batch.actions), ~keep)
-        prompts = [p if k else self.negative_prompt for p, k in zip(batch.prompts, keep.tolist(), strict=True)]
+        told = None if batch.actions is None else given(batch.actions).to(x0.device, non_blocking=True)
+        actions = None if told is None else not_given(told, ~keep)
+        # chosen where they are: the host need not know which are dropped
+        text, negative = self.embed([*batch.prompts, self.negative_prompt]).tensor_split([len(batch.prompts)])
+        text = torch.where(keep[:, None, None], text, negative)
         eps = noise.normal(*x0.shape[1:])
-        predicted = flow.predicted(self.net, x0, eps, t, self.embed(prompts), self.timestep_shift, actions)
+        predicted = flow.predicted(self.net, x0, eps, t, text, self.timestep_shift, actions)
         loss = losses.flow_matching(predicted, x0, eps)
         self.log("teacher/loss", loss, prog_bar=True)
         return loss
@@ -152,7 +155,7 @@ class Teacher(pl.LightningModule):
     def embed(self, prompts: list[str]) -> Tensor:
         if self.text is None:
             raise ValueError("this teacher was made without a text encoder")
-        return self.text.embed(prompts).to(self.device)
+        return embedded(self.text, prompts, self.device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The average moves with the step, before any callback can save the one without the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -129,7 +130,7 @@ def test_flex_sees_what_the_mask_says(name: str) -> None:
     [
         ("flash_attn", "needs the package: pip install --no-build-isolation"),
         ("flash3", "needs the package flash-attn-3"),
-        ("cudnn", "there are sdpa, flash_attn, flash3, flash4 and flex"),
+        ("cudnn", "there are auto, sdpa, flash_attn, flash3, flash4 and flex"),
     ],
 )
 def test_what_is_not_there_is_told(backend: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,25 +142,89 @@ def test_what_is_not_there_is_told(backend: Any, message: str, monkeypatch: pyte
     assert torch.allclose(attend(q, k, v).double(), by_hand(q, k, v, None), atol=1e-5)
 
 
-@pytest.mark.usefixtures("restored")
-def test_the_package_is_asked_where_nothing_is_masked_and_numbers_are_half(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[torch.Size, bool]]]:
+    """flash_attn as if it ran on this device; what it was asked for, and whether deterministically."""
     asked = []
 
-    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        asked.append(q.shape)
-        return q
+    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, deterministic: bool = False) -> Tensor:
+        asked.append((q.shape, deterministic))
+        return torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
-    package = SimpleNamespace(__version__="2", flash_attn_func=flash_attn_func)
-    monkeypatch.setattr(attention, "_flash_attn", lambda: package)
-    monkeypatch.setattr(Tensor, "is_cuda", True)
+    made = SimpleNamespace(__version__="2", flash_attn_func=flash_attn_func)
+    monkeypatch.setitem(sys.modules, "flash_attn", made)  # type: ignore[arg-type]
+    monkeypatch.setattr(attention, "PACKAGE_DEVICE", "cpu")
     assert attention.use("flash_attn") == "attention: flash_attn 2"
+    yield asked
+    attention.use("sdpa")
+
+
+def test_the_package_is_asked_where_nothing_is_masked_and_numbers_are_half(
+    package: list[tuple[torch.Size, bool]],
+) -> None:
     q, k, v = (x.bfloat16() for x in qkv(2))
     attend(q, k, v)
     attend(q, k, v, ((True, False), (True, True)), L)
     attend(q.float(), k.float(), v.float())
-    assert asked == [q.shape]
+    assert package == [(q.shape, False)]
 
 
+@pytest.mark.usefixtures("package")
+def test_a_compiled_pass_does_not_import_the_package_on_its_way() -> None:
+    torch._dynamo.reset()
+    q, k, v = (x.bfloat16() for x in qkv(2))
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(q, k, v), attend(q, k, v))
+
+
+def test_the_package_is_deterministic_where_torch_has_to_be(package: list[tuple[torch.Size, bool]]) -> None:
+    q, k, v = (x.bfloat16() for x in qkv(2))
+    try:
+        torch.use_deterministic_algorithms(True)
+        attend(q, k, v)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [deterministic for _, deterministic in package] == [True]
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("capability", "installed", "told", "taken"),
+    [
+        ((9, 0), ("FA3", "FA4"), "attention: flash3, the fastest", "FA3"),
+        ((9, 0), ("FA4",), "attention: flash4, the fastest", "FA4"),
+        ((9, 0), (), "attention: sdpa .this device would run flash-attn-3 or flash-attn-4, not installed", None),
+        ((10, 0), ("FA3", "FA4"), "attention: flash4", "FA4"),
+        ((12, 0), ("FA3", "FA4"), "attention: sdpa$", None),
+        ((8, 0), ("FA3", "FA4"), "attention: sdpa$", None),
+        (None, ("FA3", "FA4"), "attention: sdpa$", None),
+    ],
+)
+def test_the_fastest_kernels_that_a_device_has_are_chosen(
+    capability: tuple[int, int] | None,
+    installed: tuple[str, ...],
+    told: str,
+    taken: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    active: list[str] = []
+
+    def activate(name: str) -> None:
+        if name not in installed:
+            raise ModuleNotFoundError(name)
+        active.append(name)
+
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", activate)
+    monkeypatch.setattr(torch.nn.attention, "restore_flash_attention_impl", active.clear)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert re.match(told, attention.use("auto"))
+    assert active == ([] if taken is None else [taken])
+    attention.use("sdpa")
+    assert not active, "and torch has its own back"
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels need a CUDA device")
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("backend", ["flash_attn", "flash3", "flash4"])

@@ -104,8 +104,10 @@ class Block(nn.Module):
         mixed = attend(q, k, v, pass_.visible, pass_.frame_tokens)
         mixed = mixed if pass_.split is None else pass_.split.tokens(mixed, pass_.frames)
         x = add_gated(x, self.self_attn.out(mixed), gate)
+        del k, v, mixed  # a pass without gradient has its peak in the ffn, where these would be a fifth of it
         q = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
+        del q
         return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
 
     def project(self, h: Tensor, pass_: PassSettings, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from adastate.models.activation import gelu
 from adastate.models.adapters import merged
 from adastate.models.attention import attend
-from adastate.models.engine import EnginePass, Modulation, Modulations, stacked, steady
+from adastate.models.engine import steady
+from adastate.models.engine_pass import EnginePass, Modulation, Modulations, stacked
 from adastate.models.linear import Linear, apply, check_fp8, in_fp8
 from adastate.models.rope import rope_table, rotate
 from adastate.models.video_network import Engine, TextKeys
@@ -225,7 +226,7 @@ class Passes:
 
     def _steer(self, t: Tensor, actions: Tensor) -> Modulations:
         """The same, frame by frame, with `actions` [B, F, A + 1]."""
-        level, on_device = host_level(t), actions.to(t.device)
+        level, on_device = host_level(t), actions.to(t.device, non_blocking=True)
         if level is None:
             return self._made(t, on_device)
         key = (level, actions.contiguous().numpy().tobytes())

@@ -29,7 +29,7 @@ class Pairs:
         clean: clips for the past.
         t: timesteps `[B, F]` of `noisy`.
         target: x0 for a regression, else the velocity.
-        actions: of each frame `[B, F, A + 1]`, where the data has them.
+        actions: of each frame `[B, F, A + 1]`, on the host, where the data has them.
     """
 
     noisy: Tensor
@@ -53,7 +53,7 @@ def teacher_forcing_forward(
     frames = clean.shape[1]
     mask = teacher_forcing(frames, spec.chunk_frames, spec.past_frames)
     both, times = torch.cat([clean, noisy], 1), torch.cat([torch.zeros_like(t), t], 1)
-    twice = None if actions is None else torch.cat([actions, actions], 1)
+    twice = None if actions is None else torch.cat([actions, actions], 1).to(noisy.device, non_blocking=True)
     return net(both, times, text, positions=[*range(frames)] * 2, visible=mask, actions=twice)[:, frames:]
 
 
@@ -63,7 +63,8 @@ def block_causal_forward(
     """Velocity of all blocks in one block-causal forward, each of which sees the past at that past's own levels."""
     past, block = spec.past_frames, spec.chunk_frames
     mask = block_causal(noisy.shape[1], block, None if past is None else past + block)
-    return net(noisy, t, text, visible=mask, actions=actions)
+    told = None if actions is None else actions.to(noisy.device, non_blocking=True)
+    return net(noisy, t, text, visible=mask, actions=told)
 
 
 def after_clean_past(
@@ -105,7 +106,7 @@ def check_state_target(target: StateTarget, spec: StreamSpec) -> None:
 
 
 def flagged(batch: Batch) -> Tensor | None:
-    """A batch's actions as the network takes them, `[B, F, A + 1]`; None where it has none."""
+    """A batch's actions as the network takes them, `[B, F, A + 1]`, on the host; None where it has none."""
     return None if batch.actions is None else given(batch.actions)
 
 

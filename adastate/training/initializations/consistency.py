@@ -78,7 +78,7 @@ def consistency_loss(
     The path has `steps` steps.
     """
     block = block_frames(spec)
-    levels = flow.euler_times(steps, spec.timestep_shift).to(clean.device)
+    levels = flow.euler_times(steps, spec.timestep_shift).to(clean.device, non_blocking=True)
     draw = torch.stack([noise.integers(steps) for _ in range(clean.shape[1] // block)], 1)
     here, there = (levels[draw + i].repeat_interleave(block, 1) for i in (0, 1))
     x_t = _mix(clean, noise.normal(*clean.shape[1:]), here)

@@ -66,7 +66,7 @@ class DiffusionForcing:
 def noised_clips(batch: Batch, noise: SampleNoise, spec: StreamSpec, asked_by: str) -> Pairs:
     """Clips of the batch, each block noised to a level of its own."""
     block, clean = block_frames(spec), clean_clips(batch, spec, asked_by)
-    levels = flow.sigma_table(spec.timestep_shift).to(clean.device) * flow.TIMESTEPS
+    levels = flow.sigmas_on(spec.timestep_shift, clean.device) * flow.TIMESTEPS
     draw = torch.stack([noise.integers(flow.TIMESTEPS) for _ in range(clean.shape[1] // block)], 1)
     t = levels[draw].repeat_interleave(block, 1)
     eps = noise.normal(*clean.shape[1:])

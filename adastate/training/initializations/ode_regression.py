@@ -64,9 +64,15 @@ class OdeRegression:
         spec.chunks(clean.shape[1])
         at = _nearest(batch.levels, spec.timesteps)
         pick = torch.stack([noise.integers(len(at)) for _ in range(clean.shape[1] // block)], 1)
-        index = at.to(pick.device)[pick].repeat_interleave(block, 1)
-        rows, frames = torch.arange(len(batch))[:, None], torch.arange(clean.shape[1])[None]
-        return Pairs(path[rows, index, frames], clean, batch.levels.to(path.device)[index], end, flagged(batch))
+        index = at.to(pick.device, non_blocking=True)[pick].repeat_interleave(block, 1)
+        rows, frames = (torch.arange(n, device=path.device) for n in (len(batch), clean.shape[1]))
+        return Pairs(
+            path[rows[:, None], index, frames[None]],
+            clean,
+            batch.levels.to(path.device, non_blocking=True)[index],
+            end,
+            flagged(batch),
+        )
 
 
 def _nearest(levels: Tensor, timesteps: tuple[float, ...]) -> Tensor:

@@ -26,9 +26,10 @@ def state_score_loss(
 
 
 def states_in_place(sample: StudentSample, stands_for: StandsFor) -> tuple[Tensor, Tensor]:
-    """(the detached clip `[B, F, C, H, W]` with frames of each chunk replaced by its state, mask `[B, F]` of those)."""
+    """(the detached clip `[B, F, C, H, W]` with frames of each chunk replaced by its state, mask `[B, F]` of those, on
+    the host)."""
     x, before = sample.x.detach(), sample.context
-    clip, mask = [x[:, :before]], torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    clip, mask = [x[:, :before]], torch.zeros(x.shape[:2], dtype=torch.bool)
     for chunk in sample.chunks:
         content = x[:, before : before + chunk.frames]
         if chunk.state is None:
