@@ -170,26 +170,34 @@ class UMT5:
             lengths = ids.attention_mask.sum(1).tolist()
             hidden = self._encode(*(t.to(self.device) for t in (ids.input_ids, ids.attention_mask))).cpu()
             self._known.update({p: h[:n].clone() for p, h, n in zip(new, hidden, lengths, strict=True)})
-        # pinned, or whoever takes them to a GPU would wait for them
-        out = torch.zeros(len(prompts), self.tokens, self.width, pin_memory=self.device.type == "cuda")
+        out = torch.zeros(len(prompts), self.tokens, self.width)
         for row, prompt in zip(out, prompts, strict=True):
             found = self._known[prompt] = self._known.pop(prompt)  # to the end, which is forgotten last
             row[: len(found)] = found
         for old in list(self._known)[: -self.keep]:
             del self._known[old]
-        return out
+        # or whoever takes them to a GPU would wait for them
+        return _pinned(out) if self.device.type == "cuda" else out
 
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """With copies of the weights on the device. With several processes "cuda" is the one that each has set."""
         here = (*self.model.named_parameters(), *self.model.named_buffers())
         if self.device.type == "cuda" and not self._pinned:
             for _, t in here:
-                t.data = t.data.pin_memory()
+                t.data = _pinned(t.data)
             self._pinned = True
         weights = {name: t.to(self.device, non_blocking=True) for name, t in here}
         with torch.autocast(self.device.type, enabled=False):  # its norms and logits are made for its own dtype
             found: Tensor = torch.func.functional_call(self.model, weights, (ids, mask)).last_hidden_state
         return found
+
+
+def _pinned(t: Tensor) -> Tensor:
+    """In memory that a GPU reads by itself; as it is where no more of that can be had."""
+    try:
+        return t.pin_memory()
+    except RuntimeError:
+        return t
 
 
 def clean(prompt: str) -> str:
