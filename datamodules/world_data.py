@@ -95,7 +95,8 @@ class WorldData(EndlessData):
         codec: keeps the `clips` as its latents.
         excerpt: frames of each of the `clips` that a batch shows, from a place that is drawn; not with a codec.
         kind: `plain`; `journey`, whose ground changes along the flight (datamodules/worlds/journey.py); or `fog`, a
-            journey through banks of fog (datamodules/worlds/fog.py); or `flight`, a camera that is steered over land
+            journey through banks of fog (datamodules/worlds/fog.py); `circuit` and `mist`, the same with short laps
+            behind a lens (datamodules/worlds/circuit.py); or `flight`, a camera that is steered over land
             (datamodules/worlds/flight/).
     """
 

@@ -20,7 +20,7 @@ def vocabulary(kind: str) -> tuple[str, ...]:
         told += [*_of("flight.biomes", "BIOMES"), *_of("flight.atmosphere", "TIMES", "WEATHERS")]
         told += [name for name in _of("flight.voyages", "LANDMARKS") if name != "nothing else"]
     else:
-        journeys = kind in ("journey", "fog")
+        journeys = kind != "plain"
         told = [*_of("journey", "TEMPLATES", "COMPANY")] if journeys else [*_of("flyover", "TEMPLATES", "MOVERS")]
         told += _of("flyover", "HEADINGS", "SPEEDS") + ([] if journeys else _of("flyover", "PALETTES"))
     found = {word for text in told for word in words(re.sub(r"{\w+}", " ", text))}

@@ -94,7 +94,7 @@ def _require_room(run: Path, console: Console) -> None:
 
 def unfit_world(args: argparse.Namespace) -> str:
     """Why the pipeline cannot be run in the chosen world, in a sentence; empty if it can."""
-    if args.world in ("journey", "fog"):
+    if args.world in ("journey", "fog", "circuit", "mist"):
         return f"the world {args.world} is made for the study: adastate study --world {args.world}"
     if (args.world == "flight") != (args.size == "flight"):
         return f"the world {args.world} does not fit the size {args.size}: leave out --size"

@@ -3,7 +3,8 @@
 `motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
 at the borders of chunks, `scene_memory` (departure from the first view, repetition, what is kept while out of view),
 `quality` (distance from real video), `raft` (optical flow by a network of torchvision's, where it is installed).
-`curves` makes curves over time of them, `uncertainty` says how sure a mean is.
+`passages` tells memory, `hidden_constants` drift of what no prompt says, `forgetting` how long a past matters. `curves`
+makes curves over time of them; `seed_interval` says how sure a mean over seeds is, `uncertainty` one over rollouts.
 """
 
 # ruff: noqa: F401 - all of these are exported
@@ -11,9 +12,13 @@ from adastate.metrics.coherence import border_flicker, spread, warp_error
 from adastate.metrics.colour import apart, bright_hue, ground, ground_hue, hue, saturation, turned
 from adastate.metrics.composite import composite
 from adastate.metrics.curves import averaged, over_time
+from adastate.metrics.forgetting import chunk_distance, forgetting_curve, lifetime
+from adastate.metrics.hidden_constants import CONSTANTS, from_beginning, lens_constants
 from adastate.metrics.motion import DIRECTIONS, displacement, dynamic_degree, flow, forward, heading, residual
+from adastate.metrics.passages import CHANCE, MemoryFigures, Passages, hidden_passages, memory, open_passages
 from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
 from adastate.metrics.quality import Moments, features, frechet, moments
 from adastate.metrics.raft import Flow, NoRaft, raft_flow
 from adastate.metrics.scene_memory import across_gaps, departure, likeness, loop, repetition, thumbnails
+from adastate.metrics.seed_interval import chance_of, holm, seed_interval, student_cdf, student_quantile
 from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval

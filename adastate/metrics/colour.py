@@ -27,12 +27,19 @@ def hue(colour: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:
     return torch.atan2(y, x) / (2 * math.pi) % 1.0
 
 
-def ground_hue(video: Float[Tensor, "B T 3 h w"], margin: float = 0.15, strength: float = 0.0) -> Float[Tensor, "B T"]:
+def ground_hue(
+    video: Float[Tensor, "B T 3 h w"], margin: float = 0.15, strength: float = 0.0, middle: int | None = None
+) -> Float[Tensor, "B T"]:
     """Hue of the ground in every picture: of the pixels less than `margin` brighter than the median.
 
     Args:
         strength: least distance of their mean colour from grey; nan where it is less.
+        middle: side of the square in the middle of the view that is looked at; None for all of it. Where hues change
+            within the view, the mean over all of it is pale.
     """
+    if middle is not None:
+        top, left = ((side - middle) // 2 for side in video.shape[-2:])
+        video = video[..., top : top + middle, left : left + middle]
     pixels = video.flatten(3).transpose(2, 3)  # [B, T, P, 3]
     brightness = pixels.mean(-1)
     ground_ = (brightness < brightness.median(-1, keepdim=True).values + margin)[..., None]

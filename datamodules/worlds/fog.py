@@ -10,7 +10,7 @@ fog is coming or going and how long it will stay: nothing about *when* has to be
 
 That the hue after a bank is near the one that is due is no proof of memory: a hue that never changes scores 0.103 turns
 by that measure (`across_gaps` in adastate/metrics/scene_memory.py), where unrelated hues score 0.25
-(docs/results/study.md).
+(docs/results/study_first.md).
 """
 
 from __future__ import annotations

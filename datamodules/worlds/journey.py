@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,10 +48,12 @@ class Journey(Flight):
     Attributes:
         region: hue of the ground in the middle of the first view, in turns.
         livery: hue of the discs, in turns.
+        lap: pixels of flight in which the ground's hue goes once round.
     """
 
     region: float
     livery: float
+    lap: ClassVar[float] = LAP
 
     @property
     def caption(self) -> str:
@@ -59,7 +62,7 @@ class Journey(Flight):
     @property
     def turning(self) -> float:
         """Turns of the ground's hue a picture, in the middle of the view."""
-        return math.hypot(*self.velocity) / LAP
+        return math.hypot(*self.velocity) / self.lap
 
 
 def journey(seed: int, index: int, **fixed: str) -> Journey:
@@ -109,5 +112,5 @@ def _ground(journeys: Sequence[Journey], corner: Tensor, side: int) -> Tensor:
     pixel = torch.arange(side).float() - (VIEW - 1) / 2
     along_x = (corner[:, :1] + pixel) * ahead[:, :1]
     along_y = (corner[:, 1:] + pixel) * ahead[:, 1:]
-    region = torch.tensor([j.region for j in journeys])
-    return colour(region[:, None, None] + (along_y[:, :, None] + along_x[:, None, :]) / LAP, GROUND)
+    region, lap = (torch.tensor(v)[:, None, None] for v in ([j.region for j in journeys], [j.lap for j in journeys]))
+    return colour(region + (along_y[:, :, None] + along_x[:, None, :]) / lap, GROUND)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Kind = Literal["plain", "journey", "fog", "flight"]
+Kind = Literal["plain", "journey", "fog", "circuit", "mist", "flight"]
 WORLDS: tuple[Kind, ...] = get_args(Kind)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adastate.types import Batch
-from datamodules.worlds import flyover, fog, journey
+from datamodules.worlds import circuit, flyover, fog, journey
 from datamodules.worlds.flight.flight_clips import flight_batch, flight_facts, flight_prompts
 from datamodules.worlds.flight.voxel_render import SIZE
 from datamodules.worlds.flyover import Flight
@@ -19,6 +19,8 @@ DRAWN: dict[str, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor
     "plain": (flyover.flight, flyover.render),
     "journey": (journey.journey, journey.render),
     "fog": (fog.foggy, fog.render),
+    "circuit": (circuit.circuit, circuit.render_circuit),
+    "mist": (circuit.mist, circuit.render_mist),
 }
 """How a flight over the discs is drawn from seed and number, and how several are shown."""
 

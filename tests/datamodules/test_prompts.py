@@ -165,7 +165,7 @@ def test_a_file_s_prompts_are_steered_too_where_the_world_can_be(file: Path) -> 
     assert plain.actions is None and plain.prompts == batch.prompts
 
 
-@pytest.mark.parametrize("kind", ["journey", "fog", "flight"])
+@pytest.mark.parametrize("kind", ["journey", "fog", "mist", "flight"])
 def test_every_world_has_prompts_and_what_they_turn_to(kind: Kind) -> None:
     (batch,) = islice(PromptData(batch=16, pairs=True, kind=kind).batches(), 1)
     assert batch.prompts == world_batch(0, range(0, 32, 2) if kind == "flight" else range(16), 0, kind).prompts

@@ -75,8 +75,8 @@ def test_what_is_resumed_shows_the_very_clips_that_were_due(excerpt: int | None)
 
 
 def test_an_identity_tells_the_worlds_apart() -> None:
-    told = [str(WorldData(kind=kind).identity()) for kind in ("plain", "journey", "fog", "flight")]
-    assert len(set(told)) == 4
+    told = [str(WorldData(kind=kind).identity()) for kind in ("plain", "journey", "fog", "circuit", "mist", "flight")]
+    assert len(set(told)) == 6
     assert WorldData(kind="flight", clips=4).identity() == {
         "kind": "flight world", "seed": 0, "pictures": 21, "samples": 4
     }  # fmt: skip

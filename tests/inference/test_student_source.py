@@ -138,7 +138,7 @@ def test_mistakes_about_sizes_are_told(size: str | None, words: list[str], told:
 # ---- words
 
 
-@pytest.mark.parametrize("kind", ["plain", "journey", "fog", "flight"])
+@pytest.mark.parametrize("kind", ["plain", "journey", "fog", "circuit", "mist", "flight"])
 def test_the_vocabulary_of_a_world_is_that_of_its_captions(kind: str) -> None:
     captions = world_prompts(3, range(400), 7, kind).prompts  # type: ignore[arg-type]
     assert unknown_words(captions, kind) == []

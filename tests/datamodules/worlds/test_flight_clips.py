@@ -106,7 +106,7 @@ def test_whole_latent_frames_are_asked_for() -> None:
 
 
 def test_every_world_gives_clips_and_prompts_by_its_name() -> None:
-    for kind in ("plain", "journey", "fog", "flight"):
+    for kind in ("plain", "journey", "fog", "circuit", "mist", "flight"):
         clips, prompts = world_batch(0, range(2), 3, kind), world_prompts(0, range(2), 4, kind)
         assert clips.video is not None and len(clips.video) == len(prompts.prompts) == 2 and prompts.video is None
         assert (clips.actions is not None) == (prompts.actions is not None) == (kind == "flight")
