@@ -12,21 +12,13 @@ import yaml
 
 from adastate.launch.stages import Stage, count
 from adastate.runtime import atomic, run_paths
-from adastate.study.table import Budget, Task
+from adastate.study.study_worlds import StudyWorld, study_world
+from adastate.study.table import Beginning, Budget, Task
 
 PROMPTS = 2048
 """Journeys whose captions are gathered; there are 96 different ones."""
 
 SCRATCH = "scratch"
-SHIPPED = {"plain": "builtin", "journey": "journey", "fog": "fog"}
-"""Names of the codec and teacher of each world."""
-
-GUIDANCE = {"plain": [], "journey": ["--teacher.guidance=0.5"], "fog": ["--teacher.guidance=0.5"]}
-"""With 1.5 the teacher of the journeys flies at 0.73 of the told speed, with 1 at 0.81, with 0.5 at 0.89
-(docs/reference/pretrained.md)."""
-
-HORIZON = 7
-"""Latent frames of a training horizon at the tiny size."""
 
 SHOWN = 4
 """Prompts of the previews."""
@@ -38,9 +30,10 @@ class StudySetting:
 
     Attributes:
         root: its folder.
-        world: `journey`, `fog` or `plain`.
-        teacher, codec: safetensors files; "" for those that ship for this world, "scratch" to train them first.
-        seed: of the prompts and the noise with which runs are measured.
+        world: a name of STUDY_WORLDS.
+        teacher, codec: safetensors files; "" for those that ship for this world, "scratch" to train them first, as
+            also where none ship.
+        seed: of the prompts and the noise with which seed 0 is measured; every further seed has the next.
     """
 
     root: Path
@@ -49,6 +42,10 @@ class StudySetting:
     teacher: str = ""
     codec: str = ""
     seed: int = 4242
+
+    @property
+    def known(self) -> StudyWorld:
+        return study_world(self.world)
 
     @property
     def base(self) -> Path:
@@ -62,35 +59,44 @@ class StudySetting:
     def codec_weights(self) -> str:
         return self._weights(self.codec, "codec")
 
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Which of codec and teacher the study trains itself."""
+        told = {"codec": self.codec, "teacher": self.teacher}
+        return tuple(name for name, word in told.items() if word == SCRATCH or not (word or self.known.weights))
+
     def _weights(self, told: str, name: str) -> str:
-        if told == SCRATCH:
-            return str(self.base / f"{name}.safetensors")
-        return told or SHIPPED[self.world]
+        return str(self.base / f"{name}.safetensors") if name in self.untrained else told or self.known.weights
 
     @property
     def prompts(self) -> Path | None:
         """File with the prompts to train on; the plain world has captions without end."""
         return self.base / "prompts.txt" if self.world != "plain" else None
 
-    @property
-    def init(self) -> Path:
-        """Weights from which all distillations begin."""
-        return self.base / "init.safetensors"
+    def init(self, beginning: Beginning) -> Path:
+        """Weights from which the distillations of a seed begin."""
+        return beginning.folder(self.root) / "init.safetensors"
 
     def layers(self, *files: str) -> list[str]:
         """Command-line words that every training stage begins with."""
-        return [w for f in ("base.yaml", "sizes/tiny.yaml", *files) for w in ("--config", f"conf/{f}")]
+        words = [w for f in ("base.yaml", "sizes/tiny.yaml", *files) for w in ("--config", f"conf/{f}")]
+        frames = self.known.horizon
+        if frames == study_world("plain").horizon:
+            return words
+        told = {"frames": frames, "video_frames": 3 * frames, "rolling_frames": frames + 3}
+        told |= {"long_frames": 4 * frames, "stream_frames": 4 * frames}
+        return [*words, *(f"--rollout.{name}={value}" for name, value in told.items())]
 
-    @property
-    def window(self) -> list[str]:
-        """Words about the stream of the initialisation: everything of a horizon is in view, and there is no anchor."""
-        return [f"--stream.past_frames={HORIZON - 1}"]
+    def window(self, chunk: int) -> list[str]:
+        """Words about the stream of an initialisation: all of a horizon is in view, and there is no anchor."""
+        return [f"--stream.chunk_frames={chunk}", f"--stream.past_frames={self.known.horizon - chunk}"]
 
     @property
     def networks(self) -> list[str]:
         """Words about codec and teacher that all later stages are told."""
         told = [f"--codec.init_args.weights={self.codec_weights}", f"--teacher.weights={self.teacher_weights}"]
-        return [*told, *GUIDANCE[self.world]]
+        guidance = self.known.guidance
+        return told if guidance is None else [*told, f"--teacher.guidance={guidance}"]
 
 
 def write_prompts(setting: StudySetting) -> None:
@@ -104,41 +110,69 @@ def write_prompts(setting: StudySetting) -> None:
 
 
 def shared(setting: StudySetting) -> list[tuple[Path, Stage]]:
-    """What comes before the runs, each stage with the run folder that holds its mark.
-
-    The initialisation is causal ODE distillation (Causal-Forcing): a network that denoises chunk by chunk after a clean
-    past, its paths, and the student that learns to jump to their ends.
-    """
+    """What comes before all runs, each stage with the run folder that holds its mark: codec and teacher where there
+    are none, the teacher's gate, and the true flights as they are measured."""
     base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
-    watch = _watch(setting)
-    if setting.codec == SCRATCH:
+    if "codec" in setting.untrained:
         words = setting.layers("stages/codec.yaml", f"study/{setting.world}_codec.yaml")
         stages.append(_fit(base, "codec", words, [f"--trainer.max_steps={budget.codec_steps}"]))
-    if setting.teacher == SCRATCH:
+    if "teacher" in setting.untrained:
         words = setting.layers("stages/teacher.yaml", f"study/{setting.world}_teacher.yaml")
-        extra = [f"--codec.init_args.weights={setting.codec_weights}", *watch]
+        extra = [f"--codec.init_args.weights={setting.codec_weights}", *_watch(setting)]
         extra += [f"--data.clips={budget.teacher_clips}", f"--trainer.max_steps={budget.teacher_steps}"]
         stages.append(_fit(base, "teacher", words, extra))
-    stages.append(_trajectories(setting))
-    extra = [*setting.networks, *watch, *setting.window]
-    words = setting.layers("stages/init.yaml", "recipes/init_ar_diffusion.yaml")
-    stages.append(_fit(base, "ar", words, [*extra, f"--trainer.max_steps={budget.ar_steps}"]))
-    stages.append(_trajectories(setting, "causal"))
-    words = setting.layers("stages/init.yaml", "recipes/init_causal_ode.yaml")
-    stages.append(_fit(base, "init", words, [*extra, f"--trainer.max_steps={budget.init_steps}"]))
+    if setting.world != "plain":
+        words = ["study", "gate", "--world", setting.world, "--json", str(base / "gate.json")]
+        words += ["--teacher", setting.teacher_weights, "--codec", setting.codec_weights]
+        stages.append((base, Stage("gate", [*words, "--clips", str(3 * budget.rollouts)])))
     words = ["study", "real", "--out", str(setting.root / "real"), "--codec", setting.codec_weights]
-    stages.append((setting.root / "real", Stage("measure", [*words, *_measured(setting)])))
+    stages.append((setting.root / "real", Stage("measure", [*words, *_measured(setting, 0)])))
     return stages
 
 
+def initialisation(setting: StudySetting, beginning: Beginning) -> list[Stage]:
+    """What a seed begins with, of its own from the teacher's noise on.
+
+    It is causal ODE distillation (Causal-Forcing): paths of the teacher, a network that denoises chunk by chunk after a
+    clean past, its paths, and the student that learns to jump to their ends.
+    """
+    here, budget = beginning.folder(setting.root), setting.budget
+    extra = [*setting.networks, *_watch(setting), *setting.window(beginning.chunk_frames)]
+    extra += [f"--run.seed={beginning.seed}"]
+    ar = setting.layers("stages/init.yaml", "recipes/init_ar_diffusion.yaml")
+    ode = setting.layers("stages/init.yaml", "recipes/init_causal_ode.yaml")
+    return [
+        _trajectories(setting, beginning),
+        _fit(here, "ar", ar, [*extra, f"--trainer.max_steps={budget.ar_steps}"])[1],
+        _trajectories(setting, beginning, "causal"),
+        _fit(here, "init", ode, [*extra, f"--trainer.max_steps={budget.init_steps}"])[1],
+    ]
+
+
 def run(setting: StudySetting, task: Task) -> list[Stage]:
-    """The stages of one run: its distillation and its measurement."""
-    here = task.folder(setting.root)
-    layers = ("stages/distill.yaml", "stages/distill_tiny.yaml", "study/distill.yaml")
+    """The stages of one run: its distillation, unless it streams with another's student, its measurement, and its
+    experiments where it has some."""
+    here, student = task.folder(setting.root), student_folder(setting, task)
+    layers = ("stages/distill.yaml", "stages/distill_tiny.yaml", *task.arm.recipes, "study/distill.yaml")
     words = [*setting.layers(*layers), "--config", str(here / "arm.yaml"), f"--run.dir={here}", *setting.networks]
-    told = [f"--data.file={setting.prompts}"] if setting.prompts else []
-    measure = ["study", "measure", "--run", str(here), *_measured(setting)]
-    return [Stage("distill", ["fit", *words, *_watch(setting), *told]), Stage("measure", measure)]
+    words += [f"--run.world={setting.world}"]
+    file = setting.prompts if "study/distill_causvid_clips.yaml" not in task.arm.recipes else None
+    told = [f"--data.file={file}"] if file else []
+    measure = ["study", "measure", "--run", str(student), *_measured(setting, task.seed)]
+    if student != here or task.arm.taught:
+        measure += ["--arm", task.arm.name, "--out", str(here)]
+    distill = [Stage("distill", ["fit", *words, *_watch(setting), *told])] if student == here else []
+    experiments = ["study", "intervene", "--run", str(here), "--world", setting.world]
+    experiments += ["--pairs", str(setting.budget.rollouts // 4), "--hidden", "7", "9", "18", "--chunks", "16"]
+    experiments += ["--seed", str(setting.seed + task.seed)]
+    last = [Stage("intervene", experiments)] if task.arm.experiments and setting.world != "plain" else []
+    return [*distill, Stage("measure", measure), *last]
+
+
+def student_folder(setting: StudySetting, task: Task) -> Path:
+    """The run folder whose student a run streams with."""
+    arm = task.arm.student or task.arm.name
+    return setting.root / "arms" / arm / f"seed{task.seed}"
 
 
 def arm_text(setting: StudySetting, task: Task) -> str:
@@ -146,14 +180,17 @@ def arm_text(setting: StudySetting, task: Task) -> str:
 
     The digest of the initialisation stands in it, so that a run from another one is seen to have changed.
     """
-    weights = setting.init
+    weights = setting.init(task.beginning)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else "none"
+    arm = task.arm
     content = {
         "run": {"seed": task.seed, "iterations": setting.budget.iterations},
-        "stream": dict(task.arm.stream),
-        "model": {"init_args": {**task.arm.model, "student": {"init_args": {"weights": str(weights)}}}},
+        "stream": dict(arm.taught or arm.stream),
+        "model": {"init_args": {**arm.model, "student": {"init_args": {"weights": str(weights)}}}},
     }
-    told = f"# {task.arm.name}, seed {task.seed}: {task.arm.about}; initialisation {digest}\n"
+    if arm.rope_max_frames:
+        content["size"] = {"rope_max_frames": arm.rope_max_frames}
+    told = f"# {arm.name}, seed {task.seed}: {arm.about}; initialisation {digest}\n"
     return told + yaml.safe_dump(content, sort_keys=False, width=math.inf)  # a line each, see has_changed
 
 
@@ -182,20 +219,21 @@ def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tup
     return run_folder, Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
 
 
-def _trajectories(setting: StudySetting, kind: str = "") -> tuple[Path, Stage]:
+def _trajectories(setting: StudySetting, beginning: Beginning, kind: str = "") -> Stage:
     """Paths of the teacher, or of the causal network."""
     name = f"{kind} trajectories".strip()
-    out = setting.base / name.replace(" ", "_")
-    words = ["trajectories", *setting.layers("stages/teacher.yaml"), f"--run.dir={setting.base}", *setting.networks]
-    words += ["--clips", str(setting.budget.trajectories), "--steps", "16"]
-    words += [*setting.window, "--teacher", kind] if kind else []
+    here = beginning.folder(setting.root)
+    out = here / name.replace(" ", "_")
+    words = ["trajectories", *setting.layers("stages/teacher.yaml"), f"--run.dir={here}", *setting.networks]
+    words += ["--clips", str(setting.budget.trajectories), "--steps", "16", "--seed", str(beginning.seed)]
+    words += [*setting.window(beginning.chunk_frames), "--teacher", kind] if kind else []
     words += ["--prompts", str(setting.prompts)] if setting.prompts else []
-    return setting.base, Stage(name, words, lambda: count(out), out)
+    return Stage(name, words, lambda: count(out), out)
 
 
-def _measured(setting: StudySetting) -> list[str]:
+def _measured(setting: StudySetting, seed: int) -> list[str]:
     budget = setting.budget
-    words = ["--world", setting.world, "--rollouts", str(budget.rollouts), "--seed", str(setting.seed)]
+    words = ["--world", setting.world, "--rollouts", str(budget.rollouts), "--seed", str(setting.seed + seed)]
     return [*words, "--horizons", *map(str, budget.horizons)]
 
 
@@ -203,6 +241,7 @@ def _watch(setting: StudySetting) -> list[str]:
     """Prompts of the previews: those of the world."""
     if setting.world == "plain":
         return []
+
     from datamodules.worlds import journey
 
     told = [j.caption for j in journey.even_journeys(32, 1)[:: 32 // SHOWN + 1]]

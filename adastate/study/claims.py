@@ -1,81 +1,83 @@
-"""The paper's claims, each decided by the rule of conf/study/claims.yaml.
+"""The paper's claims and their verdicts, from records alone, by the rule of conf/study/claims.yaml.
 
-docs/results/study.md tells what was written when.
+`adastate study decide` prints them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Rich
 
 from adastate import metrics
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval
 from adastate.runtime import plain_yaml
 from adastate.study.measures import MEASURES
-from adastate.study.results import DRAWS, Results
+from adastate.study.records import DEEDS, MEMORY, Records
 from adastate.study.table import folder
 
-REPRODUCED, NOT, UNDECIDED, WITHDRAWN = "reproduced", "not reproduced", "undecided", "withdrawn"
+REPRODUCED, NOT, UNDECIDED, NOT_RUN = "reproduced", "not reproduced", "undecided", "not run"
+WITHDRAWN = "withdrawn"
 SUPPORTED, REFUTED, OPEN, MISSING = "supported", "refuted", "open", "missing"
-ATTENTION = "anchor_excess"
+VERDICTS = (REPRODUCED, NOT, UNDECIDED, NOT_RUN, WITHDRAWN)
+NOW = ("confirmed", "changed", WITHDRAWN)
+"""What becomes of a claim's verdict of the first study."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison; see conf/study/claims.yaml for its keys."""
+    """One test; see conf/study/claims.yaml for its keys."""
 
     content: Mapping[str, Any]
 
     @property
-    def measure(self) -> str:
-        return str(self.content["measure"])
-
-    @property
     def arms(self) -> list[str]:
         """Whose runs it needs, the claimed greater or lesser one first."""
-        keys = ("arm", "more", "less", "than")
-        return [str(self.content[key]) for key in keys if key in self.content]
+        c = self.content
+        return [str(c["arm"])] if "arm" in c else [str(c["more" if "more" in c else "less"]), str(c["than"])]
+
+    @property
+    def measures(self) -> list[str]:
+        """Of the first side and of the second."""
+        c = self.content
+        if "measure" in c:
+            return [str(c["measure"])] * 2
+        return [str(c["more" if "more" in c else "less"]), str(c["than"])]
+
+    @property
+    def at(self) -> list[str]:
+        c = self.content
+        return [str(c["to"]), str(c["from"])] if "from" in c else [str(c.get("at", "1x"))] * 2
 
     @property
     def margin(self) -> float:
-        kinds = ("grows", "falls", "keeps", "by")
-        return float(next(self.content[key] for key in kinds if key in self.content))
+        return float(next(self.content[key] for key in ("by", "grows", "falls", "keeps") if key in self.content))
 
     @property
     def sentence(self) -> str:
-        c, measure = self.content, self.measure
-        if "exceeds" in c:
-            return f"{measure} of {c['arm']} exceeds {c['exceeds']:g} by {c['by']:g}"
-        if "arm" in c:
+        c, at = self.content, self.at
+        if "from" in c:
             verb = next(v for v in ("grows", "falls", "keeps") if v in c)
             told = f"gets {c['worse']} by less than" if verb == "keeps" else f"{verb} by at least"
-            return f"{measure} of {c['arm']} from {c['from']} to {c['to']} {told} {self.margin:g}"
+            return f"{c['measure']} of {c['arm']} from {c['from']} to {c['to']} {told} {self.margin:g}"
         word = "more" if "more" in c else "less"
-        at = f" at {c['at']}" if "at" in c else ""
-        return f"{measure}{at}: {c[word]} has {word} than {c['than']}, by at least {c['by']:g}"
-
-    def difference(self, results: Results) -> Interval:
-        """d, turned so that the claim says it is large."""
-        c = self.content
-        if self.measure == ATTENTION:
-            return self._attention(results)
         if "arm" in c:
-            found = results.change(self.measure, c["arm"], _at(c["from"]), _at(c["to"]))
-            return turned(found) if "falls" in c or c.get("worse") == "more" else found
-        first = c["more"] if "more" in c else c["less"]
-        found = results.between(self.measure, first, c["than"], _at(c["at"]))
-        return turned(found) if "less" in c else found
+            return f"{c['arm']} at {at[0]}: {c[word]} is {word} than {c['than']}, by at least {c['by']:g}"
+        return f"{c['measure']} at {at[0]}: {c[word]} has {word} than {c['than']}, by at least {c['by']:g}"
 
-    def _attention(self, results: Results) -> Interval:
-        """Rollouts are not told apart, so seeds alone are resampled."""
-        c = self.content
-        if "exceeds" in c:
-            return metrics.bootstrap(results.excess(c["arm"])[:, None] - float(c["exceeds"]), DRAWS)
-        seeds = results.seeds(c["more"], c["than"])
-        return metrics.difference(results.excess(c["more"], seeds)[:, None], results.excess(c["than"], seeds)[:, None])
+    def differences(self, records: Records) -> tuple[list[int], Any]:
+        """The seeds that have both sides, and d of each, turned so that the claim says it is large."""
+        arms, measures, at = self.arms, self.measures, self.at
+        one, other = (measures[0], arms[0], at[0]), (measures[1], arms[-1], at[1])
+        seeds, d = records.difference(one, other)
+        downwards = "less" in self.content or "falls" in self.content or self.content.get("worse") == "more"
+        return seeds, -d if downwards else d
 
     def verdict(self, d: Interval) -> str:
         if "keeps" in self.content:
@@ -85,12 +87,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A test with its numbers; `seeds` that it rests on, `d` None where runs are missing."""
+    """A test with its numbers: `d` with an interval corrected for the number of tests, None where runs are missing;
+    `chance` that a null makes as much, not corrected."""
 
     test: Comparison
     verdict: str
     seeds: int
     d: Interval | None
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -104,58 +108,83 @@ class Decision:
     reason: str = ""
 
 
-def turned(d: Interval) -> Interval:
-    return Interval(-d.value, -d.high, -d.low)
+def read_claims(path: Path | None = None) -> dict[str, Any]:
+    """The file of the claims, checked.
+
+    Raises:
+        ConfigError: with what is wrong in it.
+    """
+    path = path or folder() / "claims.yaml"
+    content = dict(plain_yaml.load(path.read_text(encoding="utf-8")))
+    for claim in content["claims"]:
+        told = f"{path}, claim {claim.get('id')!r}"
+        if claim.get("verdict") not in VERDICTS:
+            raise ConfigError(f"{told}: its verdict is one of {', '.join(VERDICTS)}")
+        if "first" in claim and claim["first"].get("now") not in NOW:
+            raise ConfigError(f"{told}: what the first study said is now one of {', '.join(NOW)}")
+        for test in claim.get("tests", ()):
+            for measure in Comparison(test).measures:
+                first = measure.split()[0]
+                if measure not in (*MEASURES, *MEMORY, "anchor_excess") and first not in (*DEEDS, "injection"):
+                    raise ConfigError(f"{told}: no measure {measure!r}; known are {', '.join((*MEASURES, *MEMORY))}")
+    return content
 
 
-def decide(results: Results, path: Path | None = None) -> list[Decision]:
-    """Every claim of the file, on what has been measured."""
-    content = _read(path or folder() / "claims.yaml")
-    return [_decide(results, claim, int(content["seeds"])) for claim in content["claims"]]
+def number_of_tests(content: Mapping[str, Any]) -> int:
+    """For which intervals are corrected: those of every claim, in whichever world."""
+    return sum(len(claim.get("tests", ())) for claim in content["claims"])
 
 
-def _decide(results: Results, claim: Mapping[str, Any], seeds: int) -> Decision:
-    tests = [Comparison(t) for t in claim["tests"] if t.get("world", results.world) == results.world]
-    outcomes = [_outcome(results, test) for test in tests]
-    reason = ""
-    if "withdrawn" in claim:
-        verdict = f"{WITHDRAWN}: {claim['withdrawn']}"
-    elif not outcomes:
-        verdict, reason = UNDECIDED, f"no test of it in the {results.world} world"
-    elif any(o.verdict == MISSING for o in outcomes):
+def decide(records: Records, path: Path | None = None) -> list[Decision]:
+    """Every claim about the world of the records that has tests."""
+    content = read_claims(path)
+    count = number_of_tests(content)
+    mine = [c for c in content["claims"] if c.get("tests") and c["world"] == records.world]
+    return [_decide(records, claim, int(content["seeds"]), count) for claim in mine]
+
+
+def _decide(records: Records, claim: Mapping[str, Any], seeds: int, count: int) -> Decision:
+    outcomes = [_outcome(records, Comparison(test), count) for test in claim["tests"]]
+    reason, fewest = "", min(o.seeds for o in outcomes)
+    if any(o.verdict == MISSING for o in outcomes):
         gone = dict.fromkeys(a for o in outcomes if o.verdict == MISSING for a in o.test.arms)
-        verdict, reason = UNDECIDED, f"not measured: {', '.join(gone)}, or a stretch of them"
-    elif min(o.seeds for o in outcomes) < seeds:
-        verdict, reason = UNDECIDED, f"{min(o.seeds for o in outcomes)} of {seeds} seeds"
+        verdict, reason = NOT_RUN, f"not measured: {', '.join(gone)}"
+    elif _about_memory(outcomes) and not records.real.get("gate", {}).get("passed", True):
+        verdict, reason = UNDECIDED, "the teacher does not remember itself"
+    elif fewest < seeds:
+        verdict, reason = UNDECIDED, f"{fewest} of {seeds} seeds"
     elif any(o.verdict == REFUTED for o in outcomes):
         verdict = NOT
     elif all(o.verdict == SUPPORTED for o in outcomes):
         verdict = REPRODUCED
     else:
-        verdict, reason = UNDECIDED, "a range of seeds leaves it open"
-    return Decision(claim["name"], claim["sentence"], verdict, outcomes, reason)
+        verdict, reason = UNDECIDED, "an interval leaves it open"
+    return Decision(claim["id"], claim["sentence"], verdict, outcomes, reason)
 
 
-def _outcome(results: Results, test: Comparison) -> Outcome:
-    seeds = results.seeds(*test.arms)
-    stretches = [_at(test.content[key]) for key in ("at", "from", "to") if key in test.content]
-    if not seeds or any(at > results.horizons[-1] for at in stretches):
-        return Outcome(test, MISSING, len(seeds), None)
-    d = test.difference(results)
-    return Outcome(test, test.verdict(d), len(seeds), d)
+def _about_memory(outcomes: Sequence[Outcome]) -> bool:
+    told = [measure for o in outcomes for measure in o.test.measures]
+    return any(measure in MEMORY or measure.split()[0] in DEEDS for measure in told)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = plain_yaml.load(path.read_text(encoding="utf-8"))
-    for claim in content["claims"]:
-        for test in claim["tests"]:
-            known = (*MEASURES, ATTENTION)
-            if test["measure"] not in known:
-                raise ConfigError(
-                    f"{path}, claim {claim['name']!r}: no measure {test['measure']!r}; known are {', '.join(known)}"
-                )
-    return dict(content)
+def _outcome(records: Records, test: Comparison, count: int) -> Outcome:
+    seeds, d = test.differences(records)
+    if len(seeds) < 2:
+        return Outcome(test, MISSING, len(seeds), None, float("nan"))
+    interval = metrics.seed_interval(d, tests=count)
+    return Outcome(test, test.verdict(interval), len(seeds), interval, metrics.chance_of(d))
 
 
-def _at(stretch: str) -> int:
-    return int(str(stretch).removesuffix("x"))
+def decide_command(args: argparse.Namespace) -> None:
+    """`adastate study decide`."""
+    show_verdicts(decide(Records.read(args.records), args.claims))
+
+
+def show_verdicts(decisions: Sequence[Decision]) -> None:
+    table = Rich("claim", "verdict", "test", "d", "p", "seeds", "outcome")
+    for decision in decisions:
+        for i, o in enumerate(decision.outcomes):
+            head = (decision.name, f"{decision.verdict} {decision.reason}".strip()) if i == 0 else ("", "")
+            d = "" if o.d is None else str(o.d)
+            table.add_row(*head, o.test.sentence, d, f"{o.chance:.4f}", str(o.seeds), o.verdict)
+    Console().print(table)

@@ -1,7 +1,8 @@
 """`adastate study`: trains and measures the arms of conf/study/arms.yaml, and reports on what there is.
 
-Seed 0 of all six anchors comes first, so that whatever interrupts it, the comparison that tells most is complete. Run
-again, it goes on. `adastate study report` makes the report anew, at any time.
+Seed 0 of all arms comes before seed 1 of any, so that whatever interrupts it, whole comparisons are there. Run again,
+it goes on. `adastate study report` makes the report anew, at any time; `adastate study decide` the verdicts on the
+claims, from records alone.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from adastate.runtime.arguments import Arguments
 from adastate.runtime.spelling import meant
 from adastate.study import arm_stages, runner
 from adastate.study.arm_stages import StudySetting
-from adastate.study.table import WORLDS, Table, Task, read_table
+from adastate.study.part_parsers import PART_PARSERS
+from adastate.study.study_worlds import study_world
+from adastate.study.table import Beginning, Table, Task, read_table
 from datamodules.worlds.kinds import WORLDS as BUILT_IN
 
-DEPENDS = ("codec", "teacher", "trajectories", "ar", "causal trajectories")
+DEPENDS = ("codec", "teacher")
 """Stages after whose change everything below them begins anew."""
 
 
@@ -33,50 +36,33 @@ def parser() -> Arguments:
     found = Arguments(
         "adastate study",
         description=__doc__,
-        epilog="Parts of it: adastate study list | run ARM SEED | report | measure --run R | real --out R",
+        epilog="Parts of it: adastate study list | begin CHUNK SEED | run ARM SEED | report | measure --run R | "
+        "real --out R | gate [--clips N --frames N --steps N --guidance W --json F] | decide --records D "
+        "[--claims F] | intervene [--run R --checkpoint F --pairs N --hidden N ... --chunks N --rows N --json F]",
     )
-    found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, short or full")
+    found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, teacher, short, ...")
     found.add_argument(
-        "--world", choices=BUILT_IN, default="journey", help="journey, fog or plain: docs/guide/study.md"
+        "--world", choices=BUILT_IN, default="mist", help="mist, circuit, fog, journey or plain: docs/guide/study.md"
     )
     found.add_argument(
         "--only",
         nargs="+",
         default=[],
-        help="groups: anchors, carrier, keys, ablations, alpha, gradient, long, switches, beyond, reach",
+        help="groups: core, ratios, more_ratios, alpha, systems, errors, more_errors, anchors, carrier, keys, "
+        "gradient, reach, long, switches, beyond",
     )
     found.add_argument("--jobs", type=whole(1), default=os.cpu_count() or 1, help="runs at a time; default one a core")
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")
     found.add_argument("--teacher", default="", help="safetensors, or scratch to train it first; default: what ships")
     found.add_argument("--codec", default="", help="the same of the codec, which its teacher goes with")
     found.add_argument("--table", type=Path, help="instead of conf/study/arms.yaml")
+    found.add_argument("--record", type=Path, help="folder for one JSON file a run; default: records in the study's")
     found.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     return found
 
 
-def measure_parser(what: str) -> Arguments:
-    """Of `adastate study measure`, a run's rollouts, and `real`, real flights: one file of numbers, a few pictures."""
-    found = Arguments(f"adastate study {what}", description=measure_parser.__doc__)
-    if what == "real":
-        found.add_argument("--out", type=Path, required=True, help="folder to write into")
-        found.add_argument("--codec", default="builtin", help="safetensors of the codec")
-    else:
-        found.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
-    found.add_argument("--world", choices=WORLDS, default="plain")
-    found.add_argument("--rollouts", type=whole(1), default=32)
-    found.add_argument(
-        "--horizons", type=whole(1), nargs="+", default=[1, 6, 20], help="stretches, the last is the length"
-    )
-    found.add_argument("--seed", type=int, default=4242)
-    return found
-
-
 def setting(args: argparse.Namespace, table: Table) -> StudySetting:
-    if args.world not in WORLDS:
-        raise ConfigError(
-            f"there is no study of the world {args.world}: give --world {', '.join(WORLDS)}, or train in it with "
-            f"`make train WORLD={args.world}`"
-        )
+    study_world(args.world)
     if args.budget not in table.budgets:
         raise ConfigError(f"no budget {args.budget!r}; {meant(args.budget, table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":
@@ -84,7 +70,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
     if args.codec == arm_stages.SCRATCH and (args.world == "plain" or args.teacher != arm_stages.SCRATCH):
         raise ConfigError("--codec scratch: the study has recipes for journeys alone, and its teacher comes after it")
     for file in (args.teacher, args.codec):
-        if file and file != arm_stages.SCRATCH and file not in arm_stages.SHIPPED.values() and not Path(file).is_file():
+        if file and file not in (arm_stages.SCRATCH, study_world(args.world).weights) and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
     root = args.out or Path("runs/study") / f"{args.world}{table.budgets[args.budget].suffix}"
     return StudySetting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
@@ -105,19 +91,21 @@ def prepare(study: StudySetting, console: Console) -> None:
 def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     table, console = read_table(args.table), Console()
     study = setting(args, table)
-    from adastate.study import report  # which brings torch with it
+    from adastate.study import records, report  # which bring torch with them
 
     tasks = table.tasks(study.budget, args.only)
     prepare(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
     console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
     failed = runner.run_all(
-        open_,
+        [t for t in runner.in_order(open_) if isinstance(t, Task) or not _has_begun(study, t)],
         lambda task: runner.command(task, words),
         lambda task: task.folder(study.root) / runner.LOG,
         args.jobs,
         lambda text: console.print(text, highlight=False),
+        lambda task: isinstance(task, Beginning) or _may_begin(study, task),
     )
+    records.write(study.root, table, args.record)
     page = report.write(study.root, table, args.budget, args.only)
     console.print(f"report     {page}\n           {page.with_name('report.md')}")
     if failed:
@@ -133,6 +121,18 @@ def _is_done(study: StudySetting, task: Task) -> bool:
     )
 
 
+def _has_begun(study: StudySetting, beginning: Beginning) -> bool:
+    here = beginning.folder(study.root)
+    return all(arm_stages.is_done(s, here, study.root) for s in arm_stages.initialisation(study, beginning))
+
+
+def _may_begin(study: StudySetting, task: Task) -> bool:
+    """Whether what a run needs is there: its initialisation, and the student that it streams with."""
+    student = arm_stages.student_folder(study, task)
+    lent = student == task.folder(study.root) or (student / "student.safetensors").is_file()
+    return lent and _has_begun(study, task.beginning)
+
+
 def show(table: Table, budget: str, only: Sequence[str]) -> None:
     """The runs in their order."""
     told = Rich("", "arm", "seed", "what it is", title=budget)
@@ -141,16 +141,46 @@ def show(table: Table, budget: str, only: Sequence[str]) -> None:
     Console().print(told)
 
 
-def main(argv: list[str]) -> None:
-    what, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
-    if what in ("measure", "real"):
-        args = measure_parser(what).parse_args(rest)
+def _run_part(what: str, args: argparse.Namespace) -> None:
+    """A part of its own; up to here nothing has imported torch."""
+    if what == "gate":
+        if not (args.teacher and args.codec) and not study_world(args.world).weights:
+            raise ConfigError(
+                f"no teacher ships for the world {args.world}: train one with `adastate study --world {args.world} "
+                "--budget teacher`, and give its files with --teacher and --codec"
+            )
+        from adastate.study.teacher_gate import gate_command
+
+        gate_command(args)
+    elif what == "intervene":
+        from adastate.study.intervene import intervene_command
+
+        intervene_command(args)
+    elif what == "decide":
+        from adastate.study.claims import decide_command
+
+        decide_command(args)
+    else:
         from adastate.study import measure
 
         if what == "real":
             measure.measure_real(args.out, args.codec, args.world, args.rollouts, args.horizons, args.seed)
         else:
-            measure.measure_run(args.run, args.world, args.rollouts, args.horizons, args.seed)
+            measure.measure_run(args.run, args.world, args.rollouts, args.horizons, args.seed, args.out, args.arm)
+
+
+def main(argv: list[str]) -> None:
+    what, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
+    if what in PART_PARSERS:
+        _run_part(what, PART_PARSERS[what]().parse_args(rest))
+    elif what == "begin":
+        options = parser()
+        options.add_argument("chunk", type=whole(1))
+        options.add_argument("seed", type=whole(0))
+        args = options.parse_args(rest)
+        study = setting(args, read_table(args.table))
+        prepare(study, Console())
+        runner.begin(study, Beginning(args.chunk, args.seed), Console())
     elif what == "run":
         options = parser()
         options.add_argument("arm")
@@ -160,8 +190,12 @@ def main(argv: list[str]) -> None:
         if args.arm not in table.arms:
             raise ConfigError(f"no arm {args.arm!r}; {meant(args.arm, table.arms)}")
         study, task = setting(args, table), Task(table.arms[args.arm], args.seed)
+        from adastate.study import records
+
         prepare(study, Console())
+        runner.begin(study, task.beginning, Console())
         runner.run_one(study, task, Console(), args.keep)
+        records.write(study.root, table, args.record, only=task)
     elif what == "report":
         args = parser().parse_args(rest)
         table = read_table(args.table)
@@ -173,7 +207,7 @@ def main(argv: list[str]) -> None:
         args = parser().parse_args(rest)
         show(read_table(args.table), args.budget, args.only)
     elif what:
-        parts = ("list", "run", "report", "measure", "real")
+        parts = ("list", "begin", "run", "report", *PART_PARSERS)
         parser().error(f"there is no part {what!r}; {meant(what, parts)}")
     else:
         run_study(parser().parse_args(rest), rest)

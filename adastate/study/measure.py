@@ -7,7 +7,7 @@ pictures of the strips; `measures.json` with the protocol and the attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,17 @@ from torch import Tensor
 from adastate.config.systems import TRAINED, System
 from adastate.encoders import Codec, TinyCodec
 from adastate.evaluation.compare import roll
-from adastate.evaluation.evaluate import even_flights
 from adastate.media.video import to_uint8
+from adastate.metrics import Passages
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runtime import atomic
 from adastate.study import attention_by_place, measures
-from adastate.study.arm_stages import HORIZON
 from adastate.study.measures import Curves, curves, feature_moments, hidden
+from adastate.study.study_worlds import study_world
+from adastate.study.table import read_table
+from adastate.study.world_truth import passages_of, world_truth
 from adastate.training.load_run import load_student
-from datamodules.worlds import flyover, fog, journey
 from datamodules.worlds.flyover import Flight
-
-EVEN: dict[str, Callable[[int, int], Sequence[Flight]]] = {
-    "plain": even_flights,
-    "journey": journey.even_journeys,
-    "fog": fog.even_foggy,
-}
-"""The true flights of a world that runs are measured against, of a count and a seed."""
-
-RENDER: dict[str, Callable[..., Tensor]] = {"plain": flyover.render, "journey": journey.render, "fog": fog.render}
-"""Pictures `[B, T, 3, 32, 32]` of flights of a world: their number, and that of the first."""
 
 BATCH = 16
 SHOWN = 2
@@ -75,15 +66,34 @@ def stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a_horizon: 
     return found
 
 
-def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
-    """Rolls the student of a run out and writes what is measured of it."""
+def passage_arrays(parts: Sequence[Passages | None]) -> dict[str, np.ndarray]:
+    """Passages of several batches as `passages/<field>`, rows counted through."""
+    known = [p for p in parts if p is not None]
+    if not known:
+        return {}
+    rows = torch.cat([p.row + i * BATCH for i, p in enumerate(known)])
+    told = {name: torch.cat([getattr(p, name) for p in known]) for name in ("change", "due", "at")}
+    return {f"passages/{name}": value.numpy() for name, value in {**told, "row": rows}.items()}
+
+
+def measure_run(
+    run: Path, kind: str, rollouts: int, horizons: Sequence[int], seed: int, out: Path | None = None, arm: str = ""
+) -> None:
+    """Rolls the student of a run out and writes what is measured of it.
+
+    Args:
+        out: folder to write into; the run's without.
+        arm: of the table, whose stream it is rolled out with; that of its training without.
+    """
     student = load_student(run)
     codec, frames = student.codec, student.rollout_frames
-    truth = list(EVEN[kind](rollouts, seed))
+    truth = list(world_truth(kind).even(rollouts, seed))
     once, chunk = codec.video_frames(frames), codec.video_frames(student.chunk_frames)
-    system = System(TRAINED, "", student.spec, 0)
+    told_arm = read_table().arms[arm] if arm else None
+    spec, rows = (told_arm.spec, told_arm.rope_max_frames) if told_arm else (student.spec, 0)
+    system = System(TRAINED, "", spec, rows)
     made = roll(student, system, [f.caption for f in truth], horizons[-1] * frames, seed, BATCH)
-    video, found, moments = made.video, list[Curves](), list[Tensor]()
+    video, found, moments, passages = made.video, list[Curves](), list[Tensor](), list[Passages | None]()
     states = [s for s in made.states if s is not None]
     whole = len(states) == len(made.chunks)
     middles = torch.stack([s[:, s.shape[1] // 2] for s in states], 1) if whole else None
@@ -93,43 +103,51 @@ def measure_run(run: Path, kind: str, rollouts: int, horizons: Sequence[int], se
         behind = hidden(some, None if middles is None else middles[first : first + BATCH], flown, once)
         found.append({**curves(some, flown, once, chunk, codec.fps), **behind})
         moments.append(feature_moments(some, once))
-    kept = arrays(found, moments)
+        passages.append(passages_of(some, flown))
+    kept = {**arrays(found, moments), **passage_arrays(passages)}
     per = frames // student.chunk_frames
     for name, part in stretches([c[:SHOWN] for c in made.chunks], horizons, per).items():
         kept[f"shown/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
     if whole:
         for name, part in stretches([s[:SHOWN] for s in states], horizons, per).items():
             kept[f"states/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
-    looked = attention_by_place.measure(student, [f.caption for f in truth[:4]], WINDOWS, 2 * per, seed)
     trained = student.spec.past_frames
-    if trained is not None and trained not in WINDOWS:
-        looked += attention_by_place.measure(student, [f.caption for f in truth[:4]], [trained], 2 * per, seed)
+    windows = (
+        []
+        if arm or spec.schedule != "uniform"
+        else [*WINDOWS, *([trained] if trained is not None and trained not in WINDOWS else [])]
+    )
+    looked = attention_by_place.measure(student, [f.caption for f in truth[:4]], windows, 2 * per, seed)
     told = _protocol(kind, truth, horizons, seed, codec, once)
     told["attention"] = [
         {"past_frames": a.past_frames, "places": a.places, "shares": a.shares.round(5).tolist()} for a in looked
     ]
     told["trained_window"] = trained
     told["pictures_s"] = round(video.shape[0] * video.shape[1] / made.seconds, 1)
-    write(run, kept, told)
+    write(out or run, kept, told)
 
 
 @torch.no_grad()
 def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
     """The same of the true flights, as the codec gives them back, and the moments that distances are taken from."""
     codec = TinyCodec(weights).eval().requires_grad_(False)
-    truth = list(EVEN[kind](rollouts, seed))
-    once, found, moments, reference, shown = codec.video_frames(HORIZON), [], [], [], dict[str, np.ndarray]()
+    world, frames = world_truth(kind), study_world(kind).horizon
+    truth, once = list(world.even(rollouts, seed)), codec.video_frames(frames)
+    found, moments, passages = list[Curves](), list[Tensor](), list[Passages | None]()
+    reference, shown = list[Tensor](), dict[str, np.ndarray]()
     for first in range(0, rollouts, BATCH):
         some = truth[first : first + BATCH]
         video = _decoded(codec, kind, some, horizons[-1], once, 0)
         found.append({**curves(video, some, once, codec.video_frames(1), codec.fps), **hidden(video, None, some, once)})
         moments.append(feature_moments(video, once))
+        passages.append(passages_of(video, some))
         reference.append(feature_moments(_decoded(codec, kind, some, horizons[-1], once, APART), once).sum((0, 1)))
         if first == 0:
             parts = [to_uint8(c[:SHOWN]).numpy() for c in video.split(codec.video_frames(1), 1)]
-            for name, chunks in stretches(parts, horizons, HORIZON).items():
+            for name, chunks in stretches(parts, horizons, frames).items():
                 shown[f"shown/{name}"] = np.concatenate(chunks, 1)
-    kept = {**arrays(found, moments), **shown, "reference": torch.stack(reference).sum(0).numpy()}
+    kept = {**arrays(found, moments), **passage_arrays(passages), **shown}
+    kept["reference"] = torch.stack(reference).sum(0).numpy()
     write(out, kept, _protocol(kind, truth, horizons, seed, codec, once))
 
 
@@ -138,7 +156,7 @@ def _decoded(codec: TinyCodec, kind: str, some: Sequence[Flight], horizons: int,
     parts = []
     for h in range(horizons):
         at = first + h * once
-        parts.append(codec.decode(codec.encode(RENDER[kind](some, once, at))))
+        parts.append(codec.decode(codec.encode(world_truth(kind).render(some, once, at))))
     return torch.cat(parts, 1)
 
 

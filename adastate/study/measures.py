@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
+from adastate.study.world_truth import CHROMA, CLEAR, LONG, SHORT, hues_of, lens_of
 from datamodules.worlds.flyover import PALETTES, Flight
 from datamodules.worlds.fog import Foggy
-from datamodules.worlds.journey import GROUND, Journey
+from datamodules.worlds.journey import Journey
 
 Curves = dict[str, Tensor]
 
-VERSION = 1
+VERSION = 2
 """Of the measures. Raise it when one changes: runs measured by another are left out of a report."""
 
 
@@ -41,15 +42,6 @@ PARTS = ("forward", "flow", "warp_error", "contrast", "sharpness")
 CAP = 0.1
 """Of differences in block matching: a horizon of a journey may show no disc, and a ball must not lead then."""
 
-CHROMA = GROUND[1] * math.sqrt(1.5)
-"""Distance from grey of the ground under a clear sky."""
-
-CLEAR = 0.5
-"""Share of it that the ground's hue is read from; what has less is fog."""
-
-SHORT, LONG = 5, 10
-"""Pictures without a hue that count as a bank of fog, and as a long one. From 5 on a past latent holds nothing else."""
-
 HUES = ("ground_hue", "livery_hue")
 """Curves that are no measures: how far they are apart from rollout to rollout tells whether rollouts differ."""
 
@@ -66,6 +58,12 @@ MEASURES = {
     "recall_lost": Measure("recall after those before whose end it had none", -1, 3),
     "from_start": Measure("turns of the ground's hue from that of the first horizon; unrelated hues 0.25", 0, 3),
     "fog": Measure("share of pictures in which the ground has no hue", 0),
+    "lens_drift": Measure(
+        "exposure, contrast and grain from those of the first horizon; another flight's are 1 off", -1
+    ),
+    "exposure": Measure("brightness of the darkest tenth of the pictures", 0, 3),
+    "contrast_constant": Measure("strength of colour in the most colourful tenth of the pictures", 0, 3),
+    "grain": Measure("strength of the pattern on the lens", 0, 3),
     "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
     "change": Measure("change from picture to picture over the contrast", 0, 3),
     "departure": Measure("difference from the first second over that of unrelated places", 0),
@@ -116,7 +114,8 @@ def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, f
     }
     journeys = [f for f in flights if isinstance(f, Journey)]
     if len(journeys) == len(flights):
-        return {**found, **(_fog(video, foggy, horizon) if foggy else _journey(video, journeys, horizon))}
+        hues = _fog(video, foggy, horizon) if foggy else _journey(video, journeys, horizon)
+        return {**found, **hues, **lens_of(video, flights, horizon)}
     colours = torch.tensor([PALETTES[p][0] for p in PALETTES]).float() / 127.5 - 1
     grounds = metrics.over_time(lambda v: metrics.ground(v, colours), video, horizon)
     told = torch.tensor([list(PALETTES).index(f.palette) for f in flights])
@@ -141,7 +140,7 @@ def _loop(video: Tensor, horizon: int) -> Tensor:
 
 def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves:
     """How fast the ground turns, over how fast it should; and how far the livery has come from its first horizon."""
-    ground = metrics.ground_hue(video)
+    ground = hues_of(video, journeys)
     rate = torch.tensor([j.turning for j in journeys])[:, None]
     turned = metrics.turned(ground)
     turning = metrics.over_time(lambda x: (x[:, -1] - x[:, 0]) / (horizon - 1), turned, horizon) / rate
@@ -150,7 +149,7 @@ def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves
 
 def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
     """The same where fog hides the ground at times, and whether it comes out of the fog as it should."""
-    ground = metrics.ground_hue(video, strength=CLEAR * CHROMA)
+    ground = hues_of(video, journeys)
     rate = torch.tensor([j.turning for j in journeys])
     step = (ground[:, 1:] - ground[:, :-1] + 0.5) % 1.0 - 0.5
     found = {
@@ -177,9 +176,7 @@ def hidden(video: Tensor, states: Tensor | None, flights: Sequence[Flight], hori
     chunk = video.shape[1] // states.shape[1]
     has = ~metrics.ground_hue(states, strength=CLEAR * CHROMA).isnan()
     before = has.roll(1, 1).repeat_interleave(chunk, 1)  # the state that a chunk found in the cache
-    recall = metrics.across_gaps(
-        metrics.ground_hue(video, strength=CLEAR * CHROMA), torch.tensor([f.turning for f in foggy]), SHORT
-    )
+    recall = metrics.across_gaps(hues_of(video, foggy), torch.tensor([f.turning for f in foggy]), SHORT)
     return {
         "held": metrics.averaged(has.float(), horizon // chunk),
         "recall_held": metrics.averaged(recall.where(before, math.nan), horizon),

@@ -14,18 +14,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adastate import metrics
 from adastate.metrics import Interval
 from adastate.study.attention_by_place import AttentionShares
-from adastate.study.results import REAL, Measured, Results, basic
+from adastate.study.results import REAL, Measured, Results
 
 # Okabe and Ito's colours, which the colour-blind tell apart; neighbours differ in brightness.
 COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (8, 2, 1, 2, 1, 2)))
-FEW = 200
-"""Draws of the bands."""
-
 plt.rcParams.update(
     {
         "font.size": 9,
@@ -80,30 +76,25 @@ def over_time(results: Results, arms: Sequence[str], measures: Sequence[str]) ->
 
 def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and interval in every horizon."""
-    found = [
-        basic(results.frechet(arm, at, draws=40))
-        if measure == "frechet"
-        else metrics.bootstrap(results.values(measure, arm, at), FEW)
-        for at in range(1, results.horizons[-1] + 1)
-    ]
+    found = [results.mean(measure, arm, at) for at in range(1, results.horizons[-1] + 1)]
     middle, low, high = np.array([(i.value, i.low, i.high) for i in found]).T
     return middle, low, high
 
 
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how much it moves against how far it has gone from real video, with ranges of seeds."""
+    """One point an arm: how much it moves against how far it has gone from real video, with intervals over seeds."""
     axes = ("drift: log(1 + Frechet distance from real flights)", "dynamics: forward displacement over the prompted")
     return _points(_at(results, arms, ("frechet", "forward"), at), axes, f"in horizon {at}")
 
 
 def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how fast the ground turns against how far the livery has wandered, with ranges."""
+    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
     axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
     return _points(_at(results, arms, ("livery", "turning"), at), axes, f"in horizon {at}")
 
 
 def remembering(results: Results, arms: Sequence[str]) -> Figure:
-    """One point an arm: how far the ground has left the first view against recall after fog, with ranges of seeds."""
+    """One point an arm: how far the ground has left the first view against recall after fog, with intervals."""
     axes = (
         "recall: turns of the hue after fog from the one due",
         "leaving: turns of the hue from the first horizon's",
@@ -141,7 +132,7 @@ def _around(i: Interval) -> np.ndarray:
 def differences(
     results: Results, pairs: Sequence[tuple[str, str]], measures: Sequence[str], stretches: Sequence[int]
 ) -> Figure:
-    """Paired differences with ranges of seeds: a panel a measure, a row a pair (arm, what it is set against)."""
+    """Paired differences with intervals over seeds: a panel a measure, a row a pair (arm, what it is set against)."""
     figure, grid = plt.subplots(
         1, len(measures), figsize=(2.3 * len(measures) + 1.2, 0.42 * len(pairs) + 1.3), squeeze=False, sharey=True
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,11 @@ from matplotlib.figure import Figure
 
 from adastate.metrics import Interval
 from adastate.runtime import atomic
-from adastate.study import plots
+from adastate.study import plots, records
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
+from adastate.study.memory_tables import cell, experiment_blocks, memory_blocks
+from adastate.study.records import Records
 from adastate.study.report_page import Picture, ReportBlock, markdown, page
 from adastate.study.results import REAL, Results
 from adastate.study.table import Table, Task
@@ -20,7 +21,7 @@ from adastate.study.table import Table, Task
 CURVES = (
     "forward",
     "turning",
-    "recall",
+    "lens_drift",
     "livery",
     "departure",
     "warp_error",
@@ -29,7 +30,7 @@ CURVES = (
     "sharpness",
     "repetition",
 )
-COMPARED = ("forward", "turning", "recall", "recall_long", "livery", "warp_error", "flicker", "frechet", "composite")
+COMPARED = ("forward", "turning", "lens_drift", "livery", "warp_error", "flicker", "frechet", "composite")
 COLUMNS = 7
 """Measures that fit side by side on a printed page."""
 
@@ -37,8 +38,8 @@ COLUMNS = 7
 def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Path:
     """Writes `<root>/report/`: index.html, which holds its pictures itself, report.md and the pictures beside it."""
     results = Results.read(root, list(table.arms))
-    wanted = table.tasks(table.budgets[budget], only)
-    blocks = compose(results, table, wanted)
+    found = Records.read(records.write(root, table))
+    blocks = compose(results, found, table, table.tasks(table.budgets[budget], only))
     folder = root / "report"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / "report.md", markdown(blocks, folder / "figures"))
@@ -46,10 +47,11 @@ def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Pa
     return folder / "index.html"
 
 
-def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[ReportBlock]:
+def compose(results: Results, found: Records, table: Table, wanted: Sequence[Task]) -> list[ReportBlock]:
     """The report's parts in order."""
-    blocks = [ReportBlock("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(results))]
-    anchors = [a for a in table.groups["anchors"].arms if a in results.arms]
+    blocks = [ReportBlock("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(found))]
+    blocks += [*memory_blocks(found), *experiment_blocks(found)]
+    anchors = [a for g in ("core", "anchors") for a in table.groups[g].arms if a in results.arms]
     if anchors:
         blocks += _anchors(results, anchors)
         blocks += _attention(results, anchors)
@@ -62,10 +64,9 @@ def compose(results: Results, table: Table, wanted: Sequence[Task]) -> list[Repo
 
 
 CAUTIONS = (
-    "One tiny world, one network size and one initialisation. Seeds differ in the noise of the distillation and in "
-    "nothing else, so what is said holds for students of this initialisation. Ranges of seeds go about from the lowest "
-    "seed to the highest and are no 95% intervals: three seeds do not tell how often one would hold the mean of many. "
-    "The claims are decided one by one, without a correction for their number. The Frechet distance is taken on fixed "
+    "Tiny worlds, one network size and one teacher. A seed has an initialisation, a distillation, prompts and noise of "
+    "its own, so intervals speak of other seeds with this teacher, and not of other teachers. Only the intervals of "
+    "the claims are corrected for their number; all other tables explore. The Frechet distance is taken on fixed "
     "random features, which know nothing of what matters to people."
 )
 
@@ -77,9 +78,8 @@ def summary(results: Results, wanted: Sequence[Task]) -> str:
     return (
         f"The {results.world} world; {done} of {len(wanted)} runs measured. Each on {results.rollouts} rollouts of "
         f"{results.horizons[-1]} training horizons of {told['pictures']} pictures, told of at {stretches}: the horizon "
-        f"that ends there. All runs have the same prompts and noise (seed {told['seed']}). Brackets are ranges of "
-        "seeds: the 2.5th and 97.5th percentile of a bootstrap over seeds and rollouts. Real flights went through the "
-        "codec."
+        "that ends there. Runs of one seed have the same prompts and noise, those of another seed others. Brackets are "
+        "95% t-intervals over the means of seeds. True flights went through the codec."
     )
 
 
@@ -98,18 +98,19 @@ def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
     heads = ("claim of the paper", "verdict", "why")
     rows = [(d.sentence, d.verdict, d.reason) for d in decisions]
     tests = [
-        (d.name, o.test.sentence, "" if o.d is None else str(o.d), str(o.seeds), o.verdict)
+        (d.name, o.test.sentence, "" if o.d is None else cell(o.d, 3), f"{o.chance:.4f}", str(o.seeds), o.verdict)
         for d in decisions
         for o in d.outcomes
     ]
     rule = (
-        "The rules are in conf/study/claims.yaml; docs/results/study.md tells which was written when. d is the mean "
-        "paired difference, turned so that the claim says it is large. A claim is reproduced if all its tests are "
-        "supported, and not reproduced if any is refuted; one whose tests do not test what it says is withdrawn."
+        "The rules are in conf/study/claims.yaml, which was committed before these runs (docs/results/study.md). d is "
+        "the mean over seeds of the paired difference, turned so that the claim says it is large, with an interval "
+        "that is corrected for the number of all tests; p is not. A claim is reproduced if all its tests are "
+        "supported, and not reproduced if any is refuted."
     )
     return [
         ReportBlock("Claims", table=(heads, rows)),
-        ReportBlock("Their tests", rule, (("claim", "test", "d", "seeds", "outcome"), tests)),
+        ReportBlock("Their tests", rule, (("claim", "test", "d", "p", "seeds", "outcome"), tests)),
     ]
 
 
@@ -125,7 +126,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             blocks.append(_figure(f"Following against forgetting at {at}x", text, f"following-{at}x.svg", figure))
     curves = plots.over_time(results, arms, known)
-    blocks.append(_figure("Over time", "Means with ranges of seeds.", "curves.svg", curves))
+    blocks.append(_figure("Over time", "Means with intervals over seeds.", "curves.svg", curves))
     return blocks + [_strips(results, arms, row, f"strips-{row + 1}.png") for row in range(2)]
 
 
@@ -149,10 +150,15 @@ def _attention(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
 
 
 TITLES = {
-    "anchors": "Equal numbers of past frames",
+    "core": "The state, no anchor, a static one",
+    "anchors": "Other anchors",
+    "ratios": "The paper's ratios",
+    "more_ratios": "The corner that the paper does not show",
+    "systems": "Every compared system trained as itself",
+    "errors": "What the state is taught by",
+    "more_errors": "Neither gradient through the cache",
     "carrier": "No past frame in view",
     "keys": "Equal numbers of visible keys",
-    "ablations": "Size of state and window",
     "alpha": "Horizon weight",
     "switches": "Open switches",
     "gradient": "Gradient through the cache",
@@ -177,7 +183,7 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
             cells = [_cell(m, results.between(m, a, b, at)) for m in known]
             rows.append((f"{a} - {b}", str(len(results.seeds(a, b))), *cells))
         blocks += _tables(f"at {at}x", known, rows)
-    if name != "anchors":  # whose pictures stand above
+    if name not in ("core", "anchors"):  # whose pictures stand above
         blocks.append(_strips(results, list(arms), 0, f"strips-{name}.png"))
     return blocks
 
@@ -200,9 +206,8 @@ def _recall(results: Results, table: Table) -> list[ReportBlock]:
         "Over all horizons: turns between the hue that comes out of the fog and the one due (recall), and between the "
         "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who comes out over "
         "an unrelated hue is far to the right, who clings to the first view is low. Held: the share of chunks whose "
-        "hidden state has a hue, and recall where it had one when the fog lifted, and where it had none. A stream "
-        "whose hue never changes has a recall of 0.105, so a small one is no memory. Means over all horizons decide "
-        "no claim."
+        "hidden state has a hue, and recall where it had one when the fog lifted, and where it had none. A small "
+        "recall is no memory: memory is the slope above. These means explore and decide no claim."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
     picture = Picture.of(plots.remembering(results, arms), "fog.svg")
@@ -254,10 +259,7 @@ def _measures(results: Results) -> ReportBlock:
 
 
 def _cell(measure: str, i: Interval) -> str:
-    if math.isnan(i.value):
-        return ""
-    digits = MEASURES[measure].digits
-    return f"{i.value:.{digits}f} [{i.low:.{digits}f}, {i.high:.{digits}f}]"
+    return cell(i, MEASURES[measure].digits)
 
 
 def _figure(title: str, text: str, name: str, figure: Figure) -> ReportBlock:

@@ -1,10 +1,10 @@
-"""What the run folders of a study hold, as tables `[seeds, rollouts]`, and paired differences between arms."""
+"""What the run folders of a study hold, as tables `[seeds, rollouts]`, and intervals over the means of seeds."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,12 @@ from torch import Tensor
 
 from adastate import metrics
 from adastate.config.schema import ConfigError
-from adastate.metrics import Interval, Moments, Resamples
-from adastate.metrics.uncertainty import interval
+from adastate.metrics import Interval, MemoryFigures, Moments, Passages
 from adastate.runtime import plain_data
 from adastate.study.attention_by_place import AttentionShares
 from adastate.study.measures import MADE, MEASURES, PARTS
 
 REAL = "real flights"
-DRAWS = 1000
-FRECHET_DRAWS = 200
-"""Each takes an eigenvalue problem for every stretch."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,6 @@ class Results:
     root: Path
     real: Measured
     arms: Mapping[str, Mapping[int, Measured]]
-    _frechet: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, root: Path, names: Sequence[str]) -> Results:
@@ -140,65 +135,58 @@ class Results:
             return metrics.composite(parts, real)
         return self.curve(measure, arm, seeds)[..., at - 1]
 
-    # ---- the distance from real flights, which belongs to sets of rollouts
+    # ---- the distance from real flights, which belongs to a set of rollouts: those of one seed
 
     @cached_property
     def _reference(self) -> tuple[Moments, Tensor]:
         reference = Moments(torch.from_numpy(self.real.arrays["reference"]))
         return reference, reference.covariance.diagonal().clamp_min(1e-12).sqrt()
 
-    def _moments(self, arm: str, at: int, seeds: Sequence[int]) -> Tensor:
-        """`[S, P, M]`."""
-        if arm == REAL:
-            return torch.from_numpy(self.real.arrays["moments"])[None, :, at - 1]
-        return torch.stack([torch.from_numpy(self.arms[arm][s].arrays["moments"][:, at - 1]) for s in seeds])
-
-    def frechet(self, arm: str, at: int, seeds: Sequence[int] | None = None, draws: int = FRECHET_DRAWS) -> Tensor:
-        """log(1 + distance) in the horizon `at`, `[1 + draws]`: as measured, then in every resample.
+    def frechet(self, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
+        """log(1 + distance) of each seed's rollouts in the horizon `at`, `[S]`.
 
         The logarithm makes a margin a share of the distance; the 1 keeps what is as near as real flights from counting.
+        Sets of equal size are equally biased upwards, so seeds may be compared with each other.
         """
-        chosen = [0] if arm == REAL else list(seeds or self.seeds(arm))
-        key = (arm, str(at), str(chosen), str(draws))
-        if key not in self._frechet:
-            sums = self._moments(arm, at, chosen)
-            resamples = Resamples.draw(sums.shape[0], sums.shape[1], draws)
-            weights = torch.einsum("ds,dp->dsp", resamples.seeds, resamples.prompts).flatten(1)
-            weights = torch.cat([torch.ones_like(weights[:1]), weights])
-            pooled = Moments(weights @ sums.flatten(0, 1))
-            reference, scale = self._reference
-            self._frechet[key] = metrics.frechet(pooled, reference, scale).log1p()
-        return self._frechet[key]
+        runs = [self.real] if arm == REAL else [self.arms[arm][s] for s in seeds or self.seeds(arm)]
+        sums = torch.stack([torch.from_numpy(run.arrays["moments"][:, at - 1]).sum(0) for run in runs])
+        reference, scale = self._reference
+        return metrics.frechet(Moments(sums), reference, scale).log1p()
 
-    # ---- means and differences
+    # ---- means of seeds, and intervals over them
+
+    def seed_means(self, measure: str, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
+        """`[S]` in the horizon `at`."""
+        if measure == "frechet":
+            return self.frechet(arm, at, seeds)
+        return self.values(measure, arm, at, seeds).nanmean(1)
 
     def mean(self, measure: str, arm: str, at: int) -> Interval:
-        """Of an arm in the horizon `at`, over its seeds and all rollouts."""
-        if measure == "frechet":
-            return basic(self.frechet(arm, at))
-        return metrics.bootstrap(self.values(measure, arm, at), DRAWS)
+        """Of an arm in the horizon `at`, over its seeds."""
+        return metrics.seed_interval(self.seed_means(measure, arm, at))
 
     def between(self, measure: str, a: str, b: str, at: int) -> Interval:
-        """a - b in the horizon `at`, paired by seed and rollout, over the seeds that both have."""
+        """a - b in the horizon `at`, paired by seed, over the seeds that both have."""
         seeds = self.seeds(a, b)
-        if measure == "frechet":
-            return basic(self.frechet(a, at, seeds) - self.frechet(b, at, seeds))
-        return metrics.difference(self.values(measure, a, at, seeds), self.values(measure, b, at, seeds), DRAWS)
+        return metrics.seed_interval(self.seed_means(measure, a, at, seeds) - self.seed_means(measure, b, at, seeds))
 
     def overall(self, measure: str, arm: str, other: str = "") -> Interval:
         """Of an arm over all horizons, or paired with another one; for what happens seldom."""
-        if not other:
-            return metrics.bootstrap(self.curve(measure, arm).nanmean(-1), DRAWS)
-        seeds = self.seeds(arm, other)
-        return metrics.difference(
-            self.curve(measure, arm, seeds).nanmean(-1), self.curve(measure, other, seeds).nanmean(-1), DRAWS
-        )
+        seeds = self.seeds(arm, other) if other else None
+        means = self.curve(measure, arm, seeds).nanmean(-1).nanmean(1)
+        if other:
+            means = means - self.curve(measure, other, seeds).nanmean(-1).nanmean(1)
+        return metrics.seed_interval(means)
 
-    def change(self, measure: str, arm: str, early: int, late: int) -> Interval:
-        """Of an arm from the horizon `early` to `late`, paired by seed and rollout."""
-        if measure == "frechet":
-            return basic(self.frechet(arm, late) - self.frechet(arm, early))
-        return metrics.difference(self.values(measure, arm, late), self.values(measure, arm, early), DRAWS)
+    def memory(self, arm: str, first: int, last: int) -> list[MemoryFigures]:
+        """Of each seed, over the passages that end in the horizons `first` to `last`, counted from 1."""
+        once = int(self.real.told["pictures"])
+        runs = [self.real] if arm == REAL else [self.arms[arm][s] for s in self.seeds(arm)]
+        found = []
+        for run in runs:
+            parts = {n: torch.from_numpy(run.arrays[f"passages/{n}"]) for n in ("change", "due", "row", "at")}
+            found.append(metrics.memory(Passages(**parts).between((first - 1) * once, last * once)))
+        return found
 
     def variety(self, hue: str, arm: str, at: int) -> float:
         """How far the rollouts' hues are apart in the horizon `at`: 1 minus the length of the mean of their directions,
@@ -213,19 +201,9 @@ class Results:
         return torch.tensor([a.excess("anchor") if a is not None else float("nan") for a in runs], dtype=torch.float64)
 
 
-def basic(found: Tensor) -> Interval:
-    """Of a value and its resamples, by the basic bootstrap: 2 value - resample, and the mean of that for the value.
-
-    A resample holds some rollouts twice, which makes a set look farther from the real one than it is, as the set itself
-    looks beside all flights that there could be; this takes that off.
-    """
-    mirrored = 2 * found[0] - found[1:]
-    return interval(float(mirrored.nanmean()), mirrored)
-
-
 def _protocol(measured: Measured) -> tuple[Any, ...]:
     told = measured.told
     return tuple(
         str(told.get(key))
-        for key in ("world", "rollouts", "horizons", "seed", "pictures", "measures", "features", "prompts")
+        for key in ("world", "rollouts", "horizons", "pictures", "measures", "features")  # prompts are a seed's own
     )

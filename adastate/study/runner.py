@@ -19,7 +19,7 @@ from adastate.launch.pipeline import run_stage
 from adastate.runtime import atomic, signals
 from adastate.study import arm_stages
 from adastate.study.arm_stages import StudySetting
-from adastate.study.table import Task
+from adastate.study.table import Beginning, Task
 
 LOG = "study.log"
 POLL = 0.5
@@ -52,6 +52,20 @@ def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = Fa
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
 
 
+def begin(setting: StudySetting, beginning: Beginning, console: Console) -> None:
+    """One initialisation, in this process; whoever needs it meanwhile waits."""
+    here = beginning.folder(setting.root)
+    here.mkdir(parents=True, exist_ok=True)
+    with claimed(here, wait=True):
+        restart = False
+        for stage in arm_stages.initialisation(setting, beginning):
+            done = run_stage(stage, here, console, restart, "study", setting.root)
+            restart = restart or not done["skipped"]
+        # what the weights were made of is fifty times as large as they are
+        shutil.rmtree(here / "ar" / "checkpoints", ignore_errors=True)
+        shutil.rmtree(here / "init" / "checkpoints", ignore_errors=True)
+
+
 @contextmanager
 def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone is at the folder; given back by the system when the process ends, however it ends.
@@ -70,9 +84,21 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
         yield True
 
 
-def command(task: Task, words: Sequence[str]) -> list[str]:
-    """The process that does one run; `words` say which study."""
-    return [sys.executable, "-m", "adastate.main", "study", "run", task.arm.name, str(task.seed), *words]
+def command(task: Task | Beginning, words: Sequence[str]) -> list[str]:
+    """The process that does one run, or one initialisation; `words` say which study."""
+    what = ["begin", str(task.chunk_frames)] if isinstance(task, Beginning) else ["run", task.arm.name]
+    return [sys.executable, "-m", "adastate.main", "study", *what, str(task.seed), *words]
+
+
+def in_order(tasks: Sequence[Task]) -> list[Task | Beginning]:
+    """The runs with the initialisation of each before the first that needs it, and always one more ahead, so that
+    nobody waits."""
+    beginnings = list(dict.fromkeys(task.beginning for task in tasks))
+    found: dict[Task | Beginning, None] = {}
+    for task in tasks:
+        at = beginnings.index(task.beginning)
+        found |= dict.fromkeys([*beginnings[: at + 2], task])
+    return list(found)
 
 
 def environment(jobs: int) -> dict[str, str]:

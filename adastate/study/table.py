@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import ConfigError
+from adastate.config.systems import read_system
 from adastate.runtime import plain_yaml
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 
-WORLDS = ("journey", "fog", "plain")
-FIRST = "anchors"
-"""The group whose seeds all come before any other group's."""
+ARM_KEYS = ("about", "stream", "model", "against", "system", "taught", "recipes", "student", "experiments")
+ALWAYS = ("chunk_frames", "past_frames", "anchor", "state_frames", "position")
+"""Of a system's stream, told even where they are as by default."""
 
 
 def folder() -> Path:
@@ -31,6 +32,11 @@ class Arm:
         model: arguments of the distillation that it changes.
         against: the arms that it is set against; none for that of its group.
         spec: the whole stream.
+        taught: the stream of its training where that is another one, as a published system may have it.
+        recipes: further files of conf/ that its distillation is layered with.
+        student: the arm whose student it streams with; nothing is trained then, as some published systems have it.
+        rope_max_frames: time positions that its stream needs; 0 if any network has enough.
+        experiments: whether its memory is experimented on (`adastate study intervene`).
     """
 
     name: str
@@ -39,6 +45,11 @@ class Arm:
     stream: Mapping[str, Any] = field(default_factory=dict, hash=False)
     model: Mapping[str, Any] = field(default_factory=dict, hash=False)
     against: tuple[str, ...] = ()
+    taught: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    recipes: tuple[str, ...] = ()
+    student: str = ""
+    rope_max_frames: int = 0
+    experiments: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +84,29 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """An initialisation of its own: what the runs of a seed with chunks of a size start from."""
+
+    chunk_frames: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"initialisation for chunks of {self.chunk_frames}, seed {self.seed}"
+
+    def folder(self, root: Path) -> Path:
+        return root / "base" / f"chunks_of_{self.chunk_frames}" / f"seed{self.seed}"
+
+
+@dataclass(frozen=True)
 class Task:
     """A run: an arm and a seed."""
 
     arm: Arm
     seed: int
+
+    @property
+    def beginning(self) -> Beginning:
+        return Beginning(self.arm.spec.chunk_frames, self.seed)
 
     def __str__(self) -> str:
         return f"{self.arm.name}, seed {self.seed}"
@@ -102,16 +131,19 @@ class Table:
     budgets: Mapping[str, Budget]
 
     def tasks(self, budget: Budget, only: Sequence[str] = ()) -> list[Task]:
-        """The runs of a budget, in the order in which they tell most: all seeds of the anchors, seed 0 of every arm
-        before seed 1 of any; then seed 0 of the other groups, one group after another, then seed 1."""
+        """The runs of a budget, in the order in which they tell most: all seeds of the budget's first group, seed 0 of
+        every arm before seed 1 of any; then seed 0 of the other groups, one group after another, then seed 1. A run
+        that streams with the student of another arm comes after that arm's."""
         for name in only:
             _known(name, self.groups, "group")
         seeds = {g: n for g, n in budget.groups.items() if not only or g in only}
-        turns = [(FIRST, seed) for seed in range(seeds.get(FIRST, 0))]
-        rest = [g for g in self.groups if g != FIRST and g in seeds]
+        first = next(iter(budget.groups), "")
+        turns = [(first, seed) for seed in range(seeds.get(first, 0))]
+        rest = [g for g in self.groups if g != first and g in seeds]
         turns += [(g, seed) for seed in range(max(seeds.values(), default=0)) for g in rest if seed < seeds[g]]
         named = [(name, seed) for group, seed in turns for name in self.groups[group].arms]
-        wanted = dict.fromkeys(t for t in named if not budget.arms or t[0] in budget.arms)
+        lent = [(one, seed) for name, seed in named for one in (self.arms[name].student, name) if one]
+        wanted = dict.fromkeys(t for t in lent if not budget.arms or t[0] in budget.arms)
         return [Task(self.arms[name], seed) for name, seed in wanted]
 
     def pairs(self, group: str) -> list[tuple[str, str]]:
@@ -139,7 +171,7 @@ def read_table(path: Path | None = None) -> Table:
         for name in (*group.arms, group.against):
             _known(name, arms, "arm")
     for arm in arms.values():
-        for name in arm.against:
+        for name in (*arm.against, *([arm.student] if arm.student else [])):
             _known(name, arms, "arm")
     budgets = {name: _budget(name, entry, groups, arms, path) for name, entry in content["budgets"].items()}
     return Table(content["stream"], arms, groups, budgets)
@@ -147,8 +179,11 @@ def read_table(path: Path | None = None) -> Table:
 
 def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> Arm:
     for key in entry:
-        _known(key, ("about", "stream", "model", "against"), f"key of arm {name!r}")
-    stream = entry.get("stream", {})
+        _known(key, ARM_KEYS, f"key of arm {name!r}")
+    stream, rows = dict(entry.get("stream", {})), 0
+    if "system" in entry:
+        system = read_system(entry["system"], int(stream.get("chunk_frames", base["chunk_frames"])))
+        rows, base, stream = system.rope_max_frames, {}, {**_plain(system.spec), **stream}
     for key in stream:
         _known(key, [f.name for f in fields(StreamSpec)], f"stream choice of arm {name!r}")
     try:
@@ -157,7 +192,26 @@ def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> 
         raise ConfigError(f"{path}, arm {name}: {error}") from error
     against = entry.get("against", ())
     told = (against,) if isinstance(against, str) else tuple(against)
-    return Arm(name, entry.get("about", ""), spec, {**base, **stream}, entry.get("model", {}), told)
+    taught = {**base, **stream, **entry["taught"]} if "taught" in entry else {}
+    try:
+        StreamSpec.of(taught)
+    except ValueError as error:
+        raise ConfigError(f"{path}, arm {name}, its training: {error}") from error
+    recipes = tuple(entry.get("recipes", ()))
+    for recipe in recipes:
+        if not conf_path(f"conf/{recipe}").is_file():
+            raise ConfigError(f"{path}, arm {name}: there is no recipe conf/{recipe}")
+    return Arm(
+        name, entry.get("about", ""), spec, {**base, **stream}, entry.get("model", {}), told, taught, recipes,
+        entry.get("student", ""), rows, bool(entry.get("experiments", False)),
+    )  # fmt: skip
+
+
+def _plain(spec: StreamSpec) -> dict[str, Any]:
+    """A stream's choices as a config file has them, without those that are as by default."""
+    default = asdict(StreamSpec())
+    told = {name: value for name, value in asdict(spec).items() if value != default[name] or name in ALWAYS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
 
 def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: Mapping[str, Any], path: Path) -> Budget:

@@ -1,26 +1,56 @@
-"""Verdicts follow from the rule, on studies whose numbers are known."""
+"""Verdicts follow from the rule, on studies whose numbers are known; documents say of claims what the file says."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval
-from adastate.study import claims
-from adastate.study.claims import NOT, OPEN, REFUTED, REPRODUCED, SUPPORTED, UNDECIDED, Comparison, decide
+from adastate.study import claims, records
+from adastate.study.claims import (
+    NOT,
+    NOT_RUN,
+    OPEN,
+    REFUTED,
+    REPRODUCED,
+    SUPPORTED,
+    UNDECIDED,
+    Comparison,
+    decide,
+    read_claims,
+)
+from adastate.study.records import Records
 from adastate.study.results import REAL, Results
 from adastate.study.table import read_table
 from tests.support.made_study import study
+from tests.support.tiny import ROOT
 
-STEADY = {"warp_error": (0.1, 0.1)}
+FILE = read_claims()
 
 
-def verdicts(root: Path) -> dict[str, claims.Decision]:
-    return {d.name: d for d in decide(Results.read(root, list(read_table().arms)))}
+def occlusions(follows: bool = True) -> Sequence[dict[str, Any]]:
+    """Rows of an experiment in which the state matters, or does not."""
+    far = 0.2 if follows else 0.02
+    told = {
+        "nothing": {"error": 0.02, "slope": 1.0},
+        "swap": {"error": far, "donor_error": 0.02},
+        "drop": {"error": far, "slope": 0.0},
+        "freeze": {"error": far, "slope": 0.0 if follows else 1.0},
+    }
+    return [{"deed": deed, "hidden": 9, **row} for deed, row in told.items()]
+
+
+def found(root: Path, passed: bool = True) -> dict[str, claims.Decision]:
+    (root / "base").mkdir(exist_ok=True)
+    (root / "base/gate.json").write_text(f'{{"passed": {str(passed).lower()}}}')
+    folder = records.write(root, read_table())
+    return {d.name: d for d in decide(Records.read(folder))}
 
 
 @pytest.mark.parametrize(
@@ -42,77 +72,95 @@ def test_the_rule(low: float, value: float, high: float, grows: str, keeps: str)
     assert Comparison({**growing, "keeps": 0.1, "worse": "less"}).verdict(d) == keeps
 
 
+CLAIMED = {
+    "state": {"shares": (0.2, 0.4, 0.4), "occlusions": occlusions()},
+    "none": {"slope": 0.0, "levels": {"lens_drift": (0.0, 3.0)}},
+    "static": {"slope": 0.1, "shares": (0.7, 0.1, 0.2)},
+}
+ABOUT_MEMORY = ("state-remembers", "state-remembers-more-than-static", "state-is-the-carrier", "state-evolves")
+
+
 def test_what_the_paper_says_is_reproduced_where_it_is_so(tmp_path: Path) -> None:
-    study(
-        tmp_path,
-        state={"levels": {**STEADY, "livery": (0.0, 0.0)}, "shares": (0.2, 0.4, 0.4)},
-        none={"levels": {**STEADY, "livery": (0.0, 0.3)}, "shift": 12.0},
-        static={"levels": {**STEADY, "forward": (0.9, 0.1), "turning": (0.9, 0.1)}, "shares": (0.7, 0.1, 0.2)},
-        ema={"levels": {**STEADY, "turning": (0.9, 0.4)}},
-    )
-    found = verdicts(tmp_path)
-    for name in ("none drifts", "none forgets", "static freezes", "ema lags", "state moves", "state coheres"):
-        assert found[name].verdict == REPRODUCED, found[name]
-    assert found["static draws attention"].verdict == REPRODUCED
-    assert found["small window"].verdict.startswith(claims.WITHDRAWN)
-    assert found["alpha short"].verdict == UNDECIDED and "alpha_0" in found["alpha short"].reason
+    told = found(study(tmp_path, seeds=8, **CLAIMED))
+    for name in (*ABOUT_MEMORY, "state-is-needed", "none-drifts", "static-draws-attention"):
+        assert told[name].verdict == REPRODUCED, told[name]
+    assert told["alpha-beyond"].verdict == NOT_RUN and "alpha_4" in told["alpha-beyond"].reason
+    assert "static-freezes" not in told, "that is about the circuit"
 
 
-def test_and_not_where_all_arms_are_alike_or_the_state_stops(tmp_path: Path) -> None:
-    study(
-        tmp_path,
-        state={"levels": {"warp_error": (0.1, 0.5), "forward": (1.0, 0.2), "turning": (1.0, 1.0)}},
-        none={"levels": STEADY},
-        static={"levels": {**STEADY, "forward": (1.0, 0.2)}},
-        ema={"levels": STEADY},
-    )
-    found = verdicts(tmp_path)
-    for name in (
-        "none forgets",
-        "static freezes",
-        "ema lags",
-        "state moves",
-        "state coheres",
-        "static draws attention",
-    ):
-        assert found[name].verdict == NOT, found[name]
+def test_and_not_where_all_arms_are_alike(tmp_path: Path) -> None:
+    told = found(study(tmp_path, seeds=8, state={"occlusions": occlusions(False)}, none={}, static={}))
+    for name in (*ABOUT_MEMORY, "state-is-needed", "none-drifts"):
+        assert told[name].verdict == NOT, told[name]
 
 
 def test_fewer_seeds_than_asked_for_decide_nothing(tmp_path: Path) -> None:
-    study(tmp_path, seeds=2, state={"levels": STEADY}, ema={"levels": {"turning": (0.9, 0.1)}})
-    found = verdicts(tmp_path)["ema lags"]
-    assert found.verdict == UNDECIDED and found.reason == "2 of 3 seeds"
-    assert found.outcomes[0].verdict == SUPPORTED, "the number is told all the same"
+    told = found(study(tmp_path, seeds=5, **CLAIMED))["state-remembers"]
+    assert told.verdict == UNDECIDED and told.reason == "5 of 8 seeds"
+    assert told.outcomes[0].verdict == SUPPORTED and told.outcomes[0].chance < 0.001, "the number is told all the same"
 
 
-def test_claims_about_the_other_world_are_left_out(tmp_path: Path) -> None:
-    study(
-        tmp_path, world="plain", state={"levels": {"departure": (1.0, 1.0)}}, ema={"levels": {"departure": (0.8, 0.2)}}
-    )
-    found = verdicts(tmp_path)
-    assert [o.test.measure for o in found["ema lags"].outcomes] == ["departure"] and found[
-        "ema lags"
-    ].verdict == REPRODUCED
-    assert found["none forgets"].verdict == UNDECIDED and "plain" in found["none forgets"].reason
+def test_where_the_teacher_does_not_remember_nothing_about_memory_is_decided(tmp_path: Path) -> None:
+    told = found(study(tmp_path, seeds=8, **CLAIMED), passed=False)
+    assert all("teacher" in told[name].reason and told[name].verdict == UNDECIDED for name in ABOUT_MEMORY)
+    assert told["none-drifts"].verdict == REPRODUCED
 
 
-def test_every_claim_names_arms_and_measures_that_exist(tmp_path: Path) -> None:
-    known = read_table().arms
-    content = claims._read(claims.folder() / "claims.yaml")
-    for claim in content["claims"]:
-        for test in claim["tests"]:
-            assert set(Comparison(test).arms) <= set(known), claim["name"]
-            assert Comparison(test).sentence and Comparison(test).margin > 0
-    content["claims"][0]["tests"][0]["measure"] = "beauty"
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match="no measure 'beauty'"):
-        claims._read(tmp_path / "claims.yaml")
+def test_intervals_are_wider_the_more_is_tested(tmp_path: Path) -> None:
+    folder = records.write(study(tmp_path, seeds=8, **CLAIMED), read_table())
+    d = {x.name: x for x in decide(Records.read(folder))}["none-drifts"].outcomes[0].d
+    alone = Records.read(folder)
+    _, differences = alone.difference(("lens_drift", "none", "6x"), ("lens_drift", "state", "6x"))
+    plain = claims.metrics.seed_interval(differences)
+    assert d is not None and d.low < plain.low < plain.high < d.high and d.value == pytest.approx(plain.value)
+
+
+def test_every_claim_names_arms_that_exist_and_at_most_three_of_them(tmp_path: Path) -> None:
+    known, ids = read_table().arms, [claim["id"] for claim in FILE["claims"]]
+    assert len(ids) == len(set(ids)) and FILE["seeds"] == 8
+    for claim in FILE["claims"]:
+        tests = [Comparison(test) for test in claim.get("tests", ())]
+        arms = {arm for test in tests for arm in test.arms}
+        assert arms <= set(known) and len(arms) <= 3, claim["id"]
+        assert all(test.sentence and test.margin > 0 for test in tests)
+    for change, told in (
+        (lambda c: c["tests"][0].update(measure="beauty"), "no measure 'beauty'"),
+        (lambda c: c.update(verdict="true"), "its verdict is one of"),
+        (lambda c: c["first"].update(now="better"), "is now one of confirmed, changed, withdrawn"),
+    ):
+        content = yaml.safe_load(yaml.safe_dump(FILE))
+        change(content["claims"][0])
+        (tmp_path / "claims.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(ConfigError, match=told):
+            read_claims(tmp_path / "claims.yaml")
+
+
+def test_documents_name_claims_that_are_there_and_say_what_has_become_of_them() -> None:
+    """`claim-id`: word, in the README's section of results and on the page of results."""
+    known = {claim["id"]: {claim["verdict"], claim.get("first", {}).get("now")} for claim in FILE["claims"]}
+    for file in ("README.md", "docs/results/study.md"):
+        text = (ROOT / file).read_text()
+        part = text.split("## Does the state do what it claims?")[1].split("\n## ")[0] if file == "README.md" else text
+        told = re.findall(r"`([a-z-]+)`: (\w[\w ]*\w)", part)
+        assert len(told) >= 4, file
+        for name, said in told:
+            assert name in known and said in known[name], f"{file}: {name} is {known.get(name)}, not {said}"
+    readme = (ROOT / "README.md").read_text().split("## Does the state do what it claims?")[1].split("\n## ")[0]
+    for item in re.findall(r"^- (.*?)(?=^- |^!|\Z)", readme, re.M | re.S):
+        assert re.search(r"`[a-z-]+`: \w", item), f"a result without the id of a claim: {item[:60]}"
+
+
+def test_verdicts_of_the_file_are_those_of_the_committed_records() -> None:
+    for folder in sorted((ROOT / "docs/results/study_runs").glob("*/")):
+        for decision in decide(Records.read(folder)):
+            told = next(c["verdict"] for c in FILE["claims"] if c["id"] == decision.name)
+            assert told == decision.verdict, f"{decision.name} in {folder.name}"
 
 
 def test_runs_measured_by_another_protocol_do_not_count(tmp_path: Path) -> None:
     study(tmp_path, state={})
     path = tmp_path / "arms/state/seed1/measures.json"
-    path.write_text(path.read_text().replace('"seed": 7', '"seed": 8'))
+    path.write_text(path.read_text().replace('"rollouts": 12', '"rollouts": 8'))
     results = Results.read(tmp_path, ["state", "none"])
     assert results.seeds("state") == [0, 2] and results.seeds("none") == []
     assert results.mean("forward", REAL, 6).value == pytest.approx(1, abs=0.02)
@@ -120,12 +168,16 @@ def test_runs_measured_by_another_protocol_do_not_count(tmp_path: Path) -> None:
         Results.read(tmp_path / "none", [])
 
 
-def test_variety_is_nothing_where_all_rollouts_have_one_hue(tmp_path: Path) -> None:
-    study(tmp_path, state={})
-    path = tmp_path / "real/measures.npz"
-    arrays = dict(np.load(path))
-    arrays["curve/livery_hue"] = np.tile(np.arange(12)[:, None] / 12, (1, 20))
-    np.savez(path, **arrays)
-    results = Results.read(tmp_path, ["state"])
-    assert results.variety("livery_hue", "state", 6) < 0.05
-    assert results.variety("livery_hue", REAL, 6) == pytest.approx(1)
+def test_records_are_all_that_a_verdict_needs(tmp_path: Path) -> None:
+    root = study(tmp_path / "whole", seeds=2, **CLAIMED)
+    folder = records.write(root, read_table(), tmp_path / "kept")
+    assert folder == tmp_path / "kept/mist" and len(list(folder.glob("*.json"))) == 7
+    assert max(f.stat().st_size for f in folder.iterdir()) < 12_000, "small enough to be committed"
+    read = Records.read(folder)
+    results = Results.read(root, ["state", "none", "static"])
+    assert read.mean("forward", "state", "6x").value == pytest.approx(
+        results.mean("forward", "state", 6).value, abs=1e-5
+    )
+    assert read.mean("memory_slope", "none", "2x-6x").value == pytest.approx(0, abs=0.1)
+    with pytest.raises(ConfigError, match="no records in"):
+        Records.read(tmp_path)

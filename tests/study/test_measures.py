@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from adastate import metrics
 from adastate.study import measures
-from adastate.study.measure import EVEN, RENDER
 from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
+from adastate.study.world_truth import hues_of, passages_of, world_truth
 from datamodules.worlds import flyover, fog, journey
 
 ONCE, HORIZONS, ROWS = 21, 3, 4
@@ -20,8 +21,8 @@ ONCE, HORIZONS, ROWS = 21, 3, 4
 
 @cache
 def truth(kind: str) -> tuple[list[flyover.Flight], Tensor]:
-    some = [replace(f, mover="nothing else moves") for f in EVEN[kind](ROWS, 3)]
-    return some, RENDER[kind](some, ONCE * HORIZONS, 0)
+    some = [replace(f, mover="nothing else moves") for f in world_truth(kind).even(ROWS, 3)]
+    return some, world_truth(kind).render(some, ONCE * HORIZONS, 0)
 
 
 @cache
@@ -98,6 +99,19 @@ def test_a_state_that_holds_the_ground_is_told_from_one_that_has_lost_it() -> No
     none = measures.hidden(video, None, some, ONCE)
     assert all(c.shape == (ROWS, HORIZONS) and c.isnan().all() for c in none.values())
     assert measures.hidden(video, None, truth("journey")[0], ONCE) == {}
+
+
+def test_true_flights_of_the_mist_remember_and_keep_their_lens() -> None:
+    some, video = truth("mist")
+    passages = passages_of(video, some)
+    assert passages is not None and passages_of(*reversed(truth("plain"))) is None
+    found = metrics.memory(passages)
+    assert found.error < 0.05 < 0.2 < found.hold and len(passages) >= ROWS
+    drift = measured("mist")["lens_drift"]
+    assert drift[:, 0].isnan().all() and drift[:, 1:].mean() < 0.2
+    faded = measured("mist", lambda v: v * torch.linspace(1, 0.5, v.shape[1]).view(1, -1, 1, 1, 1))
+    assert faded["lens_drift"][:, 2].mean() > drift[:, 2].mean() + 0.3
+    assert hues_of(video, some).isnan().any(), "in fog there is no hue"
 
 
 def test_flicker_decay_and_the_wrong_ground_are_seen() -> None:

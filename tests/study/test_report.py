@@ -17,7 +17,7 @@ from tests.support.made_study import study
 def full(folder: Path) -> Path:
     """A report of three arms in two seeds, one with states."""
     none = {"places": ("past -1", "own 0"), "shares": (0.5, 0.5)}
-    return report.write(study(folder, seeds=2, state={"state": True}, none=none, alpha_0={}), read_table(), "full")
+    return report.write(study(folder, seeds=2, state={"state": True}, none=none, detached={}), read_table(), "short")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
     HTMLParser().feed(text)
     assert not re.search(r'(?:src|href)="(?!data:)', text), "everything is inside"
     assert text.count("data:image/svg+xml") >= 8 and text.count("data:image/png") == 3
-    for word in ("Dynamics against drift at 6x", "Horizon weight", "2 of 3 seeds", "What is missing"):
+    for word in ("Dynamics against drift at 6x", "Memory at 2x-6x", "2 of 8 seeds", "What is missing"):
         assert word in text, word
-    assert "static (seed 0, 1, 2)" in text and "state (seed 2)" in text
+    assert "static (seed 0, 1, 2, 3, 4, 5, 6, 7)" in text and "state (seed 2, 3" in text
     notes = page.with_name("report.md").read_text()
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", notes):
         assert (page.parent / picture).is_file(), picture
@@ -42,17 +42,19 @@ def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
     assert len(widths) == 1, "rows of a table are equally long"
 
 
-def test_what_fog_hides_is_told_over_all_horizons(tmp_path: Path) -> None:
-    kept, lost = {"levels": {"recall": (0.1, 0.1)}}, {"levels": {"recall": (0.25, 0.25), "ground_hue": (0.0, 0.5)}}
-    page = report.write(study(tmp_path, world="fog", state=kept, none=lost, none_w3=lost), read_table(), "reach")
+def test_memory_is_told_with_its_baselines_and_experiments_with_what_was_done(tmp_path: Path) -> None:
+    row = {"deed": "swap", "hidden": 9, "slope": 0.5, "error": 0.3, "hold": 0.3, "mean": 0.1, "donor_error": 0.02}
+    kept = {"occlusions": [{**row, "appeared": 1.0}]}
+    page = report.write(study(tmp_path, state=kept, none={"slope": 0.0}), read_table(), "short")
     told = page.with_name("report.md").read_text()
-    rows = told.split("## What fog hides")[1].split("##")[0]
-    assert re.search(r"\| none - state \| 3 \| 0\.1[45]\d \[0\.1", rows), rows
-    assert re.search(r"\| state \| 3 \| 0\.(09|10)", rows)
-    assert re.search(r"\| none \| 3 \|.*\| 0\.2[67]\d \[[^|]*\] \|$", rows, re.M), (
-        "and how far it has left its first view"
-    )
-    assert "as another; with the state it is the same. | reproduced" in told
+    rows = told.split("## Memory at 2x-6x")[1].split("## ")[0]
+    assert re.search(r"\| state \| 3 \| (1\.0|0\.9)\d* \[0\.9", rows), rows
+    assert re.search(r"\| none \| 3 \| -?0\.0", rows)
+    for name in ("holds still", "the mean distance", "nothing to do with it", "the teacher", "true flights"):
+        assert name in rows, name
+    done = told.split("## Experiments in the fog")[1].split("## ")[0]
+    assert re.search(r"\| state \| swap \| 9 \| 0\.[45]\d* \[", done), done
+    assert "half forgotten after" in told
 
 
 def test_a_hostile_text_stays_text() -> None:
@@ -65,7 +67,7 @@ def test_a_hostile_text_stays_text() -> None:
 
 def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
     page = report.write(study(tmp_path), read_table(), "short")
-    assert "0 of 18 runs measured" in page.read_text()
+    assert "0 of 24 runs measured" in page.read_text()
 
 
 def test_the_same_numbers_make_the_same_report(page: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from adastate.study import arm_stages, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.cli import parser, setting
 from adastate.study.runner import ELSEWHERE, claimed, run_all
-from adastate.study.table import Task, read_table
+from adastate.study.table import Beginning, Task, read_table
 
 TABLE = read_table()
 TASKS = TABLE.tasks(TABLE.budgets["short"])
@@ -135,37 +135,91 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
         path = task.folder(tmp_path) / "arm.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(arm_stages.arm_text(study, task))
-        distill, measure = arm_stages.run(study, task)
+        distill, measure, *experiments = arm_stages.run(study, task)
+        assert bool(experiments) == task.arm.experiments
         config, _ = read_command(distill.argv[1:])
         found = config.lightning["model"]["init_args"]
         assert found["seed"] == task.seed and found["iterations"] == TABLE.budgets["short"].iterations
         assert found["student"]["init_args"]["stream"]["anchor"] == task.arm.spec.anchor
-        assert found["student"]["init_args"]["weights"] == str(tmp_path / "base/init.safetensors")
+        assert found["student"]["init_args"]["weights"] == str(study.init(task.beginning))
         assert found["out"] == str(task.folder(tmp_path) / "student.safetensors")
         changed = task.arm.model.get("objective", {}).get("init_args", {})
         assert changed.items() <= found["objective"]["init_args"].items()
         assert measure.argv[:2] == ["study", "measure"]
 
 
-def test_all_arms_share_one_initialisation(tmp_path: Path) -> None:
-    before = ["trajectories", "ar", "causal trajectories", "init", "measure"]
-    study = a_setting(tmp_path)
-    assert [stage.name for _, stage in arm_stages.shared(study)] == before
-    begun = {line for t in TASKS for line in arm_stages.arm_text(study, t).splitlines() if "weights:" in line}
-    assert len(begun) == 1 and str(tmp_path / "base/init.safetensors") in begun.pop()
-    for _, stage in arm_stages.shared(study):  # it has no anchor yet and sees a whole horizon
-        if stage.argv[0] == "fit":
+def test_every_seed_begins_with_an_initialisation_of_its_own(tmp_path: Path) -> None:
+    study = a_setting(tmp_path, "mist")
+    begun = {t.beginning: arm_stages.arm_text(study, t) for t in TASKS}
+    assert len(begun) == 8 and len({t.seed for t in TASKS}) == 8
+    weights = {line for text in begun.values() for line in text.splitlines() if "weights:" in line}
+    assert len(weights) == 8 and all("seed" in line for line in weights)
+    for chunk in (1, 3):
+        stages = arm_stages.initialisation(study, Beginning(chunk, 4))
+        assert [s.name for s in stages] == ["trajectories", "ar", "causal trajectories", "init"]
+        assert all(s.argv[s.argv.index("--seed") + 1] == "4" for s in stages[::2])
+        for stage in stages[1::2]:  # it has no anchor yet and sees a whole horizon
             config, _ = read_command(stage.argv[1:])
             found = config.lightning["model"]["init_args"]
-            assert found["stream"]["past_frames"] == 6 and "init_args" not in found["init"]
-    for world in ("journey", "fog"):
-        untrained = StudySetting(tmp_path, world, TABLE.budgets["short"], "scratch", "scratch")
-        told = [s for _, s in arm_stages.shared(untrained)]
-        assert [s.name for s in told] == ["codec", "teacher", *before]
-        assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[:2]] == [True, True]
+            assert found["seed"] == 4 and found["rollout_frames"] == 9
+            assert (found["stream"]["chunk_frames"], found["stream"]["past_frames"]) == (chunk, 9 - chunk)
+    frames = [
+        w for w in arm_stages.initialisation(a_setting(tmp_path, "fog"), Beginning(1, 0))[1].argv if "rollout" in w
+    ]
+    assert frames == [], "the first study's worlds keep their horizon"
+
+
+def test_initialisations_come_before_what_needs_them_and_one_ahead() -> None:
+    order = runner.in_order(TASKS)
+    assert len(order) == len(TASKS) + 8 and set(order) >= set(TASKS)
+    assert order[:3] == [Beginning(1, 0), Beginning(1, 1), TASKS[0]]
+    for task in TASKS:
+        assert order.index(task.beginning) < order.index(task)
+        ahead = Beginning(1, min(7, task.seed + 1))
+        assert order.index(ahead) < order.index(task), "the next seed's is made meanwhile"
+
+
+def test_codec_and_teacher_come_first_where_none_ship_and_the_gate_always(tmp_path: Path) -> None:
+    budget = TABLE.budgets["short"]
+    for world in ("mist", "circuit", "journey", "fog"):
+        study = StudySetting(tmp_path, world, budget)
+        told = [s for _, s in arm_stages.shared(study)]
+        made = ["codec", "teacher"] if world in ("mist", "circuit") else []
+        assert [s.name for s in told] == [*made, "gate", "measure"], world
+        assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[: len(made)]] == [True] * len(made)
+        for stage in told[: len(made)]:
+            config, _ = read_command(stage.argv[1:])
+            assert config.lightning["data"]["init_args"]["kind"] == world
+    untrained = StudySetting(tmp_path, "fog", budget, "scratch", "scratch")
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
-    for world in ("plain", "journey", "fog"):  # what ships for it
-        assert [s.name for _, s in arm_stages.shared(StudySetting(tmp_path, world, TABLE.budgets["short"]))] == before
+    assert [s.name for _, s in arm_stages.shared(StudySetting(tmp_path, "plain", budget))] == ["measure"]
+
+
+def test_systems_are_taught_by_their_recipes_and_streamed_as_published(tmp_path: Path) -> None:
+    study = StudySetting(tmp_path, "mist", TABLE.budgets["systems"])
+    for name, stages in (
+        ("reward_forcing", 2),
+        ("memrope", 1),
+        ("causvid", 2),
+        ("longlive", 2),
+        ("rolling_forcing", 2),
+    ):
+        task = Task(TABLE.arms[name], 1)
+        path = task.folder(tmp_path) / "arm.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(arm_stages.arm_text(study, task))
+        made = arm_stages.run(study, task)
+        assert len(made) == stages
+        told = ["--arm", name, "--out", str(task.folder(tmp_path))]
+        assert made[-1].argv[-4:] == told if name in ("memrope", "reward_forcing") else "--arm" not in made[-1].argv
+        if stages == 2:
+            config, _ = read_command(made[0].argv[1:])
+            found = config.lightning["model"]["init_args"]
+            expected = "static" if name == "reward_forcing" else task.arm.spec.anchor
+            assert found["student"]["init_args"]["stream"]["anchor"] == expected
+            assert found["student"]["init_args"]["rollout_frames"] == 9 and found["iterations"] == 150
+    lent = arm_stages.run(study, Task(TABLE.arms["memrope"], 1))[0].argv
+    assert lent[lent.index("--run") + 1] == str(tmp_path / "arms/self_forcing/seed1")
 
 
 def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
@@ -179,9 +233,11 @@ def test_teacher_and_codec_come_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             setting(parser().parse_args(wrong), TABLE)
-    with pytest.raises(ConfigError, match="no study of the world flight: give --world journey, fog, plain, or train"):
+    with pytest.raises(
+        ConfigError, match="no study of the world flight: give --world mist, circuit, journey, fog, plain, or train"
+    ):
         setting(parser().parse_args(["--world", "flight"]), TABLE)
-    found = setting(parser().parse_args([]), TABLE)
+    found = setting(parser().parse_args(["--world", "journey"]), TABLE)
     assert (found.teacher_weights, found.codec_weights) == ("journey", "journey")
 
 
@@ -198,16 +254,16 @@ def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
     runner.run_one(study, task, console)
     assert not arm_stages.has_changed(study, task)
     runner.run_one(study, task, console)
-    assert calls == ["fit", "study"]
-    study.base.mkdir()
-    study.init.write_bytes(b"weights")
+    assert calls == ["fit", "study", "study"]
+    study.init(task.beginning).parent.mkdir(parents=True)
+    study.init(task.beginning).write_bytes(b"weights")
     assert arm_stages.has_changed(study, task)
     runner.run_one(study, task, console)
-    assert calls == ["fit", "study"] * 2 and not arm_stages.has_changed(study, task)
+    assert calls == ["fit", "study", "study"] * 2 and not arm_stages.has_changed(study, task)
     moved = replace(study, root=tmp_path.with_name(f"{tmp_path.name} moved"))
     shutil.copytree(study.root, moved.root)
     runner.run_one(moved, task, console)
-    assert len(calls) == 4, "a study goes on where it has been moved to"
+    assert len(calls) == 6, "a study goes on where it has been moved to"
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
@@ -231,8 +287,10 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
     with pytest.raises(SystemExit, match="adastate study: the stage 'distill' failed"):
         runner.run_one(study, TASKS[0], console)
     runner.run_one(study, TASKS[0], console)
-    assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [("fit", False), ("fit", True), ("study", False)]
+    assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [
+        ("fit", False), ("fit", True), ("study", False), ("study", False)
+    ]  # fmt: skip
     assert all(arm_stages.is_done(s, here, study.root) for s in arm_stages.run(study, TASKS[0]))
     assert not (here / "distill/checkpoints").exists()
     runner.run_one(study, TASKS[0], console)
-    assert len(calls) == 3, "what is done is not done again"
+    assert len(calls) == 4, "what is done is not done again"

@@ -1,0 +1,149 @@
+"""What a study has found, as one small JSON file a run: what is committed, and what verdicts are made from.
+
+A record holds the mean of every measure over the rollouts of its seed in every horizon, what its passages tell of
+memory, and its experiments if there were any. The folders of the runs, a hundred times as large, are not needed again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adastate import metrics
+from adastate.config.schema import ConfigError
+from adastate.metrics import Interval, MemoryFigures
+from adastate.runtime import atomic
+from adastate.study.plain_numbers import plain
+from adastate.study.results import REAL, Results
+from adastate.study.table import Table, Task
+
+MEMORY = ("memory_slope", "memory_error", "memory_hold", "memory_mean", "memory_relative")
+"""Measures of passages, over a stretch of horizons such as `2x-6x`."""
+
+DEEDS = ("nothing", "swap", "drop", "freeze")
+"""Measures of a bank of fog begin with one of them: `swap donor_error`, at `9 hidden`."""
+
+
+def write(root: Path, table: Table, out: Path | None = None, only: Task | None = None) -> Path:
+    """One file for each measured run, or for one of them, and one for the true flights; returns their folder."""
+    results = Results.read(root, list(table.arms))
+    folder = (out or root / "records") / (results.world if out else "")
+    for arm, runs in results.arms.items():
+        for seed in runs:
+            if only is None or (only.arm.name, only.seed) == (arm, seed):
+                atomic.write_json(folder / f"{arm}-seed{seed}.json", record_of(results, arm, seed))
+    real: dict[str, Any] = {"arm": REAL, "seed": 0, **_common(results, REAL, 0)}
+    gate = root / "base" / "gate.json"
+    if gate.is_file():
+        real["gate"] = json.loads(gate.read_text(encoding="utf-8"))
+    atomic.write_json(folder / "real.json", plain(real))
+    return folder
+
+
+def record_of(results: Results, arm: str, seed: int) -> dict[str, Any]:
+    run = results.arms[arm][seed]
+    told: dict[str, Any] = {"arm": arm, "seed": seed, **_common(results, arm, seed)}
+    if run.trained_attention is not None:
+        told["anchor_excess"] = run.trained_attention.excess("anchor")
+    experiments = run.folder / "interventions.json"
+    if experiments.is_file():
+        told["interventions"] = json.loads(experiments.read_text(encoding="utf-8"))
+    found: dict[str, Any] = plain(told)
+    return found
+
+
+def stretches(horizons: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """Names of stretches of horizons, and their first and last: the first alone, and all after it up to the last."""
+    last = horizons[-1]
+    return {"1x": (1, 1)} if last == 1 else {"1x": (1, 1), f"2x-{last}x": (2, last)}
+
+
+def _common(results: Results, arm: str, seed: int) -> dict[str, Any]:
+    seeds = None if arm == REAL else [seed]
+    every = range(1, results.horizons[-1] + 1)
+    means = {m: [float(results.seed_means(m, arm, at, seeds)[0]) for at in every] for m in results.measures}
+    memory = {}
+    if "passages/due" in results.real.arrays:
+        number = 0 if arm == REAL else results.seeds(arm).index(seed)
+        for name, (first, last) in stretches(results.horizons).items():
+            found: MemoryFigures = results.memory(arm, first, last)[number]
+            memory[name] = {**asdict(found), "relative": found.relative}
+    real = results.real.told
+    protocol = {k: real[k] for k in ("world", "rollouts", "horizons", "pictures", "measures", "features")}
+    return {"protocol": protocol, "means": means, "memory": memory}
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one world, by arm and seed."""
+
+    world: str
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    real: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Records:
+        """
+        Raises:
+            ConfigError: there are none, or those of several protocols.
+        """
+        files = sorted(folder.glob("*.json"))
+        told = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if not told:
+            raise ConfigError(f"no records in {folder}: `make study` writes them, or give their folder with --records")
+        protocols = {json.dumps(t["protocol"], sort_keys=True) for t in told}
+        if len(protocols) > 1:
+            raise ConfigError(f"the records in {folder} were measured in {len(protocols)} ways: keep those of one way")
+        runs: dict[str, dict[int, Any]] = {}
+        for t in told:
+            if t["arm"] != REAL:
+                runs.setdefault(t["arm"], {})[int(t["seed"])] = t
+        real: Mapping[str, Any] = next((t for t in told if t["arm"] == REAL), {})
+        return cls(str(told[0]["protocol"]["world"]), runs, real)
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Seeds that all of these arms have."""
+        sets = [set(self.runs.get(arm, {})) for arm in arms]
+        return sorted(set.intersection(*sets)) if sets else []
+
+    def values(self, measure: str, arm: str, at: str, seeds: Sequence[int]) -> Tensor:
+        """`[S]`; nan where a run does not have it."""
+        return torch.tensor([_value(self.runs[arm][s], measure, at) for s in seeds], dtype=torch.float64)
+
+    def mean(self, measure: str, arm: str, at: str, tests: int = 1) -> Interval:
+        return metrics.seed_interval(self.values(measure, arm, at, self.seeds(arm)), tests=tests)
+
+    def difference(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> tuple[list[int], Tensor]:
+        """Of two (measure, arm, at), paired by seed: the seeds that have both, and the differences."""
+        seeds = self.seeds(one[1], other[1])
+        d = self.values(*one, seeds) - self.values(*other, seeds)
+        return [s for s, known in zip(seeds, (~d.isnan()).tolist(), strict=True) if known], d[~d.isnan()]
+
+
+def _value(record: Mapping[str, Any], measure: str, at: str) -> float:
+    found: Any
+    if measure == "anchor_excess":
+        found = record.get(measure)
+    elif measure in MEMORY:
+        found = record["memory"].get(at, {}).get(measure.removeprefix("memory_"))
+    elif measure.split()[0] in DEEDS:
+        deed, name = measure.split()
+        rows = record.get("interventions", {}).get("occlusions", [])
+        found = next((r[name] for r in rows if (r["deed"], f"{r['hidden']} hidden") == (deed, at)), None)
+    elif measure.split()[0] == "injection":
+        _, where, what = measure.split()
+        errors = record.get("interventions", {}).get("injection", {}).get(where, {}).get(what)
+        found = None if not errors or None in (errors[0], errors[-1]) or not errors[0] else errors[-1] / errors[0]
+    else:
+        first, _, last = at.partition("-")
+        curve = record["means"].get(measure, [])[int(first[:-1]) - 1 : int((last or first)[:-1])]
+        known = [x for x in curve if x is not None]
+        found = sum(known) / len(known) if known else None
+    return math.nan if found is None else float(found)
