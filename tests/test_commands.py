@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -195,5 +196,15 @@ def test_compare_runs_systems_side_by_side(
         folder = tmp_path / name.replace(" ", "-")
         assert len(list(folder.glob("*.mp4"))) == 1 and (folder / "strip.png").is_file()
         assert f"{folder.name}/strip.png" in page and f"<th>{name}</th>" in page
+    others = [tmp_path / "a/run", tmp_path / "b/run"]
+    for other in others:
+        shutil.copytree(run, other, ignore=shutil.ignore_patterns("checkpoints", "compare", "*.mp4"))
+    several = [word for other in others for word in ("--run", str(other))]
+    main(["compare", *several, *command[3:]])
+    assert list(json.loads((tmp_path / "compare.json").read_text())["systems"]) == [
+        "a/run, as trained", "b/run, as trained"
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["compare", *several, "--checkpoint", "x.safetensors"])
     with pytest.raises(SystemExit, match="no system 'longlife'; did you mean 'longlive'"):
         main([*command, "--systems", "longlife"])

@@ -122,20 +122,22 @@ class SystemResult:
 def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None:
     """`adastate compare`: runs every system, shows tables and writes the page."""
     device = device_for(args.device, this_rank(os.environ))
-    out: Path = args.out or args.run / "compare"
+    runs: list[Path] = args.run
+    out: Path = args.out or runs[0] / "compare"
     out.mkdir(parents=True, exist_ok=True)
     attention.use("auto")
     entries = list[SystemResult]()
-    checkpoints = args.checkpoint or [None]
+    weights = [(runs[0], c) for c in args.checkpoint] or [(run, None) for run in runs]
+    titles = [Path(c).stem for c in args.checkpoint] or told_apart(runs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} systems"))
     with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task("comparing", total=len(checkpoints) * len(args.systems))
-        for checkpoint in checkpoints:
-            student = load_student(args.run, checkpoint).to(device)
+        task = progress.add_task("comparing", total=len(weights) * len(args.systems))
+        for (run, checkpoint), title in zip(weights, titles, strict=True):
+            student = load_student(run, checkpoint).to(device)
             truth = _truth(prompts, args.rollouts, args.seed)
-            source = str(checkpoint or student_file(args.run))
+            source = str(checkpoint or student_file(run))
             trained = facts(source).get("stream") or asdict(student.spec)
-            name = "" if len(checkpoints) == 1 else f"{Path(checkpoint).stem}, "
+            name = "" if len(weights) == 1 else f"{title}, "
             for system in chosen(args.systems, student):
                 progress.update(task, description=f"{name}{system.name}")
                 entries.append(_entry(student, system, name, truth, trained, args, out))
@@ -145,12 +147,12 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
         "rollouts": args.rollouts,
         "horizon": args.horizon,
         "seed": args.seed,
-        "run": os.path.relpath(args.run, out),
+        "run": os.path.relpath(runs[0], out) if len(runs) == 1 else [os.path.relpath(run, out) for run in runs],
     }
     told_ = {e.title: {"stream": describe(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
     rows_ = {row.title: row.figures for row in figures}
     atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})
-    page = write_page(out, entries, truth.prompts[: args.shown], args.run, args.horizon)
+    page = write_page(out, entries, truth.prompts[: args.shown], ", ".join(map(str, runs)), args.horizon)
     strangers = [e.title for e in entries if e.warning]
     if strangers:
         print(f"not trained for their anchor: {', '.join(strangers)} (the page says more)")
@@ -159,6 +161,15 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
         for table in tables(part, console.width):
             console.print(table)
     print(f"page      {page} (all measures, videos)\nfigures   {out / 'compare.json'}")
+
+
+def told_apart(runs: Sequence[Path]) -> list[str]:
+    """Names of run folders, with as many of the folders above as it takes."""
+    for depth in range(1, max(len(run.parts) for run in runs) + 1):
+        found = ["/".join(run.parts[-depth:]) for run in runs]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{run}, {i}" for i, run in enumerate(runs, 1)]
 
 
 def tables(figures: Sequence[MetricsRow], width: int) -> Iterator[Table]:
@@ -237,7 +248,9 @@ def _by_stretch(figures: Sequence[MetricsRow]) -> list[list[MetricsRow]]:
     return [[row for row in figures if row.stretch == stretch] for stretch in dict.fromkeys(r.stretch for r in figures)]
 
 
-def write_page(out: Path, entries: Sequence[SystemResult], prompts: Sequence[str], run: Path, horizon: int) -> Path:
+def write_page(
+    out: Path, entries: Sequence[SystemResult], prompts: Sequence[str], run: Path | str, horizon: int
+) -> Path:
     """`compare.html` beside the files that it shows, by relative paths; needs no server."""
     text = html_page.fill(
         Path(__file__).with_name("compare.html.jinja"),

@@ -5,7 +5,8 @@ stream. Noise is given by its place in the stream (chunk, level, state or conten
 noise into the same content wherever their schedules agree. What is written: one page with videos, strips and the
 figures of `adastate evaluate`, and the figures as JSON.
 
-Weights are not neutral: a student trained with one anchor is at home there. The page says with which it was trained.
+Weights are not neutral: a student trained with one anchor is at home there. The page says with which it was trained. So
+several runs may be given, `--run A --run B`, and each is then shown under the system that it was trained with.
 """
 
 from __future__ import annotations
@@ -39,16 +40,21 @@ DEFAULT = (
 
 def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
+    args.run = args.run or [Path("runs/tiny")]
+    if len(args.run) > 1 and args.checkpoint:
+        parser().error("--checkpoint names weights in the geometry of one run: give one --run with it")
+    args.systems = args.systems or ([TRAINED, *DEFAULT] if len(args.run) == 1 else [TRAINED])
     check_device(args.device)
     for name in args.systems:
         if name != TRAINED:
             check_system(name)
-    config = run_config(args.run, "distill")
-    for checkpoint in args.checkpoint or [None]:
-        check_student(args.run, checkpoint)
     prompts = read_prompts(args.prompts) if args.prompts else None
-    if note := strange_words("compare", prompts or [], prompt_world(config)):
-        print(note, file=sys.stderr)
+    for run in args.run:
+        config = run_config(run, "distill")
+        for checkpoint in args.checkpoint or [None]:
+            check_student(run, checkpoint)
+        if note := strange_words("compare", prompts or [], prompt_world(config)):
+            print(note, file=sys.stderr)
     # up to here nothing has imported torch
     from adastate.evaluation.compare import compare_run
 
@@ -58,9 +64,11 @@ def main(argv: list[str]) -> None:
 def parser() -> Arguments:
     """What `adastate compare` takes."""
     found = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
-    found.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
+    found.add_argument("--run", type=Path, action="append", help="run folder; may be given again; default: runs/tiny")
     found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
-    found.add_argument("--systems", nargs="+", default=[TRAINED, *DEFAULT], help=f"of {', '.join(names())}, or files")
+    found.add_argument(
+        "--systems", nargs="+", help=f"of {', '.join(names())}, or files; default: all, of several runs {TRAINED!r}"
+    )
     found.add_argument("--prompts", type=prompt_file, help="text file, one prompt a line; default: the tiny world's")
     found.add_argument("--rollouts", type=whole(1), default=16, help="measured")
     found.add_argument("--shown", type=whole(1), default=3, help="of those, shown as videos and strips")

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from adastate.config.systems import TRAINED, System
-from adastate.evaluation.compare import MAIN, SystemResult, tables, write_page
+from adastate.evaluation.compare import MAIN, SystemResult, tables, told_apart, write_page
 from adastate.evaluation.compare_command import DEFAULT
 from adastate.evaluation.metrics_table import MetricsRow
 from adastate.stream import StreamSpec
@@ -48,3 +48,10 @@ def test_a_hostile_prompt_and_a_hostile_title_stay_text(tmp_path: Path) -> None:
     for told in (prompt, title, system.description, result.warning, "runs/<u>", "0.250", "contrast drift", "0.500"):
         assert told in html.unescape(page), told
     assert 'src="a.mp4"' in page and 'src="strip.png"' in page
+
+
+def test_runs_are_told_apart_by_as_much_of_their_folders_as_it_takes() -> None:
+    assert told_apart([Path("runs/tiny")]) == ["tiny"]
+    seeds = [Path("runs/state/seed0"), Path("runs/none/seed0"), Path("runs/none/seed1")]
+    assert told_apart(seeds) == ["state/seed0", "none/seed0", "none/seed1"]
+    assert told_apart([Path("a"), Path("a")]) == ["a, 1", "a, 2"]
