@@ -1,7 +1,7 @@
 # `make help` lists the targets. Everything runs in .venv, which the first target sets up by itself.
 SHELL   := /bin/bash
 PYTHON  ?= python3
-# plain, or flight (docs/guide/flight.md); of a study journey, fog or plain
+# plain, or flight (docs/guide/flight.md); of a study mist, circuit, journey, fog or plain
 WORLD   ?=
 SIZE    ?= $(if $(filter flight,$(WORLD)),flight,tiny)
 RUN     ?= runs/$(if $(filter flight,$(SIZE)),flight,tiny)
@@ -35,7 +35,7 @@ GPUS      ?= 1
 VARIABLES := NODES GPUS TASKS CPUS PARTITION TIME ACCOUNT SBATCH RUN
 TRAIN      = $(if $(SLURM),env $(foreach v,$(VARIABLES),$(if $($(v)),$(v)="$($(v))")) conf/slurm.sh submit,$(ADASTATE))
 # wan_14b is a larger teacher over wan_1_3b
-CONFIG    = $(if $(filter journey fog,$(WORLD)),$(error WORLD=$(WORLD) is a world of the study: make study WORLD=$(WORLD)))--config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
+CONFIG    = $(if $(filter journey fog circuit mist,$(WORLD)),$(error WORLD=$(WORLD) is a world of the study: make study WORLD=$(WORLD)))--config conf/base.yaml $(if $(filter wan_14b,$(SIZE)),--config conf/sizes/wan_1_3b.yaml) --config conf/sizes/$(SIZE).yaml \
 	$(if $(SYSTEM),--system $(SYSTEM))
 # each word of RECIPE is a file of conf/recipes/, one over the other
 RECIPES   = $(foreach word,$(RECIPE),--config conf/recipes/$(1)_$(word).yaml)
@@ -126,11 +126,11 @@ parity: install ## replay the fixtures in FIXTURES and compare them with what th
 compare: install ## the student of RUN under every compared system, side by side -> RUN/compare/compare.html
 	$(ADASTATE) compare --run "$(RUN)" $(ARGS)
 
-study: install ## BUDGET=smoke, short (an evening) or full: six anchors, ablations, switches, and a report; WORLD=fog BUDGET=reach: who remembers? (docs/guide/study.md)
-	$(ADASTATE) study --budget $(BUDGET) --world $(or $(WORLD),journey) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+study: install ## BUDGET=smoke, teacher, short (three hours), ratios, systems, errors, explore: does the state do what it claims? WORLD=mist or circuit (docs/guide/study.md)
+	$(ADASTATE) study --budget $(BUDGET) --world $(or $(WORLD),mist) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 study-report: install ## the report anew, from the runs of BUDGET that there are
-	$(ADASTATE) study report --budget $(BUDGET) --world $(or $(WORLD),journey) $(ARGS)
+	$(ADASTATE) study report --budget $(BUDGET) --world $(or $(WORLD),mist) $(ARGS)
 
 faults: install ## kills, stops, damage, full disks, bad data: every fault many times, and a table; ARGS="--share 0.1"
 	.venv/bin/python benchmarks/faults.py $(ARGS)
