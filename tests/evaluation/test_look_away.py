@@ -38,7 +38,7 @@ def drifting() -> list[Outing]:
 def student(spec: StreamSpec | None = None) -> Student:
     torch.manual_seed(0)
     text = TinyText(24, 64)
-    return Student(SMALL, ResidualCodec(None), text, spec or StreamSpec(1, 3), (8, 8), 7).eval()
+    return Student(SMALL, ResidualCodec(None), text, spec or StreamSpec(1, 3), (8, 8), 6).eval()
 
 
 def test_the_script_looks_aside_after_what_is_given_and_returns() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from adastate.encoders import ResidualCodec
 from adastate.evaluation.flight_task import COMMANDS, asked, steered
 from adastate.weights import save
-from benchmarks import flight_gates
+from benchmarks import flight_gates, flight_student_gate
 from datamodules.worlds.flight.voxel_render import render
 
 
@@ -34,7 +34,8 @@ def test_renders_do_as_they_are_asked() -> None:
 
 
 @pytest.mark.slow
-def test_both_gates_run(tmp_path: Path) -> None:
+def test_all_gates_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_student_gate, "BLIND", 2)
     codec = ResidualCodec(None)
     save_file(codec.state_dict(), tmp_path / "codec.safetensors")
     save(flight_gates.teacher(None, codec, 2.0, 3.0).net, tmp_path / "teacher.safetensors")
