@@ -1,7 +1,7 @@
 """Ten minutes of use in a real browser; it fails where something is logged or a wait is longer than 200 ms.
 
 python -m tests.live.ten_minutes --minutes 10 --shots /tmp/shots
-python -m tests.live.ten_minutes --minutes 2 --server "--run runs/flight"
+python -m tests.live.ten_minutes --minutes 10 --server "--run runs/flight"
 python -m tests.live.ten_minutes --minutes 2 --steered      # a small random network that can be steered
 """
 
@@ -22,6 +22,14 @@ PROMPTS = (
     "a fast flight south over a yellow desert, a red ball bounces",
     "flying east over a pale snow, slow, a red ball bounces",
 )
+FLIGHTS = (
+    "FPV flight over snowy mountains at sunrise, clear sky",
+    "flying low over tropical islands, noon, scattered clouds, with hot-air balloons",
+    "red canyons seen from the air at sunset, clear sky, with white towers",
+    "a drone glides over green hills under a night light, thick haze",
+)
+HELD = (["d"], ["ArrowUp", "a"], ["s"], ["i"], ["k"], ["j"], ["l"], ["j", "l"], ["w", "s"], ["w"])
+"""Keys that are held at a time; the two of a pair undo each other, look back or hover."""
 
 
 class Use:
@@ -29,6 +37,7 @@ class Use:
 
     def __init__(self, visit: Visit) -> None:
         self.visit, self.page, self.turn = visit, visit.page, 0
+        self.prompts = FLIGHTS if self.page.is_visible("#steer") else PROMPTS
 
     def watch(self, seconds: float = 4) -> None:
         self.page.wait_for_timeout(seconds * 1000)
@@ -37,17 +46,18 @@ class Use:
         for kind in ("keep", "recache", "flush", "cut"):
             self.turn += 1
             anchor = "reset" if self.turn % 5 == 0 else "keep"
-            self.visit.prompt(PROMPTS[self.turn % len(PROMPTS)], kind, anchor)
+            self.visit.prompt(self.prompts[self.turn % len(self.prompts)], kind, anchor)
             self.watch(3)
 
     def steer(self) -> None:
         if not self.page.is_visible("#steer"):
             return
         self.page.locator("h1").click()
-        for keys in (["d"], ["ArrowUp", "a"], ["w"]):
+        for keys in HELD:
             for key in keys:
                 self.page.keyboard.down(key)
-            self.watch(2)
+            self.watch(1.5)
+            assert self.page.locator(".key.held").count() == len(keys)
             for key in keys:
                 self.page.keyboard.up(key)
         assert "chunk" in self.page.locator("#steer-note").inner_text()
@@ -64,7 +74,7 @@ class Use:
         chunk = self.visit.chunk()
         self.page.locator(f"[data-chunk='{chunk - 2}']").click(modifiers=["Shift"])
         self.visit.chunks(2, pane=1)
-        self.page.fill("#prompt", PROMPTS[(self.turn + 2) % len(PROMPTS)])
+        self.page.fill("#prompt", self.prompts[(self.turn + 2) % len(self.prompts)])
         self.page.click("#send")
         self.watch()
         self.check()
@@ -79,7 +89,7 @@ class Use:
         self.page.click("#compare")
         self.page.locator(".pane").nth(1).wait_for()
         self.visit.chunks(2, pane=1)
-        self.visit.prompt(PROMPTS[self.turn % len(PROMPTS)], "recache")
+        self.visit.prompt(self.prompts[self.turn % len(self.prompts)], "recache")
         self.watch(6)
         self.check()
         self.page.locator(".pane").nth(1).get_by_role("button", name="Close").click()
