@@ -35,15 +35,18 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
     """Numbers by name, a column for each of what is compared."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
-    lines = [" " * wide + "".join(f"{title:>16}" for title in columns)]
+    widths = [max(16, len(title) + 2) for title in columns]
+    lines = [" " * wide + "".join(f"{title:>{w}}" for title, w in zip(columns, widths, strict=True))]
     for name in names:
-        cells = [column.get(name, "") for column in columns.values()]
-        lines.append(f"{name:{wide}}" + "".join(f"{_short(cell):>16}" for cell in cells))
+        cells = zip((column.get(name, "") for column in columns.values()), widths, strict=True)
+        lines.append(f"{name:{wide}}" + "".join(f"{_short(cell):>{w}}" for cell, w in cells))
     return "\n".join(lines)
 
 
 def _short(cell: Any) -> str:
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.3f}" if cell == 0 or abs(cell) >= 0.05 else f"{cell:.2g}"
 
 
 def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: float) -> Teacher:

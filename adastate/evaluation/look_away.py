@@ -1,9 +1,10 @@
 """Look away and return: what of a landmark that has left the view is there when the camera looks at it again.
 
 A stream begins with given frames of a rendered flight in which a landmark is in sight. Then the camera looks left,
-right or back for so many latent frames, and forward again, all the while flying slowly straight on. The pictures after
-the return are held against the exact render of the same poses: where does the landmark stand, and which colour has it?
-With `drifting` it is a balloon that the wind has carried on meanwhile, and the camera hovers.
+right or back for so many latent frames, and forward again. It flies slowly, and banks for a moment while it looks away,
+so that the landmark stands elsewhere in the view when it comes back. The pictures after the return are held against the
+exact render of the same poses: where does the landmark stand, and which colour has it? With `drifting` it is a balloon
+that the wind has carried on meanwhile, and the camera hovers.
 """
 
 from __future__ import annotations
@@ -76,13 +77,25 @@ class Outing:
     true: Tensor
 
 
-def script(look: str, away: int, drifting: bool) -> Tensor:
-    """Keys `[GIVEN + away + RETURN + AFTER, 8]`: straight on, a look aside for `away` latent frames, and forward."""
-    hold = "ws" if drifting else "s"
+def script(look: str, away: int, bank: str) -> Tensor:
+    """Keys `[GIVEN + away + RETURN + AFTER, 8]`: a look aside for `away` latent frames after those given.
+
+    Args:
+        look: of LOOKS.
+        bank: a or d, held in the first frame that looks aside; without either the camera hovers all the while.
+    """
     frames = torch.zeros(GIVEN + away + RETURN + AFTER, len(KEYS))
-    frames[:, [KEYS.index(k) for k in hold]] = 1
+    frames[:, [KEYS.index(k) for k in ("s" if bank else "ws")]] = 1
     frames[GIVEN : GIVEN + away, [KEYS.index(k) for k in LOOKS[look]]] = 1
+    frames[GIVEN, [KEYS.index(k) for k in bank]] = 1
     return frames
+
+
+def turned_head(flight: Voyage, keys: Tensor, poses: Tensor) -> Tensor:
+    """Radians by which the camera looks aside from where it flies, at each of `poses` [T, 8]."""
+    ahead = keys.clone()
+    ahead[:, [KEYS.index(k) for k in "jl"]] = 0
+    return poses[:, 3] - path(flight, ahead)[:, 3]
 
 
 def outings(seed: int, count: int, away: int, drifting: bool = False) -> list[Outing]:
@@ -111,11 +124,10 @@ def outing(seed: int, index: int, look: str, away: int, drifting: bool) -> Outin
     """Flight number `index`, looking away; None if no landmark is well in view both before and after."""
     own = {"landmark": "nothing else" if drifting else "hot-air balloons", "weather": CLEAR[index % len(CLEAR)]}
     flight = voyage(seed, index, Rules(grain=False, drifting=drifting), **own)
-    keys = script(look, away, drifting)
+    keys = script(look, away, "" if drifting else "ad"[index // len(LOOKS) % 2])
     poses = path(flight, keys)
     last = GIVEN * PICTURES - 1
-    aside = (poses[:, 3] - flight.heading).abs() > 1e-6
-    first = int(aside.nonzero().max()) + 1
+    first = int((turned_head(flight, keys, poses).abs() > 1e-6).nonzero().max()) + 1
     after = torch.arange(first, first + AFTER * PICTURES)
     seen = sight(flight, poses)
     inside = (seen.ahead > NEAR) & (seen.ahead < FAR) & (seen.bearing.abs() < INNER)
