@@ -35,8 +35,8 @@ HELD = (["d"], ["ArrowUp", "a"], ["s"], ["i"], ["k"], ["j"], ["l"], ["j", "l"], 
 class Use:
     """Scenes, one after the other, in one window that stays open."""
 
-    def __init__(self, visit: Visit) -> None:
-        self.visit, self.page, self.turn = visit, visit.page, 0
+    def __init__(self, visit: Visit, busy: bool = False) -> None:
+        self.visit, self.page, self.turn, self.busy = visit, visit.page, 0, busy
         self.prompts = FLIGHTS if self.page.is_visible("#steer") else PROMPTS
 
     def watch(self, seconds: float = 4) -> None:
@@ -112,16 +112,16 @@ class Use:
         self.visit.chunks(3)
 
     def check(self) -> None:
-        """Nothing was logged and nothing came late, in any pane."""
+        """Nothing was logged and, unless the machine is busy, nothing came late, in any pane."""
         self.visit.calm()
         for pane in range(self.page.locator(".pane").count()):
             late = self.visit.number("underruns", pane)
-            assert late == "0", f"frames came late in pane {'AB'[pane]}: {late}"
+            assert late == "0" or self.busy, f"frames came late in pane {'AB'[pane]}: {late}"
 
 
-def use(visit: Visit, minutes: float, shots: Path | None) -> int:
+def use(visit: Visit, minutes: float, shots: Path | None, busy: bool = False) -> int:
     """Plays scenes until the time is up, each at least once; returns how many it played."""
-    user = Use(visit)
+    user = Use(visit, busy)
     scenes: list[Callable[[], None]] = [
         user.switch, user.steer, user.back, user.fork, user.compare, user.record, user.reconnect,
     ]  # fmt: skip
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--server", default="", help="flags of adastate live")
     parser.add_argument("--shots", type=Path, help="folder for a screenshot after each scene")
     parser.add_argument("--steered", action="store_true", help="a small random network that can be steered")
+    parser.add_argument("--busy", action="store_true", help="other work goes on: what comes late is no failure")
     given = parser.parse_args()
     if given.shots:
         given.shots.mkdir(parents=True, exist_ok=True)
@@ -150,15 +151,16 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if given.steered:
             flags += steerable(Path(folder))
-        play(flags, given.minutes, given.shots)
+        play(flags, given.minutes, given.shots, given.busy)
 
 
-def play(flags: list[str | Path], minutes: float, shots: Path | None) -> None:
+def play(flags: list[str | Path], minutes: float, shots: Path | None, busy: bool) -> None:
     with served(*flags) as address, browsing() as browser:
         visit = Visit(browser, address)
         began = time.monotonic()
-        played = use(visit, minutes, shots)
-        print(f"{played} scenes in {(time.monotonic() - began) / 60:.1f} minutes: nothing logged, nothing late")
+        played = use(visit, minutes, shots, busy)
+        late = "" if busy else ", nothing late"
+        print(f"{played} scenes in {(time.monotonic() - began) / 60:.1f} minutes: nothing logged{late}")
 
 
 if __name__ == "__main__":
