@@ -229,6 +229,19 @@ def test_one_steers_with_letters_arrows_and_fingers_but_not_while_typing(browser
     visit.context.close()
 
 
+def test_a_word_in_capitals_is_known_and_suggested(browser: Any, steered: str) -> None:
+    visit = Visit(browser, steered, f"#token={TOKEN}")
+    page, note = visit.page, visit.page.locator("#prompt-note")
+    page.fill("#prompt", "helicopters")
+    note.filter(has_text="Never seen in training: helicopters").wait_for()
+    page.fill("#prompt", "fpv Flight over LAVA fields")
+    note.filter(has_not_text="Never").wait_for(state="attached")
+    page.fill("#prompt", "")
+    page.locator("#prompt").press_sequentially("fp")
+    assert page.locator("#words li").all_inner_texts() == ["FPV"]
+    visit.context.close()
+
+
 def test_a_token_is_told_by_the_address_and_stays_in_it(browser: Any, steered: str, tmp_path: Path) -> None:
     visit = Visit(browser, steered, f"#token={TOKEN}")
     visit.page.click("#record")

@@ -37,14 +37,19 @@ export class PromptBox {
 
   suggest() {
     const begun = this.begun();
-    const fit = begun ? this.words.filter((word) => word.startsWith(begun) && word !== begun) : [];
+    const fit = begun ? this.words.filter((word) => this.continues(word, begun)) : [];
     this.open((this.value ? fit : this.examples).slice(0, MOST));
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.check(), 500);
   }
 
+  continues(word, begun) {
+    const small = word.toLowerCase(); // FPV is a word, too
+    return small.startsWith(begun) && small !== begun;
+  }
+
   check() {
-    const known = new Set(this.words);
+    const known = new Set(this.words.map((word) => word.toLowerCase()));
     const used = this.value.toLowerCase().match(/[\p{L}-]+/gu) ?? [];
     const strange = known.size ? [...new Set(used.filter((word) => !known.has(word)))] : [];
     this.note.textContent = strange.length ? `Never seen in training: ${strange.slice(0, 6).join(", ")}` : "";
