@@ -18,6 +18,7 @@ import torch
 from adastate.config.compose import build, compose
 from adastate.encoders import TAEHV
 from adastate.main import main
+from adastate.models import backbones
 from adastate.models.adapters import adapted, fold, is_adapter
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
@@ -38,6 +39,7 @@ STRATEGIES = [name for name in FILES if name.startswith("strategy/")]
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "ffn": 16}
 WAN = {**SMALL, "text_width": 16, "text_tokens": 8, "time_embedding_dim": 16}
+WAN22 = {**WAN, "channels": 16, "backbone": "wan22"}
 DISTILL = ["stages/distill", "stages/distill_tiny"]
 
 FULL = {"study/journey_teacher", "study/fog_teacher"}
@@ -86,6 +88,7 @@ class Place:
         for name in ("teacher", "init", "ar"):
             save(randomise(DiT(Size(**SMALL))), folder / f"{name}.safetensors")
         save(randomise(DiT(Size(**WAN))), folder / "wan" / "init.safetensors")
+        save(randomise(backbones.build(Size(**WAN22))), folder / "wan" / "init22.safetensors")
         torch.save(TAEHV(None).state_dict(), folder / "taehv.pth")
         make_shards(["--world", "plain", "--clips", "2", "--out", str(folder / "video" / "shards")])
         clip, prompts = normal(7, 16, 8, 8).half(), ("a red ball", "snow")
@@ -100,19 +103,22 @@ class Place:
                     paths.add(f"{i}", torch.stack([clip] * len(levels)), levels, prompt)
 
     def compose(self, names: list[str], *overrides: str) -> dict[str, Any]:
-        at_wan = "sizes/wan_1_3b" in names
+        later = "sizes/wan22_5b" in names
+        at_wan = later or "sizes/wan_1_3b" in names
         films = names[-1].startswith("data/")
         run = self.folder / "wan" if at_wan else self.folder / "video" if films else self.folder
-        weights = run / "init.safetensors" if at_wan else self.folder / "teacher.safetensors"
+        weights = run / f"init{'22' * later}.safetensors" if at_wan else self.folder / "teacher.safetensors"
         words = [
             f"run.dir={run}", "run.iterations=1", "training.batch=2",
             *(f"{net}.weights={weights}" for net in ("teacher", "critic")),
         ]  # fmt: skip
         if names[-1] not in FULL:
-            sizes, nets = WAN if at_wan else SMALL, ("size", "teacher_size", "critic_size")
+            sizes = WAN22 if later else WAN if at_wan else SMALL
+            nets = ("size", "teacher_size", "critic_size")
             words += [f"{net}.{k}={v}" for net in nets for k, v in sizes.items()]
         if at_wan:
             words += ["latent_size=[2, 2]", f"text.init_args.pretrained={self.encoders}"]
+            words.append(f"student.weights={weights}" if later else "")
             taehv = "codecs/taehv" in names
             words.append(f"codec.init_args.weights={self.folder / 'taehv.pth'}" if taehv else "")
             words.append("" if taehv else f"codec.init_args.pretrained={self.encoders}")

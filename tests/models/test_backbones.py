@@ -108,7 +108,7 @@ def test_one_of_the_user_s_own_needs_no_row() -> None:
     ("name", "sentence"),
     [
         ("wann", "size cannot have backbone 'wann'; did you mean 'wan'?"),
-        ("mamba", "size cannot have backbone 'mamba'; it takes wan, or the path of your own Backbone"),
+        ("mamba", "size cannot have backbone 'mamba'; it takes wan, wan22, or the path of your own Backbone"),
         ("nowhere.MINE", "there is no such Backbone"),
         (f"{__name__}.TEXT", "is a Tensor and no Backbone"),
     ],
