@@ -37,7 +37,7 @@ def test_a_stage_has_all_that_the_wheel_is_made_of(stage: str) -> None:
 @pytest.mark.parametrize(("stage", "lacks"), [("cpu", {"gpu", "lmdb"}), ("cuda", set())])
 def test_a_stage_installs_the_extras_for_running(stage: str, lacks: set[str]) -> None:
     (extras,) = re.findall(r"'\.\[(.*)\]'", STAGES[stage])
-    running = set(PROJECT["project"]["optional-dependencies"]) - {"dev", "docs", "flash"}
+    running = set(PROJECT["project"]["optional-dependencies"]) - {"dev", "docs", "flash", "completion"}
     assert set(extras.split(",")) == running - lacks
     installs = re.findall(r"pip install [^&\n]*", STAGES[stage])
     assert len(installs) == 2 and all("-c constraints.txt" in line for line in installs)
