@@ -13,6 +13,19 @@ from adastate.runtime.spelling import meant
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs a command; a reader that has seen enough, `| head` say, ends it quietly."""
+    try:
+        _run(argv)
+        if argv is None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if argv is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be told at the very end
+        raise SystemExit(1) from None
+
+
+def _run(argv: list[str] | None) -> None:
     of_the_process = argv is None
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("--version", "-V"):
@@ -20,10 +33,14 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"adastate {__version__}")
         return
+    if argv[:1] == ["help"] and argv[1:2] and argv[1] in COMMANDS:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] not in COMMANDS:
         lines = [f"  {name:<14}{command.about}" for name, command in COMMANDS.items()]
         asked = not argv or argv[0] in ("-h", "--help", "help")
-        wrong = "" if asked else f"adastate: no command {argv[0]!r}; {meant(argv[0], COMMANDS)}\n"
+        wrong = (
+            "" if asked else f"adastate: no command {argv[0]!r}; {meant(argv[0], (*COMMANDS, '--version', '--help'))}\n"
+        )
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     if TRUST in argv:
@@ -43,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             signals.ignore()
         else:
             signals.restore(before)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         from adastate.config.mistakes import sentence
 

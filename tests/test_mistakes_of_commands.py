@@ -21,7 +21,7 @@ ROWS = {
     # options and words
     f"generate {PROMPT} --second 5": "there is no option '--second'; did you mean '--seconds'",
     f"generate {PROMPT} --see 5": "there is no option '--see'; did you mean '--seed'",
-    "generate a red ball": "there is no option 'a'",
+    "generate a red ball": "there is no option 'a': a word follows its option, and text with blanks stands in quotes",
     f"generate {PROMPT} --layout vbnch": "--layout cannot be 'vbnch'; did you mean 'vbench'",
     f"generate {PROMPT} --engine graf": "--engine cannot be 'graf'; did you mean 'graph'",
     f"generate {PROMPT} --attention flash2": "--attention cannot be 'flash2'; did you mean",
@@ -52,6 +52,16 @@ ROWS = {
     f"generate {PROMPT} --prompts-extended conf/base.yaml": "goes line by line with --prompts alone",
     "generate --prompt '0s: a' --prompt b": "0s",
     f"generate {PROMPT} --actions up": "'up' asks for 'up': actions are straight, left, right",
+    # fit, train
+    f"fit {TINY} --allow_change": "--allow_change names no key: give those that may change",
+    f"fit {TINY} --ckpt_path=auot": "no checkpoint at auot; did you mean 'auto'",
+    f"fit {TINY} --ckpt_path runs/none": "no checkpoint at runs/none; give auto, last, best, or the folder of one",
+    f"fit {TINY} --ckpt_path --overwrite": "--ckpt_path names no checkpoint",
+    f"fit {TINY} --overwrite tiny": "'tiny' belongs to no flag",
+    "fit --config --config conf/base.yaml": "--config names no file",
+    "train --teacher none.safetensors": "no teacher at none.safetensors: give builtin, scratch to train one, or",
+    "train --init ode": "--init ode is for --preset full",
+    "train extra": "there is no option 'extra': a word follows its option",
     # live
     "live --port 99999": "--port is 99999; ports are numbers up to 65535",
     "live --host 0.0.0.0": "lets other machines in: give a token of 16 characters or more, too, by --token",

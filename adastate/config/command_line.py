@@ -13,6 +13,9 @@ from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
 from adastate.runtime.spelling import nearest
 
+CHECKPOINTS = ("auto", "last", "best")
+"""Of the run folder, by what they are."""
+
 
 def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
     """Composes the `--config` files and variable overrides of a command line; the other arguments come back.
@@ -23,7 +26,8 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
     words = iter(argv)
     for word in words:
         if word in ("--config", "-c"):
-            files.append(Path(next(words, "")))
+            file = next(words, "")
+            files.append(Path("" if file.startswith("--") else file))
         elif word.startswith("--config="):
             files.append(Path(word.partition("=")[2]))
         elif word.partition("=")[0] == "--system":
@@ -37,6 +41,29 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
     if system:
         overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
     return compose(files, overrides), rest
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Refuses flags of `adastate fit` that lack what they are about, checkpoints that are not there, and words that
+    belong to no flag.
+
+    Raises:
+        ConfigError: for the first of them.
+    """
+    for before, word in pairwise(("", *words, "")):
+        flag, equals, value = before.partition("=")
+        given = value if equals else word if not word.startswith("--") else ""
+        if flag == "--allow_change" and not given:
+            raise ConfigError("--allow_change names no key: give those that may change, with commas between them")
+        if flag == "--ckpt_path" and not given:
+            raise ConfigError("--ckpt_path names no checkpoint: give auto, last, best, or the folder of one")
+        if flag == "--ckpt_path" and given not in (*CHECKPOINTS, "null", "None") and not Path(given).exists():
+            near = nearest(given, CHECKPOINTS)
+            remedy = f"did you mean {near!r}?" if near else "give auto, last, best, or the folder of one"
+            raise ConfigError(f"no checkpoint at {given}; {remedy}")
+        takes = before.startswith("--") and not equals and before not in ("--overwrite", "--print_config")
+        if word and not word.startswith("-") and not takes:
+            raise ConfigError(f"{word!r} belongs to no flag: give --KEY={word}, and put quotes around text with blanks")
 
 
 def _names_a_class(word: str) -> bool:
@@ -76,6 +103,8 @@ def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
                 continue  # its value
         elif head in heads:
             continue
+        if not word.startswith("-"):
+            return f"there is no option {word!r}: a word follows its option, and text with blanks stands in quotes"
         near = nearest(head, [*known, *heads])
         return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
     return ""

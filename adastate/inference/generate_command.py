@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, FileNotFoundError) as error:  # of a stream, weights, a file: each says what is wrong
         if this_rank(os.environ).rank and any(word.startswith("--sequence-parallel") for word in argv):
             raise SystemExit(1) from error  # the first process says it
+        if isinstance(error, FileNotFoundError) and error.errno:
+            raise  # the system's, see adastate/config/mistakes.py
         raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from adastate.config import trusted
-from adastate.config.command_line import read_command
+from adastate.config.command_line import check_flags, read_command
 from adastate.config.schema import ConfigError
 from adastate.config.systems import names
 from adastate.config.together import check_together
@@ -36,8 +36,10 @@ def main(argv: list[str]) -> None:
     if {"-h", "--help"} & set(rest):
         print(f"{parser().format_help()}\n{variables_page(composed)}\n{trainer_page(composed)}", flush=True)
         return
-    check_words(composed, rest)
-    check_together(composed, rest)
+    if not any(word.partition("=")[0].endswith(".help") for word in rest):
+        check_flags(rest)
+        check_words(composed, rest)
+        check_together(composed, rest)
     given = {word.partition("=")[0].removeprefix("--") for word in rest}
     if not all(config.get(part) or part in given for part in ("model", "data")):
         raise ConfigError(

@@ -150,6 +150,14 @@ def main(argv: list[str]) -> None:
             "adastate train: the pipeline is for the tiny size, whose clips and prompts it makes. The stages of "
             f"{args.size} are called one by one, with prompts of your own: docs/guide/wan.md has the commands"
         )
+    if args.teacher not in ("builtin", "scratch") and not Path(args.teacher).exists():
+        raise SystemExit(
+            f"adastate train: no teacher at {args.teacher}: give builtin, scratch to train one, or a safetensors file"
+        )
+    if args.init != INITS[0] and args.preset != "full":
+        raise SystemExit(
+            f"adastate train: --init {args.init} is for --preset full; the default one has no choice there"
+        )
     if reason := unfit_world(args):
         raise SystemExit(f"adastate train: {reason}")
     try:

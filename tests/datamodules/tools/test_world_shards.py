@@ -18,7 +18,8 @@ from datamodules.tools.shards_command import main
 from datamodules.tools.world_shards import write_world
 from datamodules.worlds.flight.flight_clips import flight_batch
 from datamodules.worlds.flyover import flight, render
-from datamodules.worlds.world_clips import WORLDS, world_batch
+from datamodules.worlds.kinds import WORLDS
+from datamodules.worlds.world_clips import world_batch
 from tests.support.sample_videos import StubCodec
 
 
