@@ -16,7 +16,7 @@ from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.weights import save
 from tests.support.tiny import randomise
-from tests.support.wan_folder import write_wan_folder
+from tests.support.wan_parts import write_parts
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -73,7 +73,7 @@ def small(words: list[str]) -> list[str]:
 @pytest.mark.slow
 def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
-    weights = write_wan_folder(tmp_path / "weights" / "Wan2.1-T2V-1.3B-Diffusers")
+    weights = write_parts(tmp_path / "weights" / "Wan2.1-T2V-1.3B-Diffusers")
     net = DiT(SIZE)
     randomise(net)
     save(net, weights / "transformer" / "diffusion_pytorch_model.safetensors")
