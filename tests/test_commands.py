@@ -153,7 +153,10 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
         (["generate", "--run", str(tmp_path), "--prompt", PROMPT], "is no run folder"),
         (["evaluate", "--run", str(run), "--weights", str(run / "none")], "adastate: no weights at .*none"),
         (["evaluate", "--run", str(run), "--weights", str(broken)], "broken.safetensors is not a whole safetensors"),
-        (["generate", "--run", str(run), "--prompt", PROMPT, "--seconds", "0"], "0.0 seconds is no length"),
+        (
+            ["generate", "--run", str(run), "--prompt", PROMPT, "--seconds", "0"],
+            "--seconds: 0 will not do; give a number above 0",
+        ),
         (["fit", *CONFIG, "--config", "conf/stages/none.yaml"], "no config file conf/stages/none.yaml"),
     ]
     for argv, sentence in cases:

@@ -254,7 +254,7 @@ def test_published_pairs_become_shards(run: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> None:
     for words, sentence in (
-        (["--clips", "0"], "--clips is 0; give at least 1"),
+        (["--clips", "0"], "--clips: 0 is too small; give at least 1"),
         (["--levels", "some"], "--levels takes timesteps, or the one word 'every'; got some"),
         (["--levels", "1200"], "a level lies above 0 and up to 1000"),
         (["--past", "x"], "--past goes with --teacher causal"),
