@@ -34,7 +34,7 @@ from adastate.diffusers.transformer_network import TransformerNetwork
 from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import Codec, TextEncoder
 from adastate.inference import conditioning, prompt_schedule
-from adastate.inference.video_writer import chunk_starts, frames_for, span
+from adastate.inference.video_length import chunk_starts, frames_for, span
 from adastate.stream import StateCache, StreamSpec, SwitchPolicy, prefill
 from adastate.stream.passes import Noise
 from adastate.stream.rollout import rollout
