@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +151,22 @@ def _system(stream: Mapping[str, Any]) -> str | None:
     if not stream:
         return None
     spec, near = StreamSpec.of(stream), list[str]()
-    for name in sorted(systems.names(), key=lambda name: (len(name), name)):
-        try:
-            found = systems.read_system(name, spec.chunk_frames).spec
-        except ConfigError:  # one that is not for chunks of this length
-            continue
+    for name, found in _specs(spec.chunk_frames).items():
         if found == spec:
             return name
         if all(v == stream[k] for k, v in asdict(found).items() if not k.endswith("_frames")):
             near.append(name)
     return near[0] if near else None
+
+
+@cache
+def _specs(chunk_frames: int) -> dict[str, StreamSpec]:
+    """The systems of conf/systems for chunks of that length, short names first."""
+    found = {}
+    for name in sorted(systems.names(), key=lambda name: (len(name), name)):
+        with suppress(ConfigError):  # of one that is not for such chunks
+            found[name] = systems.read_system(name, chunk_frames).spec
+    return found
 
 
 def _data(run: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:

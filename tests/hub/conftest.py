@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -42,6 +43,15 @@ def made_run(folder: Path, *words: str) -> Path:
     for length in ("6x", "1x"):
         Image.new("RGB", (8, 4), (200, 20, 20)).save(folder / f"rollouts/{length}/strip.png")
     return folder
+
+
+def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """A run whose distillation had another configuration."""
+    file = run / "distill/config.yaml"
+    config = yaml.safe_load(file.read_text())
+    edit(config)
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    return run
 
 
 @pytest.fixture(scope="session")

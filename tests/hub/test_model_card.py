@@ -13,7 +13,7 @@ from adastate.encoders import PRETRAINED
 from adastate.hub.hub_client import HubError
 from adastate.hub.publication import publication
 from adastate.hub.run_facts import read_facts
-from tests.hub.conftest import made_run
+from tests.hub.conftest import change, made_run
 
 
 def card_of(source: Path, licence: str | None = None) -> ModelCard:
@@ -60,8 +60,9 @@ def test_its_sections_are_there_without_what_fills_them(run: Path) -> None:
     ]  # fmt: skip
 
 
-def test_weights_of_others_ask_for_a_licence_and_are_named(tmp_path: Path) -> None:
-    run = made_run(tmp_path / "run", "--teacher.weights=/data/weights/Wan2.1-T2V-1.3B")
+def test_weights_of_others_ask_for_a_licence_and_are_named(run: Path) -> None:
+    theirs = {"weights": "/data/weights/Wan2.1-T2V-1.3B"}
+    change(run, lambda config: config["model"]["init_args"]["teacher"]["init_args"].update(theirs))
     with pytest.raises(
         HubError, match=r"the licence is not known, for it was made from .*Wan2\.1-T2V-1\.3B: give --license"
     ):
@@ -81,6 +82,7 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert "How it was trained is not recorded." in card_of(weights, "mit").text
 
 
+@pytest.mark.slow
 def test_a_system_is_known_by_its_stream(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", "--system", "longlive")
     (run / "student.safetensors").unlink()
@@ -88,6 +90,7 @@ def test_a_system_is_known_by_its_stream(tmp_path: Path) -> None:
     assert read_facts(run).system == "longlive"
 
 
-def test_a_prompt_cannot_leave_its_place(tmp_path: Path) -> None:
-    run = made_run(tmp_path / "run", '--preview.prompts=["a \\"b\\" `$(c)` | d"]')
+def test_a_prompt_cannot_leave_its_place(run: Path) -> None:
+    told = {"class_path": "callbacks.Rollouts", "init_args": {"prompts": ['a "b" `$(c)` | d']}}
+    change(run, lambda config: config["trainer"].update(callbacks=[told]))
     assert '--prompt "a b (c) | d"' in card_of(run).text

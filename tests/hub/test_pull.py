@@ -14,10 +14,18 @@ from tests.support.hub_stand_in import Repository, StandIn
 PROMPT = "flying east over a pale snow, slow, a red ball bounces"
 
 
+@pytest.fixture(scope="module")
+def published(kept_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a push sends, by its paths."""
+    folder = tmp_path_factory.mktemp("seen") / "files"
+    main(["weights", "push", str(kept_run), "anna/flyover", "--dry-run", str(folder)])
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 @pytest.fixture
-def pushed(run: Path, hub: StandIn) -> StandIn:
-    main(["weights", "push", str(run), "anna/flyover"])
-    hub.asked.clear()
+def pushed(published: dict[str, bytes], hub: StandIn) -> StandIn:
+    hub.repositories["anna/flyover"] = made = Repository(private=True)
+    made.commits["0" * 40] = published
     return hub
 
 
@@ -56,7 +64,7 @@ def test_one_that_keeps_breaking_off_leaves_nothing_under_the_name_and_is_gone_o
     pushed.breaks = 0
     pull("anna/flyover", out)
     assert (out / "model.safetensors").read_bytes() == pushed.files("anna/flyover")["model.safetensors"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "run"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
 def test_other_bytes_than_the_hub_says(pushed: StandIn, tmp_path: Path) -> None:

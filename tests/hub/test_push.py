@@ -11,6 +11,7 @@ import yaml
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.weights import network
+from tests.hub.conftest import change
 from tests.support.hub_mixin_net import MixedIn
 from tests.support.hub_stand_in import TOKEN, StandIn
 
@@ -58,10 +59,9 @@ def test_the_layout_is_that_of_pytorch_model_hub_mixin(run: Path, hub: StandIn) 
 
 
 def test_nothing_tells_of_this_machine_or_of_secrets(run: Path, tmp_path: Path, hub: StandIn) -> None:
-    config = yaml.safe_load((run / "distill/config.yaml").read_text())
-    config["trainer"]["logger"] = {"class_path": "callbacks.CurveLogger", "init_args": {"api_key": "abcdefgh12345"}}
-    config["data"]["init_args"]["file"] = "/home/anna/prompts.txt"
-    (run / "distill/config.yaml").write_text(yaml.safe_dump(config))
+    logger = {"class_path": "callbacks.CurveLogger", "init_args": {"api_key": "abcdefgh12345"}}
+    change(run, lambda config: config["trainer"].update(logger=logger))
+    change(run, lambda config: config["data"]["init_args"].update(file="/home/anna/prompts.txt"))
     push(run, "anna/flyover")
     for name, content in hub.files("anna/flyover").items():
         for word in (str(tmp_path), "/home/anna", "abcdefgh12345", TOKEN):
