@@ -113,6 +113,15 @@ def agreed(split: SequenceSplit, *found: Any) -> list[Any]:
 
 
 def split_networks(networks: Iterable[VideoNetwork], split: SequenceSplit | None) -> None:
-    """Has networks run their passes over the ranks of `split`; None: alone again."""
+    """Has networks run their passes over the ranks of `split`; None: alone again.
+
+    Raises:
+        ValueError: a network cannot.
+    """
     for net in networks:
+        if split is not None and not net.can_split:
+            raise ValueError(
+                f"a {type(net).__name__} runs its passes alone: leave sequence_parallel at 1 with backbone "
+                f"{net.size.backbone!r}"
+            )
         net.split = split

@@ -41,10 +41,12 @@ class VideoNetwork(nn.Module):
     Attributes:
         blocks: the layers, one after the other; a strategy that cuts weights cuts by them, adapters are found in them.
         split: over the ranks that share each pass; None: this process runs them alone.
+        can_split: whether this class of network obeys `split`.
     """
 
     blocks: nn.ModuleList
     split: TokenSplit | None = None
+    can_split: bool = False
 
     def __init__(
         self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,9 +34,9 @@ ONE_BY_ONE = Lock()
 """Networks are made from torch's own generator, which threads share."""
 
 
-def shared_net(split: SequenceSplit, **options: Any) -> Any:
+def shared_net(split: SequenceSplit, size: Size = STEERED, **options: Any) -> Any:
     with ONE_BY_ONE:
-        net = random_net(STEERED, **options)
+        net = random_net(size, **options)
     split_networks([net], split)
     return net
 
@@ -129,6 +129,28 @@ def test_a_degree_that_does_not_fit_is_refused_with_those_that_do(
 ) -> None:
     with pytest.raises(ValueError, match=f"sequence_parallel is {degree}, and {said}"):
         check_degree(degree, size.heads, size.tokens(latents), world)
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_a_time_for_every_token_is_split_with_the_tokens(steered: bool) -> None:
+    size, text = replace(STEERED, backbone="wan22"), normal(1, 4, 16, seed=7)
+    x, t = normal(1, 3, 4, *GRID, seed=3), 1000 * normal(1, 3, 2, 4, seed=5).sigmoid()
+    actions = normal(1, 3, 3, seed=9) if steered else None
+
+    @torch.no_grad()
+    def flow(net: Any) -> Tensor:
+        return net(x, t, text, actions=actions)  # type: ignore[no-any-return]
+
+    made, _ = on_ranks(2, lambda split: flow(shared_net(split, size)))
+    assert max(relative(mine, flow(random_net(size))) for mine in made) < 2e-5
+
+
+def test_a_network_that_knows_no_split_is_refused() -> None:
+    split, net = SequenceSplit(cast(Any, None), 2, 0), random_net()
+    net.can_split = False
+    with pytest.raises(ValueError, match="a DiT runs its passes alone: leave sequence_parallel at 1"):
+        split_networks([net], split)
+    split_networks([net], None)
 
 
 def test_degrees_that_fit_are_taken() -> None:

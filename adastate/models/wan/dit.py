@@ -175,6 +175,8 @@ class DiT(VideoNetwork):
     """Wan2.1's transformer. Autocast would cast weights at every use, which on a CPU costs more than bf16 gains: so a
     compute_dtype casts once a forward. Passes have few shapes in a run, each of which `compiled` compiles once."""
 
+    can_split = True
+
     def __init__(
         self, size: Size, checkpointing: bool = False, compute_dtype: str | None = None, compiled: bool = False
     ) -> None:

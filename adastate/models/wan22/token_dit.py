@@ -21,7 +21,9 @@ class TokenDiT(DiT):
     def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:
         if t.dim() < 4:
             return super()._time(t, batch_frames, actions)
+        each, frames = t.flatten(1), t.shape[1]
+        if self.split is not None:
+            each = self.split.own(each, frames)
         if actions is not None:
-            actions = actions.expand(*t.shape[:2], -1).repeat_interleave(t[0, 0].numel(), 1)
-        each = t.flatten(1)
+            actions = actions.expand(*t.shape[:2], -1).repeat_interleave(each.shape[1] // frames, 1)
         return super()._time(each, each.shape, actions)
