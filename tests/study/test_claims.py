@@ -88,18 +88,21 @@ def test_what_the_paper_says_is_reproduced_where_it_is_so(tmp_path: Path) -> Non
     assert "static-freezes" not in told, "that is about the circuit"
 
 
+@pytest.mark.slow
 def test_and_not_where_all_arms_are_alike(tmp_path: Path) -> None:
     told = found(study(tmp_path, seeds=8, state={"occlusions": occlusions(False)}, none={}, static={}))
     for name in (*ABOUT_MEMORY, "state-is-needed", "none-drifts"):
         assert told[name].verdict == NOT, told[name]
 
 
+@pytest.mark.slow
 def test_fewer_seeds_than_asked_for_decide_nothing(tmp_path: Path) -> None:
     told = found(study(tmp_path, seeds=5, **CLAIMED))["state-remembers"]
     assert told.verdict == UNDECIDED and told.reason == "5 of 8 seeds"
     assert told.outcomes[0].verdict == SUPPORTED and told.outcomes[0].chance < 0.001, "the number is told all the same"
 
 
+@pytest.mark.slow
 def test_where_the_teacher_does_not_remember_nothing_about_memory_is_decided(tmp_path: Path) -> None:
     told = found(study(tmp_path, seeds=8, **CLAIMED), passed=False)
     assert all("teacher" in told[name].reason and told[name].verdict == UNDECIDED for name in ABOUT_MEMORY)

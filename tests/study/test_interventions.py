@@ -68,6 +68,7 @@ def test_coupled_noise_differs_in_the_first_chunk_alone() -> None:
     assert torch.equal(drawn(mixed, 0), drawn(first, 0)) and torch.equal(drawn(mixed, 1), drawn(plain, 1))
 
 
+@pytest.mark.slow
 def test_streams_that_keep_nothing_forget_at_once() -> None:
     memoryless = tiny_student(chunk_frames=1, past_frames=0, anchor="none", state_frames=0)
     assert interventions.coupled(memoryless, PROMPTS, 8, 3)[2:].max() < 1e-4, "one latent is cached even so"
@@ -75,6 +76,7 @@ def test_streams_that_keep_nothing_forget_at_once() -> None:
     assert kept[2:].min() > 1e-3 and kept[0] > 0.5
 
 
+@pytest.mark.slow
 def test_cached_keys_carry_over_layers_times_window_and_no_farther() -> None:
     student = tiny_student(chunk_frames=1, past_frames=1, anchor="none", state_frames=0)
     felt = interventions.reach(student, ["red", "snow"], 3, 6, 3)

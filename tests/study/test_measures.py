@@ -101,6 +101,7 @@ def test_a_state_that_holds_the_ground_is_told_from_one_that_has_lost_it() -> No
     assert measures.hidden(video, None, truth("journey")[0], ONCE) == {}
 
 
+@pytest.mark.slow
 def test_true_flights_of_the_mist_remember_and_keep_their_lens() -> None:
     some, video = truth("mist")
     passages = passages_of(video, some)
