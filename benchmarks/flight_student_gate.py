@@ -21,6 +21,9 @@ from benchmarks.flight_teacher_gate import generated
 AT_ONCE, LATER = 0.9, 0.8
 """Shares of the teacher's figures that a student is to reach at 1x and in the last second of 6x."""
 
+DRIFTS = ("exposure_spread", "contrast_spread", "grain_spread")
+"""What is to be no larger than the teacher's: how fast hidden constants change within a stretch as long as its clip."""
+
 BLIND, EACH = 10, 9
 """Streams that a fresh eye is shown, and pictures from one that is shown to the next."""
 
@@ -52,8 +55,11 @@ def shares(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
     ):
         pair = [[r for r in rows if r.name == name and r.stretch.startswith(part)] for name, part in (mine, theirs)]
         if all(pair):
-            of = shares_of(pair[0][0].figures, pair[1][0].figures)
+            own, other = (row[0].figures for row in pair)
+            of = shares_of(own, other)
             found[title] = {**of, f"at least {least:.0%}": f"{sum(v >= least for v in of.values())} of {len(of)}"}
+            for name in DRIFTS:  # without sign, for the teacher's median may be nothing
+                found[title][f"{name} over the teacher's"] = own[name] / max(other[name], 1e-6)
     return found
 
 
