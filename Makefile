@@ -13,8 +13,9 @@ ARGS    ?=
 VIDEOS  ?=
 LATENTS ?=
 RECIPE  ?=
-# of a rehearsal: teacher, init or distill, and h100, h200, a100 or b200
+# of a rehearsal: teacher, init, distill, stream or live, and h100, h200, a100 or b200
 STAGE   ?= distill
+REHEARSED = $(if $(filter stream live,$(STAGE)),distill,$(STAGE))
 DEVICE  ?=
 STRATEGY ?=
 SP      ?=
@@ -90,9 +91,9 @@ shards: install ## VIDEOS=folder of videos with captions beside them, or WORLD=f
 plan: install ## ARGS='--gpus 8 --memory 80' -> what the distillation takes: memory, steps, FLOP, what fits
 	$(ADASTATE) plan $(CONFIG) --config conf/stages/distill.yaml $(TINY) --run.dir="$(RUN)" $(ARGS)
 
-rehearse: install ## SIZE=wan_1_3b GPUS=8 STRATEGY=zero2 -> an iteration of STAGE=distill (teacher, init) on a pretended cluster: memory, waits, mistakes
-	$(ADASTATE) rehearse $(CONFIG) --config conf/stages/$(STAGE).yaml $(if $(filter distill,$(STAGE)),$(TINY)) $(call RECIPES,$(STAGE)) \
-		$(SHARDED) --gpus $(GPUS) --nodes $(NODES) $(if $(DEVICE),--device $(DEVICE)) --run.dir="$(RUN)" $(ARGS)
+rehearse: install ## SIZE=wan_1_3b GPUS=8 STRATEGY=zero2 -> an iteration of STAGE=distill (teacher, init; a chunk of stream, live) on a pretended cluster: memory, waits, mistakes
+	$(ADASTATE) rehearse $(CONFIG) --config conf/stages/$(REHEARSED).yaml $(if $(filter distill,$(REHEARSED)),$(TINY)) $(call RECIPES,$(REHEARSED)) \
+		$(SHARDED) $(if $(filter stream live,$(STAGE)),--what $(STAGE)) --gpus $(GPUS) --nodes $(NODES) $(if $(DEVICE),--device $(DEVICE)) --run.dir="$(RUN)" $(ARGS)
 
 trajectories: install ## the teacher's ODE paths; RECIPE=causal: those of ar.safetensors, chunk by chunk; ARGS="--devices 8"
 	$(TRAIN) trajectories $(CONFIG) --run.dir="$(RUN)" $(if $(filter causal,$(RECIPE)),--teacher causal) $(ARGS)

@@ -15,6 +15,8 @@ from adastate.rehearsal.accelerators import ACCELERATORS
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
 
+WHAT = ("fit", "stream", "live")
+
 
 def parser() -> Arguments:
     """Of the command; needs no torch."""
@@ -27,6 +29,8 @@ def parser() -> Arguments:
     made.add_argument("--gpus", type=whole(1), help="of a machine (default: trainer.devices, or 1)")
     made.add_argument("--nodes", type=whole(1), help="machines (default: trainer.num_nodes, or 1)")
     made.add_argument("--rank", type=int, default=0, help="the process that is looked at")
+    made.add_argument("--what", choices=WHAT, default=WHAT[0], help="the stage, a stream of its student, or sessions")
+    made.add_argument("--sessions", type=whole(1), default=4, help="of --what live")
     made.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     return made
 
@@ -49,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     from adastate.rehearsal.rehearsal_report import as_json, show
     from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
 
-    verdict = rehearse(config, args.device, gpus, nodes, args.rank)
+    verdict = rehearse(config, args.device, gpus, nodes, args.rank, args.what, args.sessions)
     if args.json:
         print(json.dumps(as_json(verdict), indent=1))
     else:

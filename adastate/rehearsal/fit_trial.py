@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,21 +91,30 @@ class Conductor(pl.Callback):
                 self._run_parts(pl_module, trainer.world_size, PARTS)
         else:
             self.trial.grown = self.record.memory.now - self._before
+            self.trial.checkpoint = checkpoint_bytes(pl_module, trainer)
             trainer.should_stop = True
             self.record.enter("end")
 
 
+def checkpoint_bytes(module: Any, trainer: pl.Trainer) -> int:
+    """Of what a checkpoint holds: weights that learn, averages and moments; this rank's pieces where they are cut."""
+    held = getattr(trainer.strategy, "held", None)
+    if held:
+        pieces = [(len(cut.moments(piece)), piece.count) for cut in held.values() for piece in cut.pieces]
+        averaged = sum(_bytes(t) for cut in held.values() for t in cut.averages or ())
+        return averaged + sum((1 + moments) * count * 4 for moments, count in pieces)
+    frozen = getattr(sys.modules[type(module).__module__], "FROZEN", ())
+    weights = [t for name, t in module.state_dict().items() if isinstance(t, Tensor) and not name.startswith(frozen)]
+    moments = [t for o in trainer.optimizers for kept in o.state.values() for t in kept.values()]
+    return sum(_bytes(t) for t in (*weights, *moments) if isinstance(t, Tensor))
+
+
 def fit_trial(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster) -> Trial:
     """Runs the stage of a composed configuration."""
-    with pretended_machine(cluster) as recorder, without_files(), _quietly():
+    with pretended_machine(cluster) as recorder, without_files(), quietly():
         trial = Trial(recorder)
-        try:
+        with ending(trial):
             _fit(lightning, variables, cluster, trial)
-        except (Exception, SystemExit) as error:
-            where = line_of(error.__traceback__)
-            trial.failed = f"{where + ': ' if where else ''}{_sentence(error)}"
-            if os.environ.get("ADASTATE_REHEARSE_RAISES"):
-                raise
         recorder.enter("end")
     return trial
 
@@ -157,7 +167,19 @@ def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def ending(trial: Trial) -> Iterator[None]:
+    """What is raised within ends the trial, and is told with the line of ours that it came from."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        where = line_of(error.__traceback__)
+        trial.failed = f"{where + ': ' if where else ''}{_sentence(error)}"
+        if os.environ.get("ADASTATE_REHEARSE_RAISES"):
+            raise
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "DeepSpeed", "deepspeed")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -55,6 +55,7 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
         pretended_world(cluster.rank, cluster.world, cluster.gpus),
         mock.patch.object(nn.Module, "_apply", _apply),
         mock.patch.object(torch, "compile", _uncompiled),
+        mock.patch.object(FakeTensor, "data", property(_data, _set_data), create=True),
         torch.autograd.set_multithreading_enabled(False),
         fake,
         recorder,
@@ -68,7 +69,18 @@ def _uncompiled(model: Any = None, **options: Any) -> Any:
     return (lambda made: made) if model is None else model
 
 
-_TRUE_APPLY = nn.Module._apply
+def _data(x: Any) -> Any:
+    return _DATA.__get__(x)
+
+
+def _set_data(x: Any, value: Any) -> None:
+    """Where the data lie, there the tensor is."""
+    _DATA.__set__(x, value)
+    if isinstance(value, FakeTensor):
+        x.fake_device = value.fake_device
+
+
+_DATA: Any = Tensor.data
 
 
 def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -90,10 +102,7 @@ def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True
 
 
 def _become(module: nn.Module, name: str, p: nn.Parameter, moved: Tensor) -> None:
-    if isinstance(p, FakeTensor) and isinstance(moved, FakeTensor):
-        p.data = moved
-        p.fake_device = moved.fake_device
-    elif type(p.data) is type(moved):
+    if type(p.data) is type(moved):
         p.data = moved
     else:
         module._parameters[name] = nn.Parameter(moved.detach(), requires_grad=p.requires_grad)

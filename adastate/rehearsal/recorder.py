@@ -27,8 +27,14 @@ aten = torch.ops.aten
 LARGE = 2**16
 """Numbers of a host tensor from which it is made without data while a run is built."""
 
+INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_")
+"""Indices may lie on the host: torch copies them."""
+
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WIDE_TYPES = (torch.float64, torch.complex128)
+REMEMBERED = 2**12
+"""Numbers that came from the host, and go back to it as they were: levels of a trajectory say."""
+
 SMALL = 2**16
 ON_PURPOSE = ("adastate/diffusion/",)
 """Where latents are taken apart in float64, as the references do; and up to how many numbers nobody minds."""
@@ -189,6 +195,8 @@ class DeviceRecorder(TorchDispatchMode):
         with self.fake:
             out = func(*tree_map(convert, args), **tree_map(convert, kwargs))
         self._note([out] if isinstance(out, Tensor) else [])
+        if func is aten._to_copy.default and tensors[0].numel() <= REMEMBERED:
+            out.known = tensors[0]
         return out
 
     def _copy(self, size: int) -> None:
@@ -207,7 +215,9 @@ class DeviceRecorder(TorchDispatchMode):
         if target == "cpu":
             self.waited("a copy to the host")
             with unset_fake_temporarily():
-                return torch.zeros(tuple(first.shape), dtype=kwargs.get("dtype") or first.dtype)
+                known = getattr(first, "known", None)
+                dtype = kwargs.get("dtype") or first.dtype
+                return torch.zeros(tuple(first.shape), dtype=dtype) if known is None else known.to(dtype, copy=True)
         if func is aten._local_scalar_dense.default:
             self.waited("one number read by the host")
             if first.is_floating_point():
@@ -248,14 +258,14 @@ class DeviceRecorder(TorchDispatchMode):
         for x in tensors:
             if _type_of(x) != "cpu":
                 continue
-            if func in COPIES:
+            if func in COPIES or (_name(func) in INDEXED and not x.is_floating_point()):
                 self._copy(size_of(x))
             elif x.dim() == 0:
                 self.copies[self.phase, line(3)] += 0  # an argument of the kernel, no copy
             else:
                 shape, wrong = tuple(x.shape), True
                 self.mistake("device", f"a tensor {shape} of the host meets the device in {_name(func)}")
-        if not wrong:
+        if not wrong and _name(func) not in INDEXED:
             return tree_map(self._fake, args), tree_map(self._fake, kwargs)
 
         def moved(x: Any) -> Any:

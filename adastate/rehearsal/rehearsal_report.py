@@ -35,20 +35,20 @@ def show(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     about = verdict.device
     console.print(
         f"[bold]{verdict.stage}[/bold], rank {verdict.rank} of {verdict.ranks} on {about.name}: {verdict.parts} micro "
-        f"batches an iteration, depths {', '.join(map(str, verdict.depths))} drawn on from two and three layers"
+        f"batches, depths {', '.join(map(str, verdict.depths))} drawn on from two and three layers"
     )
     if verdict.phases:
         _phases(verdict, name, console)
         usable = USABLE * about.memory_gib
         worst = verdict.peak
         assert worst is not None
+        saved = f"; checkpoint of this rank: {verdict.checkpoint / GIB:.1f} GiB" if verdict.checkpoint else ""
         console.print(
             f"peak {worst.peak / GIB:.1f} GiB in {worst.name}, of {usable:.0f} usable ({about.memory_gib:.0f} GiB); "
-            f"weights on the host of a machine while it starts: {verdict.host / GIB:.0f} GiB; checkpoint of this rank: "
-            f"{verdict.checkpoint / GIB:.1f} GiB"
+            f"weights on the host of a machine while it starts: {verdict.host / GIB:.0f} GiB{saved}"
         )
         times = ", ".join(f"{device} {verdict.seconds(device):.3g} s" for device in ACCELERATORS)
-        console.print(f"an iteration in which all learn: {times} ([italic]{ESTIMATE}[/italic])")
+        console.print(f"of one {verdict.unit}: {times} ([italic]{ESTIMATE}[/italic])")
     _events("the host waits for the device", verdict.waits, console)
     _events("copies from the host to the device", verdict.copies, console)
     for note in verdict.notes:
@@ -60,9 +60,10 @@ def show(verdict: RehearsalVerdict, name: str, console: Console) -> None:
 
 
 def _phases(verdict: RehearsalVerdict, name: str, console: Console) -> None:
+    title = f"one {verdict.unit}, of this rank; seconds on {name}: {ESTIMATE}"
     table = Table(
         "phase", *(Column(head, justify="right") for head in COLUMNS),
-        "bound by", box=None, title=f"an iteration of this rank, seconds on {name}: {ESTIMATE}", title_justify="left",
+        "bound by", box=None, title=title, title_justify="left",
     )  # fmt: skip
     for phase in verdict.phases:
         table.add_row(
@@ -81,7 +82,7 @@ def _phases(verdict: RehearsalVerdict, name: str, console: Console) -> None:
 def _events(title: str, events: list[HostEvent], console: Console) -> None:
     if not events:
         return
-    console.print(f"[italic]{title}[/italic], in an iteration")
+    console.print(f"[italic]{title}[/italic]")
     for event in events:
         size = f", {event.bytes / 2**20:,.1f} MiB" if event.bytes else ""
         told = f"{event.times:6,.0f}  {event.phase}, {event.line}: {event.what}{size}"

@@ -15,6 +15,9 @@ OUTSIDE = ("start", "build", "set-up", "between", "end")
 """Phases in which nothing is learnt: what happens there happens once."""
 
 KINDS = ("product", "attention", "other", "communication")
+SPARED = ("prompts", "decode")
+"""Phases, by the end of their names, that read words and hand out pictures, row by row."""
+
 OFTEN = 4
 """Waits of a line, each time that a phase comes, from which on it stands in a loop over passes."""
 
@@ -77,9 +80,14 @@ class RehearsalVerdict:
     def peak(self) -> PhaseCost | None:
         return max(self.phases, key=lambda phase: phase.peak, default=None)
 
+    @property
+    def unit(self) -> str:
+        """What numbers are of."""
+        return "chunk" if self.stage in ("stream", "live") else "iteration in which all networks learn"
+
     def seconds(self, device: str) -> float:
-        """Of an iteration in which everything learns."""
-        return sum(phase.seconds[device] for phase in self.phases)
+        """Of a unit."""
+        return sum(phase.seconds[device] for phase in self.phases if phase.name != "warm-up")
 
 
 def judge(
@@ -205,6 +213,6 @@ def _waiting(verdict: RehearsalVerdict) -> list[str]:
     for event in (*verdict.waits, *verdict.copies):
         if event.each_layer and event.phase != "prompts":
             found.append(f"{event.line}: {event.what} in every layer, {event.times:.0f} times ({event.phase})")
-        elif event.each_time >= OFTEN and not event.phase.endswith(ONCE) and event.phase != "prompts":
+        elif event.each_time >= OFTEN and not event.phase.endswith((*ONCE, *SPARED)):
             found.append(f"{event.line}: {event.what} {event.each_time:.0f} times in each {event.phase}")
     return found

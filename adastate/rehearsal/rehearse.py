@@ -8,21 +8,32 @@ from adastate.rehearsal.fit_trial import fit_trial
 from adastate.rehearsal.pretended_machine import Cluster
 from adastate.rehearsal.rehearsal_verdict import RehearsalVerdict, judge
 from adastate.rehearsal.shallow import at_depth, depths, trials
+from adastate.rehearsal.stream_trial import stream_trial, student_node
 
 
-def rehearse(config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0) -> RehearsalVerdict:
+def rehearse(
+    config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0, what: str = "fit", sessions: int = 4
+) -> RehearsalVerdict:
     """Of a training stage, on `nodes` machines with `gpus` of `device` each, as process `rank` sees it.
+
+    Args:
+        what: `fit` is the stage; `stream` a stream of its student on one device, `live` some `sessions` of it.
 
     Raises:
         NoDeviceError: no device can be pretended here.
     """
     cluster = Cluster(ACCELERATORS[device], gpus, nodes, rank)
-    found = depths(config.lightning)
+    lightning = config.lightning if what == "fit" else {"model": student_node(config.lightning)}
+    found = depths(lightning)
     runs, done = trials(found), []
     for run in runs:
-        done.append(fit_trial(at_depth(config.lightning, run), config.variables, cluster))
+        shallow = at_depth(lightning, run)
+        if what == "fit":
+            done.append(fit_trial(shallow, config.variables, cluster))
+        else:
+            done.append(stream_trial(shallow, cluster, sessions if what == "live" else 0))
         if done[-1].failed:
             break
-    stage = str((config.variables.get("run") or {}).get("stage") or "fit")
+    stage = str((config.variables.get("run") or {}).get("stage") or "fit") if what == "fit" else what
     verdict = RehearsalVerdict(stage, cluster.device, cluster.world, rank, done[0].parts, found)
     return judge(verdict, done, runs[: len(done)], device, gpus)
