@@ -148,6 +148,8 @@ class DeviceRecorder(TorchDispatchMode):
             args, kwargs = self._strays(func, args, kwargs, tensors)
         elif func is aten._local_scalar_dense.default:
             return 1.0 if fakes[0].is_floating_point() else 1
+        elif target == "cuda" and func is aten._to_copy.default:
+            self._copy(size_of(fakes[0]))  # weights that stay with the host, a text encoder's say
         with self.fake:
             out = func(*args, **kwargs)
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
