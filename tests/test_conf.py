@@ -42,7 +42,7 @@ WAN = {**SMALL, "text_width": 16, "text_tokens": 8, "time_embedding_dim": 16}
 WAN22 = {**WAN, "channels": 16, "backbone": "wan22"}
 DISTILL = ["stages/distill", "stages/distill_tiny"]
 
-FULL = {"study/journey_teacher", "study/fog_teacher"}
+FULL = {f"study/{world}_teacher" for world in ("journey", "fog", "circuit", "mist")}
 """What begins with the weights that ship, and so has their size."""
 
 MORE = {"recipes/distill_rolling": ["rollout.frames=6", "rollout.rolling_frames=12"]}
@@ -65,7 +65,7 @@ def layers(name: str) -> list[str]:
         "strategy": DISTILL,
         "data": [f"stages/{stage}"],
         "recipes": DISTILL if stage == "distill" else [f"stages/{stage}"],
-        "study": DISTILL if file == "distill" else [f"stages/{file.partition('_')[2]}"],
+        "study": DISTILL if stage == "distill" else [f"stages/{file.partition('_')[2]}"],
     }
     if folder not in over:
         pytest.fail(f"no rule says how conf/{name}.yaml is used: add one to {Path(__file__).name}")
@@ -76,7 +76,8 @@ def layers(name: str) -> list[str]:
     below = {"distill_tiny": ["distill"], "distill_flight": ["distill", "distill_tiny"], "codec_flight": ["codec"]}
     below = [f"stages/{part}" for part in below.get(file, [])] if folder == "stages" else []
     system = ["systems/rolling_forcing"] if name == "recipes/distill_rolling" else []
-    return list(dict.fromkeys(["base", *sizes, *system, *below, *over[folder], name]))
+    recipe = ["recipes/distill_causvid"] if name == "study/distill_causvid_clips" else []
+    return list(dict.fromkeys(["base", *sizes, *system, *below, *over[folder], *recipe, name]))
 
 
 class Place:
