@@ -297,7 +297,7 @@ def test_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "8 clips in 2 shards" in capsys.readouterr().out
     main(["--videos", str(videos), "--out", out + "2", *flags, "--stride", "4"])
     assert "13 clips in 3 shards" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="adastate shards: no folder"):
+    with pytest.raises(SystemExit, match="adastate shards: --videos: there is no folder of videos"):
         main(["--videos", out + "3", "--out", out])
     with pytest.raises(SystemExit):
         main([])
