@@ -134,7 +134,7 @@ class TokenSplit(Protocol):
     def whole(self, tokens: Float[Tensor, "B own D"], frames: int) -> Float[Tensor, "B L D"]:
         """All tokens, of all ranks' shares."""
 
-    def heads(self, frames: int, *parts: Float[Tensor, "B own N K"]) -> tuple[Tensor, ...]:
+    def heads(self, frames: int, *parts: Float[Tensor, "B own N K"]) -> tuple[Float[Tensor, "B L heads K"], ...]:
         """All tokens of this rank's heads, `[B, L, N / P, K]` each, for all heads of its share."""
 
     def tokens(self, x: Float[Tensor, "B L heads K"], frames: int) -> Float[Tensor, "B own N K"]:

@@ -86,10 +86,10 @@ def test_a_snapshot_s_file_goes_on_in_another_session_and_rubbish_does_not(live:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--host", "0.0.0.0"], "give a --token"),
+        (["--host", "0.0.0.0"], "give a token of 16 characters or more, too, by --token"),
         (["--host", "0.0.0.0", "--token", "short"], "16 characters"),
         (["--port", "99999"], "ports are numbers up to"),
-        (["--sessions", "0"], "--sessions is 1 or more"),
+        (["--sessions", "0"], "--sessions: 0 is too small; give at least 1"),
         (["--origin", "lab"], "is no origin"),
         (["--prot", "1"], "--port"),
     ],

@@ -96,8 +96,8 @@ def test_the_stage_is_that_of_the_strategy(tmp_path: Path, capsys: Any) -> None:
     ("words", "sentence"),
     [
         (["--gpus=7"], "global_batch 64 is not a multiple of 7 processes"),
-        (["--gpus=0"], "--gpus is 0"),
-        (["--memory=-1"], "--memory is -1"),
+        (["--gpus=0"], "--gpus: 0 is too small; give at least 1"),
+        (["--memory=-1"], "--memory: -1 will not do; give a number above 0"),
         (["--data.bach=2"], "--data.bach: datamodules.prompts.PromptData has no 'bach'"),
         (["--nothing=2"], "--nothing is no option of `adastate plan`"),
         (["more"], "'more' is no option"),
