@@ -22,6 +22,9 @@ from adastate.stream import StreamSpec
 PRETRAINED = {"WanVAE": 126_892_531, "UMT5": 5_680_910_336, "TinyText": 0}
 """Parameters of encoders that are not built to be counted."""
 
+UNCAST = {"WanVAE": 53_596_928}
+"""Those of them that stay in float32 whatever the `dtype`: what the Wan VAE encodes with."""
+
 
 def read(config: Config) -> Run:
     """The run of a composed config.
@@ -163,8 +166,8 @@ def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
             continue
         kind, given = _arguments(found[part])
         n = PRETRAINED[kind] if kind in PRETRAINED else count(_built(found[part]))
-        each = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4)
+        each, whole = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4), UNCAST.get(kind, 0)
         # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept
         device = "processor" if kind == "UMT5" else "rank"
-        made.append(Encoder("VAE" if part == "codec" else "text encoder", n, n * each, device))
+        made.append(Encoder("VAE" if part == "codec" else "text encoder", n, (n - whole) * each + whole * 4, device))
     return tuple(made)

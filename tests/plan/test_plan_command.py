@@ -15,7 +15,7 @@ from adastate.encoders import GroupCodec, ResidualCodec, TinyCodec
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
-from adastate.plan.configured import PRETRAINED
+from adastate.plan.configured import PRETRAINED, UNCAST
 from adastate.plan.cost import parameters
 from adastate.plan.planning import layout
 from adastate.plan.runs import RunSetting
@@ -66,7 +66,8 @@ def test_the_command_builds_no_network(monkeypatch: Any, capsys: Any) -> None:
     assert found["latent tokens a sample"] == 21 * 1560
     seconds = found["flop"]["iteration"] / (316e12 * 16)
     assert found["seconds an iteration"] == pytest.approx(seconds) and found["chosen"] == "2"
-    assert found["memory"]["2"]["encoders"] == {"VAE": 4 * PRETRAINED["WanVAE"]}
+    decoder = PRETRAINED["WanVAE"] - UNCAST["WanVAE"]
+    assert found["memory"]["2"]["encoders"] == {"VAE": 4 * UNCAST["WanVAE"] + 2 * decoder}, "decodes in bfloat16"
     assert found["memory"]["2"]["processor"] == {"text encoder": 2 * PRETRAINED["UMT5"]}
 
 
