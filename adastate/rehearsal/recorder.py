@@ -159,6 +159,9 @@ class DeviceRecorder(TorchDispatchMode):
         return out
 
     def _on_host(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        flat = tree_flatten((args, kwargs))[0]
+        if any(isinstance(x, TRUE_GENERATOR) and device_of(x) != "cpu" for x in flat):
+            args, kwargs = self._generator(args, kwargs, flat, "cpu")
         with unset_fake_temporarily():
             if not self.building or tensors:
                 return func(*args, **kwargs)

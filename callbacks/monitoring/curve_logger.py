@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from adastate.runtime import disk
+from callbacks.previews.tags import CRITIC_LEVELS
 
 
 class CurveLogger(TensorBoardLogger):
@@ -44,7 +45,9 @@ class CurveLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self._guarded(lambda: super(CurveLogger, self).log_metrics(metrics, step))
+        # a band of noise of which the batch had no sample has no point; the critic does not wait to find out
+        known = {k: v for k, v in metrics.items() if k not in CRITIC_LEVELS or v == v}
+        self._guarded(lambda: super(CurveLogger, self).log_metrics(known, step))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

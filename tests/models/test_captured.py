@@ -50,13 +50,13 @@ def passes(engine: bool, past: int = 3) -> tuple[Passes, Any]:
     return made, made.steady
 
 
+@torch.no_grad()  # of a generator: during its steps alone
 def stream(made: Passes, seed: int, chunks: int = 8, cache: StateCache | None = None, **options: Any) -> Iterator[Any]:
     text = normal(1, SIZE.text_tokens, SIZE.text_width, seed=seed)
-    with torch.no_grad():
-        student = Streamer(made.net, made.net.text_keys(text), passes=made)
-        drawn = Drawn(seed=seed) if cache is None else Drawn(seed=99)
-        cache = StateCache(spec(**options), layers=SIZE.layers) if cache is None else cache
-        yield from rollout(student, drawn, cache, chunks, SHAPE)
+    student = Streamer(made.net, made.net.text_keys(text), passes=made)
+    drawn = Drawn(seed=seed) if cache is None else Drawn(seed=99)
+    cache = StateCache(spec(**options), layers=SIZE.layers) if cache is None else cache
+    yield from rollout(student, drawn, cache, chunks, SHAPE)
 
 
 def content(chunks: Any) -> list[Tensor]:

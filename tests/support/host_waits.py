@@ -103,5 +103,6 @@ def meta_trainer(accumulate: int = 1) -> Any:
         is_global_zero=True,
         checkpoint_callback=None,
         accumulate_grad_batches=accumulate,
+        global_step=0,
         max_steps=-1,
     )

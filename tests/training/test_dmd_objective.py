@@ -156,7 +156,8 @@ def test_the_critic_s_loss_is_the_reference_s_with_one_table() -> None:
     _, critic = judges(f.net("real"), f.net("fake"), 5.0)
     loss, bands = critic.loss(f.inputs["x"], f.inputs["context_cond"], Recorded(f.inputs, "critic"))
     assert loss.item() == pytest.approx(f.meta["critic_loss_if_raw_network_flow_were_used"], rel=1e-5)
-    assert bands and all(0 < v < 10 for v in bands.values())
+    found = [v for v in bands.values() if not v.isnan()]  # a band without a sample has no number
+    assert found and all(0 < v < 10 for v in found)
 
 
 def test_the_critic_does_not_teach_the_student() -> None:

@@ -57,3 +57,12 @@ def test_a_mistake_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger.log_metrics", wrong)
     with pytest.raises(PermissionError):
         logger.log_metrics({"loss": 1.0}, 1)
+
+
+def test_a_band_of_noise_without_a_sample_has_no_point(tmp_path: Path) -> None:
+    logger = CurveLogger(tmp_path, name="run", version="", default_hp_metric=False)
+    logger.log_metrics({"critic/loss_low_noise": float("nan"), "critic/loss_high_noise": 2.0}, 1)
+    logger.finalize("success")
+    found = EventAccumulator(str(tmp_path / "run"))
+    found.Reload()
+    assert found.Tags()["scalars"] == ["critic/loss_high_noise"]

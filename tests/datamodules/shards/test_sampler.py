@@ -129,7 +129,8 @@ class Process:
     """Stands for the trainer of one of several processes."""
 
     def __init__(self, rank: int, world: int) -> None:
-        self.global_rank, self.world_size, self.training, self.global_step = rank, world, True, 0
+        self.global_rank, self.local_rank, self.world_size = rank, rank, world
+        self.training, self.global_step = True, 0
         self.default_root_dir, self.ckpt_path = ".", None
         self.lightning_module = SimpleNamespace(automatic_optimization=True)
         self.strategy = SimpleNamespace(broadcast=lambda x: x, reduce_boolean_decision=lambda decision, all: decision)
