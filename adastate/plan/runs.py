@@ -200,8 +200,11 @@ class DistillRun(Run):
         held = memory.kept_bytes(recipe.critic, tokens, scored, batch, dtype_c, critic.checkpointing)
         again_c = memory.again_bytes(recipe.critic, tokens, scored, batch, dtype_c) * critic.checkpointing
         exits = {"exit passes": kept}
+        last = passes[-1]  # which, where its blocks run again, holds the cache itself and no copy
+        shown = student.checkpointing and last.grad
+        twice = memory.cache_bytes(recipe.student, tokens, last, batch, dtype) if shown else 0
         return [
-            Phase("student: rollout", exits | rolling | clips, "student"),
+            Phase("student: rollout", {"exit passes": kept - twice} | rolling | clips, "student"),
             Phase("student: scores", exits | {"scoring passes": scoring} | clips, "student"),
             Phase("student: backward", exits | {"block run again": again} | clips, "student"),
             Phase("critic: rollout", rolling | clips, ""),
