@@ -39,6 +39,7 @@ def test_every_process_of_a_machine_needs_memory() -> None:
     assert 100 < one.memory_gib < eight.memory_gib
 
 
+@pytest.mark.slow
 def test_the_submission_asks_for_what_the_plan_says(tmp_path: Path, capsys: Any) -> None:
     words = [*arguments("1.3B", "stages/distill.yaml"), "--ckpt_path=auto"]
     main(["plan", *words, "--gpus", "8", "--nodes", "2", "--job"])

@@ -44,13 +44,18 @@ def waits(module: Distill, batches: list[Batch]) -> tuple[dict[str, int], dict[s
     "options",
     [
         {},
-        {"replay": True},
-        {"objective": SID},
-        {"state_loss": "dmd"},
-        {"long_rollout": LongRollout(12, "windows")},
         {"long_rollout": LongRollout(12, "streaming")},
-        {"critic_updates": 2, "critic_new_rollout": False},
-        {"actions": 3},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"replay": True},
+                {"objective": SID},
+                {"state_loss": "dmd"},
+                {"long_rollout": LongRollout(12, "windows")},
+                {"critic_updates": 2, "critic_new_rollout": False},
+                {"actions": 3},
+            )
+        ),
     ],
     ids=str,
 )
