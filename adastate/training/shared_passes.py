@@ -45,7 +45,7 @@ class SharedPasses:
             version: of weights that are changed behind torch's back.
         """
         device = next(net.parameters()).device.type
-        key, made = (net.size, _mixed(device), engine, fp8, version), self._made()
+        key, made = (net.size, net.compute_dtype, _mixed(device), engine, fp8, version), self._made()
         if made is None or key != self._key or not self._holds(net):
             made = self._kept = None  # their memory goes before that of the next
             made = passes_of(net, device, engine, fp8)

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def student(folder: Path) -> Student:
-    codec, text = WanVAE(str(folder)), UMT5(str(folder), tokens=6, dtype="float32")
+    codec, text = WanVAE(str(folder), dtype=None), UMT5(str(folder), tokens=6, dtype="float32")
     made = Student(SIZE, codec, text, SPEC, GRID, weights=str(folder.parent / "student.safetensors")).eval()
     made.requires_grad_(False)
     return made
