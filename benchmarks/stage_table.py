@@ -24,10 +24,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from adastate.config.systems import read_system  # noqa: E402
-from adastate.launch.pipeline import run_stage  # noqa: E402
-from adastate.launch.stages import Stage  # noqa: E402
+from adastate.launch.stage_runner import Stage, StageRunner  # noqa: E402
 from adastate.runtime import atomic  # noqa: E402
-from adastate.study import arm_stages, runner  # noqa: E402
+from adastate.study import runner  # noqa: E402
 
 TEACHER_STEPS = 300
 TEACHER_CLIPS = 2048
@@ -61,7 +60,7 @@ class Step:
         return "/".join(self.key)
 
     def is_done(self, out: Path) -> bool:
-        return arm_stages.is_done(self.stage, out / self.job)
+        return StageRunner(out / self.job, Console()).is_done(self.stage)
 
 
 def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int) -> list[Step]:
@@ -148,7 +147,7 @@ def do(step: Step, out: Path) -> None:
     known = json.loads(took.read_text(encoding="utf-8")) if took.is_file() else {}
     before = known["seconds"] if known.get("argv") == step.stage.argv else 0.0
     try:
-        run_stage(step.stage, out / step.job, Console(), command=f"stages, {step}")
+        StageRunner(out / step.job, Console(), f"stages, {step}").run_stage(step.stage)
     finally:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         atomic.write_json(took, {"argv": step.stage.argv, "seconds": before + used.ru_utime + used.ru_stime})

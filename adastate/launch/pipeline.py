@@ -1,19 +1,16 @@
 """`adastate train`: the whole pipeline. Every stage is a command of its own, run in a process of its own.
 
-Every stage leaves a mark in <run>/stages/; run again, the pipeline skips what is done with the same settings, goes on
-with what was begun from its last checkpoint, and does anew what comes after a stage that has changed. stages.json tells
-of all: seconds, losses at the beginning and at the end, results.
+Run again, the pipeline skips what is done with the same settings, goes on with what was begun from its last checkpoint,
+and does anew what comes after a stage that has changed. stages.json tells of all stages: seconds, losses at the
+beginning and at the end, results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import shutil
-import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -22,62 +19,14 @@ from adastate.config.command_line import read_command, unknown_option
 from adastate.config.conf_files import conf_path
 from adastate.config.schema import PLAIN
 from adastate.config.validate import check_words
-from adastate.launch import process_group
-from adastate.launch.stages import INITS, Stage, shipped, stages
-from adastate.launch.tensorboard_reader import curves, ends
-from adastate.runtime import atomic, run_paths, signals
+from adastate.launch.stage_runner import StageMark, StageRunner
+from adastate.launch.stages import INITS, shipped, stages
+from adastate.runtime import atomic
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
 
 NEEDED_GB = 2.0
 """Free disk that a run at the tiny size asks for; it writes about a third of it."""
-
-
-def run_stage(
-    stage: Stage, run: Path, console: Console, restart: bool = False, command: str = "train", root: Path | None = None
-) -> dict[str, Any]:
-    """Runs a stage unless it is done; returns its mark: seconds, losses, result, and whether it was skipped.
-
-    A stage that an earlier call began with the same command goes on from its last checkpoint. `anew` disregards
-    what is there, because an earlier stage has changed; `command` is who is told to have failed. A run folder that has
-    been moved, or `root` around it, is known again: its marks name it nowhere.
-    """
-    words = run_paths.stored_words(stage.argv, run, root)
-    mark = run / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() and not restart else {}
-    begun = known.get("argv") in (words, stage.argv)
-    if begun and known["done"]:
-        console.print(f"[green]done before[/] {stage.name}")
-        return {**known, "skipped": True}
-    argv = list(stage.argv)
-    if (run / stage.name / "checkpoints").is_dir():
-        argv.append("--ckpt_path=auto" if begun else "--overwrite")
-    elif not begun and mark.is_file() and stage.makes is not None and (stage.makes / "index.json").is_file():
-        shutil.rmtree(stage.makes)  # what this stage made of other things must not be mixed with what it makes now
-    console.rule(f"[bold]{stage.name}", align="left")
-    console.print(f"[dim]adastate {shlex.join(argv)}", highlight=False)
-    before, since = (known.get("seconds", 0.0), known.get("since", 0.0)) if begun else (0.0, time.time())
-    told: dict[str, Any] = {"argv": words, "done": False, "since": since, "seconds": before}
-    atomic.write_json(mark, told)
-    began = time.monotonic()
-    code = process_group.run(argv)
-    told["seconds"] = round(before + time.monotonic() - began, 1)
-    atomic.write_json(mark, told)
-    if signals.stopped(code):
-        console.print(f"{stage.name} was asked to stop, and has; run the same command again to go on from here")
-        raise SystemExit(signals.AGAIN)
-    if code not in (0, signals.ENDED):
-        raise SystemExit(
-            f"adastate {command}: the stage {stage.name!r} failed (exit {code}); what was done before is kept, run the "
-            "same command again to go on from here"
-        )
-    found = curves(run / stage.name, since=since) if argv[0] == "fit" else {}
-    told |= {"done": True, "losses": {tag: ends(values) for tag, values in found.items()}, "result": stage.result()}
-    atomic.write_json(mark, told)
-    if code == signals.ENDED:
-        console.print(f"asked to stop at the end of {stage.name}; run the same command again for the rest")
-        raise SystemExit(signals.AGAIN)
-    return {**told, "skipped": False}
 
 
 def _require_room(run: Path, console: Console) -> None:
@@ -169,19 +118,14 @@ def main(argv: list[str]) -> None:
             check_words(*read_command(stage.argv[1:]))
     console, run = Console(), Path(args.run)
     _require_room(run, console)
-    done: list[tuple[Stage, dict[str, Any]]] = []
-    for stage in planned:
-        restart = any(not mark["skipped"] for _, mark in done)
-        done.append((stage, run_stage(stage, run, console, restart)))
-        _record(run, done)
+    done: dict[str, StageMark] = {}
+    StageRunner(run, console).run_stages(planned, lambda stage, mark: _record(run, done, stage.name, mark))
     table = Table("stage", "time", "loss", "result", title=f"{run}")
-    for stage, mark in done:
-        minutes, seconds = divmod(round(mark["seconds"]), 60)
-        spent = f"{minutes}:{seconds:02d}" + (" (before)" if mark["skipped"] else "")
-        fell = [
-            f"{tag.replace('/loss', '')} {first:.3f} -> {last:.3f}" for tag, (first, last) in mark["losses"].items()
-        ]
-        table.add_row(stage.name, spent, "\n".join(fell), mark["result"])
+    for name, mark in done.items():
+        minutes, seconds = divmod(round(mark.seconds), 60)
+        spent = f"{minutes}:{seconds:02d}" + (" (before)" if mark.skipped else "")
+        fell = [f"{tag.replace('/loss', '')} {first:.3f} -> {last:.3f}" for tag, (first, last) in mark.losses.items()]
+        table.add_row(name, spent, "\n".join(fell), mark.result)
     console.print(table)
     console.print("[dim]loss: means over the first and the last tenth; those of a distillation need not fall")
     console.print(f"videos       {run}/rollouts/ (state to the right of each video), strips beside them")
@@ -189,8 +133,11 @@ def main(argv: list[str]) -> None:
     console.print("tensorboard  make tensorboard")
 
 
-def _record(run: Path, done: list[tuple[Stage, dict[str, Any]]]) -> None:
-    """What is known of the stages so far, as stages.json."""
-    kept = ("seconds", "losses", "result")
-    told = [{"stage": stage.name, **{k: mark[k] for k in kept}} for stage, mark in done]
+def _record(run: Path, done: dict[str, StageMark], name: str, mark: StageMark) -> None:
+    """Adds a stage to those that are done, and writes what is known of them all, as stages.json."""
+    done[name] = mark
+    told = [
+        {"stage": stage, "seconds": known.seconds, "losses": known.losses, "result": known.result}
+        for stage, known in done.items()
+    ]
     atomic.write_json(run / "stages.json", told)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from adastate.config.conf_files import conf_path
 from adastate.config.described import described
+from adastate.launch.stage_runner import Stage
 from adastate.runtime import atomic
 from adastate.weights.builtin import BUILTIN
 
@@ -56,17 +55,6 @@ FEW = {  # steps of the preset `full` at the tiny size: each stage stays below f
     "distill": ["--run.iterations=100"],
     "long": ["--run.iterations=30"],
 }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step: a command line of `adastate`, how to say in a few words what came of it, and a folder that cannot be
-    gone on with once an earlier stage has changed."""
-
-    name: str
-    argv: list[str]
-    result: Callable[[], str] = field(default=lambda: "")
-    makes: Path | None = None
 
 
 def stages(args: argparse.Namespace) -> list[Stage]:

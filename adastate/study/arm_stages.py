@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from adastate.launch.stages import Stage, count
-from adastate.runtime import atomic, run_paths
+from adastate.launch.stage_runner import Stage
+from adastate.launch.stages import count
+from adastate.runtime import atomic
 from adastate.study.study_worlds import StudyWorld, study_world
 from adastate.study.table import Beginning, Budget, Task
 
@@ -109,10 +110,10 @@ def write_prompts(setting: StudySetting) -> None:
     atomic.write_text(setting.prompts, "\n".join(captions) + "\n")
 
 
-def shared(setting: StudySetting) -> list[tuple[Path, Stage]]:
-    """What comes before all runs, each stage with the run folder that holds its mark: codec and teacher where there
-    are none, the teacher's gate, and the true flights as they are measured."""
-    base, budget, stages = setting.base, setting.budget, list[tuple[Path, Stage]]()
+def shared(setting: StudySetting) -> list[Stage]:
+    """What comes before all runs: codec and teacher where there are none, the teacher's gate, and the true flights as
+    they are measured."""
+    base, budget, stages = setting.base, setting.budget, list[Stage]()
     if "codec" in setting.untrained:
         words = setting.layers("stages/codec.yaml", f"study/{setting.world}_codec.yaml")
         stages.append(_fit(base, "codec", words, [f"--trainer.max_steps={budget.codec_steps}"]))
@@ -124,9 +125,9 @@ def shared(setting: StudySetting) -> list[tuple[Path, Stage]]:
     if setting.world != "plain":
         words = ["study", "gate", "--world", setting.world, "--json", str(base / "gate.json")]
         words += ["--teacher", setting.teacher_weights, "--codec", setting.codec_weights]
-        stages.append((base, Stage("gate", [*words, "--clips", str(3 * budget.rollouts)])))
+        stages.append(Stage("gate", [*words, "--clips", str(3 * budget.rollouts)], feeds=False))
     words = ["study", "real", "--out", str(setting.root / "real"), "--codec", setting.codec_weights]
-    stages.append((setting.root / "real", Stage("measure", [*words, *_measured(setting, 0)])))
+    stages.append(Stage("measure", [*words, *_measured(setting, 0)], folder=setting.root / "real"))
     return stages
 
 
@@ -143,9 +144,9 @@ def initialisation(setting: StudySetting, beginning: Beginning) -> list[Stage]:
     ode = setting.layers("stages/init.yaml", "recipes/init_causal_ode.yaml")
     return [
         _trajectories(setting, beginning),
-        _fit(here, "ar", ar, [*extra, f"--trainer.max_steps={budget.ar_steps}"])[1],
+        _fit(here, "ar", ar, [*extra, f"--trainer.max_steps={budget.ar_steps}"]),
         _trajectories(setting, beginning, "causal"),
-        _fit(here, "init", ode, [*extra, f"--trainer.max_steps={budget.init_steps}"])[1],
+        _fit(here, "init", ode, [*extra, f"--trainer.max_steps={budget.init_steps}"]),
     ]
 
 
@@ -205,18 +206,8 @@ def has_changed(setting: StudySetting, task: Task) -> bool:
     return then != now
 
 
-def is_done(stage: Stage, run_folder: Path, root: Path | None = None) -> bool:
-    """Whether a stage's mark says so, for the same command; `root` is the study's folder."""
-    mark = run_folder / "stages" / f"{stage.name.replace(' ', '-')}.json"
-    known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
-    return bool(known.get("done")) and known.get("argv") in (
-        run_paths.stored_words(stage.argv, run_folder, root),
-        stage.argv,
-    )
-
-
-def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> tuple[Path, Stage]:
-    return run_folder, Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
+def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> Stage:
+    return Stage(name, ["fit", *words, f"--run.dir={run_folder}", *extra])
 
 
 def _trajectories(setting: StudySetting, beginning: Beginning, kind: str = "") -> Stage:

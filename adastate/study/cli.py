@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table as Rich
 
 from adastate.config.schema import ConfigError
-from adastate.launch.pipeline import run_stage
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.spelling import meant
@@ -26,9 +25,6 @@ from adastate.study.part_parsers import PART_PARSERS
 from adastate.study.study_worlds import study_world
 from adastate.study.table import Beginning, Table, Task, read_table
 from datamodules.worlds.kinds import WORLDS as BUILT_IN
-
-DEPENDS = ("codec", "teacher")
-"""Stages after whose change everything below them begins anew."""
 
 
 def parser() -> Arguments:
@@ -81,11 +77,7 @@ def prepare(study: StudySetting, console: Console) -> None:
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
         arm_stages.write_prompts(study)
-        restart = False
-        for folder, stage in arm_stages.shared(study):
-            folder.mkdir(parents=True, exist_ok=True)
-            done = run_stage(stage, folder, console, restart, "study", study.root)
-            restart = restart or (stage.name in DEPENDS and not done["skipped"])
+        runner.stage_runner(study, study.base, console).run_stages(arm_stages.shared(study))
 
 
 def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
@@ -115,15 +107,13 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _is_done(study: StudySetting, task: Task) -> bool:
-    here = task.folder(study.root)
-    return not arm_stages.has_changed(study, task) and all(
-        arm_stages.is_done(s, here, study.root) for s in arm_stages.run(study, task)
-    )
+    stages = runner.stage_runner(study, task.folder(study.root))
+    return not arm_stages.has_changed(study, task) and all(map(stages.is_done, arm_stages.run(study, task)))
 
 
 def _has_begun(study: StudySetting, beginning: Beginning) -> bool:
-    here = beginning.folder(study.root)
-    return all(arm_stages.is_done(s, here, study.root) for s in arm_stages.initialisation(study, beginning))
+    stages = runner.stage_runner(study, beginning.folder(study.root))
+    return all(map(stages.is_done, arm_stages.initialisation(study, beginning)))
 
 
 def _may_begin(study: StudySetting, task: Task) -> bool:

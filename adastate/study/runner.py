@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from adastate.launch.pipeline import run_stage
+from adastate.launch.stage_runner import StageRunner
 from adastate.runtime import atomic, signals
 from adastate.study import arm_stages
 from adastate.study.arm_stages import StudySetting
@@ -31,6 +31,11 @@ ELSEWHERE = 77
 """Exit code of a run that another process is at."""
 
 
+def stage_runner(setting: StudySetting, folder: Path, console: Console | None = None) -> StageRunner:
+    """Runs the stages of one folder of a study, which can be moved as a whole."""
+    return StageRunner(folder, console or Console(quiet=True), "study", setting.root)
+
+
 def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = False) -> None:
     """One run, in this process: what is done is skipped, what was begun goes on, what has changed begins anew."""
     here = task.folder(setting.root)
@@ -38,16 +43,12 @@ def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = Fa
     with claimed(here) as mine:
         if not mine:
             raise SystemExit(ELSEWHERE)
-        if arm_stages.has_changed(
-            setting, task
-        ):  # the new text last: killed before that, it is seen to have changed again
+        if arm_stages.has_changed(setting, task):
+            # the new text is written last: killed before that, it is seen to have changed again
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
         atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
-        restart = False
-        for stage in arm_stages.run(setting, task):
-            done = run_stage(stage, here, console, restart, "study", setting.root)
-            restart = restart or not done["skipped"]
+        stage_runner(setting, here, console).run_stages(arm_stages.run(setting, task))
         if not keep:  # ten times what else a run leaves; nobody goes on from there
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
 
@@ -57,10 +58,7 @@ def begin(setting: StudySetting, beginning: Beginning, console: Console) -> None
     here = beginning.folder(setting.root)
     here.mkdir(parents=True, exist_ok=True)
     with claimed(here, wait=True):
-        restart = False
-        for stage in arm_stages.initialisation(setting, beginning):
-            done = run_stage(stage, here, console, restart, "study", setting.root)
-            restart = restart or not done["skipped"]
+        stage_runner(setting, here, console).run_stages(arm_stages.initialisation(setting, beginning))
         # what the weights were made of is fifty times as large as they are
         shutil.rmtree(here / "ar" / "checkpoints", ignore_errors=True)
         shutil.rmtree(here / "init" / "checkpoints", ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from rich.console import Console
 
 from adastate.config.command_line import read_command, unknown_option
 from adastate.encoders import residual_codec
-from adastate.launch import pipeline, process_group
-from adastate.launch.pipeline import run_stage
-from adastate.launch.stages import INITS, Stage, stages
+from adastate.launch import pipeline
+from adastate.launch.stage_runner import StageRunner
+from adastate.launch.stages import INITS, stages
 from adastate.main import main
-from adastate.runtime import signals
 from adastate.runtime.text_files import read_prompts
 from adastate.stream import action_schedule
 from adastate.weights.network_weights import BUILTIN
@@ -103,77 +100,14 @@ def test_the_clips_of_a_small_folder_overlap(tmp_path: Path, monkeypatch: pytest
     assert overlap("clips") and not overlap(str(folder))
 
 
-def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> None:
-    console = Console(quiet=True)
-    stage = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "a")], lambda: "two")
-    assert run_stage(stage, tmp_path, console)["skipped"] is False
-    assert run_stage(stage, tmp_path, console)["skipped"] is True
-    other = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "b")], lambda: "two")
-    assert run_stage(other, tmp_path, console)["skipped"] is False
-
-
-def test_a_moved_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its marks do not name the place where they were written; older ones do, and hold at that place."""
-    calls: list[list[str]] = []
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv) or 0)
-    console = Console(quiet=True)
-
-    def stage(run: Path) -> Stage:
-        return Stage("init", ["fit", f"--run.dir={run}", "--teacher.weights", f"{run}/teacher.safetensors"])
-
-    old, new = tmp_path / "old", tmp_path / "else" / "new"
-    run_stage(stage(old), old, console)
-    mark = old / "stages" / "init.json"
-    assert str(tmp_path) not in mark.read_text()
-    shutil.copytree(old, new)
-    assert run_stage(stage(new), new, console)["skipped"] and len(calls) == 1
-    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"argv": stage(old).argv}))
-    assert run_stage(stage(old), old, console)["skipped"] and len(calls) == 1
-
-
-def test_a_failed_stage_stops_the_run_says_so_and_is_not_marked_done(tmp_path: Path) -> None:
-    stage = Stage("broken", ["shards", "--videos", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="the stage 'broken' failed"):
-        run_stage(stage, tmp_path, Console(quiet=True))
-    assert '"done": false' in (tmp_path / "stages" / "broken.json").read_text()
-
-
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage(NamedTuple):
         free: int
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**8))
-    monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("nothing may start"))
+    monkeypatch.setattr(StageRunner, "run_stage", lambda *_: pytest.fail("nothing may start"))
     with pytest.raises(SystemExit, match=r"0\.1 GB free"):
         pipeline.main(["--run", str(tmp_path)])
-
-
-def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[list[str]] = []
-
-    codes = [1, 0, 0]
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv) or codes[len(calls) - 1])
-    stage, console = Stage("distill", ["fit", "--run.seed=3"]), Console(quiet=True)
-    with pytest.raises(SystemExit):
-        run_stage(stage, tmp_path, console)
-    (tmp_path / "distill" / "checkpoints").mkdir(parents=True)
-    run_stage(stage, tmp_path, console)
-    run_stage(stage, tmp_path, console, restart=True)
-    assert ["--ckpt_path=auto" in argv for argv in calls] == [False, True, False]
-
-
-def test_a_stage_that_was_asked_to_stop_is_not_done_and_one_that_ended_first_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for code, done in {signals.AGAIN: "false", -10: "false", 143: "false", signals.ENDED: "true"}.items():
-        monkeypatch.setattr(process_group, "run", lambda argv, code=code: code)
-        stage = Stage(f"stage {code}", ["fit"])
-        with pytest.raises(SystemExit) as stop:
-            run_stage(stage, tmp_path, Console(quiet=True))
-        assert stop.value.code == signals.AGAIN
-        assert f'"done": {done}' in (tmp_path / "stages" / f"stage-{code}.json").read_text()
 
 
 FULL = ["shards", "teacher", "trajectories", "ar", "causal trajectories", "init", "distill", "long"]
@@ -206,62 +140,6 @@ def test_every_stage_is_composed_and_begins_with_what_an_earlier_one_writes(
         assert config.variables["run"]["stage"] == stage.name, "the stage's folder has the stage's name"
         made.add(told.get("--model.init_args.out", model["out"]))
     assert str(tmp_path / "long.safetensors") in made
-
-
-def test_what_a_stage_made_of_other_things_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "paths"
-
-    def run(argv: list[str]) -> int:
-        out.mkdir(exist_ok=True)
-        (out / "index.json").write_text("{}")
-        (out / argv[-1]).write_text("")
-        return 0
-
-    def there(word: str, restart: bool = False) -> set[str]:
-        run_stage(Stage("paths", ["trajectories", word], makes=out), tmp_path, Console(quiet=True), restart)
-        return {p.name for p in out.iterdir()} - {"index.json"}
-
-    monkeypatch.setattr(process_group, "run", run)
-    out.mkdir()
-    (out / "index.json").write_text("{}")
-    (out / "mine").write_text("")
-    assert there("a") == {"mine", "a"}, "what was not made by the pipeline is not taken away by it"
-    assert there("b") == {"b"}
-    (out / "b").unlink()
-    assert there("b") == set(), "done"
-    assert there("b", restart=True) == {"b"}
-
-
-def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    stage, console, clock = Stage("init", ["fit", "a"]), Console(quiet=True), [0.0]
-
-    def run(argv: list[str], values: list[float], seconds: float, code: int) -> int:
-        writer = SummaryWriter(str(tmp_path / "init"))
-        for step, value in enumerate(values):
-            writer.add_scalar("init/loss", value, step)
-        writer.close()
-        clock[0] += seconds
-        return code
-
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [9.0] * 40, 5.0, 1))
-    with pytest.raises(SystemExit):
-        run_stage(stage, tmp_path, console)
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [2.0, 4.0, *[3.0] * 16, 1.0, 0.0], 7.0, 0))
-    other = Stage("init", ["fit", "b"])
-    told = run_stage(other, tmp_path, console)
-    assert told["seconds"] == 7.0 and [*told["losses"]["init/loss"]] == [3.0, 0.5], (
-        "another attempt's curve is not meant"
-    )
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [1.0], 2.0, 1))
-    with pytest.raises(SystemExit):
-        run_stage(stage, tmp_path, console)
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [1.0], 3.0, 0))
-    assert run_stage(stage, tmp_path, console)["seconds"] == 5.0, "both attempts of one command"
 
 
 @pytest.mark.parametrize("size", ["wan_1_3b", "wan_14b"])

@@ -183,7 +183,7 @@ def test_codec_and_teacher_come_first_where_none_ship_and_the_gate_always(tmp_pa
     budget = TABLE.budgets["short"]
     for world in ("mist", "circuit", "journey", "fog"):
         study = StudySetting(tmp_path, world, budget)
-        told = [s for _, s in arm_stages.shared(study)]
+        told = arm_stages.shared(study)
         made = ["codec", "teacher"] if world in ("mist", "circuit") else []
         assert [s.name for s in told] == [*made, "gate", "measure"], world
         assert [f"conf/study/{world}_{s.name}.yaml" in s.argv for s in told[: len(made)]] == [True] * len(made)
@@ -192,7 +192,7 @@ def test_codec_and_teacher_come_first_where_none_ship_and_the_gate_always(tmp_pa
             assert config.lightning["data"]["init_args"]["kind"] == world
     untrained = StudySetting(tmp_path, "fog", budget, "scratch", "scratch")
     assert untrained.teacher_weights == str(tmp_path / "base/teacher.safetensors")
-    assert [s.name for _, s in arm_stages.shared(StudySetting(tmp_path, "plain", budget))] == ["measure"]
+    assert [s.name for s in arm_stages.shared(StudySetting(tmp_path, "plain", budget))] == ["measure"]
 
 
 def test_systems_are_taught_by_their_recipes_and_streamed_as_published(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
     assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [
         ("fit", False), ("fit", True), ("study", False), ("study", False)
     ]  # fmt: skip
-    assert all(arm_stages.is_done(s, here, study.root) for s in arm_stages.run(study, TASKS[0]))
+    assert all(map(runner.stage_runner(study, here).is_done, arm_stages.run(study, TASKS[0])))
     assert not (here / "distill/checkpoints").exists()
     runner.run_one(study, TASKS[0], console)
     assert len(calls) == 4, "what is done is not done again"
