@@ -48,7 +48,7 @@ TINY += $(if $(filter flight,$(SIZE)),--config conf/stages/distill_flight.yaml)
 FLIGHT := $(if $(filter flight,$(SIZE)),--config conf/stages/codec_flight.yaml)
 
 .PHONY: help install train test test-slow lint format plan rehearse shards trajectories train-codec train-teacher train-init \
-	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages gpu-check tensorboard docs slurm-lab slurm-lab-stop clean
+	train-distill generate live evaluate compare study study-report parity faults mutate bench bench-stages results gpu-check tensorboard docs slurm-lab slurm-lab-stop clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,6 +141,9 @@ mutate: install ## plants 300 small faults in the heart, one at a time, and coun
 
 bench-stages: install ## what every stage of the tiny size does for the next one, as a table, from a finished RUN
 	.venv/bin/python benchmarks/stage_table.py --base "$(RUN)" $(ARGS)
+
+results: install ## the cheap numbers of the README and the documents anew, each beside what is written there, in minutes; ARGS="--only parity"
+	.venv/bin/python benchmarks/remake_results.py $(ARGS)
 
 bench: install ## streams and training steps of this machine against a plain path, table and JSON
 	.venv/bin/python benchmarks/bench.py $(ARGS)

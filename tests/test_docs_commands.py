@@ -26,6 +26,7 @@ from adastate.config.schema import ConfigError
 from adastate.config.validate import check_words
 from adastate.launch.commands import COMMANDS
 from adastate.main import main
+from benchmarks import remake_results
 from tests.test_docs import DOCS, ROOT, flags, makefile
 
 
@@ -136,6 +137,56 @@ def test_every_command_parses(only_parsed: None, monkeypatch: pytest.MonkeyPatch
             seen.add(command)
     assert wrong == {}
     assert seen >= COMMANDS.keys()
+
+
+def test_every_script_that_documents_name_is_there_and_takes_its_words(
+    only_parsed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python benchmarks/health.py draw`, `python -m tests.test_house`: those of the tables of provenance, too."""
+    wrong, seen = [], set[str]()
+    for text in (page.read_text().replace("\\\n", " ") for page in DOCS):
+        spans = re.findall(r"`(python [^`]*)`", text) + re.findall(r"^(python .*)", text, re.M)
+        for line in spans:
+            _, *words = shlex.split(" ".join(line.split()), comments=True)
+            name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
+            rest = words[2:] if words[0] == "-m" else words[1:]
+            if name.partition(".")[0] not in ("benchmarks", "tests", "datamodules", "adastate"):
+                continue
+            seen.add(name)
+            script = importlib.import_module(name)
+            if not hasattr(script, "main"):
+                wrong += [] if "__main__" in inspect.getsource(script) else [line]
+                continue
+            monkeypatch.setattr("sys.argv", [name, *rest])
+            told = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(told):
+                    script.main()
+            except _Parsed:
+                pass
+            except SystemExit:
+                wrong.append(f"{line}: {told.getvalue().splitlines()[-1]}")
+    assert wrong == []
+    assert seen >= {"benchmarks.health", "benchmarks.flight_gates", "tests.test_house"}
+
+
+def test_the_numbers_that_make_results_makes_anew_stand_where_it_looks(only_parsed: None) -> None:
+    """What the pages say is found, the commands of its parts parse, and another number is seen."""
+    for part in remake_results.PARTS:
+        assert [told.key for told in part.told if told.said() != told.said()] == []
+        name, command, *rest = shlex.split(part.command.format(out="runs/results"))
+        assert name in ("make", "ls") or wrong_arguments(command, rest) is None, part.command
+    made = remake_results.weights(Path())
+    weights = next(part for part in remake_results.PARTS if part.name == "weights")
+    assert all(told.holds(told.said(), made[told.key]) for told in weights.told)
+    assert not any(told.holds(1.1 * told.said(), made[told.key]) for told in weights.told)
+    page = "| | a | b |\n|---|---|---|\n| x | 1 | **1.43, not passed** |\n| y | 84% | 3.6 million |\n"
+    cells = [remake_results.cell(page, row, column) for row in "xy" for column in "ab"]
+    assert [remake_results.number(text) for text in cells] == pytest.approx([1, 1.43, 0.84, 3.6e6])
+    with pytest.raises(LookupError, match="no table has the row 'z'"):
+        remake_results.cell(page, "z", "a")
+    bound = remake_results.Told("README.md", "", r"are met within ([\de-]+)", at_most=True)
+    assert bound.holds(4e-6, 1e-7) and not bound.holds(4e-6, 5e-6)
 
 
 def written(value: Any) -> str:

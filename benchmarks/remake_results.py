@@ -1,0 +1,275 @@
+"""`make results`: the cheap numbers of the README and of docs/, made anew and held against what is written there.
+
+Each part runs a command of the project and compares what comes out with cells of tables and sentences of the pages. It
+prints both numbers and ends with an error where they differ by more than another processor explains. What takes hours
+(`make train`, `make study`, `make faults`) is not made here; docs/results/provenance.md names the command of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import yaml  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from adastate.runtime import atomic  # noqa: E402
+
+SHIPPED = ROOT / "adastate/pretrained"
+CARD, STUDY, README = "docs/reference/pretrained.md", "docs/results/study.md", "README.md"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A number as a page tells it.
+
+    Attributes:
+        key: of what a part finds.
+        row: the first cell of its row in a table; without a `column` the pattern of a sentence, whose group it is.
+        within: how far apart a processor that rounds otherwise may bring the two.
+        at_most: whether the page gives a bound, and any smaller number holds.
+    """
+
+    page: str
+    key: str
+    row: str
+    column: str = ""
+    within: float = 0.0
+    at_most: bool = False
+
+    def said(self) -> float:
+        """What the page says.
+
+        Raises:
+            LookupError: nothing of the kind stands there.
+        """
+        text = (ROOT / self.page).read_text(encoding="utf-8")
+        if self.column:
+            return number(cell(text, self.row, self.column))
+        if found := re.search(self.row, " ".join(text.split())):
+            return number(found[1])
+        raise LookupError(f"{self.page} has no sentence like {self.row!r}")
+
+    def holds(self, said: float, found: float) -> bool:
+        return found <= said if self.at_most else abs(found - said) <= self.within + 1e-9
+
+
+def cell(text: str, row: str, column: str) -> str:
+    """The cell of the first table that has both.
+
+    Raises:
+        LookupError: none has.
+    """
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        head, _, *lines = ([part.strip() for part in line.strip("|\n").split("|")] for line in table.splitlines())
+        for cells in lines:
+            if cells[0] == row and column in head:
+                return str(cells[head.index(column)])
+    raise LookupError(f"no table has the row {row!r} and the column {column!r}")
+
+
+def number(text: str) -> float:
+    """The first number of a text; shares as parts of one, millions written out."""
+    found = re.search(r"-?\d*\.?\d+(?:e-?\d+)?", text.replace(",", ""))
+    if found is None:
+        raise LookupError(f"{text!r} has no number")
+    unit = text.replace(",", "")[found.end() :].lstrip("*")
+    return float(found[0]) * (0.01 if unit.startswith("%") else 1e6 if unit.startswith(" million") else 1.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers that one command makes.
+
+    Attributes:
+        command: as one types it; `{out}` is a folder for what it writes.
+        told: where the numbers stand.
+        found: makes them, by their keys, in a folder.
+        minutes: of one core, roughly.
+    """
+
+    name: str
+    command: str
+    told: tuple[Told, ...]
+    found: Callable[[Path], dict[str, float]]
+    minutes: float
+
+
+def weights(out: Path) -> dict[str, float]:
+    """Sizes of the files that ship, in MB, and how many numbers each holds."""
+    from safetensors import safe_open
+
+    found = dict[str, float]()
+    for path in SHIPPED.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        found |= {
+            f"{path.stem}, MB": path.stat().st_size / 1e6,
+            f"{path.stem}, parameters": sum(map(math.prod, shapes)),
+        }
+    return found
+
+
+def parity(out: Path) -> dict[str, float]:
+    """The largest difference of all that the recorded runs hold."""
+    from adastate.parity.fixture_folders import find
+    from adastate.parity.verdict import judge
+
+    folders = find(ROOT / "tests/data")
+    verdicts = [judge(folder, folder.name) for folder in folders]
+    wrong = [v.line(0) for v in verdicts if not v.passed]
+    assert not wrong, wrong
+    return {"largest difference": max(c.difference for v in verdicts for c in v.compared)}
+
+
+def gate(world: str) -> Callable[[Path], dict[str, float]]:
+    def found(out: Path) -> dict[str, float]:
+        from adastate.study.cli import main
+
+        file = out / f"gate_{world}.json"
+        main(["gate", "--world", world, "--clips", "96", "--json", str(file)])
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return {f"{name}, {key}": float(rows[name][key]) for name in ("teacher", "real") for key in GATE.values()}
+
+    return found
+
+
+def student(out: Path) -> dict[str, float]:
+    """What `adastate evaluate` says of the student that ships, its teacher and real clips."""
+    from adastate.evaluation.evaluate_command import main
+    from adastate.inference.student_source import student_source
+
+    run, file = out / "shipped", out / "evaluation.json"
+    source = student_source(None, SHIPPED / "tiny_student.safetensors", "tiny", None, [])
+    atomic.write_text(run / "distill" / "config.yaml", yaml.safe_dump(dict(source.config)))
+    shutil.copyfile(source.weights, run / "student.safetensors")
+    main(["--run", str(run), "--json", str(file)])
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return {f"{title}, {name}": float(value) for title, row in rows.items() for name, value in row.items()}
+
+
+GATE = {
+    "slope": "slope", "error": "error", "a hue that holds still": "hold", "one that moves on by the mean": "mean",
+    "error over holding still": "relative",
+}  # fmt: skip
+MEASURES = {
+    "heading correct": ("heading", 2 / 32), "speed correct": ("speed", 3 / 32), "palette correct": ("palette", 1 / 32),
+    "residual after the prompted motion": ("residual", 0.015), "displacement over the prompted one": ("dynamics", 0.05),
+    "contrast": ("contrast", 0.01),
+}  # fmt: skip
+"""Row of a table: name of the measure, and how far it may be off. Streams that are rounded otherwise part."""
+
+
+def _measures(page: str, columns: dict[str, str]) -> Iterator[Told]:
+    for column, title in columns.items():
+        for row, (measure, within) in MEASURES.items():
+            rounding = 0.005 if measure in ("heading", "speed", "palette", "dynamics") else 0.0005
+            yield Told(page, f"{title}, {measure}", row, column, within + rounding)
+
+
+def _gate(row: str, name: str) -> Iterator[Told]:
+    return (Told(STUDY, f"{name}, {key}", row, column, 0.02) for column, key in GATE.items())
+
+
+SHIPS = {"1x, what ships": "student, 1x", "last second of 6x, what ships": "student, last second of 6x"}
+GIVEN = {"teacher, 1x": "teacher, 1x", "real clips": "real clips, 1x"}
+
+PARTS = (
+    Part(
+        "weights",
+        "ls -l adastate/pretrained",
+        (
+            *(
+                Told(CARD, f"{path.stem}, MB", rf"`{re.escape(path.name)}` \(([\d.]+ MB)", within=0.05)
+                for path in sorted(SHIPPED.glob("*.safetensors"))
+            ),
+            Told(CARD, "flight_codec, parameters", r"ResidualCodec, ([\d.]+ million) parameters", within=5e4),
+            Told(CARD, "tiny_teacher, parameters", r"the DiT at tiny size, ([\d.]+ million) parameters", within=5e4),
+            Told(CARD, "tiny_student, parameters", r"\*\*Student\.\*\* ([\d.]+ million) parameters", within=5e4),
+        ),
+        weights,
+        0.1,
+    ),
+    Part(
+        "parity",
+        "make parity FIXTURES=tests/data",
+        (
+            Told(README, "largest difference", r"are met within ([\de-]+)", at_most=True),
+            Told("docs/results/verification.md", "largest difference", r"agree within ([\de-]+)", at_most=True),
+        ),
+        parity,
+        1,
+    ),
+    Part(
+        "student",
+        "adastate evaluate --run {out}/shipped --json {out}/evaluation.json",
+        (
+            *_measures(CARD, SHIPS),
+            *_measures(README, GIVEN),
+            *_measures("docs/results/tiny.md", GIVEN),
+        ),
+        student,
+        2,
+    ),
+    Part(
+        "fog",
+        "adastate study gate --world fog --clips 96 --json {out}/gate_fog.json",
+        (
+            *_gate("teacher of the fog", "teacher"),
+            *_gate("true foggy flights through the codec", "real"),
+            Told(STUDY, "teacher, relative", r"is ([\d.]+) times as far off", within=0.02),
+            Told(README, "teacher, relative", r"has ([\d.]+) times the error of holding still", within=0.06),
+            Told(README, "teacher, slope", r"a slope of (-[\d.]+) where 1 remembers", within=0.02),
+        ),
+        gate("fog"),
+        1,
+    ),
+    Part(
+        "journey",
+        "adastate study gate --world journey --clips 96 --json {out}/gate_journey.json",
+        (
+            *_gate("teacher of the journeys, 12 frames apart", "teacher"),
+            *_gate("true journeys through the codec", "real"),
+        ),
+        gate("journey"),
+        1,
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [part.name for part in PARTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="parts to make; default: all")
+    parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of what the commands write")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    table, differ = Table("page", "number", "written", "found", "", title="results made anew"), list[str]()
+    for part in (part for part in PARTS if part.name in args.only):
+        print(f"{part.name}: {part.command.format(out=args.out)}", flush=True)
+        found = part.found(args.out)
+        for told in part.told:
+            said, now = told.said(), found[told.key]
+            holds = told.holds(said, now)
+            table.add_row(told.page, told.key, f"{said:.4g}", f"{now:.4g}", "" if holds else "differs")
+            differ += [] if holds else [f"{told.key} in {told.page}"]
+    Console().print(table)
+    if differ:
+        raise SystemExit(
+            f"{len(differ)} numbers differ: {'; '.join(differ)}. Find out why, or write what was found now"
+        )
+
+
+if __name__ == "__main__":
+    main()
