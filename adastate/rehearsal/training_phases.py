@@ -29,7 +29,7 @@ def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None
         if owner is not None and hasattr(owner, "embed"):
             watch(owner, "embed", "prompts", recorder)
     if hasattr(module, "updates") and hasattr(module, "sampler"):
-        watch(module.sampler, "student_sample", _rollout, recorder)
+        watch(module, "student_sample", _rollout, recorder)
         watch(module, "student_loss", "student: scores", recorder)
         watch(module.critic, "loss", "critic: forward", recorder)
         watch(module.updates, "backward", lambda name, *rest: f"{name}: backward", recorder)
@@ -44,5 +44,5 @@ def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None
             watch(network.average, "update", f"{network.name}: average", recorder)
 
 
-def _rollout(part: Any, iteration: int, purpose: str, *rest: Any, **options: Any) -> str:
+def _rollout(part: Any, purpose: str, *rest: Any, **options: Any) -> str:
     return "student: rollout" if purpose == "student" else "critic: rollout"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -234,7 +235,9 @@ class Distill(pl.LightningModule):
     def student_sample(self, part: MicroBatch, purpose: str, grad: bool, record: bool = False) -> StudentSample:
         """The clip that is scored in this iteration, see RolloutSampler."""
         self.updates.stop_if_asked()
-        return self.sampler.student_sample(part, self.iteration, purpose, grad, record)
+        rollout = self.sampler.rollout(part, self.iteration, purpose)
+        with torch.set_grad_enabled(grad):
+            return rollout(grad, record)
 
     def noise(self, index: Tensor, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, self.iteration, index, purpose, self.device)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
-
-import torch
 
 from adastate.diffusion.noise import SampleNoise, agree, shared_integer
 from adastate.stream import Exits
@@ -21,6 +21,9 @@ from adastate.training.student_rollouts import (
 )
 
 Source = Literal["rollout", "noised"]
+
+Rollout = Callable[[bool, bool], StudentSample]
+"""(with a graph, with what it takes to run its chunks again) -> what the scores look at."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +159,19 @@ class RolloutSampler:
     def noise(self, part: MicroBatch, iteration: int, purpose: str) -> SampleNoise:
         return SampleNoise(self.seed, iteration, part.index, purpose, self.student.device)
 
-    def student_sample(
-        self, part: MicroBatch, iteration: int, purpose: str, grad: bool, record: bool = False
-    ) -> StudentSample:
-        """What the scores look at.
+    def rollout(self, part: MicroBatch, iteration: int, purpose: str) -> Rollout:
+        """The rollout of a micro batch, with everything drawn for it; it runs when it is called.
 
         Args:
             purpose: of the iteration's rollouts, for randomness of its own.
-            grad: with a graph.
-            record: with what it takes to run its chunks again.
         """
         if self.source == "noised":
             if part.latents is None:
                 raise ValueError("source 'noised' denoises real clips: give the stage data with latents, ShardData say")
             noise = self.noise(part, iteration, f"noised {purpose}")
-            return denoise_real_clips(self.student, part.text, part.latents, noise, grad, part.steering)
+            return partial(denoise_real_clips, self.student, part, noise)
         draw, noise = self.draw(iteration, purpose), self.noise(part, iteration, f"rollout {purpose}")
-        with torch.set_grad_enabled(grad):
-            if self.streams is not None:
-                return self.streams.next_sample(part, noise, draw, grad, record)
-            made = rollout_from_start if self.long is None else rollout_window
-            return made(self.student, part, noise, draw, grad, record)
+        if self.streams is not None:
+            return partial(self.streams.next_sample, part, noise, draw)
+        made = rollout_from_start if self.long is None else rollout_window
+        return partial(made, self.student, part, noise, draw)

@@ -19,7 +19,7 @@ from adastate.models.video_network import Engine, Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
 from adastate.optim.settings import AverageSettings, OptimizerSettings
-from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, prefill
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import ExitPass, Noise
 from adastate.stream.prompt_switch import switch_prompt
@@ -119,37 +119,6 @@ class Student(pl.LightningModule):
         return embedded(self.text, prompts, self.device)
 
     # ---- streaming
-
-    def rollout(
-        self,
-        text: Tensor,
-        noise: Noise,
-        frames: int,
-        exits: Exits = Exits(),  # noqa: B008 - frozen
-        grad: bool = False,
-        finish: bool = False,
-        net: VideoNetwork | None = None,
-        probe: Probe | None = None,
-        spec: StreamSpec | None = None,
-        record: list[ExitPass] | None = None,
-        cache: StateCache | None = None,
-        steering: Steering | None = None,
-    ) -> Iterator[Chunk]:
-        """A stream of `frames` latent frames, or so many more of the one that `cache` remembers; see
-        adastate.stream.rollout."""
-        spec = spec or self.spec
-        used = cache is not None and cache.generated > 0
-        return rollout(
-            PromptedNetwork(net or self.net, text, steering=steering),
-            noise,
-            StateCache(spec, probe) if cache is None else cache,
-            frames // spec.chunk_frames if used else spec.chunks(frames),
-            self.latent_shape,
-            exits,
-            grad,
-            finish,
-            record=record,
-        )
 
     def replay_rollout(
         self, text: Tensor, steps: Sequence[ExitPass], cache: StateCache, steering: Steering | None = None

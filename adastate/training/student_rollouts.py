@@ -15,6 +15,8 @@ from adastate.models.actions import Steering
 from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache_state import fork
 from adastate.stream.passes import ExitPass
+from adastate.stream.rollout import rollout
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
 from adastate.types import Batch, Chunk
 
@@ -145,14 +147,10 @@ def continue_rollout(
     """`chunks` chunks more of the stream that `cache` remembers."""
     steps: list[ExitPass] = []
     start, first = fork(cache) if record else None, cache.origin + cache.frames
-    spec = draw.spec(student)
-    frames = sum(spec.frames_of(cache.generated + i) for i in range(chunks))
+    network, shape = PromptedNetwork(student.net, text, steering=steering), student.latent_shape
     with torch.set_grad_enabled(grad):
         into = steps if record else None
-        stream = student.rollout(
-            text, noise, frames, draw.exits, grad, finish, spec=spec, record=into, cache=cache, steering=steering
-        )
-        made = list(stream)
+        made = list(rollout(network, noise, cache, chunks, shape, draw.exits, grad, finish, record=into))
         x = torch.cat([c.content for c in made], 1)
     return StudentSample(x, made, text=text, start=start, steps=steps, steering=steering, first=first)
 
@@ -220,13 +218,15 @@ def overlapping(student: Student, before: Tensor, sample: StudentSample, picture
 
 
 def denoise_real_clips(
-    student: Student, text: Tensor, latents: Tensor, noise: SampleNoise, grad: bool, steering: Steering | None = None
+    student: Student, part: MicroBatch, noise: SampleNoise, grad: bool, record: bool = False
 ) -> StudentSample:
     """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
 
-    What CausVid's distillation looks at: nothing of the student's own making is in the context.
+    What CausVid's distillation looks at: nothing of the student's own making is in the context. It has no chunks to
+    `record`.
     """
-    spec = student.spec
+    spec, latents, steering = student.spec, part.latents, part.steering
+    assert latents is not None
     chunks = spec.chunks(latents.shape[1])
     levels = torch.tensor(spec.timesteps).to(latents.device, non_blocking=True)
     pick = torch.stack([noise.integers(len(levels)) for _ in range(chunks)], 1)
@@ -234,7 +234,7 @@ def denoise_real_clips(
     x_t = flow.add_noise(latents, noise.normal(*latents.shape[1:]), t, spec.timestep_shift)
     actions = StudentSample(latents, [], steering=steering).actions
     with torch.set_grad_enabled(grad):
-        velocity = student.block_causal_forward(x_t, t, text, actions)
+        velocity = student.block_causal_forward(x_t, t, part.text, actions)
         return StudentSample(flow.to_x0(x_t, velocity, t, spec.timestep_shift), [], steering=steering)
 
 

@@ -22,7 +22,7 @@ from adastate.stream import Exits, StateCache
 from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.plan_rig import SYSTEMS, TOKENS, WAN, Step, configured, told_run
-from tests.support.rig import Prompts, fit, tiny_distill
+from tests.support.rig import Prompts, fit, rolled_out, tiny_distill
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net, read_system, spec
 
 STREAMS: list[dict[str, Any]] = [
@@ -195,7 +195,7 @@ def test_a_step_on_a_gpu_takes_what_is_planned(checkpointing: bool) -> None:
 
     def step() -> None:
         noise = SampleNoise(0, 0, range(batch), "test", device)
-        x = torch.cat([c.content for c in student.rollout(text, noise, 12, Exits(1), grad=True)], 1)
+        x = torch.cat([c.content for c in rolled_out(student, text, noise, 12, Exits(1))], 1)
         dmd(x, torch.zeros_like(x)).backward()
 
     step()

@@ -15,14 +15,18 @@ from torch.utils.data import DataLoader, IterableDataset
 from adastate.encoders import TinyCodec, TinyText
 from adastate.optim.settings import AverageSettings, DistillOptimizer, OptimizerSettings
 from adastate.runtime.ranks import sample_rank
+from adastate.stream import Exits, StateCache
+from adastate.stream.passes import Noise
+from adastate.stream.rollout import rollout
 from adastate.training.critic import Critic
 from adastate.training.distill import Distill, UpdateSchedule
 from adastate.training.initializations import OdeRegression
 from adastate.training.objectives import DMD
+from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.rollout_sampler import RolloutSettings
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from adastate.types import Batch
+from adastate.types import Batch, Chunk
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise, spec
 
 INIT_OPTIMIZER = OptimizerSettings(lr=1e-4, warmup=20, lr_decay_fraction=0.4)
@@ -46,6 +50,18 @@ def tiny_student(
     randomise(made.net, seed)
     made.ema.net.load_state_dict(made.net.state_dict())
     return made
+
+
+def rolled_out(
+    student: Student,
+    text: Tensor,
+    noise: Noise,
+    frames: int,
+    exits: Exits = Exits(),  # noqa: B008 - frozen
+) -> list[Chunk]:
+    """A training rollout of a student from its beginning, with gradient."""
+    network, chunks = PromptedNetwork(student.net, text), student.spec.chunks(frames)
+    return list(rollout(network, noise, StateCache(student.spec), chunks, student.latent_shape, exits, True, False))
 
 
 def grouped(options: Mapping[str, Any], blocks: Mapping[str, Any]) -> dict[str, Any]:

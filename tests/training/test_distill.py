@@ -14,7 +14,18 @@ from adastate.models.wan import DiT
 from adastate.stream import Exits
 from adastate.training.objectives import SID
 from adastate.weights import load as load_weights
-from tests.support.rig import Gradients, Prompts, Weights, changed, distance, fit, gradients_of, tiny_distill, weights
+from tests.support.rig import (
+    Gradients,
+    Prompts,
+    Weights,
+    changed,
+    distance,
+    fit,
+    gradients_of,
+    rolled_out,
+    tiny_distill,
+    weights,
+)
 from tests.support.tiny import GRID, SHAPE, SIZE
 
 # ---- one iteration
@@ -176,7 +187,7 @@ def test_why_that_is_refused() -> None:
     distill = tiny_distill({"state_visibility": "previous"}, state_loss="dmd")
     text = distill.student.embed(["a"])
     noise = SampleNoise(0, 0, [0], "x")
-    chunks = list(distill.student.rollout(text, noise, 6, Exits(1), grad=True))
+    chunks = rolled_out(distill.student, text, noise, 6, Exits(1))
     loss = torch.cat([c.content for c in chunks], 1).sum()
     states = [c.state for c in chunks if c.state is not None]
     assert len(states) == 2

@@ -18,6 +18,7 @@ from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
 from adastate.weights import export, network, read, save
 from adastate.weights import geometry as geo
+from tests.support.rig import rolled_out
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net
 
 SIZE22 = replace(SIZE, channels=6, backbone="wan22")
@@ -104,7 +105,7 @@ def test_a_student_of_it_learns_a_rollout(net22: Any) -> None:
     student = Student(SIZE22, None, None, StreamSpec(), GRID, rollout_frames=6)  # type: ignore[arg-type]
     text = normal(1, SIZE22.text_tokens, SIZE22.text_width, seed=1)
     torch.nn.init.normal_(student.net.head.head.weight)  # type: ignore[union-attr]
-    made = torch.cat([chunk.content for chunk in student.rollout(text, Drawn(1), 6, grad=True)], 1)
+    made = torch.cat([chunk.content for chunk in rolled_out(student, text, Drawn(1), 6)], 1)
     made.square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in student.net.time_embedding.parameters())  # type: ignore[union-attr, operator]
 
