@@ -130,20 +130,25 @@ def _iteration(module: Distill, device: str) -> dict[str, Any]:
     return {"seconds": seconds, "peak": peak, "reserved": reserved, "skipped": module.skip_reason}
 
 
-def _prepare(module: Distill) -> None:
-    """What Lightning's trainer does for it, as far as a step asks."""
-    strategy = SimpleNamespace(reduce=lambda x, reduce_op="mean": x)
-    module.trainer = SimpleNamespace(  # type: ignore[assignment]
+def step_trainer(accumulate: int = 1) -> Any:
+    """What a module asks of its trainer in a step, without Lightning's loop around it."""
+    return SimpleNamespace(
         world_size=1,
         global_rank=0,
         local_rank=0,
         should_stop=False,
-        strategy=strategy,
+        strategy=SimpleNamespace(reduce=lambda x, reduce_op="mean": x),
         is_global_zero=True,
         checkpoint_callback=None,
-        accumulate_grad_batches=1,
+        accumulate_grad_batches=accumulate,
+        global_step=0,
         max_steps=-1,
     )
+
+
+def _prepare(module: Distill) -> None:
+    """What Lightning's trainer does for it, as far as a step asks."""
+    module.trainer = step_trainer()
     module.batch.micro = 1
     optimizers, schedules = module.configure_optimizers()
     module.optimizers = lambda *a, **k: optimizers  # type: ignore[method-assign]

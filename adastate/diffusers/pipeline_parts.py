@@ -11,7 +11,7 @@ from torch import Tensor
 from adastate import encoders
 from adastate.diffusion import flow
 from adastate.encoders import Codec, TextEncoder, WanVAE, starts_with_a_picture
-from adastate.encoders.wan_vae import clean
+from adastate.encoders.wan_vae import tokenized
 from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 
@@ -68,13 +68,7 @@ class PromptEncoder:
 
     @torch.no_grad()
     def embed(self, prompts: list[str], device: torch.device | None = None) -> Tensor:
-        ids = self.tokenizer(
-            [clean(prompt) for prompt in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokens,
-            return_tensors="pt",
-        ).to(device or self.model.device)
+        ids = tokenized(self.tokenizer, prompts, self.tokens).to(device or self.model.device)
         hidden: Tensor = self.model(ids.input_ids, ids.attention_mask).last_hidden_state
         return hidden * ids.attention_mask[..., None].to(hidden.dtype)
 

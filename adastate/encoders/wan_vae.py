@@ -160,13 +160,7 @@ class UMT5:
     def embed(self, prompts: list[str]) -> Tensor:
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
         if new:
-            ids = self.tokenizer(
-                [clean(p) for p in new],
-                padding="max_length",
-                truncation=True,
-                max_length=self.tokens,
-                return_tensors="pt",
-            )
+            ids = tokenized(self.tokenizer, new, self.tokens)
             lengths = ids.attention_mask.sum(1).tolist()
             hidden = self._encode(*(t.to(self.device) for t in (ids.input_ids, ids.attention_mask))).cpu()
             self._known.update({p: h[:n].clone() for p, h, n in zip(new, hidden, lengths, strict=True)})
@@ -198,6 +192,12 @@ def _pinned(t: Tensor) -> Tensor:
         return t.pin_memory()
     except RuntimeError:
         return t
+
+
+def tokenized(tokenizer: Any, prompts: list[str], tokens: int) -> Any:
+    """Cleaned prompts as UMT5 takes them: `input_ids` and `attention_mask` `[B, tokens]`, cut or padded."""
+    cleaned = [clean(prompt) for prompt in prompts]
+    return tokenizer(cleaned, padding="max_length", truncation=True, max_length=tokens, return_tensors="pt")
 
 
 def clean(prompt: str) -> str:

@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -88,21 +87,4 @@ def allow_meta(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device="cpu": device != "meta" and enabled(device))
     monkeypatch.setattr(
         torch, "autocast", lambda device, *a, **k: nullcontext() if device == "meta" else autocast(device, *a, **k)
-    )
-
-
-def meta_trainer(accumulate: int = 1) -> Any:
-    """What a module asks of its trainer in a step."""
-    strategy = SimpleNamespace(reduce=lambda x, reduce_op="mean": x)
-    return SimpleNamespace(
-        world_size=1,
-        global_rank=0,
-        local_rank=0,
-        should_stop=False,
-        strategy=strategy,
-        is_global_zero=True,
-        checkpoint_callback=None,
-        accumulate_grad_batches=accumulate,
-        global_step=0,
-        max_steps=-1,
     )

@@ -11,7 +11,8 @@ from adastate.training.distill import Distill
 from adastate.training.objectives import SID
 from adastate.training.rollout_sampler import LongRollout
 from adastate.types import Batch
-from tests.support.host_waits import Copies, Reads, allow_meta, meta_trainer
+from benchmarks.gpu_training import step_trainer
+from tests.support.host_waits import Copies, Reads, allow_meta
 from tests.support.rig import tiny_distill, tiny_student
 from tests.support.tiny import SHAPE
 
@@ -21,7 +22,7 @@ META = torch.device("meta")
 
 def prepared(module: Any, **trainer: Any) -> Any:
     module.to("meta")
-    module.trainer = meta_trainer(**trainer)
+    module.trainer = step_trainer(**trainer)
     made = module.configure_optimizers()
     optimizers, schedules = made if isinstance(made, tuple) else ([made["optimizer"]], [])
     module.optimizers, module.lr_schedulers = lambda: optimizers, lambda: schedules
