@@ -16,7 +16,7 @@ VARIABLES = (
 
 _ATTENTION = described("adastate.models.attention.Backend")
 _WORLD = described("datamodules.worlds.flyover.Kind")
-_DTYPE = Literal["bfloat16", "float16", "float32", "float64"]
+_DTYPE = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 
 _OF_STAGE: dict[str, Any] = {
     "weights": str | None,

@@ -76,10 +76,16 @@ def main(argv: list[str]) -> None:
         "exists and is not empty",
     ):
         warnings.filterwarnings("ignore", f".*{known}.*")
+    import torch
+
     from adastate.models import attention
+    from adastate.models.compute_dtype import AUTO, fast_dtype
 
     threads.use_threads(told.get("threads"))
     print(f"[adastate] {attention.use(told.get('attention', 'auto'))}")
+    left_to_device = (composed.variables.get("precision") or {}).get("compute_dtype") == AUTO
+    if left_to_device and not torch.cuda.is_available() and fast_dtype("cpu") is torch.float32:
+        print("[adastate] passes compute in float32: this processor has no instructions for bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from adastate.models.compute_dtype import named_dtype
 from adastate.models.size import Size
 from adastate.types import FrameMask, Memory, TokenSplit
 
@@ -35,7 +36,8 @@ class VideoNetwork(nn.Module):
     Args:
         size: geometry, of which a backbone may refuse choices with a ValueError.
         checkpointing: recompute activations in backward; same gradients, less memory.
-        compute_dtype: cast the float32 master weights to this dtype once a forward ("bfloat16").
+        compute_dtype: cast the float32 master weights to this dtype once a forward ("bfloat16"; "auto": that one on
+            devices with instructions for it, float32 on others).
         compiled: run passes over whole clips that see everything through torch.compile.
 
     Attributes:
@@ -54,7 +56,13 @@ class VideoNetwork(nn.Module):
         super().__init__()
         self.size = size
         self.checkpointing, self.compiled = checkpointing, compiled
-        self.compute_dtype: torch.dtype | None = getattr(torch, compute_dtype) if compute_dtype else None
+        self.compute_dtype_name = compute_dtype
+        named_dtype(compute_dtype, "cpu")  # a name that is wrong is told here
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """To which weights are cast in a pass, on the device where they are; None: they are taken as they are."""
+        return named_dtype(self.compute_dtype_name, next(self.parameters()).device.type)
 
     @property
     def weight_dtype(self) -> torch.dtype:

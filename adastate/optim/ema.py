@@ -65,7 +65,7 @@ class EMA(nn.Module):
             return self.net
         weights = whole_weights(self.net) if self._source is None else self._source.gather(self.shares)
         with torch.device("meta"):
-            net = build(self.net.size, compute_dtype=str(self.net.compute_dtype or "").removeprefix("torch."))
+            net = build(self.net.size, compute_dtype=self.net.compute_dtype_name)
         weights = fold(self.net, weights)
         net.load_state_dict({k: v.to(dtype or v.dtype) for k, v in weights.items()}, assign=True)
         net.split = self.net.split

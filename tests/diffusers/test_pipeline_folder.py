@@ -38,7 +38,7 @@ def test_the_student_that_ships_streams_in_diffusers_as_here(folder: Path, tmp_p
     found = pipe("a red ball rolls left", seconds=1, seed=5, output_type="latent").frames
     with torch.no_grad():
         student = adastate.load().live.student.float()
-        student.net.compute_dtype = student.ema.net.compute_dtype = None
+        student.net.compute_dtype_name = student.ema.net.compute_dtype_name = None
         made = student.stream(["a red ball rolls left"], found.shape[2], 5)
         expected = torch.cat([chunk.content for chunk in made], 1).transpose(1, 2)
     assert float((found - expected).abs().max()) < 2e-5

@@ -30,7 +30,7 @@ def made(compiled: bool, checkpointing: bool, compute_dtype: str | None) -> tupl
     """Flow of a clip, and the gradient of all weights."""
     net = random_net().requires_grad_(True)
     net.compiled, net.checkpointing = compiled, checkpointing
-    net.compute_dtype = getattr(torch, compute_dtype) if compute_dtype else None
+    net.compute_dtype_name = compute_dtype
     text = normal(2, SIZE.text_tokens, SIZE.text_width, seed=7)
     flow = net(normal(2, 3, *SHAPE), torch.tensor([300.0, 800.0]), text)
     flow.square().mean().backward()

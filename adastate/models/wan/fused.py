@@ -19,6 +19,7 @@ from torch import Tensor
 from adastate.models.activation import gelu
 from adastate.models.adapters import merged
 from adastate.models.attention import attend
+from adastate.models.compute_dtype import AUTO
 from adastate.models.engine import steady
 from adastate.models.engine_pass import EnginePass, Modulation, Modulations, stacked
 from adastate.models.linear import Linear, apply, check_fp8, in_fp8
@@ -71,7 +72,9 @@ class Passes:
     def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager", fp8: bool = False) -> None:
         self.net, self.size = net, net.size
         embedding = net.patch_embedding
-        self.dtype = dtype or net.compute_dtype or embedding.weight.dtype
+        # FP8 is for passes in bfloat16, so it decides where the device is to
+        own = torch.bfloat16 if fp8 and net.compute_dtype_name == AUTO else net.compute_dtype
+        self.dtype = dtype or own or embedding.weight.dtype
         if fp8:
             check_fp8(self.dtype, embedding.weight.device)
         self.layers = [_Layer(block, self.dtype, fp8) for block in net.blocks]  # type: ignore[arg-type]
