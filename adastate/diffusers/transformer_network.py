@@ -8,6 +8,7 @@ everything to the processors that were there before, so that other pipelines may
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -156,7 +157,7 @@ class TransformerNetwork(VideoNetwork):
                     attention.set_processor(kind(attention.processor, layer))
 
 
-class _StreamProcessor:
+class _StreamProcessor(ABC):
     """An attention processor of a layer that does as the one before it while nothing streams."""
 
     def __init__(self, before: Any, layer: int) -> None:
@@ -173,8 +174,9 @@ class _StreamProcessor:
                 setattr(self.before, name, getattr(self, name))
         return self.before(attn, hidden_states, *args, **kwargs)
 
+    @abstractmethod
     def streamed(self, context: PassContext, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError
+        """Attention of a layer within a pass of a stream."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return dispatch_attention_fn(q, k.to(q.dtype), v.to(q.dtype), backend=self._attention_backend)  # type: ignore[no-any-return]
