@@ -44,6 +44,8 @@ class FsdpStrategy(ModelParallelStrategy):
         TypeError: for a module that does not name its networks.
     """
 
+    brings_networks = True
+
     def __init__(self, sequence_parallel: int = 1) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1)
         self.sequence_parallel = sequence_parallel

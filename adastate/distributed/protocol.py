@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import lightning.pytorch as pl
 from torch import Tensor
 
+from adastate.models import unread
 from adastate.models.fsdp import shard
 from adastate.models.lora import Lora, adapt
 from adastate.models.video_network import Size, VideoNetwork
@@ -100,6 +101,8 @@ def steps_of(strategy: Any) -> NetworkStrategy:
 def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> VideoNetwork:
     """A network that is to learn: with `lora` only its adapters do. Arguments as of `network` and `adapt`."""
     net = network(size, weights, **options)
+    if lora is not None:
+        unread.bring(net, "cpu")  # adapters are drawn where the weights are
     adapt(net, lora, weights)
     return net
 
@@ -135,6 +138,7 @@ def shard_all(module: Any) -> None:
         )
     for net in all_networks(module):
         shard(net, mesh["data_parallel"])
+        unread.bring(net, module.trainer.strategy.root_device)
 
 
 def all_networks(module: TrainedModule) -> list[VideoNetwork]:

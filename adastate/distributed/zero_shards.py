@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from adastate.models.unread import whole_weight
 from adastate.optim.ema import EMA
 from adastate.weights.sharded_checkpoint import WEIGHT, SavedShards, WeightShard, counters, moments_of, scalars_of
 
@@ -35,9 +36,8 @@ class ZeroShards:
     # ---- for averages
 
     def cut(self, net: nn.Module) -> list[Tensor]:
-        whole = dict(net.named_parameters())
         return [
-            whole[p.name].detach().flatten()[p.start : p.start + p.count].to(self.device, torch.float32, copy=True)
+            whole_weight(net, p.name).flatten()[p.start : p.start + p.count].to(self.device, torch.float32, copy=True)
             for p in self.pieces
         ]
 

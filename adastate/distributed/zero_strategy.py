@@ -20,6 +20,7 @@ from adastate.distributed import sample_groups, sharded_strategies
 from adastate.distributed.deepspeed_config import Offload, merge, settings
 from adastate.distributed.protocol import TrainedModule, TrainedNetwork, trained_module
 from adastate.distributed.zero_shards import ZeroShards
+from adastate.models import unread
 from adastate.models.fsdp import refuse_compiled
 from adastate.optim.muon import Muon
 
@@ -66,6 +67,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     """
 
     strategy_name = "zero"
+    brings_networks = True
 
     def __init__(
         self,
@@ -128,8 +130,15 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         half = precision == "bf16-mixed"
         self._refuse_casts(networks, half)
+        low = torch.bfloat16 if half else torch.float32
         for net in networks.frozen.values():
-            net.to(torch.bfloat16 if half else torch.float32)
+            unread.bring(net, "cpu" if self.shard_frozen else self.root_device, low)
+            net.to(low)
+        if module.trainer.training:  # engines take them in the dtype in which they compute; averages read their share
+            for network in networks.trained.values():
+                unread.bring(network.net, "cpu" if self.stage == 3 else self.root_device, low)
+        else:
+            unread.bring_all(module, self.root_device)
         if self.shard_frozen:
             for name, net in networks.frozen.items():
                 self.engines[name] = self._engine(net, {})

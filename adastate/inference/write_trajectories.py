@@ -23,7 +23,7 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, streamed_paths, whole_paths
 from adastate.inference.vbench import fingerprint
-from adastate.models import attention
+from adastate.models import attention, unread
 from adastate.runtime import threads
 from adastate.runtime.ranks import Rank, device_for
 from adastate.stream import StreamSpec
@@ -157,9 +157,11 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank, pro
     spec.chunks(frames)
     every = args.levels == ["every"]
     way = path_spec(spec, args.steps, args.solver, [] if every else _numbers(args.levels), every)
-    teacher, weights = _teacher(variables, args)
+    with unread.reading_later():
+        teacher, weights = _teacher(variables, args)
     teacher = teacher.eval().requires_grad_(False)
     held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
+    unread.bring_all(teacher, device_for(args.device, rank))
     teacher = teacher.to(device_for(args.device, rank))
     attention.use("auto")
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance

@@ -104,6 +104,15 @@ def _lightning(argv: list[str], composed: Config) -> bool:
 
     from adastate.config.environment import restored
     from adastate.config.mistakes import parser_sentence
+    from adastate.distributed.network_reader import NetworkReader
+    from adastate.models import unread
+
+    class Cli(LightningCLI):
+        """Lightning's, whose networks are read when it is known where they go."""
+
+        def instantiate_classes(self) -> None:
+            with unread.reading_later():
+                super().instantiate_classes()
 
     class SaveConfig(SaveConfigCallback):
         """The resolved config lies in the run folder itself, where `generate` finds it; but for what the environment
@@ -119,7 +128,7 @@ def _lightning(argv: list[str], composed: Config) -> bool:
 
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
     try:
-        cli = LightningCLI(
+        cli = Cli(
             pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
@@ -128,6 +137,7 @@ def _lightning(argv: list[str], composed: Config) -> bool:
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [NetworkReader()]},
             parser_kwargs={**quiet, "fit": dict(quiet)},
             args=argv,
         )

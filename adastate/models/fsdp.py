@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from adastate.models.video_network import VideoNetwork
 
@@ -33,6 +35,14 @@ def refuse_compiled(net: VideoNetwork, strategy: str) -> None:
 def local(tensor: Tensor) -> Tensor:
     """This process's piece of a sharded tensor, or the tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def piece_of(held: Tensor, whole: Tensor) -> Tensor:
+    """Of the `whole` of a tensor what this process has in `held`, which may be cut along its first axis."""
+    if not isinstance(held, DTensor):
+        return whole
+    shape, offset = compute_local_shape_and_global_offset(held.shape, held.device_mesh, held.placements)
+    return whole[offset[0] : offset[0] + shape[0]]
 
 
 def is_sharded(net: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from adastate.models import unread
 from adastate.models.adapters import fold
 from adastate.models.backbones import build
 from adastate.models.fsdp import is_sharded, local, whole_weights
@@ -45,6 +46,7 @@ class EMA(nn.Module):
         self.names = [name for name, p in net.named_parameters() if p.requires_grad]
         shared = {id(p): p for p in net.parameters() if not p.requires_grad}
         self.net: VideoNetwork = copy.deepcopy(net, shared).requires_grad_(False).eval()
+        unread.leave_copy(self.net, net)
         self.decay, self.start, self.warmup = decay, start, warmup
         self.updates = 0  # a host integer: reading it must not wait for the device
         self.shares: list[Tensor] = []
@@ -53,6 +55,7 @@ class EMA(nn.Module):
     def shard(self, source: Shares) -> None:
         """From here on each process averages its own share of the float32 weights, and `net` holds none."""
         self.shares, self._source = source.cut(self.net), source
+        unread.give_up(self.net)
         for p in self._averaged(self.net):
             p.data = p.data.new_empty(0)
 

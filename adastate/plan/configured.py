@@ -103,7 +103,7 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
     codec = _built(found["codec"])
     if not isinstance(codec, GroupCodec):
         raise ConfigError(f"{type(codec).__name__} is not trained here, TinyCodec and ResidualCodec are")
-    net = Net("codec", count(codec), averaged=found["ema"] is not None)
+    net = Net("codec", count(codec), averaged=found["ema"] is not None, drawn=True)
     height, width = variables.get("latent_size") or (8, 8)
     frames = int(fed.get("excerpt") or fed.get("video_frames") or 0) // codec.group
     side = (codec.scale * height, codec.scale * width)
@@ -155,7 +155,8 @@ def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net
         raise ConfigError(f"the {name} learns through adapters, and only full training is counted: leave lora out")
     size = _size(found)
     cast = found.get("compute_dtype") not in (None, "float32")
-    return Net(name, parameters(size), size, trained, averaged, trained and bool(found["checkpointing"]), cast)
+    again, drawn = trained and bool(found["checkpointing"]), found.get("weights") is None
+    return Net(name, parameters(size), size, trained, averaged, again, cast, drawn)
 
 
 def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:

@@ -32,7 +32,7 @@ class JobNeeds:
         lead_s: seconds before its end at which it is to be signalled: an iteration of which the student has been
             updated is finished, and saved.
         silence_s: seconds in one phase after which a run counts as hung (`run.heartbeat_s`).
-        memory_gib: host memory of a machine, while its processes read their networks.
+        memory_gib: host memory of a machine, while its processes start.
     """
 
     lead_s: int

@@ -167,6 +167,7 @@ class Net:
         parameters: how many; of a network that is no DiT `size` is None.
         averaged: whether an average of its weights is kept, in float32.
         compute_dtype: whether it casts its weights itself, to bfloat16.
+        drawn: whether its weights come from no file, but are drawn at random on the host.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Net:
     averaged: bool = False
     checkpointing: bool = False
     compute_dtype: bool = False
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,18 @@ def states(net: Net, stage: str, ranks: int, dtype: Precision) -> States:
     buckets = 2 * min(n, BUCKET) * dtype.weights
     gathered = min(n, LIVE) * dtype.weights if zero == 3 else 0
     return States(weights * dtype.weights, 4 * gradients, 12 * share, ema, buckets, gathered)
+
+
+def host_bytes(net: Net, stage: str, dtype: Precision) -> int:
+    """What a process holds of `net` in host memory before it is on the device, or in pieces there.
+
+    The weights of files are read straight to where they belong, one at a time (adastate.models.unread); those that
+    ZeRO-3 cuts are whole on the host before.
+    """
+    if net.drawn:
+        return 4 * net.parameters * (1 + net.averaged)
+    in_pieces = stage == "3_teacher" or (stage == "3" and net.trained)
+    return dtype.weights * net.parameters * in_pieces
 
 
 # ---- what a step adds

@@ -15,7 +15,7 @@ from adastate.config.schema import Config, ConfigError
 from adastate.plan import sharing, trajectory_cost
 from adastate.plan.configured import read
 from adastate.plan.job import job_needs
-from adastate.plan.memory import STAGES, States, states
+from adastate.plan.memory import STAGES, States, host_bytes, states
 from adastate.plan.runs import Run, RunSetting, step_flops
 
 GIB = 2**30
@@ -146,8 +146,8 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
     zero, ranks = args.zero or _stage(trainer.get("strategy")), gpus * nodes
     at, note = fitting(run, RunSetting(zero, ranks, run.batch, run.checkpointing, sharing.asked(config, ranks)))
     found = plan(run, at, args.memory, args.tflops)
-    # every process reads its networks there, in float32, before they go to its GPU
-    found["host"] = gpus * (4 * sum(net.parameters for net in run.nets) + sum(e.bytes for e in run.encoders))
+    a_process = sum(host_bytes(net, at.zero, run.dtype(net, at.zero)) for net in run.nets)
+    found["host"] = gpus * (a_process + sum(e.bytes for e in run.encoders))
     if args.job:
         print(job_needs(found, gpus).lines())
     elif args.json:
@@ -208,7 +208,7 @@ def show(found: dict[str, Any], console: Console, note: str = "") -> None:
     for name, size in found["memory"][chosen]["processor"].items():
         console.print(f"{name}: {size / GIB:.1f} GiB of each process's host memory")
 
-    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes read their networks")
+    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     if found["stream"]:
         console.print(f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache a prompt")
     size, usable = found["gpu"] / GIB, found["usable"] / GIB

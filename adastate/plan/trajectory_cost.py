@@ -58,7 +58,7 @@ def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any
         "clips": order.clips,
         "parameters": parameters(size),
         "rank": weights + work + sum(e.bytes for e in parts if e.device == "rank"),
-        "host": order.gpus * (4 * parameters(size) + sum(e.bytes for e in parts)),
+        "host": order.gpus * sum(e.bytes for e in parts),
         "disk": order.clips * kept * frames * size.channels * height * width * STORED,
         "flop a clip": flop,
         "seconds": flop * order.clips / (rate * 1e12 * order.gpus * order.nodes),
@@ -71,6 +71,6 @@ def show(found: dict[str, Any], console: Console, order: PathOrder, memory: floa
     every = order.gpus * order.nodes
     console.print(f"[bold]trajectories[/bold], a teacher of {found['parameters']:,} parameters, {every} processes")
     console.print(f"{found['rank'] / GIB:.1f} GiB a process, which {fits} {memory:g} GiB")
-    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes read their networks")
+    console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     console.print(f"{found['clips']:,} clips: {found['disk'] / GIB:.2f} GiB of shards")
     console.print(f"{found['flop a clip'] / 1e12:,.3g} TFLOP a clip, {found['seconds'] / 3600:,.3g} h in all")

@@ -20,7 +20,7 @@ from adastate.config.compose import build
 from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
 from adastate.rehearsal.recorder import DeviceRecorder
 from adastate.rehearsal.source_lines import line_of
-from adastate.rehearsal.stand_ins import StandInData, batch_shape, without_files
+from adastate.rehearsal.stand_ins import StandInData, batch_shape, host_bytes, without_files
 from adastate.rehearsal.training_phases import watch_training
 
 PARTS = 2
@@ -125,7 +125,9 @@ def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster,
     with recorder.building_run():
         module: Any = build(lightning["model"], pl.LightningModule)
         forget_data(module, recorder.fake)
-        trial.host = sum(_bytes(t) for t in (*module.parameters(), *module.buffers()))
+        told = lightning.get("trainer") or {}
+        low = 2 if str(told.get("precision")).startswith("bf16") else 4
+        trial.host = host_bytes(module, told.get("strategy"), low)
     if hasattr(module, "out"):
         module.out = None
     shape = batch_shape(lightning["data"], variables, module)

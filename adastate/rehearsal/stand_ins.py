@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.config.classes import class_at
 from adastate.encoders.hub import need
+from adastate.models.adapters import adapted
 from adastate.types import Batch
 
 WORDS = 100
@@ -23,7 +24,28 @@ WORDS = 100
 
 
 def _network(made: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda size, weights=None, **options: made(size, None, **options)
+    def network(size: Any, weights: Any = None, **options: Any) -> Any:
+        net = made(size, None, **options)
+        net.of_a_file = weights is not None
+        return net
+
+    return network
+
+
+def host_bytes(module: pl.LightningModule, strategy: Any, low: int) -> int:
+    """What a real run would hold of `module` in host memory while it starts, see adastate.plan.memory.host_bytes.
+
+    Args:
+        strategy: as in the configuration.
+        low: bytes of a number where ZeRO cuts.
+    """
+    told = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
+    trained = getattr(module, "trained", {}).values() if told.get("stage") == 3 else ()
+    cut = [net.net for net in trained] + [*module.frozen.values()] * bool(told.get("shard_frozen"))  # type: ignore[operator, union-attr]
+    read = [net for net in module.modules() if getattr(net, "of_a_file", False) and not adapted(net)]
+    straight = {id(p) for net in read for p in net.parameters()}
+    held = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()) if id(t) not in straight)
+    return held + sum(p.numel() * low for net in cut for p in net.parameters() if id(p) in straight)
 
 
 class StandInTokens(dict[str, Tensor]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from adastate.models import unread
 from adastate.models.adapters import adapted, is_adapter, merged
 from adastate.models.backbones import build
 from adastate.models.video_network import Size, VideoNetwork
@@ -92,6 +93,17 @@ def load(net: VideoNetwork, source: str) -> LoadReport:
     What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before;
     but for the layer of actions, which older weights lack: it is zero then, and the network as good as they are.
     """
+    take, report = fitting(net, source)
+    for name, tensor in net.state_dict().items():
+        tensor.copy_(take(name))
+    return report
+
+
+def fitting(net: VideoNetwork, source: str) -> tuple[Callable[[str], Tensor], LoadReport]:
+    """(what reads a weight by its name, what was found) of a source whose weights are all those of `net`; see `load`.
+
+    No weight is read yet, and `net` may be on the meta device.
+    """
     checkpoint = read(source)
     theirs = checkpoint.report.geometry
     told = checkpoint.report.heads_from == geo.SAID
@@ -113,19 +125,24 @@ def load(net: VideoNetwork, source: str) -> LoadReport:
     begins = fit.missing == (geo.ACTIONS,)
     if not (fit.whole or (begins and replace(fit, missing=()).whole)):
         raise WeightsError(f"{checkpoint.path} does not fit the network: {fit}")
-    for name, tensor in own.items():
-        tensor.zero_() if begins and name == geo.ACTIONS else tensor.copy_(checkpoint.entries[name].read())
     if begins:
         note = f"steered by none of its {net.size.actions} actions yet, whose layer the file has not: zeros"
         report = replace(report, notes=(*report.notes, note))
     rank_zero_info(report.line())
-    return report
+
+    def take(name: str) -> Tensor:
+        if begins and name == geo.ACTIONS:
+            return torch.zeros(own[name].shape)
+        return checkpoint.entries[name].read()
+
+    return take, report
 
 
 def network(size: Size, weights: str | None = None, **options: Any) -> VideoNetwork:
     """A network in float32 on the host, with the weights of a source that `load` knows, or random ones without.
 
     Random weights that a file's would replace are never drawn: for the large sizes that takes longer than reading.
+    Where networks may wait (adastate.models.unread) those of a file are looked through, and read later.
 
     Args:
         options: of `VideoNetwork`.
@@ -134,8 +151,9 @@ def network(size: Size, weights: str | None = None, **options: Any) -> VideoNetw
         return build(size, **options)
     with torch.device("meta"):
         net = build(size, **options)
-    net = net.to_empty(device="cpu")
-    load(net, weights)
+    unread.leave(net, fitting(net, weights)[0])
+    if not unread.may_wait():
+        unread.bring(net, "cpu")
     return net
 
 

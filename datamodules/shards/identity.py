@@ -19,6 +19,23 @@ _READ_WHOLE = 1 << 28
 """Bytes of a shard whose digest is taken when it is newer than its index: more would hold up the start for long."""
 
 
+_SPOTS, _SPOT = 64, 4096
+"""Places of a shard that are looked at whatever its size and date, and bytes of each."""
+
+
+def spots(file: Path) -> str:
+    """A digest of evenly spread places of a file: another file of the same length has another one.
+
+    Single bytes that were changed may lie between them.
+    """
+    length, taken = file.stat().st_size, hashlib.sha256()
+    with file.open("rb", buffering=0) as opened:
+        for place in range(_SPOTS):
+            opened.seek(max(0, length - _SPOT) * place // (_SPOTS - 1))
+            taken.update(opened.read(_SPOT))
+    return taken.hexdigest()[:24]
+
+
 def same_place(file: File) -> Any:
     """Equal for two spellings of one file: links, `./`, `//`, and in URLs escapes, upper case, usual ports, secrets."""
     if isinstance(file, Path):
@@ -38,17 +55,21 @@ def same_place(file: File) -> Any:
 def unlike_index(file: File, listed: Listed | None, known: Stamp) -> str:
     """Why a shard is not the one that its index.json lists; empty if it is, or nobody can tell.
 
-    One that is newer than its index is read whole, if it is small: a copy without dates, or other content.
+    Places of it are looked at in any case. One that is newer than its index is read whole, if it is small: a copy
+    without dates, or other content.
     """
     if listed is None or not known or not isinstance(file, Path):
         return ""
     has, date, _ = known
     if listed.bytes is not None and listed.bytes != has:
         return f"has {has} bytes, and index.json lists {listed.bytes}: make the set again"
+    other = "has other content than index.json lists: make the set again"
+    if listed.spots and listed.spots != spots(file):
+        return other
     if listed.sha256 and has <= _READ_WHOLE and date > (file.parent / "index.json").stat().st_mtime_ns:
         with file.open("rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() != listed.sha256:
-                return "has other content than index.json lists: make the set again"
+                return other
     return ""
 
 

@@ -209,11 +209,12 @@ def expand(pattern: str) -> list[str]:
 
 
 class Listed(NamedTuple):
-    """What an index.json says of a shard; it may not tell the last two."""
+    """What an index.json says of a shard; it may not tell the last three."""
 
     samples: int
     bytes: int | None = None
     sha256: str | None = None
+    spots: str | None = None
 
 
 def read_index(folder: File) -> dict[str, Listed]:
@@ -226,7 +227,7 @@ def read_index(folder: File) -> dict[str, Listed]:
     try:
         told = json.loads(Patience()(lambda: read_range(index, 0, _MAX_INDEX), index))
         listed = {
-            str(entry["name"]): Listed(int(entry["samples"]), entry.get("bytes"), entry.get("sha256"))
+            str(entry["name"]): Listed(int(entry["samples"]), *(entry.get(k) for k in ("bytes", "sha256", "spots")))
             for entry in told.get("shards", [])
         }
     except (FileNotFoundError, PermissionError):  # a bucket that must not be listed says so of what is not there
@@ -235,7 +236,7 @@ def read_index(folder: File) -> dict[str, Listed]:
         raise ShardError(f"{index} cannot be read ({error}): try again when its storage is there") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{index} is not readable ({error}): delete the folder and make it again") from error
-    for name, (samples, _, _) in listed.items():
+    for name, (samples, *_) in listed.items():
         if not re.fullmatch(r"\w[\w.-]*\.tar", name) or not 0 <= samples < 2**31:
             raise ShardError(f"{index} lists {name!r} with {samples} samples, which is no shard of its folder")
     return listed

@@ -21,6 +21,7 @@ from torch import Tensor
 from webdataset import TarWriter  # type: ignore[import-untyped]
 
 from adastate.runtime import atomic
+from datamodules.shards.identity import spots
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError
 
@@ -255,7 +256,8 @@ def owner_of(name: str) -> int | None:
 
 def describe(path: Path, samples: int) -> dict[str, Any]:
     """What an index tells of a shard."""
-    return {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    size, digest = path.stat().st_size, sha256(path)
+    return {"name": path.name, "samples": samples, "bytes": size, "sha256": digest, "spots": spots(path)}
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

@@ -29,37 +29,75 @@ class WorkerSilent(RuntimeError):
 def watched(batches: Iterator[T]) -> Iterator[T]:
     """The batches of a torch loader's iterator that was made with a timeout of LOOK_S.
 
-    Looks are counted, not seconds: where this process has been stopped with its workers no time has passed.
-
     Raises:
         WorkerSilent: a worker is stopped, or none has given a batch for too long.
     """
-    stopped = silent = 0
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader timed out" not in str(error):
-                raise
-            found = [process for process in _processes(batches) if is_stopped(process)]
-            stopped, silent = (stopped + 1 if found else 0), silent + 1
-            if stopped < STOPPED_LOOKS and silent < SILENT_LOOKS:
-                continue
-            who = ", ".join(map(str, found or _processes(batches)))
-            how = (
-                "is stopped: let it go on (kill -CONT) or end it"
-                if found
-                else "hangs: see whether its storage is there"
-            )
-            _end(_processes(batches))
-            raise WorkerSilent(
-                f"no batch for {LOOK_S * silent:.0f} s: a worker of the data loader (process {who}) {how}, then go on "
-                "with --ckpt_path=auto"
-            ) from None
-        stopped = silent = 0
-        yield batch
+    silent, watch = 0, _Watch(batches)
+    try:
+        while True:
+            try:
+                with watch:
+                    batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                if not watch.stopped and "DataLoader timed out" not in str(error):
+                    raise
+                silent += 1
+                if not watch.stopped and silent < SILENT_LOOKS:
+                    continue
+                found = watch.stopped or _processes(batches)
+                how = "was stopped, and is ended" if watch.stopped else "hangs: see whether its storage is there"
+                _end(_processes(batches))
+                looks = STOPPED_LOOKS if watch.stopped else silent
+                raise WorkerSilent(
+                    f"no batch for {LOOK_S * looks:.0f} s: a worker of the data loader (process "
+                    f"{', '.join(map(str, found))}) {how}; then go on with --ckpt_path=auto"
+                ) from None
+            silent = 0
+            yield batch
+    finally:
+        watch.end()
+
+
+class _Watch:
+    """Ends workers that are stopped while a batch is waited for, from a thread of its own: torch itself waits without
+    any timeout for a batch that such a worker has in its queue.
+
+    Looks are counted, not seconds: where this process has been stopped with its workers no time has passed.
+
+    Attributes:
+        stopped: the workers that it has ended.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        self.batches, self.stopped = batches, list[int]()
+        self._given = self._looks = 0
+        self._waiting, self._over = False, threading.Event()
+        threading.Thread(target=self._look, name="worker watch", daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._waiting = True
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        self._waiting = False
+        self._given += failed is None
+
+    def end(self) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        before = 0
+        while not self._over.wait(LOOK_S):
+            found = [process for process in _processes(self.batches) if is_stopped(process)] if self._waiting else []
+            same, before = self._given == before, self._given
+            self._looks = self._looks + 1 if found and (same or not self._looks) else 0
+            if self._looks >= STOPPED_LOOKS:
+                self.stopped = found
+                for process in found:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                return
 
 
 def is_stopped(process: int) -> bool:

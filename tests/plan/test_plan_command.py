@@ -135,7 +135,8 @@ def test_trajectories_are_planned(capsys: Any) -> None:
     main([*words, "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == parameters(WAN) and found["disk"] == 10 * 5 * 21 * 16 * 60 * 104 * 2
-    assert found["host"] > 2 * 4 * parameters(WAN) and found["rank"] > 2 * parameters(WAN)
+    assert 0 < found["host"] - 2 * 2 * 5_680_910_336 < 2 * 4 * parameters(WAN), "UMT5 and the VAE, and no teacher"
+    assert found["rank"] > 2 * parameters(WAN)
     assert found["seconds"] == pytest.approx(found["flop a clip"] * 10 / (316e12 * 2))
     main([*words, "--memory=2"])
     assert "which does not fit 2 GiB" in " ".join(capsys.readouterr().out.split())

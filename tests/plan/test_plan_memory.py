@@ -243,3 +243,12 @@ def test_what_is_advised_fits_and_nothing_shorter_does(zero: str) -> None:
     assert layout(run.with_checkpointing(), RunSetting(stage, 8, batch, True))["peak"] <= limit
     assert layout(run, at)["peak"] > limit
     assert smallest_change(run, at, 10_000 * GIB) == [] and smallest_change(run, at, GIB) is None
+
+
+def test_the_host_holds_what_no_file_gives_and_what_is_yet_to_be_cut() -> None:
+    """Networks of files are read straight to the device."""
+    net = Net("student", 1000, trained=True, averaged=True)
+    assert [memory.host_bytes(net, zero, memory.BFLOAT16) for zero in STAGES] == [0, 0, 0, 2000, 2000]
+    teacher = replace(net, trained=False, averaged=False)
+    assert [memory.host_bytes(teacher, zero, memory.FLOAT32) for zero in STAGES] == [0, 0, 0, 0, 4000]
+    assert memory.host_bytes(replace(net, drawn=True), "2", memory.BFLOAT16) == 8000, "float32, and its average"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.clips import ShardData
+from datamodules.shards import identity
 from datamodules.shards.identity import same_place
 from datamodules.shards.index import find_shards
 from datamodules.shards.remote import Remote
@@ -81,6 +82,34 @@ def test_a_shard_unlike_its_index_is_not_used(tmp_path: Path) -> None:
     data = ShardData(str(folder), batch=2, max_skipped_share=1)
     data.setup()
     assert data.skipped == {"changed shard": 4}
+
+
+@pytest.mark.filterwarnings("ignore:skipping")
+@pytest.mark.parametrize("change", [swapped, in_place])
+def test_a_large_shard_with_size_and_date_of_the_old_one_is_not_used(
+    tmp_path: Path, change: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shard is so large that nothing of it is looked at, and no date speaks for one."""
+    monkeypatch.setattr(identity, "_READ_WHOLE", 0)
+    folder, changed = Path(write(tmp_path / "a", 8)), Path(write(tmp_path / "b", 8, change=other))
+    change(changed / "shard-000001.tar", folder / "shard-000001.tar")
+    data = ShardData(str(folder), batch=2, max_skipped_share=1)
+    data.setup()
+    assert data.skipped == {"changed shard": 4}
+
+
+def test_a_sparse_file_of_any_size_is_known_by_its_places(tmp_path: Path) -> None:
+    for length, at in ((0, 0), (1, 0), (5000, 4999), (2**26, 2**25)):
+        file = tmp_path / str(length)
+        file.touch()
+        os.truncate(file, length)
+        before = identity.spots(file)
+        assert before == identity.spots(file)
+        if length:
+            with file.open("r+b") as opened:
+                opened.seek(at)
+                opened.write(b"x" * min(length - at, 2**21))
+            assert identity.spots(file) != before
 
 
 @pytest.mark.filterwarnings("ignore:skipping")

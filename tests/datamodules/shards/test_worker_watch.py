@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from adastate.config.mistakes import sentence
 from datamodules.shards import worker_watch
 from datamodules.shards.sampler import _Loader
 from datamodules.shards.worker_watch import WorkerSilent, watched
+from tests.support.disk_faults import ROOT, SMALL, Runs, lost
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
 
@@ -29,6 +34,13 @@ class Numbers(IterableDataset[int]):
             if number == self.hangs_at:
                 time.sleep(600)
             yield number
+
+
+class Pictures(IterableDataset[Tensor]):
+    """Batches whose memory is handed over by the worker itself when they are taken out of the queue."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (torch.full((100,), n) for n in range(100))
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +67,21 @@ def test_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         list(watched(batches))
     told = sentence(failed.value)
     assert told and "\n" not in told
-    assert f"(process {worker}) is stopped: let it go on (kill -CONT) or end it" in told
+    assert f"(process {worker}) was stopped, and is ended; then go on with --ckpt_path=auto" in told
     del batches, failed
     with pytest.raises((ChildProcessError, ProcessLookupError)):
         os.waitpid(worker, 0), os.kill(worker, 0)
+
+
+def test_a_worker_that_is_stopped_while_it_hands_a_batch_over() -> None:
+    """torch has no timeout there."""
+    batches = iter(DataLoader(Pictures(), batch_size=None, num_workers=1, timeout=worker_watch.LOOK_S))
+    next(batches)
+    (worker,) = worker_watch._processes(batches)
+    time.sleep(0.5)  # by now the next ones are in its queue
+    os.kill(worker, signal.SIGSTOP)
+    with pytest.raises(WorkerSilent, match=rf"\(process {worker}\) was stopped"):
+        list(watched(batches))
 
 
 def test_a_worker_that_goes_on_in_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +125,47 @@ def test_loaders_with_workers_are_watched_in_the_stated_time() -> None:
     stream = BatchStream(lambda numbers: None, 1, 1)  # type: ignore[arg-type,return-value]
     assert _Loader(stream, 1, None).timeout == worker_watch.LOOK_S
     assert _Loader(stream, 0, None).timeout == 0
+
+
+RUN = """
+import sys
+from adastate.main import main
+from datamodules.shards import worker_watch
+worker_watch.LOOK_S, worker_watch.STOPPED_LOOKS = 0.5, 4
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_run_of_one_process_whose_worker_is_gone_ends_with_a_sentence(sent: signal.Signals, tmp_path: Path) -> None:
+    """`adastate fit` itself; what it has saved is there, and none of its processes is left."""
+    runs = Runs.__new__(Runs)
+    runs.world, runs.strategy, runs.data = 1, "one", tmp_path
+    (tmp_path / "prompts.txt").write_text("a red ball\nslow snow\n")
+    (tmp_path / "small.yaml").write_text(SMALL)
+    words = [*runs.words(tmp_path / "run"), "--data.workers=1", "--run.iterations=100000"]
+    command = [sys.executable, "-c", RUN, *words]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            log = tmp_path / "run" / "distill" / "run.log.jsonl"
+            while not (log.is_file() and '"saved"' in log.read_text()):
+                assert run.poll() is None
+                time.sleep(0.1)
+            (worker,) = _children(run.pid)
+            os.kill(worker, sent)
+            told = run.communicate(timeout=120)[1]
+        finally:
+            run.kill()
+    last = told.strip().splitlines()[-1]
+    assert run.returncode == 1 and last.startswith("adastate: ") and "--ckpt_path=auto" in last
+    assert f"process {worker}" in last and "Traceback" not in told
+    assert not Path(f"/proc/{worker}").exists(), "the worker is ended"
+    assert not lost(tmp_path / "run" / "distill"), "what was saved is whole"
+
+
+def _children(process: int) -> list[int]:
+    """The loader's workers: those that run what the process itself runs."""
+    found = [int(c) for c in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [c for c in found if b"worker_watch" in Path(f"/proc/{c}/cmdline").read_bytes()]

@@ -1,0 +1,25 @@
+"""Reads the networks that a run has left in their files, as soon as it is known where they go."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+
+from adastate.models import unread
+
+
+class NetworkReader(pl.Callback):
+    """Brings unread networks to the device of their process, before anything else looks at their weights.
+
+    Strategies with `brings_networks` do so themselves: each process reads what it will keep. Strategies that are not
+    known here find the networks whole on the host.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        strategy = trainer.strategy
+        if getattr(strategy, "brings_networks", False):
+            return
+        whole = isinstance(strategy, (DDPStrategy, SingleDeviceStrategy)) and not isinstance(
+            strategy, DeepSpeedStrategy
+        )
+        unread.bring_all(pl_module, strategy.root_device if whole else "cpu")
