@@ -66,13 +66,21 @@ def _trusted(path: str) -> bool:
     """Names beyond a module of ours, such as what it imports, are not."""
     if not DOTTED.fullmatch(path):
         return False
-    if path.startswith(OTHERS):
-        return True
-    module = path.rpartition(".")[0]
-    try:
-        return path.split(".")[0] in OURS and importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
+    known = path.startswith(OTHERS) or path.split(".")[0] in OURS
+    return known and _is_module(path.rpartition(".")[0])
+
+
+def _is_module(path: str) -> bool:
+    """Whether a dotted name is a module by its file, without importing anything."""
+    top, *parts = path.split(".")
+    found = importlib.util.find_spec(top)
+    places = [Path(place) for place in (found and found.submodule_search_locations) or ()]
+    for i, part in enumerate(parts):
+        last = i + 1 == len(parts)
+        if last and any((place / f"{part}.py").is_file() for place in places):
+            return True
+        places = [place / part for place in places if (place / part / "__init__.py").is_file()]
+    return bool(places)
 
 
 def _importable(path: str) -> bool:

@@ -16,6 +16,9 @@ from adastate.media.video import BACKDROP, fit
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
+KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+"""What is opened, whatever the name: of other kinds some are programs, which PIL has another program run (EPS)."""
+
 MOST_PIXELS = 2**28
 """Of a picture, before any of it is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
 
@@ -41,7 +44,7 @@ def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
     if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"there is no picture {path}")
     try:
-        with _unlimited(), nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
+        with _unlimited(), nullcontext(path) if isinstance(path, Image.Image) else _open(path) as image:
             shown = _reduced(image.copy() if opened else image, 2 * max(height, width))
     except (OSError, SyntaxError, ValueError) as error:  # PIL has all three for damaged files
         name = "the picture" if opened else path
@@ -51,6 +54,11 @@ def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
         ) from error
     picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     return fit(picture, (height, width)) / 127.5 - 1
+
+
+def _open(path: Path) -> Image.Image:
+    Image.init()  # which kinds there are PIL knows from here on
+    return Image.open(path, formats=[kind for kind in KINDS if kind in Image.OPEN])
 
 
 def _reduced(image: Image.Image, enough: int) -> Image.Image:

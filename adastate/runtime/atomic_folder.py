@@ -108,11 +108,11 @@ def facts(folder: Path) -> dict[str, Any]:
         files = manifest["files"]
         number = NAME.fullmatch(folder.name)
         whole = told == _of_facts(manifest)
-        complete = bool(files) and all({"bytes", "sha256"} <= set(files[name]) for name in files)
+        complete = bool(files) and all(isinstance(f.get("bytes"), int) and f.get("sha256") for f in files.values())
         moved = number is not None and manifest["iteration"] != int(number["number"])
     except Damaged:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{folder} has no readable {MANIFEST} ({error!r})") from error
     if not whole:
         raise Damaged(f"{folder} is damaged: {MANIFEST} is not as it was written")
@@ -161,6 +161,16 @@ def folders(root: Path) -> list[Path]:
         if name and path.is_dir() and (path / MANIFEST).is_file():
             found.setdefault(name["number"], path)
     return [found[number] for number in sorted(found)]
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether somebody has copied another checkpoint to this name: it is theirs, and none of the run's."""
+    name = NAME.fullmatch(folder.name)
+    try:
+        told = json.loads((folder / MANIFEST).read_bytes())["iteration"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return name is not None and isinstance(told, int) and told != int(name["number"])
 
 
 def delete(folder: Path) -> None:

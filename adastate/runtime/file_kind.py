@@ -103,7 +103,7 @@ def _require_whole(path: Path, head: bytes) -> None:
             try:
                 header = json.loads(file.read(end)[8:])
                 end += max((entry["data_offsets"][1] for k, entry in header.items() if k != "__metadata__"), default=0)
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
                 return  # the library says what is the matter
     if size < end < 1 << 45:
         raise NoWeightsError(

@@ -1,7 +1,8 @@
 """One run in a folder at a time: who holds it is written in `run.lock`, and whether it still does the system knows.
 
 The lock is a record lock on that file. It ends with the process, however that dies, and no child inherits it, so a file
-that is left behind locks nothing.
+that is left behind locks nothing. Where the file system has no locks, the process that is written there is looked for,
+which finds those of the same machine.
 """
 
 from __future__ import annotations
@@ -42,21 +43,19 @@ def acquire(folder: Path) -> str:
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            os.close(handle)
-            return ""  # a file system without locks
+        here = error.errno in (errno.EACCES, errno.EAGAIN)
+        if not here:  # a file system without locks: what is written there tells of processes of this machine
+            here = _lives(os.pread(handle, 4096, 0))
+        if not here:
+            _write(handle)
+            _held[key] = handle
+            return told
         os.close(handle)
         raise FolderInUse(
             f"{folder} is in use by {told or 'another run'}: wait for its end, or set RUN=another/folder"
         ) from error
     _held[key] = handle
-    mine = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(mine).encode(), 0)
+    _write(handle)
     return told
 
 
@@ -66,6 +65,30 @@ def release(folder: Path) -> None:
     if handle is not None:
         os.ftruncate(handle, 0)
         os.close(handle)
+
+
+def _write(handle: int) -> None:
+    mine = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(mine).encode(), 0)
+
+
+def _lives(content: bytes) -> bool:
+    """Whether the holder is a process of this machine that there is still."""
+    try:
+        told = json.loads(content)
+        if told["host"] != socket.gethostname() or int(told["pid"]) == os.getpid():
+            return False
+        os.kill(int(told["pid"]), 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (ValueError, KeyError, TypeError, OSError, OverflowError):
+        return False
+    return True
 
 
 def _holder(content: bytes) -> str:

@@ -13,11 +13,16 @@ MOST_NODES = 100_000
 """Values, those that aliases stand for counted each time: nine lists of nine aliases each are half a billion."""
 
 
+MOST_DIGITS = 1000
+"""Of a number: YAML has numbers to the base of 60, 1:30:00, of which a long one takes hours to read."""
+
+
 def load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """What a text holds.
 
     Raises:
-        yaml.YAMLError: it is none, too long, nested too deep, or its aliases stand for more than `MOST_NODES` values.
+        yaml.YAMLError: it is none, too long, nested too deep, or its aliases stand for more than `MOST_NODES` values,
+            or a number is too long.
     """
     return load_nodes(text, loader)[1]
 
@@ -48,6 +53,8 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
             raise yaml.YAMLError("an alias in it stands for what it is a part of")
         return known[id(node)]
     known[id(node)] = 0
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+        raise yaml.YAMLError(f"it holds a number of {len(node.value)} characters, at most {MOST_DIGITS}")
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         children = [part for pair in node.value for part in pair]

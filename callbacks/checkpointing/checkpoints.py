@@ -263,7 +263,7 @@ class Checkpoints(Checkpoint):
 
     def _prune(self, saved: Path) -> str:
         """Deletes what need not be kept, never what was just saved; why something could not be deleted, or ""."""
-        every = atomic_folder.folders(self.root)
+        every = [p for p in atomic_folder.folders(self.root) if not atomic_folder.is_copy(p)]
         spared = {*every[-self.keep :], saved, self.last_good, best(every, self.monitor, self.mode)}
         try:
             for folder in every:

@@ -32,8 +32,10 @@ def resolve(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] |
         ValueError: there is no such checkpoint, or the run folder is used.
     """
     asked, rest = _taken(words, "--ckpt_path")
-    allowed, rest = _taken(rest, ALLOW)
-    changed_config.allowed[:] = allowed.split(",") if allowed else []
+    changed_config.allowed.clear()
+    while any(word.partition("=")[0] == ALLOW for word in rest):
+        allowed, rest = _taken(rest, ALLOW, once=True)
+        changed_config.allowed.extend(allowed.split(",") if allowed else [])
     every = None if root is None else Path((saving or {}).get("dirpath") or root / "checkpoints")
     if OVERWRITE in rest:
         rest.remove(OVERWRITE)
@@ -46,11 +48,11 @@ def resolve(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] |
     return rest if state is None else [*rest, f"--ckpt_path={state}", "--weights_only=true"]
 
 
-def _taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
-    """(the value of a flag, the other words)."""
+def _taken(words: Sequence[str], flag: str, once: bool = False) -> tuple[str | None, list[str]]:
+    """(the value of a flag, the other words); the last value, or `once` the first, and then the flag may come again."""
     found, rest, left = None, list[str](), iter(words)
     for word in left:
-        if word.partition("=")[0] == flag:
+        if word.partition("=")[0] == flag and not (once and found is not None):
             found = word.partition("=")[2] if "=" in word else next(left, "")
         else:
             rest.append(word)

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from adastate.config.compose import compose
+from adastate.config.schema import ConfigError
+from adastate.config.trusted import check_trusted
 from adastate.main import main
 from adastate.weights import BUILTIN
 
@@ -56,3 +58,27 @@ def test_with_the_flag_it_is_used(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     main(["generate", "--run", str(run), *words, "--trust-code"])
     assert run.with_name("it ran").exists() and len(list(out.glob("*.mp4"))) == 1
     assert os.environ["ADASTATE_TRUST_CODE"] == "1", "the processes that it starts trust as much"
+
+
+@pytest.mark.parametrize(
+    ("path", "trusted"),
+    [
+        ("torch.nn.Linear", True),
+        ("lightning.pytorch.callbacks.ModelCheckpoint", True),
+        ("lightning.pytorch.loggers.tensorboard.TensorBoardLogger", True),
+        ("adastate.distributed.ZeroStrategy", True),
+        ("datamodules.clips.ShardData", True),
+        ("torch.nn.functional.torch.load", False),
+        ("lightning.pytorch.trainer.connectors.signal_connector.subprocess.Popen", False),
+        ("lightning.pytorch.cli.os.popen", False),
+        ("torch.hub.load", False),
+        ("adastate.runtime.signals.subprocess.Popen", False),
+    ],
+)
+def test_what_a_module_has_imported_is_not_its_own(path: str, trusted: bool, tmp_path: Path) -> None:
+    node = {"trainer": {"callbacks": [{"class_path": path, "init_args": {"args": "ls"}}]}}
+    if trusted:
+        check_trusted(node, tmp_path)
+    else:
+        with pytest.raises(ConfigError, match="which is code from outside this project, Lightning and torch"):
+            check_trusted(node, tmp_path)

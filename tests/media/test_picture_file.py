@@ -165,3 +165,11 @@ def test_a_large_one_is_converted_in_bands_and_comes_out_the_same(
     monkeypatch.setattr(picture_file, "_in_8_bits", lambda band: most.append(band.width * band.height) or convert(band))
     assert torch.equal(read_picture(tmp_path / "a.png", 20, 20), whole)
     assert len(most) > 10 and max(most) <= 5_000
+
+
+def test_a_program_named_like_a_picture_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL hands EPS to Ghostscript, whatever the file is called."""
+    ramp().save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture \(cannot identify image file"):
+        read_picture(tmp_path / "a.png", 20, 30)

@@ -109,6 +109,22 @@ def test_a_manifest_of_an_earlier_form_is_told_as_such(tmp_path: Path) -> None:
         atomic_folder.verify(path.parent)
 
 
+@pytest.mark.parametrize(
+    "rotten", ["[" * 100_000, '{"iteration": 3, "files": {"a": 1}, "manifest_sha256": ""}', "[1]", "3"]
+)
+def test_whatever_a_manifest_has_become_it_is_damage(tmp_path: Path, rotten: str) -> None:
+    path = write(tmp_path, "3") / MANIFEST
+    path.write_text(rotten)
+    with pytest.raises(Damaged, match="no readable manifest"):
+        atomic_folder.verify(path.parent)
+    assert not atomic_folder.is_copy(path.parent)
+
+
+def test_a_copy_under_the_name_of_another_is_known_by_its_manifest(tmp_path: Path) -> None:
+    shutil.copytree(write(tmp_path, "3"), tmp_path / "00000009")
+    assert [atomic_folder.is_copy(p) for p in atomic_folder.folders(tmp_path)] == [False, True]
+
+
 def test_what_others_lay_beside_them_is_left_alone(tmp_path: Path) -> None:
     write(tmp_path, "2")
     for copy in ("00000002-keep", "00000003_before_lr_change", "2", "00000003-again"):

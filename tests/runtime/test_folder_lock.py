@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,23 @@ def test_the_second_run_is_told_who_has_the_folder_and_a_dead_one_has_it_no_long
     assert folder_lock.acquire(tmp_path) == "", "a process may take its own again"
     folder_lock.release(tmp_path)
     assert folder_lock.acquire(tmp_path) == "", "the last holder ended well"
+    folder_lock.release(tmp_path)
+
+
+def test_without_locks_the_one_that_is_written_there_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(folder_lock.fcntl, "lockf", none)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        told = {"host": socket.gethostname(), "pid": other.pid, "start": "2026-01-01T00:00:00Z"}
+        (tmp_path / folder_lock.NAME).write_text(json.dumps(told))
+        with pytest.raises(folder_lock.FolderInUse, match=f"in use by process {other.pid} on "):
+            folder_lock.acquire(tmp_path)
+    assert folder_lock.acquire(tmp_path).startswith(f"process {other.pid} on "), "it is gone"
+    assert json.loads((tmp_path / folder_lock.NAME).read_text())["pid"] == os.getpid()
     folder_lock.release(tmp_path)
 
 

@@ -21,7 +21,8 @@ BOMBS = {
     ),
     "itself": ("a: &a [*a]", "stands for what it is a part of"),
     "nested": ("[" * 3_000, "nested too deep"),
-    "digits": (f"a: {'1' * 5000}", "cannot be read"),
+    "digits": (f"a: {'1' * 5000}", "a number of 5000 characters"),
+    "to the base of 60": (f"a: 1{':1' * 50_000}", "a number of 100001 characters"),
     "long": ("a: " + "x" * (plain_yaml.MOST_BYTES + 1), "at most"),
 }
 

@@ -1,9 +1,10 @@
 """Whole command-line runs in which one call on the disk fails after another: `python -m tests.support.disk_faults`.
 
 A library that is preloaded (faulty_disk.c) sees every open, write, fsync, rename and unlink on the run folder, on
-TMPDIR and on the data. The undisturbed run is recorded; then, call by call, a run is started in which that call fails
-with ENOSPC or EIO, or in which the process dies there, or from which on the disk stays full. Every run is then gone on
-with, without faults, to its end. Runs are forked from a process that has imported everything.
+TMPDIR and on the data, and every read of the data. The undisturbed run is recorded; then, call by call, a run is
+started in which that call fails with ENOSPC or EIO, those on the data with ESTALE, ETIMEDOUT or ENOENT as well; or in
+which the process dies there, or from which on the disk stays full. Every run is then gone on with, without faults, to
+its end. Runs are forked from a process that has imported everything.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ LIMIT_S = 240
 """A run that takes longer hangs."""
 
 KINDS = {"full": (errno.ENOSPC, 0), "broken": (errno.EIO, 0), "dead": (0, 0), "full from there on": (errno.ENOSPC, 1)}
-"""What happens at a call: (its error, or 0 for a kill; whether all later calls of its kind fail as well)."""
+"""What happens at a call: (its error, or 0 for a kill; 1 if later calls of its kind fail as well, 2 if those on its
+path do)."""
+
+READING = {
+    "broken": (errno.EIO, 0), "stale": (errno.ESTALE, 0), "timed out": (errno.ETIMEDOUT, 0), "gone": (errno.ENOENT, 0),
+    "dead": (0, 0), "stale from there on": (errno.ESTALE, 2), "gone from there on": (errno.ENOENT, 2),
+}  # fmt: skip
+"""What happens at a call on the data, which is only read."""
 
 SMALL = """
 size: {width: 32, layers: 1, heads: 2, ffn: 32}
@@ -58,6 +66,19 @@ trainer: {accelerator: cpu, log_every_n_steps: 1, precision: 32-true}
 """A distillation of four iterations, saved after each."""
 
 STAGE = ["base", "sizes/tiny", "stages/distill", "stages/distill_tiny"]
+
+CLIPS = """
+size: {width: 32, layers: 1, heads: 2, ffn: 32}
+latent_size: [4, 4]
+rollout: {frames: 2}
+preview: {every: 0, long: 0}
+run: {save_every: 1}
+training: {teacher: {batch: 2, steps: 4}}
+data: {init_args: {shards: SHARDS, memory_gb: 0}}
+model: {init_args: {weights: null}}
+trainer: {accelerator: cpu, log_every_n_steps: 1, precision: 32-true}
+"""
+"""A teacher on six shards of two clips, of which every process and epoch reads each; four steps, saved after each."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +133,26 @@ class Runs:
     """Runs of one kind, each in a folder of its own below `folder`."""
 
     def __init__(self, folder: Path, strategy: str) -> None:
-        self.folder, self.strategy, self.world = folder, strategy, 1 if strategy == "one" else 2
+        self.folder, self.strategy, self.world = folder, strategy, 1 if strategy in ("one", "shards") else 2
         self.disk = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self.data = folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "prompts.txt").write_text("a red ball\nslow snow\n")
         (self.data / "small.yaml").write_text(SMALL)
-        self.expected = ""
+        self.expected, self.stage = "", "teacher" if strategy == "shards" else "distill"
+        if strategy == "shards":
+            (self.data / "small.yaml").write_text(CLIPS.replace("SHARDS", str(self.data / "clips")))
+            clips(self.data / "clips")
 
     def words(self, run: Path) -> list[str]:
-        files = [*STAGE, *([f"strategy/{self.strategy}"] if self.strategy != "one" else [])]
+        files = [*STAGE, *([f"strategy/{self.strategy}"] if self.world > 1 else [])]
+        if self.strategy == "shards":
+            files = ["base", "sizes/tiny", "stages/teacher", "recipes/teacher_latents"]
         config = [word for file in files for word in ("--config", f"conf/{file}.yaml")]
         config += ["--config", f"{self.data}/small.yaml"]
-        more = [f"--run.dir={run}", f"--data.file={self.data}/prompts.txt", f"--trainer.devices={self.world}"]
-        more.append(f"--data.batch={2 // self.world}")
+        more = [f"--run.dir={run}", f"--trainer.devices={self.world}"]
+        if self.strategy != "shards":
+            more += [f"--data.file={self.data}/prompts.txt", f"--data.batch={2 // self.world}"]
         return ["fit", *config, *more]
 
     def start(self, run: Path, *more: str, fault: Fault | None = None, record: Path | None = None) -> list[int]:
@@ -175,7 +202,7 @@ class Runs:
         if record is not None:
             self.disk.faulty_record(os.fsencode(f"{record}{rank}"))
         elif fault is not None and fault.rank == rank:
-            code, ever = KINDS[fault.kind]
+            code, ever = kinds(fault.call)[fault.kind]
             self.disk.faulty_fail(fault.call.encode(), fault.nth, code, ever)
         try:
             main(words)
@@ -237,7 +264,7 @@ class Runs:
             return f"ends in a traceback: {said[-400:]}"
         if fault.kind != "dead" and any(codes) and "adastate: " not in said:
             return f"ends with {codes} and no sentence; {said[-400:]}"
-        return lost(run / "distill") or left(run)
+        return lost(run / self.stage) or left(run)
 
 
 def sampled(calls: Path, rank: int) -> list[Fault]:
@@ -282,8 +309,8 @@ def left(run: Path) -> str:
 
 
 def digest(run: Path) -> str:
-    """Of the student that a run has written."""
-    path = run / "student.safetensors"
+    """Of the student or teacher that a run has written."""
+    path = next(run.glob("*.safetensors"), run / "none")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
 
 
@@ -291,10 +318,30 @@ def tail(run: Path) -> str:
     return "\n".join(p.read_text(errors="replace")[-1500:] for p in sorted(run.parent.glob(f"{run.name}.log*")))
 
 
+def kinds(call: str) -> dict[str, tuple[int, int]]:
+    """What can happen at a call, which is on the data or on what the run writes."""
+    return READING if call.split()[1].startswith("2") else KINDS
+
+
+def clips(folder: Path) -> None:
+    """Six shards of two clips."""
+    import torch
+
+    from datamodules.shards.shard_writer import ShardWriter, npy
+
+    with ShardWriter(folder, 2) as writer:
+        for i in range(12):
+            latents = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(i))
+            writer.add(f"clip-{i:03d}", {"latent.npy": npy(latents), "txt": b"a red ball"})
+
+
 def faults(calls: list[Fault], share: float, only: str) -> Iterator[Fault]:
     """All kinds at all calls, or an even share of them; a disk that stays full matters to what writes."""
     made = [
-        Fault(c.call, c.nth, kind, c.rank) for c in calls for kind in KINDS if kind[-2:] != "on" or c.call[0] == "w"
+        Fault(c.call, c.nth, kind, c.rank)
+        for c in calls
+        for kind in kinds(c.call)
+        if kind != "full from there on" or c.call[0] == "w"
     ]
     made = [f for f in made if re.search(only, f"{f.call} {f.kind}")]
     wanted = max(1, round(share * len(made)))
@@ -305,7 +352,7 @@ def main() -> None:
     """Writes `found.json`: how many calls there are, how many runs were made, and which did not hold."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("strategy", choices=("one", "ddp", "zero2"))
+    parser.add_argument("strategy", choices=("one", "ddp", "zero2", "shards"))
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--only", default="")
     args = parser.parse_args()

@@ -1,8 +1,9 @@
 /* Makes one call on watched paths fail, or kills the process there: preloaded (LD_PRELOAD) into a run by disk_faults.py.
 
    A call is named by what it is and by its path below a watched folder, "write 0/checkpoints/00000001/state.ckpt". In
-   the mode RECORD every call is written down; in the mode FAIL the n-th one of a name, and with `for_ever` all calls of
-   that kind from there on, fails with `error`, or ends the process where `error` is 0. */
+   the mode RECORD every call is written down; in the mode FAIL the n-th one of a name fails with `error`, or ends the
+   process where `error` is 0. With `for_ever` 1 all calls of that kind fail from there on, with 2 all on that path.
+   Reads are watched in the last folder, that of the data. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <dlfcn.h>
@@ -83,6 +84,7 @@ static int fails(const char *kind, int at, const char *path, void (*torn)(void *
   char name[PATH_MAX], call[PATH_MAX + 64];
   int now = 0;
   if (!watched(at, path, name)) return 0;
+  if (!strcmp(kind, "read") && atoi(name) != folders - 1) return 0;
   snprintf(call, sizeof call, "%s %s", kind, name);
   if (mode == RECORD) {
     strcat(call, "\n");
@@ -90,7 +92,8 @@ static int fails(const char *kind, int at, const char *path, void (*torn)(void *
     return 0;
   }
   pthread_mutex_lock(&lock);
-  if (seen >= wanted && for_ever) now = !strncmp(call, target, strcspn(target, " ") + 1);
+  if (seen >= wanted && for_ever == 1) now = !strncmp(call, target, strcspn(target, " ") + 1);
+  else if (seen >= wanted && for_ever) now = !strcmp(name, target + strcspn(target, " ") + 1);
   else if (!strcmp(call, target)) now = ++seen == wanted;
   pthread_mutex_unlock(&lock);
   if (!now) return 0;
@@ -145,6 +148,12 @@ static void half(void *what) {
 ssize_t write(int handle, const void *bytes, size_t count) {
   struct piece all = {handle, bytes, count};
   return handle_fails("write", handle, half, &all) ? -1 : REAL(write)(handle, bytes, count);
+}
+ssize_t read(int handle, void *bytes, size_t count) {
+  return handle_fails("read", handle, 0, 0) ? -1 : REAL(read)(handle, bytes, count);
+}
+ssize_t pread64(int handle, void *bytes, size_t count, off64_t at) {
+  return handle_fails("read", handle, 0, 0) ? -1 : REAL(pread64)(handle, bytes, count, at);
 }
 ssize_t writev(int handle, const struct iovec *parts, int count) {
   return handle_fails("write", handle, 0, 0) ? -1 : REAL(writev)(handle, parts, count);

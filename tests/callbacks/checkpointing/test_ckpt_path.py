@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adastate.runtime import atomic_folder
+from callbacks.checkpointing import changed_config
 from callbacks.checkpointing.ckpt_path import resolve
 from callbacks.checkpointing.resume import FORMAT, STATE, versions
 
@@ -60,3 +61,10 @@ def test_other_folders_of_checkpoints_are_known(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere", 3)
     with pytest.raises(ValueError, match="holds checkpoints"):
         resolve([], tmp_path / "run", {"dirpath": str(tmp_path / "elsewhere" / "checkpoints")})
+
+
+def test_keys_that_may_change_can_be_named_one_flag_after_the_other(tmp_path: Path) -> None:
+    words = ["--allow_change=stream,seed", "--a=b", "--allow_change", "data.shards"]
+    assert resolve(words, tmp_path, SAVING) == ["--a=b"]
+    assert changed_config.allowed == ["stream", "seed", "data.shards"]
+    assert resolve([], tmp_path, SAVING) == [] and changed_config.allowed == []
