@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from adastate.encoders import TinyCodec
 from adastate.models.video_network import Size
@@ -80,11 +81,10 @@ def test_a_stream_s_cache_is_what_is_allocated(name: str) -> None:
 
 
 def tensors() -> dict[int, Any]:
-    """Storages of all tensors that Python knows, by address."""
+    """Storages of all tensors that Python knows, by address; other tests may have left fake ones, which have none."""
     gc.collect()
-    found = (
-        o.untyped_storage() for o in gc.get_objects() if issubclass(type(o), Tensor)
-    )  # isinstance wakes lazy modules
+    kinds = ((type(o), o) for o in gc.get_objects())  # isinstance wakes lazy modules
+    found = (o.untyped_storage() for kind, o in kinds if issubclass(kind, Tensor) and not issubclass(kind, FakeTensor))
     return {s.data_ptr(): s for s in found}
 
 
