@@ -67,7 +67,9 @@ def judged(marked: _Marked, video: Tensor, towers: bool = False) -> tuple[Tensor
     return torch.stack(errors), torch.stack(coloured).float(), asked
 
 
-@pytest.mark.parametrize(("worse", "share"), [(False, 0.95), (True, 0.90)], ids=["exact", "codec"])
+@pytest.mark.parametrize(
+    ("worse", "share"), [(False, 0.95), pytest.param(True, 0.90, marks=pytest.mark.slow)], ids=["exact", "codec"]
+)
 def test_balloons_are_found_at_their_bearing_in_their_colour(marked: _Marked, worse: bool, share: float) -> None:
     change = codec_like if worse else torch.clone
     errors, coloured, asked = judged(marked, change(marked.full.video))
@@ -76,6 +78,7 @@ def test_balloons_are_found_at_their_bearing_in_their_colour(marked: _Marked, wo
     assert (spotted(change(marked.bare)).score > FOUND).float().mean() <= 0.05, "where none is"
 
 
+@pytest.mark.slow
 def test_towers_are_found() -> None:
     towers = with_landmarks("white towers", True)
     errors, coloured, asked = judged(towers, towers.full.video, towers=True)

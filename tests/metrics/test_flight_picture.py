@@ -65,6 +65,7 @@ def test_a_change_between_latents_is_found_across_and_not_within() -> None:
     assert same.across.item() < 0.4 < same.within.item()
 
 
+@pytest.mark.slow
 def test_flights_are_coherent_and_a_codec_takes_little_of_it() -> None:
     video = flown(100, 24, 4).video
     real, worse = match_across(video), match_across(codec_like(video, noise=0.02))

@@ -31,7 +31,9 @@ def test_the_measures_know_the_world_s_camera() -> None:
     assert (flight_pose.VIEW, flight_pose.LEVEL) == (voxel_render.VIEW, camera_path.DOWN)
 
 
-@pytest.mark.parametrize(("worse", "median", "mean"), [(False, 0.7, 2.0), (True, 1.0, 2.5)])
+@pytest.mark.parametrize(
+    ("worse", "median", "mean"), [(False, 0.7, 2.0), pytest.param(True, 1.0, 2.5, marks=pytest.mark.slow)]
+)
 def test_tilt_in_degrees(unseen: Flown, worse: bool, median: float, mean: float) -> None:
     video = codec_like(unseen.video) if worse else unseen.video
     error = torch.rad2deg(tilt(video) - unseen.poses[..., 5]).abs()

@@ -30,7 +30,7 @@ def unseen() -> Flown:
     return flown(100, 96, 4)
 
 
-@pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
+@pytest.mark.parametrize("worse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["exact", "codec"])
 def test_time_weather_and_biome(unseen: Flown, worse: bool) -> None:
     video = codec_like(unseen.video) if worse else unseen.video
     for fact, least in (("time", 0.98), ("weather", 0.85), ("biome", 0.85)):
@@ -38,7 +38,7 @@ def test_time_weather_and_biome(unseen: Flown, worse: bool) -> None:
         assert right >= least * len(unseen.flights), (fact, right)
 
 
-@pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
+@pytest.mark.parametrize("worse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["exact", "codec"])
 def test_exposure_and_contrast(unseen: Flown, worse: bool) -> None:
     found = hidden_constants(codec_like(unseen.video) if worse else unseen.video)
     for name, median, alike in (("exposure", 0.05, 0.8), ("contrast", 0.07, 0.55)):
@@ -80,6 +80,7 @@ def test_features_are_a_mean_over_pictures(unseen: Flown) -> None:
     assert torch.allclose(scene_features(clip)[:, :half], each.mean(0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weights_can_be_made_anew(tmp_path) -> None:
     """From few flights they are poor and still far better than chance; the same flights make the same weights."""
     features, flights = fit_flight_scene.examples(20_000, 48)

@@ -38,7 +38,7 @@ def faster_and_slower() -> dict[str, tuple[Tensor, Tensor]]:
     return out
 
 
-@pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
+@pytest.mark.parametrize("worse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["exact", "codec"])
 def test_pace_follows_the_speed(faster_and_slower: dict[str, tuple[Tensor, Tensor]], worse: bool) -> None:
     seen = {}
     for keys, (video, true) in faster_and_slower.items():

@@ -45,13 +45,13 @@ def waits(module: Distill, batches: list[Batch]) -> tuple[dict[str, int], dict[s
     "options",
     [
         {},
-        {"long_rollout": LongRollout(12, "streaming")},
         *(
             pytest.param(options, marks=pytest.mark.slow)
             for options in (
                 {"replay": True},
                 {"objective": SID},
                 {"state_loss": "dmd"},
+                {"long_rollout": LongRollout(12, "streaming")},
                 {"long_rollout": LongRollout(12, "windows")},
                 {"critic_updates": 2, "critic_new_rollout": False},
                 {"actions": 3},

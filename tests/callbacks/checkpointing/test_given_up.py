@@ -66,6 +66,7 @@ def test_all_ranks_give_up_the_same_iteration(tmp_path: Path, strategy: str) -> 
     assert check(tmp_path, plan, [3, 2 * PLACES + 2]) == [strategy != "fsdp2"] * 2
 
 
+@pytest.mark.slow
 def test_where_lightning_optimises_half_an_accumulation_is_given_up(tmp_path: Path) -> None:
     plan = Plan(stage="teacher", data="shards", iterations=4, parts=4, every=100)
     assert check(tmp_path, plan, [4 + 1]) == [True]

@@ -54,7 +54,8 @@ class At(pl.Callback):
                 os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("signals_sent", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signals_sent", [3, 20])
 def test_signals_at_random_moments_cost_a_step_at_most_and_nothing_of_the_result(
     tmp_path: Path, signals_sent: int
 ) -> None:
