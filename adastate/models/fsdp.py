@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -24,6 +29,20 @@ def shard(net: VideoNetwork, mesh: DeviceMesh) -> None:
         fully_shard(module, mesh=mesh, mp_policy=policy)
         # a second way in: without this, text keys would be made of pieces
         register_fsdp_forward_method(module, "text_keys")
+    for block in net.blocks:
+        setattr(block, "recomputing", partial(_gathered_again, block))  # noqa: B010 - a module's own attribute
+
+
+def _gathered_again(block: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Weights are there when a pass is run once more, even where no gradient came by its output, before which FSDP
+    gathers them: a clean pass that teaches the state takes part by its keys and values alone."""
+    return nullcontext(), _gathered(block)
+
+
+@contextmanager
+def _gathered(block: Any) -> Iterator[None]:
+    block.unshard()  # nothing is done where they are there; they go when the gradient of the input is known
+    yield
 
 
 def refuse_compiled(net: VideoNetwork, strategy: str) -> None:

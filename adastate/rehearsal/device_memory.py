@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class DeviceMemory:
 
     def __init__(self, line: Callable[[], str]) -> None:
         self._line = line
-        self._alive: dict[int, tuple[int, str]] = {}
+        self._alive: dict[int, tuple[int, str, weakref.ref[Any]]] = {}
         self.now = 0
         self.peaks: Counter[str] = Counter()
         self.largest: dict[str, tuple[int, str]] = {}
@@ -42,28 +44,38 @@ class DeviceMemory:
         self.largest.clear()
         self.peaks[self.phase] = self.now
 
-    def note(self, tensor: Tensor) -> None:
+    def note(self, tensor: Tensor, size: int | None = None) -> None:
+        """Follows the memory of a tensor, of so many bytes if they are known, unless it is followed already."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:
             return
-        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        size = -(-(storage.nbytes() if size is None else size) // BLOCK) * BLOCK
         where = self._line() if size >= TOLD else ""
         if size > self.largest.get(self.phase, (TOLD - 1, ""))[0]:
             self.largest[self.phase] = (size, where)
-        self._alive[key] = (size, where)
+        self._alive[key] = (size, where, weakref.ref(storage, partial(self._free, key)))
         self.now += size
-        weakref.finalize(storage, self._free, key)
         if self.now > self.peaks[self.phase]:
             self.peaks[self.phase] = self.now
 
-    def _free(self, key: int) -> None:
-        size, _ = self._alive.pop(key, (0, ""))
-        self.now -= size
+    def resized(self, storage: Any) -> None:
+        """FSDP2 gives the memory of gathered weights up and takes it again, and keeps the tensors."""
+        key = storage._cdata
+        if key not in self._alive:
+            return
+        before, where, held = self._alive[key]
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        self._alive[key] = (size, where, held)
+        self.now += size - before
+        self.peaks[self.phase] = max(self.peaks[self.phase], self.now)
+
+    def _free(self, key: int, gone: Any) -> None:
+        self.now -= self._alive.pop(key)[0]
 
     def by_line(self) -> Counter[str]:
         """Bytes alive now by the line that made them."""
         found: Counter[str] = Counter()
-        for size, where in self._alive.values():
+        for size, where, _ in self._alive.values():
             found[where or "smaller ones"] += size
         return found

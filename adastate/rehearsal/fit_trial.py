@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from adastate.rehearsal.source_lines import line_of
 from adastate.rehearsal.stand_ins import StandInData, batch_shape, host_bytes, without_files
 from adastate.rehearsal.training_phases import watch_training
 
+SHIPPED_CALLBACKS = ("callbacks.", "lightning.", "pytorch_lightning.")
 PARTS = 2
 """Micro batches of an iteration that are run, of however many it has."""
 
@@ -132,9 +134,16 @@ def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster,
         module.out = None
     shape = batch_shape(lightning["data"], variables, module)
     data: Any = StandInData(shape) if shape is not None else build(lightning["data"], pl.LightningDataModule)
-    trainer = _trainer(dict(lightning.get("trainer") or {}), cluster, [Conductor(trial)])
+    told = dict(lightning.get("trainer") or {})
+    trainer = _trainer(told, cluster, [*_users_callbacks(told), Conductor(trial)])
     recorder.enter("set-up")
     trainer.fit(module, data)
+
+
+def _users_callbacks(told: dict[str, Any]) -> list[pl.Callback]:
+    """Those that are neither Lightning's nor the project's, which write files and watch the clock."""
+    theirs = [node for node in told.get("callbacks") or () if not node["class_path"].startswith(SHIPPED_CALLBACKS)]
+    return [build(node, pl.Callback) for node in theirs]
 
 
 def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -162,7 +171,7 @@ def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback
         num_nodes=cluster.nodes,
         strategy=strategy,
         callbacks=callbacks,
-        logger=False,
+        logger=DummyLogger() if len(callbacks) > 1 else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
     )

@@ -146,11 +146,12 @@ def answers(device: Accelerator, gpus: int, synchronized: Callable[[], None], al
         "memory_stats": lambda d=None: defaultdict(int),
         "mem_get_info": lambda d=None: (total - allocated(), total),
         "synchronize": waits,
+        "empty_cache": waits,
         "Stream": PretendedStream,
         "Event": PretendedEvent,
         "CUDAGraph": PretendedGraph,
     }
-    for name in ("set_device", "empty_cache", "manual_seed", "manual_seed_all", "set_rng_state", "set_stream", "init",
+    for name in ("set_device", "manual_seed", "manual_seed_all", "set_rng_state", "set_stream", "init",
                  "set_rng_state_all", "reset_peak_memory_stats", "reset_max_memory_allocated", "ipc_collect",
                  "reset_accumulated_memory_stats", "_lazy_init", "_sleep"):  # fmt: skip
         said[name] = nothing

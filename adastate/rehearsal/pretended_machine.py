@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,8 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     recorder = DeviceRecorder(fake)
     recorder.one_node = cluster.nodes == 1
+    gc.collect()
+    gc.freeze()  # else each full collection looks through all that was imported
     device = pretended_cuda(cluster.device, cluster.gpus, recorder.synchronized, lambda: recorder.memory.now)
     with (
         device,
@@ -56,12 +59,27 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
         mock.patch.object(nn.Module, "_apply", _apply),
         mock.patch.object(torch, "compile", _uncompiled),
         mock.patch.object(FakeTensor, "data", property(_data, _set_data), create=True),
+        mock.patch.object(torch.UntypedStorage, "resize_", _resizing(recorder), create=True),
         torch.autograd.set_multithreading_enabled(False),
         fake,
         recorder,
         fused_kernels(recorder.masked, recorder.waited),
     ):
-        yield recorder
+        try:
+            yield recorder
+        finally:
+            gc.unfreeze()
+
+
+def _resizing(recorder: DeviceRecorder) -> Callable[..., Any]:
+    true = torch.UntypedStorage.resize_
+
+    def resize(storage: Any, size: int) -> Any:
+        made = true(storage, size)
+        recorder.memory.resized(storage)
+        return made
+
+    return resize
 
 
 def _uncompiled(model: Any = None, **options: Any) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from functools import reduce
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -19,9 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from adastate.rehearsal.device_memory import DeviceMemory
+from adastate.rehearsal.fused_kernels import is_made_of_others, made_on_a_gpu
+from adastate.rehearsal.host_answers import UNANSWERED, HostAnswers
+from adastate.rehearsal.known_results import KnownResults
 from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
 from adastate.rehearsal.source_lines import asked_by_a_library, line
-from adastate.rehearsal.workload import FREE, Workload, communicate, count, kind_of, size_of
+from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind_of, size_of
 
 aten = torch.ops.aten
 LARGE = 2**16
@@ -52,6 +55,7 @@ class DeviceRecorder(TorchDispatchMode):
         copies: from the host to the device, by (phase, line): how often.
         copied: the same in bytes.
         wide: numbers of 64 bits that an operation made on the device, by (phase, operation, line).
+        single: FLOP of products and attention in float32, by (phase, line).
         mistakes: sentences by (what is wrong, line).
     """
 
@@ -59,6 +63,8 @@ class DeviceRecorder(TorchDispatchMode):
         super().__init__()
         self.fake = fake
         self.memory = DeviceMemory(lambda: line(4))
+        self.known = KnownResults(fake, self.memory.note)
+        self.host = HostAnswers(self, fake, self.memory.note)
         self.phase = "start"
         self.entries: Counter[str] = Counter()
         self.work: dict[str, Workload] = defaultdict(Workload)
@@ -66,6 +72,7 @@ class DeviceRecorder(TorchDispatchMode):
         self.copies: Counter[tuple[str, str]] = Counter()
         self.copied: Counter[tuple[str, str]] = Counter()
         self.wide: Counter[tuple[str, str, str]] = Counter()
+        self.single: Counter[tuple[str, str]] = Counter()
         self.mistakes: dict[tuple[str, str], str] = {}
         self.building = False
         self.one_node = True
@@ -102,6 +109,7 @@ class DeviceRecorder(TorchDispatchMode):
         self.copies.clear()
         self.copied.clear()
         self.wide.clear()
+        self.single.clear()
         self.entries.clear()
         self.memory.restart()
 
@@ -128,24 +136,38 @@ class DeviceRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(kind.__name__ in ("DTensor", "AsyncCollectiveTensor") for kind in types):
+        if _is_of_others(types):
             return NotImplemented  # it comes again with its local parts
-        flat, _ = tree_flatten((args, kwargs))
-        tensors = [x for x in flat if isinstance(x, Tensor)]
+        if torch.is_inference_mode_enabled() and is_made_of_others(func):
+            if func is aten.scaled_dot_product_attention.default and len(args) > 3 and args[3] is not None:
+                self.masked(args[3])
+            with self:
+                return made_on_a_gpu(func, args, kwargs)
+        tensors: list[Tensor] = []
+        drawn = _find(args, tensors) | _find(kwargs.values(), tensors)
+        key = self.known.key(func, args, kwargs) if tensors and not drawn else None
+        if key is not None and (found := self.known.again(key, tensors)) is not None:
+            if found[0].cost is not None:
+                self.work[self.phase].operations[found[0].cost] += 1
+            return found[1]
+        return self._run(func, args, kwargs, tensors, key)
+
+    def _run(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], key: Any) -> Any:
         fakes = [x for x in tensors if isinstance(x, FakeTensor)]
         target = _type(kwargs.get("device"))
         if not fakes and target != "cuda":
             return self._on_host(func, args, kwargs, tensors)
         there = any(x.fake_device.type == "cuda" for x in fakes)
         if there or target == "cuda":
-            args, kwargs = self._generator(args, kwargs, flat, target or "cuda")
+            args, kwargs = self._generator(args, kwargs, target or "cuda")
         if not fakes and tensors:
             return self._to_device(func, args, kwargs, tensors)
         if there:
-            found = self._answered(func, args, kwargs, fakes, target)
-            if found is not _RUN:
+            found = self.host.answer(func, args, kwargs, fakes, target)
+            if found is not UNANSWERED:
                 return found
-            args, kwargs = self._strays(func, args, kwargs, tensors)
+            if len(fakes) < len(tensors) or key is None:
+                args, kwargs = self._strays(func, args, kwargs, tensors)
         elif func is aten._local_scalar_dense.default:
             return 1.0 if fakes[0].is_floating_point() else 1
         elif target == "cuda" and func is aten._to_copy.default:
@@ -155,13 +177,14 @@ class DeviceRecorder(TorchDispatchMode):
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
         self._note(outputs)
         if there or target == "cuda":
-            self._count(func, args, kwargs, out, fakes, outputs)
+            cost, common = self._count(func, args, kwargs, out, fakes, outputs)
+            if key is not None and target != "cpu" and common:
+                self.known.keep(key, func, tensors, out, cost)
         return out
 
     def _on_host(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        flat = tree_flatten((args, kwargs))[0]
-        if any(isinstance(x, TRUE_GENERATOR) and device_of(x) != "cpu" for x in flat):
-            args, kwargs = self._generator(args, kwargs, flat, "cpu")
+        if any(isinstance(x, TRUE_GENERATOR) and device_of(x) != "cpu" for x in (*args, *kwargs.values())):
+            args, kwargs = self._generator(args, kwargs, "cpu")
         with unset_fake_temporarily():
             if not self.building or tensors:
                 return func(*args, **kwargs)
@@ -175,12 +198,12 @@ class DeviceRecorder(TorchDispatchMode):
         for x in outputs:
             if isinstance(x, FakeTensor) and x.fake_device.type == "cuda":
                 self.memory.note(x)
-                if x.dtype is torch.bool and x.numel() > MASK_LIMIT:
-                    shape = " x ".join(map(str, x.shape))
-                    self.mistake("mask", f"truth values of {shape} are {x.numel() / 2**30:.1f} GiB on the device")
+                if _is_too_much(x):
+                    shape, what = " x ".join(map(str, x.shape)), "truth values" if x.dtype is torch.bool else "pairs"
+                    self.mistake("mask", f"{what} of {shape} are {size_of(x) / 2**30:.1f} GiB on the device")
 
-    def _generator(self, args: Any, kwargs: Any, flat: list[Any], target: str) -> tuple[Any, Any]:
-        made = next((x for x in flat if isinstance(x, TRUE_GENERATOR)), None)
+    def _generator(self, args: Any, kwargs: Any, target: str) -> tuple[Any, Any]:
+        made = next((x for x in (*args, *kwargs.values()) if isinstance(x, TRUE_GENERATOR)), None)
         if made is None:
             return args, kwargs
         have = device_of(made)
@@ -214,49 +237,6 @@ class DeviceRecorder(TorchDispatchMode):
             return self.fake.from_tensor(x, static_shapes=True)
         return x
 
-    def _answered(self, func: Any, args: Any, kwargs: Any, fakes: list[Any], target: str | None) -> Any:
-        """What the host asks of a device without data is answered here; _RUN for every other operation."""
-        first = fakes[0]
-        if target == "cpu":
-            self.waited("a copy to the host")
-            with unset_fake_temporarily():
-                known = getattr(first, "known", None)
-                dtype = kwargs.get("dtype") or first.dtype
-                return torch.zeros(tuple(first.shape), dtype=dtype) if known is None else known.to(dtype, copy=True)
-        if func is aten._local_scalar_dense.default:
-            self.waited("one number read by the host")
-            if first.is_floating_point():
-                return 1.0
-            # a library asks whether to stop or whether something overflowed, we ask whether there is something
-            yes = not asked_by_a_library()
-            return yes if first.dtype is torch.bool else int(yes)
-        if func is aten.equal.default:
-            self.waited("a comparison read by the host")
-            return True
-        if func is aten.copy_.default and isinstance(args[0], Tensor) and _type_of(args[0]) == "cpu":
-            self.waited("a copy to the host")
-            return args[0]
-        if func is aten.index.Tensor and any(isinstance(i, Tensor) and i.dtype is torch.bool for i in args[1]):
-            self.waited("truth values as an index, whose number the host waits for")
-            x, index = args
-            at = next(k for k, v in enumerate(index) if v is not None)
-            shape = list(x.shape)
-            shape[at : at + index[at].dim()] = [reduce(lambda a, b: a * b, index[at].shape, 1)]
-            return self._empty(x, shape)
-        if func is aten.nonzero.default:
-            self.waited("nonzero, whose number of rows the host waits for")
-            return self._empty(first, [first.numel(), first.dim()], torch.int64)
-        if func is aten.masked_select.default:
-            self.waited("masked_select, whose length the host waits for")
-            return self._empty(first, [first.numel()])
-        return _RUN
-
-    def _empty(self, like: Tensor, shape: list[int], dtype: torch.dtype | None = None) -> Tensor:
-        with self.fake:
-            out = aten.new_empty.default(like, shape, dtype=dtype or like.dtype)
-        self.memory.note(out)
-        return out
-
     def _strays(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
         """Host tensors among those of the device: one number may be there, more may not."""
         wrong = False
@@ -281,15 +261,26 @@ class DeviceRecorder(TorchDispatchMode):
 
         return tree_map(moved, args), tree_map(moved, kwargs)
 
-    def _count(self, func: Any, args: Any, kwargs: Any, out: Any, fakes: list[Any], outputs: list[Tensor]) -> None:
+    def _count(
+        self, func: Any, args: Any, kwargs: Any, out: Any, fakes: list[Any], outputs: list[Tensor]
+    ) -> tuple[Operation | None, bool]:
+        """What the operation costs, and whether there is nothing else to be said of it."""
+        work = self.work[self.phase]
         if func.namespace in ("c10d", "_c10d_functional"):
             if func._overloadpacket.__name__ not in ("wait_tensor", "barrier"):
-                communicate(self.work[self.phase], sum(map(size_of, fakes)), self.one_node)
-            return
-        wide = [x for x in outputs if x.dtype in WIDE_TYPES]
-        if wide and _name(func) not in FREE:
+                work.one_node = self.one_node
+                work.sent += sum(map(size_of, fakes))
+            return None, False
+        wide = [x for x in outputs if x.dtype in WIDE_TYPES] if _name(func) not in FREE else []
+        if wide:
             self._wide(func, wide[0])
-        count(self.work[self.phase], func, args, kwargs, out, fakes, outputs)
+        cost = cost_of(func, args, kwargs, out, fakes, outputs)
+        single = False
+        if cost is not None:
+            work.operations[cost] += 1
+            if single := cost.kind != "other" and cost.dtype is torch.float32:
+                self.single[self.phase, line(3)] += cost.flop
+        return cost, not (wide or single or any(map(_is_too_much, outputs)))
 
     def _wide(self, func: Any, x: Tensor) -> None:
         if asked_by_a_library():  # DeepSpeed sums its norms so
@@ -302,11 +293,25 @@ class DeviceRecorder(TorchDispatchMode):
             self.mistake("float64", f"{name} makes {tuple(x.shape)} in {_dtype(x)} on the device: use float32 or less")
 
 
-class _Run:
-    """Of an operation that has to run."""
+OTHERS = ("DTensor", "AsyncCollectiveTensor")
 
 
-_RUN = _Run()
+@lru_cache(maxsize=256)
+def _is_of_others(types: tuple[type, ...]) -> bool:
+    return any(kind.__name__ in OTHERS for kind in types)
+
+
+def _find(values: Iterable[Any], tensors: list[Tensor]) -> bool:
+    """Adds the tensors among some arguments to `tensors`; whether there is a generator, too."""
+    drawn = False
+    for x in values:
+        if isinstance(x, Tensor):
+            tensors.append(x)
+        elif type(x) in (list, tuple):
+            drawn |= _find(x, tensors)
+        elif isinstance(x, TRUE_GENERATOR):
+            drawn = True
+    return drawn
 
 
 def _type(device: Any) -> str | None:
@@ -323,6 +328,12 @@ def _said(device: str) -> str:
 
 def _name(func: Any) -> str:
     return str(func._overloadpacket.__name__)
+
+
+def _is_too_much(x: Tensor) -> bool:
+    """Truth values of a large mask, or numbers of all pairs of many."""
+    square = x.dim() > 1 and x.shape[-1] == x.shape[-2]
+    return x.numel() > MASK_LIMIT and x.is_contiguous() and (square or x.dtype is torch.bool)
 
 
 def _dtype(x: Tensor) -> str:

@@ -11,7 +11,10 @@ from adastate.rehearsal.fit_trial import Trial
 from adastate.rehearsal.shallow import drawn_on, per_layer
 from adastate.rehearsal.training_phases import ONCE
 
-OUTSIDE = ("start", "build", "set-up", "between", "end")
+BETWEEN = "between"
+"""Phases, where callbacks run and batches come."""
+
+OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
 """Phases in which nothing is learnt: what happens there happens once."""
 
 KINDS = ("product", "attention", "other", "communication")
@@ -20,6 +23,9 @@ SPARED = ("prompts", "decode")
 
 OFTEN = 4
 """Waits of a line, each time that a phase comes, from which on it stands in a loop over passes."""
+
+MUCH = 0.05
+"""Share of a phase's FLOP from which on those in float32 cost it much: they take 15 times as long."""
 
 LEAK = 2**20
 
@@ -110,7 +116,7 @@ def judge(
     verdict.waits, verdict.copies = full.waits(), full.copies()
     verdict.host = gpus * full.of(lambda trial: trial.host)
     verdict.checkpoint = full.of(lambda trial: trial.checkpoint)
-    verdict.errors += _memory(verdict, first) + _waiting(verdict) + full.wide_layers()
+    verdict.errors += _memory(verdict, first) + _waiting(verdict) + full.wide_layers() + full.single_layers()
     if all(trial.grown > LEAK for trial in trials):
         grown = full.of(lambda trial: trial.grown)
         verdict.errors.append(
@@ -140,8 +146,8 @@ class _Full:
 
         kernels = work(lambda w: w.kernels)
         by_kind = {
-            device: {kind: work(lambda w, d=device, k=kind: w.seconds[d][k]) for kind in KINDS}
-            for device in ACCELERATORS
+            device: {kind: work(lambda w, d=about, k=kind: w.seconds(d)[k]) for kind in KINDS}
+            for device, about in ACCELERATORS.items()
         }
         launching = kernels * LAUNCH
         seconds = {device: max(sum(kinds.values()), launching) for device, kinds in by_kind.items()}
@@ -164,7 +170,7 @@ class _Full:
     def waits(self) -> list[HostEvent]:
         found = []
         for key in dict.fromkeys(key for trial in self.trials for key in trial.record.waits):
-            if key[0] in OUTSIDE:
+            if key[0] in OUTSIDE and not (key[0] == BETWEEN and key[2]):
                 continue
             counts = [float(trial.record.waits[key]) for trial in self.trials]
             times = self.times(key[0]) * drawn_on(counts, self.depths, self.runs)
@@ -191,6 +197,21 @@ class _Full:
         for key in dict.fromkeys(key for trial in self.trials for key in trial.record.wide):
             if self._each_layer([float(trial.record.wide[key]) for trial in self.trials]):
                 found.append(f"{key[2]}: {key[1]} in float64 in every layer ({key[0]}): use float32 or less")
+        return found
+
+    def single_layers(self) -> list[str]:
+        """Products in float32 in every layer of a phase that computes in half precision otherwise."""
+        found = []
+        for key in dict.fromkeys(key for trial in self.trials for key in trial.record.single):
+            counts = [float(trial.record.single[key]) for trial in self.trials]
+            work = self.trials[0].record.work[key[0]]
+            of_all = sum(one.flop * times for one, times in work.operations.items())
+            half = sum(one.flop * times for one, times in work.operations.items() if one.dtype.itemsize <= 2)
+            if half > of_all / 2 and counts[0] > MUCH * of_all and self._each_layer(counts):
+                found.append(
+                    f"{key[1]}: products in float32 in every layer, {100 * counts[0] / of_all:.0f}% of the FLOP of "
+                    f"{key[0]}, which computes in half precision: cast what they take"
+                )
         return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from adastate.rehearsal.recorder import DeviceRecorder
 
-ONCE = ("optimiser", "average", "warm-up")
+ONCE = ("optimiser", "average", "warm-up", "between")
 """Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
 
 

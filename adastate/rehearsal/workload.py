@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from adastate.rehearsal.accelerators import ACCELERATORS, NODE_LINK, PRODUCTS, STREAMS, Accelerator
+from adastate.rehearsal.accelerators import NODE_LINK, PRODUCTS, STREAMS, Accelerator
 
 aten = torch.ops.aten
 
@@ -29,24 +30,55 @@ WIDE = 100
 """Tensors that one kernel of torch's _foreach operations takes."""
 
 
+class Operation(NamedTuple):
+    """What one costs a device: of how many kernels it is, FLOP, and bytes read and written."""
+
+    kind: str
+    dtype: torch.dtype
+    kernels: int
+    flop: int
+    moved: int
+
+
 @dataclass
 class Workload:
     """Of one phase.
 
     Attributes:
-        kernels: launched.
-        flop, moved: by kind of operation (product, attention, other); FLOP and bytes read and written.
-        sent: bytes that this rank gives to or takes from others.
-        seconds: by device and kind, what a roofline says.
-        single: FLOP of products in float32.
+        operations: how often each was run.
+        sent: bytes that this rank gives to or takes from others, within a node and between nodes.
     """
 
-    kernels: float = 0.0
-    flop: Counter[str] = field(default_factory=Counter)
-    moved: Counter[str] = field(default_factory=Counter)
+    operations: Counter[Operation] = field(default_factory=Counter)
     sent: float = 0.0
-    seconds: dict[str, dict[str, float]] = field(default_factory=lambda: {n: defaultdict(float) for n in ACCELERATORS})
-    single: float = 0.0
+    one_node: bool = True
+
+    @property
+    def kernels(self) -> float:
+        return sum(one.kernels * times for one, times in self.operations.items())
+
+    @property
+    def flop(self) -> Counter[str]:
+        """By kind of operation: product, attention, other."""
+        return self._by_kind(lambda one: one.flop)
+
+    @property
+    def moved(self) -> Counter[str]:
+        """Bytes read and written, likewise."""
+        return self._by_kind(lambda one: one.moved)
+
+    def seconds(self, device: Accelerator) -> Counter[str]:
+        """What a roofline says, by kind, communication among them."""
+        found = self._by_kind(lambda one: _seconds(one, device))
+        link = device.link if self.one_node else NODE_LINK
+        found["communication"] = self.sent / (STREAMS * link)  # type: ignore[assignment]
+        return found
+
+    def _by_kind(self, value: Callable[[Operation], Any]) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for one, times in self.operations.items():
+            found[one.kind] += times * value(one)
+        return found
 
 
 def kind_of(name: str) -> str:
@@ -55,35 +87,25 @@ def kind_of(name: str) -> str:
     return "attention" if name.startswith(ATTENTION) else "other"
 
 
-def count(
-    work: Workload, func: Any, args: Any, kwargs: Any, out: Any, inputs: list[Tensor], outputs: list[Tensor]
-) -> None:
-    """Adds one operation on the device to `work`."""
+def cost_of(
+    func: Any, args: Any, kwargs: Any, out: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Operation | None:
+    """Of one operation on the device; None where no kernel runs."""
     name = func._overloadpacket.__name__
     if name in FREE:
-        return
+        return None
     many = name.startswith("_foreach") or name.startswith("_fused_adam")
-    work.kernels += max(1, len(inputs) // WIDE) if many else 1
     read = {id(x): x for x in inputs}
     moved = sum(map(size_of, read.values())) + sum(size_of(x) for x in outputs if id(x) not in read)
     packet, flop = func._overloadpacket, 0
     if packet in flop_registry:
         flop = int(flop_registry[packet](*args, **kwargs, out_val=out))
-    kind = kind_of(name)
-    work.flop[kind] += flop
-    work.moved[kind] += moved
     dtype = inputs[0].dtype if inputs else torch.float32
-    if kind == "product" and dtype in (torch.float32, torch.float64):
-        work.single += flop
-    for key, device in ACCELERATORS.items():
-        work.seconds[key][kind] += max(flop / (_rate(device, dtype) * PRODUCTS), moved / (device.bandwidth * STREAMS))
+    return Operation(kind_of(name), dtype, max(1, len(inputs) // WIDE) if many else 1, flop, moved)
 
 
-def communicate(work: Workload, bytes_: int, one_node: bool) -> None:
-    """Adds a collective in which this rank has `bytes_` of its own, or of all where it gathers."""
-    work.sent += bytes_
-    for key, device in ACCELERATORS.items():
-        work.seconds[key]["communication"] += bytes_ / (STREAMS * (device.link if one_node else NODE_LINK))
+def _seconds(one: Operation, device: Accelerator) -> float:
+    return max(one.flop / (_rate(device, one.dtype) * PRODUCTS), one.moved / (device.bandwidth * STREAMS))
 
 
 def size_of(x: Tensor) -> int:

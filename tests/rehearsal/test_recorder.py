@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -98,12 +99,43 @@ def test_a_step_computes_and_holds_what_it_says(record: DeviceRecorder) -> None:
     assert held - record.memory.now == 4 * 256 * 512
 
 
-def test_attention_is_one_kernel_and_keeps_no_square(record: DeviceRecorder) -> None:
+@pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])  # which takes no operation apart
+def test_attention_is_one_kernel_and_keeps_no_square(record: DeviceRecorder, quiet: Callable[[], Any]) -> None:
     q = torch.zeros(1, 2, 4096, 64, device="cuda", dtype=torch.bfloat16)
     record.enter("attention")
-    nnf.scaled_dot_product_attention(q, q, q)
+    with quiet():
+        nnf.scaled_dot_product_attention(q, q, q)
     assert record.work["attention"].kernels == 1
     assert record.memory.peaks["attention"] < 4096 * 4096
+
+
+def test_products_in_inference_mode_are_counted(record: DeviceRecorder) -> None:
+    x = torch.zeros(2, 3, 4, device="cuda")
+    record.enter("product")
+    with torch.inference_mode():
+        nnf.linear(x @ x.transpose(1, 2), torch.zeros(5, 3, device="cuda"))
+    assert record.work["product"].flop["product"] == 2 * (2 * 3 * 3 * 4 + 6 * 3 * 5)
+
+
+def test_memory_that_is_given_up_does_not_count(record: DeviceRecorder) -> None:
+    before, x = record.memory.now, torch.zeros(2**20, device="cuda")
+    x.untyped_storage().resize_(0)
+    assert record.memory.now == before
+    x.untyped_storage().resize_(2**22)
+    assert record.memory.now == before + 2**22
+
+
+def test_what_is_known_is_made_again_as_torch_makes_it(record: DeviceRecorder) -> None:
+    x = torch.zeros(4, 6, device="cuda")
+    for _ in range(3):
+        rows, held = x.t()[1:], record.memory.now
+        assert rows.shape == (5, 4) and rows.stride() == (1, 6) and rows.storage_offset() == 1
+        assert rows.untyped_storage()._cdata == x.untyped_storage()._cdata
+        total = x.add(rows.sum())
+        assert record.memory.now == held + 512 and total.is_cuda  # the least that is handed out
+        assert x.add_(1) is x
+        assert [part.shape for part in x.split(3)] == [(3, 6), (1, 6)]
+        del total
 
 
 def test_afterwards_torch_is_as_it_was() -> None:
