@@ -33,8 +33,8 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         _forget_other_classes(merged, content)
         merged = OmegaConf.merge(merged, OmegaConf.create(content))
     for override in overrides:
-        key, _, value = override.partition("=")
-        told = read_value(value, f"--{override}")
+        short, _, value = override.partition("=")
+        key, told = _written_out(short, merged), read_value(value, f"--{override}")
         _forget_other_classes(merged, _nested(key, told))
         OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
@@ -77,6 +77,19 @@ def build(node: dict[str, Any], base: type[T]) -> T:
         # jsonargparse lists every type that it tried; what the constructor said comes first
         said = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
         raise ConfigError(said[0] if said else str(error)) from error
+
+
+def _written_out(key: str, config: Any) -> str:
+    """A dotted key with each `init_args` that may be left out, as Lightning lets them: `model.objective.class_path` is
+    `model.init_args.objective.class_path`."""
+    parts, node = list[str](), config
+    for part in key.split("."):
+        if OmegaConf.is_dict(node) and "class_path" in node and part not in ("class_path", "init_args"):
+            parts.append("init_args")
+            node = node._get_node("init_args")
+        parts.append(part)
+        node = node._get_node(part) if OmegaConf.is_dict(node) else None
+    return ".".join(parts)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -141,11 +141,11 @@ def objectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def distillation(objectives: str, cls: str, folder: Path) -> Distill:
+def distillation(objectives: str, cls: str, folder: Path, key: str = "model.init_args.objective") -> Distill:
     """The tiny distillation with an objective that is named on the command line."""
     words = [*CONFIG, "--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
     words += ["--config", str(folder / "small.yaml")]
-    config, rest = read_command([*words, f"--model.init_args.objective.class_path={objectives}.{cls}"])
+    config, rest = read_command([*words, f"--{key}.class_path={objectives}.{cls}"])
     check_words(config, rest)
     made = build(config.lightning["model"], pl.LightningModule)
     assert isinstance(made, Distill) and type(made.objective).__name__ == cls
@@ -163,6 +163,18 @@ def test_an_objective_that_derives_keeps_the_stage_s_arguments(objectives: str, 
     objective: Any = distillation(objectives, "Halved", tmp_path).objective
     assert (objective.share, objective.horizon_weight) == (0.5, 2.0)
     assert objective.levels.timestep_range == (20.0, 980.0)
+
+
+def test_init_args_may_be_left_out_of_the_key_of_a_class(objectives: str, tmp_path: Path) -> None:
+    objective: Any = distillation(objectives, "Halved", tmp_path, "model.objective").objective
+    assert (objective.share, objective.horizon_weight) == (0.5, 2.0)
+    words = [*CONFIG, "--config", "conf/stages/distill.yaml", f"--model.objective.class_path={objectives}.Halved"]
+    for key in ("model.objective", "model.init_args.objective.init_args"):
+        config, rest = read_command([*words, f"--{key}.share=0.25"])
+        check_words(config, rest)
+        config, rest = read_command([*words, f"--{key}.shares=0.25"])
+        with pytest.raises(ConfigError, match="Halved has no 'shares'; did you mean 'share'"):
+            check_words(config, rest)
 
 
 def test_an_objective_of_another_form_is_refused(objectives: str, tmp_path: Path) -> None:
