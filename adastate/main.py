@@ -9,7 +9,7 @@ from adastate.config.trusted import FLAG as TRUST
 from adastate.config.trusted import VARIABLE as TRUSTED
 from adastate.launch.commands import COMMANDS
 from adastate.runtime import secrets, signals, threads
-from adastate.runtime.spelling import meant
+from adastate.runtime.spelling import meant, nearest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,19 +28,17 @@ def main(argv: list[str] | None = None) -> None:
 def _run(argv: list[str] | None) -> None:
     of_the_process = argv is None
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("--version", "-V"):
+    if argv and argv[0] in ("--version", "-V", "-v", "version"):
         from adastate import __version__
 
         print(f"adastate {__version__}")
         return
-    if argv[:1] == ["help"] and argv[1:2] and argv[1] in COMMANDS:
+    if argv[:1] == ["help"] and argv[1:2]:
         argv = [argv[1], "--help"]
     if not argv or argv[0] not in COMMANDS:
         lines = [f"  {name:<14}{command.about}" for name, command in COMMANDS.items()]
         asked = not argv or argv[0] in ("-h", "--help", "help")
-        wrong = (
-            "" if asked else f"adastate: no command {argv[0]!r}; {meant(argv[0], (*COMMANDS, '--version', '--help'))}\n"
-        )
+        wrong = "" if asked else f"adastate: {_no_command(argv[0])}\n"
         print(f"{wrong}adastate COMMAND ...\n\n" + "\n".join(lines) + "\n\nadastate COMMAND --help tells more.")
         raise SystemExit(2 if wrong else 0)
     if TRUST in argv:
@@ -69,6 +67,15 @@ def _run(argv: list[str] | None) -> None:
         if told is None:
             raise
         raise SystemExit(secrets.printable(secrets.redacted(f"adastate: {told}"))) from error
+
+
+def _no_command(word: str) -> str:
+    """What is wrong with a first word."""
+    if word.lstrip("-") in COMMANDS:
+        return f"a command has no dashes before it: adastate {word.lstrip('-')}"
+    if word.startswith("-") and not nearest(word, ("--version", "--help")):
+        return f"{word!r} stands where the command has to: adastate generate {word} ..., say"
+    return f"no command {word!r}; {meant(word, (*COMMANDS, '--version', '--help'))}"
 
 
 if __name__ == "__main__":

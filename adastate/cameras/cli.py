@@ -12,14 +12,18 @@ import argparse
 import re
 from pathlib import Path
 
-from adastate.cameras.readers import FORMATS, PictureSize, read_control
+from adastate.cameras.readers import FORMATS, SUFFIX, PictureSize, read_control
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.writable import check_writable
 from adastate.stream.action_schedule import KEYS
 
 
 def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
     try:
+        if args.out.suffix == ".npy" and not args.out.name.endswith(SUFFIX):
+            raise ValueError(f"{args.out} is no name for keys: call the file {args.out.stem}{SUFFIX}, or give a folder")
+        check_writable(args.out.parent if args.out.suffix == ".npy" else args.out)
         control = read_control(args.source, args.format, _size(args.size))
         for path in control.save(args.out):
             print(path)

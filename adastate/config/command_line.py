@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
@@ -15,6 +17,10 @@ from adastate.runtime.spelling import nearest
 
 CHECKPOINTS = ("auto", "last", "best")
 """Of the run folder, by what they are."""
+
+
+SWITCHES = ("--overwrite", "--print_config")
+"""Flags of `adastate fit` that stand alone."""
 
 
 def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
@@ -31,16 +37,29 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
         elif word.startswith("--config="):
             files.append(Path(word.partition("=")[2]))
         elif word.partition("=")[0] == "--system":
-            system = word.partition("=")[2] or next(words, "")
+            system = word.partition("=")[2] if "=" in word else _value_of(word, words)
+            if not system:
+                raise ConfigError(f"--system names no system: give one of {', '.join(_systems())}, or leave it out")
         elif is_variable(word) or _names_a_class(word):
-            overrides.append((word if "=" in word else f"{word}={next(words, '')}").removeprefix("--"))
+            overrides.append((word if "=" in word else f"{word}={_value_of(word, words)}").removeprefix("--"))
         else:
             rest.append(word)
     if Path() in files:
         raise ConfigError("--config names no file: give one of conf/ after it, or of your own")
     if system:
         overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
-    return compose(files, overrides), rest
+    found = compose(files, overrides)
+    return dataclasses.replace(
+        found, lightning=_from_home(found.lightning), variables=_from_home(found.variables)
+    ), rest
+
+
+def _value_of(word: str, words: Iterator[str]) -> str:
+    """The word that follows an override without a value of its own."""
+    value = next(words, None)
+    if value is None or value.startswith("--"):
+        raise ConfigError(f"{word} has no value: give {word}=VALUE")
+    return value
 
 
 def check_flags(words: Sequence[str]) -> None:
@@ -55,13 +74,19 @@ def check_flags(words: Sequence[str]) -> None:
         given = value if equals else word if not word.startswith("--") else ""
         if flag == "--allow_change" and not given:
             raise ConfigError("--allow_change names no key: give those that may change, with commas between them")
+        if flag == "--overwrite" and equals:
+            raise ConfigError(f"{flag} takes no value: leave out {equals}{value}")
+        if flag in ("--optimizer", "--lr_scheduler"):
+            raise ConfigError(f"{flag}: a stage makes its own; change it by --model.init_args.optimizer.KEY")
         if flag == "--ckpt_path" and not given:
             raise ConfigError("--ckpt_path names no checkpoint: give auto, last, best, or the folder of one")
         if flag == "--ckpt_path" and given not in (*CHECKPOINTS, "null", "None") and not Path(given).exists():
             near = nearest(given, CHECKPOINTS)
             remedy = f"did you mean {near!r}?" if near else "give auto, last, best, or the folder of one"
             raise ConfigError(f"no checkpoint at {given}; {remedy}")
-        takes = before.startswith("--") and not equals and before not in ("--overwrite", "--print_config")
+        takes = before.startswith("--") and not equals and before not in SWITCHES
+        if word.startswith("-") and word[1:2] != "-" and "=" in word and not takes:
+            raise ConfigError(f"{word!r} has one dash: keys are overridden with two, -{word}")
         if word and not word.startswith("-") and not takes:
             raise ConfigError(f"{word!r} belongs to no flag: give --KEY={word}, and put quotes around text with blanks")
 
@@ -70,6 +95,21 @@ def _names_a_class(word: str) -> bool:
     """Whether it is --model.class_path or the like, which decides what the other arguments mean."""
     head, *path = word.partition("=")[0].removeprefix("--").split(".")
     return word.startswith("--") and head in ("model", "data") and path[-1:] == ["class_path"]
+
+
+def _from_home(node: Any) -> Any:
+    """`node` with texts such as ~/videos as paths below the home folder, which nothing that is no path begins with."""
+    if isinstance(node, dict):
+        return {key: _from_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_from_home(value) for value in node]
+    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~/") else node
+
+
+def _systems() -> list[str]:
+    from adastate.config.systems import names  # which composes files here
+
+    return names()
 
 
 def stream_of_system(name: str, config: Config) -> list[str]:

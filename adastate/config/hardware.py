@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from adastate.config.conf_files import conf_path
@@ -35,6 +37,10 @@ def check_hardware(value: Callable[[str], Any]) -> None:
             )
         if accelerator.lower() in ("gpu", "cuda") and (why := why_none()):
             raise ConfigError(f"trainer.accelerator is {accelerator}, and {why}; leave it at auto")
+        if accelerator.lower() == "mps" and sys.platform != "darwin":
+            raise ConfigError("trainer.accelerator is mps, which is for Macs; leave it at auto")
+        if accelerator.lower() == "tpu" and find_spec("torch_xla") is None:
+            raise ConfigError("trainer.accelerator is tpu, and torch_xla is not installed; leave it at auto")
     if isinstance(strategy, str) and not STRATEGIES.fullmatch(strategy.lower()):
         ours = sorted(path.stem for path in conf_path("conf/strategy").glob("*.yaml"))
         file = strategy.lower() if strategy.lower() in ours else "NAME"

@@ -69,7 +69,7 @@ def sentence(error: BaseException | None) -> str | None:
         if isinstance(error, ValueError) and said_so and raised.startswith(OURS):
             return str(error)
         if lacks := re.search(r"Requirement '([\w-]+)\S*' not met", str(error)):  # Lightning's, of its loggers
-            return f"the configuration asks for a logger that needs {lacks[1]}: pip install {lacks[1]}"
+            return f"the configuration asks for what needs {lacks[1]}: pip install {lacks[1]}"
         refused = type(error).__name__ == "MisconfigurationException"
         if refused or (isinstance(error, ValueError) and raised.startswith("lightning.pytorch.trainer.")):
             said = " ".join(str(error).split())[:400]

@@ -64,10 +64,15 @@ LEAST = {
     **dict.fromkeys(("batch", "steps", "iterations", "save_every", "heartbeat_s", "threads", "rank"), 1),
     **dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "latent_size"), 1),
     **dict.fromkeys(("every", "long", "warmup", "ema", "ema_start", "lr_decay_fraction", "weight_decay", "betas"), 0),
-    **dict.fromkeys(("lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm", "timestep_shift"), 0),
+    **dict.fromkeys(("lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm"), 0),
+    **dict.fromkeys(("global_batch", "log_every_n_steps"), 1),
+    **dict.fromkeys(("seed", "workers", "decay", "horizon_weight"), 0),
+    "max_epochs": -1,
+    "max_steps": -1,
 }
-MOST = {"ema": 1, "lr_decay_fraction": 1, "betas": 1}
-"""Of the numbers in PLAIN, by the last part of their keys; of a list, of each."""
+MOST = {"ema": 1, "lr_decay_fraction": 1, "betas": 1, "decay": 1, "seed": 2**32 - 1}
+ABOVE = {"timestep_shift": 0}
+"""Of numbers, by the last part of their keys; of a list, of each."""
 
 FLAGS = ("overwrite", "allow_change", "config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""

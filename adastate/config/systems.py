@@ -64,7 +64,7 @@ def check_system(name_or_path: str) -> None:
 
 def _file(name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name)  # compose says what is wrong with it
+        return conf_path(name)  # compose says what is wrong with it
     if name in names():
         return conf_path("conf/systems") / f"{name}.yaml"
     raise ConfigError(f"no system {name!r}; {meant(name, names())}")

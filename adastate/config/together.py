@@ -17,6 +17,7 @@ from adastate.stream import StreamSpec
 
 DISTILL = "adastate.training.distill.Distill"
 TRAJECTORIES = "datamodules.trajectories.TrajectoryData"
+BASES = {"model": "lightning.pytorch.LightningModule", "data": "lightning.pytorch.LightningDataModule"}
 AUTOMATIC = {
     "gradient_clip_val": "the model clips by itself: set its gradient_clip_norm",
     "accumulate_grad_batches": "the stage accumulates to the global_batch of the model by itself: set that",
@@ -43,12 +44,20 @@ def check_together(config: Config, words: Sequence[str]) -> None:
             node = {**(node.get("init_args") or {}), **node}.get(part) if isinstance(node, dict) else None
         return node
 
+    for part, base in BASES.items():
+        path = value(f"{part}.class_path")
+        if isinstance(path, str) and not derives(path, base):
+            raise ConfigError(f"{path} cannot be the {part}: it is no {base.rpartition('.')[2]}")
+    stage = (config.variables.get("run") or {}).get("stage")
+    if isinstance(stage, str) and ({"/", "\\"} & set(stage) or stage in ("", ".", "..")):
+        raise ConfigError(f"run.stage is {stage!r}: it names a folder within run.dir, and is no path")
     check_hardware(value)
     if derives(str(value("model.class_path")), DISTILL):
         for key, remedy in AUTOMATIC.items():
             if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):
                 raise ConfigError(f"trainer.{key} is for stages with one optimiser; {remedy}")
     _check_shared(value)
+    _check_patches(value)
     if derives(str(value("model.class_path")), DISTILL):
         _check_batch(value)
     _check_frames(config, value)
@@ -105,6 +114,16 @@ def _check_shared(value: Any) -> None:
                 check_degree(degree, net.heads, net.tokens(latent_size), world)
             except ValueError as error:
                 raise ConfigError(f"trainer.strategy.{error}") from error
+
+
+def _check_patches(value: Any) -> None:
+    latent_size = value("model.latent_size") or value("model.student.latent_size")
+    for part in ("model", "model.student", "model.teacher", "model.critic"):
+        size = value(f"{part}.size")
+        sides = (size or {}).get("patch", Size.patch)[1:] if isinstance(size, dict) else ()
+        for side, step in zip(latent_size or (), sides, strict=False):
+            if isinstance(side, int) and isinstance(step, int) and side % step:
+                raise ConfigError(f"latent_size {list(latent_size)} does not divide into patches of {list(sides)}")
 
 
 def _count(devices: Any) -> Any:

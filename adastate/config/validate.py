@@ -19,9 +19,9 @@ from adastate.config.classes import (
     function_hints,
     takes_any,
 )
-from adastate.config.schema import FLAGS, LEAST, LIGHTNING, MOST, VARIABLES, Config, ConfigError, Lines, Path_
+from adastate.config.schema import ABOVE, FLAGS, LEAST, LIGHTNING, MOST, VARIABLES, Config, ConfigError, Lines, Path_
 from adastate.config.text import read_value
-from adastate.config.value_types import asked_for, fits, is_text, nearest
+from adastate.config.value_types import asked_for, fits, is_number, is_text, nearest
 from adastate.models.size import Size
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
@@ -43,13 +43,24 @@ def check_words(config: Config, words: Sequence[str]) -> None:
         head, *path = name.rstrip("+").split(".")
         if head not in (*LIGHTNING, *VARIABLES, *FLAGS):
             _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
+        given = value if equals else next(iter(words[i + 1 : i + 2]), "")
+        if path[-1:] == ["class_path"] or (not path and head in ("model", "data") and given[:1] not in ("{", "/")):
+            _require_class(word, given)
         if {"class_path", "help"} & set(path):
             continue
         found = _argument(config, word, head, [part for part in path if part != "init_args"])
-        given = value if equals else next(iter(words[i + 1 : i + 2]), "")
         if found is not None and not name.endswith("+"):
             what, hint = found
             check_value(what, path[-1], given if is_text(hint) else read_value(given, word), hint, word)
+
+
+def _require_class(word: str, given: str) -> None:
+    """Refuses the path of a class that is not there; a name without dots is left to Lightning, which knows some."""
+    if "." in given and not given.endswith((".yaml", ".yml")):
+        try:
+            described_class(given)
+        except ABSENT as error:
+            raise ConfigError(f"{word}: there is no class {given} ({error})") from error
 
 
 def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[str, Any] | None:
@@ -205,8 +216,7 @@ def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -
     if not isinstance(known, dict):
         above, _, key = name.rpartition(".")
         where = lines.get(path, ".".join(path))
-        check_value(above or "a configuration", key, block, known, where)
-        _check_bounds(name, key, block, where)
+        check_value(above or "a configuration", key, block, known, where, name)
         return
     if block is None or str(block).startswith("${"):
         return
@@ -218,11 +228,19 @@ def check_values(name: str, block: Any, known: Any, path: Path_, lines: Lines) -
         check_values(f"{name}.{key}", value, known[key], (*path, key), lines)
 
 
-def _check_bounds(name: str, key: str, value: Any, where: str) -> None:
-    least, most = LEAST.get(key, -math.inf), MOST.get(key, math.inf)
+def _check_bounds(name: str, key: str, value: Any, hint: Any, where: str) -> None:
+    """Refuses numbers out of the bounds that the schema has for their key, and those that are none (nan, inf)."""
+    least, most, above = LEAST.get(key, -math.inf), MOST.get(key, math.inf), ABOVE.get(key, -math.inf)
     for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int | float) and not least <= number <= most:
+        if isinstance(number, str) and is_number(number) and not is_text(hint):
+            number = float(number)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            raise ConfigError(f"{where}: {name} is {number}; it has to be a number that is finite")
+        if not least <= number <= most or number <= above:
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            bounds = f"above {above}" if key in ABOVE else bounds
             raise ConfigError(f"{where}: {name} is {number}; it has to be {bounds}")
 
 
@@ -233,13 +251,19 @@ def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Pa
             raise ConfigError(f"{at}: {what} has no {key!r}; {meant(key, known)}")
 
 
-def check_value(what: str, key: str, value: Any, hint: Any, where: str) -> None:
-    """Refuses a value that is not of the type of the argument `key` of `what`.
+def check_value(what: str, key: str, value: Any, hint: Any, where: str, name: str = "") -> None:
+    """Refuses a value that is not of the type of the argument `key` of `what`, or out of its bounds.
+
+    Args:
+        name: of the value in a sentence about its bounds; default: the key.
 
     Raises:
         ConfigError: with what would fit.
     """
-    if hint is None or str(value).startswith("${") or fits(value, hint):
+    if hint is None or str(value).startswith("${"):
+        return
+    if fits(value, hint):
+        _check_bounds(name or key, key, value, hint, where)
         return
     near = nearest(value, hint) if isinstance(value, str) else ""
     remedy = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"

@@ -38,7 +38,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
-        return _is_number(value)
+        return is_number(value)
     if hint in (str, Path):
         return isinstance(value, str)
     if (origin or hint) in SEQUENCES:
@@ -82,7 +82,8 @@ def _kinds(hint: Any) -> list[Any]:
     return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a number, or text that YAML takes for a word and Python for a number."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             float(value)  # as 1e-4, which YAML takes for a word

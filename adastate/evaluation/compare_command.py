@@ -22,6 +22,7 @@ from adastate.runtime.argument_types import device, prompt_file, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.gpu_driver import check_device
 from adastate.runtime.text_files import read_prompts
+from adastate.runtime.writable import check_writable
 
 DEFAULT = (
     "self_forcing",
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> None:
             check_student(run, checkpoint)
         if note := strange_words("compare", prompts or [], prompt_world(config)):
             print(note, file=sys.stderr)
+    check_writable(args.out or args.run[0] / "compare", "give another folder with --out")
     # up to here nothing has imported torch
     from adastate.evaluation.compare import compare_run
 

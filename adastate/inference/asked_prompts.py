@@ -14,6 +14,8 @@ from adastate.stream import action_schedule
 from adastate.stream.action_schedule import ActionCue
 
 ANIMATED_SECONDS = 60.0
+LONGEST_S = 1e6
+"""Seconds of a stream that can be asked for: eleven days, whose chunks are listed before the first is made."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ def _is_file(actions: Sequence[str]) -> bool:
 
 def _check(args: argparse.Namespace, scheduled: bool) -> None:
     """What the command line alone shows to be wrong."""
+    if any(not prompt.strip() for prompt in args.prompt):
+        raise ValueError('--prompt is empty: say what is to be seen, --prompt "..."')
+    if args.seconds > LONGEST_S:
+        raise ValueError(f"--seconds {args.seconds:g} is more than {LONGEST_S:,.0f}, eleven days: give less")
     if args.image and args.latents:
         raise ValueError("--image and --latents both stand before the stream: give one of them")
     if args.prompts_extended and (args.prompt or not args.prompts):

@@ -72,7 +72,7 @@ def generate(args: argparse.Namespace, source: StudentSource, asked: AskedPrompt
         print(f"{kernels}, engine: {args.engine}" + ", products in FP8" * args.fp8)
     spec = _spec(student, args.system, source, speaks)
     given = _given(student, args, asked.listed)
-    folder = args.out or source.folder / ("vbench" if bench else "generated")
+    folder: Path = args.out
     frames = frames_for(args.seconds, student.codec, spec, given.frames if given else 0)
     switches = _switches(timed, student, spec, frames, given, args.seconds)
     actions = _actions(asked.actions, student, frames, given, args.seconds)

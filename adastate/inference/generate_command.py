@@ -33,6 +33,7 @@ from adastate.runtime.argument_types import above_zero, device, prompt_file, the
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.gpu_driver import check_device
 from adastate.runtime.ranks import this_rank
+from adastate.runtime.writable import check_writable
 from adastate.stream.action_schedule import WORDS
 
 
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> None:
             args.prompt, args.states = source.previewed[:1], True
             print(f"no prompt is given: {args.prompt[0]!r}, with the hidden state to the right")
         asked = asked_prompts(args)
+        args.out = args.out or source.folder / ("vbench" if args.layout == "vbench" else "generated")
+        check_writable(args.out, "give another folder with --out")
         note = strange_words("generate", asked.texts, source.world)
         if note and leads:
             print(note, file=sys.stderr)

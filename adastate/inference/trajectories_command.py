@@ -25,6 +25,7 @@ from adastate.runtime.gpu_driver import check_device
 from adastate.runtime.missing import to_come_by
 from adastate.runtime.ranks import this_rank
 from adastate.runtime.text_files import read_prompts
+from adastate.runtime.writable import check_writable
 from adastate.weights.builtin import BUILTIN
 
 
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     _check_levels(args.levels)
     _check_teacher(args.teacher, args.weights, variables, bool(args.from_lmdb))
     prompts = read_prompts(args.prompts) if args.prompts else None
+    check_writable(args.out or Path(variables["run"]["dir"]), "give another folder with --out")
     rank = this_rank(os.environ)
     if args.devices > 1 and rank.world == 1:
         process_group.processes(["trajectories", *argv], args.devices)

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     if not any(word.partition("=")[0].endswith(".help") for word in rest):
         check_flags(rest)
         check_words(composed, rest)
+        threads.check_threads((composed.variables.get("run") or {}).get("threads"))
         check_together(composed, rest)
     given = {word.partition("=")[0].removeprefix("--") for word in rest}
     if not all(config.get(part) or part in given for part in ("model", "data")):
@@ -47,11 +48,10 @@ def main(argv: list[str]) -> None:
         )
     trainer = config.get("trainer") or {}
     root = trainer.get("default_root_dir")
+    told = composed.variables.get("run") or {}
     if root:
         _require_writable(Path(root))
         _hold(Path(root))
-    told = composed.variables.get("run") or {}
-    threads.check_threads(told.get("threads"))
     # up to here nothing has imported torch: what the text alone decides is told at once
     from adastate.config.classes import class_at
     from callbacks.checkpointing.ckpt_path import resolve

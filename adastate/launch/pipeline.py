@@ -8,6 +8,7 @@ beginning and at the end, results.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 from typing import get_args
@@ -69,7 +70,7 @@ def unfit_world(args: argparse.Namespace) -> str:
 def parser() -> Arguments:
     """What `adastate train` takes, beside the overrides of its stages."""
     parser = Arguments("adastate train", description=__doc__)
-    parser.add_argument("--run", default="runs/tiny", help="run folder")
+    parser.add_argument("--run", type=os.path.expanduser, default="runs/tiny", help="run folder")
     parser.add_argument("--preset", choices=("default", "full"), default="default", help="full: every kind of stage")
     parser.add_argument("--init", choices=INITS, default=INITS[0], help="initialisation of the preset full")
     sizes = sorted(p.stem for p in conf_path("conf/sizes").glob("*.yaml"))
@@ -79,8 +80,15 @@ def parser() -> Arguments:
         help="built-in world of the clips and prompts: plain or flight",
     )
     parser.add_argument("--size", choices=sizes, help="a file of conf/sizes/ (default: that of the world)")
-    parser.add_argument("--data", default="world", help="world, clips (three real clips), or a folder of videos")
-    parser.add_argument("--teacher", default="builtin", help="builtin, scratch, or a safetensors file")
+    parser.add_argument(
+        "--data",
+        type=os.path.expanduser,
+        default="world",
+        help="world, clips (three real clips), or a folder of videos",
+    )
+    parser.add_argument(
+        "--teacher", type=os.path.expanduser, default="builtin", help="builtin, scratch, or a safetensors file"
+    )
     parser.add_argument("--system", default="", help="of conf/systems/, whose stream is trained; default: the size's")
     parser.add_argument("--clips", type=whole(1), default=512, help="teacher trajectories for the initialisation")
     return parser

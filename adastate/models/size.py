@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+COUNTS = (
+    "width", "layers", "heads", "ffn", "channels", "text_width", "text_tokens", "time_embedding_dim",
+    "rope_max_frames",
+)  # fmt: skip
+"""Fields of a size of which there is at least one."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -45,6 +51,11 @@ class Size:
         return latent_size[0] // self.patch[1] * (latent_size[1] // self.patch[2])
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1")
+        if min(self.patch) < 1:
+            raise ValueError(f"patch is {list(self.patch)}; each side of a patch has to be at least 1")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
         if (self.width // self.heads) % 2:

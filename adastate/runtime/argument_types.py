@@ -8,6 +8,8 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
+from adastate.runtime.arguments import from_home
+
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
@@ -39,7 +41,7 @@ def above_zero(text: str) -> float:
 
 def prompt_file(text: str) -> Path:
     """A file of prompts that is there."""
-    if Path(text).is_dir():
+    if from_home(text).is_dir():
         raise ArgumentTypeError(f"{text} is a folder; give a text file with one prompt a line")
     return _there(text, "file of prompts", "give a text file with one prompt a line")
 
@@ -54,9 +56,10 @@ def there(what: str, remedy: str) -> Callable[[str], Path]:
 
 
 def _there(text: str, what: str, remedy: str) -> Path:
-    if not Path(text).exists():
+    path = from_home(text)
+    if not path.exists():
         raise ArgumentTypeError(f"there is no {what} {text}: {remedy}")
-    return Path(text)
+    return path
 
 
 def device(text: str) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 from adastate.runtime.spelling import meant
@@ -23,11 +27,32 @@ class _Help(argparse.HelpFormatter):
 class Arguments(argparse.ArgumentParser):
     """argparse.ArgumentParser that answers a mistake in one sentence, with the nearest word or the choices.
 
-    Options are written out: `--see` is none where there is `--seed`.
+    Options are written out: `--see` is none where there is `--seed`. Nothing may be left empty, as a variable of the
+    shell that is not set leaves it. A path may begin with ~, which the shell leaves alone in `--out=~/videos`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": _Help, "allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *names: str, **kwargs: Any) -> argparse.Action:  # type: ignore[override]
+        """As argparse's, but a path below ~ is one below the home folder."""
+        if kwargs.get("type") is Path:
+            kwargs["type"] = from_home
+        return super().add_argument(*names, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse's, after a look for words that are empty."""
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in pairwise(("", *words)):
+            option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+            if option and (not equals or value.strip() or option not in self.options):
+                continue
+            if not value.strip() and (option or not before.startswith("-") or before in self.options):
+                self.error(f"{self._named(option or before)} is empty: give what it asks for, or leave it out")
+        return super().parse_known_args(words, namespace)
+
+    def _named(self, option: str) -> str:
+        return option if option in self.options else "a word"
 
     @property
     def options(self) -> list[str]:
@@ -56,3 +81,8 @@ class Arguments(argparse.ArgumentParser):
         if found := re.match(r"argument (.+?): (expected .*)$", message, re.S):
             return f"{found[1]} has nothing after it: {found[2]}"
         return re.sub(r"^argument (\S+): ", r"\1: ", message)
+
+
+def from_home(text: str) -> Path:
+    """A path, where ~ at its beginning is the home folder."""
+    return Path(os.path.expanduser(text))

@@ -26,10 +26,12 @@ def why_none() -> str:
 
 
 def check_device(device: str | None) -> None:
-    """Refuses a CUDA device where there is none.
+    """Refuses a device of a kind that this machine has not.
 
     Raises:
         ValueError: there is none.
     """
+    if device == "mps" and sys.platform != "darwin":
+        raise ValueError(f"--device {device}: that is for Macs; leave --device out")
     if device and device.startswith("cuda") and (why := why_none()):
         raise ValueError(f"--device {device}: {why}; leave --device out")

@@ -59,6 +59,8 @@ def device_for(name: str | None, rank: Rank) -> torch.device:
 
     there = torch.cuda.device_count()
     device = torch.device(name or ("cuda" if there else "cpu"))
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: torch finds no GPU of this Mac; leave --device out")
     if device.type == "cuda":
         if not there:
             raise ValueError(f"--device {name}: torch finds no GPU here; leave --device out")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """The word of `known` that looks most like another; empty if none does."""
+    """The word of `known` that looks most like another, of `-p` the option that begins so; empty if none does."""
+    if re.fullmatch("-[a-z]", str(word)):
+        return next((option for option in known if option.startswith(f"-{word}")), "")
     return next(iter(difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)), "")
 
 

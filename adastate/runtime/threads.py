@@ -16,6 +16,9 @@ CHOSEN = {TRIM_THRESHOLD: 2**29, TOP_PAD: 2**26, MMAP_THRESHOLD: 2**25}
 
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
+MOST_PER_CORE = 16
+"""Threads that a run may ask for; a hundred thousand of them bring a machine to a standstill."""
+
 
 class ThreadsError(ValueError):
     """A number of threads that cannot be."""
@@ -53,7 +56,10 @@ def use_threads(count: int | None) -> None:
 
 
 def check_threads(count: int | None) -> None:
-    """Raises ThreadsError for a count below 1."""
+    """Raises ThreadsError for a count below 1, or far above the number of cores."""
+    cores = os.cpu_count() or 1
+    if count is not None and count > MOST_PER_CORE * cores:
+        raise ThreadsError(f"run.threads is {count} and this machine has {cores} cores; null leaves it to torch")
     if count is not None and count < 1:
         raise ThreadsError(f"run.threads is {count}; at least one thread works, null leaves the number to torch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -164,6 +165,8 @@ class StreamSpec:
             )
 
     def _check_schedule(self) -> None:
+        if not 0 < self.timestep_shift < math.inf:
+            raise ValueError(f"timestep_shift is {self.timestep_shift}; it has to be above 0, and 1 shifts nothing")
         if self.schedule == "staircase" and self.anchor_kind.queries is not None:
             raise ValueError("schedule 'staircase' has several levels in a pass, a state has one: use uniform")
         if self.schedule == "staircase" and (

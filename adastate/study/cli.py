@@ -19,6 +19,7 @@ from adastate.config.schema import ConfigError
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.spelling import meant
+from adastate.runtime.writable import check_writable
 from adastate.study import arm_stages, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.part_parsers import PART_PARSERS
@@ -69,6 +70,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
         if file and file not in (arm_stages.SCRATCH, study_world(args.world).weights) and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
     root = args.out or Path("runs/study") / f"{args.world}{table.budgets[args.budget].suffix}"
+    check_writable(root, "give another folder with --out")
     return StudySetting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
 
 

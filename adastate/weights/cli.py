@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.missing import to_come_by
+from adastate.runtime.writable import check_writable
 from adastate.weights.builtin import BUILTIN
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def run(args: argparse.Namespace) -> None:
     for source in (args.source, args.base):
         if source is not None and source not in BUILTIN and not Path(source).exists():
             raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source))}")
+    if args.verb != "inspect":
+        check_writable(args.out.parent)
     # up to here nothing has imported torch
     from rich.console import Console
 
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         console.print(checkpoint.report.table())
         for file in _write(args, checkpoint):
             console.print(f"{file} ({file.stat().st_size / 1e9:.3f} GB)", highlight=False, markup=False)
-    except (WeightsError, OSError) as error:
+    except WeightsError as error:
         raise SystemExit(f"adastate: {error}") from error
 
 
@@ -72,7 +76,7 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
         ("export", "write a source in diffusers' layout, as a pipeline, or under Wan's names"),
     ):
         at = verbs.add_parser(verb, help=text, description=text)
-        at.add_argument("source", help="file or folder")
+        at.add_argument("source", type=os.path.expanduser, help="file or folder")
         if verb == "import":
             at.add_argument("out", type=Path, help=".safetensors file to write")
             at.add_argument(
@@ -92,7 +96,7 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
             at.add_argument("--dtype", choices=kinds, help="of the weights; default: as they are")
             at.add_argument("--force", action="store_true", help="write over what lies there")
         at.add_argument("--key", help="network to take of several, e.g. generator_ema; default: the average, if any")
-        at.add_argument("--base", help="weights that a LoRA changes")
+        at.add_argument("--base", type=os.path.expanduser, help="weights that a LoRA changes")
         at.add_argument(
             "--lora-alpha", type=above_zero, help="alpha of a LoRA; default: the file's, or its rank (scale 1)"
         )

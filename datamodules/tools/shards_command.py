@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adastate.runtime.argument_types import above_zero, there, whole
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.writable import check_writable
 from datamodules.worlds.kinds import WORLDS
 
 
@@ -34,13 +35,35 @@ def next_command(args: argparse.Namespace) -> str:
     return " ".join(["make", stage, *words, *([f"ARGS={shlex.quote(' '.join(extra))}"] if extra else [])])
 
 
+OF_A_WORLD = ("clips", "workers", "seed")
+OF_VIDEOS = ("height", "width", "fps", "stride", "action_frames", "caption_from_name")
+"""Options that are about one source of clips alone."""
+
+
+def check_source(options: Arguments, args: argparse.Namespace) -> None:
+    """Refuses no source of clips, several, and options that are about another one."""
+    sources = [name for name in ("videos", "world", "fetch_clips") if getattr(args, name) is not None]
+    if not sources:
+        options.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
+    told = [f"--{name.replace('_', '-')}" for name in sources]
+    if len(told) > 1:
+        options.error(f"{' and '.join(told)} are two sources of clips: give one of them")
+    others = {"world": OF_VIDEOS, "videos": OF_A_WORLD}.get(sources[0], ())
+    for name in others:
+        if getattr(args, name) != options.get_default(name):
+            options.error(f"--{name.replace('_', '-')} is not for {told[0]}: leave it out")
+
+
 def main(argv: list[str]) -> None:
     """`adastate shards ...`; exits with a sentence, and nonzero, only if there are no clips in the end."""
     options = parser()
     args = options.parse_args(argv)
-    if args.world is None and args.videos is None and args.fetch_clips is None:
-        options.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
+    check_source(options, args)
     args.out = args.out or own_run(args.world) / "shards"
+    try:
+        check_writable(args.fetch_clips or args.out)
+    except ValueError as error:
+        options.error(str(error))
     # up to here nothing has imported torch
     from adastate.media.video_reader import VideoError
     from datamodules.shards.safe_decode import ShardError

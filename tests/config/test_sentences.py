@@ -60,7 +60,7 @@ def test_a_logger_whose_package_is_missing_is_told() -> None:
     told = "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
     wrapped = ValueError(f"Parser key trainer.logger:\n  - {told}\n  - Expected a <class 'bool'>")
     for error in (ModuleNotFoundError(told), wrapped):
-        assert sentence(error) == "the configuration asks for a logger that needs wandb: pip install wandb"
+        assert sentence(error) == "the configuration asks for what needs wandb: pip install wandb"
 
 
 @pytest.mark.parametrize(
