@@ -111,6 +111,10 @@ READ = {  # words after `adastate fit` of a tiny distillation
     "--model.global_batch=15": "global_batch 15 is not a multiple of 1 processes x batch 16; --training.batch=15",
     # numbers that no run can have, words without their values, paths for names
     "--run.iterations": "--run.iterations has no value: give --run.iterations=VALUE",
+    "--run.dir=": "--run.dir= is empty: give --run.dir=VALUE, or --run.dir=null for nothing",
+    "--teacher.weights=": "--teacher.weights= is empty",
+    "--data.file=": "--data.file= is empty: give --data.file=VALUE, or --data.file=null for nothing",
+    '--preview.prompts=["a ball", ""]': "preview.prompts: a prompt is empty: say what is to be seen",
     "--run.seed=-1": "run.seed is -1; it has to be from 0 to 4294967295",
     "--run.stage=a/b": "run.stage is 'a/b': it names a folder within run.dir, and is no path",
     "--run.threads=100000": "run.threads is 100000 and this machine has",

@@ -55,6 +55,7 @@ ROWS = {
     "weights import builtin /proc/x.safetensors": "cannot write to /proc (no file can be made there)",
     "cameras w-3 /proc/x --format hy-worldplay": "cannot write to /proc/x (no file can be made there)",
     "cameras w-3 out.npy --format hy-worldplay": "call the file out.actions.npy, or give a folder",
+    "cameras w-99999999999 out --format hy-worldplay": "'w-99999999999' asks for more than 1,000,000 rows: give fewer",
     "shards --world plain --out /proc/x": "cannot write to /proc/x (no file can be made there)",
     "shards --fetch-clips /proc/x": "cannot write to /proc/x (no file can be made there)",
     "study --out /proc/x": "cannot write to /proc/x (no file can be made there)",

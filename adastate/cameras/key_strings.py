@@ -15,6 +15,9 @@ Keys = NDArray[np.uint8]
 LOOKS = {"up": "i", "down": "k", "left": "j", "right": "l"}
 """Words for turns of the camera."""
 
+MOST_ROWS = 1_000_000
+"""Rows that a string may ask for: those of a day."""
+
 
 def hy_worldplay(text: str) -> Keys:
     """HY-WorldPlay's "w-3, right-0.5": a row a latent. A number is cut to whole latents, as its own code cuts it."""
@@ -74,6 +77,8 @@ def _match(pattern: str, piece: str, example: str) -> re.Match[str]:
 
 def _rows(held: Sequence[tuple[str, int]], text: str) -> Keys:
     rows = []
+    if sum(count for _, count in held) > MOST_ROWS:
+        raise ValueError(f"{text[:40]!r} asks for more than {MOST_ROWS:,} rows: give fewer")
     for keys, count in held:
         unknown = [key for key in keys if key not in KEYS]
         if unknown:

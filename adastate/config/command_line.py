@@ -41,7 +41,7 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
             if not system:
                 raise ConfigError(f"--system names no system: give one of {', '.join(_systems())}, or leave it out")
         elif is_variable(word) or _names_a_class(word):
-            overrides.append((word if "=" in word else f"{word}={_value_of(word, words)}").removeprefix("--"))
+            overrides.append(f"{word.partition('=')[0]}={_value_of(word, words)}".removeprefix("--"))
         else:
             rest.append(word)
     if Path() in files:
@@ -55,9 +55,14 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
 
 
 def _value_of(word: str, words: Iterator[str]) -> str:
-    """The word that follows an override without a value of its own."""
-    value = next(words, None)
-    if value is None or value.startswith("--"):
+    """What an override sets: what stands after its =, or else the word that follows it."""
+    key, equals, value = word.partition("=")
+    if equals and not value.strip():
+        raise ConfigError(f"{word} is empty: give {key}=VALUE, or {key}=null for nothing")
+    if equals:
+        return value
+    value = next(words, "--")
+    if value.startswith("--"):
         raise ConfigError(f"{word} has no value: give {word}=VALUE")
     return value
 

@@ -147,6 +147,8 @@ def _check_trajectories(value: Any) -> None:
 
 
 def _check_prompts(key: str, file: Any) -> None:
+    if isinstance(file, list) and not all(str(prompt).strip() for prompt in file):
+        raise ConfigError(f"{key}: a prompt is empty: say what is to be seen, or leave it out")
     if isinstance(file, str) and not Path(file).is_file():
         raise ConfigError(f"{key}: no prompts at {file}: give a text file with one prompt a line")
 

@@ -44,6 +44,8 @@ def check_words(config: Config, words: Sequence[str]) -> None:
         if head not in (*LIGHTNING, *VARIABLES, *FLAGS):
             _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
         given = value if equals else next(iter(words[i + 1 : i + 2]), "")
+        if path and equals and not value.strip():
+            raise ConfigError(f"{word} is empty: give --{name}=VALUE, or --{name}=null for nothing")
         if path[-1:] == ["class_path"] or (not path and head in ("model", "data") and given[:1] not in ("{", "/")):
             _require_class(word, given)
         if {"class_path", "help"} & set(path):

@@ -40,7 +40,7 @@ class Arguments(argparse.ArgumentParser):
             kwargs["type"] = from_home
         return super().add_argument(*names, **kwargs)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, after a look for words that are empty."""
         words = sys.argv[1:] if args is None else list(args)
         for before, word in pairwise(("", *words)):

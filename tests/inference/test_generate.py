@@ -22,6 +22,7 @@ from adastate.inference import video_writer
 from adastate.inference.decode_worker import DecodeWorker
 from adastate.inference.generate_command import main
 from adastate.inference.video_length import chunk_starts, frames_for, span
+from adastate.main import main as adastate
 from adastate.media.strip import PINK
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
@@ -398,6 +399,22 @@ def test_a_stream_is_steered_from_the_time_on_that_is_asked_for(run: Path, steer
     assert apart(straight, left)[0] == 0 and apart(straight, left)[1] > 1
     assert min(apart(straight, alone)) > 1, "straight is given, too"
     assert (tmp_path / "left" / "strip.png").is_file()
+
+
+def test_keys_of_another_project_steer_as_the_words_do(steered_run: Path, tmp_path: Path) -> None:
+    """`adastate cameras` writes the file, `adastate generate` takes it: three rows of w, then d to the end."""
+    keys = tmp_path / "flight.actions.npy"
+    adastate(["cameras", "w-3, d-1", str(keys), "--format", "hy-worldplay"])
+    by_file, by_words, held = (
+        pictures(generate(steered_run, tmp_path / name, "--prompt", "red ball", *words)[0])
+        for name, words in {
+            "file": ["--actions", str(keys)],
+            "words": ["--actions", "0s: w", "--actions", "1.1s: d"],
+            "held": ["--actions", "w"],
+        }.items()
+    )
+    assert apart(by_file, by_words) == [0.0] * 2
+    assert apart(by_file, held)[0] == 0 and apart(by_file, held)[1] > 1
 
 
 def test_actions_that_cannot_be_are_answered_in_a_sentence(run: Path, steered_run: Path, tmp_path: Path) -> None:
