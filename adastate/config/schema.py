@@ -74,6 +74,13 @@ MOST = {"ema": 1, "lr_decay_fraction": 1, "betas": 1, "decay": 1, "seed": 2**32 
 ABOVE = {"timestep_shift": 0}
 """Of numbers, by the last part of their keys; of a list, of each."""
 
+ALIKE = (
+    "lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm", "betas", "decay", "weight_decay",
+    "lr_decay_fraction", "global_batch", "rank", "workers", "seed", "max_steps", "max_epochs", "log_every_n_steps",
+    "horizon_weight", "timestep_shift",
+)  # fmt: skip
+"""Keys whose bounds hold for arguments of classes, too; others mean something else there: `frames: 0` is off."""
+
 FLAGS = ("overwrite", "allow_change", "config", "system", "print_config", "help", "verbose")
 """Of Lightning's command line, beside its blocks."""
 

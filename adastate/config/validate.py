@@ -19,7 +19,19 @@ from adastate.config.classes import (
     function_hints,
     takes_any,
 )
-from adastate.config.schema import ABOVE, FLAGS, LEAST, LIGHTNING, MOST, VARIABLES, Config, ConfigError, Lines, Path_
+from adastate.config.schema import (
+    ABOVE,
+    ALIKE,
+    FLAGS,
+    LEAST,
+    LIGHTNING,
+    MOST,
+    VARIABLES,
+    Config,
+    ConfigError,
+    Lines,
+    Path_,
+)
 from adastate.config.text import read_value
 from adastate.config.value_types import asked_for, fits, is_number, is_text, nearest
 from adastate.models.size import Size
@@ -265,7 +277,7 @@ def check_value(what: str, key: str, value: Any, hint: Any, where: str, name: st
     if hint is None or str(value).startswith("${"):
         return
     if fits(value, hint):
-        _check_bounds(name or key, key, value, hint, where)
+        _check_bounds(name or key, key if name or key in ALIKE else "", value, hint, where)
         return
     near = nearest(value, hint) if isinstance(value, str) else ""
     remedy = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"
