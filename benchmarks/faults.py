@@ -131,6 +131,18 @@ def disk(folder: Path, strategy: str, share: float) -> Outcome:
     return Outcome(name, trials, trials - broken, told, time.monotonic() - began)
 
 
+def planted(folder: Path) -> Outcome:
+    """Errors of old in a copy of the project, one at a time: the instrument above has to see each."""
+    began, library = time.monotonic(), disk_faults.build(folder)
+    script = ROOT / "tests/support/planted_faults.py"
+    env = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, script, folder], env=env, check=True, capture_output=True)
+    rows = json.loads((folder / "planted.json").read_text())
+    seen = [row["letter"] for row in rows if row["seen"]]
+    told, took = f"seen: {', '.join(seen)}", time.monotonic() - began
+    return Outcome("an error of old, planted: the runs above see it", len(rows), len(seen), told, took)
+
+
 def ranks(plan: Plan) -> str:
     return "1 process" if plan.world == 1 else f"{plan.world} ranks"
 
@@ -198,9 +210,11 @@ def trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Out
     for strategy in sharded[1:]:
         yield at("preempt", preemptions, Plan(strategy, 2, data="shards", iterations=6, every=3), 15)
     yield "worlds", worlds
-    for strategy in ("one", "ddp", *(["zero2"] if zero else [])):
+    for strategy in ("one", "shards", "ddp", *(["zero2"] if zero else [])):
         if shutil.which("cc"):
             yield f"disk {strategy}", lambda folder, strategy=strategy: disk(folder, strategy, share)
+    if shutil.which("cc"):
+        yield "planted", planted
 
 
 def main() -> None:

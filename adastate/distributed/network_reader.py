@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from adastate.models import unread
@@ -19,7 +20,9 @@ class NetworkReader(pl.Callback):
         strategy = trainer.strategy
         if getattr(strategy, "brings_networks", False):
             return
-        whole = isinstance(strategy, (DDPStrategy, SingleDeviceStrategy)) and not isinstance(
+        known = isinstance(strategy, (DDPStrategy, SingleDeviceStrategy)) and not isinstance(
             strategy, DeepSpeedStrategy
         )
-        unread.bring_all(pl_module, strategy.root_device if whole else "cpu")
+        precision = trainer.precision_plugin  # one that halves all weights does so before they are on a device
+        low = precision._desired_input_dtype if isinstance(precision, HalfPrecision) else None
+        unread.bring_all(pl_module, strategy.root_device if known else "cpu", low)

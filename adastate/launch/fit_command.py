@@ -101,6 +101,7 @@ def _lightning(argv: list[str], composed: Config) -> bool:
 
     import lightning.pytorch as pl
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
     from adastate.config.environment import restored
     from adastate.config.mistakes import parser_sentence
@@ -113,6 +114,10 @@ def _lightning(argv: list[str], composed: Config) -> bool:
         def instantiate_classes(self) -> None:
             with unread.reading_later():
                 super().instantiate_classes()
+
+        def before_fit(self) -> None:
+            if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+                unread.bring_all(self.model, "cpu")  # what goes to other processes goes whole
 
     class SaveConfig(SaveConfigCallback):
         """The resolved config lies in the run folder itself, where `generate` finds it; but for what the environment

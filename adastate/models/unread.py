@@ -77,10 +77,10 @@ def bring(net: nn.Module, device: torch.device | str, dtype: torch.dtype | None 
         local(held).copy_(piece_of(held, read(name)))
 
 
-def bring_all(module: nn.Module, device: torch.device | str) -> None:
+def bring_all(module: nn.Module, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
     """`bring` for every network within `module`."""
     for net in [m for m in module.modules() if m in _READERS]:
-        bring(net, device)
+        bring(net, device, dtype)
 
 
 def give_up(net: nn.Module) -> None:

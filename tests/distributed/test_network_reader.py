@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
@@ -24,13 +25,13 @@ from tests.support.tiny import SIZE, random_net
 ROOT = Path(__file__).parents[2]
 
 
-def reader_of(strategy: Any, folder: Path) -> Any:
+def reader_of(strategy: Any, folder: Path, precision: Any = None) -> Any:
     """A network of a file after the set-up of a run with this strategy."""
     save(random_net(), folder / "net.safetensors")
     module: Any = nn.Module()
     with unread.reading_later():
         module.net = network(SIZE, str(folder / "net.safetensors"))
-    NetworkReader().setup(SimpleNamespace(strategy=strategy), module, "fit")  # type: ignore[arg-type]
+    NetworkReader().setup(SimpleNamespace(strategy=strategy, precision_plugin=precision), module, "fit")  # type: ignore[arg-type]
     return module.net
 
 
@@ -38,6 +39,11 @@ def reader_of(strategy: Any, folder: Path) -> Any:
 def test_networks_are_read_to_the_device_of_their_process(strategy: Any, tmp_path: Path) -> None:
     strategy.root_device  # noqa: B018 - known from here on
     assert not unread.is_unread(reader_of(strategy, tmp_path))
+
+
+def test_where_all_weights_are_halved_they_come_so(tmp_path: Path) -> None:
+    net = reader_of(SingleDeviceStrategy(), tmp_path, HalfPrecision("bf16-true"))
+    assert net.weight_dtype is torch.bfloat16
 
 
 def test_a_strategy_that_cuts_networks_reads_them_itself(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import argparse
 import ctypes
 import errno
 import gc
-import hashlib
 import json
 import os
 import re
@@ -30,7 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.support.ports import free_port
+from tests.support.run_laws import ROTTEN, checkpoints, copy_of_the_oldest, digest, left, lost, rot, unkept, unsynced
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("faulty_disk.c")
@@ -79,6 +81,11 @@ model: {init_args: {weights: null}}
 trainer: {accelerator: cpu, log_every_n_steps: 1, precision: 32-true}
 """
 """A teacher on six shards of two clips, of which every process and epoch reads each; four steps, saved after each."""
+
+
+ONE_SAVE = re.compile(r"(write|fsync|rename) 0/(\w+/checkpoints/|\.student.* 1$)")
+"""Calls whose failure costs a save and nothing more: those on checkpoints, and on the first of the student's files; the
+last file is what the run is made for."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,15 @@ class Runs:
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "prompts.txt").write_text("a red ball\nslow snow\n")
         (self.data / "small.yaml").write_text(SMALL)
-        self.expected, self.stage = "", "teacher" if strategy == "shards" else "distill"
+        self.found: list[Found] = []
+        self.expected, self.last, self.stage = "", "", "teacher" if strategy == "shards" else "distill"
         if strategy == "shards":
             (self.data / "small.yaml").write_text(CLIPS.replace("SHARDS", str(self.data / "clips")))
             clips(self.data / "clips")
+        else:
+            small = yaml.safe_load(SMALL)
+            small["trainer"]["callbacks"] = monitored()
+            (self.data / "small.yaml").write_text(yaml.safe_dump(small))
 
     def words(self, run: Path) -> list[str]:
         files = [*STAGE, *([f"strategy/{self.strategy}"] if self.world > 1 else [])]
@@ -238,22 +250,30 @@ class Runs:
         """Every call of the undisturbed run, of a run that goes on included; sets what runs have to end with."""
         run = self.folder / "straight"
         assert self.start(run, record=self.folder / "calls") == [0] * self.world, tail(run)
-        self.expected = digest(run)
+        self.expected, self.last = digest(run), checkpoints(run / self.stage)[-1].name
+        if wrong := unsynced(self.folder / "calls0"):
+            self.found.append(Found(Fault("rename", 1, "power"), [], wrong))
         return [fault for rank in range(self.world) for fault in sampled((self.folder / f"calls{rank}"), rank)]
 
-    def trial(self, fault: Fault) -> Found:
+    def trial(self, fault: Fault, rotten: tuple[str, int] | None = None) -> Found:
+        """A run with a fault, gone on with; beside a user's copy of a checkpoint, and with a `rotten` one."""
         run = self.folder / "run"
         codes = self.start(run, fault=fault)
         wrong = self.judge(run, fault, codes)
         if not wrong:
+            copied = copy_of_the_oldest(run / self.stage)
+            if rotten is not None:
+                rot(run / self.stage, *rotten)
             again = self.start(run, "--ckpt_path=auto")
             if again != [0] * self.world:
                 wrong = f"cannot be gone on with: {again}; {tail(run)}"
             elif digest(run) != self.expected:
                 wrong = "gone on with, it ends otherwise than undisturbed"
+            else:
+                wrong = unkept(run / self.stage, self.last, copied) or lost(run / self.stage)
         for path in self.folder.glob("run*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return Found(fault, codes, wrong)
+        return Found(fault if rotten is None else Fault("manifest", rotten[1], f"{rotten[0]} rotten"), codes, wrong)
 
     def judge(self, run: Path, fault: Fault, codes: list[int]) -> str:
         """What a run should not have done, as its files and its exit codes show."""
@@ -264,6 +284,8 @@ class Runs:
             return f"ends in a traceback: {said[-400:]}"
         if fault.kind != "dead" and any(codes) and "adastate: " not in said:
             return f"ends with {codes} and no sentence; {said[-400:]}"
+        if any(codes) and fault.kind in ("full", "broken") and ONE_SAVE.search(f"{fault.call} {fault.nth}"):
+            return f"a disk that does not take one save ends the run: {said[-400:]}"
         return lost(run / self.stage) or left(run)
 
 
@@ -276,44 +298,6 @@ def sampled(calls: Path, rank: int) -> list[Fault]:
     return [site[i] for site in sites.values() for i in sorted({0, len(site) // 2, len(site) - 1})]
 
 
-def lost(stage: Path) -> str:
-    """What of a stage was acknowledged and is not there, or not whole; the newest two saves are kept.
-
-    A save is acknowledged by its line in the log, which is written when it is there and older ones are deleted.
-    """
-    from adastate.runtime import atomic_folder
-
-    log = stage / "run.log.jsonl"
-    saved = []
-    for line in log.read_text().splitlines() if log.is_file() else []:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the line in which it was killed
-        saved += [event["iteration"]] if event["event"] == "saved" else []
-    there = atomic_folder.folders(stage / "checkpoints")
-    for folder in there:
-        try:
-            atomic_folder.verify(folder)
-        except Exception as error:
-            return f"{folder.name} is not whole: {error}"
-    if len(there) < min(2, len(saved)) or (saved and int(there[-1].name[-8:]) < saved[-1]):
-        return f"there are {[p.name for p in there]}, acknowledged were {saved}"
-    return ""
-
-
-def left(run: Path) -> str:
-    """What a run leaves in TMPDIR that could fill it."""
-    large = [p for p in run.with_name(f"{run.name}.tmp").rglob("*") if p.is_file() and p.stat().st_size > 20_000]
-    return f"leaves {large[0].name} of {large[0].stat().st_size} bytes in TMPDIR" if large else ""
-
-
-def digest(run: Path) -> str:
-    """Of the student or teacher that a run has written."""
-    path = next(run.glob("*.safetensors"), run / "none")
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
-
-
 def tail(run: Path) -> str:
     return "\n".join(p.read_text(errors="replace")[-1500:] for p in sorted(run.parent.glob(f"{run.name}.log*")))
 
@@ -321,6 +305,15 @@ def tail(run: Path) -> str:
 def kinds(call: str) -> dict[str, tuple[int, int]]:
     """What can happen at a call, which is on the data or on what the run writes."""
     return READING if call.split()[1].startswith("2") else KINDS
+
+
+def monitored() -> list[Any]:
+    """The callbacks of conf/base.yaml, of which Checkpoints keeps the best as well."""
+    config = yaml.safe_load((ROOT / "conf/base.yaml").read_text())
+    for node in config["trainer"]["callbacks"]:
+        if node["class_path"] == "callbacks.Checkpoints":
+            node["init_args"]["monitor"] = "critic/loss"
+    return list(config["trainer"]["callbacks"])
 
 
 def clips(folder: Path) -> None:
@@ -366,11 +359,17 @@ def main() -> None:
         _import_deepspeed()
     torch.set_num_threads(1)
     runs = Runs(args.folder, args.strategy)
-    calls, found = runs.record(), list[Found]()
-    for fault in faults(calls, args.share, args.only):
-        found.append(runs.trial(fault))
+    calls, found = runs.record(), runs.found
+    trials: list[tuple[Fault, tuple[str, int] | None]] = [(f, None) for f in faults(calls, args.share, args.only)]
+    if args.strategy != "shards" and re.search(args.only, "rot"):
+        late = next(c for c in calls if f"unfinished-{runs.last}" in c.call)  # the two before are there then
+        died = Fault(late.call, late.nth, "dead", late.rank)
+        trials += [(died, (which, at)) for which, where in ROTTEN.items() for at in range(len(where))]
+    for fault, rotten in trials:
+        found.append(runs.trial(fault, rotten))
         told = {"calls": len(calls), "runs": len(found), "wrong": [asdict(f) for f in found if f.wrong]}
         (args.folder / "found.json").write_text(json.dumps(told, indent=1))
+        fault = found[-1].fault
         print(f"{fault.kind:20} {fault.nth:3} {fault.call:60} {found[-1].codes} {found[-1].wrong[:150]!r}", flush=True)
 
 
