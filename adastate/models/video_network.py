@@ -92,7 +92,7 @@ class VideoNetwork(nn.Module):
                 adastate.models.actions); None: no frame's are.
 
         Returns:
-            Flow `[B, F, C, H, W]` in the dtype of `x`.
+            Velocity `[B, F, C, H, W]` in the dtype of `x`.
         """
         raise NotImplementedError
 
