@@ -21,6 +21,7 @@ ROWS = {
     # options and words
     f"generate {PROMPT} --second 5": "there is no option '--second'; did you mean '--seconds'",
     f"generate {PROMPT} --see 5": "there is no option '--see'; did you mean '--seed'",
+    "evaluate --sequence-parallel 2": "ranks share a sample in `adastate fit`, `generate` and `live`",
     "generate a red ball": "there is no option 'a': a word follows its option, and text with blanks stands in quotes",
     f"generate {PROMPT} --layout vbnch": "--layout cannot be 'vbnch'; did you mean 'vbench'",
     f"generate {PROMPT} --engine graf": "--engine cannot be 'graf'; did you mean 'graph'",

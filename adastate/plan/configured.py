@@ -19,11 +19,14 @@ from adastate.plan.memory import Net
 from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run
 from adastate.stream import StreamSpec
 
-PRETRAINED = {"WanVAE": 126_892_531, "UMT5": 5_680_910_336, "TinyText": 0}
+PRETRAINED = {"WanVAE": 126_892_531, "Wan2.2's VAE": 704_688_668, "UMT5": 5_680_910_336, "TinyText": 0}
 """Parameters of encoders that are not built to be counted."""
 
-UNCAST = {"WanVAE": 53_596_928}
+UNCAST = {"WanVAE": 53_596_928, "Wan2.2's VAE": 149_637_088}
 """Those of them that stay in float32 whatever the `dtype`: what the Wan VAE encodes with."""
+
+CHANNELS_22 = 48
+"""Of latents of Wan2.2's VAE."""
 
 
 def read(config: Config) -> Run:
@@ -159,6 +162,10 @@ def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net
     return Net(name, parameters(size), size, trained, averaged, again, cast, drawn)
 
 
+def _channels(found: dict[str, Any]) -> int:
+    return int((found.get("size") or found.get("teacher_size") or {}).get("channels") or 0)
+
+
 def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
     """The codec and the text encoder that a stage, or the variables of a configuration, name."""
     made = []
@@ -166,6 +173,8 @@ def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
         if not found.get(part):
             continue
         kind, given = _arguments(found[part])
+        if kind == "WanVAE" and _channels(found) == CHANNELS_22:
+            kind = "Wan2.2's VAE"
         n = PRETRAINED[kind] if kind in PRETRAINED else count(_built(found[part]))
         each, whole = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4), UNCAST.get(kind, 0)
         # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept

@@ -20,6 +20,7 @@ from torch import Tensor
 from adastate.config.compose import build
 from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
 from adastate.rehearsal.recorder import DeviceRecorder
+from adastate.rehearsal.shallow import channels_of
 from adastate.rehearsal.source_lines import line_of
 from adastate.rehearsal.stand_ins import StandInData, batch_shape, host_bytes, without_files
 from adastate.rehearsal.training_phases import watch_training
@@ -113,7 +114,7 @@ def checkpoint_bytes(module: Any, trainer: pl.Trainer) -> int:
 
 def fit_trial(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster) -> Trial:
     """Runs the stage of a composed configuration."""
-    with pretended_machine(cluster) as recorder, without_files(), quietly():
+    with pretended_machine(cluster) as recorder, without_files(channels_of(lightning)), quietly():
         trial = Trial(recorder)
         with ending(trial):
             _fit(lightning, variables, cluster, trial)

@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._pytree import tree_flatten
 
 from adastate.rehearsal.source_lines import asked_by_a_library
 
@@ -75,6 +76,8 @@ def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None
             mock.patch.object(FakeTensor, "tolist", read),
             mock.patch.object(FakeTensor, "__format__", _written, create=True),
             mock.patch.object(FakeTensor, "__repr__", shown, create=True),
+            mock.patch.object(torch, "tensor", _gathered(torch.tensor)),
+            mock.patch.object(torch, "as_tensor", _gathered(torch.as_tensor)),
         ):
             yield
     finally:
@@ -87,6 +90,21 @@ def is_made_of_others(func: Any) -> bool:
     if func.namespace != "aten":
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+
+
+def _gathered(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As torch.tensor, which reads tensors of the device that stand in a list one by one."""
+
+    def read(data: Any) -> Any:
+        if isinstance(data, list | tuple):
+            return [read(x) for x in data]
+        return data.tolist() if isinstance(data, FakeTensor) and data.fake_device.type == "cuda" else data
+
+    def gathered(data: Any, *args: Any, **options: Any) -> Tensor:
+        there = isinstance(data, list | tuple) and any(isinstance(x, FakeTensor) for x in tree_flatten(data)[0])
+        return make(read(data) if there else data, *args, **options)
+
+    return gathered
 
 
 def made_on_a_gpu(func: Any, args: Any, kwargs: Any) -> Any:

@@ -6,14 +6,15 @@ the same few hundred operations many thousand times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
+from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR
 from adastate.rehearsal.workload import Operation
 
 CHANGE_SHAPES = {"resize_", "set_", "resize_as_", "lift_fresh", "lift", "_local_scalar_dense", "detach_"}
@@ -56,12 +57,13 @@ class Result:
 
 
 class KnownResults:
-    """By operation and the shapes, strides, dtypes and numbers that it is given."""
+    """By operation and the shapes, strides, dtypes and numbers that it is given; kept from trial to trial."""
+
+    _results: ClassVar[dict[Any, Result]] = {}
 
     def __init__(self, fake: FakeTensorMode, note: Callable[[Tensor, int], None]) -> None:
         self.fake, self.note = fake, note
         self._device = torch.device("cuda", 0)
-        self._results: dict[Any, Result] = {}
 
     def key(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
         """None where a result cannot be kept."""
@@ -129,6 +131,19 @@ class KnownResults:
         if noted and made.argument is None:
             self.note(x, made.bytes)
         return x
+
+
+def tensors_among(values: Iterable[Any], tensors: list[Tensor]) -> bool:
+    """Adds the tensors among some arguments to `tensors`; whether there is a generator, too."""
+    drawn = False
+    for x in values:
+        if isinstance(x, Tensor):
+            tensors.append(x)
+        elif type(x) in (list, tuple):
+            drawn |= tensors_among(x, tensors)
+        elif isinstance(x, TRUE_GENERATOR):
+            drawn = True
+    return drawn
 
 
 def _alike(x: Any, again: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from adastate.rehearsal.device_memory import DeviceMemory
 from adastate.rehearsal.fused_kernels import is_made_of_others, made_on_a_gpu
 from adastate.rehearsal.host_answers import UNANSWERED, HostAnswers
-from adastate.rehearsal.known_results import KnownResults
+from adastate.rehearsal.known_results import KnownResults, tensors_among
 from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
 from adastate.rehearsal.source_lines import asked_by_a_library, line
 from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind_of, size_of
@@ -41,6 +41,9 @@ REMEMBERED = 2**12
 SMALL = 2**16
 ON_PURPOSE = ("adastate/diffusion/",)
 """Where latents are taken apart in float64, as the references do; and up to how many numbers nobody minds."""
+
+BETWEEN = "between"
+"""The phases, where callbacks run and batches come."""
 
 MASK_LIMIT = 2**28
 """Numbers of an attention's mask, or of any tensor of truth values, above which it is a mistake."""
@@ -116,6 +119,8 @@ class DeviceRecorder(TorchDispatchMode):
     # ---- what is told
 
     def waited(self, what: str) -> None:
+        if self.phase == BETWEEN and asked_by_a_library():  # Lightning keeps what was logged
+            return
         self.waits[self.phase, what, line(3)] += 1
 
     def synchronized(self) -> None:
@@ -144,7 +149,7 @@ class DeviceRecorder(TorchDispatchMode):
             with self:
                 return made_on_a_gpu(func, args, kwargs)
         tensors: list[Tensor] = []
-        drawn = _find(args, tensors) | _find(kwargs.values(), tensors)
+        drawn = tensors_among(args, tensors) | tensors_among(kwargs.values(), tensors)
         key = self.known.key(func, args, kwargs) if tensors and not drawn else None
         if key is not None and (found := self.known.again(key, tensors)) is not None:
             if found[0].cost is not None:
@@ -299,19 +304,6 @@ OTHERS = ("DTensor", "AsyncCollectiveTensor")
 @lru_cache(maxsize=256)
 def _is_of_others(types: tuple[type, ...]) -> bool:
     return any(kind.__name__ in OTHERS for kind in types)
-
-
-def _find(values: Iterable[Any], tensors: list[Tensor]) -> bool:
-    """Adds the tensors among some arguments to `tensors`; whether there is a generator, too."""
-    drawn = False
-    for x in values:
-        if isinstance(x, Tensor):
-            tensors.append(x)
-        elif type(x) in (list, tuple):
-            drawn |= _find(x, tensors)
-        elif isinstance(x, TRUE_GENERATOR):
-            drawn = True
-    return drawn
 
 
 def _type(device: Any) -> str | None:

@@ -8,11 +8,9 @@ from typing import Any
 
 from adastate.rehearsal.accelerators import ACCELERATORS, LAUNCH, USABLE, Accelerator
 from adastate.rehearsal.fit_trial import Trial
+from adastate.rehearsal.recorder import BETWEEN
 from adastate.rehearsal.shallow import drawn_on, per_layer
 from adastate.rehearsal.training_phases import ONCE
-
-BETWEEN = "between"
-"""Phases, where callbacks run and batches come."""
 
 OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
 """Phases in which nothing is learnt: what happens there happens once."""
@@ -120,7 +118,7 @@ def judge(
     if all(trial.grown > LEAK for trial in trials):
         grown = full.of(lambda trial: trial.grown)
         verdict.errors.append(
-            f"every iteration leaves {grown / 2**30:.2f} GiB more on the device: something keeps tensors of each"
+            f"every iteration leaves {grown / 2**20:.0f} MiB more on the device: something keeps tensors of each"
         )
     return verdict
 

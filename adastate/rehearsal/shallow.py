@@ -30,6 +30,11 @@ def depths(lightning: dict[str, Any]) -> list[int]:
     return sorted({int(size["layers"]) for size in sizes(lightning)})
 
 
+def channels_of(lightning: dict[str, Any]) -> int:
+    """Of the latents that its networks work on."""
+    return next((int(size["channels"]) for size in sizes(lightning) if size.get("channels")), 16)
+
+
 def at_depth(lightning: dict[str, Any], now: Mapping[int, int]) -> dict[str, Any]:
     """The same configuration with other depths, by the real one."""
     made = copy.deepcopy(lightning)

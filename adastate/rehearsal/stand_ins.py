@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -68,14 +69,22 @@ def tokenize(prompts: list[str], max_length: int = 512, **options: Any) -> Stand
     return made
 
 
-def _part(source: str, part: Any, load: Any) -> Any:
-    """Wan2.1's VAE, UMT5-XXL or its tokenizer, without their files."""
+WAN22_VAE = {
+    "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True, "in_channels": 12, "out_channels": 12,
+    "patch_size": 2, "scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+}  # fmt: skip
+"""Its published geometry."""
+
+
+def _part(channels: int, source: str, part: Any, load: Any) -> Any:
+    """Wan's VAE for latents of so many channels, UMT5-XXL or its tokenizer, without their files."""
     told = getattr(load, "keywords", {})
     dtype = told.get("torch_dtype") or told.get("dtype") or torch.float32
     if "tokenizer" in part.name:
         return tokenize
     if "VAE" in part.name:
-        vae: Any = need("diffusers").AutoencoderKLWan()
+        geometry: dict[str, Any] = WAN22_VAE if channels == WAN22_VAE["z_dim"] else {}
+        vae: Any = need("diffusers").AutoencoderKLWan(**geometry)
         return vae.to(dtype)
     transformers = need("transformers")
     config = transformers.UMT5Config(
@@ -95,8 +104,9 @@ def _without_drawing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_files() -> Iterator[None]:
-    """Within, networks and encoders are made without asking for the files that hold their weights."""
+def without_files(channels: int = 16) -> Iterator[None]:
+    """Within, networks and encoders of latents of so many channels are made without asking for the files that hold
+    their weights."""
     from adastate.distributed import protocol
     from adastate.encoders import group_codec, taehv, wan_vae
     from adastate.training import student
@@ -104,7 +114,7 @@ def without_files() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (protocol, student):
             stack.enter_context(mock.patch.object(module, "network", _network(module.network)))
-        stack.enter_context(mock.patch.object(wan_vae, "load_part", _part))
+        stack.enter_context(mock.patch.object(wan_vae, "load_part", partial(_part, channels)))
         stack.enter_context(mock.patch.object(group_codec.GroupCodec, "load", lambda self, weights, shipped: None))
         stack.enter_context(mock.patch.object(taehv.TAEHV, "_load", lambda self, path: None))
         yield

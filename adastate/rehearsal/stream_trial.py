@@ -11,6 +11,7 @@ from adastate.config.compose import build
 from adastate.config.schema import ConfigError
 from adastate.rehearsal.fit_trial import Trial, ending, quietly
 from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
+from adastate.rehearsal.shallow import channels_of
 from adastate.rehearsal.stand_ins import without_files
 
 STEADY = 2
@@ -36,7 +37,7 @@ def student_node(lightning: dict[str, Any]) -> dict[str, Any]:
 
 def stream_trial(lightning: dict[str, Any], cluster: Cluster, sessions: int) -> Trial:
     """Streams with the student of a composed configuration; `sessions` live ones, or 0 for one stream."""
-    with pretended_machine(cluster) as recorder, without_files(), quietly():
+    with pretended_machine(cluster) as recorder, without_files(channels_of(lightning)), quietly():
         trial = Trial(recorder, parts=1, ran=STEADY)
         with ending(trial), torch.no_grad():
             recorder.enter("build")

@@ -16,6 +16,12 @@ from adastate.runtime.spelling import meant
 TAKES = {"int": "a whole number", "float": "a number"}
 """What fits an option of a plain type."""
 
+OTHERS = {
+    "--sequence-parallel": "ranks share a sample in `adastate fit`, `generate` and `live`: make the videos with "
+    "`adastate generate --sequence-parallel N`"
+}
+"""Options that only other commands take, and where they are."""
+
 
 class _Help(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -75,6 +81,8 @@ class Arguments(argparse.ArgumentParser):
         if found := re.match(r"unrecognized arguments: (\S*)", message):
             if not found[1].startswith("-"):
                 return f"it takes no {found[1]!r} here; put quotes around text with blanks in it"
+            if elsewhere := OTHERS.get(found[1].partition("=")[0]):
+                return f"there is no option {found[1]!r} here; {elsewhere}"
             return f"there is no option {found[1]!r}; {meant(found[1].partition('=')[0], self.options)}"
         if (found := re.match(r"argument (.+?): invalid (\w+) value: (.*)$", message, re.S)) and found[2] in TAKES:
             return f"{found[1]} cannot be {found[3]}; it takes {TAKES[found[2]]}"

@@ -12,7 +12,7 @@ from adastate.models.actions import Steering
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes
-from adastate.plan.configured import PRETRAINED
+from adastate.plan.configured import PRETRAINED, UNCAST
 from adastate.plan.cost import (
     CountedPass,
     StepCost,
@@ -23,6 +23,7 @@ from adastate.plan.cost import (
     stream_flops,
     text_flops,
 )
+from adastate.rehearsal.stand_ins import WAN22_VAE
 from adastate.stream import Exits, StateCache
 from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
@@ -47,10 +48,14 @@ def test_wan_s_encoders_are_counted_right() -> None:
 
     umt5 = UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
     with torch.device("meta"):
-        built = {"WanVAE": AutoencoderKLWan(), "UMT5": UMT5EncoderModel(umt5)}
+        vae = {"WanVAE": AutoencoderKLWan(), "Wan2.2's VAE": AutoencoderKLWan(**WAN22_VAE)}
+        built = {**vae, "UMT5": UMT5EncoderModel(umt5)}
     assert {name: sum(p.numel() for p in net.parameters()) for name, net in built.items()} == {
         name: PRETRAINED[name] for name in built
     }
+    for name, whole in vae.items():
+        encoding = (*whole.encoder.parameters(), *whole.quant_conv.parameters())
+        assert sum(p.numel() for p in encoding) == UNCAST[name]
 
 
 # ---- FLOP
