@@ -1,4 +1,5 @@
-"""Parameters and arithmetic of the network, as closed formulas of its size; checked against the network itself.
+"""Parameters and arithmetic of the network, as closed formulas of its size; checked against the network itself. Those
+of backbones that are not Wan's are counted, see `counted_network`.
 
 One multiply-add is two FLOP. Counted are matrix products and attention; norms, activations and RoPE are not.
 Which frames each pass of a stream sees is not written down a second time: the stream's own code is run over frames
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.video_network import Size
+from adastate.plan.counted_network import counted
 from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
 from adastate.stream.rollout import rollout
@@ -78,8 +80,14 @@ class Flops:
         return self.forward + self.backward + (self.again if checkpointing else 0.0)
 
 
+FORMULAS = ("wan", "wan22")
+"""Backbones whose networks are Wan's, which the formulas here are of; others are counted on the meta device."""
+
+
 def parameters(size: Size) -> int:
-    """Parameters of a DiT."""
+    """Parameters of a network."""
+    if size.backbone not in FORMULAS:
+        return int(counted(size, 1).parameters)
     d, patch = size.width, patch_width(size)
     attention = 4 * (d * d + d) + 2 * d
     block = 2 * attention + 2 * d + (d * size.ffn + size.ffn) + (size.ffn * d + d) + 6 * d
@@ -117,6 +125,10 @@ def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORE
 
     Where a network can be steered it is taken to be: every frame of every pass has modulations of its own.
     """
+    if size.backbone not in FORMULAS:
+        network = counted(size, tokens)
+        attention, whole_pass = network.pair * work.pairs, network.forward(work.frames, work.pairs)
+        return Flops(whole_pass, 2 * (whole_pass - attention) + scores * attention, whole_pass)
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
     timed = work.frames if work.level is None or size.actions else 0
     told = size.time_embedding_dim + action_columns(size)
@@ -132,6 +144,9 @@ def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORE
 
 def text_flops(size: Size) -> Flops:
     """Keys and values of one prompt, for all layers."""
+    if size.backbone not in FORMULAS:
+        keys = counted(size, 1).text
+        return Flops(keys, 2 * keys)
     d = size.width
     first = 2 * size.text_tokens * size.text_width * d
     rest = 2 * size.text_tokens * d * d * (1 + 2 * size.layers)
