@@ -120,6 +120,11 @@ def without_files(channels: int = 16) -> Iterator[None]:
         yield
 
 
+def _zeros(*shape: int) -> Tensor:
+    """On the host, where they take the memory of one: a batch that does not fit a device need not fit here."""
+    return torch.zeros(()).expand(shape)
+
+
 @dataclass(frozen=True)
 class BatchShape:
     """Of one micro batch of a rank.
@@ -146,12 +151,12 @@ class BatchShape:
         prompts = [f"a slow flight over a green meadow {first + i}" for i in range(n)]
         trajectory = levels = None
         if self.levels is not None and self.latents is not None:
-            trajectory, levels = torch.zeros(n, len(self.levels), *self.latents), torch.tensor(self.levels)
+            trajectory, levels = _zeros(n, len(self.levels), *self.latents), torch.tensor(self.levels)
         return Batch(
             index=torch.arange(first, first + n),
             prompts=prompts,
-            latents=None if self.latents is None or trajectory is not None else torch.zeros(n, *self.latents),
-            video=None if self.video is None else torch.zeros(n, *self.video),
+            latents=None if self.latents is None or trajectory is not None else _zeros(n, *self.latents),
+            video=None if self.video is None else _zeros(n, *self.video),
             trajectory=trajectory,
             levels=levels,
             actions=None if self.actions is None else torch.zeros(n, *self.actions),
