@@ -67,6 +67,18 @@ ROWS = {
     f"generate {PROMPT} --seconds 1e9": "--seconds 1e+09 is more than 1,000,000, eleven days: give less",
     f"generate {PROMPT} --device mps": "--device mps: that is for Macs; leave --device out",
     "generate -p cat": "there is no option '-p'; did you mean '--prompt'",
+    # what is on the Hub, and files of another kind
+    f"generate {PROMPT} --weights anna/student": "weights pull anna/student FOLDER` brings what lies on",
+    f"generate {PROMPT} --weights https://huggingface.co/anna/student/resolve/main/x.pt": "weights pull anna/student",
+    f"generate {PROMPT} --run anna/student": "or the one that `adastate weights pull anna/student FOLDER` brings",
+    f"generate {PROMPT} --weights README.md": "README.md is text ('# adastate adastate trains and runs",
+    "weights inspect README.md": "README.md is text",
+    "train --teacher README.md": "README.md is text",
+    "train --data README.md": "no folder README.md: give the one that holds the videos, world or clips",
+    "train --data none": "no folder none: give the one that holds the videos, world or clips",
+    "weights pull https://huggingface.co/a/b out": "is no name of a repository: it has the form owner/name",
+    "weights pull a/b /proc/x": "cannot write to /proc/x (no file can be made there)",
+    "weights push none a/b": "there is no none: give a run folder, or a .safetensors file of our own",
     # files and folders
     "generate --prompts six.txt": "there is no file of prompts six.txt: give a text file with one prompt a line",
     "generate --prompts conf": "conf is a folder; give a text file with one prompt a line",

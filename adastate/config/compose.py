@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adastate.config import environment
 from adastate.config.classes import derives
-from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, T, Words
+from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T, Words
 from adastate.config.text import as_written, forget, read_value, read_yaml
 from adastate.config.validate import check_block, check_class, check_names, check_trainer, check_values
 
@@ -30,18 +31,22 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     lines, words = Lines(), Words()
     for file in files:
         content = read_yaml(file, lines, words)
+        _check_forms(merged, content, lines)
         _forget_other_classes(merged, content)
-        merged = OmegaConf.merge(merged, OmegaConf.create(content))
+        with _references(lines):
+            merged = OmegaConf.merge(merged, OmegaConf.create(content))
     for override in overrides:
         short, _, value = override.partition("=")
         key, told = _written_out(short, merged), read_value(value, f"--{override}")
+        _check_forms(merged, _nested(key, told), Lines({tuple(key.split(".")): f"--{override}"}))
         _forget_other_classes(merged, _nested(key, told))
-        OmegaConf.update(merged, key, told)
+        with _references(Lines({tuple(key.split(".")): f"--{override}"})):
+            OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
         forget(words, tuple(key.split(".")))
         if value == value.strip("\"'") if isinstance(told, str) else value[:1] not in ("[", "{"):
             words[tuple(key.split("."))] = value
-    written = as_written(OmegaConf.to_container(merged), words)
+    written = as_written(OmegaConf.to_container(merged), words, lines)
     check_names("the top level", written, (*LIGHTNING, *VARIABLES), (), lines)
     # before they are resolved: what asks for one that is wrong could only say that it found nothing
     for name in (name for name in PLAIN if name in written):
@@ -57,6 +62,10 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     for name in VARIABLES:
         if name not in PLAIN:
             check_block(name, config.get(name), lines)
+    for key in ("model", "data", "trainer"):
+        if plain.get(key) is not None and not isinstance(plain[key], dict):
+            at = lines.get((key,), key)
+            raise ConfigError(f"{at}: {key} has keys of its own, and no value: {key}.class_path names its class")
     for key in ("model", "data"):
         if key in plain:
             check_class(plain[key], (key,), lines)
@@ -77,6 +86,29 @@ def build(node: dict[str, Any], base: type[T]) -> T:
         # jsonargparse lists every type that it tried; what the constructor said comes first
         said = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
         raise ConfigError(said[0] if said else str(error)) from error
+
+
+@contextmanager
+def _references(lines: Lines) -> Iterator[None]:
+    """Within it a `$` that begins no reference is a ConfigError."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"{_where(error, lines)}{said}; `${{` begins a reference such as `${{run.dir}}`") from error
+
+
+def _check_forms(below: Any, above: Any, lines: Lines, path: Path_ = ()) -> None:
+    """Refuses a list in the place of keys, and keys in the place of a list."""
+    kinds = {True: "keys of its own", False: "a list"}
+    if OmegaConf.is_config(below) and isinstance(above, list | dict):
+        has = OmegaConf.is_dict(below)
+        if has != isinstance(above, dict):
+            at = lines.get(path, ".".join(path))
+            raise ConfigError(f"{at}: {'.'.join(path)} takes {kinds[has]}, and not {kinds[not has].split(' of')[0]}")
+    if isinstance(above, dict) and OmegaConf.is_dict(below):
+        for key, value in above.items():
+            _check_forms(below._get_node(key) if key in below else None, value, lines, (*path, str(key)))
 
 
 def _written_out(key: str, config: Any) -> str:

@@ -11,8 +11,8 @@ import yaml
 from adastate.config import environment
 from adastate.config.schema import ConfigError
 from adastate.config.trusted import check_trusted
-from adastate.runtime import plain_yaml, run_paths
-from adastate.runtime.missing import to_come_by
+from adastate.runtime import file_kind, plain_yaml, run_paths
+from adastate.runtime.missing import hub_name, to_come_by
 from adastate.weights.builtin import BUILTIN, MODEL, STUDENT
 from datamodules.worlds.kinds import WORLDS
 
@@ -25,11 +25,15 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
     """
     path = run / stage / "config.yaml"
     if not path.is_file():
+        named = "" if run.exists() else hub_name(run)
+        pull = f", or the one that `adastate weights pull {named} FOLDER` brings" if named else ""
         raise ConfigError(
-            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote"
+            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote{pull}"
         )
     try:
         config = {"trainer": {}, **environment.resolve(plain_yaml.load(path.read_text(encoding="utf-8")))}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (yaml.YAMLError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no configuration ({' '.join(str(error).split())}): train the stage again"
@@ -59,7 +63,10 @@ def check_student(run: Path, weights: Path | None) -> None:
 
     Raises:
         ConfigError: with what makes them.
+        NoWeightsError: the file is something else.
     """
     source = weights or student_file(run)
     if str(source) not in BUILTIN and not source.exists():
         raise ConfigError(f"no weights at {source}; {to_come_by(source)}")
+    if source.is_file():
+        file_kind.kind(source)  # what is no weights at all is told before anything is loaded

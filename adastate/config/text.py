@@ -18,6 +18,9 @@ from adastate.runtime.spelling import meant, nearest
 NOTHING = ("null", "Null", "NULL", "~", "")
 """How YAML writes that there is no value."""
 
+OTHER_BASES = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+"""Numbers to the base of 8 and of 60, as YAML has them."""
+
 
 class _Loader(yaml.SafeLoader):
     """Without dates, which no key takes."""
@@ -85,10 +88,19 @@ def forget(words: Words, path: Path_) -> None:
         del words[other]
 
 
-def as_written(config: Any, words: Words) -> Any:
-    """`config`, not yet resolved, in which the keys that take text have it as it was written."""
+def as_written(config: Any, words: Words, lines: Lines) -> Any:
+    """`config`, not yet resolved, in which the keys that take text have it as it was written.
+
+    Raises:
+        ConfigError: a number in one of YAML's other notations, 010 for 8 and 1:30 for 90.
+    """
     for path, word in words.items():
         if word in NOTHING or not _takes_text(config, path):
+            if (number := OTHER_BASES.fullmatch(word)) is not None:
+                at = lines.get(path, ".".join(path))
+                told = plain_yaml.load(number[0], _Loader)
+                if isinstance(told, int | float):
+                    raise ConfigError(f"{at}: {word} would be read as {told}: write that, or '{word}' for text")
             continue
         *above, last = path
         node = config
@@ -132,7 +144,14 @@ def _hints(class_path: str) -> dict[str, Any]:
 
 def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines, words: Words) -> None:
     if isinstance(node, yaml.MappingNode):
+        seen = set()
         for key, value in node.value:
+            at = f"{file}, line {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":null"):
+                raise ConfigError(f"{at}: a key has to be a name")
+            if key.value in seen and not key.tag.endswith(":merge"):
+                raise ConfigError(f"{at}: {key.value} stands here twice: leave one of them out")
+            seen.add(key.value)
             here = (*path, str(key.value))
             lines[here] = f"{file}, line {key.start_mark.line + 1}"
             _record(value, here, file, lines, words)

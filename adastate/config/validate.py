@@ -116,10 +116,16 @@ def check_class(node: Any, path: Path_, lines: Lines) -> None:
     if not isinstance(node, dict):
         return
     if "class_path" not in node:
+        if path[:2] == ("trainer", "callbacks") and len(path) == 3:
+            at = next((lines[(*path, str(key))] for key in node if (*path, str(key)) in lines), ".".join(path))
+            raise ConfigError(f"{at}: a callback is named by class_path; here stands {', '.join(map(str, node))}")
         for key, value in node.items():
             check_class(value, (*path, key), lines)
         return
     where = node["class_path"]
+    if not isinstance(where, str):
+        raise ConfigError(f"{'.'.join(path)}: class_path is {where}; it names a class, package.module.Class")
+    check_names(f"what is made of {where}", node, ("class_path", "init_args", "dict_kwargs"), path, lines)
     try:
         cls = described_class(where)
     except ABSENT as error:

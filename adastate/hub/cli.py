@@ -9,10 +9,12 @@ a card that is filled from the run; pull brings a repository of anybody's.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from adastate.hub.hub_client import HubError
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.writable import check_writable
 from adastate.weights import cli as files
 
 VERBS = ("push", "pull")
@@ -24,6 +26,7 @@ def main(argv: list[str]) -> None:
     if args.verb not in VERBS:
         files.run(args)
         return
+    _check(args)
     from adastate.weights import WeightsError  # which brings torch with it
 
     try:
@@ -37,6 +40,17 @@ def parser() -> Arguments:
     found, verbs = files.parser(__doc__ or "", VERBS)
     _add(verbs)
     return found
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What the words alone show to be wrong."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", args.repository):
+        raise SystemExit(f"adastate: {args.repository!r} is no name of a repository: it has the form owner/name")
+    if args.verb == "push" and not args.source.exists():
+        raise SystemExit(f"adastate: there is no {args.source}: give a run folder, or a .safetensors file of our own")
+    folder = args.dry_run if args.verb == "push" else args.out
+    if folder is not None and not folder.exists():
+        check_writable(folder)
 
 
 def _push(args: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from adastate.config.schema import PLAIN
 from adastate.config.validate import check_words
 from adastate.launch.stage_runner import StageMark, StageRunner
 from adastate.launch.stages import INITS, shipped, stages
-from adastate.runtime import atomic
+from adastate.runtime import atomic, file_kind
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
 
@@ -111,6 +111,13 @@ def main(argv: list[str]) -> None:
         raise SystemExit(
             f"adastate train: no teacher at {args.teacher}: give builtin, scratch to train one, or a safetensors file"
         )
+    if Path(args.teacher).is_file():
+        try:
+            file_kind.kind(Path(args.teacher))  # and not after the stages that come before it
+        except ValueError as error:
+            raise SystemExit(f"adastate train: {error}") from error
+    if args.data not in ("world", "clips") and not Path(args.data).is_dir():
+        raise SystemExit(f"adastate train: no folder {args.data}: give the one that holds the videos, world or clips")
     if args.init != INITS[0] and args.preset != "full":
         raise SystemExit(
             f"adastate train: --init {args.init} is for --preset full; the default one has no choice there"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adastate.runtime import file_kind
 from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.missing import to_come_by
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> None:
     for source in (args.source, args.base):
         if source is not None and source not in BUILTIN and not Path(source).exists():
             raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source))}")
+        if source is not None and Path(source).is_file():
+            file_kind.kind(Path(source))
     if args.verb != "inspect":
         check_writable(args.out.parent)
     # up to here nothing has imported torch

@@ -33,16 +33,22 @@ def pull(*words: str | Path) -> None:
     main(["weights", "pull", *map(str, words)])
 
 
-def test_what_comes_back_is_a_run_folder(run: Path, pushed: StandIn, tmp_path: Path) -> None:
+def test_what_comes_back_are_the_files_that_were_pushed(pushed: StandIn, tmp_path: Path) -> None:
     out = tmp_path / "theirs"
     pull("anna/flyover", out)
     assert {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()} == pushed.files(
         "anna/flyover"
     )
+    main(["weights", "inspect", str(out)])
+
+
+@pytest.mark.slow
+def test_what_comes_back_is_a_run_folder(run: Path, pushed: StandIn, tmp_path: Path) -> None:
+    out = tmp_path / "theirs"
+    pull("anna/flyover", out)
     ours, theirs, named = (adastate.load(x, device="cpu") for x in (run, out, "anna/flyover"))
     videos = [next(m.stream(PROMPT, seconds=0.3, seed=5)).video for m in (ours, theirs, named)]
     assert torch.equal(videos[0], videos[1]) and torch.equal(videos[0], videos[2])
-    main(["weights", "inspect", str(out)])
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_was(pushed: StandIn, tmp_path: Path) -> None:
