@@ -68,5 +68,5 @@ def check_student(run: Path, weights: Path | None) -> None:
     source = weights or student_file(run)
     if str(source) not in BUILTIN and not source.exists():
         raise ConfigError(f"no weights at {source}; {to_come_by(source)}")
-    if source.is_file():
-        file_kind.kind(source)  # what is no weights at all is told before anything is loaded
+    if weights is not None and weights.is_file():
+        file_kind.kind(weights)  # what is no weights at all is told before anything is loaded
