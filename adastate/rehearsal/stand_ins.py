@@ -155,7 +155,9 @@ class BatchShape:
         return Batch(
             index=torch.arange(first, first + n),
             prompts=prompts,
-            latents=None if self.latents is None or trajectory is not None else _zeros(n, *self.latents),
+            latents=None
+            if self.latents is None
+            else _zeros(n, *self.latents),  # of trajectories, too: their clean past
             video=None if self.video is None else _zeros(n, *self.video),
             trajectory=trajectory,
             levels=levels,

@@ -40,4 +40,5 @@ def test_nothing_is_told_of_a_recipe(recipe: str) -> None:
     after = [word for name in files[2:] for word in ("--config", f"conf/{name}.yaml")]
     system, more = (more[:2], more[2:]) if more[:1] == ["--config"] else ([], more)
     config, _ = read_command([*before, *system, *after, *SHORT, *OF_A_STAGE[stage], *more])
-    assert rehearse(config, "h100").errors == []
+    errors = rehearse(config, "h100").errors
+    assert not errors, errors
