@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     recorder = DeviceRecorder(fake)
     recorder.one_node = cluster.nodes == 1
+    _forget_tables()
     gc.collect()
     gc.freeze()  # else each full collection looks through all that was imported
     device = pretended_cuda(cluster.device, cluster.gpus, recorder.synchronized, lambda: recorder.memory.now)
@@ -69,6 +71,17 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
             yield recorder
         finally:
             gc.unfreeze()
+            _forget_tables()
+
+
+def _forget_tables() -> None:
+    """What functions keep from call to call, tables of positions say: each trial makes and counts its own, and nothing
+    without data is left for what comes after it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("adastate.") and not name.startswith("adastate.rehearsal"):
+            for value in list(vars(module).values()):
+                if callable(forget := getattr(value, "cache_clear", None)):
+                    forget()
 
 
 def _resizing(recorder: DeviceRecorder) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ from adastate.rehearsal.fused_kernels import is_made_of_others, made_on_a_gpu
 from adastate.rehearsal.host_answers import UNANSWERED, HostAnswers
 from adastate.rehearsal.known_results import KnownResults, tensors_among
 from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
-from adastate.rehearsal.source_lines import asked_by_a_library, line
+from adastate.rehearsal.source_lines import asked_by_a_library, asked_by_an_engine, line
 from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind_of, size_of
 
 aten = torch.ops.aten
@@ -57,6 +57,7 @@ class DeviceRecorder(TorchDispatchMode):
         waits: the host waited for the device, by (phase, what, line).
         copies: from the host to the device, by (phase, line): how often.
         copied: the same in bytes.
+        engines: (phase, line) of what DeepSpeed or Lightning does by itself.
         wide: numbers of 64 bits that an operation made on the device, by (phase, operation, line).
         single: FLOP of products and attention in float32, by (phase, line).
         mistakes: sentences by (what is wrong, line).
@@ -74,6 +75,7 @@ class DeviceRecorder(TorchDispatchMode):
         self.waits: Counter[tuple[str, str, str]] = Counter()
         self.copies: Counter[tuple[str, str]] = Counter()
         self.copied: Counter[tuple[str, str]] = Counter()
+        self.engines: set[tuple[str, str]] = set()
         self.wide: Counter[tuple[str, str, str]] = Counter()
         self.single: Counter[tuple[str, str]] = Counter()
         self.mistakes: dict[tuple[str, str], str] = {}
@@ -121,10 +123,15 @@ class DeviceRecorder(TorchDispatchMode):
     def waited(self, what: str) -> None:
         if self.phase == BETWEEN and asked_by_a_library():  # Lightning keeps what was logged
             return
-        self.waits[self.phase, what, line(3)] += 1
+        self._happened(self.waits, what, line(3))
 
     def synchronized(self) -> None:
-        self.waits[self.phase, "a wait for all that the device has to do", line(3)] += 1
+        self._happened(self.waits, "a wait for all that the device has to do", line(3))
+
+    def _happened(self, events: Counter[Any], *what: str) -> None:
+        events[(self.phase, *what)] += 1
+        if asked_by_an_engine():
+            self.engines.add((self.phase, what[-1]))
 
     def mistake(self, kind: str, said: str) -> None:
         where = line(3)
@@ -234,7 +241,7 @@ class DeviceRecorder(TorchDispatchMode):
 
     def _copy(self, size: int) -> None:
         where = line(4)
-        self.copies[self.phase, where] += 1
+        self._happened(self.copies, where)
         self.copied[self.phase, where] += size
 
     def _fake(self, x: Any) -> Any:

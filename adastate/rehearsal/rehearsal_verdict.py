@@ -114,7 +114,9 @@ def judge(
     verdict.waits, verdict.copies = full.waits(), full.copies()
     verdict.host = gpus * full.of(lambda trial: trial.host)
     verdict.checkpoint = full.of(lambda trial: trial.checkpoint)
-    verdict.errors += _memory(verdict, first) + _waiting(verdict) + full.wide_layers() + full.single_layers()
+    verdict.errors += (
+        _memory(verdict, first) + _waiting(verdict, first.record.engines) + full.wide_layers() + full.single_layers()
+    )
     if all(trial.grown > LEAK for trial in trials):
         grown = full.of(lambda trial: trial.grown)
         verdict.errors.append(
@@ -226,10 +228,12 @@ def _memory(verdict: RehearsalVerdict, first: Trial) -> list[str]:
     ]
 
 
-def _waiting(verdict: RehearsalVerdict) -> list[str]:
-    """Waits and copies that are in every layer, or in a loop over passes."""
+def _waiting(verdict: RehearsalVerdict, engines: set[tuple[str, str]]) -> list[str]:
+    """Waits and copies that are in every layer, or in a loop over passes; what an engine does by itself is listed."""
     found = []
     for event in (*verdict.waits, *verdict.copies):
+        if (event.phase, event.line) in engines:
+            continue
         if event.each_layer and event.phase != "prompts":
             found.append(f"{event.line}: {event.what} in every layer, {event.times:.0f} times ({event.phase})")
         elif event.each_time >= OFTEN and not event.phase.endswith((*ONCE, *SPARED)):

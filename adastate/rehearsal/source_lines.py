@@ -55,6 +55,15 @@ def asked_by_a_library() -> bool:
     return False
 
 
+def asked_by_an_engine() -> bool:
+    """Whether what runs now was called by DeepSpeed or Lightning itself."""
+    for frame in _frames(sys._getframe(1)):
+        name = frame.f_code.co_filename
+        if not name.startswith((HERE, TORCH, "<")) and not name.startswith(STANDARD):
+            return any(f"{os.sep}{engine}{os.sep}" in name for engine in ("deepspeed", "lightning"))
+    return False
+
+
 def line_of(trace: TracebackType | None) -> str:
     """The same of an exception: where the innermost frame of ours was when it was raised."""
     found = ""

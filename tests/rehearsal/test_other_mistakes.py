@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from adastate.config.command_line import read_command
+from adastate.config.overrides import override
 from adastate.diffusion import flow
 from adastate.models.wan import dit
 from adastate.optim.ema import EMA
@@ -149,7 +150,8 @@ def test_each_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Distill, "student_sample", with_a_mask)
     monkeypatch.setattr(EMA, "update", on_the_host)
     command = [word for file in FILES for word in ("--config", file)]
-    config, _ = read_command([*command, "--size.layers=3", "--rollout.frames=3", "--training.batch=2"])
+    config, rest = read_command([*command, "--size.layers=3", "--rollout.frames=3", "--training.batch=2"])
+    override(config, rest, "adastate rehearse")
     config.lightning["trainer"]["callbacks"].append({"class_path": f"{__name__}.WatchesWeights"})
     verdict = rehearse(config, "h100")
     missing = [s.__name__ for s in (*IN_A_LAYER, *ELSEWHERE) if not _named(s, verdict.errors)]

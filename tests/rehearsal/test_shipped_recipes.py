@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adastate.config.command_line import read_command
+from adastate.config.overrides import override
 from adastate.rehearsal.rehearse import rehearse
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")]
@@ -39,6 +40,7 @@ def test_nothing_is_told_of_a_recipe(recipe: str) -> None:
     before = [word for name in files[:2] for word in ("--config", f"conf/{name}.yaml")]
     after = [word for name in files[2:] for word in ("--config", f"conf/{name}.yaml")]
     system, more = (more[:2], more[2:]) if more[:1] == ["--config"] else ([], more)
-    config, _ = read_command([*before, *system, *after, *SHORT, *OF_A_STAGE[stage], *more])
+    config, rest = read_command([*before, *system, *after, *SHORT, *OF_A_STAGE[stage], *more])
+    override(config, rest, "adastate rehearse")
     errors = rehearse(config, "h100").errors
     assert not errors, errors
