@@ -337,7 +337,7 @@ def faults(calls: list[Fault], share: float, only: str) -> Iterator[Fault]:
         if kind != "full from there on" or c.call[0] == "w"
     ]
     made = [f for f in made if re.search(only, f"{f.call} {f.kind}")]
-    wanted = max(1, round(share * len(made)))
+    wanted = min(len(made), max(1, round(share * len(made))))
     yield from (made[i * len(made) // wanted] for i in range(wanted))
 
 
@@ -365,12 +365,17 @@ def main() -> None:
         late = next(c for c in calls if f"unfinished-{runs.last}" in c.call)  # the two before are there then
         died = Fault(late.call, late.nth, "dead", late.rank)
         trials += [(died, (which, at)) for which, where in ROTTEN.items() for at in range(len(where))]
-    for fault, rotten in trials:
-        found.append(runs.trial(fault, rotten))
-        told = {"calls": len(calls), "runs": len(found), "wrong": [asdict(f) for f in found if f.wrong]}
-        (args.folder / "found.json").write_text(json.dumps(told, indent=1))
+    write_found(args.folder, len(calls), found)
+    for trial in trials:
+        found.append(runs.trial(*trial))
+        write_found(args.folder, len(calls), found)
         fault = found[-1].fault
         print(f"{fault.kind:20} {fault.nth:3} {fault.call:60} {found[-1].codes} {found[-1].wrong[:150]!r}", flush=True)
+
+
+def write_found(folder: Path, calls: int, found: list[Found]) -> None:
+    told = {"calls": calls, "runs": len(found), "wrong": [asdict(f) for f in found if f.wrong]}
+    (folder / "found.json").write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":

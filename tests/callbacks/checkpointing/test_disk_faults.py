@@ -41,6 +41,7 @@ def test_calls_that_differ_in_the_iteration_alone_are_sampled(tmp_path: Path) ->
     assert [(f.call, f.nth, f.rank) for f in found] == [(calls[i], 1, 1) for i in (0, 3, 6, 7)]
     every = list(disk_faults.faults(found, 1.0, ""))
     assert len(every) == 4 * 3 + 3, "a disk that stays full matters to what writes"
+    assert list(disk_faults.faults(found, 1.0, "nothing else")) == []
     data = list(disk_faults.faults([disk_faults.Fault("read 2/clips/a.tar", 1, "")], 1.0, ""))
     assert [f.kind for f in data] == list(disk_faults.READING), "what is only read cannot be full"
 
