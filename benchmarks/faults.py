@@ -137,7 +137,7 @@ def planted(folder: Path) -> Outcome:
     script = ROOT / "tests/support/planted_faults.py"
     env = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     subprocess.run([sys.executable, script, folder], env=env, check=True, capture_output=True)
-    rows = json.loads((folder / "planted.json").read_text())
+    rows = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
     seen = [row["letter"] for row in rows if row["seen"]]
     told, took = f"seen: {', '.join(seen)}", time.monotonic() - began
     return Outcome("an error of old, planted: the runs above see it", len(rows), len(seen), told, took)
