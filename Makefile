@@ -111,12 +111,15 @@ train-distill: install ## distribution matching on own rollouts; RECIPE="long lo
 	$(TRAIN) fit $(CONFIG) --config conf/stages/distill.yaml $(TINY) $(call RECIPES,distill) \
 		$(SHARDED) --run.dir="$(RUN)" $(ARGS)
 
-# until runs/tiny has a student of its own the one that ships serves, unless RUN is named
+# until the run of a size has a student of its own the one that ships serves, unless RUN is named
+FLOWN  = $(wildcard runs/flight/student.safetensors)
+SHIPPED = $(filter file-runs/tiny $(if $(FLOWN),,file-runs/flight),$(origin RUN)-$(RUN))
+SOURCE = $(if $(SHIPPED),$(if $(filter %flight,$(SHIPPED)),--size flight),--run "$(RUN)")
 generate: install ## a video with its hidden state, by RUN or by the student that ships; ARGS='--prompt "..." --seconds 20 --states'
-	$(ADASTATE) generate $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
+	$(ADASTATE) generate $(SOURCE) $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
 
 live: install ## a page to type a prompt and watch, steer, go back, by RUN or by the student that ships; ARGS='--port 8000'
-	$(ADASTATE) live $(if $(filter file-runs/tiny,$(origin RUN)-$(RUN)),,--run "$(RUN)") $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
+	$(ADASTATE) live $(SOURCE) $(if $(SP),--sequence-parallel $(SP)) $(ARGS)
 
 evaluate: install ## measure rollouts of RUN at 1x and 6x
 	$(ADASTATE) evaluate --run "$(RUN)" $(ARGS)

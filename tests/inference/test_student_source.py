@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -170,3 +172,26 @@ def test_help_and_documents_have_every_word() -> None:
         for word in vocabulary(kind):
             assert f" {word} " in f" {' '.join(text.split())} ", (page, word)
             assert word in vocabularies().replace(".", "").split()
+
+
+@pytest.mark.parametrize(
+    ("words", "trained", "source"),
+    [
+        ([], False, ""),
+        ([], True, ""),
+        (["WORLD=flight"], False, "--size flight"),
+        (["SIZE=flight"], False, "--size flight"),
+        (["WORLD=flight"], True, '--run "runs/flight"'),
+        (["RUN=runs/flight"], False, '--run "runs/flight"'),
+    ],
+)
+def test_make_names_a_run_only_where_there_is_one(tmp_path: Path, words: list[str], trained: bool, source: str) -> None:
+    root = Path(__file__).parents[2]
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(root / name, tmp_path)
+    if trained:
+        (tmp_path / "runs/flight").mkdir(parents=True)
+        (tmp_path / "runs/flight/student.safetensors").touch()
+    for target in ("generate", "live"):
+        made = subprocess.run(["make", "-n", target, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert made.stdout.splitlines()[-1].partition(target)[2].strip() == source
