@@ -102,7 +102,10 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path: Path, released: Path, n
         (["import", str(released), str(tmp_path / "x.safetensors")], "give --heads"),
         (["import", str(own), str(own)], "own.safetensors exists; give another name or --force"),
         (["export", str(own), str(released), "--layout", "wan"], "exists"),
-        (["export", str(own), str(own / "out"), "--layout", "wan"], "File exists"),
+        (
+            ["export", str(own), str(own / "out"), "--layout", "wan"],
+            "is not a folder.; give another folder",
+        ),
     ]
     for argv, sentence in cases:
         with pytest.raises(SystemExit, match=f"^adastate: .*{sentence}") as error:

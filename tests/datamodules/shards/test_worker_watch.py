@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,18 +44,24 @@ class Pictures(IterableDataset[Tensor]):
         yield from (torch.full((100,), n) for n in range(100))
 
 
+BEGUN = list[Any]()
+
+
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signal.getsignal(signal.SIGCHLD)
     monkeypatch.setattr(worker_watch, "LOOK_S", 0.2)
     monkeypatch.setattr(worker_watch, "STOPPED_LOOKS", 3)
     yield
+    while BEGUN:  # torch would tell of their dead workers where the next loader begins, if a traceback still held them
+        BEGUN.pop()._shutdown_workers()
     signal.signal(signal.SIGCHLD, before)
 
 
 def begin(hangs_at: int = -1) -> tuple[Iterator[int], int]:
     """A loader of one worker, which has given a batch, and its worker."""
     batches = iter(DataLoader(Numbers(hangs_at), batch_size=None, num_workers=1, timeout=worker_watch.LOOK_S))
+    BEGUN.append(batches)
     assert next(watched(batches)) == 0  # a busy machine may take longer than a look to begin
     (worker,) = worker_watch._processes(batches)
     return batches, worker
