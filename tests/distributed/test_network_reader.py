@@ -60,7 +60,9 @@ def test_read_later_two_processes_train_the_same_and_hold_less(tmp_path: Path) -
     }  # fmt: skip
     worker = [sys.executable, "-m", "tests.support.reading_worker"]
     ranks = [subprocess.Popen([*worker, str(r), "2", str(tmp_path)], cwd=ROOT, env=env) for r in range(2)]
-    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
+    codes = [rank.wait(timeout=600) for rank in ranks]
+    assert max(codes) < 128, "a forked run was aborted in native code"  # torch's thread pools, seen once
+    assert codes == [0, 0]
     for kind in ("fsdp2", "zero2 bf16"):
         for rank in range(2):
             once, later = (

@@ -149,8 +149,9 @@ def main(rank: int, world: int, out: Path, kinds: Sequence[str]) -> None:
                 code = 0
             finally:
                 os._exit(code)
-        if os.waitpid(child, 0)[1]:
-            raise SystemExit(f"{case} failed")
+        if status := os.waitpid(child, 0)[1]:
+            print(case, "failed", flush=True)
+            raise SystemExit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else 1)
 
 
 def one(kind: str, later: bool, world: int, out: Path, into: Path) -> None:
