@@ -63,7 +63,5 @@ measured with bfloat16 matrix products."""
 LAUNCH = 4e-6
 """Seconds that the host takes for an operation: below it the device waits for the host."""
 
-HOST_LINK = 25 * GB
-"""Bytes/s from pinned memory of the host, PCIe 4 x16 and above; NODE_LINK between nodes, one 400 Gbit/s port a GPU."""
-
 NODE_LINK = 50 * GB
+"""Bytes/s between nodes: one 400 Gbit/s port a GPU."""

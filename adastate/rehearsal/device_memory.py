@@ -28,7 +28,7 @@ class DeviceMemory:
 
     def __init__(self, line: Callable[[], str]) -> None:
         self._line = line
-        self._alive: dict[int, tuple[int, str, weakref.ref[Any]]] = {}
+        self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self.now = 0
         self.peaks: Counter[str] = Counter()
         self.largest: dict[str, tuple[int, str]] = {}
@@ -54,7 +54,7 @@ class DeviceMemory:
         where = self._line() if size >= TOLD else ""
         if size > self.largest.get(self.phase, (TOLD - 1, ""))[0]:
             self.largest[self.phase] = (size, where)
-        self._alive[key] = (size, where, weakref.ref(storage, partial(self._free, key)))
+        self._alive[key] = (size, weakref.ref(storage, partial(self._free, key)))
         self.now += size
         if self.now > self.peaks[self.phase]:
             self.peaks[self.phase] = self.now
@@ -64,18 +64,11 @@ class DeviceMemory:
         key = storage._cdata
         if key not in self._alive:
             return
-        before, where, held = self._alive[key]
+        before, held = self._alive[key]
         size = -(-storage.nbytes() // BLOCK) * BLOCK
-        self._alive[key] = (size, where, held)
+        self._alive[key] = (size, held)
         self.now += size - before
         self.peaks[self.phase] = max(self.peaks[self.phase], self.now)
 
     def _free(self, key: int, gone: Any) -> None:
         self.now -= self._alive.pop(key)[0]
-
-    def by_line(self) -> Counter[str]:
-        """Bytes alive now by the line that made them."""
-        found: Counter[str] = Counter()
-        for size, where, _ in self._alive.values():
-            found[where or "smaller ones"] += size
-        return found

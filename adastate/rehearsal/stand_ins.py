@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -223,7 +222,3 @@ def batch_shape(data: dict[str, Any], variables: dict[str, Any], module: Any) ->
             return BatchShape(size, latents, actions=steered)
         return BatchShape(size, video=(pictures, 3, height * scale, width * scale), actions=steered)
     return BatchShape(size, latents, actions=steered)
-
-
-def in_gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**27 else f"{math.ceil(size / 2**20)} MiB"
