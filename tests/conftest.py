@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 
 from tests.support import shapes
 
+# the make that runs the tests tells the makes that tests run of its own options and variables
+for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+    os.environ.pop(name, None)
 shapes.install()  # before anything of ours is imported
 
 from adastate.models.wan import DiT  # noqa: E402

@@ -213,7 +213,6 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
         ("train-teacher RECIPE=latents", "conf/recipes/teacher_latents.yaml --run.dir=runs/tiny"),
         ("generate", "adastate generate\n"),
         ("generate RUN=runs/tiny", "adastate generate --run runs/tiny"),
-        ("generate WORLD=flight", "adastate generate --run runs/flight"),
         ("study", "--world mist"),
         ("study WORLD=fog", "--world fog"),
     ],
