@@ -17,7 +17,7 @@ from adastate.hub.pull import cached
 from adastate.inference import prompt_schedule
 from adastate.inference.vbench import Item
 from adastate.inference.video_length import chunk_starts, frame_starts, frames_for
-from adastate.inference.video_writer import Plan, run
+from adastate.inference.video_writer import Plan, write_videos
 from adastate.live.model import LiveModel
 from adastate.live.opening import ALONE, load_live, open_session, picture_before, restore_session
 from adastate.live.session import HISTORY, Session
@@ -156,14 +156,14 @@ class Model:
             ValueError: at once, and not with the first step.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        timed = prompt_schedule.parse(prompts)
+        timed = prompt_schedule.parse_prompts(prompts)
         if timed is None and len(prompts) != 1:
             raise ValueError(f"a stream has one prompt, or a schedule of prompts with times, and not {len(prompts)}")
         spec, codec, given = self.live.spec(None), self.live.codec, 0 if image is None else 1
         frames = frames_for(seconds, codec, spec, given)
         starts = chunk_starts(frames, codec, spec, given)
         session = self.session(timed[0].text if timed else prompts[0], seed, image=image, history=0)
-        turns = prompt_schedule.place(timed or [], starts, seconds)
+        turns = prompt_schedule.prompts_by_chunk(timed or [], starts, seconds)
         held = self._actions(actions, frames, given, seconds)
         for turn in turns.values():
             spec.check_switch(turn.policy(spec.switch) or spec.switch)
@@ -203,19 +203,19 @@ class Model:
         if not told:
             raise ValueError("no prompt: give one text at least")
         student, spec = self.live.student, self.live.spec(None)
-        timed = prompt_schedule.parse(told)
+        timed = prompt_schedule.parse_prompts(told)
         texts = [timed[0].text] if timed else told
         items = [Item(i, text, text, f"{file_name(text, i)}.mp4", i) for i, text in enumerate(texts)]
         given = None if image is None else picture_before(self.live, image)
         before = 0 if given is None else given.frames
         frames = frames_for(seconds, student.codec, spec, before)
         starts = chunk_starts(frames, student.codec, spec, before)
-        turns = prompt_schedule.place(timed or [], starts, seconds)
+        turns = prompt_schedule.prompts_by_chunk(timed or [], starts, seconds)
         switches = {at: PromptSwitch([turn.text], turn.policy(spec.switch)) for at, turn in turns.items()}
         folder = Path(out)
         held = self._actions(actions, frames, before, seconds)
         plan = Plan(frames, seed, spec, folder, folder, given, switches, states, held)
-        run(student, plan, items, ALONE, len(items), sheet=False, resume=False)
+        write_videos(student, plan, items, ALONE, len(items), sheet=False, resume=False)
         return [folder / item.name for item in items]
 
     def evaluate(
@@ -244,5 +244,5 @@ class Model:
             return None
         if not self.actions:
             raise ValueError("this network cannot be steered, for its size has no `actions`: leave them out")
-        cues = action_schedule.parse([actions] if isinstance(actions, str) else list(actions))
-        return action_schedule.rows(cues, frame_starts(frames, self.live.codec, given), self.actions, seconds)
+        cues = action_schedule.parse_actions([actions] if isinstance(actions, str) else list(actions))
+        return action_schedule.action_rows(cues, frame_starts(frames, self.live.codec, given), self.actions, seconds)

@@ -9,7 +9,7 @@ from adastate.config.trusted import FLAG as TRUST
 from adastate.config.trusted import VARIABLE as TRUSTED
 from adastate.launch.commands import COMMANDS
 from adastate.runtime import secrets, signals, threads
-from adastate.runtime.spelling import meant, nearest
+from adastate.runtime.spelling import likeliest_word, meant
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def _run(argv: list[str] | None) -> None:
         if of_the_process and before:
             signals.ignore()
         else:
-            signals.restore(before)
+            signals.set_handlers(before)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -73,7 +73,7 @@ def _no_command(word: str) -> str:
     """What is wrong with a first word."""
     if word.lstrip("-") in COMMANDS:
         return f"a command has no dashes before it: adastate {word.lstrip('-')}"
-    if word.startswith("-") and not nearest(word, ("--version", "--help")):
+    if word.startswith("-") and not likeliest_word(word, ("--version", "--help")):
         return f"{word!r} stands where the command has to: adastate generate {word} ..., say"
     return f"no command {word!r}; {meant(word, (*COMMANDS, '--version', '--help'))}"
 

@@ -36,7 +36,7 @@ from benchmarks.growth import growth  # noqa: E402
 from benchmarks.shapes import SHAPES, STREAMS  # noqa: E402
 
 
-def read(argv: list[str] | None = None) -> argparse.Namespace:
+def bench_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--parts", nargs="+", default=["stream", "training"], choices=["stream", "training", "live"])
@@ -55,7 +55,7 @@ def read(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    args, console = read(), Console(width=None if sys.stdout.isatty() else 150)
+    args, console = bench_arguments(), Console(width=None if sys.stdout.isatty() else 150)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     if args.device.startswith("cuda"):
@@ -81,27 +81,27 @@ def main() -> None:
             if args.device.startswith("cuda") and name.startswith("wan"):
                 rows += on_gpu(name, kind, args.engines, args.fp8, args.device, args.out)
             else:
-                rows += stream.measure(name, kind, dtypes, args.engines, args.fp8, args.rounds, args.device)
+                rows += stream.measure_stream(name, kind, dtypes, args.engines, args.fp8, args.rounds, args.device)
             write()
     for dtype in dtypes if "training" in args.parts else []:
-        steps += training.measure(dtype, args.rounds, args.device)
+        steps += training.measure_steps(dtype, args.rounds, args.device)
         write()
     if "live" in args.parts:
         from benchmarks import live_sessions
 
-        live = live_sessions.measure(args.rounds)
+        live = live_sessions.measure_sessions(args.rounds)
         write()
-        for part in live_sessions.show(live, machine):
+        for part in live_sessions.session_tables(live, machine):
             console.print(part, highlight=False)
     if rows:
-        console.print(stream.show(rows, machine))
+        console.print(stream.stream_table(rows, machine))
     for row in rows:
         if row.more.get("pictures_s"):
             console.print(f"{row.shape}, {row.stream}, {row.variant}: {row.more}", highlight=False)
     if steps:
-        console.print(training.show(steps, machine))
-    slow, far = (a + b for a, b in zip(stream.wrong(rows), training.wrong(steps), strict=True))
-    far += live_sessions.wrong(live) if live else []
+        console.print(training.steps_table(steps, machine))
+    slow, far = (a + b for a, b in zip(stream.faults_of_stream(rows), training.faults_of_steps(steps), strict=True))
+    far += live_sessions.faults_of_sessions(live) if live else []
     for sentence in (*slow, *far):
         console.print(f"[red]{sentence}")
     if (slow and not args.no_guard) or far:

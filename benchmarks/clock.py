@@ -35,5 +35,5 @@ def ratios(slow: list[float], fast: list[float]) -> Spread:
     return quartiles([a / b for a, b in zip(slow, fast, strict=True)])
 
 
-def told(q: Spread | None, digits: int) -> str:
+def spread_in_words(q: Spread | None, digits: int) -> str:
     return "" if q is None else f"{q[0]:.{digits}f} ({q[1]:.{digits}f} to {q[2]:.{digits}f})"

@@ -131,7 +131,7 @@ def disk(folder: Path, strategy: str, share: float) -> Outcome:
     return Outcome(name, trials, trials - broken, told, time.monotonic() - began)
 
 
-def planted(folder: Path) -> Outcome:
+def see_planted(folder: Path) -> Outcome:
     """Errors of old in a copy of the project, one at a time: the instrument above has to see each."""
     began, library = time.monotonic(), disk_faults.build(folder)
     script = ROOT / "tests/support/planted_faults.py"
@@ -189,7 +189,7 @@ def tested(fault: str, path: str) -> Outcome:
     return Outcome(fault, passed + wrong, passed if found.returncode == 0 else 0, told, time.monotonic() - began)
 
 
-def trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
+def fault_trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
     """(name, what does it), in the order of the table."""
 
     def at(name: str, act: Callable[..., Outcome], plan: Plan, count: float) -> tuple[str, Callable[[Path], Outcome]]:
@@ -214,7 +214,7 @@ def trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Out
         if shutil.which("cc"):
             yield f"disk {strategy}", lambda folder, strategy=strategy: disk(folder, strategy, share)
     if shutil.which("cc"):
-        yield "planted", planted
+        yield "planted", see_planted
 
 
 def main() -> None:
@@ -242,7 +242,7 @@ def main() -> None:
             json.dumps([asdict(o) for o in found], indent=1), encoding="utf-8"
         )  # each as it comes: this takes an hour
 
-    for name, fault in trials(args.share, zero):
+    for name, fault in fault_trials(args.share, zero):
         if not re.search(args.only, name):
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from adastate.metrics.flight_pose import SURE, tilt, turning
 from datamodules.worlds.flight.atmosphere import WEATHERS
 from datamodules.worlds.flight.camera_path import path
 from datamodules.worlds.flight.flight_prompts import caption
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
 FRAMES, BEFORE = 7, 4
@@ -47,7 +47,7 @@ def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> Clips:
     for i, flight in enumerate(flights):
         begun = BEFORE * (i % 2)
         poses.append(path(flight, steering(seed, i, begun + FRAMES))[3 * begun :])
-    return Clips(flights, torch.stack(poses), render(flights, poses))
+    return Clips(flights, torch.stack(poses), render_flights(flights, poses))
 
 
 def coded(codec: Codec, video: Tensor, at_once: int = 8) -> Tensor:
@@ -90,7 +90,7 @@ def posed(video: Tensor, poses: Tensor, sure: Tensor) -> dict[str, Any]:
 def balloons(codec: Codec, seed: int, count: int, lens: bool) -> tuple[dict[str, Any], dict[str, Any], Clips, Tensor]:
     """Balloons of `LEAST` pixels or more found in real clips, and of those the ones that are there after decoding."""
     full = clips(seed, count, lens, balloons=True)
-    bare = render([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))
+    bare = render_flights([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))
     mask = ((full.video - bare).abs().sum(2) > 0.25).float()
     near = nnf.max_pool2d(mask, 5, 1, 2)
     there = mask.sum((2, 3)) >= LEAST
@@ -124,7 +124,7 @@ def _at(maps: Tensor, seen: Spotted) -> Tensor:
     return maps.flatten(2).gather(2, place[..., None])[..., 0]
 
 
-def compared(codec: Codec, seed: int, count: int) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
+def compare_codec(codec: Codec, seed: int, count: int) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
     """Numbers of real and decoded clips, plain and through lenses of their own, and rows of pictures, in pairs."""
     columns: dict[str, dict[str, Any]] = {}
     rows, labels = [], []

@@ -31,7 +31,7 @@ from datamodules.worlds.flight.contact_sheet import sheet
 SEED = 777
 
 
-def table(columns: dict[str, dict[str, Any]]) -> str:
+def gate_table(columns: dict[str, dict[str, Any]]) -> str:
     """Numbers by name, a column for each of what is compared."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
@@ -65,7 +65,7 @@ def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: f
     ).eval()
 
 
-def student(weights: Path, codec: ResidualCodec, system: str | None) -> Student:
+def load_flight_student(weights: Path, codec: ResidualCodec, system: str | None) -> Student:
     """A student of the flight world with weights of any form, streaming as conf/sizes/flight.yaml says or a system."""
     source = student_source(None, weights, "flight", system, [])
     found = student_of(source.config, source.weights)
@@ -92,19 +92,19 @@ def main(args: Sequence[str] | None = None) -> None:
     a = parser.parse_args(args)
     codec = ResidualCodec(a.codec, a.channels).eval()
     if a.gate == "codec":
-        columns, rows, labels = flight_codec_gate.compared(codec, a.seed, a.n)
+        columns, rows, labels = flight_codec_gate.compare_codec(codec, a.seed, a.n)
     elif a.teacher is None or (a.gate == "student" and a.student is None):
         parser.error("give --teacher, and for the gate student also --student")
     elif a.gate == "student":
-        made, own = teacher(a.teacher, codec, a.guidance, a.shift), student(a.student, codec, a.system)
-        columns, rows, labels = flight_student_gate.compared(own, made, codec, a.seed, a.n, a.steps, a.horizon)
+        made, own = teacher(a.teacher, codec, a.guidance, a.shift), load_flight_student(a.student, codec, a.system)
+        columns, rows, labels = flight_student_gate.compare_student(own, made, codec, a.seed, a.n, a.steps, a.horizon)
         sheet(rows, [""] * len(rows), up=3).save(a.out.with_name(f"{a.out.name}_blind.png"))
     else:
         made = teacher(a.teacher, codec, a.guidance, a.shift)
-        columns, rows, labels = flight_teacher_gate.compared(made, codec, a.seed, a.n, a.steps)
+        columns, rows, labels = flight_teacher_gate.compare_teacher(made, codec, a.seed, a.n, a.steps)
         blind = a.out.with_name(f"{a.out.name}_blind.png")
         sheet(rows[::2], [""] * len(rows[::2]), up=3).save(blind)
-    print(table(columns))
+    print(gate_table(columns))
     told = {"options": {k: str(v) for k, v in vars(a).items()}, **columns}
     a.out.with_name(f"{a.out.name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     sheet(rows, labels, up=3).save(a.out.with_name(f"{a.out.name}.png"))

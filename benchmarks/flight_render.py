@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.clock import quartiles, told
+from benchmarks.clock import quartiles, spread_in_words
 from datamodules.worlds.flight.camera_path import path
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import Rules, steering, voyage
 
 CASES = {
@@ -42,12 +42,12 @@ def main() -> None:
             start = clock()
             poses = path(flight, actions)
             middle = clock()
-            pictures(flight, poses)
+            render_flight(flight, poses)
             end = clock()
             if i >= 2:  # the first ones warm up
                 alone.append(len(poses) / (end - middle))
                 whole.append(len(poses) / (end - start))
-        print(f"{name:18} {told(quartiles(alone), 0):21} {told(quartiles(whole), 0)}")
+        print(f"{name:18} {spread_in_words(quartiles(alone), 0):21} {spread_in_words(quartiles(whole), 0)}")
 
 
 if __name__ == "__main__":

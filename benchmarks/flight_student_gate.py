@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adastate.encoders import Codec
 from adastate.evaluation.flight_figures import flight_rows, shares_of
-from adastate.evaluation.flight_task import asked
+from adastate.evaluation.flight_task import asked_flights
 from adastate.evaluation.metrics_table import MetricsRow
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
@@ -28,17 +28,17 @@ BLIND, EACH = 10, 9
 """Streams that a fresh eye is shown, and pictures from one that is shown to the next."""
 
 
-def compared(
+def compare_student(
     student: Student, teacher: Teacher, codec: Codec, seed: int, count: int, steps: int, horizon: int = 6
 ) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
     """Numbers of streams, of the teacher's clips and of renders, with shares; rows of pictures and what they show."""
 
     def clips(prompts: list[str], actions: Tensor) -> Tensor:
-        return generated(teacher, codec, asked(seed, count, actions.shape[1]), seed, steps)
+        return generated(teacher, codec, asked_flights(seed, count, actions.shape[1]), seed, steps)
 
     rows = flight_rows(student, count, horizon, seed, clips)
     columns: dict[str, dict[str, Any]] = {row.title.replace("last second", "end"): dict(row.figures) for row in rows}
-    columns |= shares(rows)
+    columns |= shares_of_teacher(rows)
     once = next(iter(columns.values()))
     once |= {"frames a second": frames_a_second(student, time.perf_counter)}
     once |= {"frames a core-second": frames_a_second(student, time.process_time)}
@@ -46,7 +46,7 @@ def compared(
     return columns, pictures, labels
 
 
-def shares(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
+def shares_of_teacher(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
     """The student's figures over the teacher's, at once and at the end, and how many of them are as asked for."""
     found: dict[str, dict[str, Any]] = {}
     for title, mine, theirs, least in (
@@ -66,7 +66,7 @@ def shares(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
 @torch.no_grad()
 def frames_a_second(student: Student, clock: Callable[[], float], chunks: int = 24, warm: int = 6) -> float:
     """Of one stream on this process's threads, decoded, in the median chunk once its window is full."""
-    task, decoder = asked(0, 1), student.codec.stream()
+    task, decoder = asked_flights(0, 1), student.codec.stream()
     spans, began, pictures = list[float](), clock(), 0
     for step in student.stream(task.prompts, chunks * student.chunk_frames, actions=task.actions):
         pictures = decoder.decode(step.content).shape[1]
@@ -79,7 +79,7 @@ def frames_a_second(student: Student, clock: Callable[[], float], chunks: int = 
 @torch.no_grad()
 def blind(student: Student, seed: int, horizon: int) -> tuple[list[Tensor], list[str]]:
     """Streams of 6x for a fresh eye, every `EACH`-th picture of each, and the answers."""
-    task, decoder = asked(seed, BLIND), student.codec.stream()
+    task, decoder = asked_flights(seed, BLIND), student.codec.stream()
     made = [
         decoder.decode(step.content)
         for step in student.stream(task.prompts, horizon * student.rollout_frames, seed, actions=task.actions)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adastate.encoders import Codec
-from adastate.evaluation.flight_task import Asked, asked, scenes, steered
+from adastate.evaluation.flight_task import Asked, asked_flights, scenes, steered
 from adastate.training.teacher import Teacher
 from benchmarks.flight_codec_gate import FRAMES, coded, pictured
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 
 
 def generated(teacher: Teacher, codec: Codec, task: Asked, seed: int, steps: int, at_once: int = 12) -> Tensor:
@@ -31,12 +31,12 @@ def generated(teacher: Teacher, codec: Codec, task: Asked, seed: int, steps: int
     return torch.cat(out)
 
 
-def compared(
+def compare_teacher(
     teacher: Teacher, codec: Codec, seed: int, count: int, steps: int
 ) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
     """Numbers of renders, of decoded renders and of the teacher's clips; rows of pictures, a made one and its real."""
-    task = asked(seed, count, FRAMES)
-    real = render(task.flights, list(task.poses))
+    task = asked_flights(seed, count, FRAMES)
+    real = render_flights(task.flights, list(task.poses))
     videos = {"real": real, "codec": coded(codec, real), "teacher": generated(teacher, codec, task, seed, steps)}
     columns = {name: steered(v, task) | scenes(v, task) | pictured(v) for name, v in videos.items()}
     whole = columns["teacher"]["match across latents"] / columns["codec"]["match across latents"]

@@ -16,7 +16,7 @@ from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 from benchmarks.clock import quartiles
-from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
+from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 from benchmarks.stream import FP8, Row, ours
 
 PICTURES = 4
@@ -26,7 +26,7 @@ PICTURES = 4
 def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str, out: Path) -> Iterator[Row]:
     """Pictures a second, time to the first frame, MFU against the measured rate of products, memory, and a profile."""
     shape, spec = SHAPES[name], STREAMS[stream]
-    net, text = network(shape, device, torch.bfloat16)
+    net, text = random_network(shape, device, torch.bfloat16)
     rate = product_rate(device)
     floor = Floor(shape, spec, device, torch.bfloat16)
     for engine, rounded in product(engines, [False, True] if fp8 else [False]):

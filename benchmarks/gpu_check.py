@@ -44,7 +44,7 @@ LEAST = 5.0
 """Seconds below which a phase is not begun."""
 
 
-def read(argv: list[str] | None = None) -> argparse.Namespace:
+def check_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds, of all phases together")
@@ -56,7 +56,7 @@ def read(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = read(argv)
+    args = check_arguments(argv)
     if args.phase:
         run_phase(args)
         return
@@ -70,16 +70,16 @@ def main(argv: list[str] | None = None) -> None:
         if seconds < LEAST:
             PhaseReport(args.out / f"{name}.json", name, "", False).end("no time", 0.0, "the budget is spent")
             continue
-        process = start(args, name, seconds)
+        process = start_phase(args, name, seconds)
         if name == "told" and len(args.only) > 1:
             beside[name] = process, time.monotonic() + seconds
             continue
         end(process, seconds)
-        wrong += show(close(args.out, name))
+        wrong += show_phase(close(args.out, name))
     for name, (process, until) in beside.items():
         left = min(until, began + args.budget) - time.monotonic()
         end(process, max(0.0, left))
-        wrong += show(close(args.out, name))
+        wrong += show_phase(close(args.out, name))
     summary = summarise(args.out)
     summary["seconds"] = round(time.monotonic() - began, 1)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     raise SystemExit(1 if wrong else 0)
 
 
-def start(args: argparse.Namespace, name: str, seconds: float) -> subprocess.Popen[bytes]:
+def start_phase(args: argparse.Namespace, name: str, seconds: float) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(Path(__file__).resolve()), "--phase", name, "--budget", f"{seconds:.1f}"]
     command += ["--out", str(args.out), *(["--device", args.device] if args.device else []), *["--tiny"] * args.tiny]
     log = (args.out / f"{name}.log").open("wb")
@@ -118,7 +118,7 @@ def close(out: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def show(found: dict[str, Any]) -> int:
+def show_phase(found: dict[str, Any]) -> int:
     """Prints a phase; returns how much of it is wrong."""
     seconds = found.get("seconds")
     print(f"{found['phase']}: {found['status']}{'' if seconds is None else f', {seconds} s'} {found.get('reason', '')}")

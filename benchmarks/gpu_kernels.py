@@ -21,7 +21,7 @@ from adastate.models.wan.fused import Passes
 from adastate.types import FrameMask
 from benchmarks.clock import Clock
 from benchmarks.gpu_report import PhaseReport
-from benchmarks.shapes import SHAPES, STREAMS, network
+from benchmarks.shapes import SHAPES, STREAMS, random_network
 from benchmarks.stream import distance, ours, simple
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -73,14 +73,14 @@ def _one(report: PhaseReport, name: str, backend: str, drawn: Any, expected: tup
             out = attention.attend(*drawn)
             found = (out.detach(), *torch.autograd.grad(out.float().square().mean(), drawn))
             with torch.no_grad():
-                ms = timed(lambda: attention.attend(*drawn), report.device)
+                ms = median_ms(lambda: attention.attend(*drawn), report.device)
     except Exception as error:  # a package, a device or a shape that it does not know
         report.skip(name, error)
         return
     off = max(off_by(a, b) for a, b in zip(found, expected, strict=True))
     flop = 4 * drawn[0].shape[1] * drawn[1].shape[1] * drawn[0].shape[2] * drawn[0].shape[3]
     report.row(what=name, off=off, ms=ms, tflops=flop / ms / 1e9)
-    judge(report, name, off, CLOSE[torch.bfloat16])
+    judge_kernel(report, name, off, CLOSE[torch.bfloat16])
 
 
 def _masked(report: PhaseReport, tokens: int, heads: int, width: int) -> None:
@@ -95,13 +95,13 @@ def _masked(report: PhaseReport, tokens: int, heads: int, width: int) -> None:
             attention.use(backend)  # type: ignore[arg-type]
             with torch.no_grad():
                 found = attention.attend(q, k, v, visible, tokens)
-                ms = timed(lambda: attention.attend(q, k, v, visible, tokens), report.device)
+                ms = median_ms(lambda: attention.attend(q, k, v, visible, tokens), report.device)
         except Exception as error:
             report.skip(f"masked, {backend}", error)
             continue
         off = off_by(found, expected)
         report.row(what=f"masked, {backend}", off=off, ms=ms)
-        judge(report, f"masked, {backend}", off, CLOSE[torch.bfloat16])
+        judge_kernel(report, f"masked, {backend}", off, CLOSE[torch.bfloat16])
 
 
 # ---- fast paths
@@ -120,7 +120,7 @@ def fast_paths(report: PhaseReport) -> None:
     dtypes = (torch.float32, torch.bfloat16)
     for stream, dtype in product(("adastate", "self_forcing, window 6"), dtypes):
         spec = STREAMS[stream]
-        net, text = network(shape, device)
+        net, text = random_network(shape, device)
         expected = simple(net, text, shape, spec, chunks, device)[1]
         engines: tuple[Engine, ...] = ("eager", "compile", "graph")
         for engine, fp8 in product(engines, (False, True)):
@@ -142,7 +142,7 @@ def fast_paths(report: PhaseReport) -> None:
             off = max(distance(made, expected), distance(again, expected))
             ms = 1e3 * statistics.median(seconds[-2:]) / (len(spec.denoising_steps) + 1)
             report.row(what=name, off=off, ms_a_pass=ms, first_stream_s=first, second_stream_s=sum(seconds))
-            judge(report, name, off, CLOSE[dtype] * (10 if fp8 else 1))
+            judge_kernel(report, name, off, CLOSE[dtype] * (10 if fp8 else 1))
     _whole_clips(report)
     _on_the_host(report)
     _vae(report)
@@ -169,7 +169,7 @@ def _whole_clips(report: PhaseReport) -> None:
         report.skip("compiled blocks", error)
         return
     report.row(what="compiled blocks", off=off)
-    judge(report, "compiled blocks", off, CLOSE[torch.bfloat16])
+    judge_kernel(report, "compiled blocks", off, CLOSE[torch.bfloat16])
 
 
 def _on_the_host(report: PhaseReport) -> None:
@@ -179,12 +179,12 @@ def _on_the_host(report: PhaseReport) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     made = {}
     for device in ("cpu", report.device):
-        net, text = network(shape, device)
+        net, text = random_network(shape, device)
         made[device] = ours(Passes(net), text, shape, spec, 4, device)[1]
     torch.backends.cuda.matmul.allow_tf32 = allowed
     off = distance(made[report.device], made["cpu"])
     report.row(what="float32 on the GPU and on the CPU", off=off)
-    judge(report, "float32 on the GPU and on the CPU", off, 1e-3)
+    judge_kernel(report, "float32 on the GPU and on the CPU", off, 1e-3)
 
 
 def _vae(report: PhaseReport) -> None:
@@ -193,7 +193,9 @@ def _vae(report: PhaseReport) -> None:
         made = {dtype: random_vae(report.tiny, dtype, report.device) for dtype in ("bfloat16", None)}
         latents = torch.randn(1, 4, 16, *((4, 6) if report.tiny else (60, 104)), device=report.device)
         pictures = {dtype: codec.decode(latents) for dtype, codec in made.items()}
-        ms = {dtype: timed(lambda codec=codec: codec.decode(latents), report.device) for dtype, codec in made.items()}
+        ms = {
+            dtype: median_ms(lambda codec=codec: codec.decode(latents), report.device) for dtype, codec in made.items()
+        }
     except Exception as error:
         report.skip("VAE", error)
         return
@@ -227,12 +229,12 @@ def off_by(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-30))
 
 
-def judge(report: PhaseReport, name: str, off: float, close: float) -> None:
+def judge_kernel(report: PhaseReport, name: str, off: float, close: float) -> None:
     if not off <= close:
         report.wrong(f"{name}: {off:.1e} off, rounding explains {close:.0e}")
 
 
-def timed(work: Callable[[], Any], device: str, rounds: int = 5) -> float:
+def median_ms(work: Callable[[], Any], device: str, rounds: int = 5) -> float:
     """Milliseconds, the median after one call to warm up."""
     clock, took = Clock(device), []
     for turn in range(rounds + 1):

@@ -55,16 +55,16 @@ class PhaseReport:
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".part")
-        scratch.write_text(json.dumps(plain(self.found), indent=1), encoding="utf-8")
+        scratch.write_text(json.dumps(json_numbers(self.found), indent=1), encoding="utf-8")
         os.replace(scratch, self.path)
 
 
-def plain(value: Any) -> Any:
+def json_numbers(value: Any) -> Any:
     """JSON knows no number that is none."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: json_numbers(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [json_numbers(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

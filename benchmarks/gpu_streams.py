@@ -19,7 +19,7 @@ from adastate.types import Chunk
 from benchmarks.clock import Clock
 from benchmarks.gpu_kernels import random_vae
 from benchmarks.gpu_report import PhaseReport
-from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
+from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 
 WANTED = ("adastate", "self_forcing, window 6", "self_forcing, window 21")
 PICTURES = 4
@@ -39,7 +39,7 @@ def streams(report: PhaseReport, seconds: float) -> None:
             report.skip("30 layers", f"{free:.1f} GiB are free: 4 layers are run")
     report.fact(attention=attention.use("auto"), layers=shape.size.layers)
     dtype = torch.bfloat16
-    net, text = network(shape, device, dtype)
+    net, text = random_network(shape, device, dtype)
     rate = product_rate(device, 256 if report.tiny else 8192)
     report.fact(products_tflops=rate / 1e12)
     best: Engine = "graph" if device == "cuda" else "eager"

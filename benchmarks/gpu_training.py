@@ -61,7 +61,7 @@ def training(report: PhaseReport, seconds: float) -> None:
     size, latent, frames = _fitting(report)
     torch.manual_seed(0)
     with torch.device(device):
-        module = build(size, latent, frames)
+        module = build_distillation(size, latent, frames)
     module.to(device)
     still = _allocated(device)
     report.fact(layers=size.layers, frames=frames, still_gib=still)
@@ -80,7 +80,7 @@ def training(report: PhaseReport, seconds: float) -> None:
         report.fact(deterministic_costs=took["deterministic"] / took["iteration"])
 
 
-def build(size: Size, latent: tuple[int, int], frames: int) -> Distill:
+def build_distillation(size: Size, latent: tuple[int, int], frames: int) -> Distill:
     """The distillation of conf/sizes/wan_1_3b.yaml with random weights, a prompt an iteration."""
     again = size.width > 256
     teacher = Teacher(size, timestep_shift=5.0, guidance=3.0, average=None)

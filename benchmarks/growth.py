@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from adastate.models.wan.fused import Passes
 from adastate.stream import StateCache, StreamSpec
-from benchmarks.shapes import SHAPES, STREAMS, Shape, network
+from benchmarks.shapes import SHAPES, STREAMS, Shape, random_network
 from benchmarks.stream import ours
 
 
 def growth(chunks: int, out: Path) -> dict[str, Any]:
     """All of it at the tiny size, with a figure in `out`."""
     shape = SHAPES["tiny"]
-    net, text = network(shape, "cpu")
+    net, text = random_network(shape, "cpu")
     passes = Passes(net)
     found: dict[str, Any] = {}
     for name in ("adastate, chunk of 1", "adastate", "self_forcing, window 21"):
@@ -27,19 +27,19 @@ def growth(chunks: int, out: Path) -> dict[str, Any]:
             length = shape.size.rope_max_frames // spec.chunk_frames - 1  # absolute time ends with its table
         else:
             length = chunks
-        found[name] = timed(passes, text, shape, spec, length)
+        found[name] = timed_chunks(passes, text, shape, spec, length)
     for key, counts, fixed in (
         ("past_frames", (3, 6, 12, 18, 30), {}),
         ("state_frames", (1, 2, 3), {"past_frames": 6}),
     ):
         specs = {n: StreamSpec.of({"chunk_frames": 3, **fixed, key: n}) for n in counts}
-        made = {n: timed(passes, text, shape, spec, 40) for n, spec in specs.items()}
+        made = {n: timed_chunks(passes, text, shape, spec, 40) for n, spec in specs.items()}
         found[key] = {n: {**m, "ms": statistics.median(m["ms"][12:])} for n, m in made.items()}
     figure(found, out)
     return found
 
 
-def timed(passes: Passes, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int) -> dict[str, Any]:
+def timed_chunks(passes: Passes, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int) -> dict[str, Any]:
     """Milliseconds of every chunk of a stream, and the bytes of its cache at the end."""
     cache = StateCache(spec, layers=shape.size.layers)
     seconds, _ = ours(passes, text, shape, spec, chunks, "cpu", cache)

@@ -50,7 +50,7 @@ COLUMNS = 12
 """Pictures of a strip."""
 
 
-def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -> None:
+def train_runs(run: Path, out: Path, names: list[str], iterations: int, every: int) -> None:
     """One process after the other."""
     out.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
@@ -75,7 +75,7 @@ def train(run: Path, out: Path, names: list[str], iterations: int, every: int) -
         print(f"{name}: exit code {done.returncode}", flush=True)
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def run_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every scalar of a run's event files, tag to (iteration, value)."""
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
@@ -115,7 +115,7 @@ def draw_charts(found: dict[str, Any], charts: dict[str, str], path: Path, colum
     figure.savefig(path, dpi=85)
 
 
-def strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:
+def preview_strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:
     """COLUMNS pictures, evenly over the last rollout of `horizon` horizons of one prompt."""
     video = sorted((folder / "videos").glob(f"*-{horizon}x-{row}.mp4"))[-1]
     with av.open(str(video)) as container:
@@ -129,7 +129,7 @@ def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path) ->
     figure = Figure(figsize=(0.62 * COLUMNS + 1, 0.62 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), COLUMNS, squeeze=False)
     for name, line in zip(shown, axes, strict=True):
-        for ax, picture in zip(line, strip(folders[name], horizon, row), strict=True):
+        for ax, picture in zip(line, preview_strip(folders[name], horizon, row), strict=True):
             ax.imshow(picture, interpolation="antialiased")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -138,7 +138,7 @@ def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path) ->
     figure.savefig(path, dpi=110)
 
 
-def table(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+def health_figures(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Of each curve: median of its last fifth. Previews: the last."""
     rows: dict[str, dict[str, float]] = {}
     for name, scalars in found.items():
@@ -154,15 +154,15 @@ def table(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def draw(out: Path, images: Path) -> None:
+def draw_health(out: Path, images: Path) -> None:
     folders = {name: out / name / "distill" for name in RUNS if (out / name / "distill" / "videos").is_dir()}
-    found = {name: curves(folder) for name, folder in folders.items()}
+    found = {name: run_scalars(folder) for name, folder in folders.items()}
     draw_charts(found, CHARTS, images / "curves.png")
     levels = {f"critic/loss_{level}_noise": f"critic's loss, {level} noise" for level in LEVELS}
     draw_charts(found, levels, images / "critic-levels.png", columns=3)
     for horizon in (1, 6):
         draw_strips(folders, horizon, 1, images / f"rollouts-{horizon}x.png")
-    (out / "table.json").write_text(json.dumps(table(found), indent=1), encoding="utf-8")
+    (out / "table.json").write_text(json.dumps(health_figures(found), indent=1), encoding="utf-8")
     print((out / "table.json").read_text(encoding="utf-8"))
 
 
@@ -177,9 +177,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT / "docs/images/health")
     known = parser.parse_args()
     if known.what == "train":
-        train(known.run, known.out.resolve(), known.only, known.iterations, known.every)
+        train_runs(known.run, known.out.resolve(), known.only, known.iterations, known.every)
     else:
-        draw(known.out, known.images)
+        draw_health(known.out, known.images)
 
 
 if __name__ == "__main__":

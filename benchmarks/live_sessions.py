@@ -24,7 +24,7 @@ from adastate.live.batch import SessionBatch
 from adastate.live.model import LiveModel
 from adastate.live.opening import load_live, open_session
 from adastate.live.session import Session
-from benchmarks.clock import Spread, quartiles, ratios, told
+from benchmarks.clock import Spread, quartiles, ratios, spread_in_words
 
 UNDERRUN_S = 0.2
 """A chunk that comes so much later than its place in the video is one that a viewer waits for."""
@@ -217,7 +217,9 @@ def _client(live: Any, seed: int, seconds: float, seen: list[dict[str, Any]]) ->
 # ---- the report
 
 
-def measure(rounds: int, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: float = 20, chunks: int = 2000) -> Any:
+def measure_sessions(
+    rounds: int, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: float = 20, chunks: int = 2000
+) -> Any:
     """All of it, as JSON has it."""
     model = load_live()
     ready, rows = served(counts, seconds)
@@ -230,7 +232,7 @@ def measure(rounds: int, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: floa
     }
 
 
-def show(found: Any, machine: str) -> list[Table | str]:
+def session_tables(found: Any, machine: str) -> list[Table | str]:
     inside = Table(title=f"sessions in one process, {machine}")
     for name in (
         "sessions",
@@ -244,9 +246,9 @@ def show(found: Any, machine: str) -> list[Table | str]:
     for row in found["stepped"]:
         inside.add_row(
             str(row["sessions"]),
-            told(row["together"], 1),
-            told(row["alone"], 1),
-            told(row["gain"], 2),
+            spread_in_words(row["together"], 1),
+            spread_in_words(row["alone"], 1),
+            spread_in_words(row["gain"], 2),
             f"{row['pictures_s']:.0f}",
             f"{row['times_real']:.1f}",
         )
@@ -286,7 +288,7 @@ def show(found: Any, machine: str) -> list[Table | str]:
     ]
 
 
-def wrong(found: Any) -> list[str]:
+def faults_of_sessions(found: Any) -> list[str]:
     """Sentences about what is not as it has to be, whatever the machine."""
     held, late = found["flat"], [row for row in found["served"] if row["control_chunks"] > 1]
     sentences = [f"with {row['sessions']} clients a control came {row['control_chunks']} chunks later" for row in late]

@@ -56,9 +56,9 @@ class Told:
         """
         text = (ROOT / self.page).read_text(encoding="utf-8")
         if self.column:
-            return number(cell(text, self.row, self.column))
+            return first_number(cell(text, self.row, self.column))
         if found := re.search(self.row, " ".join(text.split())):
-            return number(found[1])
+            return first_number(found[1])
         raise LookupError(f"{self.page} has no sentence like {self.row!r}")
 
     def holds(self, said: float, found: float) -> bool:
@@ -79,7 +79,7 @@ def cell(text: str, row: str, column: str) -> str:
     raise LookupError(f"no table has the row {row!r} and the column {column!r}")
 
 
-def number(text: str) -> float:
+def first_number(text: str) -> float:
     """The first number of a text; shares as parts of one, millions written out."""
     found = re.search(r"-?\d*\.?\d+(?:e-?\d+)?", text.replace(",", ""))
     if found is None:
@@ -106,7 +106,7 @@ class Part:
     minutes: float
 
 
-def weights(out: Path) -> dict[str, float]:
+def shipped_sizes(out: Path) -> dict[str, float]:
     """Sizes of the files that ship, in MB, and how many numbers each holds."""
     from safetensors import safe_open
 
@@ -123,17 +123,17 @@ def weights(out: Path) -> dict[str, float]:
 
 def parity(out: Path) -> dict[str, float]:
     """The largest difference of all that the recorded runs hold."""
-    from adastate.parity.fixture_folders import find
+    from adastate.parity.fixture_folders import find_fixtures
     from adastate.parity.verdict import judge
 
-    folders = find(ROOT / "tests/data")
+    folders = find_fixtures(ROOT / "tests/data")
     verdicts = [judge(folder, folder.name) for folder in folders]
     wrong = [v.line(0) for v in verdicts if not v.passed]
     assert not wrong, wrong
     return {"largest difference": max(c.difference for v in verdicts for c in v.compared)}
 
 
-def gate(world: str) -> Callable[[Path], dict[str, float]]:
+def gate_figures(world: str) -> Callable[[Path], dict[str, float]]:
     def found(out: Path) -> dict[str, float]:
         from adastate.study.cli import main
 
@@ -145,7 +145,7 @@ def gate(world: str) -> Callable[[Path], dict[str, float]]:
     return found
 
 
-def student(out: Path) -> dict[str, float]:
+def student_figures(out: Path) -> dict[str, float]:
     """What `adastate evaluate` says of the student that ships, its teacher and real clips."""
     from adastate.evaluation.evaluate_command import main
     from adastate.inference.student_source import student_source
@@ -200,7 +200,7 @@ PARTS = (
             Told(CARD, "tiny_teacher, parameters", r"the DiT at tiny size, ([\d.]+ million) parameters", within=5e4),
             Told(CARD, "tiny_student, parameters", r"\*\*Student\.\*\* ([\d.]+ million) parameters", within=5e4),
         ),
-        weights,
+        shipped_sizes,
         0.1,
     ),
     Part(
@@ -221,7 +221,7 @@ PARTS = (
             *_measures(README, GIVEN),
             *_measures("docs/results/tiny.md", GIVEN),
         ),
-        student,
+        student_figures,
         2,
     ),
     Part(
@@ -234,7 +234,7 @@ PARTS = (
             Told(README, "teacher, relative", r"and ([\d.]+) times the error of a hue that never changes", within=0.06),
             Told(README, "teacher, slope", r"has a slope of (-[\d.]+), and", within=0.02),
         ),
-        gate("fog"),
+        gate_figures("fog"),
         1,
     ),
     Part(
@@ -244,7 +244,7 @@ PARTS = (
             *_gate("teacher of the journeys, 12 frames apart", "teacher"),
             *_gate("true journeys through the codec", "real"),
         ),
-        gate("journey"),
+        gate_figures("journey"),
         1,
     ),
 )

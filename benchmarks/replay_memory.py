@@ -60,7 +60,7 @@ def peak(call: Callable[[], Any]) -> int:
     return most
 
 
-def measure(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str) -> int:
+def measure_replay(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str) -> int:
     """Bytes of the update that takes most, of rollouts of `chunks` chunks."""
     flags = WAYS[way]
     checkpointing, replay = flags.get("checkpointing", False), flags.get("replay", False)
@@ -90,7 +90,7 @@ def measure(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str
     return max(found)
 
 
-def draw(found: dict[str, dict[str, dict[str, int]]], path: Path) -> None:
+def draw_memory(found: dict[str, dict[str, dict[str, int]]], path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(found), 3.2), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False)
     for axis, (name, ways) in zip(axes.flat, found.items(), strict=True):
@@ -123,12 +123,12 @@ def main() -> None:
     )
     for name in known.sizes:
         for way in known.ways:
-            found.setdefault(name, {})[way] = {str(n): measure(*SIZES[name], n, way) for n in known.chunks}
+            found.setdefault(name, {})[way] = {str(n): measure_replay(*SIZES[name], n, way) for n in known.chunks}
             told = "  ".join(f"{n}: {b / 2**20:.1f}" for n, b in found[name][way].items())
             print(f"{name:<8}{way:<26}MiB by chunks  {told}", flush=True)
     known.json.parent.mkdir(parents=True, exist_ok=True)
     known.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    draw(found, known.png)
+    draw_memory(found, known.png)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ STREAMS = {
 }
 
 
-def network(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> tuple[DiT, Tensor]:
+def random_network(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> tuple[DiT, Tensor]:
     """Random weights and a prompt."""
     torch.manual_seed(0)
     net = DiT(shape.size).requires_grad_(False)

@@ -153,7 +153,7 @@ def do(step: Step, out: Path) -> None:
         atomic.write_json(took, {"argv": step.stage.argv, "seconds": before + used.ru_utime + used.ru_stime})
 
 
-def lines(out: Path, todo: list[Step]) -> Iterator[str]:
+def table_lines(out: Path, todo: list[Step]) -> Iterator[str]:
     """The table, in Markdown, from what is there."""
     yield (
         "| stage | s of a core | loss, first tenth | last tenth | "
@@ -210,7 +210,7 @@ def main() -> None:
             lambda text: print(text, flush=True),
             lambda step: all(done[key].is_done(out) for key in step.needs if key in done),
         )
-    table = "\n".join(lines(out, todo))
+    table = "\n".join(table_lines(out, todo))
     (out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if failed:

@@ -19,9 +19,9 @@ from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
-from benchmarks.clock import Clock, Spread, quartiles, ratios, told
+from benchmarks.clock import Clock, Spread, quartiles, ratios, spread_in_words
 from benchmarks.plain import PlainStream
-from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, network
+from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 
 GUARD = {"small": 1.4, "large": 0.95}
 """Least median ratio of the plain path's time to ours; a regression is below it, a busy machine is not."""
@@ -59,7 +59,7 @@ Made = tuple[list[float], list[torch.Tensor]]
 def simple(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
     """The network's own forward, and a cache that is made anew with every commit."""
     keys = net.text_keys(text)
-    return streamed(lambda x, t, m: net(x, t, keys, memory=m), StateCache(spec), shape, spec, chunks, device)
+    return timed_stream(lambda x, t, m: net(x, t, keys, memory=m), StateCache(spec), shape, spec, chunks, device)
 
 
 def ours(
@@ -72,11 +72,11 @@ def ours(
     cache: StateCache | None = None,
 ) -> Made:
     student = Streamer(passes.net, passes.net.text_keys(text), passes=passes)
-    return streamed(student, cache or StateCache(spec, layers=shape.size.layers), shape, spec, chunks, device)
+    return timed_stream(student, cache or StateCache(spec, layers=shape.size.layers), shape, spec, chunks, device)
 
 
 @torch.no_grad()
-def streamed(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
+def timed_stream(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
     """A chunk's seconds begin with its noise and end with its clean pass."""
     clock, noise = Clock(device), Normals(shape, spec, chunks, device)
     stream = rollout(student, noise, cache, chunks, shape.latents)
@@ -91,7 +91,7 @@ def streamed(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, ch
 
 
 @torch.no_grad()
-def plain(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
+def plain_stream(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
     clock, noise = Clock(device), Normals(shape, spec, chunks, device)
     assert spec.past_frames is not None
     stream = PlainStream(
@@ -109,18 +109,18 @@ def plain(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: 
 # ---- rows
 
 
-def measure(
+def measure_stream(
     name: str, stream: str, dtypes: list[torch.dtype], engines: list[Engine], fp8: bool, rounds: int, device: str
 ) -> list[Row]:
     """All variants of a shape and a stream, in turns."""
     shape, spec = SHAPES[name], STREAMS[stream]
     passes = len(spec.denoising_steps) + 1
-    net, text = network(shape, device)
+    net, text = random_network(shape, device)
     warm = min(shape.chunks // 2, 8)
     variants: dict[str, Callable[[], Made]] = {}
     large = name.startswith("wan")
     if spec.position == "absolute" and spec.anchor == "none" and not large:
-        variants["plain float32"] = lambda: plain(net, text, shape, spec, shape.chunks, device)
+        variants["plain float32"] = lambda: plain_stream(net, text, shape, spec, shape.chunks, device)
     variants["simple float32"] = lambda: simple(net, text, shape, spec, shape.chunks, device)
     reference = next(iter(variants))
     for dtype in dtypes:
@@ -165,14 +165,22 @@ def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max(float((x - y).norm() / y.norm()) for x, y in zip(a[:4], b[:4], strict=False))
 
 
-def show(rows: list[Row], title: str) -> Table:
+def stream_table(rows: list[Row], title: str) -> Table:
     table = Table("shape", "stream", "variant", "ms a pass", "times faster", "of the floor", "off", title=title)
     for r in rows:
-        table.add_row(r.shape, r.stream, r.variant, told(r.ms, 2), told(r.against, 2), told(r.floor, 2), f"{r.off:.0e}")
+        table.add_row(
+            r.shape,
+            r.stream,
+            r.variant,
+            spread_in_words(r.ms, 2),
+            spread_in_words(r.against, 2),
+            spread_in_words(r.floor, 2),
+            f"{r.off:.0e}",
+        )
     return table
 
 
-def wrong(rows: list[Row]) -> tuple[list[str], list[str]]:
+def faults_of_stream(rows: list[Row]) -> tuple[list[str], list[str]]:
     """(rows that are slower than they were, rows that are not the same), a sentence each."""
     judged = [r for r in rows if r.variant == "eager float32" and "window 6" in r.stream and r.shape in GUARD]
     slow = [

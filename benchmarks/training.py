@@ -33,7 +33,7 @@ from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch
 from adastate.training.teacher import Teacher
-from benchmarks.clock import Clock, Spread, quartiles, ratios, told
+from benchmarks.clock import Clock, Spread, quartiles, ratios, spread_in_words
 
 BATCH = 16
 PROMPTS = ("a slow flight north-east over a green meadow, a white ball bounces", "flying west over a blue ocean, fast")
@@ -105,7 +105,7 @@ class Steps:
 
 
 @contextmanager
-def plain(steps: Steps) -> Iterator[None]:
+def plain_steps(steps: Steps) -> Iterator[None]:
     """The network's own forward for every pass, of torch's own operations one after the other, and AdamW unfused."""
 
     def norm(self: Any, x: Tensor, heads: int, table: Tensor | None = None) -> Tensor:
@@ -134,14 +134,14 @@ def plain(steps: Steps) -> Iterator[None]:
             group["fused"] = before
 
 
-def measure(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
+def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
     """Both sides of both steps, in turns; the first round warms up, and compares gradients."""
     steps, kind = Steps(dtype, device), str(dtype).removeprefix("torch.")
     times: dict[tuple[str, str], list[float]] = {(p, v): [] for p in GUARD for v in ("plain", "ours")}
     off = dict.fromkeys(times, 0.0)
     for turn in range(rounds + 1):
         for part in GUARD:
-            with plain(steps):
+            with plain_steps(steps):
                 slow, expected = steps(part, turn)
             fast, found = steps(part, turn)
             if turn:
@@ -161,14 +161,14 @@ def measure(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
     ]
 
 
-def show(rows: list[Row], title: str) -> Table:
+def steps_table(rows: list[Row], title: str) -> Table:
     table = Table("step", "variant", "ms", "times faster", "off", title=f"tiny size, batch {BATCH}; {title}")
     for r in rows:
-        table.add_row(r.part, r.variant, told(r.ms, 0), told(r.against, 2), f"{r.off:.0e}")
+        table.add_row(r.part, r.variant, spread_in_words(r.ms, 0), spread_in_words(r.against, 2), f"{r.off:.0e}")
     return table
 
 
-def wrong(rows: list[Row]) -> tuple[list[str], list[str]]:
+def faults_of_steps(rows: list[Row]) -> tuple[list[str], list[str]]:
     """(steps that are slower than they were, steps that are not the same), a sentence each."""
     slow, far = [], []
     for r in rows:

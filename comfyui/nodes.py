@@ -47,7 +47,7 @@ class AdaStateLoad:
             "required": {
                 "source": ("STRING", {"default": "", "tooltip": cls.DESCRIPTION}),
                 "size": ([FROM_RUN, *sizes], {"tooltip": "of weights without a run folder"}),
-                "system": ([AS_TRAINED, *systems.names()], {"tooltip": "whose stream is run on these weights"}),
+                "system": ([AS_TRAINED, *systems.system_names()], {"tooltip": "whose stream is run on these weights"}),
                 "device": ([AUTO, "cpu", "cuda"],),
             }
         }
@@ -91,14 +91,14 @@ class AdaStatePrompts:
             return "a stream needs a prompt: write one"
         later = [line for line in lines if (at := prompt_schedule.MARKER.fullmatch(line)) and float(at[1])]
         try:
-            prompt_schedule.parse(lines if later != lines else ["0s: before it", *lines])
+            prompt_schedule.parse_prompts(lines if later != lines else ["0s: before it", *lines])
         except ValueError as error:
             return str(error)
         return True
 
     def schedule(self, text: str, before: tuple[str, ...] = ()) -> tuple[tuple[str, ...]]:
         prompts = (*before, *_lines(text))
-        if prompt_schedule.parse(prompts) is None and len(prompts) > 1:
+        if prompt_schedule.parse_prompts(prompts) is None and len(prompts) > 1:
             raise ValueError("several prompts are a schedule: write a time before each, '0s: ...' and '4s: ...'")
         return (prompts,)
 

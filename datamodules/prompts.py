@@ -15,7 +15,7 @@ from adastate.runtime.text_files import read_prompts
 from adastate.types import Batch
 from datamodules.base import EndlessData
 from datamodules.shards.sampler import BatchStream, EpochShuffle
-from datamodules.world_data import name_of
+from datamodules.world_data import world_identity
 from datamodules.worlds.flight.flight_clips import next_prompt
 from datamodules.worlds.flyover import HEADINGS, Flight, Kind
 from datamodules.worlds.world_clips import DRAWN, world_prompts
@@ -76,7 +76,7 @@ class PromptData(EndlessData):
 
     def identity(self) -> dict[str, Any]:
         if self.prompts is None:
-            world = name_of(self.kind)
+            world = world_identity(self.kind)
             return {**world, "kind": f"captions of the {world['kind']}", "seed": self.world_seed}
         lines = [*self.prompts, *(self.next_prompts or [])]
         digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=6).hexdigest()

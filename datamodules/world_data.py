@@ -16,7 +16,7 @@ from datamodules.worlds.flyover import Kind
 from datamodules.worlds.world_clips import world_batch
 
 
-def name_of(kind: Kind) -> dict[str, Any]:
+def world_identity(kind: Kind) -> dict[str, Any]:
     """What an identity tells of a world."""
     if kind == "flight":
         return {"kind": "flight world"}
@@ -133,7 +133,7 @@ class WorldData(EndlessData):
         return BatchStream(kept.batch, self.batch, total, rank)
 
     def identity(self) -> dict[str, Any]:
-        identity = {**name_of(self.kind), "seed": self.seed, "pictures": self.video_frames}
+        identity = {**world_identity(self.kind), "seed": self.seed, "pictures": self.video_frames}
         if self.clips is not None:
             identity["samples"] = self.clips
         if self.excerpt is not None:

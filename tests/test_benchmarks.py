@@ -18,9 +18,9 @@ TINY = replay_memory.SIZES["tiny"]
 
 
 def test_replay_takes_less_memory_than_the_whole_graph(tmp_path: Path) -> None:
-    ways = {way: {n: replay_memory.measure(*TINY, n, way) for n in (1, 3)} for way in ("plain", "replay")}
+    ways = {way: {n: replay_memory.measure_replay(*TINY, n, way) for n in (1, 3)} for way in ("plain", "replay")}
     assert ways["replay"][3] < 0.7 * ways["plain"][3] and ways["plain"][3] > 2 * ways["plain"][1]
-    replay_memory.draw(
+    replay_memory.draw_memory(
         {"tiny": {way: {str(n): b for n, b in found.items()} for way, found in ways.items()}}, tmp_path / "a.png"
     )
     assert (tmp_path / "a.png").is_file()
@@ -35,15 +35,15 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
 
 def test_all_variants_of_a_stream_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "tiny", replace(SHAPES["tiny"], chunks=4))
-    rows = stream.measure("tiny", "self_forcing, window 6", [torch.float32], ["eager"], False, 1, "cpu")
+    rows = stream.measure_stream("tiny", "self_forcing, window 6", [torch.float32], ["eager"], False, 1, "cpu")
     assert [r.variant for r in rows] == ["plain float32", "simple float32", "eager float32"]
-    assert max(r.off for r in rows) < 1e-4 and stream.show(rows, "").row_count == 3
+    assert max(r.off for r in rows) < 1e-4 and stream.stream_table(rows, "").row_count == 3
 
 
 @pytest.mark.slow
 def test_both_sides_of_a_training_step_have_the_same_gradient() -> None:
-    rows = training.measure(torch.float32, 1, "cpu")
-    assert training.wrong(rows)[1] == [] and training.show(rows, "").row_count == 4
+    rows = training.measure_steps(torch.float32, 1, "cpu")
+    assert training.faults_of_steps(rows)[1] == [] and training.steps_table(rows, "").row_count == 4
 
 
 def test_sessions_are_measured_in_one_pass_and_one_by_one() -> None:
@@ -53,7 +53,7 @@ def test_sessions_are_measured_in_one_pass_and_one_by_one() -> None:
     assert row.sessions == 2 and row.pictures_s > 0 and held["early"] == held["late"] == held["computed"]
     served = live_sessions.Served(2, 1.0, 8.0, (1.0, 2.0), 0, 9, 300.0, 1, 1.5)
     found = {"pictures_s_wanted": 8, "ready_s": 1.0, "served": [vars(served)], "stepped": [vars(row)], "flat": held}
-    assert len(live_sessions.show(found, "")) == 4 and live_sessions.wrong(found) == []
+    assert len(live_sessions.session_tables(found, "")) == 4 and live_sessions.faults_of_sessions(found) == []
 
 
 def test_every_step_of_the_table_of_stages_comes_after_what_it_needs(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_every_step_of_the_table_of_stages_comes_after_what_it_needs(tmp_path: P
     for step in steps:
         assert step.key not in before and before.issuperset(step.needs), step
         before.add(step.key)
-    assert len(list(stage_table.lines(tmp_path / "out", steps))) == 2, "nothing is done yet"
+    assert len(list(stage_table.table_lines(tmp_path / "out", steps))) == 2, "nothing is done yet"
 
 
 @pytest.mark.parametrize("path", faults.TESTS.values())

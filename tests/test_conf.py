@@ -23,7 +23,7 @@ from adastate.models.adapters import adapted, fold, is_adapter
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.training.student import Student
-from adastate.weights import load, save
+from adastate.weights import load_weights, save_weights
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.shards_command import main as make_shards
 from datamodules.trajectories import TrajectoryWriter
@@ -87,9 +87,9 @@ class Place:
         self.folder, self.encoders = folder, wan
         torch.manual_seed(0)
         for name in ("teacher", "init", "ar"):
-            save(randomise(DiT(Size(**SMALL))), folder / f"{name}.safetensors")
-        save(randomise(DiT(Size(**WAN))), folder / "wan" / "init.safetensors")
-        save(randomise(backbones.build(Size(**WAN22))), folder / "wan" / "init22.safetensors")
+            save_weights(randomise(DiT(Size(**SMALL))), folder / f"{name}.safetensors")
+        save_weights(randomise(DiT(Size(**WAN))), folder / "wan" / "init.safetensors")
+        save_weights(randomise(backbones.build_network(Size(**WAN22))), folder / "wan" / "init22.safetensors")
         torch.save(TAEHV(None).state_dict(), folder / "taehv.pth")
         make_shards(["--world", "plain", "--clips", "2", "--out", str(folder / "video" / "shards")])
         clip, prompts = normal(7, 16, 8, 8).half(), ("a red ball", "snow")
@@ -201,7 +201,7 @@ def test_wan_itself_is_fine_tuned_on_latents(place: Place, size: str, recipe: st
     trained = [name for name, p in module.net.named_parameters() if p.requires_grad]
     assert all(map(is_adapter, trained)) == ("lora" in recipe)
     start = DiT(Size(**WAN))
-    load(start, str(place.folder / "wan" / "init.safetensors"))
+    load_weights(start, str(place.folder / "wan" / "init.safetensors"))
     now = fold(module.net, module.net.state_dict())
     moved = {name for name, tensor in start.state_dict().items() if not torch.equal(now[name], tensor)}
     assert moved == ({f"{name}.weight" for name in adapted(module.net)} or set(now))

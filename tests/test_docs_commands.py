@@ -176,13 +176,13 @@ def test_the_numbers_that_make_results_makes_anew_stand_where_it_looks(only_pars
         assert [told.key for told in part.told if told.said() != told.said()] == []
         name, command, *rest = shlex.split(part.command.format(out="runs/results"))
         assert name in ("make", "ls") or wrong_arguments(command, rest) is None, part.command
-    made = remake_results.weights(Path())
+    made = remake_results.shipped_sizes(Path())
     weights = next(part for part in remake_results.PARTS if part.name == "weights")
     assert all(told.holds(told.said(), made[told.key]) for told in weights.told)
     assert not any(told.holds(1.1 * told.said(), made[told.key]) for told in weights.told)
     page = "| | a | b |\n|---|---|---|\n| x | 1 | **1.43, not passed** |\n| y | 84% | 3.6 million |\n"
     cells = [remake_results.cell(page, row, column) for row in "xy" for column in "ab"]
-    assert [remake_results.number(text) for text in cells] == pytest.approx([1, 1.43, 0.84, 3.6e6])
+    assert [remake_results.first_number(text) for text in cells] == pytest.approx([1, 1.43, 0.84, 3.6e6])
     with pytest.raises(LookupError, match="no table has the row 'z'"):
         remake_results.cell(page, "z", "a")
     bound = remake_results.Told("README.md", "", r"are met within ([\de-]+)", at_most=True)

@@ -14,7 +14,7 @@ import pytest
 
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
-from adastate.weights import save
+from adastate.weights import save_weights
 from tests.support.tiny import randomise
 from tests.support.wan_parts import write_parts
 
@@ -76,7 +76,7 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     weights = write_parts(tmp_path / "weights" / "Wan2.1-T2V-1.3B-Diffusers")
     net = DiT(SIZE)
     randomise(net)
-    save(net, weights / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_weights(net, weights / "transformer" / "diffusion_pytorch_model.safetensors")
     (tmp_path / "small.yaml").write_text(SMALL)
     (tmp_path / "prompts").mkdir()
     for name in ("vidprom_filtered_extended.txt", "six.txt"):

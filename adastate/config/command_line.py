@@ -13,7 +13,7 @@ from typing import Any
 
 from adastate.config.compose import compose
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
-from adastate.runtime.spelling import nearest
+from adastate.runtime.spelling import likeliest_word
 
 CHECKPOINTS = ("auto", "last", "best")
 """Of the run folder, by what they are."""
@@ -86,7 +86,7 @@ def check_flags(words: Sequence[str]) -> None:
         if flag == "--ckpt_path" and not given:
             raise ConfigError("--ckpt_path names no checkpoint: give auto, last, best, or the folder of one")
         if flag == "--ckpt_path" and given not in (*CHECKPOINTS, "null", "None") and not Path(given).exists():
-            near = nearest(given, CHECKPOINTS)
+            near = likeliest_word(given, CHECKPOINTS)
             remedy = f"did you mean {near!r}?" if near else "give auto, last, best, or the folder of one"
             raise ConfigError(f"no checkpoint at {given}; {remedy}")
         takes = before.startswith("--") and not equals and before not in SWITCHES
@@ -112,9 +112,9 @@ def _from_home(node: Any) -> Any:
 
 
 def _systems() -> list[str]:
-    from adastate.config.systems import names  # which composes files here
+    from adastate.config.systems import system_names  # which composes files here
 
-    return names()
+    return system_names()
 
 
 def stream_of_system(name: str, config: Config) -> list[str]:
@@ -150,6 +150,6 @@ def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
             continue
         if not word.startswith("-"):
             return f"there is no option {word!r}: a word follows its option, and text with blanks stands in quotes"
-        near = nearest(head, [*known, *heads])
+        near = likeliest_word(head, [*known, *heads])
         return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
     return ""

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from adastate.config import environment
 from adastate.config.classes import derives
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T, Words
-from adastate.config.text import as_written, forget, read_value, read_yaml
+from adastate.config.text import as_written, forget_below, read_value, read_yaml
 from adastate.config.validate import check_block, check_class, check_names, check_trainer, check_values
 
 
@@ -43,7 +43,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         with _references(Lines({tuple(key.split(".")): f"--{override}"})):
             OmegaConf.update(merged, key, told)
         lines[tuple(key.split("."))] = f"--{override}"
-        forget(words, tuple(key.split(".")))
+        forget_below(words, tuple(key.split(".")))
         if value == value.strip("\"'") if isinstance(told, str) else value[:1] not in ("[", "{"):
             words[tuple(key.split("."))] = value
     written = as_written(OmegaConf.to_container(merged), words, lines)

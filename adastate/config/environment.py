@@ -45,7 +45,7 @@ def unresolved(written: Any, resolved: Any) -> dict[Path_, str]:
     return {path: text for path, text in kept.items() if path in dict(_leaves(resolved))}
 
 
-def restored(config: Any, kept: Mapping[Path_, str]) -> Any:
+def with_texts_again(config: Any, kept: Mapping[Path_, str]) -> Any:
     """`config`, as Lightning dumps it, with the texts of `unresolved` in it again, and without other secrets."""
 
     def change(node: Any, path: Path_) -> Any:
@@ -57,15 +57,15 @@ def restored(config: Any, kept: Mapping[Path_, str]) -> Any:
             return [change(value, (*path, str(i))) for i, value in enumerate(node)]
         return node
 
-    return secrets.hidden(change(config, ()))
+    return secrets.without_secrets(change(config, ()))
 
 
-def resolve(config: Any) -> Any:
+def with_set_variables(config: Any) -> Any:
     """A saved configuration with the variables that are set; what needs another one keeps its text."""
     if isinstance(config, dict):
-        return {name: resolve(value) for name, value in config.items()}
+        return {name: with_set_variables(value) for name, value in config.items()}
     if isinstance(config, list):
-        return [resolve(value) for value in config]
+        return [with_set_variables(value) for value in config]
     if not isinstance(config, str) or not (names := _NAMED.findall(config)):
         return config
     try:

@@ -28,7 +28,7 @@ def _read(words: Sequence[str], command: str) -> Iterator[tuple[str, Any]]:
         key, equals, value = word.removeprefix("--").partition("=")
         if key.split(".")[0] not in LIGHTNING:
             raise ConfigError(f"--{key} is no option of `{command}` and no part of a config")
-        yield key, plain_yaml.load(value if equals else next(rest, ""))
+        yield key, plain_yaml.load_yaml(value if equals else next(rest, ""))
 
 
 def _put(config: Config, key: str, value: Any) -> None:

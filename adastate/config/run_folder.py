@@ -31,7 +31,10 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
             f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote{pull}"
         )
     try:
-        config = {"trainer": {}, **environment.resolve(plain_yaml.load(path.read_text(encoding="utf-8")))}
+        config = {
+            "trainer": {},
+            **environment.with_set_variables(plain_yaml.load_yaml(path.read_text(encoding="utf-8"))),
+        }
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (yaml.YAMLError, TypeError) as error:

@@ -30,7 +30,7 @@ class System:
     rope_max_frames: int = 0
 
 
-def names() -> list[str]:
+def system_names() -> list[str]:
     return sorted(path.stem for path in conf_path("conf/systems").glob("*.yaml"))
 
 
@@ -65,6 +65,6 @@ def check_system(name_or_path: str) -> None:
 def _file(name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
         return conf_path(name)  # compose says what is wrong with it
-    if name in names():
+    if name in system_names():
         return conf_path("conf/systems") / f"{name}.yaml"
-    raise ConfigError(f"no system {name!r}; {meant(name, names())}")
+    raise ConfigError(f"no system {name!r}; {meant(name, system_names())}")

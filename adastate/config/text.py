@@ -13,7 +13,7 @@ from adastate.config.conf_files import conf_path
 from adastate.config.schema import PLAIN, ConfigError, Lines, Path_, Words
 from adastate.config.value_types import is_text
 from adastate.runtime import plain_yaml, run_paths
-from adastate.runtime.spelling import meant, nearest
+from adastate.runtime.spelling import likeliest_word, meant
 
 NOTHING = ("null", "Null", "NULL", "~", "")
 """How YAML writes that there is no value."""
@@ -65,7 +65,7 @@ def _no_file(file: Path) -> str:
     beside = conf_path(file.parent)
     known = sorted(p.stem for p in beside.glob("*.yaml")) if file.parts[:1] == ("conf",) else []
     if known:
-        near = nearest(file.stem, known)
+        near = likeliest_word(file.stem, known)
         hint = f"did you mean {file.parent / near}.yaml? " if near else ""
         return f"no config file {file}; {hint}{file.parent}/ holds {', '.join(known)}"
     every = [str(Path("conf") / p.relative_to(conf_path("conf"))) for p in conf_path("conf").rglob("*.yaml")]
@@ -75,14 +75,14 @@ def _no_file(file: Path) -> str:
 def read_value(text: str, where: str) -> Any:
     """The value of an override; what is no YAML is text."""
     try:
-        return plain_yaml.load(text, _Loader)
+        return plain_yaml.load_yaml(text, _Loader)
     except yaml.YAMLError as error:
         if text[:1] in "[{&":
             raise ConfigError(f"{where}: this is not valid YAML ({_problem(error)})") from error
         return text
 
 
-def forget(words: Words, path: Path_) -> None:
+def forget_below(words: Words, path: Path_) -> None:
     """What was written at `path` and below it is replaced."""
     for other in [p for p in words if p[: len(path)] == path]:
         del words[other]
@@ -98,7 +98,7 @@ def as_written(config: Any, words: Words, lines: Lines) -> Any:
         if word in NOTHING or not _takes_text(config, path):
             if (number := OTHER_BASES.fullmatch(word)) is not None:
                 at = lines.get(path, ".".join(path))
-                told = plain_yaml.load(number[0], _Loader)
+                told = plain_yaml.load_yaml(number[0], _Loader)
                 if isinstance(told, int | float):
                     raise ConfigError(f"{at}: {word} would be read as {told}: write that, or '{word}' for text")
             continue
@@ -156,7 +156,7 @@ def _record(node: yaml.Node, path: Path_, file: Path, lines: Lines, words: Words
             lines[here] = f"{file}, line {key.start_mark.line + 1}"
             _record(value, here, file, lines, words)
     elif isinstance(node, yaml.SequenceNode):
-        forget(words, path)
+        forget_below(words, path)
         for i, value in enumerate(node.value):
             _record(value, (*path, str(i)), file, lines, words)
     elif isinstance(node, yaml.ScalarNode):

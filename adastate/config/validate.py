@@ -33,7 +33,7 @@ from adastate.config.schema import (
     Path_,
 )
 from adastate.config.text import read_value
-from adastate.config.value_types import asked_for, fits, is_number, is_text, nearest
+from adastate.config.value_types import asked_for, fits, is_number, is_text, nearest_word
 from adastate.models.size import Size
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
@@ -285,7 +285,7 @@ def check_value(what: str, key: str, value: Any, hint: Any, where: str, name: st
     if fits(value, hint):
         _check_bounds(name or key, key if name or key in ALIKE else "", value, hint, where)
         return
-    near = nearest(value, hint) if isinstance(value, str) else ""
+    near = nearest_word(value, hint) if isinstance(value, str) else ""
     remedy = f"did you mean {near!r}?" if near else f"it takes {asked_for(hint)}"
     if isinstance(value, list) and any(isinstance(part, dict) for part in value):
         remedy += "; put quotes around text with a colon in it"

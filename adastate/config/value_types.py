@@ -69,10 +69,10 @@ def asked_for(hint: Any) -> str:
     return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} or {every[-1]}"
 
 
-def nearest(value: Any, hint: Any) -> str:
+def nearest_word(value: Any, hint: Any) -> str:
     """The word that may have been meant; empty if none is near."""
     words = [w for kind in _kinds(hint) for w in typing.get_args(kind) if isinstance(w, str)]
-    return spelling.nearest(value, words)
+    return spelling.likeliest_word(value, words)
 
 
 def _kinds(hint: Any) -> list[Any]:

@@ -90,7 +90,7 @@ class GeneratorNoise:
         return randn_tensor((self.batch, *shape), generator=generator, device=self.device)  # type: ignore[no-any-return]
 
 
-def place(codec: Codec, device: torch.device) -> None:
+def place_codec(codec: Codec, device: torch.device) -> None:
     """Brings what is no component to its device: a codec of this package, or the statistics beside a VAE."""
     if hasattr(codec, "vae"):
         for name in ("mean", "std"):

@@ -16,13 +16,13 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
 
-from adastate.config.systems import names, read_system
+from adastate.config.systems import read_system, system_names
 from adastate.diffusers.pipeline_parts import (
     GeneratorNoise,
     PromptEncoder,
     codec_of,
     grid_of,
-    place,
+    place_codec,
     reencoder,
     show_levels,
     text_of,
@@ -131,8 +131,8 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         name = system or self.config.system
         if name is None and learnt is None:
             raise ValueError(
-                f"nothing says which stream these weights have learnt: give system=, one of {', '.join(names())}, here "
-                "or to from_pretrained"
+                f"nothing says which stream these weights have learnt: give system=, one of "
+                f"{', '.join(system_names())}, here or to from_pretrained"
             )
         if name is None:
             assert learnt is not None
@@ -217,7 +217,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
                 (keep, recache, flush, cut).
         """
         spec, rows = self.spec(system)
-        timed = prompt_schedule.parse([prompt] if isinstance(prompt, str) else list(prompt or ()))
+        timed = prompt_schedule.parse_prompts([prompt] if isinstance(prompt, str) else list(prompt or ()))
         unknown = set(callback_on_chunk_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -230,12 +230,12 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         if output_type not in ("np", "pt", "pil", "latent"):
             raise ValueError(f"output_type is {output_type!r}: there are np, pt, pil and latent")
         codec, device = self.codec, self._execution_device
-        place(codec, device)
+        place_codec(codec, device)
         grid = grid_of(codec, self.network.size, self.config.latent_size, height, width)
         given = None
         if image is not None:
             wake(self.vae)
-            given = conditioning.pictures(image, codec, grid, 1, device).of(0)
+            given = conditioning.picture_prefix(image, codec, grid, 1, device).of(0)
         before = 0 if given is None else span(codec, 0, given.shape[1])
         pictures = (num_frames or 81) if seconds is None else None
         length = (pictures - before) / codec.fps if pictures is not None else float(seconds or 0)
@@ -245,7 +245,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         assert embeds is not None
         turns = PromptTurns()
         starts = chunk_starts(frames, codec, spec, 0 if given is None else given.shape[1])
-        for at, turn in prompt_schedule.place(timed or [], starts, length).items():
+        for at, turn in prompt_schedule.prompts_by_chunk(timed or [], starts, length).items():
             turns.plan(at, self.encode_prompt(turn.text, max_sequence_length), turn.policy(spec.switch))
             spec.check_switch(turn.policy(spec.switch) or spec.switch)
         batch = embeds.shape[0]

@@ -41,7 +41,7 @@ def settings(
         if device != "none":
             pinned = torch.cuda.is_available()
             zero[key] = {"device": device, "pin_memory": pinned} | ({"nvme_path": nvme_path} if nvme_path else {})
-    return merge(
+    return merge_blocks(
         {
             "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own throughput log only
             "zero_allow_untested_optimizer": True,
@@ -53,10 +53,10 @@ def settings(
     )
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge_blocks(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """`above` over `below`, block by block; neither is changed."""
-    merged = {k: merge(v, {}) if isinstance(v, dict) else v for k, v in below.items()}
+    merged = {k: merge_blocks(v, {}) if isinstance(v, dict) else v for k, v in below.items()}
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge_blocks(merged[key], value) if both else value
     return merged

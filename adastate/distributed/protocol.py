@@ -15,7 +15,7 @@ from adastate.models.lora import Lora, adapt
 from adastate.models.video_network import Size, VideoNetwork
 from adastate.optim import adamw
 from adastate.optim.ema import EMA
-from adastate.weights import network
+from adastate.weights import load_network
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def steps_of(strategy: Any) -> NetworkStrategy:
 
 def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> VideoNetwork:
     """A network that is to learn: with `lora` only its adapters do. Arguments as of `network` and `adapt`."""
-    net = network(size, weights, **options)
+    net = load_network(size, weights, **options)
     if lora is not None:
         unread.bring(net, "cpu")  # adapters are drawn where the weights are
     adapt(net, lora, weights)

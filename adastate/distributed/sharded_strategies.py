@@ -37,12 +37,12 @@ class Keeper(Protocol):
 
 def save_checkpoint(self: Keeper, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
     """Every rank's files into the folder that rank 0 names."""
-    sharded_checkpoint.save(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
+    sharded_checkpoint.save_sharded(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
 
 
 def load_checkpoint(self: Keeper, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
     """Takes up networks and optimisers, and gives Lightning the rest."""
-    return sharded_checkpoint.restore(Path(checkpoint_path), self.held)
+    return sharded_checkpoint.restore_sharded(Path(checkpoint_path), self.held)
 
 
 def lightning_module_state_dict(self: Keeper) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from adastate.distributed import sample_groups, sharded_strategies
-from adastate.distributed.deepspeed_config import Offload, merge, settings
+from adastate.distributed.deepspeed_config import Offload, merge_blocks, settings
 from adastate.distributed.protocol import TrainedModule, TrainedNetwork, trained_module
 from adastate.distributed.zero_shards import ZeroShards
 from adastate.models import unread
@@ -174,7 +174,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         import deepspeed
 
         index = self.root_device.index
-        config = merge(cast(dict[str, Any], self.config), extra)
+        config = merge_blocks(cast(dict[str, Any], self.config), extra)
         if optimizer is None:
             config["zero_optimization"].pop("offload_optimizer", None)
         engine, *_ = deepspeed.initialize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from adastate.config.systems import TRAINED, System, read_system
 from adastate.diffusion.noise import PlacedNoise
 from adastate.encoders.batching import streams_at_once
-from adastate.evaluation.evaluate import Truth, even_flights, rows
+from adastate.evaluation.evaluate import Truth, even_flights, stretch_rows
 from adastate.evaluation.metrics_table import MetricsRow, measures_of, spelt
 from adastate.evaluation.rollout_ends import ends
 from adastate.media import html_page
@@ -31,7 +31,7 @@ from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student, student_file
 from adastate.training.student import Student
-from adastate.weights import facts, mismatch
+from adastate.weights import header_facts, mismatch
 
 MAIN = ("heading", "speed", "scene", "residual", "dynamics", "displacement", "change", "contrast", "contrast_drift")
 """Measures shown in a terminal."""
@@ -99,7 +99,7 @@ def chosen(systems: Sequence[str], student: Student) -> Iterator[System]:
             yield read_system(name, student.chunk_frames)
 
 
-def describe(spec: StreamSpec) -> str:
+def stream_in_words(spec: StreamSpec) -> str:
     """A stream in a few words."""
     window = "all frames" if spec.past_frames is None else f"{spec.past_frames} past"
     schedule = f"{len(spec.denoising_steps)} levels, {spec.schedule}"
@@ -136,7 +136,7 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
             student = load_student(run, checkpoint).to(device)
             truth = _truth(prompts, args.rollouts, args.seed)
             source = str(checkpoint or student_file(run))
-            trained = facts(source).get("stream") or asdict(student.spec)
+            trained = header_facts(source).get("stream") or asdict(student.spec)
             name = "" if len(weights) == 1 else f"{title}, "
             for system in chosen(args.systems, student):
                 progress.update(task, description=f"{name}{system.name}")
@@ -149,7 +149,7 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
         "seed": args.seed,
         "run": os.path.relpath(runs[0], out) if len(runs) == 1 else [os.path.relpath(run, out) for run in runs],
     }
-    told_ = {e.title: {"stream": describe(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
+    told_ = {e.title: {"stream": stream_in_words(e.system.spec), "pictures_s": e.pictures_s} for e in entries}
     rows_ = {row.title: row.figures for row in figures}
     atomic.write_json(out / "compare.json", {"protocol": protocol, "systems": told_, "rows": rows_})
     page = write_page(out, entries, truth.prompts[: args.shown], ", ".join(map(str, runs)), args.horizon)
@@ -230,7 +230,7 @@ def _entry(
     prompts = truth.prompts[: args.shown]
     sheet = strip(shown, states, prompts=prompts, fps=codec.fps, title=title, horizon=horizon)
     sheet.save(folder / "strip.png")
-    figures = rows(ends(made.chunks, once, codec.fps), title, once, codec.fps, truth)
+    figures = stretch_rows(ends(made.chunks, once, codec.fps), title, once, codec.fps, truth)
     pictures = sum(chunk.shape[0] * chunk.shape[1] for chunk in made.chunks)
     return SystemResult(
         title,
@@ -260,7 +260,7 @@ def write_page(
         run=run,
         horizon=horizon,
         stretches=[(part, measures_of(part)) for part in _by_stretch([row for e in entries for row in e.figures])],
-        describe=describe,
+        describe=stream_in_words,
         spelt=spelt,
     )
     page = out / "compare.html"

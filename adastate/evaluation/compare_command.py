@@ -16,7 +16,7 @@ from pathlib import Path
 
 from adastate.config import trusted
 from adastate.config.run_folder import check_student, prompt_world, run_config
-from adastate.config.systems import TRAINED, check_system, names
+from adastate.config.systems import TRAINED, check_system, system_names
 from adastate.config.world_words import strange_words, vocabularies
 from adastate.runtime.argument_types import device, prompt_file, whole
 from adastate.runtime.arguments import Arguments
@@ -69,7 +69,9 @@ def parser() -> Arguments:
     found.add_argument("--run", type=Path, action="append", help="run folder; may be given again; default: runs/tiny")
     found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
     found.add_argument(
-        "--systems", nargs="+", help=f"of {', '.join(names())}, or files; default: all, of several runs {TRAINED!r}"
+        "--systems",
+        nargs="+",
+        help=f"of {', '.join(system_names())}, or files; default: all, of several runs {TRAINED!r}",
     )
     found.add_argument("--prompts", type=prompt_file, help="text file, one prompt a line; default: the tiny world's")
     found.add_argument("--rollouts", type=whole(1), default=16, help="measured")

@@ -20,8 +20,8 @@ from adastate.config.systems import TRAINED, System, read_system
 from adastate.encoders.batching import portions
 from adastate.evaluation.flight_figures import flight_rows
 from adastate.evaluation.look_away_report import LEAST_ROLLOUTS, compare_memories, show_memories
-from adastate.evaluation.metrics_table import Figures, MetricsRow, show
-from adastate.evaluation.real_clips import Footage, read_footage, through
+from adastate.evaluation.metrics_table import Figures, MetricsRow, show_metrics
+from adastate.evaluation.real_clips import Footage, read_footage, through_codec
 from adastate.evaluation.rollout_ends import RolloutEnds, ends, stream_ends
 from adastate.models import attention
 from adastate.runtime import atomic
@@ -29,7 +29,7 @@ from adastate.runtime.ranks import device_for, this_rank
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student, load_teacher, world_of
 from adastate.training.student import Student
-from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
+from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render_flyover
 
 ROLLOUTS = 32
 
@@ -55,7 +55,7 @@ def even_flights(count: int, seed: int) -> list[Flight]:
     ]
 
 
-def measure(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> Figures:
+def measure_stretch(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> Figures:
     """Figures of one stretch of video; means over the clips, the residual's median. Those of `flow` with one only."""
     motion = metrics.displacement(video)
     found = {
@@ -95,11 +95,11 @@ def _lengths(flow: Tensor) -> Tensor:
     return torch.stack([flow.norm(dim=2).mean((1, 2, 3)), metrics.dynamic_degree(flow).mean(1)], 1)
 
 
-def rows(
+def stretch_rows(
     video: RolloutEnds, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None
 ) -> list[MetricsRow]:
     """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
-    found = [MetricsRow(name, "1x", measure(video.first[:, :once], fps, truth, flow))]
+    found = [MetricsRow(name, "1x", measure_stretch(video.first[:, :once], fps, truth, flow))]
     if video.pictures > once:
         first, last = video.first[:, :fps], video.last
         drifts = {
@@ -107,7 +107,9 @@ def rows(
             for quality in (metrics.contrast, metrics.saturation, metrics.sharpness)
         }
         times = video.pictures / once
-        found.append(MetricsRow(name, f"last second of {times:.0f}x", {**measure(last, fps, truth, flow), **drifts}))
+        found.append(
+            MetricsRow(name, f"last second of {times:.0f}x", {**measure_stretch(last, fps, truth, flow), **drifts})
+        )
     return found
 
 
@@ -167,13 +169,13 @@ def evaluate_student(
     else:
         flights = even_flights(count, seed)
         truth = Truth([f.caption for f in flights], flights)
-        real = through(codec, render(flights, once), student.device)
+        real = through_codec(codec, render_flyover(flights, once), student.device)
     streams = stream_ends(student, truth.prompts, horizon * frames, seed, once, spec=spec)
-    found = rows(streams, "student", once, fps, truth, flow)
+    found = stretch_rows(streams, "student", once, fps, truth, flow)
     clips = None if teacher is None else teacher(truth.prompts, None)
     for name, video in (("teacher", clips), ("real clips", real)):
         if video is not None:
-            found += rows(ends([video], once, fps), name, once, fps, truth, flow)
+            found += stretch_rows(ends([video], once, fps), name, once, fps, truth, flow)
     return found
 
 
@@ -231,7 +233,7 @@ def evaluate_run(args: argparse.Namespace, prompts: list[str] | None) -> None:
     flow = flow_or_why(args.raft, args.device)
     attention.use("auto")
     found = evaluate(args.run, args.weights, count, args.horizon, prompts, args.seed, args.device, flow, system)
-    show(found, Console())
+    show_metrics(found, Console())
     out = args.json or args.run / "evaluation.json"
     protocol: dict[str, Any] = {"rollouts": count, "horizon": args.horizon, "seed": args.seed}
     protocol |= {"system": system} if system else {}

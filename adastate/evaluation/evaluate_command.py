@@ -22,7 +22,7 @@ from pathlib import Path
 
 from adastate.config import trusted
 from adastate.config.run_folder import check_student, prompt_world, run_config
-from adastate.config.systems import check_system, names
+from adastate.config.systems import check_system, system_names
 from adastate.config.world_words import strange_words, vocabularies
 from adastate.runtime.argument_types import device, prompt_file, there, whole
 from adastate.runtime.arguments import Arguments
@@ -65,7 +65,9 @@ def parser() -> Arguments:
         type=prompt_file,
         help="text file, one prompt a line; default: those of the run's world, with truth",
     )
-    found.add_argument("--system", nargs="+", help=f"another stream, several with --look-away: {', '.join(names())}")
+    found.add_argument(
+        "--system", nargs="+", help=f"another stream, several with --look-away: {', '.join(system_names())}"
+    )
     found.add_argument(
         "--look-away",
         nargs="+",

@@ -12,16 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adastate.evaluation.flight_task import Asked, asked, scenes, steered
+from adastate.evaluation.flight_task import Asked, asked_flights, scenes, steered
 from adastate.evaluation.metrics_table import Figures, MetricsRow
-from adastate.evaluation.real_clips import through
+from adastate.evaluation.real_clips import through_codec
 from adastate.evaluation.rollout_ends import stream_ends
 from adastate.metrics.flight_drift import drift_rates
 from adastate.metrics.flight_picture import match_across
 from adastate.metrics.flight_scene import hidden_constants
 from adastate.stream import StreamSpec
 from adastate.training.student import Student
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 
 LATENTS = 3
 """Latent frames that the last figures are of: a little more than a second."""
@@ -77,7 +77,7 @@ def flight_rows(
         spec: another stream than the student's own.
     """
     codec, frames = student.codec, student.rollout_frames
-    task = asked(seed, count, frames)
+    task = asked_flights(seed, count, frames)
     once, group = codec.video_frames(frames), codec.video_frames(1)
     end = LATENTS * group
     made = stream_ends(student, task.prompts, horizon * frames, seed, once, once, spec, task.actions)
@@ -90,7 +90,7 @@ def flight_rows(
         found.append(MetricsRow(name, f"last second of {made.pictures / once:.0f}x", last))
     clips = {} if teacher is None else {"teacher": teacher(task.prompts, task.actions)}
     clips["renders"] = torch.cat(
-        [through(codec, part, student.device) for part in render(task.flights, list(task.poses)).split(8)]
+        [through_codec(codec, part, student.device) for part in render_flights(task.flights, list(task.poses)).split(8)]
     )
     for title, video in clips.items():
         found.append(MetricsRow(title, "1x", _whole(video, task, group, codec.fps)))

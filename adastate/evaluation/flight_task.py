@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adastate.metrics.flight_pose import SURE, tilt, turning
-from adastate.metrics.flight_scene import FACTS, told
+from adastate.metrics.flight_scene import FACTS, likeliest_facts
 from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
 from datamodules.worlds.flight.biomes import BIOMES
 from datamodules.worlds.flight.camera_path import KEYS, path
@@ -45,7 +45,7 @@ class Asked:
         return [caption(flight) for flight in self.flights]
 
 
-def asked(seed: int, count: int, frames: int = 7) -> Asked:
+def asked_flights(seed: int, count: int, frames: int = 7) -> Asked:
     """`count` flights: 36 are each biome six times, in every time of day and weather, with each command twice."""
     biomes, times, weathers, names = list(BIOMES), list(TIMES), list(WEATHERS), list(COMMANDS)
     flights = [
@@ -93,6 +93,7 @@ def steered(video: Tensor, task: Asked, settled: int = SETTLED) -> dict[str, Any
 def scenes(video: Tensor, task: Asked) -> dict[str, float]:
     """Shares of clips whose biome, time and weather are read as prompted."""
     return {
-        fact: sum(a == getattr(v, fact) for a, v in zip(told(video, fact), task.flights, strict=True)) / len(video)
+        fact: sum(a == getattr(v, fact) for a, v in zip(likeliest_facts(video, fact), task.flights, strict=True))
+        / len(video)
         for fact in FACTS
     }

@@ -26,7 +26,7 @@ from datamodules.worlds.flight.atmosphere import WEATHERS
 from datamodules.worlds.flight.camera_path import KEYS, PICTURES, path
 from datamodules.worlds.flight.flight_prompts import caption
 from datamodules.worlds.flight.landmarks import drifted, sight
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
 
 GIVEN, AFTER = 4, 2
@@ -134,7 +134,7 @@ def outing(seed: int, index: int, look: str, away: int, drifting: bool) -> Outin
     there = inside[last] & inside[after].all(0)
     if not there.any():
         return None
-    shown = pictures(flight, poses[torch.cat([torch.arange(last + 1), after])])
+    shown = render_flight(flight, poses[torch.cat([torch.arange(last + 1), after])])
     marks = spotted(shown[None, last:])
     moments = torch.cat([torch.tensor([last]), after])
     for which in there.nonzero()[:, 0].tolist():
@@ -159,7 +159,7 @@ def _kept(flight: Voyage, poses: Tensor, last: int, after: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def streamed(student: Student, tasks: Sequence[Outing], spec: StreamSpec | None = None, seed: int = 0) -> Tensor:
+def stream_outings(student: Student, tasks: Sequence[Outing], spec: StreamSpec | None = None, seed: int = 0) -> Tensor:
     """What a student shows after the return, `[B, 3 AFTER, 3, 64, 64]`: a stream for each outing."""
     return torch.cat(list(_streamed(student, tasks, spec or student.spec, seed)))
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from adastate.config.systems import System
-from adastate.evaluation.look_away import AFTER, GIVEN, Outing, outings, rendered, standing_still, streamed
+from adastate.evaluation.look_away import AFTER, GIVEN, Outing, outings, rendered, standing_still, stream_outings
 from adastate.metrics import Interval, bootstrap
 from adastate.metrics.flight_landmarks import Spotted, spotted
 from adastate.metrics.flight_return import gone_on, seen_again
@@ -101,21 +101,21 @@ def compare_memories(
         tasks = outings(seed, count, frames, drifting)
         true = spotted(torch.stack([task.true for task in tasks]))
         made = {STILL: standing_still(student, tasks), RENDER: rendered(student, tasks)}
-        made |= {system.name: streamed(student, tasks, system.spec, seed) for system in systems}
+        made |= {system.name: stream_outings(student, tasks, system.spec, seed) for system in systems}
         for name, video in made.items():
             row = memory_row(name, frames, tasks, spotted(video), true, fps, drifting)
             found.append(row)
-        rows, told = examples(tasks, made)
+        rows, told = return_examples(tasks, made)
         shown, labels = shown + rows, labels + told
     protocol = {"rollouts": count, "away": list(away), "seed": seed, "drifting": drifting, "given_frames": GIVEN}
     atomic.write_json(out, {"protocol": protocol, "rows": [asdict(row) for row in found]})
     out.parent.mkdir(parents=True, exist_ok=True)
-    curves(found, drifting, out.with_suffix(".png"))
+    draw_return_errors(found, drifting, out.with_suffix(".png"))
     sheet(shown, labels, up=2).save(out.with_name(f"{out.stem}_examples.png"))
     return found
 
 
-def examples(tasks: Sequence[Outing], made: Mapping[str, Tensor]) -> tuple[list[Tensor], list[str]]:
+def return_examples(tasks: Sequence[Outing], made: Mapping[str, Tensor]) -> tuple[list[Tensor], list[str]]:
     """Rows of pictures, a few given ones and those after the return, and what is to be read above them."""
     rows, labels = [], []
     for i, task in enumerate(tasks[:SHOWN_OUTINGS]):
@@ -126,7 +126,7 @@ def examples(tasks: Sequence[Outing], made: Mapping[str, Tensor]) -> tuple[list[
     return rows, labels
 
 
-def curves(found: Sequence[MemoryRow], drifting: bool, out: Path) -> None:
+def draw_return_errors(found: Sequence[MemoryRow], drifting: bool, out: Path) -> None:
     """Errors against the time out of view, a line a system, with intervals."""
     panels = {"bearing": "error of bearing (degrees)", "colour": "wrong colour (share)"}
     panels |= {"gone_on": "share of its way gone on"} if drifting else {"found": "found again (share)"}

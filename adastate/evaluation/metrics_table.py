@@ -35,7 +35,7 @@ def measures_of(rows: Iterable[MetricsRow]) -> list[str]:
     return list(dict.fromkeys(m for row in rows for m in row.figures))
 
 
-def show(found: list[MetricsRow], console: Console) -> None:
+def show_metrics(found: list[MetricsRow], console: Console) -> None:
     """One column a stretch of video, one line a measure."""
     table = Table("", *(f"{row.name}\n{row.stretch}" for row in found))
     for measure in measures_of(found):

@@ -46,9 +46,9 @@ def read_footage(
     captions = [" ".join(read_words(sample.read("txt")).split()) for sample in found]
     chosen = choose(captions, prompts)
     clips = (to_float(decode(found[i], "mp4", pictures).content)[None] for i in chosen)
-    return Footage(torch.cat([through(codec, clip, device) for clip in clips]), [captions[i] for i in chosen])
+    return Footage(torch.cat([through_codec(codec, clip, device) for clip in clips]), [captions[i] for i in chosen])
 
 
-def through(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
+def through_codec(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
     """Video `[B, T, 3, h, w]` as the codec, which is on `device`, gives it back; on the CPU."""
     return codec.decode(codec.encode(video.to(device))).cpu()

@@ -43,7 +43,9 @@ def need_token(repository: str) -> str:
 
 
 @contextmanager
-def asked(repository: str, revision: str | None = None, broken: str = "give the same command again") -> Iterator[None]:
+def hub_errors(
+    repository: str, revision: str | None = None, broken: str = "give the same command again"
+) -> Iterator[None]:
     """Within it whatever the client raises becomes a HubError.
 
     Args:

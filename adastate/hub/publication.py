@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from adastate.hub.model_card import model_card
-from adastate.hub.run_facts import RunFacts, read_facts
+from adastate.hub.run_facts import RunFacts, read_run_facts
 from adastate.inference.student_source import RUN_FILE
 from adastate.runtime import secrets
 from adastate.runtime.run_paths import RUN
-from adastate.weights import read
+from adastate.weights import open_weights
 from adastate.weights.sources import MODEL
 
 Content = Path | bytes
@@ -51,8 +51,8 @@ def publication(source: Path, repository: str, licence: str | None = None) -> Pu
         WeightsError: no student is there, or its file is damaged.
         HubError: its licence is not known.
     """
-    facts = read_facts(source)
-    report = read(facts.weights).require().report  # which also holds the file against its digest
+    facts = read_run_facts(source)
+    report = open_weights(facts.weights).require().report  # which also holds the file against its digest
     files: dict[str, Content] = {}
     if facts.run is not None:
         files[str(RUN_FILE)] = _config(facts).encode()
@@ -75,7 +75,7 @@ def publication(source: Path, repository: str, licence: str | None = None) -> Pu
 
 def _config(facts: RunFacts) -> str:
     """Without secrets, and without the places of this machine: of a path outside of the run its name is left."""
-    return yaml.safe_dump(secrets.hidden(_shortened(dict(facts.config))), sort_keys=False)
+    return yaml.safe_dump(secrets.without_secrets(_shortened(dict(facts.config))), sort_keys=False)
 
 
 def _shortened(node: Any) -> Any:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adastate.hub.hub_client import HubError, asked, need_client
+from adastate.hub.hub_client import HubError, hub_errors, need_client
 from adastate.runtime import atomic
 from adastate.weights import WeightsError
 
@@ -56,7 +56,7 @@ def cached(repository: str, revision: str | None = None) -> Path:
     """
     client = need_client()
     try:
-        with asked(repository, revision):
+        with hub_errors(repository, revision):
             return Path(client.snapshot_download(repository, revision=revision, library_name="adastate"))
     except client.errors.LocalEntryNotFoundError as error:
         raise HubError(f"the Hub cannot be reached, and its cache lacks {repository}: see to the network") from error
@@ -66,7 +66,7 @@ def _fetched(repository: str, revision: str | None, include: Sequence[str], scra
     client = need_client()
     api = client.HfApi(library_name="adastate")
     again = f"give the same command again, which goes on from there (what has come lies in {scratch})"
-    with asked(repository, revision, again):
+    with hub_errors(repository, revision, again):
         info = api.model_info(repository, revision=revision, files_metadata=True)
         files = {f.rfilename: f for f in info.siblings or [] if _asked_for(f.rfilename, include)}
         _check_names(repository, files, include)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adastate.hub.hub_client import asked, need_client, need_token
+from adastate.hub.hub_client import hub_errors, need_client, need_token
 from adastate.hub.publication import Publication
 
 
@@ -21,7 +21,7 @@ def push(found: Publication, repository: str, public: bool = False, revision: st
     """
     client = need_client()
     api = client.HfApi(token=need_token(repository), library_name="adastate")
-    with asked(repository, revision, "nothing was published; give the same command again"):
+    with hub_errors(repository, revision, "nothing was published; give the same command again"):
         api.create_repo(repository, private=not public, exist_ok=True)
         operations = [
             client.CommitOperationAdd(

@@ -19,7 +19,7 @@ from adastate.inference.student_source import RUN_FILE
 from adastate.runtime import plain_yaml
 from adastate.runtime.run_paths import RUN
 from adastate.stream import StreamSpec
-from adastate.weights import WeightsError, facts
+from adastate.weights import WeightsError, header_facts
 
 APACHE = "apache-2.0"
 """Of everything that ships with this project."""
@@ -87,7 +87,7 @@ class RunFacts:
         return list(dict.fromkeys(found))
 
 
-def read_facts(source: Path) -> RunFacts:
+def read_run_facts(source: Path) -> RunFacts:
     """Of a run folder, or of a file of weights, which may lie in one.
 
     Raises:
@@ -99,7 +99,7 @@ def read_facts(source: Path) -> RunFacts:
         raise WeightsError(
             f"{source} has no student.safetensors: give a run folder whose distillation is done, or a .safetensors file"
         )
-    told = facts(weights) if weights.suffix == ".safetensors" else {}
+    told = header_facts(weights) if weights.suffix == ".safetensors" else {}
     if "size" not in told:
         raise WeightsError(f"{weights} does not tell its size: make it this project's own, `adastate weights import`")
     stage = weights.stem if run and (run / weights.stem / "config.yaml").is_file() else "distill"
@@ -129,7 +129,7 @@ def read_facts(source: Path) -> RunFacts:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        return dict(plain_yaml.load(path.read_text(encoding="utf-8")))
+        return dict(plain_yaml.load_yaml(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} holds no configuration ({' '.join(str(error).split())})") from error
 
@@ -163,7 +163,7 @@ def _system(stream: Mapping[str, Any]) -> str | None:
 def _specs(chunk_frames: int) -> dict[str, StreamSpec]:
     """The systems of conf/systems for chunks of that length, short names first."""
     found = {}
-    for name in sorted(systems.names(), key=lambda name: (len(name), name)):
+    for name in sorted(systems.system_names(), key=lambda name: (len(name), name)):
         with suppress(ConfigError):  # of one that is not for such chunks
             found[name] = systems.read_system(name, chunk_frames).spec
     return found

@@ -48,14 +48,14 @@ def asked_prompts(args: argparse.Namespace) -> AskedPrompts:
     Raises:
         ValueError: what does not go together, or no prompt.
     """
-    timed = prompt_schedule.parse(args.prompt)
+    timed = prompt_schedule.parse_prompts(args.prompt)
     _check(args, scheduled=timed is not None)
     prompts, told = _prompts(args)
     if timed:
         prompts, told = [" | ".join(f"{prompt.at}: {prompt.text}" for prompt in timed)], [timed[0].text]
     if not prompts:
         raise ValueError('no prompt; give --prompt "..." or --prompts file')
-    actions: Sequence[ActionCue] | Path = action_schedule.parse([] if _is_file(args.actions) else args.actions)
+    actions: Sequence[ActionCue] | Path = action_schedule.parse_actions([] if _is_file(args.actions) else args.actions)
     if _is_file(args.actions):
         actions = Path(args.actions[0])
         if not actions.is_file():

@@ -33,7 +33,7 @@ class Prefix:
         return torch.cat([self.of(row) for row in rows])
 
 
-def pictures(
+def picture_prefix(
     path: str | Path | Image.Image, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device
 ) -> Prefix:
     """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""

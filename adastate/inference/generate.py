@@ -30,7 +30,7 @@ from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.student_source import StudentSource
 from adastate.inference.vbench import Item, write_json
 from adastate.inference.video_length import chunk_starts, frame_starts, frames_for
-from adastate.inference.video_writer import Plan, Timing, run
+from adastate.inference.video_writer import Plan, Timing, write_videos
 from adastate.launch import shared_ranks
 from adastate.media.video import file_name
 from adastate.models import attention
@@ -41,7 +41,7 @@ from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import ActionCue
 from adastate.training.load_run import student_file, student_of
 from adastate.training.student import Student
-from adastate.weights import facts, mismatch
+from adastate.weights import header_facts, mismatch
 
 SHOWN = 8
 """Paths of videos that are printed at the end."""
@@ -83,7 +83,7 @@ def generate(args: argparse.Namespace, source: StudentSource, asked: AskedPrompt
     batch = args.batch or streams_at_once(student.latent_size)
     if speaks and not bench:
         print(f"to be watched while it grows: {atomic.scratch_of(folder / items[0].name)}")
-    timing = run(student, plan, items, rank, batch, args.strip, bench, split)
+    timing = write_videos(student, plan, items, rank, batch, args.strip, bench, split)
     if split is not None and split.rank:
         return
     _report(plan, items, rank, timing, alone=not bench and rank.world == 1)
@@ -98,7 +98,7 @@ def _spec(student: Student, name: str | None, source: StudentSource, speaks: boo
         if system.rope_max_frames > student.net.size.rope_max_frames:
             for net in (student.net, student.ema.net):
                 net.size = replace(net.size, rope_max_frames=system.rope_max_frames)
-    trained = facts(source.weights).get("stream")
+    trained = header_facts(source.weights).get("stream")
     if trained is None and source.weights == student_file(source.folder):
         trained = asdict(student.spec)
     sentence = mismatch(trained or {}, asdict(spec))
@@ -109,7 +109,7 @@ def _spec(student: Student, name: str | None, source: StudentSource, speaks: boo
 
 def _given(student: Student, args: argparse.Namespace, prompts: int) -> Prefix | None:
     if args.image:
-        return standing.pictures(args.image, student.codec, student.latent_size, prompts, student.device)
+        return standing.picture_prefix(args.image, student.codec, student.latent_size, prompts, student.device)
     if args.latents:
         return standing.latents(args.latents, student.latent_shape, prompts, student.device)
     return None
@@ -120,7 +120,7 @@ def _switches(
 ) -> dict[int, PromptSwitch[list[str]]]:
     starts = chunk_starts(frames, student.codec, spec, given.frames if given else 0)
     switches = {}
-    for chunk, prompt in prompt_schedule.place(timed, starts, seconds).items():
+    for chunk, prompt in prompt_schedule.prompts_by_chunk(timed, starts, seconds).items():
         switches[chunk] = PromptSwitch([prompt.text], prompt.policy(spec.switch))
         spec.check_switch(switches[chunk].policy or spec.switch)
     return switches
@@ -137,7 +137,7 @@ def _actions(
         raise ValueError("this run's network cannot be steered, for its size has no `actions`: leave out --actions")
     if isinstance(cues, Path):
         return torch.from_numpy(read_rows(cues, columns))[None]
-    return action_schedule.rows(
+    return action_schedule.action_rows(
         cues, frame_starts(frames, student.codec, given.frames if given else 0), columns, seconds
     )
 
@@ -148,8 +148,8 @@ def _settings(args: argparse.Namespace, plan: Plan, source: StudentSource) -> di
     return {
         "seed": plan.seed,
         "frames": plan.frames,
-        "weights": vbench.fingerprint(source.weights),
-        "given": vbench.fingerprint(before) if before else None,
+        "weights": vbench.content_fingerprint(source.weights),
+        "given": vbench.content_fingerprint(before) if before else None,
         **({"fp8": True} if args.fp8 else {}),
         **({"actions": args.actions} if args.actions else {}),
         **{f"stream.{name}": value for name, value in asdict(plan.spec).items()},

@@ -23,7 +23,7 @@ from typing import get_args
 from adastate.config import trusted
 from adastate.config.command_line import unknown_option
 from adastate.config.described import described
-from adastate.config.systems import names
+from adastate.config.systems import system_names
 from adastate.config.world_words import strange_words, vocabularies
 from adastate.inference import vbench
 from adastate.inference.asked_prompts import asked_prompts
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         if unknown := unknown_option(overrides, options.options):
             raise ValueError(unknown)
         if args.sequence_parallel > 1 and "RANK" not in os.environ:
-            shared_ranks.start(["generate", *argv], args.sequence_parallel)
+            shared_ranks.start_ranks(["generate", *argv], args.sequence_parallel)
             return
         check_device(args.device)
         source = student_source(args.run, args.weights, args.size, args.system, overrides)
@@ -77,7 +77,7 @@ def parser() -> Arguments:
     add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
     add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
     add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
-    add("--system", metavar="NAME|FILE", help=f"another stream on the same weights: {', '.join(names())}")
+    add("--system", metavar="NAME|FILE", help=f"another stream on the same weights: {', '.join(system_names())}")
     add(
         "--prompt",
         action="append",

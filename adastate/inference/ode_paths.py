@@ -14,7 +14,7 @@ from adastate.diffusion import flow, solvers
 from adastate.models.actions import Steering, given
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
-from adastate.stream.passes import serve, write
+from adastate.stream.passes import clean_pass, run_passes
 from adastate.training.initializations.causal_forward import teacher_forcing_forward
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.shared_passes import SharedPasses
@@ -172,7 +172,7 @@ def streamed_paths(
             return _guided(teacher, student(both, t, view))
 
         parts.append(_kept(path_spec, predict, x))
-        serve(write(student, _NoNoise(), cache, _doubled(teacher, parts[-1][:, -1]), queries=0))
+        run_passes(clean_pass(student, _NoNoise(), cache, _doubled(teacher, parts[-1][:, -1]), queries=0))
         cache.generated += 1
     return torch.cat(parts, 2)
 

@@ -48,7 +48,7 @@ class TimedPrompt:
         return own.turned(kind, "reset" if self.reset else "keep")
 
 
-def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
+def parse_prompts(prompts: Sequence[str]) -> list[TimedPrompt] | None:
     """The prompts of a schedule; None if they are no schedule.
 
     One begins at 0s, so a single prompt with another time, "1980s: a street", one among others without a time, and
@@ -83,7 +83,7 @@ def parse(prompts: Sequence[str]) -> list[TimedPrompt] | None:
     return found
 
 
-def place(timed: Sequence[TimedPrompt], starts: Sequence[float], seconds: float) -> dict[int, TimedPrompt]:
+def prompts_by_chunk(timed: Sequence[TimedPrompt], starts: Sequence[float], seconds: float) -> dict[int, TimedPrompt]:
     """The prompts after the first, by the chunk with which they begin: the first that starts at their time or later.
 
     Args:

@@ -98,7 +98,7 @@ def record(folder: Path, videos: Sequence[Item], settings: dict[str, Any]) -> No
     write_json(folder / "settings.json", before | settings)
 
 
-def fingerprint(path: Path, blocks: int = 64) -> str:
+def content_fingerprint(path: Path, blocks: int = 64) -> str:
     """Of what a file, or every file of a folder, holds: size and evenly spaced blocks of 64 KiB, for weights are too
     large to be read whole by every rank. The name itself where nothing is there."""
     if not path.exists():

@@ -102,7 +102,7 @@ class Timing:
 # ---- streams
 
 
-def streamed(student: Student, plan: Plan, items: Sequence[Item], given: Tensor | None) -> Iterator[Chunk]:
+def stream_batch(student: Student, plan: Plan, items: Sequence[Item], given: Tensor | None) -> Iterator[Chunk]:
     """The chunks of one batch, after what is `given`."""
     return student.stream(
         [item.told for item in items],
@@ -122,7 +122,7 @@ def before(plan: Plan, items: Sequence[Item]) -> Tensor | None:
 
 
 @torch.no_grad()
-def write(
+def write_batch(
     student: Student,
     plan: Plan,
     items: Sequence[Item],
@@ -159,7 +159,7 @@ def write(
                     files.append(stack.enter_context(VideoWriter(path, codec.fps, *clip.shape[-2:])))
                 files[i].append(clip)
 
-        chunks = streamed(student, plan, items, given)
+        chunks = stream_batch(student, plan, items, given)
 
         def decoded(chunk: Chunk, ready: torch.cuda.Event | None) -> None:
             """One chunk to pixels and into the files."""
@@ -257,7 +257,7 @@ def _sync(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def run(
+def write_videos(
     student: Student,
     plan: Plan,
     items: Sequence[Item],
@@ -279,7 +279,7 @@ def run(
     batches = [todo[i : i + batch] for i in range(0, len(todo), batch)]
     if split is not None and split.rank:
         for part in batches:
-            for _ in streamed(student, plan, ours := [item for _, item in part], before(plan, ours)):
+            for _ in stream_batch(student, plan, ours := [item for _, item in part], before(plan, ours)):
                 pass
         return None
     clock, began = Clock(), time.perf_counter()
@@ -297,7 +297,7 @@ def run(
                 progress.update(task, advance=frames * streams, rate=rate)
 
             name = "strip.png" if len(part) == len(items) else f"strip-{part[0][0]:03d}.png"
-            write(student, plan, [item for _, item in part], clock, plan.records / name if sheet else None, tick)
+            write_batch(student, plan, [item for _, item in part], clock, plan.records / name if sheet else None, tick)
             if len(batches) > 1 and not terminal:  # a log of many hours wants lines
                 left = (time.perf_counter() - began) / (number + 1) * (len(batches) - number - 1)
                 who = f"rank {rank.rank} of {rank.world}: " if rank.world > 1 else ""

@@ -22,12 +22,12 @@ from adastate.config.schema import Config
 from adastate.diffusion import flow
 from adastate.diffusion.noise import SampleNoise
 from adastate.inference.ode_paths import PathSpec, forced_paths, path_spec, streamed_paths, whole_paths
-from adastate.inference.vbench import fingerprint
+from adastate.inference.vbench import content_fingerprint
 from adastate.models import attention, unread
 from adastate.runtime import threads
 from adastate.runtime.ranks import Rank, device_for
 from adastate.stream import StreamSpec
-from adastate.training.load_run import held
+from adastate.training.load_run import held_in_precision
 from adastate.training.shared_passes import SharedPasses
 from adastate.training.teacher import Teacher
 from datamodules.shards.clip_reader import Clips
@@ -160,14 +160,14 @@ def _sample(config: Config, args: argparse.Namespace, out: Path, rank: Rank, pro
     with unread.reading_later():
         teacher, weights = _teacher(variables, args)
     teacher = teacher.eval().requires_grad_(False)
-    held(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
+    held_in_precision(teacher.net, (config.lightning.get("trainer") or {}).get("precision"))
     unread.bring_all(teacher, device_for(args.device, rank))
     teacher = teacher.to(device_for(args.device, rank))
     attention.use("auto")
     teacher.guidance = teacher.guidance if args.guidance is None else args.guidance
     sampler = _sampler(teacher, spec, way, args, prompts, frames, variables["run"]["world"])
     made_with = {
-        "teacher": f"{args.teacher} {fingerprint(Path(weights))}",
+        "teacher": f"{args.teacher} {content_fingerprint(Path(weights))}",
         "past": "clips" if args.past else "own" if args.teacher == "causal" else "none",
         "seed": args.seed,
         "steps": args.steps,

@@ -18,7 +18,7 @@ import yaml
 from adastate.config import trusted
 from adastate.config.command_line import check_flags, read_command
 from adastate.config.schema import ConfigError
-from adastate.config.systems import names
+from adastate.config.systems import system_names
 from adastate.config.together import check_together
 from adastate.config.validate import check_words
 from adastate.config.variables_page import trainer_page, variables_page
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         _hold(Path(root))
     # up to here nothing has imported torch: what the text alone decides is told at once
     from adastate.config.classes import class_at
-    from callbacks.checkpointing.ckpt_path import resolve
+    from callbacks.checkpointing.ckpt_path import resolve_ckpt_path
     from callbacks.protocols import SavesCheckpoints, StopsOnSignals
 
     nodes = trainer.get("callbacks") or []
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     if not any(issubclass(c, StopsOnSignals) for c in callbacks):
         signals.unlisten()  # nothing else handles them
     saving = [node for node, c in zip(nodes, callbacks, strict=True) if issubclass(c, SavesCheckpoints)]
-    rest = resolve(rest, Path(root) if root else None, (saving[0].get("init_args") or {}) if saving else None)
+    rest = resolve_ckpt_path(rest, Path(root) if root else None, (saving[0].get("init_args") or {}) if saving else None)
     # what these say every time is known here: encoders are frozen, shards are streamed
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
@@ -103,7 +103,7 @@ def _lightning(argv: list[str], composed: Config) -> bool:
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-    from adastate.config.environment import restored
+    from adastate.config.environment import with_texts_again
     from adastate.config.mistakes import parser_sentence
     from adastate.distributed.network_reader import NetworkReader
     from adastate.models import unread
@@ -127,8 +127,8 @@ def _lightning(argv: list[str], composed: Config) -> bool:
             path = Path(trainer.default_root_dir) / "config.yaml"
             with atomic.replacing(path) as scratch:
                 self.parser.save(self.config, scratch, skip_unset=False, overwrite=True, multifile=False)
-                dumped = restored(yaml.safe_load(scratch.read_text(encoding="utf-8")), composed.unresolved)
-                config = run_paths.stored(dumped, run_paths.run_of(path))
+                dumped = with_texts_again(yaml.safe_load(scratch.read_text(encoding="utf-8")), composed.unresolved)
+                config = run_paths.stored_paths(dumped, run_paths.run_of(path))
                 scratch.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
@@ -183,7 +183,7 @@ def parser() -> Arguments:
     )
     add = found.add_argument
     add("--config", "-c", type=Path, action="append", help="file of the configuration; later ones are laid over it")
-    add("--system", help=f"of conf/systems/, whose stream is trained: {', '.join(names())}")
+    add("--system", help=f"of conf/systems/, whose stream is trained: {', '.join(system_names())}")
     add("--ckpt_path", help="auto, last or best of the run folder's checkpoints, or a path: go on from it")
     add("--allow_change", nargs="+", metavar="KEY", help="keys that may differ from those of the checkpoint")
     add("--overwrite", action="store_true", help="begin anew where checkpoints lie")

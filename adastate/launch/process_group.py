@@ -28,18 +28,20 @@ STRATEGY = "ddp_find_unused_parameters_true"
 """For several processes, unless the configuration names another: Distill trains one of two networks at a time."""
 
 
-def run(argv: list[str]) -> int:
+def run_command(argv: list[str]) -> int:
     """Runs `adastate ARGV` to its end and returns its exit code. Signals that ask to stop are passed on to it."""
     if signals.heard():
         return signals.AGAIN
     logs = os.environ.get(LOGS)
     command = [sys.executable, "-m", "adastate.main", *argv]
-    child = subprocess.Popen(srun(command, argv, os.environ, logs) if logs else command, env=environment(os.environ))
+    child = subprocess.Popen(
+        srun(command, argv, os.environ, logs) if logs else command, env=process_environment(os.environ)
+    )
     before = signals.listen(tell=child.send_signal)
     try:
         code = child.wait()
     finally:
-        signals.restore(before)
+        signals.set_handlers(before)
     # when a task fails srun ends the others with SIGTERM, and tells of them: nobody has asked the run to stop
     return 1 if logs and argv[0] in EVERYWHERE and code == 128 + signal.SIGTERM else code
 
@@ -98,7 +100,7 @@ def processes(argv: list[str], world: int) -> None:
                 children[codes.index(None)].wait(0.2)
     finally:
         stop()  # where this process itself is being ended
-        signals.restore(before)
+        signals.set_handlers(before)
     if signals.heard():
         raise SystemExit(signals.AGAIN)
     for rank, code in failed or [(r, code) for r, code in enumerate(codes) if code]:
@@ -108,7 +110,7 @@ def processes(argv: list[str], world: int) -> None:
         )
 
 
-def environment(env: Mapping[str, str]) -> dict[str, str]:
+def process_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Of the processes: on a single node they meet at an address that needs no name server."""
     here = {"MASTER_ADDR": "127.0.0.1"} if env.get(LOGS) and env.get("SLURM_NNODES") == "1" else {}
     return {**env, "PYTHONUNBUFFERED": "1", **here} if env.get(LOGS) else dict(env)
@@ -118,7 +120,7 @@ def names_strategy(argv: list[str]) -> bool:
     """Whether a command line, or a config file in it, chooses the strategy."""
     files = [b for a, b in pairwise(argv) if a in ("--config", "-c")]
     files += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    configs = [plain_yaml.load(f.read_text(encoding="utf-8")) or {} for f in map(conf_path, files) if f.is_file()]
+    configs = [plain_yaml.load_yaml(f.read_text(encoding="utf-8")) or {} for f in map(conf_path, files) if f.is_file()]
     return any(word.startswith("--trainer.strategy") for word in argv) or any(
         "strategy" in (config.get("trainer") or {}) for config in configs
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adastate.distributed.sequence_split import SequenceSplit
 
 
-def start(argv: Sequence[str], world: int) -> None:
+def start_ranks(argv: Sequence[str], world: int) -> None:
     """Runs `adastate ARGV` as `world` processes of this machine to its end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

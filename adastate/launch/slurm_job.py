@@ -7,11 +7,11 @@ import shlex
 import sys
 from collections.abc import Mapping
 
-from adastate.launch.process_group import LOGS, run
+from adastate.launch.process_group import LOGS, run_command
 from adastate.runtime import signals
 
 
-def watch(env: Mapping[str, str], logs: str) -> str:
+def watch_command(env: Mapping[str, str], logs: str) -> str:
     job = env.get("SLURM_JOB_ID", "")
     return (
         f"job {job}, start {int(env.get('SLURM_RESTART_COUNT', 0)) + 1}: {env.get('SLURM_NNODES')} x "
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     logs = os.environ.get(LOGS)
     before = signals.listen()
     if logs:
-        print(watch(os.environ, logs), flush=True)
+        print(watch_command(os.environ, logs), flush=True)
     if argv[0] == "train":
         from adastate.launch import pipeline
 
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
                 print(stop.code, file=sys.stderr)
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     else:
-        code = run(argv)
-    signals.restore(before)
+        code = run_command(argv)
+    signals.set_handlers(before)
     if signals.stopped(code):
         # the run itself has asked for this already, unless the signal came before it listened
         print(f"[adastate] asked to stop; {signals.requeue() or 'start again to go on'}", flush=True)

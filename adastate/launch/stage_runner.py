@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from adastate.launch import process_group
-from adastate.launch.tensorboard_reader import curves, ends
+from adastate.launch.tensorboard_reader import first_and_last_means, read_curves
 from adastate.runtime import atomic, run_paths, signals
 
 
@@ -117,7 +117,7 @@ class StageRunner:
         told = StageMark(self._words(stage), since=earlier.since, seconds=earlier.seconds)
         self._write(stage, told)
         began = time.monotonic()
-        code = process_group.run(argv)
+        code = process_group.run_command(argv)
         told = replace(told, seconds=round(earlier.seconds + time.monotonic() - began, 1))
         self._write(stage, told)
         if signals.stopped(code):
@@ -130,8 +130,8 @@ class StageRunner:
                 f"adastate {self.command}: the stage {stage.name!r} failed (exit {code}); what was done before is "
                 "kept, run the same command again to go on from here"
             )
-        found = curves(run / stage.name, since=told.since) if argv[0] == "fit" else {}
-        losses = {tag: ends(values) for tag, values in found.items()}
+        found = read_curves(run / stage.name, since=told.since) if argv[0] == "fit" else {}
+        losses = {tag: first_and_last_means(values) for tag, values in found.items()}
         told = replace(told, done=True, losses=losses, result=stage.result())
         self._write(stage, told)
         if code == signals.ENDED:

@@ -129,7 +129,7 @@ class Line:
         shards = run / "shards"
         if self.world:
             argv = ["shards", "--world", self.args.world, "--clips", "256", "--out", str(shards)]
-            self.steps.append(Stage("shards", argv, lambda: count(shards)))
+            self.steps.append(Stage("shards", argv, lambda: samples_in_words(shards)))
             return
         videos = run / "clips" if data == "clips" else Path(data)
         if data == "clips":
@@ -146,7 +146,7 @@ class Line:
 
     def _told(self, shards: Path, most: int | None = None) -> str:
         """Writes the prompts of the later stages; says how many clips and captions there are."""
-        return f"{count(shards)}, {_captions(shards, self.run / 'prompts.txt', most)} captions"
+        return f"{samples_in_words(shards)}, {_captions(shards, self.run / 'prompts.txt', most)} captions"
 
     def _teacher(self, *extra: str, few: bool = False) -> None:
         data = [] if self.world else ["--config", "conf/data/teacher_shards.yaml"]
@@ -154,7 +154,7 @@ class Line:
             latents = self.run / "latents"
             argv = ["shards", "--world", "flight", "--clips", str(FLIGHTS), "--latents", "--out", str(latents)]
             argv += ["--workers", str(os.cpu_count() or 1)]
-            self.steps.append(Stage("latents", argv, lambda: count(latents)))
+            self.steps.append(Stage("latents", argv, lambda: samples_in_words(latents)))
             data = ["--config", "conf/recipes/teacher_latents.yaml", f"--data.init_args.shards={latents}"]
         self._fit("teacher", *data, *extra, few=few)
         self._scored_by(f"{self.run}/teacher.safetensors")
@@ -178,7 +178,7 @@ class Line:
         out = self.run / name.replace(" ", "_")
         argv = ["trajectories", *self.base, "--config", "conf/stages/teacher.yaml", "--clips", str(self.args.clips)]
         argv += ["--steps", "16", *([] if "--past" in extra else self.prompts), *extra]
-        self.steps.append(Stage(name, argv, lambda: count(out), makes=out))
+        self.steps.append(Stage(name, argv, lambda: samples_in_words(out), makes=out))
 
     def _distill(self, name: str, *extra: str, few: bool = False) -> None:
         words = ["fit", *self.base, "--config", "conf/stages/distill.yaml"]
@@ -221,7 +221,7 @@ def shipped(name: str) -> bool:
     return name in BUILTIN and BUILTIN[name].is_file()
 
 
-def count(folder: Path) -> str:
+def samples_in_words(folder: Path) -> str:
     """How many samples a folder of shards holds, in words."""
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     return f"{sum(s['samples'] for s in index['shards'])} clips in {folder}"

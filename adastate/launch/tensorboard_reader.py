@@ -11,7 +11,7 @@ LOSSES = ("codec/error", "teacher/loss", "init/loss", "student/loss", "critic/lo
 apart, and need not fall."""
 
 
-def curves(folder: Path, tags: Sequence[str] = LOSSES, since: float = 0.0) -> dict[str, list[float]]:
+def read_curves(folder: Path, tags: Sequence[str] = LOSSES, since: float = 0.0) -> dict[str, list[float]]:
     """Values of the curves that a stage's folder holds, in order of their steps.
 
     Where a run that was gone on with has logged a step twice, the later value counts. What was logged before `since`,
@@ -32,7 +32,7 @@ def curves(folder: Path, tags: Sequence[str] = LOSSES, since: float = 0.0) -> di
     return found
 
 
-def ends(values: list[float], share: float = 0.1) -> tuple[float, float]:
+def first_and_last_means(values: list[float], share: float = 0.1) -> tuple[float, float]:
     """Means of the first and of the last `share` of a curve, at least one value each."""
     n = max(1, round(share * len(values)))
     return statistics.fmean(values[:n]), statistics.fmean(values[-n:])

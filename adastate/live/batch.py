@@ -17,7 +17,7 @@ from torch import Tensor
 from adastate.live.session import Session
 from adastate.live.step import Step
 from adastate.stream.passes import PassRequest, Requests
-from adastate.stream.stacked_memory import StackedMemory, likeness
+from adastate.stream.stacked_memory import StackedMemory, stacking_key
 from adastate.training.prompted_network import PromptedNetwork, StackedKeys, StackedNetwork
 from adastate.types import Chunk, host_level, one_level
 
@@ -122,7 +122,7 @@ def _groups(streams: Sequence[_Stream]) -> list[list[_Stream]]:
     for stream in streams:
         request = stream.request
         assert request is not None
-        network, alike = request.network, likeness(request.memory)
+        network, alike = request.network, stacking_key(request.memory)
         if alike is None or not isinstance(network, PromptedNetwork) or len(request.x) != 1:
             found[(id(stream),)] = [stream]
             continue

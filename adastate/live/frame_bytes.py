@@ -14,7 +14,7 @@ TINY = 64 * 64
 OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 1}, "webp": {"method": 0}, "jpeg": {}}
 
 
-def packed(pictures: Tensor | None, encoding: str, quality: int) -> tuple[dict[str, Any] | None, list[bytes]]:
+def encoded_pictures(pictures: Tensor | None, encoding: str, quality: int) -> tuple[dict[str, Any] | None, list[bytes]]:
     """What a message tells of uint8 pictures `[T, h, w, 3]`, and their bytes; nothing of none.
 
     Args:

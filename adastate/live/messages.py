@@ -70,7 +70,7 @@ class Refusal(Exception):
 
     @property
     def message(self) -> dict[str, Any]:
-        return told("error", id=self.ident, code=self.code, message=str(self))
+        return server_message("error", id=self.ident, code=self.code, message=str(self))
 
 
 class _Strict(BaseModel):
@@ -153,12 +153,12 @@ _SAID: TypeAdapter[Said] = TypeAdapter(Annotated[Said, Field(discriminator="type
 _IDENT = TypeAdapter(dict[str, Any])
 
 
-def told(kind: str, /, **fields: Any) -> dict[str, Any]:
+def server_message(kind: str, /, **fields: Any) -> dict[str, Any]:
     """A message of the server."""
     return {"v": VERSION, "type": kind, **fields}
 
 
-def read(text: str, limits: Limits) -> Said:
+def read_message(text: str, limits: Limits) -> Said:
     """A client's message.
 
     Raises:
@@ -171,7 +171,7 @@ def read(text: str, limits: Limits) -> Said:
     except ValidationError as error:
         raise _refusal(error, _ident(text)) from None
     if isinstance(said, SayPrompt):
-        check_prompt(said.text, limits, said.id)
+        refuse_long_prompt(said.text, limits, said.id)
     return said
 
 
@@ -181,24 +181,24 @@ def read_opening(body: bytes, limits: Limits) -> Opening:
         opening = Opening.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error, None) from None
-    check_prompt(opening.prompt, limits)
+    refuse_long_prompt(opening.prompt, limits)
     if opening.history > limits.history:
         raise Refusal("bad_value", f"history is {opening.history}; a session here goes back {limits.history} chunks")
     if len(opening.script) > limits.script:
         raise Refusal("too_large", f"a script has at most {limits.script} controls", 413)
     for entry in opening.script:
-        check_prompt(str(entry.get("text", " ")), limits)
+        refuse_long_prompt(str(entry.get("text", " ")), limits)
         if type(entry.get("chunk")) is not int or entry["chunk"] < 0:
             raise Refusal("bad_value", "every control of a script tells its chunk, a number from 0 on")
     return opening
 
 
-def check_prompt(text: str, limits: Limits, ident: str | None = None) -> None:
+def refuse_long_prompt(text: str, limits: Limits, ident: str | None = None) -> None:
     if len(text) > limits.prompt_chars:
         raise Refusal("too_large", f"a prompt has at most {limits.prompt_chars} characters", 413, ident)
 
 
-def picture(coded: str, limits: Limits) -> Image.Image:
+def decoded_picture(coded: str, limits: Limits) -> Image.Image:
     """A picture out of base64, decoded; raises Refusal."""
     rest = coded.partition(",")[2] if coded.startswith("data:") else coded
     if len(rest) > limits.image_bytes * 4 / 3 + 4:

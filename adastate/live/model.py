@@ -18,8 +18,8 @@ from adastate.config.world_words import vocabulary
 from adastate.distributed.sequence_split import SequenceSplit, split_networks
 from adastate.encoders import Codec, starts_with_a_picture
 from adastate.inference.student_source import StudentSource
-from adastate.inference.vbench import fingerprint
-from adastate.live.stream_state import reach
+from adastate.inference.vbench import content_fingerprint
+from adastate.live.stream_state import frames_in_reach
 from adastate.models import attention
 from adastate.models.actions import Steering
 from adastate.stream import StreamSpec
@@ -88,7 +88,7 @@ class LiveModel:
     @cached_property
     def fingerprint(self) -> str:
         """Of the weights' file."""
-        return fingerprint(Path(self.source.weights))
+        return content_fingerprint(Path(self.source.weights))
 
     # ---- streams
 
@@ -96,7 +96,7 @@ class LiveModel:
     def systems(self) -> list[str]:
         """Names in conf/systems of the streams that these weights can run."""
         found = []
-        for name in systems.names():
+        for name in systems.system_names():
             try:
                 self.spec(name)
             except ValueError:  # as a ConfigError is
@@ -111,8 +111,8 @@ class LiveModel:
             ConfigError: there is no such system; files are none, for whoever asks may be far away.
         """
         if system not in self._specs:
-            if system not in systems.names():
-                raise ConfigError(f"no system {system!r}; there are {', '.join(systems.names())}")
+            if system not in systems.system_names():
+                raise ConfigError(f"no system {system!r}; there are {', '.join(systems.system_names())}")
             assert system is not None
             read = systems.read_system(system, self.student.chunk_frames)
             size = self.student.net.size
@@ -163,7 +163,7 @@ class LiveModel:
         latents, shared = latent * (unwritten + flying + recent), latent * unwritten * spec.shared_noise
         kept = spec.switch.kept * (spec.switch.keeps == "last_places")
         cached = (spec.anchor_frames + spec.past_frames + kept) * self.frame_numbers * self.key_bytes
-        actions = 4 * (self.actions + 1) * (reach(spec) + spec.chunk_frames + flying) if self.actions else 0
+        actions = 4 * (self.actions + 1) * (frames_in_reach(spec) + spec.chunk_frames + flying) if self.actions else 0
         return (1 + history) * (cached + latents + actions + self._decoder_bytes) + shared
 
     @property

@@ -87,4 +87,4 @@ def restore_session(model: LiveModel, snapshot: Snapshot | str | Path, history: 
 
 def picture_before(model: LiveModel, image: str | Path | Image.Image) -> Prefix:
     """What stands before a stream that begins with a picture."""
-    return conditioning.pictures(image, model.codec, model.student.latent_size, 1, model.device)
+    return conditioning.picture_prefix(image, model.codec, model.student.latent_size, 1, model.device)

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     _check(options, args, token)
     began = time.monotonic()
     if args.sequence_parallel > 1 and "RANK" not in os.environ:
-        shared_ranks.start(["live", *argv], args.sequence_parallel)
+        shared_ranks.start_ranks(["live", *argv], args.sequence_parallel)
         return
     try:
         told = _serve(args, token, began)

@@ -28,7 +28,7 @@ from adastate.models.actions import Steering, given
 from adastate.stream import StateCache
 from adastate.stream.action_schedule import held_keys
 from adastate.stream.attention_probe import PassShare
-from adastate.stream.passes import PassRequest, Requests, serve
+from adastate.stream.passes import PassRequest, Requests, run_passes
 from adastate.stream.switches import Fate, Kind
 from adastate.types import Chunk
 
@@ -176,7 +176,7 @@ class Session:
         """The next chunk. If it fails, the session stands where it stood."""
         began = perf_counter()
         try:
-            chunk = serve(self.requests())
+            chunk = run_passes(self.requests())
             return self.finish(chunk, perf_counter() - began)
         except BaseException:
             self.undo()

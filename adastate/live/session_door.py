@@ -24,8 +24,8 @@ from adastate.live.messages import (
     Said,
     SayPrompt,
     Speed,
-    read,
-    told,
+    read_message,
+    server_message,
 )
 from adastate.live.session_hub import Hub
 from adastate.live.stream_channel import Attachment, Channel, Entry
@@ -69,7 +69,7 @@ class SessionDoor:
             try:
                 text = await asyncio.wait_for(next_text(socket), deadline - time.monotonic())
                 await bucket.wait()
-                said = read(text, self.hub.limits)
+                said = read_message(text, self.hub.limits)
             except TimeoutError:
                 raise Refusal("unauthorized", f"a client says hello within {HELLO_S} seconds") from None
             except Refusal as error:
@@ -89,7 +89,7 @@ class SessionDoor:
         if channel.session is not None:
             channel.session.measure_attention = hello.attention
         attached = channel.attach(hello.seen)
-        await _say(socket, told("ready", session=channel.told, next=attached.sent + 1, resumed=resumed))
+        await _say(socket, server_message("ready", session=channel.told, next=attached.sent + 1, resumed=resumed))
         self.hub.pacing.wake.set()
         tasks = [
             asyncio.create_task(self._out(socket, channel, attached)),
@@ -127,7 +127,7 @@ class SessionDoor:
                     complained = time.monotonic()
                     slow = Refusal("rate", f"more than {most} messages a second are read no faster than that", 429)
                     channel.notices.append(slow.message)
-                await self._obey(channel, read(text, self.hub.limits))
+                await self._obey(channel, read_message(text, self.hub.limits))
             except Refusal as error:
                 channel.notices.append(error.message)
                 channel.bell.set()

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from adastate.live.messages import VERSION, Limits, Opening, Refusal, Rollback, picture
+from adastate.live.messages import VERSION, Limits, Opening, Refusal, Rollback, decoded_picture
 from adastate.live.model import LiveModel
 from adastate.live.opening import open_session
 from adastate.live.pacing import Pacing
@@ -110,7 +110,7 @@ class Hub:
         """A session, and its twin under another system where one is asked for; raises Refusal."""
         systems = [opening.system] if opening.pair is None else [opening.system, opening.pair]
         coded, limits = opening.image, self.limits
-        image = None if coded is None else await asyncio.to_thread(picture, coded, limits)
+        image = None if coded is None else await asyncio.to_thread(decoded_picture, coded, limits)
         with self.room(len(systems)):
 
             def job() -> list[Session]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adastate.live.frame_bytes import packed
-from adastate.live.messages import Limits, told
+from adastate.live.frame_bytes import encoded_pictures
+from adastate.live.messages import Limits, server_message
 from adastate.live.recording import Recording
 from adastate.live.session import Session
 from adastate.live.step import Step
@@ -121,8 +121,8 @@ class Channel:
     def pictures(self, step: Step, facts: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The message of a chunk but for its number, and its bytes; not in the loop's thread."""
         began = time.perf_counter()
-        frames, parts = packed(step.video, self.encoding, self.quality)
-        hidden, more = packed(step.state if self.states else None, self.encoding, self.quality)
+        frames, parts = encoded_pictures(step.video, self.encoding, self.quality)
+        hidden, more = encoded_pictures(step.state if self.states else None, self.encoding, self.quality)
         work = step.denoise_s + step.decode_s
         timings = {"denoise_s": step.denoise_s, "decode_s": step.decode_s, "encode_s": time.perf_counter() - began}
         message = {
@@ -152,7 +152,7 @@ class Channel:
             }
             for receipt in step.receipts
         ]
-        message = told("chunk", seq=self.seq, **message, at=round(self.seconds, 4), receipts=receipts)
+        message = server_message("chunk", seq=self.seq, **message, at=round(self.seconds, 4), receipts=receipts)
         self.held.append(Entry(self.seq, message, data, due))
         self.seq += 1
         self.seconds += len(step.video) / self.fps
@@ -165,7 +165,7 @@ class Channel:
 
     def post(self, kind: str, /, **fields: Any) -> None:
         """A message beside the chunks."""
-        self.notices.append(told(kind, **fields))
+        self.notices.append(server_message(kind, **fields))
         self.bell.set()
 
     # ---- sockets

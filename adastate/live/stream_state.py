@@ -15,8 +15,8 @@ from torch import Tensor
 from adastate.diffusion.noise import PlacedNoise
 from adastate.models.actions import Steering
 from adastate.stream import StateCache
-from adastate.stream.cache_state import FRAMES, fork, restored, saved
-from adastate.stream.passes import PassRequest, Reencode, Requests, write
+from adastate.stream.cache_state import FRAMES, fork, restored_cache, saved
+from adastate.stream.passes import PassRequest, Reencode, Requests, clean_pass
 from adastate.stream.prompt_switch import prefilling, restart_if_due, switching
 from adastate.stream.rolling import joint_pass, next_in_flight, one_level_down
 from adastate.stream.rollout import denoise_chunk
@@ -98,7 +98,7 @@ class StreamState:
         """The state of which `saved` told; `network` binds the prompt and the steering."""
         steering = None if state["steering"] is None else Steering.restored(state["steering"])
         bound = network(state["prompt"], steering)
-        made = cls(noise, restored(spec, state["cache"], bound.net.split), bound, state["prompt"])
+        made = cls(noise, restored_cache(spec, state["cache"], bound.net.split), bound, state["prompt"])
         x0 = state["unwritten"]
         made.unwritten = None if x0 is None else (x0[0], int(x0[1]))
         made.keys, made.flight, made.given = str(state["keys"]), list(state["flight"]), state["given"]
@@ -128,13 +128,13 @@ class StreamState:
             chunk, self.unwritten = made.chunk(cache), (made.x0, made.step.queries)
         cache.generated += 1
         if self.steering is not None:
-            self.steering.forget(cache.origin + cache.frames - reach(cache.spec))
+            self.steering.forget(cache.origin + cache.frames - frames_in_reach(cache.spec))
         return chunk
 
     def _write(self) -> Requests[None]:
         if self.unwritten is not None:
             x0, queries = self.unwritten
-            yield from write(self.network, self.noise, self.cache, x0, queries)
+            yield from clean_pass(self.network, self.noise, self.cache, x0, queries)
             self.unwritten = None
 
     def _down_the_stairs(self, shape: tuple[int, int, int], watch: Watch) -> Requests[Chunk]:
@@ -165,7 +165,7 @@ def _watched(requests: Requests[Any], passes: int, watch: Watch) -> Generator[Pa
         return end.value
 
 
-def reach(spec: StreamSpec) -> int:
+def frames_in_reach(spec: StreamSpec) -> int:
     """Latent frames back from the end of what is written for which a pass may ask, those of a restart or a prompt
     switch that encodes again."""
     return max(spec.window_frames or 0, spec.restart_overlap) + 2 * spec.chunk_frames

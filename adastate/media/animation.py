@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from adastate.media.strip import DIM, GROUND, INK, TEAL, font, shorten
-from adastate.media.video import held
+from adastate.media.video import held_state
 from adastate.runtime import atomic
 
 MOST_BYTES = 3_000_000
@@ -89,7 +89,7 @@ def _cells(stream: AnimatedStream, fps: float) -> list[Image.Image]:
     wide = EDGE * (3 if with_states else 2) + size[0] * (2 if with_states else 1)
     cells: list[Image.Image] = []
     for number, (video, state) in enumerate(zip(stream.chunks, stream.states, strict=True)):
-        hidden = None if state is None else held(state, len(video))
+        hidden = None if state is None else held_state(state, len(video))
         keys = stream.steered[number] if stream.steered else ""
         for i, picture in enumerate(video):
             cell = Image.new("RGB", (wide, EDGE + size[1] + 2 * LINE + EDGE), GROUND)

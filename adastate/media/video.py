@@ -149,7 +149,7 @@ def _fitted(h: int, w: int, height: int) -> tuple[int, int]:
     return max(1, round(w * height / h)), height
 
 
-def held(state: Shaped[Tensor, "*lead _ 3 h w"], length: int) -> Shaped[Tensor, "*lead {length} 3 h w"]:
+def held_state(state: Shaped[Tensor, "*lead _ 3 h w"], length: int) -> Shaped[Tensor, "*lead {length} 3 h w"]:
     """A state for as many pictures as its chunk has, each for an equal part of them."""
     return state[..., torch.arange(length) * state.shape[-4] // length, :, :, :]
 
@@ -159,7 +159,7 @@ def beside(
 ) -> Shaped[Tensor, "*lead T 3 h wider"]:
     """Video left, the state of its chunk right, held to its length; black where there is none."""
     black = 0 if video.dtype == torch.uint8 else -1
-    right = torch.full_like(video, black) if state is None else held(state, video.shape[-4])
+    right = torch.full_like(video, black) if state is None else held_state(state, video.shape[-4])
     gap = torch.full_like(video[..., : max(2, video.shape[-1] // 16)], black)
     return torch.cat([video, gap, right], -1)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from adastate.metrics.flight_pose import VIEW
-from adastate.metrics.flight_scene import weights
+from adastate.metrics.flight_scene import scene_weights
 
 BALLOONS, TOWERS = 5, 4
 """Colours of each, in the order of the world's; a balloon's last one is that of the balloon that drifts. In the
@@ -93,9 +93,9 @@ def marked(light: Float[Tensor, "N 3 h w"], finder: Finder) -> Float[Tensor, "N 
 
 
 @lru_cache(maxsize=1)
-def stored() -> Finder:
+def shipped_finder() -> Finder:
     """The network's weights that ship."""
-    mine = {k.removeprefix(PREFIX): v for k, v in weights().items() if k.startswith(PREFIX)}
+    mine = {k.removeprefix(PREFIX): v for k, v in scene_weights().items() if k.startswith(PREFIX)}
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in mine.items()}
 
 
@@ -113,7 +113,7 @@ def spotted(
         finder: weights of `marked`, those that ship without.
     """
     b, t, _, h, w = video.shape
-    finder = stored() if finder is None else finder
+    finder = shipped_finder() if finder is None else finder
     light = (video.flatten(0, 1).float().cpu() + 1) / 2
     share = torch.cat([marked(part, finder).softmax(1) for part in light.split(64)])
     share = share[:, 1 + BALLOONS :] if towers else share[:, 1 : 1 + BALLOONS]

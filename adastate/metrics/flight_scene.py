@@ -47,28 +47,28 @@ def scene_features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B D"]:
 
 
 @lru_cache(maxsize=1)
-def weights() -> Mapping[str, np.ndarray]:
+def scene_weights() -> Mapping[str, np.ndarray]:
     """What is stored: `<fact>` and `<constant>` weights, `<fact>_names`, and mean and deviation of the features."""
     with np.load(BytesIO((files("adastate") / "pretrained" / STORED).read_bytes())) as stored:
         return dict(stored)
 
 
 def scores(video: Float[Tensor, "B T 3 h w"], what: str) -> Float[Tensor, "B K"]:
-    """Logits of a fact's values in the order of `names`, or a constant's value `[B, 1]`."""
-    known = weights()
+    """Logits of a fact's values in the order of `fact_names`, or a constant's value `[B, 1]`."""
+    known = scene_weights()
     mean, deviation, weight = (torch.from_numpy(known[k].astype(np.float32)) for k in ("mean", "deviation", what))
     return (scene_features(video.float().cpu()) - mean) / deviation @ weight
 
 
-def names(fact: str) -> list[str]:
-    return [str(name) for name in weights()[f"{fact}_names"]]
+def fact_names(fact: str) -> list[str]:
+    return [str(name) for name in scene_weights()[f"{fact}_names"]]
 
 
-def told(video: Float[Tensor, "B T 3 h w"], fact: str) -> list[str]:
+def likeliest_facts(video: Float[Tensor, "B T 3 h w"], fact: str) -> list[str]:
     """The likeliest biome, time or weather of each clip."""
     if fact not in FACTS:
         raise ValueError(f"{fact!r}: what is read is {', '.join(FACTS)}")
-    return [names(fact)[i] for i in scores(video, fact).argmax(1).tolist()]
+    return [fact_names(fact)[i] for i in scores(video, fact).argmax(1).tolist()]
 
 
 def hidden_constants(video: Float[Tensor, "B T 3 h w"]) -> dict[str, Float[Tensor, " B"]]:

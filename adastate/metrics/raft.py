@@ -53,7 +53,7 @@ def raft_flow(file: Path | None = None, device: torch.device | str = "cpu") -> F
         raise NoRaft(f"torchvision does not import ({' '.join(str(error).split())[:100]})") from error
     net = raft_small()
     try:
-        net.load_state_dict(plain_data.load(path, NoRaft, "take torchvision's own"))
+        net.load_state_dict(plain_data.load_data(path, NoRaft, "take torchvision's own"))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise NoRaft(f"{path} holds no weights of torchvision's raft_small") from error
     net = net.eval().to(device)

@@ -23,7 +23,7 @@ def backbone_named(name: str) -> Backbone:
     return named(name, BACKBONES, "size cannot have backbone", "Backbone", lambda found: isinstance(found, Backbone))
 
 
-def build(size: Size, **options: Any) -> VideoNetwork:
+def build_network(size: Size, **options: Any) -> VideoNetwork:
     """A network of this size with random weights; `options` as of VideoNetwork."""
     return backbone_named(size.backbone).network(size, **options)
 

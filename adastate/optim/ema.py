@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adastate.models import unread
 from adastate.models.adapters import fold
-from adastate.models.backbones import build
+from adastate.models.backbones import build_network
 from adastate.models.fsdp import is_sharded, local, whole_weights
 from adastate.models.video_network import VideoNetwork
 
@@ -68,7 +68,7 @@ class EMA(nn.Module):
             return self.net
         weights = whole_weights(self.net) if self._source is None else self._source.gather(self.shares)
         with torch.device("meta"):
-            net = build(self.net.size, compute_dtype=self.net.compute_dtype_name)
+            net = build_network(self.net.size, compute_dtype=self.net.compute_dtype_name)
         weights = fold(self.net, weights)
         net.load_state_dict({k: v.to(dtype or v.dtype) for k, v in weights.items()}, assign=True)
         net.split = self.net.split

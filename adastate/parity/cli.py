@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adastate.parity.fixture_folders import find
+from adastate.parity.fixture_folders import find_fixtures
 from adastate.runtime.arguments import Arguments
 
 
@@ -12,7 +12,7 @@ def main(argv: list[str]) -> None:
     root: Path = parser().parse_args(argv).folder
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: name the one that holds the fixtures")
-    folders = find(root)
+    folders = find_fixtures(root)
     if not folders:
         raise FileNotFoundError(
             f"no fixtures in {root}: a fixture is a folder with meta.json; name theirs, make parity FIXTURES=folder"

@@ -114,7 +114,7 @@ class Fixture:
         return net
 
 
-def read(folder: Path) -> Fixture:
+def read_fixture(folder: Path) -> Fixture:
     """The fixture of a folder; what is missing or broken is a FixtureError."""
     path = folder / "meta.json"
     if not path.is_file():

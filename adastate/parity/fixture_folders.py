@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def find(root: Path) -> list[Path]:
+def find_fixtures(root: Path) -> list[Path]:
     """Folders with meta.json or tensors at or below `root`, in order; those whose name begins with _ are passed over.
 
     A folder that lacks some of its files is found, too, so that it is told and not forgotten.

@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def evaluate(key: str, text: str, values: Mapping[str, Tensor | float]) -> Tensor:
+def formula_value(key: str, text: str, values: Mapping[str, Tensor | float]) -> Tensor:
     """The formula `text`, which the key `key` of meta.json holds, with the named `values`."""
 
     def value(node: ast.AST) -> Any:

@@ -11,11 +11,11 @@ from adastate.parity.fixture import Fixture
 from adastate.parity.tolerances import Compared
 
 
-def names(text: str) -> frozenset[str]:
+def names_in_key(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-DESCRIPTIVE = names(
+DESCRIPTIVE = names_in_key(
     "system fixture name description comment repo commit source version torch device dtype seed seconds layout "
     "semantics note tensors inputs_file tol tolerance tolerances checks "
     # measured by the recorder, or a table of names
@@ -27,10 +27,10 @@ DESCRIPTIVE = names(
 NOTE = re.compile(r"_notes?$")
 """So end the names of further remarks, which are sentences."""
 
-NET = names("config weights")
+NET = names_in_key("config weights")
 """Of a replay with a network; Fixture knows what may stand in them."""
 
-SHAPES = names("batch latent_hw frame_seqlen")
+SHAPES = names_in_key("batch latent_hw frame_seqlen")
 """What follows from the tensors too: `replay` holds the two against each other."""
 
 

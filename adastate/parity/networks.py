@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.wan import DiT
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import NET, Replay, names
+from adastate.parity.keys import NET, Replay, names_in_key
 from adastate.parity.tolerances import Compared, absolute
 from adastate.types import FrameMask
 
@@ -46,7 +46,7 @@ def causal(f: Fixture) -> list[Compared]:
     """
     net, mask = f.net(), frame_mask(f)
     with probes(net, f) as seen:
-        made = {"flow": forward(f, net, mask)}
+        made = {"flow": masked_flow(f, net, mask)}
     found = _compare(f, made, seen)
     if "frame_mask" in f.outputs:
         expected = (f.outputs["frame_mask"] > 0.5).float()
@@ -64,7 +64,7 @@ def frame_mask(f: Fixture) -> FrameMask:
     return block_causal(frames, block, None if window < 0 else window, first)
 
 
-def forward(f: Fixture, net: DiT, mask: FrameMask) -> Tensor:
+def masked_flow(f: Fixture, net: DiT, mask: FrameMask) -> Tensor:
     """Flow `[B, C, F, H, W]` under `mask`."""
     x, t = f.input("x").transpose(1, 2), f.input("t")
     frames, copies = x.shape[1], len(mask) // x.shape[1]
@@ -130,7 +130,7 @@ REPLAY = {
     "bidirectional": Replay(bidirectional, NET, "x|context|t(_.*)?"),
     "block_causal": Replay(
         causal,
-        NET | names("num_frame_per_block local_attn_size independent_first_frame teacher_forcing"),
+        NET | names_in_key("num_frame_per_block local_attn_size independent_first_frame teacher_forcing"),
         "x|context|t|clean_x|aug_t",
     ),
 }

@@ -10,8 +10,8 @@ from torch import Tensor
 from adastate.diffusion.solvers import unipc, unipc_levels
 from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.formula import evaluate
-from adastate.parity.keys import Replay, names
+from adastate.parity.formula import formula_value
+from adastate.parity.keys import Replay, names_in_key
 from adastate.parity.tolerances import Compared
 
 MIXED = "W x over channels"
@@ -19,7 +19,7 @@ MIXED = "W x over channels"
 
 
 @torch.no_grad()
-def replay(f: Fixture) -> list[Compared]:
+def replay_sampling(f: Fixture) -> list[Compared]:
     """The path of UniPC (order 2, bh2) in `n` steps at `shift` from `x_init` [B, C, ...].
 
     `semantics` has the field as "flow = ...", of the sample x, the integer timestep t, `target`, and `MIXED`. Outputs:
@@ -33,7 +33,7 @@ def replay(f: Fixture) -> list[Compared]:
 
     def predict(x: Tensor, i: int) -> Tensor:
         mixed = torch.einsum("dc,bc...->bd...", mixing, x)
-        flows.append(evaluate("semantics", field, {"x": x, "target": target, "t": int(times[i]), "mixed": mixed}))
+        flows.append(formula_value("semantics", field, {"x": x, "target": target, "t": int(times[i]), "mixed": mixed}))
         return flows[-1]
 
     path = unipc(predict, f.input("x_init"), levels)[1:]
@@ -41,7 +41,9 @@ def replay(f: Fixture) -> list[Compared]:
     for name, expected in f.outputs.items():
         if name in ("timesteps", "sigmas"):
             ours = times if name == "timesteps" else levels
-            found.append(tolerances.table(name, ours, expected, 0.0 if name == "timesteps" else tolerances.TABLE))
+            found.append(
+                tolerances.compare_largest(name, ours, expected, 0.0 if name == "timesteps" else tolerances.TABLE)
+            )
         elif match := re.fullmatch(r"(flow|x_after)_step(\d+)", name):
             values, step = flows if match[1] == "flow" else path, int(match[2])
             if step >= len(values):
@@ -58,4 +60,4 @@ def _field(semantics: str) -> str:
     return match[1]
 
 
-REPLAY = {"unipc": Replay(replay, names("n shift timesteps_dtype"), "x_init|target|W")}
+REPLAY = {"unipc": Replay(replay_sampling, names_in_key("n shift timesteps_dtype"), "x_init|target|W")}

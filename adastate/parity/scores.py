@@ -12,7 +12,7 @@ from adastate.diffusion import flow, losses
 from adastate.models.wan import DiT
 from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import NET, Replay, names
+from adastate.parity.keys import NET, Replay, names_in_key
 from adastate.parity.tolerances import Compared
 
 # ---- the noise table
@@ -48,12 +48,14 @@ def flow_match(f: Fixture) -> list[Compared]:
         if name in values:
             found.append(tolerances.absolute(name, values[name], expected))
         elif name in tables:
-            found.append(tolerances.table(name, tables[name], expected))
+            found.append(tolerances.compare_largest(name, tables[name], expected))
         elif match := re.fullmatch(r"(sigmas|timesteps)_(\d+)", name):
             short = flow.sigma_table(shift, int(match[2]))
-            found.append(tolerances.table(name, short * (1 if match[1] == "sigmas" else flow.TIMESTEPS), expected))
+            found.append(
+                tolerances.compare_largest(name, short * (1 if match[1] == "sigmas" else flow.TIMESTEPS), expected)
+            )
         elif name.startswith("warped"):
-            found.append(tolerances.table(name, _warped(f, name, len(expected), shift), expected))
+            found.append(tolerances.compare_largest(name, _warped(f, name, len(expected), shift), expected))
     if "sigma_at_t0" in f.meta:
         zero = flow.sigma(torch.zeros(1), shift)
         found.append(tolerances.scalar("meta.sigma_at_t0", zero, f.meta["sigma_at_t0"], tolerances.TABLE))
@@ -81,7 +83,7 @@ def _warped(f: Fixture, name: str, length: int, shift: float) -> Tensor:
 # ---- distribution matching
 
 
-def dmd(f: Fixture) -> list[Compared]:
+def replay_dmd(f: Fixture) -> list[Compared]:
     """DMD gradient and loss of samples `x` [B, F, C, H, W], and the critic's loss with its parameters' gradients.
 
     Two tables as the reference has them: samples are noised with `generator_scheduler_shift`, scores are converted
@@ -94,7 +96,7 @@ def dmd(f: Fixture) -> list[Compared]:
     found = []
     for name, expected in f.outputs.items():
         if name.endswith("_timestep") and name in values:
-            found.append(tolerances.table(name, values[name][:, None].expand_as(expected), expected))
+            found.append(tolerances.compare_largest(name, values[name][:, None].expand_as(expected), expected))
         elif name in values:
             found.append(tolerances.absolute(name, values[name], expected))
         elif name in gradients:
@@ -256,12 +258,12 @@ def drawn_range(f: Fixture) -> tuple[float, float]:
 
 REPLAY = {
     "flow_match": Replay(
-        flow_match, names("shift sigma_at_t0 warp"), r"x0|noise|flow|timestep|denoising_step_list_raw\d*"
+        flow_match, names_in_key("shift sigma_at_t0 warp"), r"x0|noise|flow|timestep|denoising_step_list_raw\d*"
     ),
     "dmd": Replay(
-        dmd,
+        replay_dmd,
         NET
-        | names(
+        | names_in_key(
             "B F real_guidance_scale fake_guidance_scale gradient_mask generator_scheduler_shift score_scheduler_shift "
             "dmd_loss critic_loss critic_loss_if_raw_network_flow_were_used critic_param_grad_norms randint_ranges "
             "timestep_shift call_kwargs.denoised_timestep_from call_kwargs.denoised_timestep_to "

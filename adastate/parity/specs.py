@@ -7,10 +7,10 @@ from typing import Any
 
 from adastate.config.systems import read_system
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import names
+from adastate.parity.keys import names_in_key
 from adastate.stream import StreamSpec
 
-KEYS = names(
+KEYS = names_in_key(
     "local_attn_size sink_size num_frame_per_block chunks shift denoising_step_list_raw "
     "denoising_step_list_first_chunk_raw warp_denoising_step context_noise independent_first_frame rope_rows "
     "kv_cache_tokens max_attention_tokens warped warped_first_chunk"

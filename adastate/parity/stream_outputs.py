@@ -14,13 +14,13 @@ from adastate.models.rope import rope_table, rotate
 from adastate.models.wan import DiT
 from adastate.parity import tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import names
+from adastate.parity.keys import names_in_key
 from adastate.parity.tolerances import Compared
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.cache import PassMemory
 from adastate.types import Memory
 
-CALLS = names(
+CALLS = names_in_key(
     "calls.call calls.chunk calls.step calls.part calls.given calls.t calls.frames calls.start_frame "
     "calls.current_start_tokens calls.grad calls.query_positions calls.key_positions calls.key_frames"
 )

@@ -13,8 +13,8 @@ from torch import Tensor
 from adastate.diffusion.noise import RecordedNoise
 from adastate.parity import specs, tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.formula import evaluate
-from adastate.parity.keys import NET, Replay, names
+from adastate.parity.formula import formula_value
+from adastate.parity.keys import NET, Replay, names_in_key
 from adastate.parity.specs import spec_of
 from adastate.parity.stream_outputs import (
     CALLS,
@@ -110,7 +110,7 @@ def _starts(f: Fixture, spec: StreamSpec) -> Tensor:
 def _reencode(f: Fixture) -> Reencode:
     """The stand-in for a VAE, on the latent frame whose picture would be encoded again."""
     text = f.setting("reencode_formula", "x")
-    return lambda latents, n: evaluate("reencode_formula", text, {"x": latents[:, -n:][:, :1]})
+    return lambda latents, n: formula_value("reencode_formula", text, {"x": latents[:, -n:][:, :1]})
 
 
 def _prompts(f: Fixture) -> list[Tensor]:
@@ -151,25 +151,25 @@ def compare_table(f: Fixture, spec: StreamSpec) -> list[Compared]:
     for suffix, times in (("", torch.tensor(spec.timesteps)), ("_first_chunk", torch.tensor(spec.levels(0)))):
         output, key = f"denoising_step_list{suffix}", f"warped{suffix}"
         if output in f.outputs:
-            found.append(tolerances.table(output, times, f.outputs[output].float()))
+            found.append(tolerances.compare_largest(output, times, f.outputs[output].float()))
         if key in f.meta:
-            found.append(tolerances.table(f"meta.{key}", times, torch.tensor(f.meta[key])))
+            found.append(tolerances.compare_largest(f"meta.{key}", times, torch.tensor(f.meta[key])))
     return found
 
 
 KEYS = specs.KEYS | CALLS | NET
 INPUTS = r"noise|context|initial_latent|injected_\d+|denoising_step_list"
-SWITCH = names("switch_frame global_sink context_rows")
-SCENES = names("scene_start_blocks scene_cut_blocks context_rows")
-MEMORIES = names(
+SWITCH = names_in_key("switch_frame global_sink context_rows")
+SCENES = names_in_key("scene_start_blocks scene_cut_blocks context_rows")
+MEMORIES = names_in_key(
     "compression_method ema_alpha_long ema_alpha_short ema_adaptive memory_frames recent_size use_block_rope"
 )
-SINK = names(
+SINK = names_in_key(
     "shared_noise pingpong_frames pingpong_slots sink_writes.written_after_chunk sink_writes.at_frames "
     "sink_writes.shown_frames"
 )
-PARTS = names("restart_frames restart_overlap parts reencode reencode_formula")
-WINDOWS = names("windows.window windows.start_frame windows.frames windows.t windows.clean_rewrite_frames")
+PARTS = names_in_key("restart_frames restart_overlap parts reencode reencode_formula")
+WINDOWS = names_in_key("windows.window windows.start_frame windows.frames windows.t windows.clean_rewrite_frames")
 
 REPLAY: dict[str, Replay] = {
     "self_forcing": Replay(stream, KEYS, INPUTS),
@@ -177,7 +177,7 @@ REPLAY: dict[str, Replay] = {
     "longlive": Replay(stream, KEYS | SWITCH, INPUTS),
     "longlive_slot": Replay(stream, KEYS | SWITCH, INPUTS),
     "infinity_rope": Replay(stream, KEYS | SCENES, INPUTS),
-    "reward_forcing": Replay(stream, KEYS | names("compression_alpha"), INPUTS),
+    "reward_forcing": Replay(stream, KEYS | names_in_key("compression_alpha"), INPUTS),
     "rolling_forcing": Replay(stream, KEYS | WINDOWS, r"noise|context|injected_block\d+_step\d+"),
     "memrope": Replay(stream, KEYS | MEMORIES, INPUTS),
     "rolling_sink": Replay(stream, KEYS | SINK, INPUTS),

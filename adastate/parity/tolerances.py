@@ -59,7 +59,7 @@ def absolute(what: str, got: Tensor, expected: Tensor, tolerance: float = LATENT
     return Compared(what, (got - expected).abs().max().item(), tolerance)
 
 
-def table(what: str, got: Tensor, expected: Tensor, tolerance: float = TABLE) -> Compared:
+def compare_largest(what: str, got: Tensor, expected: Tensor, tolerance: float = TABLE) -> Compared:
     """Largest difference, relative to the largest entry."""
     got, expected = _alike(what, got, expected)
     return Compared(what, ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item(), tolerance)

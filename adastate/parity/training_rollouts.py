@@ -11,7 +11,7 @@ from adastate.diffusion import flow
 from adastate.diffusion.noise import RecordedNoise
 from adastate.parity import streams, tolerances
 from adastate.parity.fixture import Fixture, FixtureError
-from adastate.parity.keys import Replay, names
+from adastate.parity.keys import Replay, names_in_key
 from adastate.parity.specs import spec_of
 from adastate.parity.stream_outputs import RecordedPass, Recorder, compare_calls, compare_windows
 from adastate.parity.tolerances import Compared
@@ -45,13 +45,13 @@ def is_training(f: Fixture) -> bool:
     return not {"exit_step", "exit_step_first_chunk", "window_phase", "training_schedule"}.isdisjoint(f.meta)
 
 
-def training(f: Fixture) -> list[Compared]:
+def replay_training(f: Fixture) -> list[Compared]:
     """A training rollout with its gradients, through the cache as the reference has them and with it detached."""
     found: list[Compared] = []
     for cache_grad, prefix, norms in WAYS:
         if norms not in f.meta and not any(name.startswith(prefix) for name in f.outputs):
             continue
-        made = train(f, cache_grad)
+        made = train_rollout(f, cache_grad)
         if not found:
             found += _compare_forward(f, made)
         for name, expected in f.outputs.items():
@@ -62,7 +62,7 @@ def training(f: Fixture) -> list[Compared]:
     return found
 
 
-def train(f: Fixture, cache_grad: str, **changes: object) -> Trained:
+def train_rollout(f: Fixture, cache_grad: str, **changes: object) -> Trained:
     """The training rollout, and a backward of its loss; `changes` to the stream's settings make it another one."""
     joint, noise = "window_phase" in f.meta, f.input("noise")
     settings = {"cache_grad": cache_grad, "context_renoise": not joint, "schedule": "staircase" if joint else "uniform"}
@@ -174,20 +174,20 @@ def _score_range(f: Fixture, made: Trained) -> list[Compared]:
     return found
 
 
-KEYS = streams.KEYS | names(
+KEYS = streams.KEYS | names_in_key(
     "exit_step same_step_across_blocks gradient_checkpointing denoised_timestep_from denoised_timestep_to loss "
     "grad_norms grad_norms_detached_cache"
 )
-WINDOWS = names("windows.window windows.start_block windows.end_block windows.frames windows.t windows.grad")
+WINDOWS = names_in_key("windows.window windows.start_block windows.end_block windows.frames windows.t windows.grad")
 INPUTS = r"noise|context|injected_\d+|denoising_step_list|grad_weight_G"
 
 REPLAY: dict[str, Replay] = {
-    "self_forcing": Replay(training, KEYS, INPUTS),
-    "causal_forcing": Replay(training, KEYS | names("exit_step_first_chunk"), INPUTS),
-    "longlive": Replay(training, KEYS, INPUTS),
+    "self_forcing": Replay(replay_training, KEYS, INPUTS),
+    "causal_forcing": Replay(replay_training, KEYS | names_in_key("exit_step_first_chunk"), INPUTS),
+    "longlive": Replay(replay_training, KEYS, INPUTS),
     "rolling_forcing": Replay(
-        training,
-        KEYS | names("training_schedule window_phase output_from") | WINDOWS,
+        replay_training,
+        KEYS | names_in_key("training_schedule window_phase output_from") | WINDOWS,
         rf"{INPUTS}|injected_block\d+_step\d+",
     ),
 }

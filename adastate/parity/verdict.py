@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adastate.parity.fixture import FixtureError, read
+from adastate.parity.fixture import FixtureError, read_fixture
 from adastate.parity.replay import replay
 from adastate.parity.tolerances import Compared
 
@@ -39,7 +39,7 @@ class Verdict:
 
 def judge(folder: Path, name: str) -> Verdict:
     try:
-        return Verdict(name, replay(read(folder)))
+        return Verdict(name, replay(read_fixture(folder)))
     except FixtureError as error:
         return Verdict(name, [], str(error))
     except Exception as error:  # one fixture must not stop the others, whatever it holds

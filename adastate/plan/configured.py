@@ -29,7 +29,7 @@ CHANNELS_22 = 48
 """Of latents of Wan2.2's VAE."""
 
 
-def read(config: Config) -> Run:
+def configured_run(config: Config) -> Run:
     """The run of a composed config.
 
     Raises:
@@ -106,7 +106,7 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
     codec = _built(found["codec"])
     if not isinstance(codec, GroupCodec):
         raise ConfigError(f"{type(codec).__name__} is not trained here, TinyCodec and ResidualCodec are")
-    net = Net("codec", count(codec), averaged=found["ema"] is not None, drawn=True)
+    net = Net("codec", parameter_count(codec), averaged=found["ema"] is not None, drawn=True)
     height, width = variables.get("latent_size") or (8, 8)
     frames = int(fed.get("excerpt") or fed.get("video_frames") or 0) // codec.group
     side = (codec.scale * height, codec.scale * width)
@@ -140,7 +140,7 @@ def _built(node: dict[str, Any]) -> Any:
         raise ConfigError(f"{node['class_path']} cannot be counted, as its size is not known: {error}") from error
 
 
-def count(module: nn.Module) -> int:
+def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
@@ -175,7 +175,7 @@ def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
         kind, given = _arguments(found[part])
         if kind == "WanVAE" and _channels(found) == CHANNELS_22:
             kind = "Wan2.2's VAE"
-        n = PRETRAINED[kind] if kind in PRETRAINED else count(_built(found[part]))
+        n = PRETRAINED[kind] if kind in PRETRAINED else parameter_count(_built(found[part]))
         each, whole = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4), UNCAST.get(kind, 0)
         # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept
         device = "processor" if kind == "UMT5" else "rank"

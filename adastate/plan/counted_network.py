@@ -60,7 +60,7 @@ def counted(size: Size, tokens: int) -> NetworkCounts:
 
 def _at_depth(size: Size, tokens: int) -> tuple[float, ...]:
     with torch.device("meta"):
-        net = backbones.build(size)
+        net = backbones.build_network(size)
         text = torch.zeros(1, size.text_tokens, size.text_width)
         with torch.no_grad():
             with FlopCounterMode(display=False) as of_text:

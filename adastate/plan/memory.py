@@ -249,7 +249,7 @@ class Phase:
         return sum(self.parts.values())
 
 
-def clip_bytes(size: Size, tokens: int, frames: int, batch: int) -> int:
+def scored_clip_bytes(size: Size, tokens: int, frames: int, batch: int) -> int:
     """A clip in float32, its score gradient, and what the loss over them keeps in float64."""
     return 24 * batch * frames * tokens * patch_width(size)
 

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from adastate.config.schema import Config, ConfigError
 from adastate.plan import sharing, trajectory_cost
-from adastate.plan.configured import read
+from adastate.plan.configured import configured_run
 from adastate.plan.job import job_needs
 from adastate.plan.memory import STAGES, States, host_bytes, states
 from adastate.plan.runs import Run, RunSetting, step_flops
@@ -26,7 +26,7 @@ NAMES = {"ema": "EMA", "gathered": "gathered for a pass"}
 PARTS = ("weights", "gradients", "optimiser", "ema", "buckets", "gathered")
 
 
-def layout(run: Run, at: RunSetting) -> dict[str, Any]:
+def memory_layout(run: Run, at: RunSetting) -> dict[str, Any]:
     """Bytes of one rank: what every network holds, the encoders, what each phase adds, and the peak."""
     nets: dict[str, States] = {n.name: states(n, at.zero, at.ranks, run.dtype(n, at.zero)) for n in run.nets}
     own = {e.name: e.bytes for e in run.encoders if e.device == "rank" and e.bytes}
@@ -61,7 +61,7 @@ def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
         for stage in stages:
             if stage == "3_teacher" and not sharded:
                 continue
-            for batch in divisors(run, at):
+            for batch in dividing_micro_batches(run, at):
                 changes, teacher = list[str](), stage == "3_teacher" and at.zero != stage
                 if again != at.checkpointing:
                     changes.append("activation checkpointing")
@@ -74,12 +74,12 @@ def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
                 order = (len(changes), STAGES.index(stage), at.batch // batch, int(again))
                 if best is not None and order >= best[0]:
                     continue
-                if layout(variant, replace(at, zero=stage, batch=batch, checkpointing=again))["peak"] <= limit:
+                if memory_layout(variant, replace(at, zero=stage, batch=batch, checkpointing=again))["peak"] <= limit:
                     best = (order, changes)
     return None if best is None else best[1]
 
 
-def divisors(run: Run, at: RunSetting) -> list[int]:
+def dividing_micro_batches(run: Run, at: RunSetting) -> list[int]:
     """Micro batches up to the present one with which a global batch still divides."""
     every = range(at.batch, 0, -1)
     return [b for b in every if run.global_batch is None or run.global_batch % replace(at, batch=b).micro == 0]
@@ -90,7 +90,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
     whole = run.global_batch or at.micro
     limit = memory * GIB * USABLE
     stages = [s for s in STAGES if s != "3_teacher" or any(not net.trained for net in run.nets)]
-    table = {stage: layout(run, replace(at, zero=stage)) for stage in stages}
+    table = {stage: memory_layout(run, replace(at, zero=stage)) for stage in stages}
     flop = step_flops(run.works) * whole
     fits = {stage: smallest_change(run, replace(at, zero=stage), limit) for stage in stages}
     return {
@@ -122,7 +122,7 @@ def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]
         "gpu": memory * GIB,
         "usable": limit,
         "changes to fit": fits,
-        "shared": sharing.table(run, at, rate, lambda other: layout(run, other)["peak"]),
+        "shared": sharing.sharing_figures(run, at, rate, lambda other: memory_layout(run, other)["peak"]),
     }
 
 
@@ -137,14 +137,16 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
         if args.json:
             print(json.dumps(made, indent=1))
         else:
-            trajectory_cost.show(made, Console(), asked, args.memory, args.memory * GIB * USABLE)
+            trajectory_cost.show_trajectories(made, Console(), asked, args.memory, args.memory * GIB * USABLE)
         return
     try:
-        run = read(config)
+        run = configured_run(config)
     except ValueError as error:  # what Size and StreamSpec say is one sentence
         raise ConfigError(str(error)) from error
     zero, ranks = args.zero or _stage(trainer.get("strategy")), gpus * nodes
-    at, note = fitting(run, RunSetting(zero, ranks, run.batch, run.checkpointing, sharing.asked(config, ranks)))
+    at, note = fitting_setting(
+        run, RunSetting(zero, ranks, run.batch, run.checkpointing, sharing.sharing_degree(config, ranks))
+    )
     found = plan(run, at, args.memory, args.tflops)
     a_process = sum(host_bytes(net, at.zero, run.dtype(net, at.zero)) for net in run.nets)
     found["host"] = gpus * (a_process + sum(e.bytes for e in run.encoders))
@@ -153,10 +155,10 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
     elif args.json:
         print(json.dumps(found, indent=1))
     else:
-        show(found, Console(), note)
+        show_plan(found, Console(), note)
 
 
-def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
+def fitting_setting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     """The setting, with a micro batch into which the global batch divides, and a note where that is another one.
 
     Raises:
@@ -165,7 +167,7 @@ def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     whole, micro = run.global_batch, at.micro
     if whole is None or whole % micro == 0:
         return at, ""
-    possible = divisors(run, at)
+    possible = dividing_micro_batches(run, at)
     if not possible:
         raise ConfigError(
             f"global_batch {whole} is not a multiple of {at.ranks} processes: change one of them, "
@@ -178,12 +180,12 @@ def fitting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     return replace(at, batch=possible[0]), note
 
 
-def show(found: dict[str, Any], console: Console, note: str = "") -> None:
+def show_plan(found: dict[str, Any], console: Console, note: str = "") -> None:
     """Prints a plan as tables."""
     console.print(
-        f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks{sharing.told(found)} "
-        f"x micro batch {found['micro batch']} x {found['accumulation']} accumulated = {found['global batch']} samples "
-        "an iteration"
+        f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks"
+        f"{sharing.sharing_line(found)} x micro batch {found['micro batch']} x {found['accumulation']} accumulated "
+        f"= {found['global batch']} samples an iteration"
     )
     if note:
         console.print(f"[yellow]{note}[/yellow]")
@@ -219,7 +221,7 @@ def show(found: dict[str, Any], console: Console, note: str = "") -> None:
             f"peak in {found['memory'][stage]['peak phase'].replace(':', ',')}"
         )
 
-    sharing.show(found["shared"], console)
+    sharing.show_sharing(found["shared"], console)
     flop = found["flop"]
     table = Table("work of all ranks", "TFLOP", box=None)
     for name, value in flop.items():

@@ -184,7 +184,7 @@ class DistillRun(Run):
         passes = recipe.passes(recipe.exits[-1], True)
         kept = memory.kept_bytes(recipe.student, tokens, passes, batch, dtype, student.checkpointing)
         clip = CountedPass(self.frames)
-        clips = {"clip and loss": memory.clip_bytes(recipe.student, self.tokens, self.frames, batch)}
+        clips = {"clip and loss": memory.scored_clip_bytes(recipe.student, self.tokens, self.frames, batch)}
         if at.shared > 1:
             clips["exchange"] = memory.exchange_bytes(recipe.critic, tokens, clip, batch, dtype_c)
         cache = max(memory.cache_bytes(recipe.student, tokens, p, batch, dtype) for p in passes)
@@ -239,7 +239,7 @@ class ClipRun(Run):
         dtype, tokens = self.dtype(net, at.zero), self.tokens // at.shared
         kept = memory.kept_bytes(net.size, tokens, self.passes, at.batch, dtype, net.checkpointing)
         again = memory.again_bytes(net.size, tokens, self.passes, at.batch, dtype) * net.checkpointing
-        clip = memory.clip_bytes(net.size, self.tokens, self.frames, at.batch)
+        clip = memory.scored_clip_bytes(net.size, self.tokens, self.frames, at.batch)
         cache = max(memory.cache_bytes(net.size, tokens, p, at.batch, dtype) for p in self.passes)
         parts = {"activations": kept, "block run again": again, "KV cache": cache, "clip and loss": clip}
         if at.shared > 1:

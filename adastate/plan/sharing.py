@@ -18,7 +18,7 @@ from adastate.plan.runs import ClipRun, DistillRun, Run, RunSetting
 GIB = 2**30
 
 
-def asked(config: Config, ranks: int) -> int:
+def sharing_degree(config: Config, ranks: int) -> int:
     """The degree of a configuration's strategy.
 
     Raises:
@@ -35,7 +35,7 @@ def asked(config: Config, ranks: int) -> int:
     return degree
 
 
-def table(run: Run, at: RunSetting, tflops: float, peak: Callable[[RunSetting], int]) -> dict[str, Any]:
+def sharing_figures(run: Run, at: RunSetting, tflops: float, peak: Callable[[RunSetting], int]) -> dict[str, Any]:
     """By network, the figures of its largest passes at every degree; empty for a stage without such networks.
 
     Args:
@@ -75,13 +75,13 @@ def table(run: Run, at: RunSetting, tflops: float, peak: Callable[[RunSetting], 
     }
 
 
-def told(found: dict[str, Any]) -> str:
+def sharing_line(found: dict[str, Any]) -> str:
     """What the first line of a plan tells of shared samples."""
     degree = (found["shared"] or {}).get("degree", 1)
     return f", {degree} a sample," if degree > 1 else ""
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show_sharing(found: dict[str, Any], console: Console) -> None:
     """Prints the table."""
     if not found:
         return

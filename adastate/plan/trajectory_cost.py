@@ -65,7 +65,7 @@ def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any
     }
 
 
-def show(found: dict[str, Any], console: Console, order: PathOrder, memory: float, usable: float) -> None:
+def show_trajectories(found: dict[str, Any], console: Console, order: PathOrder, memory: float, usable: float) -> None:
     """Prints what `trajectories` has found, for GPUs of `memory` GiB of which `usable` bytes can be planned with."""
     fits = "fits" if found["rank"] <= usable else "does not fit"
     every = order.gpus * order.nodes

@@ -50,14 +50,14 @@ def main(argv: Sequence[str]) -> None:
     if not config.lightning.get("model") or not config.lightning.get("data"):
         raise ConfigError("these config files hold no stage: add one of conf/stages/")
 
-    from adastate.rehearsal.rehearsal_report import as_json, show
+    from adastate.rehearsal.rehearsal_report import show_rehearsal, verdict_as_json
     from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
 
     verdict = rehearse(config, args.device, gpus, nodes, args.rank, args.what, args.sessions)
     if args.json:
-        print(json.dumps(as_json(verdict), indent=1))
+        print(json.dumps(verdict_as_json(verdict), indent=1))
     else:
-        show(verdict, args.device, Console())
+        show_rehearsal(verdict, args.device, Console())
     if verdict.errors:
         raise SystemExit(1)
 

@@ -22,7 +22,7 @@ from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended
 from adastate.rehearsal.recorder import DeviceRecorder
 from adastate.rehearsal.shallow import channels_of
 from adastate.rehearsal.source_lines import line_of
-from adastate.rehearsal.stand_ins import StandInData, batch_shape, host_bytes, without_files
+from adastate.rehearsal.stand_ins import StandInData, batch_shape, module_host_bytes, without_files
 from adastate.rehearsal.training_phases import watch_training
 
 SHIPPED_CALLBACKS = ("callbacks.", "lightning.", "pytorch_lightning.")
@@ -130,7 +130,7 @@ def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster,
         forget_data(module, recorder.fake)
         told = lightning.get("trainer") or {}
         low = 2 if str(told.get("precision")).startswith("bf16") else 4
-        trial.host = host_bytes(module, told.get("strategy"), low)
+        trial.host = module_host_bytes(module, told.get("strategy"), low)
     if hasattr(module, "out"):
         module.out = None
     shape = batch_shape(lightning["data"], variables, module)

@@ -24,7 +24,7 @@ from adastate.rehearsal.host_answers import UNANSWERED, HostAnswers
 from adastate.rehearsal.known_results import KnownResults, tensors_among
 from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR, device_of
 from adastate.rehearsal.source_lines import asked_by_a_library, asked_by_an_engine, line
-from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind_of, size_of
+from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind_of, tensor_bytes
 
 aten = torch.ops.aten
 LARGE = 2**16
@@ -141,7 +141,7 @@ class DeviceRecorder(TorchDispatchMode):
         if mask.numel() > MASK_LIMIT:
             shape = " x ".join(map(str, mask.shape))
             self.mistake(
-                "mask", f"a mask of {shape} is {size_of(mask) / 2**30:.1f} GiB: attend in groups of equal rows"
+                "mask", f"a mask of {shape} is {tensor_bytes(mask) / 2**30:.1f} GiB: attend in groups of equal rows"
             )
 
     # ---- operations
@@ -183,7 +183,7 @@ class DeviceRecorder(TorchDispatchMode):
         elif func is aten._local_scalar_dense.default:
             return 1.0 if fakes[0].is_floating_point() else 1
         elif target == "cuda" and func is aten._to_copy.default:
-            self._copy(size_of(fakes[0]))  # weights that stay with the host, a text encoder's say
+            self._copy(tensor_bytes(fakes[0]))  # weights that stay with the host, a text encoder's say
         with self.fake:
             out = func(*args, **kwargs)
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
@@ -212,7 +212,7 @@ class DeviceRecorder(TorchDispatchMode):
                 self.memory.note(x)
                 if _is_too_much(x):
                     shape, what = " x ".join(map(str, x.shape)), "truth values" if x.dtype is torch.bool else "pairs"
-                    self.mistake("mask", f"{what} of {shape} are {size_of(x) / 2**30:.1f} GiB on the device")
+                    self.mistake("mask", f"{what} of {shape} are {tensor_bytes(x) / 2**30:.1f} GiB on the device")
 
     def _generator(self, args: Any, kwargs: Any, target: str) -> tuple[Any, Any]:
         made = next((x for x in (*args, *kwargs.values()) if isinstance(x, TRUE_GENERATOR)), None)
@@ -230,7 +230,7 @@ class DeviceRecorder(TorchDispatchMode):
         return tree_map(without, args), tree_map(without, kwargs)
 
     def _to_device(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        self._copy(sum(map(size_of, tensors)))
+        self._copy(sum(map(tensor_bytes, tensors)))
         convert = self._fake
         with self.fake:
             out = func(*tree_map(convert, args), **tree_map(convert, kwargs))
@@ -256,7 +256,7 @@ class DeviceRecorder(TorchDispatchMode):
             if _type_of(x) != "cpu":
                 continue
             if func in COPIES or (_name(func) in INDEXED and not x.is_floating_point()):
-                self._copy(size_of(x))
+                self._copy(tensor_bytes(x))
             elif x.dim() == 0:
                 self.copies[self.phase, line(3)] += 0  # an argument of the kernel, no copy
             else:
@@ -281,7 +281,7 @@ class DeviceRecorder(TorchDispatchMode):
         if func.namespace in ("c10d", "_c10d_functional"):
             if func._overloadpacket.__name__ not in ("wait_tensor", "barrier"):
                 work.one_node = self.one_node
-                work.sent += sum(map(size_of, fakes))
+                work.sent += sum(map(tensor_bytes, fakes))
             return None, False
         wide = [x for x in outputs if x.dtype in WIDE_TYPES] if _name(func) not in FREE else []
         if wide:

@@ -16,7 +16,7 @@ GIB = 2**30
 COLUMNS = ("peak GiB", "kernels", "TFLOP", "other GB", "sent GB", "s")
 
 
-def as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
+def verdict_as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
     """Bytes, FLOP and seconds; the seconds are estimates."""
     return {
         **asdict(verdict),
@@ -30,7 +30,7 @@ def as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
     }
 
 
-def show(verdict: RehearsalVerdict, name: str, console: Console) -> None:
+def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     """Prints it, for the device of that name."""
     about = verdict.device
     console.print(

@@ -94,7 +94,7 @@ class RehearsalVerdict:
         return sum(phase.seconds[device] for phase in self.phases if phase.name != "warm-up")
 
 
-def judge(
+def fill_verdict(
     verdict: RehearsalVerdict, trials: Sequence[Trial], runs: list[dict[int, int]], name: str, gpus: int
 ) -> RehearsalVerdict:
     """Fills the verdict in.

@@ -6,8 +6,8 @@ from adastate.config.schema import Config
 from adastate.rehearsal.accelerators import ACCELERATORS
 from adastate.rehearsal.fit_trial import fit_trial
 from adastate.rehearsal.pretended_machine import Cluster
-from adastate.rehearsal.rehearsal_verdict import RehearsalVerdict, judge
-from adastate.rehearsal.shallow import at_depth, depths, trials
+from adastate.rehearsal.rehearsal_verdict import RehearsalVerdict, fill_verdict
+from adastate.rehearsal.shallow import at_depth, depth_trials, depths
 from adastate.rehearsal.stream_trial import stream_trial, student_node
 
 
@@ -25,7 +25,7 @@ def rehearse(
     cluster = Cluster(ACCELERATORS[device], gpus, nodes, rank)
     lightning = config.lightning if what == "fit" else {"model": student_node(config.lightning)}
     found = depths(lightning)
-    runs, done = trials(found), []
+    runs, done = depth_trials(found), []
     for run in runs:
         shallow = at_depth(lightning, run)
         if what == "fit":
@@ -36,4 +36,4 @@ def rehearse(
             break
     stage = str((config.variables.get("run") or {}).get("stage") or "fit") if what == "fit" else what
     verdict = RehearsalVerdict(stage, cluster.device, cluster.world, rank, done[0].parts, found)
-    return judge(verdict, done, runs[: len(done)], device, gpus)
+    return fill_verdict(verdict, done, runs[: len(done)], device, gpus)

@@ -43,7 +43,7 @@ def at_depth(lightning: dict[str, Any], now: Mapping[int, int]) -> dict[str, Any
     return made
 
 
-def trials(found: list[int]) -> list[dict[int, int]]:
+def depth_trials(found: list[int]) -> list[dict[int, int]]:
     """The depths to run: all few, then for each of them more."""
     small = {depth: min(depth, FEW) for depth in found}
     return [small, *({**small, depth: min(depth, MORE)} for depth in found if depth > FEW)]

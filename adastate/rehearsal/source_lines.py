@@ -19,7 +19,7 @@ LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib",
 
 
 @lru_cache(maxsize=4096)
-def shown(file: str) -> str | None:
+def told_path(file: str) -> str | None:
     """A file as it is told, from the working directory if it is below that; None for a library's."""
     if file.startswith((HERE, "<")) or any(file.startswith(folder + os.sep) for folder in LIBRARIES):
         return None
@@ -41,7 +41,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 def line(above: int = 1) -> str:
     """ "file:line" of the innermost frame that is no library's; "" where there is none."""
     for frame in _frames(sys._getframe(above)):
-        if found := shown(frame.f_code.co_filename):
+        if found := told_path(frame.f_code.co_filename):
             return f"{found}:{frame.f_lineno}"
     return ""
 
@@ -51,7 +51,7 @@ def asked_by_a_library() -> bool:
     for frame in _frames(sys._getframe(1)):
         name = frame.f_code.co_filename
         if not name.startswith((HERE, TORCH, "<")) and not name.startswith(STANDARD):
-            return shown(name) is None
+            return told_path(name) is None
     return False
 
 
@@ -68,7 +68,7 @@ def line_of(trace: TracebackType | None) -> str:
     """The same of an exception: where the innermost frame of ours was when it was raised."""
     found = ""
     while trace is not None:
-        if name := shown(trace.tb_frame.f_code.co_filename):
+        if name := told_path(trace.tb_frame.f_code.co_filename):
             found = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found

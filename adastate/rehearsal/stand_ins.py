@@ -32,7 +32,7 @@ def _network(made: Callable[..., Any]) -> Callable[..., Any]:
     return network
 
 
-def host_bytes(module: pl.LightningModule, strategy: Any, low: int) -> int:
+def module_host_bytes(module: pl.LightningModule, strategy: Any, low: int) -> int:
     """What a real run would hold of `module` in host memory while it starts, see adastate.plan.memory.host_bytes.
 
     Args:

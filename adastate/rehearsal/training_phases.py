@@ -11,7 +11,7 @@ ONCE = ("optimiser", "average", "warm-up", "between")
 """Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
 
 
-def watch(owner: Any, method: str, phase: str | Callable[..., str], recorder: DeviceRecorder) -> None:
+def run_as_phase(owner: Any, method: str, phase: str | Callable[..., str], recorder: DeviceRecorder) -> None:
     """From here on `owner.method` runs as a phase, whose name may be a function of its arguments."""
     true = getattr(owner, method)
 
@@ -27,21 +27,21 @@ def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None
     student = getattr(module, "student", None)
     for owner in (module, student):
         if owner is not None and hasattr(owner, "embed"):
-            watch(owner, "embed", "prompts", recorder)
+            run_as_phase(owner, "embed", "prompts", recorder)
     if hasattr(module, "updates") and hasattr(module, "sampler"):
-        watch(module, "student_sample", _rollout, recorder)
-        watch(module, "student_loss", "student: scores", recorder)
-        watch(module.critic, "loss", "critic: forward", recorder)
-        watch(module.updates, "backward", lambda name, *rest: f"{name}: backward", recorder)
-        watch(module.updates, "step", lambda name: f"{name}: optimiser", recorder)
+        run_as_phase(module, "student_sample", _rollout, recorder)
+        run_as_phase(module, "student_loss", "student: scores", recorder)
+        run_as_phase(module.critic, "loss", "critic: forward", recorder)
+        run_as_phase(module.updates, "backward", lambda name, *rest: f"{name}: backward", recorder)
+        run_as_phase(module.updates, "step", lambda name: f"{name}: optimiser", recorder)
     else:
         name = next(iter(getattr(module, "trained", {})), type(module).__name__.lower())
-        watch(module, "optimizer_step", f"{name}: optimiser", recorder)
-        watch(module, "training_step", f"{name}: forward", recorder)
-        watch(strategy, "backward", f"{name}: backward", recorder)
+        run_as_phase(module, "optimizer_step", f"{name}: optimiser", recorder)
+        run_as_phase(module, "training_step", f"{name}: forward", recorder)
+        run_as_phase(strategy, "backward", f"{name}: backward", recorder)
     for network in getattr(module, "trained", {}).values():
         if network.average is not None:
-            watch(network.average, "update", f"{network.name}: average", recorder)
+            run_as_phase(network.average, "update", f"{network.name}: average", recorder)
 
 
 def _rollout(part: Any, purpose: str, *rest: Any, **options: Any) -> str:

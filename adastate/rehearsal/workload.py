@@ -96,7 +96,7 @@ def cost_of(
         return None
     many = name.startswith("_foreach") or name.startswith("_fused_adam")
     read = {id(x): x for x in inputs}
-    moved = sum(map(size_of, read.values())) + sum(size_of(x) for x in outputs if id(x) not in read)
+    moved = sum(map(tensor_bytes, read.values())) + sum(tensor_bytes(x) for x in outputs if id(x) not in read)
     packet, flop = func._overloadpacket, 0
     if packet in flop_registry:
         flop = int(flop_registry[packet](*args, **kwargs, out_val=out))
@@ -108,7 +108,7 @@ def _seconds(one: Operation, device: Accelerator) -> float:
     return max(one.flop / (_rate(device, one.dtype) * PRODUCTS), one.moved / (device.bandwidth * STREAMS))
 
 
-def size_of(x: Tensor) -> int:
+def tensor_bytes(x: Tensor) -> int:
     return x.numel() * x.element_size()
 
 

@@ -91,7 +91,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     sync(folder / MANIFEST)
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def checked_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder.
 
     Raises:
@@ -138,7 +138,7 @@ def verify(folder: Path, part: int = 0, parts: int = 1) -> dict[str, Any]:
     Raises:
         Damaged: a file is missing, short, or has other bytes; the sentence names it.
     """
-    manifest = facts(folder)
+    manifest = checked_manifest(folder)
     files = manifest["files"]
     for name in sorted(files, key=lambda name: (-files[name]["bytes"], name))[part::parts]:
         expected = files[name]

@@ -20,7 +20,7 @@ MOST_UNPACKED = 1 << 30
 """Bytes of the arrays of a .npz file. Those of a study's measures have a few megabytes."""
 
 
-def save(content: Any, path: Path) -> None:
+def save_data(content: Any, path: Path) -> None:
     """As torch.save, but all of the file or an error: given a path, torch does not notice that the last bytes, which it
     writes when it closes, have found no room."""
     with path.open("wb") as file:
@@ -55,7 +55,7 @@ def _array(data: bytes) -> np.ndarray[Any, Any]:
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
-def load(path: Path, error: type[Exception], instead: str) -> Any:
+def load_data(path: Path, error: type[Exception], instead: str) -> Any:
     """What a file of torch.save holds, on the processor, memory-mapped where its format allows.
 
     Args:

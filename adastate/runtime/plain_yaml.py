@@ -17,7 +17,7 @@ MOST_DIGITS = 1000
 """Of a number: YAML has numbers to the base of 60, 1:30:00, of which a long one takes hours to read."""
 
 
-def load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """What a text holds.
 
     Raises:
@@ -28,7 +28,7 @@ def load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
 
 
 def load_nodes(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> tuple[yaml.Node | None, Any]:
-    """(the nodes of a text, which tell their places, what it holds); raises as `load`."""
+    """(the nodes of a text, which tell their places, what it holds); raises as `load_yaml`."""
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"it has {len(text)} characters, at most {MOST_BYTES}")
     reading = loader(text)

@@ -13,7 +13,7 @@ RUN = "@run"
 """Stands for the run folder in what is stored. YAML writes a text that begins so in quotes."""
 
 
-def stored(node: Any, run: Path, root: Path | None = None) -> Any:
+def stored_paths(node: Any, run: Path, root: Path | None = None) -> Any:
     """`node`, of dicts, lists and texts, in which the paths within the run folder begin with RUN.
 
     Args:
@@ -35,7 +35,7 @@ def stored(node: Any, run: Path, root: Path | None = None) -> Any:
 def stored_words(words: Sequence[str], run: Path, root: Path | None = None) -> list[str]:
     """The same of a command line, whose paths also stand behind an equals sign; without the secrets in it."""
     cut = [word.partition("=") if word.startswith("-") else ("", "", word) for word in words]
-    return [secrets.redacted(f"{name}{sign}{stored(value, run, root)}") for name, sign, value in cut]
+    return [secrets.redacted(f"{name}{sign}{stored_paths(value, run, root)}") for name, sign, value in cut]
 
 
 def located(node: Any, run: Path, written_at: str | None = None) -> Any:

@@ -1,7 +1,8 @@
 """What must not be told: passwords and tokens in addresses, commands and settings; characters that steer a terminal.
 
 Three places hide them, so that no sentence has to think of it: what a process prints, warns and logs (`guarded`), what
-is written about a run (`hidden`), and what stands in an error about data, which is made of `redacted` addresses.
+is written about a run (`without_secrets`), and what stands in an error about data, which is made of `redacted`
+addresses.
 """
 
 from __future__ import annotations
@@ -105,16 +106,16 @@ def _field(match: re.Match[str]) -> str:
     return f"{found['name']}{found['sign']}{found.get('kind') or ''}{HIDDEN}"
 
 
-def hidden(node: Any) -> Any:
+def without_secrets(node: Any) -> Any:
     """`node`, of dicts, lists and texts, for a file that others may read: without secrets in texts, or under a name of
     one."""
     if isinstance(node, Mapping):
         return {
-            name: HIDDEN if isinstance(value, str) and value and _bare(str(name), value) else hidden(value)
+            name: HIDDEN if isinstance(value, str) and value and _bare(str(name), value) else without_secrets(value)
             for name, value in node.items()
         }
     if isinstance(node, list):
-        return [hidden(value) for value in node]
+        return [without_secrets(value) for value in node]
     return redacted(node) if isinstance(node, str) else node
 
 

@@ -62,7 +62,7 @@ def listen(names: Iterable[str] = SIGNALS, tell: Callable[[int], object] | None 
         if name == "SIGHUP":
             _drop_output([fd for fd in terminals if not os.isatty(fd)])
 
-    return restore({name: hear for name in names if name not in UNHEARD})
+    return set_handlers({name: hear for name in names if name not in UNHEARD})
 
 
 def _drop_output(files: Iterable[int]) -> None:
@@ -72,7 +72,7 @@ def _drop_output(files: Iterable[int]) -> None:
     os.close(nowhere)
 
 
-def restore(handlers: Mapping[str, Any]) -> dict[str, Any]:
+def set_handlers(handlers: Mapping[str, Any]) -> dict[str, Any]:
     """Sets handlers by name and returns those that were there; only the main thread may, elsewhere nothing happens."""
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -81,12 +81,14 @@ def restore(handlers: Mapping[str, Any]) -> dict[str, Any]:
 
 def ignore(names: Iterable[str] = SIGNALS) -> None:
     """For a process that is on its way out and shall keep its exit code; a second SIGINT still ends it at once."""
-    restore({n: signal.SIG_DFL if n == "SIGINT" else signal.SIG_IGN for n in names if n not in UNHEARD})
+    set_handlers({n: signal.SIG_DFL if n == "SIGINT" else signal.SIG_IGN for n in names if n not in UNHEARD})
 
 
 def unlisten() -> None:
     """These signals do again what they do to any process of Python's."""
-    restore({n: signal.default_int_handler if n == "SIGINT" else signal.SIG_DFL for n in SIGNALS if n not in UNHEARD})
+    set_handlers(
+        {n: signal.default_int_handler if n == "SIGINT" else signal.SIG_DFL for n in SIGNALS if n not in UNHEARD}
+    )
 
 
 def heard() -> str:
@@ -94,7 +96,7 @@ def heard() -> str:
     return _heard[0] if _heard else ""
 
 
-def note(name: str) -> None:
+def note_signal(name: str) -> None:
     """As if that signal had come: another rank heard it."""
     _heard.append(name)
 

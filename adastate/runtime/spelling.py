@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 
-def nearest(word: object, known: Iterable[str], cutoff: float = 0.5) -> str:
+def likeliest_word(word: object, known: Iterable[str], cutoff: float = 0.5) -> str:
     """The word of `known` that looks most like another, of `-p` the option that begins so; empty if none does."""
     if re.fullmatch("-[a-z]", str(word)):
         return next((option for option in known if option.startswith(f"-{word}")), "")
@@ -17,5 +17,5 @@ def nearest(word: object, known: Iterable[str], cutoff: float = 0.5) -> str:
 def meant(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """The remedy for a word that is not among `known`: the nearest of them, or `otherwise`, or all."""
     known = list(known)
-    near = nearest(word, known)
+    near = likeliest_word(word, known)
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"

@@ -35,7 +35,7 @@ class ActionCue:
     keys: frozenset[str]
 
 
-def parse(schedule: Sequence[str]) -> list[ActionCue]:
+def parse_actions(schedule: Sequence[str]) -> list[ActionCue]:
     """The cues of a schedule; one alone needs no time.
 
     Raises:
@@ -57,7 +57,9 @@ def parse(schedule: Sequence[str]) -> list[ActionCue]:
     return cues
 
 
-def rows(cues: Sequence[ActionCue], starts: Sequence[float], columns: int, seconds: float | None = None) -> Tensor:
+def action_rows(
+    cues: Sequence[ActionCue], starts: Sequence[float], columns: int, seconds: float | None = None
+) -> Tensor:
     """Actions `[1, F, columns]` of latent frames; each cue begins with the first frame that starts then or later.
 
     Args:

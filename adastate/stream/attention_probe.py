@@ -37,7 +37,7 @@ class AttentionShare:
         if cache.anchor is not None and not places.anchor:
             return  # a clean pass that is barred from the old state
         so_far = self._sums.setdefault(cache.chunks, [0.0, 0.0, 0.0])
-        parts = shares(q, k, visible, places).tolist()
+        parts = attention_shares(q, k, visible, places).tolist()
         self._sums[cache.chunks] = [a + part for a, part in zip(so_far, parts, strict=True)]
         self._counts[cache.chunks] = self._counts.get(cache.chunks, 0) + 1
 
@@ -60,11 +60,11 @@ class PassShare:
         return dict(zip(KINDS, (self._sum / self._layers).tolist(), strict=True))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
-        self._sum = self._sum.to(q.device) + shares(q, k, visible, self._places)
+        self._sum = self._sum.to(q.device) + attention_shares(q, k, visible, self._places)
         self._layers += 1
 
 
-def shares(q: Tensor, k: Tensor, visible: FrameMask | None, places: FramePositions) -> Tensor:
+def attention_shares(q: Tensor, k: Tensor, visible: FrameMask | None, places: FramePositions) -> Tensor:
     """Mean attention `[3]` of a pass's content queries to each of KINDS, over all heads and queries.
 
     Args:

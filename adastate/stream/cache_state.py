@@ -47,7 +47,7 @@ def detached(cache: StateCache) -> StateCache:
 
 
 def saved(cache: StateCache, split: TokenSplit | None = None) -> dict[str, Any]:
-    """What `restored` needs: numbers, lists and tensors whose first axis is the batch.
+    """What `restored_cache` needs: numbers, lists and tensors whose first axis is the batch.
 
     Args:
         split: over ranks that each have their own heads in such a cache; all of them call it, and get all heads.
@@ -56,7 +56,7 @@ def saved(cache: StateCache, split: TokenSplit | None = None) -> dict[str, Any]:
     return {**{name: getattr(cache, name) for name in PLAIN}, **frames}
 
 
-def restored(spec: StreamSpec, state: dict[str, Any], split: TokenSplit | None = None) -> StateCache:
+def restored_cache(spec: StreamSpec, state: dict[str, Any], split: TokenSplit | None = None) -> StateCache:
     """The cache of which `saved` told, with this rank's heads alone where there is a `split`."""
     cache = StateCache(spec)
     for name in PLAIN:

@@ -34,10 +34,10 @@ class PassRequest(NamedTuple):
 R = TypeVar("R")
 Requests = Generator[PassRequest, Tensor, R]
 """A piece of a stream that asks for its passes, and ends with a result. Whoever runs them may run those of several
-streams together: `serve` runs one piece alone, adastate.live.batch many."""
+streams together: `run_passes` runs one piece alone, adastate.live.batch many."""
 
 
-def serve(requests: Requests[R]) -> R:
+def run_passes(requests: Requests[R]) -> R:
     """Runs the passes that a piece of a stream asks for, and returns its result."""
     try:
         request = next(requests)
@@ -71,7 +71,7 @@ class ExitPass:
     clean: Tensor | None = None
 
 
-def write(
+def clean_pass(
     network: VelocityNetwork,
     noise: Noise,
     cache: StateCache,

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from adastate.stream.cache import StateCache
-from adastate.stream.passes import PassRequest, Reencode, Requests, VelocityNetwork, same_timestep, serve
+from adastate.stream.passes import PassRequest, Reencode, Requests, VelocityNetwork, run_passes, same_timestep
 from adastate.stream.switches import SwitchPolicy
 
 
 def prefill(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> None:
     """`prefilling`, run at once."""
-    serve(prefilling(network, cache, given, first_alone))
+    run_passes(prefilling(network, cache, given, first_alone))
 
 
 def prefilling(network: VelocityNetwork, cache: StateCache, given: Tensor, first_alone: bool = False) -> Requests[None]:
@@ -36,7 +36,7 @@ def prefilling(network: VelocityNetwork, cache: StateCache, given: Tensor, first
 
 def switch_prompt(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> None:
     """`switching`, run at once."""
-    serve(switching(network, cache, policy))
+    run_passes(switching(network, cache, policy))
 
 
 def switching(network: VelocityNetwork, cache: StateCache, policy: SwitchPolicy) -> Requests[None]:

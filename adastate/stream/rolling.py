@@ -15,10 +15,10 @@ from adastate.stream.passes import (
     PassRequest,
     Requests,
     VelocityNetwork,
+    clean_pass,
     draw_noise,
+    run_passes,
     same_timestep,
-    serve,
-    write,
 )
 from adastate.stream.switches import PromptSwitch
 from adastate.types import Chunk
@@ -59,7 +59,7 @@ def staircase(
         chosen, finished = window % levels_count == phase, levels[0] == levels_count - 1
         quiet = joined * size <= exits.quiet_frames
         taught = grad and chosen and not quiet
-        x0, view = serve(joint_pass(network, cache, flight, levels, taught))
+        x0, view = run_passes(joint_pass(network, cache, flight, levels, taught))
         first_keys = view if view.keeps else first_keys
         for i in range(len(flight) if chosen else int(finished and phase is None)):
             content, start = torch.zeros_like(x0[i]) if chosen and quiet else x0[i], cache.origin + cache.frames
@@ -70,7 +70,7 @@ def staircase(
         if finished:
             cache.generated += 1
             if finish or flight or joined < chunks:
-                serve(write(network, noise, cache, x0[0], 0, first_keys is not None, first_keys))
+                run_passes(clean_pass(network, noise, cache, x0[0], 0, first_keys is not None, first_keys))
             first_keys = None
 
 

@@ -18,11 +18,11 @@ from adastate.stream.passes import (
     Reencode,
     Requests,
     VelocityNetwork,
+    clean_pass,
     draw_noise,
     first_noise,
+    run_passes,
     same_timestep,
-    serve,
-    write,
 )
 from adastate.stream.prompt_switch import restart_if_due, switching
 from adastate.stream.rolling import staircase
@@ -60,7 +60,7 @@ def rollout(
         finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
         switches: new prompts, by the chunk of this call with which they begin.
         reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
-        record: takes one ExitPass a chunk, for `replay`.
+        record: takes one ExitPass a chunk, for `replay_rollout`.
     """
     spec = cache.spec
     switches = switches or {}
@@ -77,16 +77,16 @@ def rollout(
     for index in range(chunks):
         if index in switches:
             network = switches[index].prompt
-            serve(switching(network, cache, switches[index].policy or spec.switch))
-        serve(restart_if_due(network, cache, reencode))
+            run_passes(switching(network, cache, switches[index].policy or spec.switch))
+        run_passes(restart_if_due(network, cache, reencode))
         taught = grad and cache.origin + cache.frames - begin >= exits.quiet_frames
-        made = serve(denoise_chunk(network, noise, cache, shape, exits, taught))
+        made = run_passes(denoise_chunk(network, noise, cache, shape, exits, taught))
         if record is not None:
             record.append(made.step)
         yield made.chunk(cache)
         cache.generated += 1
         if finish or index < chunks - 1:
-            clean = serve(write(network, noise, cache, made.x0, made.step.queries, taught, made.exit_view))
+            clean = run_passes(clean_pass(network, noise, cache, made.x0, made.step.queries, taught, made.exit_view))
             if record is not None:
                 record[-1].clean = clean
 
@@ -140,7 +140,7 @@ def denoise_chunk(
     return DenoisedChunk(x0, ExitPass(x, t, queries), exit_view, exit_at)
 
 
-def replay(network: VelocityNetwork, cache: StateCache, steps: Sequence[ExitPass]) -> Iterator[Tensor]:
+def replay_rollout(network: VelocityNetwork, cache: StateCache, steps: Sequence[ExitPass]) -> Iterator[Tensor]:
     """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
 
     With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and

@@ -15,7 +15,7 @@ from adastate.stream.cache import PassMemory
 from adastate.types import FrameMask, Positions, Probe, Rotate, SlabTensors
 
 
-def likeness(memory: PassMemory) -> tuple[object, ...] | None:
+def stacking_key(memory: PassMemory) -> tuple[object, ...] | None:
     """What the memories of two passes have to agree in to be stacked; None for one that cannot be."""
     if memory.slab_memory is not None:
         return None
@@ -26,7 +26,7 @@ class StackedMemory:
     """The `Memory` (adastate.types) of a pass whose rows are streams of their own.
 
     Args:
-        members: memories of equal `likeness`, one a row.
+        members: memories of equal `stacking_key`, one a row.
     """
 
     def __init__(self, members: Sequence[PassMemory]) -> None:

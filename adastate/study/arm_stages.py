@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from adastate.launch.stage_runner import Stage
-from adastate.launch.stages import count
+from adastate.launch.stages import samples_in_words
 from adastate.runtime import atomic
 from adastate.study.study_worlds import StudyWorld, study_world
 from adastate.study.table import Beginning, Budget, Task
@@ -150,7 +150,7 @@ def initialisation(setting: StudySetting, beginning: Beginning) -> list[Stage]:
     ]
 
 
-def run(setting: StudySetting, task: Task) -> list[Stage]:
+def stages_of_run(setting: StudySetting, task: Task) -> list[Stage]:
     """The stages of one run: its distillation, unless it streams with another's student, its measurement, and its
     experiments where it has some."""
     here, student = task.folder(setting.root), student_folder(setting, task)
@@ -219,7 +219,7 @@ def _trajectories(setting: StudySetting, beginning: Beginning, kind: str = "") -
     words += ["--clips", str(setting.budget.trajectories), "--steps", "16", "--seed", str(beginning.seed)]
     words += [*setting.window(beginning.chunk_frames), "--teacher", kind] if kind else []
     words += ["--prompts", str(setting.prompts)] if setting.prompts else []
-    return Stage(name, words, lambda: count(out), out)
+    return Stage(name, words, lambda: samples_in_words(out), out)
 
 
 def _measured(setting: StudySetting, seed: int) -> list[str]:

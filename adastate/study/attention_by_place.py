@@ -110,7 +110,7 @@ def with_window(spec: StreamSpec, past_frames: int) -> StreamSpec | None:
         return None
 
 
-def measure(
+def measure_attention_by_place(
     student: Student, prompts: Sequence[str], windows: Sequence[int], chunks: int, seed: int
 ) -> list[AttentionShares]:
     """Attention of streams of `chunks` chunks past the filling of the window, for each window size."""

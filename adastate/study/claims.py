@@ -115,7 +115,7 @@ def read_claims(path: Path | None = None) -> dict[str, Any]:
         ConfigError: with what is wrong in it.
     """
     path = path or folder() / "claims.yaml"
-    content = dict(plain_yaml.load(path.read_text(encoding="utf-8")))
+    content = dict(plain_yaml.load_yaml(path.read_text(encoding="utf-8")))
     for claim in content["claims"]:
         told = f"{path}, claim {claim.get('id')!r}"
         if claim.get("verdict") not in VERDICTS:

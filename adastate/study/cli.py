@@ -74,7 +74,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
     return StudySetting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
 
 
-def prepare(study: StudySetting, console: Console) -> None:
+def prepare_study(study: StudySetting, console: Console) -> None:
     """What all runs share; done by one process, for which others wait."""
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
@@ -88,7 +88,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     from adastate.study import records, report  # which bring torch with them
 
     tasks = table.tasks(study.budget, args.only)
-    prepare(study, console)
+    prepare_study(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
     console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
     failed = runner.run_all(
@@ -99,8 +99,8 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
         lambda text: console.print(text, highlight=False),
         lambda task: isinstance(task, Beginning) or _may_begin(study, task),
     )
-    records.write(study.root, table, args.record)
-    page = report.write(study.root, table, args.budget, args.only)
+    records.write_records(study.root, table, args.record)
+    page = report.write_report(study.root, table, args.budget, args.only)
     console.print(f"report     {page}\n           {page.with_name('report.md')}")
     if failed:
         raise SystemExit(
@@ -110,7 +110,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _is_done(study: StudySetting, task: Task) -> bool:
     stages = runner.stage_runner(study, task.folder(study.root))
-    return not arm_stages.has_changed(study, task) and all(map(stages.is_done, arm_stages.run(study, task)))
+    return not arm_stages.has_changed(study, task) and all(map(stages.is_done, arm_stages.stages_of_run(study, task)))
 
 
 def _has_begun(study: StudySetting, beginning: Beginning) -> bool:
@@ -125,7 +125,7 @@ def _may_begin(study: StudySetting, task: Task) -> bool:
     return lent and _has_begun(study, task.beginning)
 
 
-def show(table: Table, budget: str, only: Sequence[str]) -> None:
+def show_runs(table: Table, budget: str, only: Sequence[str]) -> None:
     """The runs in their order."""
     told = Rich("", "arm", "seed", "what it is", title=budget)
     for i, task in enumerate(table.tasks(table.budgets[budget], only), 1):
@@ -171,8 +171,8 @@ def main(argv: list[str]) -> None:
         options.add_argument("seed", type=whole(0))
         args = options.parse_args(rest)
         study = setting(args, read_table(args.table))
-        prepare(study, Console())
-        runner.begin(study, Beginning(args.chunk, args.seed), Console())
+        prepare_study(study, Console())
+        runner.make_beginning(study, Beginning(args.chunk, args.seed), Console())
     elif what == "run":
         options = parser()
         options.add_argument("arm")
@@ -184,20 +184,20 @@ def main(argv: list[str]) -> None:
         study, task = setting(args, table), Task(table.arms[args.arm], args.seed)
         from adastate.study import records
 
-        prepare(study, Console())
-        runner.begin(study, task.beginning, Console())
+        prepare_study(study, Console())
+        runner.make_beginning(study, task.beginning, Console())
         runner.run_one(study, task, Console(), args.keep)
-        records.write(study.root, table, args.record, only=task)
+        records.write_records(study.root, table, args.record, only=task)
     elif what == "report":
         args = parser().parse_args(rest)
         table = read_table(args.table)
         root = setting(args, table).root
         from adastate.study import report
 
-        print(f"report     {report.write(root, table, args.budget, args.only)}")
+        print(f"report     {report.write_report(root, table, args.budget, args.only)}")
     elif what == "list":
         args = parser().parse_args(rest)
-        show(read_table(args.table), args.budget, args.only)
+        show_runs(read_table(args.table), args.budget, args.only)
     elif what:
         parts = ("list", "begin", "run", "report", *PART_PARSERS)
         parser().error(f"there is no part {what!r}; {meant(what, parts)}")

@@ -21,7 +21,7 @@ from adastate.inference.student_source import RUN, student_source
 from adastate.runtime import atomic
 from adastate.study import interventions
 from adastate.study.interventions import DEEDS, OcclusionResult, occlusion, twins
-from adastate.study.plain_numbers import plain
+from adastate.study.plain_numbers import six_digits
 from adastate.study.world_truth import world_truth
 from adastate.training.load_run import load_student, student_of
 from adastate.training.student import Student
@@ -51,7 +51,7 @@ def experiments(student: Student, prompts: Sequence[str], chunks: int, seed: int
     at = math.ceil((spec.window_frames or student.rollout_frames) / spec.chunk_frames) + 1
     curve = interventions.coupled(student, prompts, at + chunks, seed)
     wheres = ("window", "anchor") if spec.anchor != "none" else ("window",)
-    felt = interventions.reach(student, prompts, at, chunks, seed)
+    felt = interventions.memory_reach(student, prompts, at, chunks, seed)
     return {
         "forgetting": {"curve": curve.tolist(), "lifetime": metrics.lifetime(curve, 0.5)},
         "injection": {where: interventions.injection(student, prompts, where, at, chunks, seed) for where in wheres},
@@ -83,7 +83,7 @@ def intervene_command(args: argparse.Namespace) -> None:
     seconds = round(time.process_time() - began, 1)
     out = args.json or (args.run or RUN) / "interventions.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(out, plain({"protocol": protocol, "core_seconds": seconds, **found}))
+    atomic.write_json(out, six_digits({"protocol": protocol, "core_seconds": seconds, **found}))
     show_interventions(found)
     print(f"{seconds:.0f} core-seconds; figures in {out}")
 

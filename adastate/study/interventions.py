@@ -3,7 +3,7 @@
 `occlusion` drives all streams through one known bank of fog: until it lifts, the true flight's latents stand in for the
 content, so what went in, how far was flown and how long nothing was seen are known, and banks may be longer than any in
 training. Half way through, the anchor is exchanged, dropped or, from the bank's beginning on, held still. `coupled`,
-`injection` and `reach` need no fog: they compare streams that differ in one thing only.
+`injection` and `memory_reach` need no fog: they compare streams that differ in one thing only.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def injection(
     return {"content": content, "state": state}
 
 
-def reach(student: Student, prompts: Sequence[str], at: int, chunks: int, seed: int) -> list[float]:
+def memory_reach(student: Student, prompts: Sequence[str], at: int, chunks: int, seed: int) -> list[float]:
     """How far what is remembered from before chunk `at` is felt while both streams are shown the same content.
 
     The rows of one stream exchange their windows there. From then on both remember the contents of the other one, so

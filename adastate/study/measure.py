@@ -23,7 +23,7 @@ from adastate.metrics import Passages
 from adastate.metrics.quality import VERSION as FEATURES
 from adastate.runtime import atomic
 from adastate.study import attention_by_place, measures
-from adastate.study.measures import Curves, curves, feature_moments, hidden
+from adastate.study.measures import Curves, feature_moments, hidden_state_curves, measure_curves
 from adastate.study.study_worlds import study_world
 from adastate.study.table import read_table
 from adastate.study.world_truth import passages_of, world_truth
@@ -44,7 +44,7 @@ APART = 5000
 """Pictures between the real flights that are measured and those that they are measured against."""
 
 
-def write(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
+def write_measures(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
     """`measures.npz` and, when that is complete, `measures.json`."""
     with atomic.replacing(out / "measures.npz") as part, part.open("wb") as file:  # savez adds .npz to a bare name
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -57,7 +57,7 @@ def arrays(found: Sequence[Curves], moments: Sequence[Tensor]) -> dict[str, np.n
     return {**joined, "moments": torch.cat(list(moments)).numpy()}
 
 
-def stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a_horizon: int) -> dict[str, list[Any]]:
+def chunks_of_stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a_horizon: int) -> dict[str, list[Any]]:
     """The first chunks of a rollout and the last ones of each told horizon."""
     found = {"start": list(chunks[:STRIP])}
     for h in horizons:
@@ -100,16 +100,16 @@ def measure_run(
     for first in range(0, rollouts, BATCH):
         some = video[first : first + BATCH]
         flown = truth[first : first + BATCH]
-        behind = hidden(some, None if middles is None else middles[first : first + BATCH], flown, once)
-        found.append({**curves(some, flown, once, chunk, codec.fps), **behind})
+        behind = hidden_state_curves(some, None if middles is None else middles[first : first + BATCH], flown, once)
+        found.append({**measure_curves(some, flown, once, chunk, codec.fps), **behind})
         moments.append(feature_moments(some, once))
         passages.append(passages_of(some, flown))
     kept = {**arrays(found, moments), **passage_arrays(passages)}
     per = frames // student.chunk_frames
-    for name, part in stretches([c[:SHOWN] for c in made.chunks], horizons, per).items():
+    for name, part in chunks_of_stretches([c[:SHOWN] for c in made.chunks], horizons, per).items():
         kept[f"shown/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
     if whole:
-        for name, part in stretches([s[:SHOWN] for s in states], horizons, per).items():
+        for name, part in chunks_of_stretches([s[:SHOWN] for s in states], horizons, per).items():
             kept[f"states/{name}"] = to_uint8(torch.cat(part, 1)).numpy()
     trained = student.spec.past_frames
     windows = (
@@ -117,14 +117,16 @@ def measure_run(
         if arm or spec.schedule != "uniform"
         else [*WINDOWS, *([trained] if trained is not None and trained not in WINDOWS else [])]
     )
-    looked = attention_by_place.measure(student, [f.caption for f in truth[:4]], windows, 2 * per, seed)
+    looked = attention_by_place.measure_attention_by_place(
+        student, [f.caption for f in truth[:4]], windows, 2 * per, seed
+    )
     told = _protocol(kind, truth, horizons, seed, codec, once)
     told["attention"] = [
         {"past_frames": a.past_frames, "places": a.places, "shares": a.shares.round(5).tolist()} for a in looked
     ]
     told["trained_window"] = trained
     told["pictures_s"] = round(video.shape[0] * video.shape[1] / made.seconds, 1)
-    write(out or run, kept, told)
+    write_measures(out or run, kept, told)
 
 
 @torch.no_grad()
@@ -138,17 +140,22 @@ def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Se
     for first in range(0, rollouts, BATCH):
         some = truth[first : first + BATCH]
         video = _decoded(codec, kind, some, horizons[-1], once, 0)
-        found.append({**curves(video, some, once, codec.video_frames(1), codec.fps), **hidden(video, None, some, once)})
+        found.append(
+            {
+                **measure_curves(video, some, once, codec.video_frames(1), codec.fps),
+                **hidden_state_curves(video, None, some, once),
+            }
+        )
         moments.append(feature_moments(video, once))
         passages.append(passages_of(video, some))
         reference.append(feature_moments(_decoded(codec, kind, some, horizons[-1], once, APART), once).sum((0, 1)))
         if first == 0:
             parts = [to_uint8(c[:SHOWN]).numpy() for c in video.split(codec.video_frames(1), 1)]
-            for name, chunks in stretches(parts, horizons, frames).items():
+            for name, chunks in chunks_of_stretches(parts, horizons, frames).items():
                 shown[f"shown/{name}"] = np.concatenate(chunks, 1)
     kept = {**arrays(found, moments), **passage_arrays(passages), **shown}
     kept["reference"] = torch.stack(reference).sum(0).numpy()
-    write(out, kept, _protocol(kind, truth, horizons, seed, codec, once))
+    write_measures(out, kept, _protocol(kind, truth, horizons, seed, codec, once))
 
 
 def _decoded(codec: TinyCodec, kind: str, some: Sequence[Flight], horizons: int, once: int, first: int) -> Tensor:

@@ -83,7 +83,7 @@ MADE = {"frechet": (), "composite": PARTS, "from_start": ("ground_hue",)}
 """Measures that are made when runs are compared, and the curves of which."""
 
 
-def curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, fps: int) -> Curves:
+def measure_curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, fps: int) -> Curves:
     """Each measure `[B, n]` over horizons of `horizon` pictures.
 
     Args:
@@ -161,7 +161,7 @@ def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
     return {**found, **_hues(video, ground, horizon)}
 
 
-def hidden(video: Tensor, states: Tensor | None, flights: Sequence[Flight], horizon: int) -> Curves:
+def hidden_state_curves(video: Tensor, states: Tensor | None, flights: Sequence[Flight], horizon: int) -> Curves:
     """What the hidden state has to do with what comes out of the fog, `[B, n]`; empty but in fog.
 
     Args:

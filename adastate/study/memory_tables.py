@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from adastate import metrics
 from adastate.metrics import Interval
-from adastate.study.records import Records, stretches
+from adastate.study.records import Records, horizon_stretches
 from adastate.study.report_page import ReportBlock
 
 MEASURED = ("memory_slope", "memory_error", "memory_relative")
@@ -19,7 +19,7 @@ ABOUT = (
 )
 
 
-def cell(i: Interval, digits: int = 2) -> str:
+def interval_cell(i: Interval, digits: int = 2) -> str:
     """A value with its interval, alone where there is none; nothing where there is no value."""
     if math.isnan(i.value):
         return ""
@@ -33,9 +33,9 @@ def memory_blocks(records: Records) -> list[ReportBlock]:
         return []
     heads = ("", "seeds", "slope", "error", "relative")
     blocks = [ReportBlock("Memory", ABOUT)]
-    for at in stretches(list(records.real["protocol"]["horizons"])):
+    for at in horizon_stretches(list(records.real["protocol"]["horizons"])):
         rows = [
-            (arm, str(len(records.runs[arm])), *(cell(records.mean(m, arm, at), 3) for m in MEASURED))
+            (arm, str(len(records.runs[arm])), *(interval_cell(records.mean(m, arm, at), 3) for m in MEASURED))
             for arm in records.runs
         ]
         blocks.append(ReportBlock(f"Memory at {at}", table=(heads, [*rows, *_baselines(records, at)])))
@@ -71,7 +71,7 @@ def experiment_blocks(records: Records) -> list[ReportBlock]:
         for deed, hidden in kinds:
             at = f"{hidden} hidden"
             names = ("slope", "error", "hold", "mean", "donor_error", "appeared")
-            cells = [cell(records.mean(f"{deed} {name}", arm, at), 3) for name in names]
+            cells = [interval_cell(records.mean(f"{deed} {name}", arm, at), 3) for name in names]
             rows.append((arm, deed, str(hidden), *cells))
     heads = ("", "deed", "hidden", "slope", "error", "of holding still", "of the mean", "from the donor", "appeared")
     text = (
@@ -90,7 +90,7 @@ def _others(records: Records, arms: Sequence[str]) -> ReportBlock:
         found = [r["interventions"] for r in records.runs[arm].values() if "interventions" in r]
         lifetimes = [f["forgetting"]["lifetime"] for f in found]
         felt, keys = [f["reach"]["chunks"] for f in found], found[0]["reach"]["keys"]
-        left = [cell(records.mean(f"injection {where} content", arm, ""), 2) for where in WHERE]
+        left = [interval_cell(records.mean(f"injection {where} content", arm, ""), 2) for where in WHERE]
         rows.append((arm, _range(lifetimes), _range(felt), str(keys), *left))
     text = (
         "In chunks, from the lowest to the highest seed: until streams with the same noise and other first chunks are "

@@ -51,7 +51,7 @@ def style(i: int) -> dict[str, Any]:
     return {key: cycle[i % len(cycle)] for key, cycle in cycles.items()}
 
 
-def over_time(results: Results, arms: Sequence[str], measures: Sequence[str]) -> Figure:
+def plot_over_horizons(results: Results, arms: Sequence[str], measures: Sequence[str]) -> Figure:
     """Each measure against the training horizon, a line an arm, real flights dashed in grey."""
     columns = 3
     rows = math.ceil(len(measures) / columns)

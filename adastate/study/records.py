@@ -20,7 +20,7 @@ from adastate import metrics
 from adastate.config.schema import ConfigError
 from adastate.metrics import Interval, MemoryFigures
 from adastate.runtime import atomic
-from adastate.study.plain_numbers import plain
+from adastate.study.plain_numbers import six_digits
 from adastate.study.results import REAL, Results
 from adastate.study.table import Table, Task
 
@@ -31,7 +31,7 @@ DEEDS = ("nothing", "swap", "drop", "freeze")
 """Measures of a bank of fog begin with one of them: `swap donor_error`, at `9 hidden`."""
 
 
-def write(root: Path, table: Table, out: Path | None = None, only: Task | None = None) -> Path:
+def write_records(root: Path, table: Table, out: Path | None = None, only: Task | None = None) -> Path:
     """One file for each measured run, or for one of them, and one for the true flights; returns their folder."""
     results = Results.read(root, list(table.arms))
     folder = (out or root / "records") / (results.world if out else "")
@@ -43,7 +43,7 @@ def write(root: Path, table: Table, out: Path | None = None, only: Task | None =
     gate = root / "base" / "gate.json"
     if gate.is_file():
         real["gate"] = json.loads(gate.read_text(encoding="utf-8"))
-    atomic.write_json(folder / "real.json", plain(real))
+    atomic.write_json(folder / "real.json", six_digits(real))
     return folder
 
 
@@ -55,11 +55,11 @@ def record_of(results: Results, arm: str, seed: int) -> dict[str, Any]:
     experiments = run.folder / "interventions.json"
     if experiments.is_file():
         told["interventions"] = json.loads(experiments.read_text(encoding="utf-8"))
-    found: dict[str, Any] = plain(told)
+    found: dict[str, Any] = six_digits(told)
     return found
 
 
-def stretches(horizons: Sequence[int]) -> dict[str, tuple[int, int]]:
+def horizon_stretches(horizons: Sequence[int]) -> dict[str, tuple[int, int]]:
     """Names of stretches of horizons, and their first and last: the first alone, and all after it up to the last."""
     last = horizons[-1]
     return {"1x": (1, 1)} if last == 1 else {"1x": (1, 1), f"2x-{last}x": (2, last)}
@@ -72,7 +72,7 @@ def _common(results: Results, arm: str, seed: int) -> dict[str, Any]:
     memory = {}
     if "passages/due" in results.real.arrays:
         number = 0 if arm == REAL else results.seeds(arm).index(seed)
-        for name, (first, last) in stretches(results.horizons).items():
+        for name, (first, last) in horizon_stretches(results.horizons).items():
             found: MemoryFigures = results.memory(arm, first, last)[number]
             memory[name] = {**asdict(found), "relative": found.relative}
     real = results.real.told

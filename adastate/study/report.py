@@ -12,7 +12,7 @@ from adastate.runtime import atomic
 from adastate.study import plots, records
 from adastate.study.claims import Decision, decide
 from adastate.study.measures import HUES, MEASURES
-from adastate.study.memory_tables import cell, experiment_blocks, memory_blocks
+from adastate.study.memory_tables import experiment_blocks, interval_cell, memory_blocks
 from adastate.study.records import Records
 from adastate.study.report_page import Picture, ReportBlock, markdown, page
 from adastate.study.results import REAL, Results
@@ -35,11 +35,11 @@ COLUMNS = 7
 """Measures that fit side by side on a printed page."""
 
 
-def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Path:
+def write_report(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Path:
     """Writes `<root>/report/`: index.html, which holds its pictures itself, report.md and the pictures beside it."""
     results = Results.read(root, list(table.arms))
-    found = Records.read(records.write(root, table))
-    blocks = compose(results, found, table, table.tasks(table.budgets[budget], only))
+    found = Records.read(records.write_records(root, table))
+    blocks = report_blocks(results, found, table, table.tasks(table.budgets[budget], only))
     folder = root / "report"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / "report.md", markdown(blocks, folder / "figures"))
@@ -47,7 +47,7 @@ def write(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Pa
     return folder / "index.html"
 
 
-def compose(results: Results, found: Records, table: Table, wanted: Sequence[Task]) -> list[ReportBlock]:
+def report_blocks(results: Results, found: Records, table: Table, wanted: Sequence[Task]) -> list[ReportBlock]:
     """The report's parts in order."""
     blocks = [ReportBlock("", summary(results, wanted)), *_missing(results, wanted), *_claims(decide(found))]
     blocks += [*memory_blocks(found), *experiment_blocks(found)]
@@ -98,7 +98,14 @@ def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
     heads = ("claim of the paper", "verdict", "why")
     rows = [(d.sentence, d.verdict, d.reason) for d in decisions]
     tests = [
-        (d.name, o.test.sentence, "" if o.d is None else cell(o.d, 3), f"{o.chance:.4f}", str(o.seeds), o.verdict)
+        (
+            d.name,
+            o.test.sentence,
+            "" if o.d is None else interval_cell(o.d, 3),
+            f"{o.chance:.4f}",
+            str(o.seeds),
+            o.verdict,
+        )
         for d in decisions
         for o in d.outcomes
     ]
@@ -125,7 +132,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
             figure = plots.following_against_forgetting(results, arms, at)
             text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
             blocks.append(_figure(f"Following against forgetting at {at}x", text, f"following-{at}x.svg", figure))
-    curves = plots.over_time(results, arms, known)
+    curves = plots.plot_over_horizons(results, arms, known)
     blocks.append(_figure("Over time", "Means with intervals over seeds.", "curves.svg", curves))
     return blocks + [_strips(results, arms, row, f"strips-{row + 1}.png") for row in range(2)]
 
@@ -259,7 +266,7 @@ def _measures(results: Results) -> ReportBlock:
 
 
 def _cell(measure: str, i: Interval) -> str:
-    return cell(i, MEASURES[measure].digits)
+    return interval_cell(i, MEASURES[measure].digits)
 
 
 def _figure(title: str, text: str, name: str, figure: Figure) -> ReportBlock:

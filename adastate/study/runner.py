@@ -48,12 +48,12 @@ def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = Fa
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
         atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
-        stage_runner(setting, here, console).run_stages(arm_stages.run(setting, task))
+        stage_runner(setting, here, console).run_stages(arm_stages.stages_of_run(setting, task))
         if not keep:  # ten times what else a run leaves; nobody goes on from there
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
 
 
-def begin(setting: StudySetting, beginning: Beginning, console: Console) -> None:
+def make_beginning(setting: StudySetting, beginning: Beginning, console: Console) -> None:
     """One initialisation, in this process; whoever needs it meanwhile waits."""
     here = beginning.folder(setting.root)
     here.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def in_order(tasks: Sequence[Task]) -> list[Task | Beginning]:
     return list(found)
 
 
-def environment(jobs: int) -> dict[str, str]:
+def run_environment(jobs: int) -> dict[str, str]:
     """Of the runs: each has its share of the cores, one where there are as many runs as cores."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
@@ -142,7 +142,7 @@ def run_all(
                 with path.open("ab") as out:
                     # a session of its own: Ctrl-C in a terminal comes here, and from here in the order of things
                     running[task] = subprocess.Popen(
-                        start(task), stdout=out, stderr=out, env=environment(jobs), start_new_session=True
+                        start(task), stdout=out, stderr=out, env=run_environment(jobs), start_new_session=True
                     )
                 began[task] = time.monotonic()
                 say(f"{task} begins ({done + len(running)} of {len(tasks)})")
@@ -167,5 +167,5 @@ def run_all(
                 raise SystemExit(signals.AGAIN)
             time.sleep(POLL if running else 0)
     finally:
-        signals.restore(before)
+        signals.set_handlers(before)
     return failed

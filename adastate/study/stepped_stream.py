@@ -11,7 +11,7 @@ from torch import Tensor
 from adastate.diffusion.noise import PlacedNoise, SampleNoise
 from adastate.stream import StateCache
 from adastate.stream.kv_frames import TensorFrames
-from adastate.stream.passes import serve, write
+from adastate.stream.passes import clean_pass, run_passes
 from adastate.stream.rollout import denoise_chunk
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
@@ -41,11 +41,11 @@ class SteppedStream:
             forced: latents `[B, F, C, H, W]` that are remembered as its content. The chunk that is returned is the
                 denoised one all the same, and the state is the stream's own.
         """
-        made = serve(denoise_chunk(self.network, self.noise, self.cache, self.student.latent_shape))
+        made = run_passes(denoise_chunk(self.network, self.noise, self.cache, self.student.latent_shape))
         chunk, queries = made.chunk(self.cache), made.step.queries
         x0 = made.x0 if forced is None else torch.cat([made.x0[:, :queries], forced.to(made.x0)], 1)
         self.cache.generated += 1
-        serve(write(self.network, self.noise, self.cache, x0, queries))
+        run_passes(clean_pass(self.network, self.noise, self.cache, x0, queries))
         return chunk
 
 

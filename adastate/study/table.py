@@ -161,7 +161,7 @@ def read_table(path: Path | None = None) -> Table:
     path = path or folder() / "arms.yaml"
     if not path.is_file():
         raise ConfigError(f"no table of arms at {path}: run from the repository, or give --table")
-    content = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
+    content = plain_yaml.load_yaml(path.read_text(encoding="utf-8")) or {}
     for part in ("stream", "budgets", "groups", "arms"):
         if part not in content:
             raise ConfigError(f"{path} has no {part!r}; it needs stream, budgets, groups and arms")

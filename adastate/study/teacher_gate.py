@@ -23,7 +23,7 @@ from adastate.config.compose import build
 from adastate.encoders.batching import portions
 from adastate.metrics import MemoryFigures
 from adastate.runtime import atomic
-from adastate.study.plain_numbers import plain
+from adastate.study.plain_numbers import six_digits
 from adastate.study.study_worlds import study_world
 from adastate.study.world_truth import passages_of, world_truth
 from adastate.training.teacher import Teacher
@@ -89,7 +89,7 @@ def gate_command(args: argparse.Namespace) -> None:
     if args.json:
         told: dict[str, Any] = {k: v for k, v in vars(args).items() if k != "json"}
         rows = {k: {**asdict(m), "relative": m.relative} for k, m in rows_of(found).items()}
-        atomic.write_json(args.json, plain({"protocol": told, "limit": LIMIT, "passed": found.passed, **rows}))
+        atomic.write_json(args.json, six_digits({"protocol": told, "limit": LIMIT, "passed": found.passed, **rows}))
 
 
 def rows_of(found: GateResult) -> dict[str, MemoryFigures]:

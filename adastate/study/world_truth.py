@@ -60,9 +60,9 @@ class WorldTruth:
 TRUTHS: dict[str, WorldTruth] = {
     "mist": WorldTruth(circuit.even_mist, circuit.render_mist),
     "circuit": WorldTruth(circuit.even_circuits, circuit.render_circuit),
-    "journey": WorldTruth(journey.even_journeys, journey.render),
-    "fog": WorldTruth(fog.even_foggy, fog.render),
-    "plain": WorldTruth(even_flights, flyover.render),
+    "journey": WorldTruth(journey.even_journeys, journey.render_journey),
+    "fog": WorldTruth(fog.even_foggy, fog.render_fog),
+    "plain": WorldTruth(even_flights, flyover.render_flyover),
 }
 
 

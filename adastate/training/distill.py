@@ -30,7 +30,7 @@ from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, StudentSample, replay_chunks
 from adastate.training.teacher import Teacher
 from adastate.types import Batch, Chunk
-from adastate.weights import save
+from adastate.weights import save_weights
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("teacher.", "student.codec.")
@@ -327,7 +327,7 @@ class Distill(pl.LightningModule):
         if self.out is None:
             return
         net = self.student.ema.whole()
-        write_out(self.trainer, self.out, lambda path: save(net, path, stream=asdict(self.student.spec)), last)
+        write_out(self.trainer, self.out, lambda path: save_weights(net, path, stream=asdict(self.student.spec)), last)
 
     def configure_optimizers(self) -> Any:
         told = self.optimizer

@@ -31,7 +31,7 @@ def student_of(config: Mapping[str, Any], weights: Path) -> Student:
     # what was trained through adapters was written without them
     student = _frozen(build(_with(_model(config)["student"], weights=str(weights), lora=None), Student))
     precision = (config.get("trainer") or {}).get("precision")
-    student.ema = EMA(held(student.net, precision), 0.0)  # of frozen weights: the same ones
+    student.ema = EMA(held_in_precision(student.net, precision), 0.0)  # of frozen weights: the same ones
     return student
 
 
@@ -42,11 +42,11 @@ def load_teacher(run: Path) -> Teacher:
     student = model["student"]["init_args"]
     shared = {name: student[name] for name in ("codec", "text", "latent_size")}
     teacher = _frozen(build(_with(model["teacher"], **shared), Teacher))
-    held(teacher.net, config["trainer"].get("precision"))
+    held_in_precision(teacher.net, config["trainer"].get("precision"))
     return teacher
 
 
-def held(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
+def held_in_precision(net: VideoNetwork, precision: str | int | None) -> VideoNetwork:
     """A frozen network as a trainer of this precision computes: its weights in bfloat16 where that does.
 
     A network with a dtype of its own to compute in stays as it is.

@@ -18,7 +18,7 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import starts_with_a_picture
 from adastate.models.actions import Steering
 from adastate.stream import StateCache
-from adastate.stream.cache_state import detached, fork, restored, saved
+from adastate.stream.cache_state import detached, fork, restored_cache, saved
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, RolloutDraw, StudentSample, continue_rollout, overlapping
 from adastate.types import TokenSplit
@@ -169,7 +169,7 @@ def _cut(whole: dict[str, Any], student: Student, part: MicroBatch) -> StreamBat
     mine = _merged([whole], lambda parts: parts[0][first : first + batch].to(student.device).clone())
     flagged = mine.pop("actions", None)  # checkpoints of older versions have none
     steering = None if flagged is None else Steering(flagged)
-    return StreamBatch(restored(student.spec, mine.pop("cache"), split), steering=steering, **mine)
+    return StreamBatch(restored_cache(student.spec, mine.pop("cache"), split), steering=steering, **mine)
 
 
 def _merged(states: list[Any], join: Callable[[list[Tensor]], Any]) -> Any:

@@ -23,14 +23,14 @@ from adastate.stream import PromptSwitch, StateCache, StreamSpec, prefill
 from adastate.stream.attention_probe import AttentionShare
 from adastate.stream.passes import ExitPass, Noise
 from adastate.stream.prompt_switch import switch_prompt
-from adastate.stream.rollout import replay, rollout
+from adastate.stream.rollout import replay_rollout, rollout
 from adastate.training.initializations import Initialization, StudentNetworks
 from adastate.training.initializations.causal_forward import block_causal_forward
 from adastate.training.out_file import write_out
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.shared_passes import SharedPasses
 from adastate.types import Batch, Chunk, Probe
-from adastate.weights import network, save
+from adastate.weights import load_network, save_weights
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("codec.", "frozen_net.")
@@ -99,7 +99,7 @@ class Student(pl.LightningModule):
         self.passes = SharedPasses()
         self.frozen_net: VideoNetwork | None = None
         if init is not None and init.frozen_weights is not None:
-            self.frozen_net = network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
+            self.frozen_net = load_network(size, init.frozen_weights, compute_dtype=compute_dtype).requires_grad_(False)
         if isinstance(codec, nn.Module):
             codec.requires_grad_(False)
 
@@ -124,7 +124,7 @@ class Student(pl.LightningModule):
         self, text: Tensor, steps: Sequence[ExitPass], cache: StateCache, steering: Steering | None = None
     ) -> Iterator[Tensor]:
         """A recorded rollout once more, from `cache` on, chunk by chunk with gradient; see adastate.stream.rollout."""
-        return replay(PromptedNetwork(self.net, text, share=False, steering=steering), cache, steps)
+        return replay_rollout(PromptedNetwork(self.net, text, share=False, steering=steering), cache, steps)
 
     def switch(self, text: Tensor, cache: StateCache, steering: Steering | None = None) -> None:
         """Turns the stream that `cache` remembers to a new prompt, in the stream's own way."""
@@ -275,7 +275,7 @@ class Student(pl.LightningModule):
         if self.out is None:
             return
         net = self.ema.whole()
-        write_out(self.trainer, self.out, lambda path: save(net, path, stream=asdict(self.spec)), last)
+        write_out(self.trainer, self.out, lambda path: save_weights(net, path, stream=asdict(self.spec)), last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         strip_frozen(self, checkpoint, FROZEN)

@@ -24,7 +24,7 @@ from adastate.optim.settings import AverageSettings, OptimizerSettings
 from adastate.runtime.text_files import read_text
 from adastate.training.out_file import write_out
 from adastate.types import Batch, Chunk
-from adastate.weights import save
+from adastate.weights import save_weights
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("codec.",)
@@ -286,7 +286,7 @@ class Teacher(pl.LightningModule):
         if self.out is None:
             return
         net = self.net if self.ema is None else self.ema.whole()
-        write_out(self.trainer, self.out, lambda path: save(net, path), last)
+        write_out(self.trainer, self.out, lambda path: save_weights(net, path), last)
 
 
 def _read_prompt(text: str) -> str:

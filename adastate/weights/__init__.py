@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from adastate.weights.builtin import BUILTIN
     from adastate.weights.exporting import export, import_
     from adastate.weights.files import WeightsError
-    from adastate.weights.native import facts, load, mismatch, network, save
-    from adastate.weights.network_weights import NetworkWeights, read
+    from adastate.weights.native import header_facts, load_network, load_weights, mismatch, save_weights
+    from adastate.weights.network_weights import NetworkWeights, open_weights
 
 __all__ = [
     "BUILTIN",
     "NetworkWeights",
     "WeightsError",
     "export",
-    "facts",
+    "header_facts",
     "import_",
-    "load",
+    "load_network",
+    "load_weights",
     "mismatch",
-    "network",
-    "read",
-    "save",
+    "open_weights",
+    "save_weights",
 ]
 
 _HOMES = {
@@ -32,13 +32,13 @@ _HOMES = {
     "NetworkWeights": "network_weights",
     "WeightsError": "files",
     "export": "exporting",
-    "facts": "native",
+    "header_facts": "native",
     "import_": "exporting",
-    "load": "native",
+    "load_weights": "native",
     "mismatch": "native",
-    "network": "native",
-    "read": "network_weights",
-    "save": "native",
+    "load_network": "native",
+    "open_weights": "network_weights",
+    "save_weights": "native",
 }
 
 

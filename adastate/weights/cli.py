@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from adastate.weights.files import WeightsError
-    from adastate.weights.network_weights import read
+    from adastate.weights.network_weights import open_weights
 
     console = Console(soft_wrap=False)
     try:
-        checkpoint = read(args.source, args.key, args.base, args.lora_alpha, args.heads)
+        checkpoint = open_weights(args.source, args.key, args.base, args.lora_alpha, args.heads)
         if args.verb != "inspect":
             checkpoint.require()
         console.print(checkpoint.report.table())

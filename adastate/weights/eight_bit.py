@@ -109,7 +109,7 @@ def read_packed(path: Path) -> Entries:
     return unpacked(entries, header, path) if HEADER in header else entries
 
 
-def told(header: Mapping[str, str]) -> str:
+def packing_in_words(header: Mapping[str, str]) -> str:
     """In a few words how a file holds its weights; empty for one that is not in 8 bits."""
     if HEADER not in header:
         return ""

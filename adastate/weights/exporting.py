@@ -15,7 +15,7 @@ from adastate.weights import eight_bit
 from adastate.weights import geometry as geo
 from adastate.weights.files import StoredTensor, WeightsError, write_safetensors
 from adastate.weights.key_maps import to_diffusers
-from adastate.weights.native import header
+from adastate.weights.native import weights_header
 from adastate.weights.network_weights import NetworkWeights
 
 Layout = Literal["diffusers", "wan"]
@@ -52,11 +52,11 @@ def export(
     entries = {_renamed(name, layout): entry.cast(dtype) for name, entry in checkpoint.entries.items()}
     config = geo.diffusers_config(size) if layout == "diffusers" else geo.wan_config(size)
     # diffusers and transformers ask for `format`; the rest lets the file come back as it was.
-    metadata = {"format": "pt", **header(asdict(size), checkpoint.report.stream)}
+    metadata = {"format": "pt", **weights_header(asdict(size), checkpoint.report.stream)}
     with atomic.replacing(out, durable=True) as scratch:
         scratch.mkdir()
         _write_json(scratch / "config.json", config)
-        shards = split(entries, int(shard_gb * 1e9))
+        shards = split_into_files(entries, int(shard_gb * 1e9))
         if len(shards) == 1:
             write_safetensors(scratch / f"{STEM}.safetensors", entries, metadata)
         else:
@@ -89,7 +89,7 @@ def import_(
     if out.exists() and (not force or out.is_dir()):
         raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
     size = geo.size_of(checkpoint.report.geometry)
-    about = header(asdict(size), checkpoint.report.stream)
+    about = weights_header(asdict(size), checkpoint.report.stream)
     if dtype is torch.int8:
         if base is not None and base.resolve().parent != out.resolve().parent:
             raise WeightsError(f"{base} does not lie beside {out}, where it will be looked for: copy it there first")
@@ -104,7 +104,7 @@ def import_(
     return out
 
 
-def split(entries: Mapping[str, StoredTensor], most: int) -> list[dict[str, StoredTensor]]:
+def split_into_files(entries: Mapping[str, StoredTensor], most: int) -> list[dict[str, StoredTensor]]:
     """Shards of at most `most` bytes in the order of the entries; a larger tensor has one of its own."""
     shards: list[dict[str, StoredTensor]] = [{}]
     room = most

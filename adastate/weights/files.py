@@ -136,7 +136,7 @@ def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, A
 
 def _open_torch(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Tensors of a torch.save file, memory-mapped where its format allows; nothing in it is ever executed."""
-    content = plain_data.load(path, WeightsError, "save its tensors alone, as safetensors")
+    content = plain_data.load_data(path, WeightsError, "save its tensors alone, as safetensors")
     version = content.get("pytorch-lightning_version") if isinstance(content, Mapping) else None
     facts = {"lightning": str(version)} if version else {}
     return {name: StoredTensor.of(tensor) for name, tensor in _tensors(content, "")}, facts

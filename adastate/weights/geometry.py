@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from adastate.models.backbones import build
+from adastate.models.backbones import build_network
 from adastate.models.video_network import Size
 from adastate.weights.files import StoredTensor, WeightsError
 
@@ -71,11 +71,11 @@ def from_config(config: Mapping[str, Any]) -> Geometry:
     return found
 
 
-def name_of(geometry: Mapping[str, Any]) -> str:
+def size_name(geometry: Mapping[str, Any]) -> str:
     """The size in conf/sizes/ that has these shapes, or "other"."""
-    plain = as_json(geometry)
+    plain = geometry_as_json(geometry)
     for name, size in KNOWN.items():
-        known = as_json(asdict(size))
+        known = geometry_as_json(asdict(size))
         if all(plain.get(k) == known[k] for k in SHAPING) and plain.get("heads") in (None, known["heads"]):
             return name
     return "other"
@@ -91,7 +91,7 @@ def complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
 
 
 def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
-    name, wan = name_of(geometry), geometry.get("text_width") == _WAN["text_width"]
+    name, wan = size_name(geometry), geometry.get("text_width") == _WAN["text_width"]
     usual = asdict(KNOWN[name]) if name != "other" else _WAN if wan else {}
     told = ["text_tokens", "rope_max_frames", "eps"]
     if usual.get("backbone") not in (None, Size.backbone):  # that of Wan2.1's shapes is left open: others share them
@@ -136,18 +136,18 @@ def size_of(geometry: Mapping[str, Any]) -> Size:
 def shapes(geometry: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shape of every weight under Wan's names; nothing is allocated. One head serves where they are unknown."""
     with torch.device("meta"):
-        net = build(size_of({"heads": 1, **geometry}))
+        net = build_network(size_of({"heads": 1, **geometry}))
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
-def difference(theirs: Mapping[str, Any], ours: Size) -> str:
+def geometry_difference(theirs: Mapping[str, Any], ours: Size) -> str:
     """What shapes the weights and differs, in words; empty if nothing. What `theirs` leaves out is not compared."""
-    there, here = as_json(theirs), as_json(asdict(ours))
+    there, here = geometry_as_json(theirs), geometry_as_json(asdict(ours))
     keys = [k for k in here if k in (*SHAPING, "heads", "backbone") and k in there and there[k] != here[k]]
     return ", ".join(f"{k} {there[k]} in the file, {here[k]} here" for k in keys)
 
 
-def as_json(geometry: Mapping[str, Any]) -> Geometry:
+def geometry_as_json(geometry: Mapping[str, Any]) -> Geometry:
     """As JSON has it: tuples become lists."""
     return dict(json.loads(json.dumps(dict(geometry))))
 

@@ -92,12 +92,12 @@ def dotted(name: str) -> str:
     return f"{prefix}.{(block or '').replace('_', '.')}{(_INSIDE if block else _AROUND).get(module, module)}.{rest}"
 
 
-def plain(name: str) -> str:
+def unwrapped_name(name: str) -> str:
     """A name with dots and without wrappers."""
     return dotted(unwrap(name))
 
 
-def split(name: str) -> tuple[str, str] | None:
+def split_name(name: str) -> tuple[str, str] | None:
     """(prefix with its dot, name in the network) of an unwrapped name; None if it names nothing of the network."""
     parts = name.split(".")
     for i, (part, then) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):

@@ -66,7 +66,7 @@ def refuse_others(names: Iterable[str], path: object) -> None:
                 raise WeightsError(other_kind(str(path), kind, f"it has {name}"))
 
 
-def merge(
+def merge_adapters(
     base: Mapping[str, StoredTensor], made: Mapping[str, Adapter], scaling: Scaling
 ) -> tuple[dict[str, StoredTensor], str]:
     """(base with the adapters merged in float32 as it is read, what was done in words)."""

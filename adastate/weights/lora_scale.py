@@ -76,7 +76,7 @@ def scaling(stored: Stored, prefix: str, asked: float | None) -> Scaling:
     return Scaling(asked, next((told for told in places if told is not None), None), prefix)
 
 
-def header(rank: int, alpha: float, targets: list[str]) -> dict[str, str]:
+def adapter_header(rank: int, alpha: float, targets: list[str]) -> dict[str, str]:
     """The header by which diffusers and `scaling` know an adapter of a pipeline's transformer."""
     config = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
     return {DIFFUSERS: json.dumps({f"transformer.{name}": value for name, value in config.items()})}
@@ -108,7 +108,7 @@ def _own_run(stored: Stored, prefix: str) -> Told | None:
     if not path.is_file():
         return None
     try:
-        node = plain_yaml.load(path.read_text(encoding="utf-8"))["model"]["init_args"]
+        node = plain_yaml.load_yaml(path.read_text(encoding="utf-8"))["model"]["init_args"]
         part = node.get(prefix.split(".")[0])  # student, critic; of a stage with one network, the model itself
         lora = (part["init_args"] if isinstance(part, dict) else node).get("lora")
         if not lora:

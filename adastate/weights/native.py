@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adastate.models import unread
 from adastate.models.adapters import adapted, is_adapter, merged
-from adastate.models.backbones import build
+from adastate.models.backbones import build_network
 from adastate.models.video_network import Size, VideoNetwork
 from adastate.runtime import atomic
 from adastate.weights import geometry as geo
@@ -24,27 +24,27 @@ from adastate.weights.builtin import BUILTIN
 from adastate.weights.files import StoredTensor, WeightsError, parse_header, read_header, write_safetensors
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.load_report import LoadReport, compare
-from adastate.weights.network_weights import read
+from adastate.weights.network_weights import open_weights
 from adastate.weights.sources import locate
 
-__all__ = ["BUILTIN", "facts", "load", "mismatch", "network", "save"]
+__all__ = ["BUILTIN", "header_facts", "load_network", "load_weights", "mismatch", "save_weights"]
 
 
-def save(net: VideoNetwork, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
+def save_weights(net: VideoNetwork, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
     """Writes `net` as safetensors under Wan's names, whole or not at all.
 
     The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
     are merged, and lie alone in a second file beside it, `x.lora.safetensors` beside `x.safetensors`.
     """
     dtype = torch.float16 if half else None
-    entries = {name: entry.cast(dtype) for name, entry in plain(net).items()}
+    entries = {name: entry.cast(dtype) for name, entry in plain_weights(net).items()}
     with atomic.replacing(path, durable=True) as scratch:
-        write_safetensors(scratch, entries, header(asdict(net.size), stream))
+        write_safetensors(scratch, entries, weights_header(asdict(net.size), stream))
     if adapted(net):
         save_adapters(net, path.with_suffix(".lora.safetensors"))
 
 
-def plain(net: VideoNetwork) -> dict[str, StoredTensor]:
+def plain_weights(net: VideoNetwork) -> dict[str, StoredTensor]:
     """The weights of `net` under Wan's names; adapters are merged one layer at a time, as it is read."""
     layers = adapted(net)
     found = {}
@@ -80,36 +80,37 @@ def save_adapters(net: VideoNetwork, path: Path) -> None:
         entries[f"transformer.{there}.lora_B.weight"] = StoredTensor.of(up.weight.detach() * scale)
     (rank,) = ranks
     with atomic.replacing(path, durable=True) as scratch:
-        write_safetensors(scratch, entries, {"format": "pt"} | lora_scale.header(rank, rank, targets))
+        write_safetensors(scratch, entries, {"format": "pt"} | lora_scale.adapter_header(rank, rank, targets))
 
 
-def header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dict[str, str]:
+def weights_header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None) -> dict[str, str]:
     return {"size": json.dumps(geometry)} | ({"stream": json.dumps(dict(stream))} if stream else {})
 
 
-def load(net: VideoNetwork, source: str) -> LoadReport:
+def load_weights(net: VideoNetwork, source: str) -> LoadReport:
     """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
 
     What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before;
     but for the layer of actions, which older weights lack: it is zero then, and the network as good as they are.
     """
-    take, report = fitting(net, source)
+    take, report = fitting_weights(net, source)
     for name, tensor in net.state_dict().items():
         tensor.copy_(take(name))
     return report
 
 
-def fitting(net: VideoNetwork, source: str) -> tuple[Callable[[str], Tensor], LoadReport]:
-    """(what reads a weight by its name, what was found) of a source whose weights are all those of `net`; see `load`.
+def fitting_weights(net: VideoNetwork, source: str) -> tuple[Callable[[str], Tensor], LoadReport]:
+    """(what reads a weight by its name, what was found) of a source whose weights are all those of `net`, see
+    `load_weights`.
 
     No weight is read yet, and `net` may be on the meta device.
     """
-    checkpoint = read(source)
+    checkpoint = open_weights(source)
     theirs = checkpoint.report.geometry
     told = checkpoint.report.heads_from == geo.SAID
     compared = {k: v for k, v in theirs.items() if k != "heads" or told}
-    if differ := geo.difference(compared, net.size):
-        known = geo.name_of(theirs)
+    if differ := geo.geometry_difference(compared, net.size):
+        known = geo.size_name(theirs)
         remedy = f"conf/sizes/{known}.yaml is theirs" if known != "other" else "choose the matching conf/sizes/*.yaml"
         raise WeightsError(f"{checkpoint.path} holds a network of another size: {differ}; {remedy}")
     own, report = net.state_dict(), checkpoint.report
@@ -138,8 +139,8 @@ def fitting(net: VideoNetwork, source: str) -> tuple[Callable[[str], Tensor], Lo
     return take, report
 
 
-def network(size: Size, weights: str | None = None, **options: Any) -> VideoNetwork:
-    """A network in float32 on the host, with the weights of a source that `load` knows, or random ones without.
+def load_network(size: Size, weights: str | None = None, **options: Any) -> VideoNetwork:
+    """A network in float32 on the host, with the weights of a source that `load_weights` knows, or random ones without.
 
     Random weights that a file's would replace are never drawn: for the large sizes that takes longer than reading.
     Where networks may wait (adastate.models.unread) those of a file are looked through, and read later.
@@ -148,16 +149,16 @@ def network(size: Size, weights: str | None = None, **options: Any) -> VideoNetw
         options: of `VideoNetwork`.
     """
     if weights is None:
-        return build(size, **options)
+        return build_network(size, **options)
     with torch.device("meta"):
-        net = build(size, **options)
-    unread.leave(net, fitting(net, weights)[0])
+        net = build_network(size, **options)
+    unread.leave(net, fitting_weights(net, weights)[0])
     if not unread.may_wait():
         unread.bring(net, "cpu")
     return net
 
 
-def facts(source: str | Path) -> dict[str, Any]:
+def header_facts(source: str | Path) -> dict[str, Any]:
     """What the header of our own file says, read without its tensors: `size`, `stream`; empty for any other source."""
     files = locate(BUILTIN.get(str(source), Path(source)))
     return parse_header(files[0], read_header(files[0]))

@@ -60,7 +60,7 @@ class NetworkWeights:
         return self
 
 
-def read(
+def open_weights(
     source: str | Path,
     key: str | None = None,
     base: str | Path | None = None,
@@ -101,17 +101,17 @@ def read(
         return _over_base(stored.path, made, entries, about, base, scaling, heads)
     if base is not None:
         raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
-    packing = eight_bit.told(stored.header)
+    packing = eight_bit.packing_in_words(stored.header)
     notes: tuple[str, ...] = (packing,) if packing else ()
     notes += released.note_of(stored.path)
     if made:
-        entries, note = lora_merge.merge(entries, made, lora_scale.scaling(stored, section.prefix, lora_alpha))
+        entries, note = lora_merge.merge_adapters(entries, made, lora_scale.scaling(stored, section.prefix, lora_alpha))
         notes += (note,)
     geometry, heads_from, odd = _geometry(stored, entries, heads)
     untold = tuple(name for name in geo.TELLING if name not in entries)
     about = replace(
         about,
-        size=geo.name_of(geometry) if geometry else "unknown",
+        size=geo.size_name(geometry) if geometry else "unknown",
         geometry=geometry,
         heads_from=heads_from or "unknown: they shape no tensor, give --heads",
         dtypes=_dtypes(entries),
@@ -142,8 +142,8 @@ def _over_base(
             f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}; merge it into its "
             "base with the tool that made it, and bring the merged weights"
         )
-    below = read(base, heads=heads).require()
-    merged, note = lora_merge.merge(below.entries, made, scaling)
+    below = open_weights(base, heads=heads).require()
+    merged, note = lora_merge.merge_adapters(below.entries, made, scaling)
     report = replace(
         below.report,
         source=about.source,
@@ -162,8 +162,8 @@ def sections(stored: Stored) -> list[Section]:
     by_prefix: dict[str, dict[str, StoredTensor]] = {}
     rest: dict[str, StoredTensor] = {}
     for raw, entry in stored.entries.items():
-        name = key_maps.plain(raw)
-        place = key_maps.split(name)
+        name = key_maps.unwrapped_name(raw)
+        place = key_maps.split_name(name)
         if place is None:
             rest[name] = entry
             continue
@@ -216,7 +216,7 @@ def _geometry(
 ) -> tuple[geo.Geometry, str, tuple[str, ...]]:
     """(geometry, where the heads come from, what is odd about it)."""
     if own := parse_header(stored.path, stored.header).get("size"):
-        return *geo.complete(geo.as_json(asdict(geo.size_of(own))), heads), ()
+        return *geo.complete(geo.geometry_as_json(asdict(geo.size_of(own))), heads), ()
     shown = geo.infer(entries)
     if not shown:
         return {}, "", ()
@@ -243,7 +243,7 @@ def _beside(stored: Stored, found: list[Section], section: Section) -> tuple[str
     others = [f"{s.label or 'a network'} ({len(s.entries)})" for s in found if s is not section]
     prefixes = tuple(s.prefix for s in found)
     if "" not in prefixes:
-        rest = [n for n in map(key_maps.plain, stored.entries) if not n.startswith(prefixes)]
+        rest = [n for n in map(key_maps.unwrapped_name, stored.entries) if not n.startswith(prefixes)]
         others += [key_maps.groups(rest)] if rest else []
     return tuple(others)
 

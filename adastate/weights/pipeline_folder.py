@@ -97,7 +97,7 @@ def parts_of(checkpoint: NetworkWeights, source: Path, parts: Path | None) -> Pi
 
 
 def _of_run(config: Path) -> PipelineParts:
-    told = plain_yaml.load(config.read_text(encoding="utf-8"))
+    told = plain_yaml.load_yaml(config.read_text(encoding="utf-8"))
     student = told["model"]["init_args"]["student"]["init_args"]
     codec, text = student["codec"], student["text"]
     latent_size = tuple(student["latent_size"])

@@ -94,7 +94,7 @@ def counters(scalars: dict[str, Tensor], weights: Tensor, group: dict[str, Any])
     return {k: v.detach().to(device, copy=True) for k, v in scalars.items()}
 
 
-def write(
+def write_shards(
     folder: Path, name: str, held: ShardedNetwork, rank: int, save: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """This rank's file of one network; no other rank is waited for. `save` names the run and its iteration."""
@@ -107,11 +107,11 @@ def write(
     groups = [{k: v for k, v in group.items() if k != "params"} for group in held.groups]
     told = {"shapes": held.shapes, "pieces": pieces, "scalars": held.scalars(), "groups": groups}
     told["save"] = dict(save)
-    plain_data.save(told, folder / f"{name}-{rank:05}.pt")
+    plain_data.save_data(told, folder / f"{name}-{rank:05}.pt")
 
 
 @torch.no_grad()
-def read(folder: Path, name: str, held: ShardedNetwork) -> SavedShards:
+def read_shards(folder: Path, name: str, held: ShardedNetwork) -> SavedShards:
     """Loads what any number of ranks under any strategy have written; all ranks together.
 
     Raises:
@@ -138,7 +138,7 @@ def read(folder: Path, name: str, held: ShardedNetwork) -> SavedShards:
     return saved
 
 
-def save(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint: dict[str, Any]) -> None:
+def save_sharded(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint: dict[str, Any]) -> None:
     """Writes this rank's files of a checkpoint, and rank 0 what Lightning has beside the networks.
 
     It is written in place: who wants it whole or absent hands in a scratch path and renames it afterwards. No rank
@@ -149,13 +149,13 @@ def save(folder: Path, held: Mapping[str, ShardedNetwork], rank: int, checkpoint
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, mine in held.items():
-        write(folder, name, mine, rank, checkpoint.get("save", {}))
+        write_shards(folder, name, mine, rank, checkpoint.get("save", {}))
     if rank == 0:
         save_rest(folder, checkpoint)
 
 
-def restore(folder: Path, held: Mapping[str, ShardedNetwork]) -> dict[str, Any]:
-    """Reads what `save` wrote, under any strategy and on any number of processes; nothing in it is executed.
+def restore_sharded(folder: Path, held: Mapping[str, ShardedNetwork]) -> dict[str, Any]:
+    """Reads what `save_sharded` wrote, under any strategy and on any number of processes; nothing in it is executed.
 
     Raises:
         FileNotFoundError: where there is no such checkpoint.
@@ -163,7 +163,7 @@ def restore(folder: Path, held: Mapping[str, ShardedNetwork]) -> dict[str, Any]:
     """
     rest = load_rest(folder)
     for name, mine in held.items():
-        read(folder, name, mine).require(rest.get("save", {}), REST)
+        read_shards(folder, name, mine).require(rest.get("save", {}), REST)
     return rest
 
 
@@ -181,12 +181,12 @@ def bring_rest(module: nn.Module, state: dict[str, Any]) -> None:
 
 def save_rest(folder: Path, checkpoint: dict[str, Any]) -> None:
     """What a Lightning checkpoint has beside the pieces; one rank calls it."""
-    plain_data.save({k: v for k, v in checkpoint.items() if k != "optimizer_states"}, folder / REST)
+    plain_data.save_data({k: v for k, v in checkpoint.items() if k != "optimizer_states"}, folder / REST)
 
 
 def load_rest(folder: Path) -> dict[str, Any]:
-    require(folder)
-    found: dict[str, Any] = plain_data.load(folder / REST, ShardedCheckpointError, OTHER)
+    require_sharded(folder)
+    found: dict[str, Any] = plain_data.load_data(folder / REST, ShardedCheckpointError, OTHER)
     return found
 
 
@@ -212,7 +212,7 @@ def consolidate(folder: str | Path) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def require(folder: Path) -> None:
+def require_sharded(folder: Path) -> None:
     """Refuses what is no checkpoint in pieces.
 
     Raises:
@@ -241,7 +241,7 @@ class SavedShards:
         if not files:
             raise ShardedCheckpointError(f"{folder} holds no {name}: it was saved by another stage of the training")
         for file in files:
-            told = plain_data.load(file, ShardedCheckpointError, OTHER)
+            told = plain_data.load_data(file, ShardedCheckpointError, OTHER)
             try:
                 made.shapes = {k: tuple(int(n) for n in shape) for k, shape in told["shapes"].items()}
                 made.groups = [dict(group) for group in told["groups"]]

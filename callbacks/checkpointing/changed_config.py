@@ -99,9 +99,9 @@ def apply_rates(trainer: pl.Trainer) -> None:
 
 def _stored(path: Path) -> Any:
     """What a file holds, with the paths of the run folder as they are stored; older files name where it lay."""
-    config = plain_yaml.load(path.read_text(encoding="utf-8"))
+    config = plain_yaml.load_yaml(path.read_text(encoding="utf-8"))
     root = str((config.get("trainer") or {}).get("default_root_dir") or run_paths.RUN)
-    return config if root.startswith(run_paths.RUN) else run_paths.stored(config, Path(root).parent)
+    return config if root.startswith(run_paths.RUN) else run_paths.stored_paths(config, Path(root).parent)
 
 
 def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -109,7 +109,7 @@ class Checkpoints(Checkpoint):
 
     def _told(self, folder: Path) -> dict[str, Any]:
         """A checkpoint's manifest; nothing for one that is not ours."""
-        return atomic_folder.facts(folder) if (folder / atomic_folder.MANIFEST).is_file() else {}
+        return atomic_folder.checked_manifest(folder) if (folder / atomic_folder.MANIFEST).is_file() else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = iteration(trainer, pl_module)
@@ -126,7 +126,7 @@ class Checkpoints(Checkpoint):
         if self._changes.rates:
             changed_config.apply_rates(trainer)
         if self._changes.told:
-            note(trainer, "configuration changed", iteration=self._saved_at, changes=self._changes.told)
+            log_event(trainer, "configuration changed", iteration=self._saved_at, changes=self._changes.told)
             rank_zero_info(f"[adastate] goes on with another configuration: {'; '.join(self._changes.told)}")
 
     def _begin(self, trainer: pl.Trainer) -> str:
@@ -138,7 +138,9 @@ class Checkpoints(Checkpoint):
         if self._resumed.absolute().parent != self.root.absolute():
             later = there  # it begins with a copy, or with another run's
         if aside := atomic_folder.set_aside(self.root, later):
-            note(trainer, "set aside", iteration=self._saved_at, folder=str(aside), checkpoints=[p.name for p in later])
+            log_event(
+                trainer, "set aside", iteration=self._saved_at, folder=str(aside), checkpoints=[p.name for p in later]
+            )
             names = ", ".join(p.name for p in later)
             rank_zero_warn(f"the run goes on from {self._resumed}: what came after it, {names}, is moved to {aside}")
         return ""
@@ -153,7 +155,7 @@ class Checkpoints(Checkpoint):
         digest = atomic_folder.fingerprint(folder) if told else ""
         self.last_good = None if told.get("left_out") else folder
         self._losses_then = told.get("losses", {})
-        note(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
+        log_event(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
         then = f", where the losses were {_spelt(self._losses_then)}" if self._losses_then else ""
         named = f" (sha256 {digest})" if digest else ""
         rank_zero_info(f"[adastate] goes on from {folder}{named} at iteration {self._saved_at}{then}")
@@ -167,7 +169,7 @@ class Checkpoints(Checkpoint):
             )
             self._losses_then = {}
         if getattr(pl_module, "skip_reason", ""):
-            note(trainer, "update left out", iteration=now, reason=pl_module.skip_reason)
+            log_event(trainer, "update left out", iteration=now, reason=pl_module.skip_reason)
         if now == self._saved_at or not at_boundary(pl_module):
             return
         # every rank has the same iteration, but not the same clock
@@ -213,7 +215,7 @@ class Checkpoints(Checkpoint):
         self.last = final or self.last
         told = {"checkpoint": str(final)} if final else {"error": error}
         told |= {"not_removed": unpruned} if unpruned else {}
-        note(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
+        log_event(trainer, "saved" if final else "not saved", iteration=now, seconds=time.monotonic() - began, **told)
         trainer.strategy.barrier("end checkpoint")
         return final
 
@@ -288,7 +290,7 @@ def half_accumulated(module: pl.LightningModule) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches)
 
 
-def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
+def log_event(trainer: pl.Trainer, event: str, **told: Any) -> None:
     """One line in the run's log: every save, resume, preemption and guard action."""
     if not trainer.is_global_zero:
         return
@@ -296,7 +298,7 @@ def note(trainer: pl.Trainer, event: str, **told: Any) -> None:
     path = Path(trainer.default_root_dir) / LOG
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        json_lines.append(path, secrets.hidden(line))
+        json_lines.append(path, secrets.without_secrets(line))
     except OSError:
         return  # a full disk: what happened is on the screen as well
 

@@ -10,12 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from adastate.runtime import atomic_folder
 from callbacks.checkpointing import changed_config
-from callbacks.checkpointing.resume import STATE, best, check, newest, used
+from callbacks.checkpointing.resume import STATE, best, newest_checkpoint, require_whole_checkpoint, used
 
 OVERWRITE, ALLOW = "--overwrite", "--allow_change"
 
 
-def resolve(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] | None) -> list[str]:
+def resolve_ckpt_path(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] | None) -> list[str]:
     """The words with a path after `--ckpt_path`, and without `--overwrite` and `--allow_change`.
 
     `auto` is the newest whole checkpoint of the run folder, if there is one; `last` is the same, and there has to be
@@ -63,7 +63,7 @@ def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> 
     if asked not in ("auto", "last", "best"):
         state = Path(asked) / STATE if (Path(asked) / STATE).exists() else Path(asked)
         if saving is None:
-            check(state)
+            require_whole_checkpoint(state)
         return state
     if every is None:
         raise ValueError(f"--ckpt_path={asked} looks in the run folder, and trainer.default_root_dir is not set")
@@ -80,7 +80,7 @@ def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> 
         raise ValueError(f"--ckpt_path=last: there is no checkpoint in {every}; leave it out, or use auto")
     if saving is not None:
         return every if there else None
-    whole = newest(every)
+    whole = newest_checkpoint(every)
     if whole is None and there:
         raise atomic_folder.Damaged(f"no checkpoint in {every} is whole: begin anew with --overwrite")
     return whole

@@ -18,7 +18,7 @@ class DirectIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        plain_data.save(checkpoint, Path(path))
+        plain_data.save_data(checkpoint, Path(path))
 
 
 def write_directly(trainer: pl.Trainer) -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from adastate.runtime import signals
-from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, half_accumulated, note
+from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, half_accumulated, log_event
 from callbacks.protocols import iteration, iterations_apart
 
 WORKER_S = 600
@@ -94,17 +94,17 @@ class Preempt(pl.Callback):
         self.asked_to_stop(trainer)  # so that rank 0 can tell with its exit code what any rank heard
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        signals.restore(self._before)
+        signals.set_handlers(self._before)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Preempted):
-            signals.restore(self._before)
+            signals.set_handlers(self._before)
 
     def asked_to_stop(self, trainer: pl.Trainer) -> bool:
         """Whether any rank was asked to stop; afterwards every rank knows."""
         asked = trainer.strategy.reduce_boolean_decision(bool(signals.heard()), all=False)
         if asked and not signals.heard():
-            signals.note("a signal to another rank")
+            signals.note_signal("a signal to another rank")
         return asked
 
     def _before_the_first_step(self, trainer: pl.Trainer) -> None:
@@ -118,12 +118,12 @@ class Preempt(pl.Callback):
             at = "" if now is None else f" at iteration {now}"
             rank_zero_info(f"[adastate] {signals.heard()}: stopped{at}, {how}")
             told: dict[str, Any] = {} if now is None else {"iteration": now}
-            note(trainer, "preempted", signal=signals.heard(), how=how, **told)
+            log_event(trainer, "preempted", signal=signals.heard(), how=how, **told)
         signals.ignore(self.signals)
         if trainer.is_global_zero:
             queued = signals.requeue() if self.requeue else ""
             if queued:
-                note(trainer, "requeue", said=queued)
+                log_event(trainer, "requeue", said=queued)
             rank_zero_info(f"[adastate] {queued or f'go on with: {_command()}'}")
         raise Preempted(0 if _started_by_lightning(trainer) else signals.AGAIN)
 
@@ -138,7 +138,7 @@ class Patient:
         self.names, self.then = names, then
 
     def __call__(self, worker: int) -> None:
-        signals.restore({name: _in_a_while if name == "SIGTERM" else signal.SIG_IGN for name in self.names})
+        signals.set_handlers({name: _in_a_while if name == "SIGTERM" else signal.SIG_IGN for name in self.names})
         if self.then is not None:
             self.then(worker)
 

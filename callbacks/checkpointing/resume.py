@@ -28,7 +28,7 @@ FORMAT = 1
 PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
 
 
-def newest(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
+def newest_checkpoint(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
     """The state to resume from: of the newest checkpoint whose checksums hold. Damaged ones are named and left out.
 
     Args:
@@ -47,7 +47,7 @@ def best(every: Sequence[Path], monitor: str | None, mode: str = "min") -> Path 
     values: list[tuple[float, Path]] = []
     for folder in every if monitor else ():
         try:
-            value = float((atomic_folder.facts(folder).get("monitor") or {}).get(monitor, math.nan))
+            value = float((atomic_folder.checked_manifest(folder).get("monitor") or {}).get(monitor, math.nan))
         except (atomic_folder.Damaged, TypeError, ValueError):
             continue
         if math.isfinite(value):
@@ -63,7 +63,7 @@ def used(root: Path) -> str:
     )
 
 
-def check(state: Path, trainer: pl.Trainer | None = None) -> None:
+def require_whole_checkpoint(state: Path, trainer: pl.Trainer | None = None) -> None:
     """Raises atomic_folder.Damaged unless the checkpoint that this state belongs to is what its manifest says, and
     readable. A file of another name than ours is somebody else's, and has none."""
     if state.name == STATE or gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
@@ -89,13 +89,13 @@ def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
     def load_checkpoint(path: Any, *args: Any, **kwargs: Any) -> Any:
         state: Path | None = Path(path)
         if gathered(trainer, bool(atomic_folder.folders(Path(path))))[0]:
-            state = newest(Path(path), trainer)
+            state = newest_checkpoint(Path(path), trainer)
             if state is None:
                 raise atomic_folder.Damaged(
                     f"no checkpoint in {path} is whole: begin anew with RUN=another/folder, or with --overwrite"
                 )
         else:
-            check(Path(path), trainer)
+            require_whole_checkpoint(Path(path), trainer)
         assert state is not None
         found(state)
         return read(state, *args, **kwargs)

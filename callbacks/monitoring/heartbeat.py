@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from callbacks.checkpointing.checkpoints import note
+from callbacks.checkpointing.checkpoints import log_event
 from callbacks.protocols import iteration
 
 LOST = 69
@@ -205,7 +205,7 @@ class Heartbeat(pl.Callback):
         told = [f"[adastate] rank {rank} {wrong}; {verdict(first, beats)}. Ended; start again to go on."]
         told += [f"  rank {r}: {'never heard of' if b is None else b.place()}" for r, b in beats.items()]
         print("\n".join(told), file=sys.stderr, flush=True)
-        note(self._trainer, "rank lost", said=told)
+        log_event(self._trainer, "rank lost", said=told)
         self._mine.over = True  # who looks after this one has gone shall not take it for the cause
         self._write()
         os._exit(LOST)

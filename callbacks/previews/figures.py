@@ -20,7 +20,7 @@ DPI = 100
 Series = Mapping[str, Sequence[float]]
 
 
-def lines(series: Series, title: str, first: int = 0, horizon: int | None = None) -> Image.Image:
+def line_figure(series: Series, title: str, first: int = 0, horizon: int | None = None) -> Image.Image:
     """One line a series; value i belongs to chunk `first` + i, and what is not finite leaves a hole."""
     ax = _axes(title)
     for colour, (name, values) in zip(COLOURS, series.items(), strict=False):

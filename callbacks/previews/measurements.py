@@ -12,7 +12,7 @@ KEPT = {"contrast": metrics.contrast, "saturation": metrics.saturation, "sharpne
 """Qualities that a good stream neither gains nor loses."""
 
 
-def measure(chunks: list[Tensor], fps: int) -> dict[str, float]:
+def measure_last_second(chunks: list[Tensor], fps: int) -> dict[str, float]:
     """Of the last second of a rollout, mean over the prompts; names as in `callbacks.previews.tags.measured`.
 
     `chunks` are its pictures `[B, T, 3, h, w]` in bytes, `fps` of them a second.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 
 from adastate.media.strip import strip
-from adastate.media.video import VideoWriter, beside, gif_bytes, held
+from adastate.media.video import VideoWriter, beside, gif_bytes, held_state
 from adastate.runtime import atomic, json_lines
 from callbacks.previews import figures, tags, trackers
 from callbacks.previews.gallery import INDEX, write_gallery
@@ -56,7 +56,7 @@ class PreviewFiles:
             self._events.flush()
         write_gallery(self.run)
         for preview in previews:  # last: a tracker that cannot be reached takes nothing from the run's own files
-            trackers.show(self.loggers, preview.horizon, preview.iteration, shown[preview.horizon])
+            trackers.log_media(self.loggers, preview.horizon, preview.iteration, shown[preview.horizon])
         return seconds
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class PreviewFiles:
         if (d := preview.drift) is not None:
             series = {"step / norm": [float("nan"), *d.step], "cosine to first": d.cosine}
             title = f"hidden state over {preview.horizon}x, iteration {preview.iteration:,}"
-            sheet = figures.lines(series, title, d.first, preview.horizon_chunks)
+            sheet = figures.line_figure(series, title, d.first, preview.horizon_chunks)
             made.append(self._png(preview, "figures", "drift", sheet))
         if preview.attention:
             title = f"attention share over {preview.horizon}x, iteration {preview.iteration:,}"
@@ -148,7 +148,7 @@ class PreviewFiles:
         width, height = Image.open(io.BytesIO(data)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
         about = SummaryMetadata(summary_description=prompt or "\n\n".join(preview.prompts))
-        value = Summary.Value(tag=tags.picture(preview.horizon, what, prompt), image=image, metadata=about)
+        value = Summary.Value(tag=tags.media_tag(preview.horizon, what, prompt), image=image, metadata=about)
         self._events.add_summary(Summary(value=[value]), preview.iteration)
         self._written += len(data)
 
@@ -159,5 +159,5 @@ def _held(preview: Preview, row: int) -> Tensor | None:
         return None
     clips = []
     for chunk, state in zip(preview.chunks, preview.states, strict=True):
-        clips.append(torch.zeros_like(chunk[row]) if state is None else held(state[row], chunk.shape[1]))
+        clips.append(torch.zeros_like(chunk[row]) if state is None else held_state(state[row], chunk.shape[1]))
     return torch.cat(clips)

@@ -17,7 +17,7 @@ from adastate.media.video import to_uint8
 from adastate.stream import action_schedule
 from adastate.stream.action_schedule import ActionCue, label_of
 from adastate.types import Chunk
-from callbacks.previews.measurements import measure
+from callbacks.previews.measurements import measure_last_second
 from callbacks.protocols import SharesAttention, Streams
 
 Forward = Callable[[], AbstractContextManager[None]]
@@ -55,7 +55,7 @@ class Preview:
         return f"{self.iteration:08d}-{self.horizon}x"
 
 
-def render(
+def render_preview(
     module: Streams,
     prompts: list[str],
     horizon: int,
@@ -110,9 +110,9 @@ def render(
         fps=module.codec.fps,
         chunks=pictures,
         states=states,
-        drift=drift(hidden),
+        drift=state_drift(hidden),
         attention=shares,
-        quality=measure(pictures, module.codec.fps),
+        quality=measure_last_second(pictures, module.codec.fps),
         steered=[] if actions is None else [label_of(actions, chunk.start, chunk.frames) for chunk in chunks],
     )
 
@@ -124,7 +124,7 @@ def _actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | No
         return None
     codec = module.codec
     starts = [(codec.video_frames(before) if before else 0) / codec.fps for before in range(frames)]
-    return action_schedule.rows(cues, starts, network.net.size.actions)
+    return action_schedule.action_rows(cues, starts, network.net.size.actions)
 
 
 def _steered(actions: Tensor | None, streams: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _decoded(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[
     return pictures, [None if chunk.state is None else to_uint8(codec.decode(chunk.state)) for chunk in chunks]
 
 
-def drift(states: Sequence[Tensor | None]) -> Drift | None:
+def state_drift(states: Sequence[Tensor | None]) -> Drift | None:
     """Of latents `[B, S, C, H, W]`, chunk by chunk; None if no chunk has a state."""
     rows = [(c, s.float().flatten(1)) for c, s in enumerate(states) if s is not None]
     if not rows:

@@ -18,10 +18,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from adastate.runtime.text_files import read_lines
-from adastate.stream.action_schedule import parse
+from adastate.stream.action_schedule import parse_actions
 from callbacks.previews import tags, trackers
 from callbacks.previews.preview_writer import PreviewFiles
-from callbacks.previews.render import Preview, render
+from callbacks.previews.render import Preview, render_preview
 from callbacks.protocols import Streams, log_scalars
 
 
@@ -71,7 +71,7 @@ class Rollouts(pl.Callback):
             raise ValueError(f"max_share {max_share} must lie in (0, 1]: it is a share of the training time")
         self.prompts, self.every, self.long, self.long_every = prompts, every, long, long_every
         self.seed, self.max_share, self.attention = seed, max_share, attention
-        self.cues = parse(actions or [])
+        self.cues = parse_actions(actions or [])
         self.failures = 0
         self._previews = 0
         self._due = 0
@@ -97,7 +97,7 @@ class Rollouts(pl.Callback):
         if trainer.is_global_zero:
             now = _streams(pl_module).iteration
             try:
-                trackers.describe(trainer.loggers, self.prompts, Path(trainer.default_root_dir) / "config.yaml", now)
+                trackers.log_texts(trainer.loggers, self.prompts, Path(trainer.default_root_dir) / "config.yaml", now)
             except Exception as error:  # as with previews, whatever a tracker is unhappy with
                 self._failed(error, now)
         if self.every:
@@ -156,7 +156,7 @@ class Rollouts(pl.Callback):
                 start = time.monotonic()
                 self._done[horizon] = now  # tried: ranks stay in step even if it fails on one of them
                 try:
-                    made = render(
+                    made = render_preview(
                         module, self.prompts, horizon, self.seed, trainer.precision_plugin.forward_context,
                         self.attention, trainer.is_global_zero, self.cues,
                     )  # fmt: skip

@@ -50,7 +50,7 @@ LONGEST_PROMPT = 100
 """Characters of a prompt that a tag takes."""
 
 
-def picture(horizon: int, what: str, prompt: str = "") -> str:
+def media_tag(horizon: int, what: str, prompt: str = "") -> str:
     """Media of the sub-run `media`; TensorBoard folds them by the part before the slash. One prompt's carry it."""
     told = prompt if len(prompt) <= LONGEST_PROMPT else f"{prompt[: LONGEST_PROMPT - 3]}..."
     return f"rollout_{horizon}x/{what}" + (f": {told}" if told else "")

@@ -34,7 +34,7 @@ def run_folder(trainer: pl.Trainer) -> Path:
     return Path(beside or trainer.default_root_dir)
 
 
-def describe(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, step: int) -> None:
+def log_texts(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, step: int) -> None:
     """The configuration, if there is such a file, and the prompts of the previews, as texts."""
     written = config.read_text(encoding="utf-8") if config.is_file() else ""
     listed = "".join(f"{row}. {prompt}\n" for row, prompt in enumerate(prompts))
@@ -44,17 +44,17 @@ def describe(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, st
             for name, text in ((CONFIGURATION, written), (PROMPTS, listed)):
                 logger.experiment.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), step)
         elif isinstance(logger, WandbLogger):
-            logger.log_hyperparams({CONFIGURATION: plain_yaml.load(written) or {}, PROMPTS: list(prompts)})
+            logger.log_hyperparams({CONFIGURATION: plain_yaml.load_yaml(written) or {}, PROMPTS: list(prompts)})
         elif isinstance(logger, MLFlowLogger):
             for file, text in (("config.yaml", written), (f"{PROMPTS}.txt", listed)):
                 logger.experiment.log_text(logger.run_id, text, file)
 
 
-def show(loggers: Iterable[Logger], horizon: int, step: int, files: Sequence[Shown]) -> None:
+def log_media(loggers: Iterable[Logger], horizon: int, step: int, files: Sequence[Shown]) -> None:
     """Pictures and videos of one preview, under names that stay the same from preview to preview."""
     for logger in loggers:
         for shown in files:
-            key, video = tags.picture(horizon, shown.what), shown.file.suffix == ".mp4"
+            key, video = tags.media_tag(horizon, shown.what), shown.file.suffix == ".mp4"
             if isinstance(logger, WandbLogger):
                 if video:
                     logger.log_video(key, [str(shown.file)], step, caption=[shown.caption], format=["mp4"])

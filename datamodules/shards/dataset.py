@@ -15,7 +15,7 @@ import torch
 
 from adastate.runtime.secrets import redacted
 from adastate.types import Batch
-from datamodules.shards.decode import DecodedSample, decode, read_facts, require
+from datamodules.shards.decode import DecodedSample, decode, read_facts, require_usable
 from datamodules.shards.index import BadSample, Places, Sample
 from datamodules.shards.patience import Patience
 from datamodules.shards.safe_decode import MAX_PIXELS, ShardError
@@ -84,7 +84,7 @@ class ShardDataset:
         self._tried, self._bad = bytearray(len(self)), bytearray(len(self))
         self._tries = self._failures = 0
         self._write(self.places.empty())
-        self._look_over(lambda sample: require(sample, kind))
+        self._look_over(lambda sample: require_usable(sample, kind))
         self.order = EpochShuffle([s.places for s in self.places.shards if s.places], seed)
         self.shape, self.steered = torch.Size(), torch.Size()  # of content and actions; no axes: without actions
         # Some good samples set the shape, and not the first to be read, which differs between processes.

@@ -52,7 +52,7 @@ def decode(
         BadSample: no caption, no `kind`, out of reach, not decodable, too short, numbers that are not finite, or
             actions that are no 0/1 columns or do not go with the frames.
     """
-    require(sample, kind)
+    require_usable(sample, kind)
     data = _fetch(sample, ["txt", "json", kind, *([ACTIONS] if actions else [])], patience)
     try:
         prompt = safe_decode.read_words(data["txt"])
@@ -139,7 +139,7 @@ def read_facts(sample: Sample) -> dict[str, Any]:
         raise BadSample(error.cause, sample, f"{error}: make its shard again") from error
 
 
-def require(sample: Sample, kind: str) -> None:
+def require_usable(sample: Sample, kind: str) -> None:
     """Raises BadSample if the sample has a fault, or lacks a caption or a member of this kind."""
     if sample.fault is not None:
         raise BadSample(sample.fault.cause, sample, sample.fault.detail)

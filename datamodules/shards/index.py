@@ -29,7 +29,7 @@ from datamodules.shards.remote import (
     Remote,
     Stamp,
     expand,
-    find,
+    find_files,
     is_remote,
     read_index,
     read_range,
@@ -190,7 +190,7 @@ def _expected(shards: str) -> list[File]:
     found: list[File] = []
     missing: list[str] = []
     for pattern in patterns:
-        matches = find(pattern)
+        matches = find_files(pattern)
         if not matches and pattern.endswith(".tar") and not re.search(r"[*?\[]", pattern):
             missing.append(pattern)
             matches = [Path(pattern)]

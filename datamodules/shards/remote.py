@@ -173,7 +173,7 @@ def is_remote(pattern: str) -> bool:
     return bool(separator)
 
 
-def find(pattern: str) -> list[File]:
+def find_files(pattern: str) -> list[File]:
     """What a folder, a glob or a plain name stands for; files that an index.json lists count though they are gone."""
     if is_remote(pattern):
         return [*_find_remote(pattern)]

@@ -154,7 +154,7 @@ class ShardWriter:
 
     def _register(self, path: Path, keys: set[str], entry: dict[str, Any] | None = None) -> None:
         self._keys[path.name] = keys
-        self.shards[path.name] = entry or describe(path, len(keys))
+        self.shards[path.name] = entry or shard_facts(path, len(keys))
 
     def _begin(self) -> None:
         last = max((name for name in self.shards if owner_of(name) == self._owner), default="")
@@ -239,7 +239,7 @@ def join(out: Path, wanted: set[str], rank: int) -> bool:
             where[key] = path.name
         entry = listed.get(path.name, {})
         whole = entry.get("bytes") == path.stat().st_size and entry.get("samples") == len(keys)
-        shards[path.name] = entry if whole else describe(path, len(keys))
+        shards[path.name] = entry if whole else shard_facts(path, len(keys))
     if not wanted <= where.keys():
         return False
     write_index(out / "index.json", manifest.get("settings", {}), shards, manifest.get("sources", {}), rank)
@@ -254,7 +254,7 @@ def owner_of(name: str) -> int | None:
     return int(next(group for group in found.groups() if group)) if found else None
 
 
-def describe(path: Path, samples: int) -> dict[str, Any]:
+def shard_facts(path: Path, samples: int) -> dict[str, Any]:
     """What an index tells of a shard."""
     size, digest = path.stat().st_size, sha256(path)
     return {"name": path.name, "samples": samples, "bytes": size, "sha256": digest, "spots": spots(path)}

@@ -25,7 +25,7 @@ from datamodules.worlds.flight.camera_path import path
 from datamodules.worlds.flight.landmarks import FARTHEST, NEAREST, sight
 from datamodules.worlds.flight.lattice import number
 from datamodules.worlds.flight.lens import PIVOT
-from datamodules.worlds.flight.voxel_render import SIZE, VIEW, pictures
+from datamodules.worlds.flight.voxel_render import SIZE, VIEW, render_flight
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
 NAMES: dict[str, list[str]] = {"biome": list(BIOMES), "time": list(TIMES), "weather": list(WEATHERS)}
@@ -39,11 +39,12 @@ WIDTHS = (12, 16, 24)
 """Channels of the finder at a whole, a half and a quarter of the height and width."""
 
 
-def examples(seed: int, count: int) -> tuple[Tensor, list[Voyage]]:
+def scene_examples(seed: int, count: int) -> tuple[Tensor, list[Voyage]]:
     """Features `[count, D]` of flights with lenses of their own, and the flights."""
     flights = [voyage(seed, i, Rules()) for i in range(count)]
     rows = [
-        scene_features(pictures(v, path(v, steering(seed, i, 3))[PICTURES])[None])[0] for i, v in enumerate(flights)
+        scene_features(render_flight(v, path(v, steering(seed, i, 3))[PICTURES])[None])[0]
+        for i, v in enumerate(flights)
     ]
     return torch.stack(rows), flights
 
@@ -68,7 +69,7 @@ def ridge(x: Tensor, y: Tensor, decay: float) -> Tensor:
     return torch.linalg.solve(x.T @ x + decay * len(x) * torch.eye(x.shape[1]), x.T @ y[:, None])
 
 
-def fit(x: Tensor, flights: Sequence[Voyage], decay: float) -> Mapping[str, np.ndarray]:
+def fit_scene(x: Tensor, flights: Sequence[Voyage], decay: float) -> Mapping[str, np.ndarray]:
     mean, deviation = x.mean(0), x.std(0) + 1e-3
     mean[-1], deviation[-1] = 0, 1  # the last feature is the constant 1
     z = (x - mean) / deviation
@@ -94,14 +95,14 @@ def finder_examples(seed: int, count: int) -> tuple[Tensor, Tensor]:
         flight = voyage(seed, i, rules, landmark=kind)
         poses = path(flight, steering(seed, i, 4), flown=150 * number(flight.seed, 99) if flight.changing else 0.0)
         poses = poses[1:11:4]
-        full = pictures(flight, poses)
-        bare = pictures(replace(flight, landmark="nothing else", drifting=False), poses)
+        full = render_flight(flight, poses)
+        bare = render_flight(replace(flight, landmark="nothing else", drifting=False), poses)
         seen.append(((full + 1) * 127.5).round().byte())
-        classes.append(torch.where((full - bare).abs().sum(1) > SHOWS, nearest(flight, poses), 0).byte())
+        classes.append(torch.where((full - bare).abs().sum(1) > SHOWS, nearest_landmark(flight, poses), 0).byte())
     return torch.cat(seen), torch.cat(classes)
 
 
-def nearest(flight: Voyage, poses: Tensor) -> Tensor:
+def nearest_landmark(flight: Voyage, poses: Tensor) -> Tensor:
     """Class of the landmark whose middle is the closest for its size to each pixel, `[T, SIZE, SIZE]`."""
     seen, focal = sight(flight, poses), SIZE / VIEW
     if not len(seen.colour):
@@ -176,7 +177,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("adastate/pretrained") / STORED)
     a = parser.parse_args(args)
     if a.what == "scene":
-        made = fit(*examples(a.seed, a.flights), a.decay)
+        made = fit_scene(*scene_examples(a.seed, a.flights), a.decay)
     else:
         made = fit_finder(*finder_examples(a.seed + 1, a.flights), a.steps)
     known: dict[str, np.ndarray] = {}

@@ -196,7 +196,7 @@ def resample(frames: Iterable[tuple[float, X]], fps: float) -> Iterator[tuple[fl
         n += 1
 
 
-def change(before: Tensor, after: Tensor) -> float:
+def thumbnail_change(before: Tensor, after: Tensor) -> float:
     """How different two thumbnails `[3, 32, 32]` uint8 are, 0 to 2: what no camera shift explains, plus colour.
 
     The first part is the mean absolute difference after the best shift of up to REACH pixels, which a pan or a
@@ -235,7 +235,7 @@ def number_scenes(frames: Iterable[X], thumbnail: Callable[[X], Tensor]) -> Iter
     for frame in chain(frames, [end] * NEAR):
         if frame is not end:
             thumb = thumbnail(frame)  # type: ignore[arg-type]
-            changes.append(0.0 if previous is None else change(previous, thumb))
+            changes.append(0.0 if previous is None else thumbnail_change(previous, thumb))
             waiting.append(frame)  # type: ignore[arg-type]
             previous = thumb
         if waiting and (frame is end or len(waiting) > NEAR):

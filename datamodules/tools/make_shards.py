@@ -25,9 +25,9 @@ from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name
 from datamodules.tools.footage import longest_step, probe, read_clips
-from datamodules.tools.shard_set import ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.shard_set import ShardReport, check_disk, open_set, stored_clip_bytes
 from datamodules.tools.video_actions import actions_beside, actions_of_frames, actions_of_latents, latent_starts
-from datamodules.tools.video_folder import VideoFolder, caption_of, look_into, name_of
+from datamodules.tools.video_folder import VideoFolder, caption_of, look_into, name_in_folder
 
 METHOD = 2  # among the settings: raise it when the way clips are cut changes, and old sets are made again
 
@@ -88,7 +88,7 @@ def make_shards(
         raise ShardError(f"actions of {action_frames} frames a row: give 1 or more")
     if action_frames != 3:
         settings["action_frames"] = action_frames
-    expected = clip_bytes(size, pictures, fps, latents)
+    expected = stored_clip_bytes(size, pictures, fps, latents)
     before, found = read_manifest(out), look_into(videos)
     with Progress(console=Console(stderr=True)) as progress:
         sources, skipped, by_name = _gather(
@@ -152,7 +152,7 @@ def _gather(
     skipped = dict(found.closed)
     by_name: list[str] = []
     for path in progress.track(found.videos, description="looking at the videos"):
-        name = name_of(path, folder)
+        name = name_in_folder(path, folder)
         try:
             caption = caption_of(path)
             words = " ".join(re.findall(r"[^\W_]+", Path(name).stem)) if caption_from_name else ""

@@ -59,7 +59,9 @@ def open_set(out: Path, per_shard: int, before: Facts, settings: Facts, can_rema
     return ShardWriter(out, per_shard, settings)
 
 
-def clip_bytes(size: tuple[int, int], pictures: int, fps: float, codec: Codec | None, lossless: bool = False) -> float:
+def stored_clip_bytes(
+    size: tuple[int, int], pictures: int, fps: float, codec: Codec | None, lossless: bool = False
+) -> float:
     """Rough bytes of a clip in a shard, of `size` (height, width) in pixels; `lossless` is of video.
 
     Raises:

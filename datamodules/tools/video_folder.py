@@ -87,13 +87,13 @@ def _walk(folder: Path) -> tuple[set[Path], int, dict[str, str]]:
                 elif path.is_file():
                     files.add(path)
                 elif path.is_symlink():
-                    closed[name_of(path, folder)] = "a link that leads nowhere"
+                    closed[name_in_folder(path, folder)] = "a link that leads nowhere"
         except OSError as error:
-            closed[name_of(here, folder)] = f"cannot be looked into ({error.strerror})"
+            closed[name_in_folder(here, folder)] = f"cannot be looked into ({error.strerror})"
     return files, hidden, closed
 
 
-def name_of(path: Path, folder: Path) -> str:
+def name_in_folder(path: Path, folder: Path) -> str:
     """Its name in the folder; bytes that are no UTF-8 are spelled out."""
     return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
 

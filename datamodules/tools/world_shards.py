@@ -22,7 +22,7 @@ from adastate.encoders import Codec
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import read_manifest
 from datamodules.tools.clip_members import clip_members, codec_name
-from datamodules.tools.shard_set import ShardReport, check_disk, clip_bytes, open_set
+from datamodules.tools.shard_set import ShardReport, check_disk, open_set, stored_clip_bytes
 from datamodules.worlds.flyover import FPS, Kind
 from datamodules.worlds.world_clips import frame_size, world_batch, world_facts
 
@@ -78,7 +78,7 @@ def write_world(
         raise ShardError(f"{workers} workers: give 0 or more")
     settings = {"kind": "world", "method": 1, "world": kind, "seed": seed, "pictures": pictures}
     settings["codec"] = codec_name(codec)
-    expected = clip_bytes((frame_size(kind), frame_size(kind)), pictures, FPS, codec, lossless=True)
+    expected = stored_clip_bytes((frame_size(kind), frame_size(kind)), pictures, FPS, codec, lossless=True)
     writer = open_set(out, clips_per_shard, read_manifest(out), settings, can_remake=True)
     with writer, Progress(console=Console(stderr=True)) as progress:
         writer.retain(lambda key: int(key.rpartition("-")[2]) < clips)

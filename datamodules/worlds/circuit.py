@@ -102,12 +102,12 @@ def _misty(clear: Foggy, seed: int, index: int) -> Mist:
 
 def render_circuit(flights: Sequence[Circuit], pictures: int, first: int = 0) -> Tensor:
     """Pictures first..first+pictures-1 of each flight, `[B, T, 3, 32, 32]` in [-1, 1]."""
-    return behind_lens(journey.render(flights, pictures, first), [f.lens for f in flights])
+    return behind_lens(journey.render_journey(flights, pictures, first), [f.lens for f in flights])
 
 
 def render_mist(flights: Sequence[Mist], pictures: int, first: int = 0) -> Tensor:
     """The same of flights through fog."""
-    return behind_lens(fog.render(flights, pictures, first), [f.lens for f in flights])
+    return behind_lens(fog.render_fog(flights, pictures, first), [f.lens for f in flights])
 
 
 def behind_lens(video: Tensor, lenses: Sequence[LensConstants]) -> Tensor:

@@ -105,7 +105,7 @@ def flight(seed: int, index: int, **fixed: str) -> Flight:
     return Flight(own, heading, speed, palette, mover, (x, y), (at[0], at[1], pace[0], pace[1]))
 
 
-def render(flights: Sequence[Flight], pictures: int, first: int = 0) -> Tensor:
+def render_flyover(flights: Sequence[Flight], pictures: int, first: int = 0) -> Tensor:
     """Pictures first..first+pictures-1 of each flight, `[B, T, 3, 32, 32]` in [-1, 1]."""
     t = torch.arange(first, first + pictures)
     velocity = torch.tensor([f.velocity for f in flights])

@@ -73,7 +73,7 @@ def brightness(flights: Sequence[Foggy], t: Tensor) -> Tensor:
     return low + (high - low) * (1 - (2 * at - 1).abs())
 
 
-def render(flights: Sequence[Foggy], pictures: int, first: int = 0) -> Tensor:
+def render_fog(flights: Sequence[Foggy], pictures: int, first: int = 0) -> Tensor:
     """Pictures first..first+pictures-1 of each flight, `[B, T, 3, 32, 32]` in [-1, 1]. No fog hides the ball."""
     t = torch.arange(first, first + pictures)
     level = brightness(flights, t)

@@ -84,7 +84,7 @@ def even_journeys(count: int, seed: int) -> list[Journey]:
     ]
 
 
-def render(journeys: Sequence[Journey], pictures: int, first: int = 0) -> Tensor:
+def render_journey(journeys: Sequence[Journey], pictures: int, first: int = 0) -> Tensor:
     """Pictures first..first+pictures-1 of each journey, `[B, T, 3, 32, 32]` in [-1, 1]."""
     view = scenery(journeys, pictures, first)
     return balls(view, journeys, torch.arange(first, first + pictures)).movedim(-1, 2).contiguous()

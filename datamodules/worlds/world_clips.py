@@ -16,9 +16,9 @@ from datamodules.worlds.flyover import Flight
 from datamodules.worlds.kinds import Kind
 
 DRAWN: dict[str, tuple[Callable[[int, int], Flight], Callable[[Any, int], Tensor]]] = {
-    "plain": (flyover.flight, flyover.render),
-    "journey": (journey.journey, journey.render),
-    "fog": (fog.foggy, fog.render),
+    "plain": (flyover.flight, flyover.render_flyover),
+    "journey": (journey.journey, journey.render_journey),
+    "fog": (fog.foggy, fog.render_fog),
     "circuit": (circuit.circuit, circuit.render_circuit),
     "mist": (circuit.mist, circuit.render_mist),
 }

@@ -11,7 +11,7 @@ import pytest
 from adastate.config.command_line import is_variable, read_command
 from adastate.config.compose import build, compose
 from adastate.config.schema import ConfigError
-from adastate.config.systems import names, read_system
+from adastate.config.systems import read_system, system_names
 from adastate.config.validate import check_words
 from adastate.encoders import TinyText
 from adastate.stream import StreamSpec
@@ -293,7 +293,7 @@ def test_a_system_is_trained_with_the_chunk_of_the_size() -> None:
         read_command([tiny[0], "--system=longlive"])
 
 
-@pytest.mark.parametrize("system", names())
+@pytest.mark.parametrize("system", system_names())
 def test_every_system_can_be_trained_at_the_tiny_size(system: str) -> None:
     files = ("base.yaml", "sizes/tiny.yaml", "stages/init.yaml")
     config, _ = read_command([*(f"--config={CONF / name}" for name in files), "--system", system])

@@ -29,22 +29,22 @@ def test_what_is_saved_names_the_variable_and_a_run_that_goes_on_resolves_it(
     config = compose([*files, tmp_path / "mine.yaml"])
     data = config.lightning["data"]["init_args"]
     assert data == {"shards": "https://joe:hunter22@host/a-zebra-1.tar?token=zebra-2", "batch": 3}
-    saved = yaml.safe_dump(environment.restored(config.lightning, config.unresolved))
+    saved = yaml.safe_dump(environment.with_texts_again(config.lightning, config.unresolved))
     assert "hunter22" not in saved and "zebra" not in saved
     assert "${oc.env:PART}/teacher" in saved, "what another value has brought with it"
-    again = environment.resolve(yaml.safe_load(saved))
+    again = environment.with_set_variables(yaml.safe_load(saved))
     assert again["data"]["init_args"]["shards"] == data["shards"]
     assert again["trainer"]["default_root_dir"] == f"{tmp_path}/zebra-1/teacher"
     assert secrets.redacted(f"no file {data['shards']}") == "no file https://${oc.env:WHO}@host/" + (
         "a-${oc.env:PART}.tar?token=${oc.env:TOKEN_OF_MINE}"
     )
     monkeypatch.delenv("WHO")
-    assert "${oc.env:WHO}" in environment.resolve(yaml.safe_load(saved))["data"]["init_args"]["shards"]
+    assert "${oc.env:WHO}" in environment.with_set_variables(yaml.safe_load(saved))["data"]["init_args"]["shards"]
 
 
 def test_a_secret_that_was_written_out_is_not_saved() -> None:
     node = {"data": {"init_args": {"shards": "https://u:hunter22@h/a.tar?token=abc&rev=1"}}, "n": [1, None]}
-    assert environment.restored(node, {}) == {
+    assert environment.with_texts_again(node, {}) == {
         "data": {"init_args": {"shards": "https://***@h/a.tar?token=***&rev=1"}},
         "n": [1, None],
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from adastate.config.schema import ConfigError
-from adastate.config.systems import names, read_system
+from adastate.config.systems import read_system, system_names
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", system_names())
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_every_system_streams_with_chunks_of_the_network(name: str, chunk: int) -> None:
     system = read_system(name, chunk)
@@ -28,7 +28,7 @@ def test_counts_of_frames_are_those_of_the_chunk() -> None:
 
 def test_systems_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "longlive" in names()
+    assert "longlive" in system_names()
     file = tmp_path / "mine.yaml"
     file.write_text("# Mine.\n# Two lines.\nstream: {past_frames: 6}\n# no more\n")
     system = read_system(file, 3)
@@ -56,6 +56,6 @@ def test_mistakes_are_answered_with_the_nearest(tmp_path: Path) -> None:
 def test_what_is_not_as_published_is_marked_and_explained() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/systems.md").read_text()
     words = {word for row in re.findall(r"^\| (`.*?) \|", page, re.M) for word in re.findall(r"`(\w+)`", row)}
-    marked = {name for name in names() if "[D]" in read_system(name, 3).description}
-    assert marked == words & {*names()}
+    marked = {name for name in system_names() if "[D]" in read_system(name, 3).description}
+    assert marked == words & {*system_names()}
     assert {"self_forcing", "causal_forcing", "causal_forcing_pp", "causvid"} <= marked

@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 
 from adastate.diffusers import StreamingWanPipeline
 from adastate.models.video_network import Size
-from adastate.weights import read, save
+from adastate.weights import open_weights, save_weights
 from adastate.weights.pipeline_folder import PipelineParts, export_pipeline
 from tests.support.tiny import random_net
 from tests.support.wan_parts import TEXT_WIDTH, write_parts
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("pipeline")
     parts = write_parts(base / "wan")
-    save(random_net(SIZE), base / "student.safetensors", stream={"anchor": "state", "state_frames": 1})
-    export_pipeline(read(base / "student.safetensors"), base / "out", PipelineParts(parts, {}, (4, 6)))
+    save_weights(random_net(SIZE), base / "student.safetensors", stream={"anchor": "state", "state_frames": 1})
+    export_pipeline(open_weights(base / "student.safetensors"), base / "out", PipelineParts(parts, {}, (4, 6)))
     return base / "out"
 
 

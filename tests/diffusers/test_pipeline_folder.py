@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 import adastate
 from adastate.diffusers import StreamingWanPipeline
 from adastate.main import main
-from adastate.weights import BUILTIN, WeightsError, import_, read
+from adastate.weights import BUILTIN, WeightsError, import_, open_weights
 from adastate.weights.pipeline_folder import SOURCE, parts_of
 from tests.support.wan_parts import write_parts
 
@@ -49,10 +49,15 @@ def test_the_student_that_ships_streams_in_diffusers_as_here(folder: Path, tmp_p
 
 
 def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
-    back = import_(read(folder), tmp_path / "back.safetensors")
-    own = read("tiny_student")
-    assert all(torch.equal(entry.read(), own.entries[name].read()) for name, entry in read(back).entries.items())
-    assert read(back).report.stream == own.report.stream and read(back).entries.keys() == own.entries.keys()
+    back = import_(open_weights(folder), tmp_path / "back.safetensors")
+    own = open_weights("tiny_student")
+    assert all(
+        torch.equal(entry.read(), own.entries[name].read()) for name, entry in open_weights(back).entries.items()
+    )
+    assert (
+        open_weights(back).report.stream == own.report.stream
+        and open_weights(back).entries.keys() == own.entries.keys()
+    )
 
 
 def test_its_file_says_in_one_sentence_that_adastate_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +79,7 @@ def test_the_parts_of_another_pipeline_go_along(folder: Path, tmp_path: Path) ->
     assert index["vae"] == ["diffusers", "AutoencoderKLWan"] and "codec" not in index
     pipe = StreamingWanPipeline.from_pretrained(tmp_path / "out")
     assert pipe.vae.config.z_dim == 16 and pipe.text_encoder.config.d_model == 16
-    again = parts_of(read(tmp_path / "out"), tmp_path / "out", None)
+    again = parts_of(open_weights(tmp_path / "out"), tmp_path / "out", None)
     assert again.folder == tmp_path / "out", "a pipeline's own parts stay with it"
 
 
@@ -89,7 +94,7 @@ def test_a_folder_is_not_written_over_and_parts_are_looked_for(folder: Path, tmp
     with pytest.raises(SystemExit, match="--parts belongs to --layout diffusers-pipeline"):
         main([*EXPORT, str(tmp_path / "x"), "--layout", "wan", "--parts", str(folder)])
     with pytest.raises(WeightsError, match="has none of vae, text_encoder, tokenizer"):
-        parts_of(read("tiny_student"), BUILTIN["tiny_student"], tmp_path)
+        parts_of(open_weights("tiny_student"), BUILTIN["tiny_student"], tmp_path)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from torch import Tensor
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install -e '.[wan]'")
 
-from adastate.config.systems import names, read_system
+from adastate.config.systems import read_system, system_names
 from adastate.diffusers import StreamingWanPipeline
 from adastate.diffusion.noise import SampleNoise
 from adastate.encoders import UMT5, WanVAE
@@ -23,7 +23,7 @@ from adastate.inference import conditioning
 from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 from adastate.training.student import Student
-from adastate.weights import read, save
+from adastate.weights import open_weights, save_weights
 from adastate.weights.pipeline_folder import PipelineParts, export_pipeline
 from tests.support.tiny import random_net
 from tests.support.wan_parts import TEXT_WIDTH, write_parts
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student beside Wan's other parts, exported as a pipeline."""
     base = tmp_path_factory.mktemp("pipeline")
     parts = write_parts(base / "wan")
-    save(random_net(SIZE), base / "student.safetensors", stream={"anchor": "state", "state_frames": 1})
-    export_pipeline(read(base / "student.safetensors"), base / "out", PipelineParts(parts, {}, GRID))
+    save_weights(random_net(SIZE), base / "student.safetensors", stream={"anchor": "state", "state_frames": 1})
+    export_pipeline(open_weights(base / "student.safetensors"), base / "out", PipelineParts(parts, {}, GRID))
     return base / "out"
 
 
@@ -73,7 +73,9 @@ FAST = ("adastate",)
 """The one with a state; those of the others are slow tests."""
 
 
-@pytest.mark.parametrize("system", [s if s in FAST else pytest.param(s, marks=pytest.mark.slow) for s in names()])
+@pytest.mark.parametrize(
+    "system", [s if s in FAST else pytest.param(s, marks=pytest.mark.slow) for s in system_names()]
+)
 def test_every_system_makes_the_latents_of_a_student(pipe: StreamingWanPipeline, student: Student, system: str) -> None:
     told = read_system(system, 3)
     rows = max(SIZE.rope_max_frames, told.rope_max_frames)
@@ -159,7 +161,7 @@ def test_a_callback_changes_latents_and_ends_a_stream(pipe: StreamingWanPipeline
 @pytest.mark.slow
 def test_a_first_picture_a_batch_and_generators(pipe: StreamingWanPipeline, student: Student) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8))
-    given = conditioning.pictures(picture, student.codec, GRID, 1, torch.device("cpu")).of(0)
+    given = conditioning.picture_prefix(picture, student.codec, GRID, 1, torch.device("cpu")).of(0)
     expected = student.codec.decode(torch.cat([given, streamed(student, 3, given=given)], 1))
     found = pipe(**CALL, num_frames=13, image=picture, output_type="pt").frames
     assert off(2 * found - 1, expected) < CLOSE

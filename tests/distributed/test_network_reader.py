@@ -17,7 +17,7 @@ from torch import nn
 
 from adastate.distributed.network_reader import NetworkReader
 from adastate.models import unread
-from adastate.weights import network, save
+from adastate.weights import load_network, save_weights
 from tests.distributed.test_zero import needs_deepspeed
 from tests.support.ports import free_port
 from tests.support.tiny import SIZE, random_net
@@ -27,10 +27,10 @@ ROOT = Path(__file__).parents[2]
 
 def reader_of(strategy: Any, folder: Path, precision: Any = None) -> Any:
     """A network of a file after the set-up of a run with this strategy."""
-    save(random_net(), folder / "net.safetensors")
+    save_weights(random_net(), folder / "net.safetensors")
     module: Any = nn.Module()
     with unread.reading_later():
-        module.net = network(SIZE, str(folder / "net.safetensors"))
+        module.net = load_network(SIZE, str(folder / "net.safetensors"))
     NetworkReader().setup(SimpleNamespace(strategy=strategy, precision_plugin=precision), module, "fit")  # type: ignore[arg-type]
     return module.net
 

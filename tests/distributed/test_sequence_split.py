@@ -18,7 +18,7 @@ from adastate.models.masks import block_causal
 from adastate.models.size import Size, check_degree
 from adastate.stream import StateCache
 from adastate.stream.attention_probe import AttentionShare
-from adastate.stream.cache_state import restored, saved
+from adastate.stream.cache_state import restored_cache, saved
 from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
 from tests.support.sequence_worker import GRID, flat, relative
@@ -78,7 +78,7 @@ def test_a_stream_is_that_of_one_rank_and_each_remembers_its_share(degree: int, 
 
     def shared(split: SequenceSplit) -> tuple[Tensor, int, dict[str, list[float]], dict[str, Any], StateCache]:
         *found, mine = stream(shared_net(split))
-        return (*found, saved(mine, split), restored(spec(), whole, split))  # type: ignore[return-value]
+        return (*found, saved(mine, split), restored_cache(spec(), whole, split))  # type: ignore[return-value]
 
     made, _ = on_ranks(degree, shared)
     for mine, bytes_, mine_shares, mine_saved, again in made:

@@ -61,7 +61,7 @@ def test_clips_have_the_flows_and_gradients_of_one_rank(found: Any, world: int) 
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("system", systems.names())
+@pytest.mark.parametrize("system", systems.system_names())
 def test_every_system_streams_as_one_rank_does_and_remembers_a_share(found: Any, world: int, system: str) -> None:
     for mine in found[world]:
         for kind in ("slab", "tensors"):

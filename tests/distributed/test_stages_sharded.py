@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adastate.runtime import atomic_folder
-from adastate.weights import read
+from adastate.weights import open_weights
 from tests.support import kills
 from tests.support.kills import Plan
 from tests.support.small_run import make_shards
@@ -36,7 +36,7 @@ def test_the_weights_are_those_of_ddp_and_a_killed_run_ends_with_the_same_bits(
     kills.straight(Plan("ddp", 2, stage=stage, data="shards", iterations=5), tmp_path / "ddp")
     folders = [atomic_folder.folders(tmp_path / name / "checkpoints")[-1] for name in ("straight", "ddp")]
     for key in ("ema.net", "net"):  # the average, and what learns
-        mine, theirs = (read(folder, key=_key(folder, key)) for folder in folders)
+        mine, theirs = (open_weights(folder, key=_key(folder, key)) for folder in folders)
         assert mine.entries.keys() == theirs.entries.keys()
         for name, entry in theirs.entries.items():
             # Adam's first steps make a sign of a gradient near zero, so a few weights may differ by a step

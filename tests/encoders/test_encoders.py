@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adastate.encoders import TinyCodec, TinyText
-from datamodules.worlds.flyover import flight, render
+from datamodules.worlds.flyover import flight, render_flyover
 from tests.support.tiny import normal
 
 
@@ -43,7 +43,7 @@ def test_video_that_does_not_divide(pictures: int, height: int, width: int) -> N
 
 
 def test_the_codec_that_ships_knows_the_world() -> None:
-    codec, video = TinyCodec(), render([flight(9, i) for i in range(4)], 6)
+    codec, video = TinyCodec(), render_flyover([flight(9, i) for i in range(4)], 6)
     z = codec.encode(video)
     assert (codec.decode(z) - video).square().mean() < 0.02 * video.var()
     assert 0.5 < z.std() < 1.5 and abs(z.mean()) < 0.5

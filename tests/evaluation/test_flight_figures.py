@@ -9,11 +9,11 @@ from torch import Tensor
 from adastate.encoders import ResidualCodec, TinyText
 from adastate.evaluation.evaluate import evaluate_student
 from adastate.evaluation.flight_figures import drift_measure, flight_measure, shares_of
-from adastate.evaluation.flight_task import asked
+from adastate.evaluation.flight_task import asked_flights
 from adastate.models.video_network import Size
 from adastate.stream import StreamSpec
 from adastate.training.student import Student
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 
 SMALL = Size(16, 1, 2, 16, 32, text_width=64, text_tokens=24, time_embedding_dim=16, actions=8)
 
@@ -26,8 +26,8 @@ def test_shares_are_of_what_is_better_when_larger() -> None:
 
 @pytest.mark.slow
 def test_renders_do_as_they_are_asked_whole_and_at_their_end() -> None:
-    task = asked(5, 6)
-    video = render(task.flights, list(task.poses))
+    task = asked_flights(5, 6)
+    video = render_flights(task.flights, list(task.poses))
     for part, settled in ((video, 6), (video[:, -9:], 0)):
         found = flight_measure(part, task, settled, 3)
         assert found["tilt_sign"] == 1 and found["turn_sign"] > 0.7 and found["tilt_error"] < 1.5

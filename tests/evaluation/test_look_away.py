@@ -11,7 +11,16 @@ import torch
 
 from adastate.config.systems import System
 from adastate.encoders import ResidualCodec, TinyText
-from adastate.evaluation.look_away import AFTER, GIVEN, Outing, outings, script, standing_still, streamed, turned_head
+from adastate.evaluation.look_away import (
+    AFTER,
+    GIVEN,
+    Outing,
+    outings,
+    script,
+    standing_still,
+    stream_outings,
+    turned_head,
+)
 from adastate.evaluation.look_away_report import RENDER, STILL, compare_memories, memory_row
 from adastate.metrics.flight_landmarks import FOUND, spotted
 from adastate.metrics.flight_return import HALF_VIEW
@@ -20,7 +29,7 @@ from adastate.stream import StreamSpec
 from adastate.training.student import Student
 from datamodules.worlds.flight.camera_path import KEYS, PICTURES
 from datamodules.worlds.flight.landmarks import sight
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 
 SMALL = Size(16, 1, 2, 16, 32, text_width=64, text_tokens=24, time_embedding_dim=16, actions=8)
 
@@ -63,7 +72,7 @@ def test_a_landmark_is_in_view_before_and_after_and_not_between(standing: list[O
         assert turned.sign() == (-1 if task.actions[0, KEYS.index("a")] else 1) and turned.abs() > 0.1
         assert (spotted(torch.cat([task.given[-1:], task.true])[None]).score > FOUND).all()
         assert "hot-air balloons" in task.prompt
-        again = pictures(task.flight, task.poses[task.first : task.first + AFTER * PICTURES])
+        again = render_flight(task.flight, task.poses[task.first : task.first + AFTER * PICTURES])
         assert (task.true - again).abs().mean() < 1e-4
 
 
@@ -71,7 +80,7 @@ def test_memories_of_renders(standing: list[Outing]) -> None:
     true = torch.stack([task.true for task in standing])
     bare = torch.stack(
         [
-            pictures(replace(task.flight, landmark="nothing else"), task.poses[task.first : task.first + 6])
+            render_flight(replace(task.flight, landmark="nothing else"), task.poses[task.first : task.first + 6])
             for task in standing
         ]
     )
@@ -98,11 +107,11 @@ def test_a_balloon_that_drifts_has_gone_on_and_a_kept_picture_has_not(drifting: 
 @pytest.mark.slow
 def test_what_a_student_shows_is_cut_where_the_camera_is_back(standing: list[Outing]) -> None:
     made = student()
-    shown = streamed(made, standing, seed=3)
+    shown = stream_outings(made, standing, seed=3)
     assert shown.shape == (3, AFTER * PICTURES, 3, 64, 64)
     still = standing_still(made, standing)
     assert torch.equal(still[:, 0], still[:, -1])
-    alone = streamed(made, standing, replace(made.spec, anchor="none", state_frames=0), seed=3)
+    alone = stream_outings(made, standing, replace(made.spec, anchor="none", state_frames=0), seed=3)
     assert not torch.equal(shown, alone)
 
 

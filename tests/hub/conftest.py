@@ -16,7 +16,7 @@ from PIL import Image
 from adastate.config.command_line import read_command
 from adastate.models.video_network import Size
 from adastate.runtime import run_paths
-from adastate.weights import network, save
+from adastate.weights import load_network, save_weights
 from tests.support.hub_stand_in import TOKEN, StandIn, hub_stand_in
 
 
@@ -28,10 +28,10 @@ def made_run(folder: Path, *words: str) -> Path:
     )
     for name in ("distill", "rollouts/6x", "rollouts/1x", "shards", "stages", "distill/checkpoints"):
         (folder / name).mkdir(parents=True)
-    saved = run_paths.stored({"seed_everything": 0, **config.lightning}, folder)
+    saved = run_paths.stored_paths({"seed_everything": 0, **config.lightning}, folder)
     (folder / "distill/config.yaml").write_text(yaml.safe_dump(saved, sort_keys=False))
     stream = config.lightning["model"]["init_args"]["student"]["init_args"]["stream"]
-    save(network(Size(), "tiny_student"), folder / "student.safetensors", half=True, stream=stream)
+    save_weights(load_network(Size(), "tiny_student"), folder / "student.safetensors", half=True, stream=stream)
     (folder / "distill/checkpoints/large").write_bytes(b"not for others")
     rows = {"student, 1x": {"heading": 1.0, "residual": 0.1}, "student, last second of 6x": {"heading": 0.84}}
     told = {"protocol": {"rollouts": 32, "horizon": 6, "seed": 4242}, "rows": rows}

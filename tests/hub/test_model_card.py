@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from adastate.encoders import PRETRAINED
 from adastate.hub.hub_client import HubError
 from adastate.hub.publication import publication
-from adastate.hub.run_facts import read_facts
+from adastate.hub.run_facts import read_run_facts
 from tests.hub.conftest import change, made_run
 
 
@@ -87,7 +87,7 @@ def test_a_system_is_known_by_its_stream(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", "--system", "longlive")
     (run / "student.safetensors").unlink()
     shutil.copy(PRETRAINED / "tiny_teacher.safetensors", run / "student.safetensors")  # whose header has no stream
-    assert read_facts(run).system == "longlive"
+    assert read_run_facts(run).system == "longlive"
 
 
 def test_a_prompt_cannot_leave_its_place(run: Path) -> None:

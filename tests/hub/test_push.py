@@ -10,7 +10,7 @@ import yaml
 
 from adastate.main import main
 from adastate.models.video_network import Size
-from adastate.weights import network
+from adastate.weights import load_network
 from tests.hub.conftest import change
 from tests.support.hub_mixin_net import MixedIn
 from tests.support.hub_stand_in import TOKEN, StandIn
@@ -54,7 +54,7 @@ def test_the_layout_is_that_of_pytorch_model_hub_mixin(run: Path, hub: StandIn) 
     push(run, "anna/flyover")
 
     theirs = MixedIn.from_pretrained("anna/flyover").state_dict()
-    ours = network(Size(), str(run)).state_dict()
+    ours = load_network(Size(), str(run)).state_dict()
     assert theirs.keys() == ours.keys() and all(theirs[name].equal(ours[name]) for name in ours)
 
 

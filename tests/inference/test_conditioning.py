@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from adastate.encoders import TinyCodec
-from adastate.inference.conditioning import latents, pictures
+from adastate.inference.conditioning import latents, picture_prefix
 from adastate.media.picture_file import read_picture
 from tests.support.hostile_shards import array
 from tests.support.tiny import normal
@@ -40,10 +40,10 @@ def test_a_picture_is_one_latent_of_a_still(tmp_path: Path) -> None:
         colour = torch.tensor([20 * i, 120, 51]) / 127.5 - 1
         return codec.encode(colour.view(1, 1, 3, 1, 1).expand(1, codec.video_frames(1), 3, 24, 32))
 
-    one = pictures(tmp_path / "2.png", codec, (6, 8), 3, CPU).batch([0, 2])
+    one = picture_prefix(tmp_path / "2.png", codec, (6, 8), 3, CPU).batch([0, 2])
     assert one.shape == (2, 1, codec.channels, 6, 8)
     assert torch.allclose(one, still(2).expand(2, -1, -1, -1, -1), atol=1e-4)
-    each = pictures(tmp_path, codec, (6, 8), 3, CPU)
+    each = picture_prefix(tmp_path, codec, (6, 8), 3, CPU)
     for row, i in enumerate((1, 2, 10)):
         assert torch.allclose(each.of(row), still(i), atol=1e-4), "in order of the numbers: 10 after 2"
 
@@ -87,7 +87,7 @@ def test_mistakes_are_answered_with_both_sizes(tmp_path: Path) -> None:
         (tmp_path, "holds 1 pictures for 2 prompts"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            pictures(path, TinyCodec(), (6, 8), 2, CPU)
+            picture_prefix(path, TinyCodec(), (6, 8), 2, CPU)
 
 
 @pytest.mark.parametrize("shape", ["(1000000, 1000000)", "(4294967296, 4294967296, 2)"])

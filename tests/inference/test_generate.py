@@ -28,7 +28,7 @@ from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
 from adastate.training.load_run import load_student
-from adastate.weights import network, save
+from adastate.weights import load_network, save_weights
 from tests.support.tiny import normal, randomise
 
 SIZE = Size(
@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, weight in net.named_parameters():
             loud = ("text_embedding.0", "text_embedding.2", "attn.v", "attn.o")
             weight *= 20 if name.removesuffix(".weight").endswith(loud) else 1
-    save(net, run / "student.safetensors", stream=asdict(StreamSpec(**STREAM)))
+    save_weights(net, run / "student.safetensors", stream=asdict(StreamSpec(**STREAM)))
     return run
 
 
@@ -382,9 +382,9 @@ def steered_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = yaml.safe_load((run / "distill" / "config.yaml").read_text())
     config["model"]["init_args"]["student"]["init_args"]["size"]["actions"] = 8
     (there / "distill" / "config.yaml").write_text(yaml.safe_dump(config))
-    net = network(replace(SIZE, actions=8), str(run / "student.safetensors"))
+    net = load_network(replace(SIZE, actions=8), str(run / "student.safetensors"))
     net.get_parameter("action_embedding.weight").data.copy_(3 * normal(SIZE.width, 9))
-    save(net, there / "student.safetensors", stream=asdict(StreamSpec(**STREAM)))
+    save_weights(net, there / "student.safetensors", stream=asdict(StreamSpec(**STREAM)))
     return there
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from adastate.inference.prompt_schedule import TimedPrompt, parse, place
+from adastate.inference.prompt_schedule import TimedPrompt, parse_prompts, prompts_by_chunk
 from adastate.stream import SwitchPolicy
 
 STARTS = [0.0, 0.5, 1.0, 1.5]
 
 
 def timed(text: str) -> TimedPrompt:
-    prompts = parse(["0s: a", text])
+    prompts = parse_prompts(["0s: a", text])
     assert prompts is not None
     return prompts[1]
 
 
 def test_prompts_without_times_are_no_schedule() -> None:
-    assert parse(["a red ball", "ratio 3:4", "10 sheep: a film"]) is None
-    assert parse([]) is None
-    assert parse(["1980s: a street"]) is None
-    assert parse(["1980s: a street", "1990s: a street"]) is None
-    assert parse(["1980s: a street", "a field"]) is None
+    assert parse_prompts(["a red ball", "ratio 3:4", "10 sheep: a film"]) is None
+    assert parse_prompts([]) is None
+    assert parse_prompts(["1980s: a street"]) is None
+    assert parse_prompts(["1980s: a street", "1990s: a street"]) is None
+    assert parse_prompts(["1980s: a street", "a field"]) is None
 
 
 @pytest.mark.parametrize(
@@ -57,16 +57,16 @@ def test_the_kind_of_a_switch_stands_before_that_of_the_stream() -> None:
 
 @pytest.mark.parametrize(("seconds", "chunk"), [("0.5", 1), ("0.51", 2), ("0.1", 1), ("1.5", 3)])
 def test_a_prompt_begins_with_the_first_chunk_at_its_time_or_later(seconds: str, chunk: int) -> None:
-    prompts = parse(["0s: a", f"{seconds}s: b"])
+    prompts = parse_prompts(["0s: a", f"{seconds}s: b"])
     assert prompts is not None
-    assert list(place(prompts, STARTS, 2.0)) == [chunk]
+    assert list(prompts_by_chunk(prompts, STARTS, 2.0)) == [chunk]
 
 
 @pytest.mark.parametrize(("seconds", "chunk"), [("2.333333", 1), ("2.333334", 1), ("2.33334", 2)])
 def test_a_time_that_was_rounded_to_six_places_is_that_of_its_chunk(seconds: str, chunk: int) -> None:
-    prompts = parse(["0s: a", f"{seconds}s: b"])
+    prompts = parse_prompts(["0s: a", f"{seconds}s: b"])
     assert prompts is not None
-    assert list(place(prompts, [0.0, 7 / 3, 14 / 3], 7.0)) == [chunk]
+    assert list(prompts_by_chunk(prompts, [0.0, 7 / 3, 14 / 3], 7.0)) == [chunk]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_time_that_was_rounded_to_six_places_is_that_of_its_chunk(seconds: str
 )
 def test_a_wrong_schedule_is_told(prompts: list[str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        parse(prompts)
+        parse_prompts(prompts)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_a_wrong_schedule_is_told(prompts: list[str], sentence: str) -> None:
     ],
 )
 def test_a_prompt_without_a_chunk_of_its_own_is_told(prompts: list[str], sentence: str) -> None:
-    found = parse(prompts)
+    found = parse_prompts(prompts)
     assert found is not None
     with pytest.raises(ValueError, match=sentence):
-        place(found, STARTS, 2.0)
+        prompts_by_chunk(found, STARTS, 2.0)
 
 
 @pytest.mark.parametrize("prompts", [["1980s: a street"], ["1980s: a street", "a field"], ["a field", "3 s: too"]])
 def test_a_prompt_that_begins_like_a_time_is_a_prompt_where_nothing_begins_at_0s(prompts: list[str]) -> None:
-    assert parse(prompts) is None
+    assert parse_prompts(prompts) is None

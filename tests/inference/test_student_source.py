@@ -19,7 +19,7 @@ from adastate.inference.student_source import student_source
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.training.load_run import student_of
-from adastate.weights import save
+from adastate.weights import save_weights
 from datamodules.worlds.flyover import flight
 from datamodules.worlds.world_clips import DRAWN, world_prompts
 from tests.support.tiny import randomise
@@ -91,7 +91,7 @@ def test_weights_of_any_origin_stream_without_a_run_folder(
     monkeypatch.chdir(tmp_path)
     weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     if form == "ours":
-        save(net, Path("net.safetensors"))
+        save_weights(net, Path("net.safetensors"))
         file = "net.safetensors"
     else:
         wrapped = {f"model._fsdp_wrapped_module.{name}": tensor for name, tensor in weights.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adastate.inference.vbench import LONGEST, fingerprint, items, record, stem
+from adastate.inference.vbench import LONGEST, content_fingerprint, items, record, stem
 
 LONG = "a very long prompt " * 30
 
@@ -60,8 +60,8 @@ def test_records_grow_and_refuse_other_settings(tmp_path: Path) -> None:
 def test_a_fingerprint_follows_the_content(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(bytes(10**6)), b.write_bytes(bytes(10**6))
-    assert fingerprint(a) == fingerprint(b)
+    assert content_fingerprint(a) == content_fingerprint(b)
     b.write_bytes(bytes(10**6 - 1) + b"x")
-    assert fingerprint(a) != fingerprint(b)
-    assert fingerprint(tmp_path) != fingerprint(a)
-    assert fingerprint(tmp_path / "none") == str(tmp_path / "none")
+    assert content_fingerprint(a) != content_fingerprint(b)
+    assert content_fingerprint(tmp_path) != content_fingerprint(a)
+    assert content_fingerprint(tmp_path / "none") == str(tmp_path / "none")

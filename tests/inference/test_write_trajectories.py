@@ -21,7 +21,7 @@ from adastate.launch import process_group
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.runtime.ranks import Rank
-from adastate.weights import save
+from adastate.weights import save_weights
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
@@ -143,7 +143,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     size = Size(width=32, layers=1, heads=4, ffn=64, channels=16, text_width=64, text_tokens=16, time_embedding_dim=64)
     for seed, name in enumerate(("teacher", "ar")):
-        save(random_net(size, seed), folder / f"{name}.safetensors")
+        save_weights(random_net(size, seed), folder / f"{name}.safetensors")
     return folder
 
 

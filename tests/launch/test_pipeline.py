@@ -65,7 +65,7 @@ def test_flights_begin_with_the_initialised_student_if_it_ships(
     assert "conf/stages/distill_flight.yaml" in distill.argv and "--prompts" not in evaluate.argv
     for stage, seconds in ((once, 2.625), (long, 15.75)):
         told = [after for word, after in pairwise(stage.argv) if word == "--actions"]
-        cues = action_schedule.parse(told)
+        cues = action_schedule.parse_actions(told)
         assert "--animated" in stage.argv and len(cues) > 2 and cues[-1].seconds < seconds - 0.5
 
 

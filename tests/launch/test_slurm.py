@@ -205,9 +205,9 @@ def test_a_chosen_strategy_and_a_chosen_checkpoint_are_left_alone(tmp_path: Path
 
 
 def test_one_node_needs_no_name_server() -> None:
-    assert process_group.environment({**JOB, "SLURM_NNODES": "1"})["MASTER_ADDR"] == "127.0.0.1"
-    assert "MASTER_ADDR" not in process_group.environment(JOB)
-    assert process_group.environment({"A": "b"}) == {"A": "b"}
+    assert process_group.process_environment({**JOB, "SLURM_NNODES": "1"})["MASTER_ADDR"] == "127.0.0.1"
+    assert "MASTER_ADDR" not in process_group.process_environment(JOB)
+    assert process_group.process_environment({"A": "b"}) == {"A": "b"}
 
 
 STAGE = """\
@@ -216,7 +216,7 @@ from adastate.launch import process_group
 begin = subprocess.Popen
 stage = "import time; print('up', flush=True); time.sleep(60)"
 subprocess.Popen = lambda *_, **__: begin([sys.executable, "-c", stage])
-print(process_group.run(["fit"]), process_group.run(["evaluate"]))
+print(process_group.run_command(["fit"]), process_group.run_command(["evaluate"]))
 """
 
 
@@ -239,7 +239,7 @@ def test_a_task_that_failed_does_not_pass_for_one_that_was_asked_to_stop(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)
-    assert process_group.run([argv]) == told
+    assert process_group.run_command([argv]) == told
 
 
 def test_the_command_that_starts_the_job_passes_on_what_make_was_given(tmp_path: Path) -> None:

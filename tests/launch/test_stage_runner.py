@@ -29,7 +29,7 @@ def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> No
 def test_a_moved_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its marks do not name the place where they were written; older ones do, and hold at that place."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv) or 0)
+    monkeypatch.setattr(process_group, "run_command", lambda argv: calls.append(argv) or 0)
 
     def stage(run: Path) -> Stage:
         return Stage("init", ["fit", f"--run.dir={run}", "--teacher.weights", f"{run}/teacher.safetensors"])
@@ -57,7 +57,7 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
     calls: list[list[str]] = []
 
     codes = [1, 0, 0]
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv) or codes[len(calls) - 1])
+    monkeypatch.setattr(process_group, "run_command", lambda argv: calls.append(argv) or codes[len(calls) - 1])
     stage = Stage("distill", ["fit", "--run.seed=3"])
     with pytest.raises(SystemExit):
         run_stage(stage, tmp_path)
@@ -69,7 +69,7 @@ def test_what_was_begun_goes_on_from_its_checkpoint_unless_something_before_it_c
 
 def test_what_uses_a_stage_that_has_changed_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv[0]) or 0)
+    monkeypatch.setattr(process_group, "run_command", lambda argv: calls.append(argv[0]) or 0)
 
     def run(*changes: str) -> tuple[list[str], list[str]]:
         """(commands that were run, stages that were skipped)"""
@@ -101,7 +101,7 @@ def test_a_stage_that_was_asked_to_stop_is_not_done_and_one_that_ended_first_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for code, done in {signals.AGAIN: "false", -10: "false", 143: "false", signals.ENDED: "true"}.items():
-        monkeypatch.setattr(process_group, "run", lambda argv, code=code: code)
+        monkeypatch.setattr(process_group, "run_command", lambda argv, code=code: code)
         stage = Stage(f"stage {code}", ["fit"])
         with pytest.raises(SystemExit) as stop:
             run_stage(stage, tmp_path)
@@ -122,7 +122,7 @@ def test_what_a_stage_made_of_other_things_is_not_gone_on_with(tmp_path: Path, m
         run_stage(Stage("paths", ["trajectories", word], makes=out), tmp_path, restart)
         return {p.name for p in out.iterdir()} - {"index.json"}
 
-    monkeypatch.setattr(process_group, "run", run)
+    monkeypatch.setattr(process_group, "run_command", run)
     out.mkdir()
     (out / "index.json").write_text("{}")
     (out / "mine").write_text("")
@@ -149,15 +149,15 @@ def test_a_mark_tells_seconds_over_all_attempts_and_losses_of_the_last(
         return code
 
     monkeypatch.setattr(stage_runner.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [9.0] * 40, 5.0, 1))
+    monkeypatch.setattr(process_group, "run_command", lambda argv: run(argv, [9.0] * 40, 5.0, 1))
     with pytest.raises(SystemExit):
         run_stage(stage, tmp_path)
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [2.0, 4.0, *[3.0] * 16, 1.0, 0.0], 7.0, 0))
+    monkeypatch.setattr(process_group, "run_command", lambda argv: run(argv, [2.0, 4.0, *[3.0] * 16, 1.0, 0.0], 7.0, 0))
     other = Stage("init", ["fit", "b"])
     told = run_stage(other, tmp_path)
     assert told.seconds == 7.0 and [*told.losses["init/loss"]] == [3.0, 0.5], "another attempt's curve is not meant"
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [1.0], 2.0, 1))
+    monkeypatch.setattr(process_group, "run_command", lambda argv: run(argv, [1.0], 2.0, 1))
     with pytest.raises(SystemExit):
         run_stage(stage, tmp_path)
-    monkeypatch.setattr(process_group, "run", lambda argv: run(argv, [1.0], 3.0, 0))
+    monkeypatch.setattr(process_group, "run_command", lambda argv: run(argv, [1.0], 3.0, 0))
     assert run_stage(stage, tmp_path).seconds == 5.0, "both attempts of one command"

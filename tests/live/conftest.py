@@ -23,7 +23,9 @@ CONFIG = {"model": {"init_args": {"student": {"init_args": {"text": TEXT}}}}, "d
 FEW = (None, "adastate_s3_w9", "causvid", "infinity_rope", "rolling_forcing", "rolling_sink")
 """Systems that differ most in what they keep."""
 
-EVERY = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in (None, *systems.names())]
+EVERY = [
+    pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in (None, *systems.system_names())
+]
 """All of them; those that resemble one of FEW in the slow tests."""
 
 

@@ -12,7 +12,17 @@ from PIL import Image
 
 pytest.importorskip("pydantic")
 
-from adastate.live.messages import Ack, Bucket, Limits, Refusal, SayPrompt, Speed, picture, read, read_opening
+from adastate.live.messages import (
+    Ack,
+    Bucket,
+    Limits,
+    Refusal,
+    SayPrompt,
+    Speed,
+    decoded_picture,
+    read_message,
+    read_opening,
+)
 
 LIMITS = Limits()
 
@@ -100,7 +110,7 @@ def test_sixty_of_them() -> None:
 @pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_what_is_no_message_is_answered_in_one_sentence_that_repeats_nothing(text: str) -> None:
     with pytest.raises(Refusal) as refused:
-        read(text, LIMITS)
+        read_message(text, LIMITS)
     told = json.dumps(refused.value.message)
     assert len(told) < 400 and "\n" not in str(refused.value)
     assert not any(part in told for part in ("passwd", "<", "alert", "pydantic", "https"))
@@ -115,12 +125,12 @@ def test_what_is_no_message_is_answered_in_one_sentence_that_repeats_nothing(tex
     ],
 )
 def test_what_is_a_message_is_read(text: str, kind: type) -> None:
-    assert isinstance(read(text, LIMITS), kind)
+    assert isinstance(read_message(text, LIMITS), kind)
 
 
 def test_an_error_has_the_id_of_the_message_that_it_answers() -> None:
     with pytest.raises(Refusal) as refused:
-        read('{"v":1,"type":"prompt","id":"c9"}', LIMITS)
+        read_message('{"v":1,"type":"prompt","id":"c9"}', LIMITS)
     assert refused.value.message["id"] == "c9" and refused.value.code == "bad_message"
 
 
@@ -152,7 +162,7 @@ def coded(size: tuple[int, int], kind: str = "PNG") -> str:
 
 def test_a_picture_is_read_out_of_base64_and_a_data_url() -> None:
     for head in ("", "data:image/png;base64,"):
-        assert picture(head + coded((20, 10)), LIMITS).size == (20, 10)
+        assert decoded_picture(head + coded((20, 10)), LIMITS).size == (20, 10)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +184,7 @@ def test_a_picture_is_read_out_of_base64_and_a_data_url() -> None:
 )
 def test_what_is_no_picture_or_too_large_is_refused(text: str) -> None:
     with pytest.raises(Refusal):
-        picture(text, LIMITS)
+        decoded_picture(text, LIMITS)
 
 
 def test_a_bucket_lets_a_burst_through_and_then_no_more() -> None:

@@ -76,7 +76,7 @@ def test_kept_forked_and_rolled_back_streams_go_on_bit_for_bit(session: Make, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", [None, *systems.names()])
+@pytest.mark.parametrize("system", [None, *systems.system_names()])
 def test_two_hundred_chunks(session: Make, tmp_path: Any, system: str) -> None:
     whole = play(session(system=system), 200)
     other = session(system=system, history=8)

@@ -10,14 +10,14 @@ import pytest
 from safetensors.torch import save_file
 
 from adastate.encoders import ResidualCodec
-from adastate.evaluation.flight_task import COMMANDS, asked, steered
-from adastate.weights import save
+from adastate.evaluation.flight_task import COMMANDS, asked_flights, steered
+from adastate.weights import save_weights
 from benchmarks import flight_gates, flight_student_gate
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 
 
 def test_every_biome_time_and_weather_is_asked_for_with_every_command() -> None:
-    task = asked(5, 36)
+    task = asked_flights(5, 36)
     for fact, count in (("biome", 6), ("time", 4), ("weather", 3), ("landmark", 3)):
         seen = Counter((getattr(v, fact), c) for v, c in zip(task.flights, task.commands, strict=True))
         assert len(seen) == count * len(COMMANDS), fact
@@ -25,11 +25,11 @@ def test_every_biome_time_and_weather_is_asked_for_with_every_command() -> None:
 
 @pytest.mark.slow
 def test_renders_do_as_they_are_asked() -> None:
-    task = asked(5, 12)
-    told = steered(render(task.flights, list(task.poses)), task)
+    task = asked_flights(5, 12)
+    told = steered(render_flights(task.flights, list(task.poses)), task)
     assert told["turns asked for"] == told["tilt sign right"] == 8
     assert told["turn sign right"] >= 6 and told["tilt, median error (deg)"] < 1
-    other = steered(render(task.flights, list(task.poses)).flip(-1), task)
+    other = steered(render_flights(task.flights, list(task.poses)).flip(-1), task)
     assert other["turn sign right"] == other["tilt sign right"] == 0
 
 
@@ -38,7 +38,7 @@ def test_all_gates_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flight_student_gate, "BLIND", 2)
     codec = ResidualCodec(None)
     save_file(codec.state_dict(), tmp_path / "codec.safetensors")
-    save(flight_gates.teacher(None, codec, 2.0, 3.0).net, tmp_path / "teacher.safetensors")
+    save_weights(flight_gates.teacher(None, codec, 2.0, 3.0).net, tmp_path / "teacher.safetensors")
     common = ["--codec", str(tmp_path / "codec.safetensors"), "-n", "3", "--steps", "1"]
     flight_gates.main(["codec", *common, "--out", str(tmp_path / "one")])
     weights = ["--teacher", str(tmp_path / "teacher.safetensors")]

@@ -13,7 +13,7 @@ from torch.nn import functional as nnf
 from adastate.metrics.flight_landmarks import FOUND, spotted
 from datamodules.worlds.flight.camera_path import KEYS, path
 from datamodules.worlds.flight.landmarks import COLOURS, sight
-from datamodules.worlds.flight.voxel_render import pictures, render
+from datamodules.worlds.flight.voxel_render import render_flight, render_flights
 from datamodules.worlds.flight.voyages import Rules, voyage
 from tests.support.flight_clips import Flown, codec_like, flown
 
@@ -38,7 +38,7 @@ def with_landmarks(kind: str, lens: bool) -> _Marked:
         half[0].flights + half[1].flights,
         *(torch.cat([getattr(h, k)[:, ::2] for h in half]) for k in ("poses", "video")),
     )
-    bare = render([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))
+    bare = render_flights([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))
     return _Marked(full, bare, (full.video - bare).abs().sum(2) > 0.25)
 
 
@@ -120,7 +120,7 @@ def test_landmarks_are_back_after_a_look_behind_at_their_bearing_and_in_their_co
     for index in range(24):
         flight = voyage(200, index, Rules(), weather="clear sky", landmark="hot-air balloons")
         poses = path(flight, actions)
-        seen = spotted(pictures(flight, poses[[23, 35, 65]])[None])
+        seen = spotted(render_flight(flight, poses[[23, 35, 65]])[None])
         score, bearing, colour = seen.score[0], torch.rad2deg(seen.bearing[0]), seen.colour[0]
         if score[0] < 2 * FOUND:
             continue

@@ -11,7 +11,7 @@ from torch import Tensor
 from adastate.metrics import flight_pose
 from adastate.metrics.flight_pose import SURE, Turning, cylinder, tilt, turning
 from datamodules.worlds.flight import camera_path, veils, voxel_render
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 from tests.support.flight_clips import Flown, codec_like, flown
 
@@ -62,7 +62,7 @@ def test_turns_in_radians_a_picture_where_the_measure_is_sure(
 @pytest.mark.parametrize("worse", [False, True], ids=["exact", "codec"])
 def test_climbs_looks_aside_and_hovering(worse: bool) -> None:
     ways = [_way(i, keys) for i, keys in enumerate(WAYS * 10)]
-    whole, poses = torch.stack([pictures(*way) for way in ways]), torch.stack([way[1] for way in ways])
+    whole, poses = torch.stack([render_flight(*way) for way in ways]), torch.stack([way[1] for way in ways])
     video = codec_like(whole) if worse else whole
     off = torch.rad2deg(tilt(video) - poses[..., 5]).abs()
     found = turning(video)
@@ -88,11 +88,11 @@ def test_of_a_veiled_flight_the_measure_is_not_sure() -> None:
     for i in range(16):
         flight = voyage(4000, i, Rules(grain=False, veils=True))
         way = camera_path.path(flight, steering(4000, i, 40))
-        hides = sum(veils.hidden(flight.seed, way[:, 7]))
+        hides = sum(veils.hidden_shares(flight.seed, way[:, 7]))
         first = int(hides.argmax()) - 6
         poses.append(way[first : first + 18])
         amounts.append(hides[first : first + 18])
-        video.append(pictures(flight, poses[-1]))
+        video.append(render_flight(flight, poses[-1]))
     error = (turning(torch.stack(video)).rate - turned(torch.stack(poses))).abs()
     sure, hides = turning(torch.stack(video)).sure > SURE, torch.stack(amounts)
     whole = torch.minimum(hides[:, 1:], hides[:, :-1]) > 0.95
@@ -104,7 +104,7 @@ def test_of_a_veiled_flight_the_measure_is_not_sure() -> None:
 def test_a_changing_scene_does_not_matter() -> None:
     flights = [voyage(400, i, Rules(grain=False, changing=True)) for i in range(16)]
     poses = [camera_path.path(v, steering(400, i, 4), flown=60.0 + 4 * i) for i, v in enumerate(flights)]
-    video, true = voxel_render.render(flights, poses), torch.stack(poses)
+    video, true = voxel_render.render_flights(flights, poses), torch.stack(poses)
     found = turning(video)
     sure = found.sure > SURE
     assert (found.rate - turned(true)).abs()[sure].median() < 0.005 and sure.float().mean() > 0.7
@@ -138,7 +138,7 @@ def test_a_turn_shifts_the_cylinder_and_does_nothing_else() -> None:
         2, 1
     )
     pose[1, 3] += 10 * 2 * math.atan(0.7) / 128
-    video = voxel_render.pictures(flight, pose)[None]
+    video = voxel_render.render_flight(flight, pose)[None]
     (one, two), seen = cylinder(video, torch.zeros(1, 2))[0][0], cylinder(video, torch.zeros(1, 2))[1][0]
     both = (seen[0, ..., 10:] * seen[1, ..., :-10]).bool().expand(3, -1, -1)
     assert (one[..., 10:] - two[..., :-10]).abs()[both].mean() < 0.02

@@ -11,17 +11,17 @@ from adastate.metrics.flight_landmarks import PREFIX
 from adastate.metrics.flight_scene import (
     CONSTANTS,
     FACTS,
+    fact_names,
     grain,
     hidden_constants,
-    names,
+    likeliest_facts,
     scene_features,
-    told,
-    weights,
+    scene_weights,
 )
 from datamodules.tools import fit_flight_scene
 from datamodules.worlds.flight.atmosphere import TIMES, WEATHERS
 from datamodules.worlds.flight.biomes import BIOMES
-from datamodules.worlds.flight.lens import Lens, through
+from datamodules.worlds.flight.lens import Lens, through_lens
 from tests.support.flight_clips import Flown, codec_like, flown
 
 
@@ -34,7 +34,7 @@ def unseen() -> Flown:
 def test_time_weather_and_biome(unseen: Flown, worse: bool) -> None:
     video = codec_like(unseen.video) if worse else unseen.video
     for fact, least in (("time", 0.98), ("weather", 0.85), ("biome", 0.85)):
-        right = sum(a == getattr(v, fact) for a, v in zip(told(video, fact), unseen.flights, strict=True))
+        right = sum(a == getattr(v, fact) for a, v in zip(likeliest_facts(video, fact), unseen.flights, strict=True))
         assert right >= least * len(unseen.flights), (fact, right)
 
 
@@ -59,18 +59,18 @@ def test_grain(unseen: Flown) -> None:
 @pytest.mark.parametrize("deviation", [0.0, 0.01, 0.02])
 def test_grain_of_a_plain_sky(deviation: float) -> None:
     light = torch.linspace(0.8, 0.3, 64)[:, None].expand(12, 3, 64, 64)
-    pictures = through(Lens(grain=deviation), 5, light, torch.arange(12.0)) * 2 - 1
+    pictures = through_lens(Lens(grain=deviation), 5, light, torch.arange(12.0)) * 2 - 1
     assert grain(pictures[None]).mean().item() == pytest.approx(deviation, rel=0.2, abs=1e-4)
 
 
 def test_what_is_stored_is_small_and_of_this_world() -> None:
-    assert {"biome": names("biome"), "time": names("time"), "weather": names("weather")} == {
+    assert {"biome": fact_names("biome"), "time": fact_names("time"), "weather": fact_names("weather")} == {
         "biome": list(BIOMES), "time": list(TIMES), "weather": list(WEATHERS),
     }  # fmt: skip
-    assert sum(value.nbytes for value in weights().values()) < 64_000
-    assert set(FACTS) | set(CONSTANTS) <= set(weights())
+    assert sum(value.nbytes for value in scene_weights().values()) < 64_000
+    assert set(FACTS) | set(CONSTANTS) <= set(scene_weights())
     with pytest.raises(ValueError, match="biome, time, weather"):
-        told(torch.zeros(1, 1, 3, 64, 64), "wind")
+        likeliest_facts(torch.zeros(1, 1, 3, 64, 64), "wind")
 
 
 def test_features_are_a_mean_over_pictures(unseen: Flown) -> None:
@@ -83,11 +83,11 @@ def test_features_are_a_mean_over_pictures(unseen: Flown) -> None:
 @pytest.mark.slow
 def test_the_weights_can_be_made_anew(tmp_path) -> None:
     """From few flights they are poor and still far better than chance; the same flights make the same weights."""
-    features, flights = fit_flight_scene.examples(20_000, 48)
-    made = fit_flight_scene.fit(features, flights, 1e-3)
-    scene = {k: v.shape for k, v in weights().items() if not k.startswith(PREFIX)}
+    features, flights = fit_flight_scene.scene_examples(20_000, 48)
+    made = fit_flight_scene.fit_scene(features, flights, 1e-3)
+    scene = {k: v.shape for k, v in scene_weights().items() if not k.startswith(PREFIX)}
     assert {k: v.shape for k, v in made.items()} == scene
-    again = fit_flight_scene.fit(*fit_flight_scene.examples(20_000, 48), 1e-3)
+    again = fit_flight_scene.fit_scene(*fit_flight_scene.scene_examples(20_000, 48), 1e-3)
     assert all((made[k] == again[k]).all() for k in made)
 
 
@@ -97,11 +97,11 @@ def test_the_one_half_of_the_weights_is_made_without_the_other(tmp_path) -> None
     one = dict(np.load(out))
     fit_flight_scene.main(["landmarks", "--flights", "8", "--steps", "2", "--out", str(out)])
     both = dict(np.load(out))
-    assert {k: v.shape for k, v in both.items()} == {k: v.shape for k, v in weights().items()}
+    assert {k: v.shape for k, v in both.items()} == {k: v.shape for k, v in scene_weights().items()}
     assert all((both[k] == one[k]).all() for k in one) and out.stat().st_size < 64_000
 
 
 def test_a_clip_is_read_alone_as_in_company(unseen: Flown) -> None:
     video: Tensor = unseen.video[:16]
-    alone = [told(video[i : i + 1], "time")[0] for i in range(16)]
-    assert alone == told(video, "time")
+    alone = [likeliest_facts(video[i : i + 1], "time")[0] for i in range(16)]
+    assert alone == likeliest_facts(video, "time")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adastate.metrics.flight_speed import SURE_OF_SPEED, pace, speed_ratio
 from datamodules.worlds.flight.camera_path import KEYS, path
-from datamodules.worlds.flight.terrain import ground
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.terrain import terrain_height
+from datamodules.worlds.flight.voxel_render import render_flights
 from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
 from tests.support.flight_clips import codec_like
 
@@ -25,7 +25,9 @@ def over_the_ground(own: list[Voyage], poses: Tensor) -> Tensor:
     """Way flown over the height above the land from 3 to 15 units ahead, `[B, 9]`."""
     ahead = torch.stack([poses[..., 3].sin(), poses[..., 3].cos()], -1)
     spots = poses[..., None, :2] + torch.tensor([3.0, 6.0, 10.0, 15.0])[:, None] * ahead[..., None, :]
-    land = torch.stack([ground(v.seed, v.biome, at).double().mean(-1) for v, at in zip(own, spots, strict=True)])
+    land = torch.stack(
+        [terrain_height(v.seed, v.biome, at).double().mean(-1) for v, at in zip(own, spots, strict=True)]
+    )
     return (poses[..., 6].diff(dim=1) / (poses[..., 2] - land)[:, :-1]).float()
 
 
@@ -34,7 +36,7 @@ def faster_and_slower() -> dict[str, tuple[Tensor, Tensor]]:
     out = {}
     for keys in ("w", "s", "ws"):
         own, poses = flights(keys)
-        out[keys] = render(own, list(poses)), over_the_ground(own, poses)
+        out[keys] = render_flights(own, list(poses)), over_the_ground(own, poses)
     return out
 
 
@@ -53,12 +55,12 @@ def test_pace_follows_the_speed(faster_and_slower: dict[str, tuple[Tensor, Tenso
 @pytest.mark.slow
 def test_speed_against_the_exact_render() -> None:
     own, poses = flights("")
-    exact = render(own, list(poses[:, :8]))
+    exact = render_flights(own, list(poses[:, :8]))
     assert speed_ratio(exact, exact).nanmedian().item() == pytest.approx(1)
     assert speed_ratio(codec_like(exact), exact).nanmedian().item() == pytest.approx(1, abs=0.1)
     late = poses.clone()
     late[:, :, :3] = (late[:, :1, :3] + late[:, :, :3]) / 2  # the same way at half the speed
-    assert speed_ratio(render(own, list(late[:, :8])), exact).nanmedian().item() == pytest.approx(0.5, abs=0.12)
+    assert speed_ratio(render_flights(own, list(late[:, :8])), exact).nanmedian().item() == pytest.approx(0.5, abs=0.12)
 
 
 def test_plain_pictures_give_no_speed() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules.worlds.flyover import render
+from datamodules.worlds.flyover import render_flyover
 from tests.support.flights import PICTURES, clips, flights, velocities
 from tests.support.synthetic import sheet, slide, still
 
@@ -33,7 +33,7 @@ def test_displacement_finds_no_motion_in_a_still() -> None:
 
 def test_balls_do_not_hide_the_camera() -> None:
     some = [replace(f, mover="a white ball bounces") for f in flights()[::3]]
-    assert torch.equal(metrics.displacement(render(some, PICTURES)), velocities()[::3])
+    assert torch.equal(metrics.displacement(render_flyover(some, PICTURES)), velocities()[::3])
 
 
 def test_faint_ground_leads_where_differences_are_capped_and_a_ball_where_they_are_not() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adastate import metrics
-from datamodules.worlds.flyover import render
+from datamodules.worlds.flyover import render_flyover
 from tests.support.flights import PICTURES, clips, flights
 
 
@@ -45,7 +45,7 @@ def test_change_does_not_depend_on_contrast_and_is_largest_for_unrelated_picture
 
 def test_the_nearest_clip_is_that_of_the_same_scene() -> None:
     apart = clips()[::3]
-    later = render(flights()[::3], PICTURES + 1)[:, 1:]
+    later = render_flyover(flights()[::3], PICTURES + 1)[:, 1:]
     assert metrics.nearest(later, apart).tolist() == list(range(len(apart)))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from adastate import metrics
 from adastate.metrics.quality import CONVOLVED, VERSION
-from datamodules.worlds.flyover import flight, render
+from datamodules.worlds.flyover import flight, render_flyover
 from tests.support.synthetic import slide
 
 
@@ -47,8 +47,8 @@ def test_the_distance_of_normal_distributions_is_the_formula_s() -> None:
 
 def test_the_distance_grows_with_fading_noise_and_standing_still() -> None:
     flights = [flight(1, i) for i in range(128)]
-    real = metrics.moments(metrics.features(render(flights, 6)).flatten(0, 1))
-    other = render(flights, 6, first=60)
+    real = metrics.moments(metrics.features(render_flyover(flights, 6)).flatten(0, 1))
+    other = render_flyover(flights, 6, first=60)
     g = torch.Generator().manual_seed(0)
 
     def distance(video: torch.Tensor) -> float:

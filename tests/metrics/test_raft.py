@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adastate import metrics
-from adastate.evaluation.evaluate import Truth, flow_or_why, measure
+from adastate.evaluation.evaluate import Truth, flow_or_why, measure_stretch
 from adastate.metrics.raft import LEAST, NAME, PAIRS
 from tests.support.synthetic import still
 
@@ -73,9 +73,9 @@ def test_large_pictures_are_not_enlarged(installed: StandIn) -> None:
 
 def test_evaluate_tells_flow_and_dynamics_with_it_and_nothing_without(installed: StandIn) -> None:
     truth, video = Truth(["a", "b"]), brightening(5)
-    found = measure(video, 8, truth, metrics.raft_flow())
+    found = measure_stretch(video, 8, truth, metrics.raft_flow())
     assert found["optical_flow"] == found["dynamic_degree"] == pytest.approx((1 + 2 + 3 + 4) / 4 / 4 / 2)
-    assert found.keys() - measure(video, 8, truth).keys() == {"optical_flow", "dynamic_degree"}
+    assert found.keys() - measure_stretch(video, 8, truth).keys() == {"optical_flow", "dynamic_degree"}
 
 
 @pytest.mark.usefixtures("installed")

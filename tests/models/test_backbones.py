@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from adastate.models.backbones import BACKBONES, backbone_named, build, fused
+from adastate.models.backbones import BACKBONES, backbone_named, build_network, fused
 from adastate.models.masks import block_causal, teacher_forcing
 from adastate.models.video_network import Backbone, VideoNetwork
 from adastate.models.wan import DiT
 from adastate.stream.cache import StateCache
 from adastate.stream.teacher_forcing import teacher_forced_chunks
-from adastate.weights import load, save
+from adastate.weights import load_weights, save_weights
 from tests.support.tiny import SHAPE, SIZE, NetStudent, normal, random_net, spec
 
 
@@ -74,9 +74,9 @@ def test_checkpointing_changes_no_gradient(net: VideoNetwork) -> None:
 
 
 def test_weights_come_back_bit_by_bit(net: VideoNetwork, tmp_path: Path) -> None:
-    save(net, tmp_path / "net.safetensors")
-    again = build(net.size)
-    load(again, str(tmp_path / "net.safetensors"))
+    save_weights(net, tmp_path / "net.safetensors")
+    again = build_network(net.size)
+    load_weights(again, str(tmp_path / "net.safetensors"))
     assert type(again) is type(net)
     for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -101,7 +101,7 @@ MINE = Backbone(DiT)
 
 def test_one_of_the_user_s_own_needs_no_row() -> None:
     assert backbone_named(f"{__name__}.MINE") is MINE
-    assert isinstance(build(dataclasses.replace(SIZE, backbone=f"{__name__}.MINE")), DiT)
+    assert isinstance(build_network(dataclasses.replace(SIZE, backbone=f"{__name__}.MINE")), DiT)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_one_of_the_user_s_own_needs_no_row() -> None:
 )
 def test_one_that_is_not_there(name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
-        build(dataclasses.replace(SIZE, backbone=name))
+        build_network(dataclasses.replace(SIZE, backbone=name))

@@ -35,7 +35,7 @@ from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
-from adastate.weights import export, load, read, save
+from adastate.weights import export, load_weights, open_weights, save_weights
 from tests.support.ports import free_port
 from tests.support.rig import DISTILL_BLOCKS, Gradients, Prompts, distance, fit, grouped
 from tests.support.tiny import GRID, ROOT, SHAPE, SIZE, Drawn, NetStudent, normal, random_net, spec
@@ -51,7 +51,7 @@ TEXT = normal(2, SIZE.text_tokens, SIZE.text_width, seed=1)
 @pytest.fixture
 def base(tmp_path: Path) -> str:
     path = tmp_path / "base.safetensors"
-    save(random_net(), path)
+    save_weights(random_net(), path)
     return str(path)
 
 
@@ -67,7 +67,7 @@ def stirred(net: DiT, seed: int = 3) -> DiT:
 
 def with_adapters(base: str, lora: Lora = LORA, **kwargs: Any) -> DiT:
     net = DiT(SIZE, **kwargs)
-    load(net, base)
+    load_weights(net, base)
     adapt(net, lora, base)
     return net
 
@@ -129,10 +129,10 @@ def test_merged_is_unmerged(base: str, tmp_path: Path) -> None:
     weight, bias = merged(layer)
     by_hand = layer.base_layer.weight + 6.0 / 4 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     assert torch.allclose(weight, by_hand, atol=1e-6) and bias is not None and torch.equal(bias, layer.base_layer.bias)
-    save(net, tmp_path / "student.safetensors")
+    save_weights(net, tmp_path / "student.safetensors")
     for other, weights in ((random_net(seed=5), None), (random_net(seed=6), fold(net, net.state_dict()))):
         if weights is None:
-            load(other, str(tmp_path / "student.safetensors"))
+            load_weights(other, str(tmp_path / "student.safetensors"))
         else:
             other.load_state_dict(weights)
         assert float((other(X, T, TEXT) - expected).abs().max()) < 1e-5
@@ -157,14 +157,14 @@ def test_diffusers_loads_the_adapters_alone(base: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     net = stirred(with_adapters(base))
-    save(net, tmp_path / "student.safetensors")
+    save_weights(net, tmp_path / "student.safetensors")
     file = tmp_path / "student.lora.safetensors"
-    export(read(base), tmp_path / "out", "diffusers")
+    export(open_weights(base), tmp_path / "out", "diffusers")
     theirs = WanTransformer3DModel.from_pretrained(tmp_path / "out").eval()
     theirs.load_lora_adapter(load_file(file), prefix="transformer")
     found = theirs(X.transpose(1, 2), T, TEXT, return_dict=False)[0].transpose(1, 2)
     assert float((found - net(X, T, TEXT)).abs().max()) < 2e-5
-    again = read(file, base=base).require()
+    again = open_weights(file, base=base).require()
     for name, tensor in fold(net, net.state_dict()).items():
         assert torch.allclose(again.entries[name].read(), tensor, atol=1e-6), name
 
@@ -215,7 +215,7 @@ def test_only_adapters_learn(base: str, stage: str, tmp_path: Path) -> None:
     trained = [module.student.net, module.critic.net] if stage == "distill" else [module.net]
     assert held == sum(p.numel() for net in trained for n, p in net.named_parameters() if is_adapter(n))
     other = random_net(seed=7)
-    load(other, str(out))
+    load_weights(other, str(out))
     average = module.averaged if stage == "teacher" else (module.student if stage == "distill" else module).ema.net
     with torch.no_grad():
         assert float((other(X, T, TEXT) - average(X, T, TEXT)).abs().max()) < 1e-5
@@ -237,7 +237,7 @@ def test_a_checkpoint_holds_adapters_and_resumes_exactly(base: str, tmp_path: Pa
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     assert all(is_adapter(k) or k.endswith(".alpha") for k in tensors) and names(tensors)
     module = tiny_distill(base)
-    found = read(file, base=base).require()
+    found = open_weights(file, base=base).require()
     assert found.report.key == "student.ema.net" and "alpha 6" in found.report.notes[-1]
     module.on_load_checkpoint(checkpoint := torch.load(file, weights_only=True))
     module.load_state_dict(checkpoint["state_dict"])
@@ -282,7 +282,7 @@ def test_bf16_passes(base: str) -> None:
 def test_a_run_folder_gives_its_student_without_adapters(base: str, tmp_path: Path) -> None:
     """As generate, evaluate and compare load it: what the run wrote is merged already."""
     net = stirred(with_adapters(base))
-    save(net, tmp_path / "student.safetensors")
+    save_weights(net, tmp_path / "student.safetensors")
     codec = {"class_path": "adastate.encoders.TinyCodec", "init_args": {"weights": None, "channels": SIZE.channels}}
     width = {"tokens": SIZE.text_tokens, "width": SIZE.text_width}
     student = {
@@ -306,7 +306,7 @@ def test_a_plan_is_not_made_of_adapters() -> None:
     names = ("base", "sizes/wan_1_3b", "stages/distill", "recipes/distill_lora")
     config = compose([ROOT / "conf" / f"{name}.yaml" for name in names])
     with pytest.raises(ConfigError, match="the student learns through adapters, and only full training is counted"):
-        configured.read(config)
+        configured.configured_run(config)
 
 
 # ---- what is refused
@@ -375,10 +375,10 @@ def test_adapters_learn_the_same_under_every_strategy(base: str, tmp_path: Path)
                 assert max(float((w - one[part][k]).abs().max()) for k, w in weights.items()) < 1e-5, (kind, part)
     for kind in resumed:
         saved = torch.load(tmp_path / f"{kind}.saved.pt")
-        found = read(tmp_path / f"{kind}.ckpt", base=base, lora_alpha=6.0).require()
+        found = open_weights(tmp_path / f"{kind}.ckpt", base=base, lora_alpha=6.0).require()
         assert found.report.key == "student.ema.net"
         assert all(torch.allclose(found.entries[k].read(), v, atol=1e-5) for k, v in saved.items()), kind
     for kind in kinds:
         other = random_net(seed=7)
-        load(other, str(tmp_path / f"{kind}.safetensors"))
+        load_weights(other, str(tmp_path / f"{kind}.safetensors"))
         assert all(torch.allclose(v, one["average"][k], atol=1e-5) for k, v in other.state_dict().items()), kind

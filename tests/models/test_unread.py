@@ -11,7 +11,7 @@ from torch import nn
 from adastate.models import unread
 from adastate.models.wan import DiT
 from adastate.optim.ema import EMA
-from adastate.weights import WeightsError, network, save
+from adastate.weights import WeightsError, load_network, save_weights
 from tests.support.tiny import SIZE, random_net
 
 
@@ -23,13 +23,13 @@ def same(net: nn.Module, other: nn.Module) -> bool:
 def kept(tmp_path: Path) -> DiT:
     """The network of `net.safetensors`."""
     net = random_net()
-    save(net, tmp_path / "net.safetensors")
+    save_weights(net, tmp_path / "net.safetensors")
     return net
 
 
 def later(folder: Path) -> DiT:
     with unread.reading_later():
-        net = network(SIZE, str(folder / "net.safetensors"), checkpointing=True)
+        net = load_network(SIZE, str(folder / "net.safetensors"), checkpointing=True)
     assert isinstance(net, DiT)
     return net
 
@@ -75,15 +75,15 @@ def test_one_whose_weights_others_hold_has_none(kept: DiT, tmp_path: Path) -> No
 
 def test_the_file_is_looked_through_at_once_and_is_the_one_that_is_read(kept: DiT, tmp_path: Path) -> None:
     with unread.reading_later(), pytest.raises(WeightsError, match="another size: width 64 in the file, 32 here"):
-        network(SIZE.__class__(**{**vars(SIZE), "width": 32}), str(tmp_path / "net.safetensors"))
+        load_network(SIZE.__class__(**{**vars(SIZE), "width": 32}), str(tmp_path / "net.safetensors"))
     net = later(tmp_path)
-    save(random_net(seed=7), tmp_path / "net.safetensors")
+    save_weights(random_net(seed=7), tmp_path / "net.safetensors")
     unread.bring(net, "cpu")
     assert same(net, kept), "not what has taken its place since"
 
 
 def test_elsewhere_networks_are_read_at_once(kept: DiT, tmp_path: Path) -> None:
     later(tmp_path)
-    assert same(network(SIZE, str(tmp_path / "net.safetensors")), kept)
+    assert same(load_network(SIZE, str(tmp_path / "net.safetensors")), kept)
     with unread.reading_later():
-        assert not unread.is_unread(network(SIZE)), "a network without a file"
+        assert not unread.is_unread(load_network(SIZE)), "a network without a file"

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adastate.parity.fixture import Fixture, read
+from adastate.parity.fixture import Fixture, read_fixture
 from adastate.parity.tolerances import Compared
 
 __all__ = ["DATA", "Fixture", "failed", "load", "write"]
@@ -18,7 +18,7 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 def load(name: str) -> Fixture:
-    return read(DATA / name)
+    return read_fixture(DATA / name)
 
 
 def failed(found: list[Compared]) -> list[Compared]:
@@ -45,4 +45,4 @@ def write(
     ours = {**f.inputs, **(inputs or {})}
     for name, tensors in (("inputs", ours), ("outputs", f.outputs if outputs is None else outputs)):
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, to / f"{name}.safetensors")
-    return read(to)
+    return read_fixture(to)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from adastate.main import main
-from adastate.parity.fixture_folders import find
+from adastate.parity.fixture_folders import find_fixtures
 from adastate.parity.replay import replay
 from adastate.parity.tolerances import Compared, absolute
 from adastate.parity.verdict import Verdict
@@ -50,7 +50,7 @@ def test_a_folder_is_a_fixture_itself(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_every_fixture_of_the_project_is_found() -> None:
-    assert {p.name for p in find(DATA)} == {p.name for p in DATA.iterdir() if p.is_dir() and p.name[0] != "_"}
+    assert {p.name for p in find_fixtures(DATA)} == {p.name for p in DATA.iterdir() if p.is_dir() and p.name[0] != "_"}
 
 
 def test_without_fixtures_it_says_what_to_do(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from adastate.parity.fixture import FixtureError
 from adastate.parity.replay import replay
 from adastate.parity.tolerances import LATENT
-from adastate.parity.training_rollouts import train
+from adastate.parity.training_rollouts import train_rollout
 from tests.parity import failed, load, write
 
 NAMES = (
@@ -51,7 +51,7 @@ def test_the_two_ways_through_the_cache_differ() -> None:
 )
 def test_a_rollout_made_otherwise_differs(name: str, mistake: dict[str, Any]) -> None:
     f = load(name)
-    made = train(f, "detached", **mistake)
+    made = train_rollout(f, "detached", **mistake)
     assert float((made.output - f.outputs["output"]).abs().max()) > 20 * LATENT
 
 
@@ -93,7 +93,9 @@ def test_frames_before_the_last_21_have_no_gradient_and_may_be_zero(phase: int, 
         for s in range(4)
     }
     gone = dict.fromkeys(("windows", "output_from", "grad_norms", "grad_norms_detached_cache"), "gone")
-    made = train(write(f, tmp_path, {**gone, "window_phase": phase, "chunks": 9}, {"noise": noise, **more}), "detached")
+    made = train_rollout(
+        write(f, tmp_path, {**gone, "window_phase": phase, "chunks": 9}, {"noise": noise, **more}), "detached"
+    )
     zero = [not bool(block.any()) for block in made.output.split(3, 1)]
     assert zero == [phase == 0 or phase == 1, phase == 1] + [False] * 7
     taught = [p.grad for p in made.passes if bool((p.t != 0).any())]

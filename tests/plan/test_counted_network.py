@@ -44,7 +44,7 @@ WITH_MORE = Backbone(WithMore)
 def test_a_backbone_of_one_s_own_is_counted_without_a_formula() -> None:
     size = replace(TINY, backbone=f"{__name__}.WITH_MORE")
     with torch.device("meta"):
-        assert parameters(size) == sum(p.numel() for p in backbones.build(size).parameters())
+        assert parameters(size) == sum(p.numel() for p in backbones.build_network(size).parameters())
     assert parameters(size) == parameters(TINY) + 16 * 16
     work = CountedPass(frames=2)
     own, wan = (pass_flops(s, TOKENS, work).forward for s in (size, TINY))

@@ -26,7 +26,7 @@ from adastate.plan.exchange import (
     pays_from,
     seconds,
 )
-from adastate.plan.planning import layout
+from adastate.plan.planning import memory_layout
 from adastate.plan.runs import RunSetting
 from adastate.stream import StateCache
 from adastate.stream.rollout import rollout
@@ -81,7 +81,7 @@ def test_a_pass_is_shared_and_a_slow_network_pays_late() -> None:
 def test_a_rank_holds_less_the_more_share_a_sample(stage: str) -> None:
     run = configured("14B" if stage == "distill" else "1.3B", f"stages/{stage}.yaml")
     at = RunSetting("3", 8, 1, run.checkpointing)
-    every = [layout(run, replace(at, shared=degree)) for degree in (1, 2, 4)]
+    every = [memory_layout(run, replace(at, shared=degree)) for degree in (1, 2, 4)]
     peaks = [found["peak"] for found in every]
     assert peaks == sorted(peaks, reverse=True) and peaks[0] > peaks[1] > peaks[2]
     if stage == "distill":

@@ -17,7 +17,7 @@ from adastate.models.video_network import Size
 from adastate.models.wan import DiT
 from adastate.plan.configured import PRETRAINED, UNCAST
 from adastate.plan.cost import parameters
-from adastate.plan.planning import layout
+from adastate.plan.planning import memory_layout
 from adastate.plan.runs import RunSetting
 from tests.support.plan_rig import LAYERS, ROOT, WAN, arguments, configured, counted
 
@@ -26,7 +26,7 @@ from tests.support.plan_rig import LAYERS, ROOT, WAN, arguments, configured, cou
 @pytest.mark.parametrize("size", sorted(LAYERS))
 def test_every_stage_of_every_size_is_planned(size: str, stage: str) -> None:
     run = configured(size, f"stages/{stage}.yaml")
-    found = layout(run, RunSetting("0", 1, 1, run.checkpointing))
+    found = memory_layout(run, RunSetting("0", 1, 1, run.checkpointing))
     assert found["peak"] > 4 * sum(n.parameters for n in run.nets) and all(w.flop > 0 for w in run.works)
 
 

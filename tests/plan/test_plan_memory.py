@@ -16,8 +16,8 @@ from adastate.models.video_network import Size
 from adastate.models.wan.fused import Streamer
 from adastate.plan import memory
 from adastate.plan.cost import frame_tokens, parameters, rollout_passes
-from adastate.plan.memory import FLOAT32, STAGES, Net, clip_bytes, frame_key_bytes, kept_bytes, states
-from adastate.plan.planning import GIB, layout, smallest_change
+from adastate.plan.memory import FLOAT32, STAGES, Net, frame_key_bytes, kept_bytes, scored_clip_bytes, states
+from adastate.plan.planning import GIB, memory_layout, smallest_change
 from adastate.plan.runs import RunSetting
 from adastate.stream import Exits, StateCache
 from adastate.stream.rollout import rollout
@@ -111,7 +111,7 @@ def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, An
     kept(Step(monkeypatch, 1, stream=stream))  # fills the tables of noise and rotation, which stay
     step = Step(monkeypatch, 1, stream=stream, checkpointing=checkpointing)
     passes = rollout_passes(step.module.student.spec, 6, Exits(1), grad=True)
-    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
+    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + scored_clip_bytes(SIZE, TOKENS, 6, 4)
     assert told == pytest.approx(kept(step), rel=0.1)
 
 
@@ -137,7 +137,7 @@ def test_the_whole_step_is_what_is_measured(monkeypatch: Any, checkpointing: boo
     assert nets["student"].ema == held(module.student.ema.net.parameters()) and nets["teacher"].optimiser == 0
     still = sum(s.still for s in nets.values()) + nets["student"].gradients
     passes = rollout_passes(module.student.spec, 6, Exits(1), grad=True)
-    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + clip_bytes(SIZE, TOKENS, 6, 4)
+    told = kept_bytes(SIZE, TOKENS, passes, 4, FLOAT32, checkpointing) + scored_clip_bytes(SIZE, TOKENS, 6, 4)
     assert still + told == pytest.approx(still + kept(step), rel=0.1)
 
 
@@ -227,7 +227,7 @@ def test_zero_splits_what_it_says() -> None:
 @pytest.mark.parametrize("size", ["1.3B", "14B"])
 def test_each_stage_takes_no_more_than_the_one_before(size: str) -> None:
     run = configured(size, "stages/distill.yaml")
-    peaks = [layout(run, RunSetting(zero, 8, 1, True))["peak"] for zero in STAGES]
+    peaks = [memory_layout(run, RunSetting(zero, 8, 1, True))["peak"] for zero in STAGES]
     assert peaks == sorted(peaks, reverse=True) and peaks[-1] < peaks[0]
 
 
@@ -240,8 +240,8 @@ def test_what_is_advised_fits_and_nothing_shorter_does(zero: str) -> None:
     batch = next((int(c.split()[-1]) for c in changes if c.startswith("micro batch")), at.batch)
     stage = next((c.removeprefix("ZeRO-") for c in changes if c.startswith("ZeRO-")), zero)
     stage = "3_teacher" if "a sharded teacher" in changes else stage
-    assert layout(run.with_checkpointing(), RunSetting(stage, 8, batch, True))["peak"] <= limit
-    assert layout(run, at)["peak"] > limit
+    assert memory_layout(run.with_checkpointing(), RunSetting(stage, 8, batch, True))["peak"] <= limit
+    assert memory_layout(run, at)["peak"] > limit
     assert smallest_change(run, at, 10_000 * GIB) == [] and smallest_change(run, at, GIB) is None
 
 

@@ -10,7 +10,7 @@ from adastate.config.command_line import read_command
 from adastate.rehearsal.accelerators import ACCELERATORS
 from adastate.rehearsal.fit_trial import fit_trial
 from adastate.rehearsal.pretended_machine import Cluster
-from adastate.rehearsal.shallow import at_depth, depths, drawn_on, trials
+from adastate.rehearsal.shallow import at_depth, depth_trials, depths, drawn_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")]
 
@@ -21,7 +21,7 @@ def test_peaks_of_all_layers_are_those_that_were_drawn_on() -> None:
     command = [word for name in FILES for word in ("--config", f"conf/{name}.yaml")]
     config, _ = read_command([*command, "--size.layers=9", "--training.teacher.batch=64"])
     cluster, found = Cluster(ACCELERATORS["h100"]), depths(config.lightning)
-    runs = trials(found)
+    runs = depth_trials(found)
     few = [fit_trial(at_depth(config.lightning, run), config.variables, cluster) for run in runs]
     full = fit_trial(config.lightning, config.variables, cluster)
     assert not any(trial.failed for trial in (*few, full))

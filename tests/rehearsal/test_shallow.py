@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adastate.rehearsal.shallow import at_depth, depths, drawn_on, per_layer, trials
+from adastate.rehearsal.shallow import at_depth, depth_trials, depths, drawn_on, per_layer
 
 RUN = {"model": {"student": {"size": {"layers": 30, "width": 8}}, "teacher": {"size": {"layers": 40, "width": 16}}}}
 
@@ -21,12 +21,12 @@ def test_depths_are_those_of_the_networks() -> None:
 
 @pytest.mark.parametrize(("student", "teacher"), [(3.0, 7.0), (0.0, 1.5), (2.0, 0.0)])
 def test_a_quantity_is_drawn_on_to_every_depth(student: float, teacher: float) -> None:
-    runs = trials([30, 40])
+    runs = depth_trials([30, 40])
     values = [cost(run, student, teacher) for run in runs]
     assert drawn_on(values, [30, 40], runs) == pytest.approx(cost({30: 30, 40: 40}, student, teacher))
     assert per_layer(values, runs) == max(student, teacher)
 
 
 def test_networks_that_are_shallow_already_run_as_they_are() -> None:
-    assert trials([2]) == [{2: 2}]
-    assert drawn_on([11.0], [2], trials([2])) == 11.0
+    assert depth_trials([2]) == [{2: 2}]
+    assert drawn_on([11.0], [2], depth_trials([2])) == 11.0

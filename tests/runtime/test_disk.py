@@ -21,13 +21,13 @@ def test_a_file_that_finds_no_room_for_its_last_byte_or_for_any_before_is_the_di
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
             with pytest.raises((OSError, RuntimeError)) as failed:
-                plain_data.save(content, tmp_path / "cut")
+                plain_data.save_data(content, tmp_path / "cut")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
         assert disk.is_fault(failed.value), failed.value
         assert "make room" in disk.reason(failed.value, tmp_path / "not there")
     with pytest.raises((OSError, RuntimeError)) as failed:
-        plain_data.save(content, tmp_path / "not there" / "file")
+        plain_data.save_data(content, tmp_path / "not there" / "file")
     assert disk.is_fault(failed.value)
 
 

@@ -31,7 +31,7 @@ BOMBS = {
 def test_a_bomb_is_refused(kind: str, tmp_path: Path) -> None:
     text, told = BOMBS[kind]
     with pytest.raises(yaml.YAMLError, match=told):
-        plain_yaml.load(text)
+        plain_yaml.load_yaml(text)
     (tmp_path / "distill").mkdir()
     for file in (tmp_path / "a.yaml", tmp_path / "distill" / "config.yaml"):
         file.write_text(text)
@@ -51,5 +51,5 @@ def test_a_bomb_on_the_command_line_is_refused() -> None:
 
 
 def test_honest_aliases_and_merges_are_read() -> None:
-    assert plain_yaml.load("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]")["b"] == {"x": 1, "y": 2}
-    assert plain_yaml.load("") is None
+    assert plain_yaml.load_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]")["b"] == {"x": 1, "y": 2}
+    assert plain_yaml.load_yaml("") is None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from adastate.config.compose import compose
-from adastate.runtime.run_paths import located, run_of, stored, stored_words
+from adastate.runtime.run_paths import located, run_of, stored_paths, stored_words
 
 
 @pytest.mark.parametrize("written", ["runs/my run", "{here}/runs/my run"])
@@ -23,7 +23,7 @@ def test_what_is_stored_names_the_run_folder_nowhere(
         "list": [f"{run.absolute()}/a.pt", f"{run}-2/b.pt", "builtin", 3, None],
         "prompt": f"a view of {run}/x",
     }  # fmt: skip
-    kept = stored(node, run)
+    kept = stored_paths(node, run)
     assert kept == {
         "root": "@run/distill", "run": "@run", "list": ["@run/a.pt", f"{run}-2/b.pt", "builtin", 3, None],
         "prompt": f"a view of {run}/x",
@@ -43,7 +43,7 @@ def test_of_a_command_line_and_of_a_folder_around_the_run() -> None:
 
 
 def test_a_run_in_the_working_folder_keeps_its_names() -> None:
-    assert stored(["./a", "a/b", "/x"], Path()) == ["./a", "a/b", "/x"]
+    assert stored_paths(["./a", "a/b", "/x"], Path()) == ["./a", "a/b", "/x"]
 
 
 def test_paths_of_an_older_run_folder_are_found_in_it(tmp_path: Path) -> None:

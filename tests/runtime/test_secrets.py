@@ -55,7 +55,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 def test_settings_are_hidden_by_their_names() -> None:
     node = {"api_key": "abc", "path": "s3://b", "nested": [{"hfToken": "x", "tokens": 3}], "token": "${oc.env:T}"}
-    assert secrets.hidden(node) == {
+    assert secrets.without_secrets(node) == {
         "api_key": "***",
         "path": "s3://b",
         "nested": [{"hfToken": "***", "tokens": 3}],

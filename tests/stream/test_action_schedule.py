@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.stream.action_schedule import KEYS, WORDS, label, label_of, parse, rows
+from adastate.stream.action_schedule import KEYS, WORDS, action_rows, label, label_of, parse_actions
 from datamodules.worlds.flight import camera_path
 
 STARTS = [0.0, 0.375, 0.75, 1.125]
 
 
 def keys(text: str) -> str:
-    (cue,) = parse([text])
+    (cue,) = parse_actions([text])
     return "".join(k for k in KEYS if k in cue.keys)
 
 
@@ -45,15 +45,15 @@ def test_every_word_has_a_meaning_of_its_own() -> None:
 
 
 def test_actions_hold_from_the_first_frame_that_starts_then_or_later() -> None:
-    found = rows(parse(["0s: straight", "0.4s: left", "1.125s: a+climb"]), STARTS, 8)
+    found = action_rows(parse_actions(["0s: straight", "0.4s: left", "1.125s: a+climb"]), STARTS, 8)
     assert [label(row[None]) for row in found[0]] == ["-", "-", "a", "ai"]
     assert found.shape == (1, 4, 8)
-    one = rows(parse(["left"]), STARTS, 8)
-    assert torch.equal(one, rows(parse(["0s: left"]), STARTS, 8)) and label(one[0]) == "a"
+    one = action_rows(parse_actions(["left"]), STARTS, 8)
+    assert torch.equal(one, action_rows(parse_actions(["0s: left"]), STARTS, 8)) and label(one[0]) == "a"
 
 
 def test_a_chunk_is_named_by_what_its_frames_hold() -> None:
-    found = rows(parse(["0s: straight", "0.4s: left", "1.1s: a+climb"]), STARTS, 8)
+    found = action_rows(parse_actions(["0s: straight", "0.4s: left", "1.1s: a+climb"]), STARTS, 8)
     assert label_of(found, 0, 2) == "-" and label_of(found, 1, 3) == "- a ai" and label_of(found, 9, 3) == "ai"
 
 
@@ -70,15 +70,15 @@ def test_a_chunk_is_named_by_what_its_frames_hold() -> None:
 )
 def test_what_is_no_schedule_is_told(schedule: list[str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        parse(schedule)
+        parse_actions(schedule)
 
 
 def test_what_does_not_fit_the_stream_is_told_and_a_preview_leaves_it_out() -> None:
-    late = parse(["0s: left", "1.4s: right"])
+    late = parse_actions(["0s: left", "1.4s: right"])
     with pytest.raises(ValueError, match=r"the actions at 1\.4s come after the end"):
-        rows(late, STARTS, 8, seconds=1.5)
-    assert label(rows(late, STARTS, 8)[0]) == "a"
+        action_rows(late, STARTS, 8, seconds=1.5)
+    assert label(action_rows(late, STARTS, 8)[0]) == "a"
     with pytest.raises(ValueError, match=r"at 0\.5s fall to the same latent frame .* starts at 0\.75s"):
-        rows(parse(["0s: left", "0.4s: right", "0.5s: left"]), STARTS, 8, seconds=1.5)
+        action_rows(parse_actions(["0s: left", "0.4s: right", "0.5s: left"]), STARTS, 8, seconds=1.5)
     with pytest.raises(ValueError, match="this network is steered by 4 actions, w, a, s, d, and not by i"):
-        rows(parse(["climb"]), STARTS, 4)
+        action_rows(parse_actions(["climb"]), STARTS, 4)

@@ -10,7 +10,7 @@ import torch
 from adastate.models.wan.fused import Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.anchors import ANCHORS
-from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, newest
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, newest_frames
 from adastate.stream.kv_frames import CachedFrames
 from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, Drawn, TaggedStudent, normal, random_net, slots
@@ -54,7 +54,7 @@ def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames
     assert spec.past_frames is not None
     if grown.count <= spec.past_frames:
         return anchor, grown
-    return grown.drop_last(spec.past_frames).last(1), newest(spec, grown)
+    return grown.drop_last(spec.past_frames).last(1), newest_frames(spec, grown)
 
 
 LAST_TO_LEAVE = Anchor(update, lambda spec: "the last frame to leave")

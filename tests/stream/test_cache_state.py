@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adastate.stream import StateCache
-from adastate.stream.cache_state import detached, fork, restored, saved
+from adastate.stream.cache_state import detached, fork, restored_cache, saved
 from adastate.stream.rollout import rollout
 from tests.support.tiny import SHAPE, SIZE, Drawn, NetStudent, named, random_net, read_system, spec
 
@@ -35,7 +35,7 @@ def test_all_copies_go_on_alike_and_none_disturbs_another(stream: Any) -> None:
     file = io.BytesIO()
     torch.save(saved(cache), file)
     file.seek(0)
-    copies = [fork(cache), detached(cache), restored(stream, torch.load(file, weights_only=True))]
+    copies = [fork(cache), detached(cache), restored_cache(stream, torch.load(file, weights_only=True))]
     expected = more(fork(cache), 4, seed=2)
     for copy in copies:
         assert torch.equal(more(copy, 4, seed=2), expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adastate.stream.attention_probe import AttentionShare
-from adastate.study.attention_by_place import AttentionByPlace, AttentionShares, measure
+from adastate.study.attention_by_place import AttentionByPlace, AttentionShares, measure_attention_by_place
 from adastate.training.student import Student
 from tests.support.rig import tiny_student
 
@@ -64,9 +64,9 @@ def test_levels_are_told_apart() -> None:
 
 
 def test_windows_of_other_sizes_are_measured_where_they_are_possible() -> None:
-    found = measure(tiny_student(chunk_frames=1, past_frames=2), ["red ball"], [1, 3], 2, 0)
+    found = measure_attention_by_place(tiny_student(chunk_frames=1, past_frames=2), ["red ball"], [1, 3], 2, 0)
     assert [(a.past_frames, len(a.places)) for a in found] == [(1, 4), (3, 6)]
-    growing = measure(
+    growing = measure_attention_by_place(
         tiny_student(past_frames=3, anchor="ema", state_frames=3, decay=[0.9]), ["red ball"], [2, 6], 1, 0
     )
     assert [a.past_frames for a in growing] == [6], "whole chunks only"

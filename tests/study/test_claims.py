@@ -49,7 +49,7 @@ def occlusions(follows: bool = True) -> Sequence[dict[str, Any]]:
 def found(root: Path, passed: bool = True) -> dict[str, claims.Decision]:
     (root / "base").mkdir(exist_ok=True)
     (root / "base/gate.json").write_text(f'{{"passed": {str(passed).lower()}}}')
-    folder = records.write(root, read_table())
+    folder = records.write_records(root, read_table())
     return {d.name: d for d in decide(Records.read(folder))}
 
 
@@ -110,7 +110,7 @@ def test_where_the_teacher_does_not_remember_nothing_about_memory_is_decided(tmp
 
 
 def test_intervals_are_wider_the_more_is_tested(tmp_path: Path) -> None:
-    folder = records.write(study(tmp_path, seeds=8, **CLAIMED), read_table())
+    folder = records.write_records(study(tmp_path, seeds=8, **CLAIMED), read_table())
     d = {x.name: x for x in decide(Records.read(folder))}["none-drifts"].outcomes[0].d
     alone = Records.read(folder)
     _, differences = alone.difference(("lens_drift", "none", "6x"), ("lens_drift", "state", "6x"))
@@ -173,7 +173,7 @@ def test_runs_measured_by_another_protocol_do_not_count(tmp_path: Path) -> None:
 
 def test_records_are_all_that_a_verdict_needs(tmp_path: Path) -> None:
     root = study(tmp_path / "whole", seeds=2, **CLAIMED)
-    folder = records.write(root, read_table(), tmp_path / "kept")
+    folder = records.write_records(root, read_table(), tmp_path / "kept")
     assert folder == tmp_path / "kept/mist" and len(list(folder.glob("*.json"))) == 7
     assert max(f.stat().st_size for f in folder.iterdir()) < 12_000, "small enough to be committed"
     read = Records.read(folder)

@@ -79,10 +79,10 @@ def test_streams_that_keep_nothing_forget_at_once() -> None:
 @pytest.mark.slow
 def test_cached_keys_carry_over_layers_times_window_and_no_farther() -> None:
     student = tiny_student(chunk_frames=1, past_frames=1, anchor="none", state_frames=0)
-    felt = interventions.reach(student, ["red", "snow"], 3, 6, 3)
+    felt = interventions.memory_reach(student, ["red", "snow"], 3, 6, 3)
     layers = student.net.size.layers
     assert min(felt[:layers]) > 1e-4 and max(felt[layers:]) < 1e-5, felt
-    kept = interventions.reach(tiny_student(**ALONE), ["red", "snow"], 3, 6, 3)
+    kept = interventions.memory_reach(tiny_student(**ALONE), ["red", "snow"], 3, 6, 3)
     assert max(kept) < 1e-5, "there is no window to exchange"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adastate import metrics
 from adastate.study import measures
-from adastate.study.measures import HUES, MEASURES, PARTS, Curves, curves, feature_moments
+from adastate.study.measures import HUES, MEASURES, PARTS, Curves, feature_moments, measure_curves
 from adastate.study.world_truth import hues_of, passages_of, world_truth
 from datamodules.worlds import flyover, fog, journey
 
@@ -28,7 +28,7 @@ def truth(kind: str) -> tuple[list[flyover.Flight], Tensor]:
 @cache
 def measured(kind: str, change: Callable[[Tensor], Tensor] = torch.clone) -> Curves:
     some, video = truth(kind)
-    return curves(change(video), some, ONCE, 3, 8)
+    return measure_curves(change(video), some, ONCE, 3, 8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "journey"])
@@ -60,8 +60,8 @@ def test_a_livery_that_wanders_is_seen() -> None:
     some, video = truth("journey")
     assert measured("journey")["livery"].nanmean() < 0.02
     other = [replace(f, livery=(f.livery + 0.2) % 1) for f in some]  # type: ignore[call-arg,attr-defined]
-    swapped = torch.cat([video[:, :42], journey.render(other, 21, 42)], 1)  # type: ignore[arg-type]
-    found = curves(swapped, some, ONCE, 3, 8)["livery"].nanmean(0)
+    swapped = torch.cat([video[:, :42], journey.render_journey(other, 21, 42)], 1)  # type: ignore[arg-type]
+    found = measure_curves(swapped, some, ONCE, 3, 8)["livery"].nanmean(0)
     assert found[:2].max() < 0.02 and found[2].item() == pytest.approx(0.2, abs=0.02)
 
 
@@ -80,25 +80,25 @@ def test_a_scene_that_fog_has_wiped_out_is_seen_to_be_another() -> None:
     for flight in some:
         assert isinstance(flight, fog.Foggy)
         bank = ((torch.arange(pictures) / flight.period + flight.phase + 0.5) // 1).long()
-        others = [fog.render([replace(flight, region=flight.region + 0.25 * b)], pictures) for b in range(6)]
+        others = [fog.render_fog([replace(flight, region=flight.region + 0.25 * b)], pictures) for b in range(6)]
         changed.append(torch.cat(others)[bank % 6, torch.arange(pictures)])
-    found = curves(torch.stack(changed), some, ONCE, 3, 8)
+    found = measure_curves(torch.stack(changed), some, ONCE, 3, 8)
     assert found["recall"].nanmean().item() == pytest.approx(0.25, abs=0.01)
     assert (found["turning"] - 1).abs().mean() < 0.1
 
 
 def test_a_state_that_holds_the_ground_is_told_from_one_that_has_lost_it() -> None:
     some, video = truth("fog")
-    clear = journey.render([f for f in some if isinstance(f, fog.Foggy)], ONCE * HORIZONS)[:, 1::3]
+    clear = journey.render_journey([f for f in some if isinstance(f, fog.Foggy)], ONCE * HORIZONS)[:, 1::3]
     lost = torch.arange(clear.shape[1]) >= 2 * ONCE // 3
     states = torch.where(lost[None, :, None, None, None], torch.full_like(clear, 0.1), clear)
-    found = measures.hidden(video, states, some, ONCE)
+    found = measures.hidden_state_curves(video, states, some, ONCE)
     assert found["held"].mean(0).tolist() == [1, 1, 0]
     assert found["recall_held"][:, :2].nanmean() < 0.01 and found["recall_lost"][:, :2].isnan().all()
     assert not found["recall_lost"][:, 2].isnan().all()
-    none = measures.hidden(video, None, some, ONCE)
+    none = measures.hidden_state_curves(video, None, some, ONCE)
     assert all(c.shape == (ROWS, HORIZONS) and c.isnan().all() for c in none.values())
-    assert measures.hidden(video, None, truth("journey")[0], ONCE) == {}
+    assert measures.hidden_state_curves(video, None, truth("journey")[0], ONCE) == {}
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from tests.support.made_study import study
 def full(folder: Path) -> Path:
     """A report of three arms in two seeds, one with states."""
     none = {"places": ("past -1", "own 0"), "shares": (0.5, 0.5)}
-    return report.write(study(folder, seeds=2, state={"state": True}, none=none, detached={}), read_table(), "short")
+    return report.write_report(
+        study(folder, seeds=2, state={"state": True}, none=none, detached={}), read_table(), "short"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
 def test_memory_is_told_with_its_baselines_and_experiments_with_what_was_done(tmp_path: Path) -> None:
     row = {"deed": "swap", "hidden": 9, "slope": 0.5, "error": 0.3, "hold": 0.3, "mean": 0.1, "donor_error": 0.02}
     kept = {"occlusions": [{**row, "appeared": 1.0}]}
-    page = report.write(study(tmp_path, state=kept, none={"slope": 0.0}), read_table(), "short")
+    page = report.write_report(study(tmp_path, state=kept, none={"slope": 0.0}), read_table(), "short")
     told = page.with_name("report.md").read_text()
     rows = told.split("## Memory at 2x-6x")[1].split("## ")[0]
     assert re.search(r"\| state \| 3 \| (1\.0|0\.9)\d* \[0\.9", rows), rows
@@ -66,7 +68,7 @@ def test_a_hostile_text_stays_text() -> None:
 
 
 def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
-    page = report.write(study(tmp_path), read_table(), "short")
+    page = report.write_report(study(tmp_path), read_table(), "short")
     assert "0 of 24 runs measured" in page.read_text()
 
 

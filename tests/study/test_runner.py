@@ -135,7 +135,7 @@ def test_stages_of_a_run_compose_and_its_folder_is_a_normal_one(tmp_path: Path) 
         path = task.folder(tmp_path) / "arm.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(arm_stages.arm_text(study, task))
-        distill, measure, *experiments = arm_stages.run(study, task)
+        distill, measure, *experiments = arm_stages.stages_of_run(study, task)
         assert bool(experiments) == task.arm.experiments
         config, _ = read_command(distill.argv[1:])
         found = config.lightning["model"]["init_args"]
@@ -208,7 +208,7 @@ def test_systems_are_taught_by_their_recipes_and_streamed_as_published(tmp_path:
         path = task.folder(tmp_path) / "arm.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(arm_stages.arm_text(study, task))
-        made = arm_stages.run(study, task)
+        made = arm_stages.stages_of_run(study, task)
         assert len(made) == stages
         told = ["--arm", name, "--out", str(task.folder(tmp_path))]
         assert made[-1].argv[-4:] == told if name in ("memrope", "reward_forcing") else "--arm" not in made[-1].argv
@@ -218,7 +218,7 @@ def test_systems_are_taught_by_their_recipes_and_streamed_as_published(tmp_path:
             expected = "static" if name == "reward_forcing" else task.arm.spec.anchor
             assert found["student"]["init_args"]["stream"]["anchor"] == expected
             assert found["student"]["init_args"]["rollout_frames"] == 9 and found["iterations"] == 150
-    lent = arm_stages.run(study, Task(TABLE.arms["memrope"], 1))[0].argv
+    lent = arm_stages.stages_of_run(study, Task(TABLE.arms["memrope"], 1))[0].argv
     assert lent[lent.index("--run") + 1] == str(tmp_path / "arms/self_forcing/seed1")
 
 
@@ -249,7 +249,7 @@ def test_a_run_begins_anew_when_its_arm_or_its_initialisation_has_changed(
     from adastate.launch import process_group
 
     calls: list[str] = []
-    monkeypatch.setattr(process_group, "run", lambda argv: calls.append(argv[0]) or 0)
+    monkeypatch.setattr(process_group, "run_command", lambda argv: calls.append(argv[0]) or 0)
     study, task, console = a_setting(tmp_path), TASKS[0], Console(quiet=True)
     runner.run_one(study, task, console)
     assert not arm_stages.has_changed(study, task)
@@ -282,7 +282,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
             (here / "distill/checkpoints").mkdir(parents=True, exist_ok=True)
         return 1 if len(calls) == 1 else 0
 
-    monkeypatch.setattr(process_group, "run", stands_in)
+    monkeypatch.setattr(process_group, "run_command", stands_in)
     study, console = a_setting(tmp_path), Console(quiet=True)
     with pytest.raises(SystemExit, match="adastate study: the stage 'distill' failed"):
         runner.run_one(study, TASKS[0], console)
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_leaves_no_checkpoints(
     assert [(c[0], "--ckpt_path=auto" in c) for c in calls] == [
         ("fit", False), ("fit", True), ("study", False), ("study", False)
     ]  # fmt: skip
-    assert all(map(runner.stage_runner(study, here).is_done, arm_stages.run(study, TASKS[0])))
+    assert all(map(runner.stage_runner(study, here).is_done, arm_stages.stages_of_run(study, TASKS[0])))
     assert not (here / "distill/checkpoints").exists()
     runner.run_one(study, TASKS[0], console)
     assert len(calls) == 4, "what is done is not done again"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from datamodules.worlds.flight.camera_path import path
-from datamodules.worlds.flight.voxel_render import render
+from datamodules.worlds.flight.voxel_render import render_flights
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
 
@@ -28,7 +28,7 @@ def flown(seed: int, count: int, frames: int, lens: bool = True, **fixed: str) -
     """Flights number 0 .. count-1 of a world, steered as it draws, `frames` latent frames long."""
     flights = tuple(voyage(seed, i, Rules(lens, lens), **fixed) for i in range(count))
     poses = torch.stack([path(v, steering(seed, i, frames)) for i, v in enumerate(flights)])
-    return Flown(flights, poses, render(flights, poses))
+    return Flown(flights, poses, render_flights(flights, poses))
 
 
 def codec_like(video: Tensor, blur: float = 0.8, noise: float = 0.03) -> Tensor:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render
+from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, flight, render_flyover
 
 PICTURES = 7
 PLAIN = replace(flight(0, 0), mover="nothing else moves")
@@ -27,7 +27,7 @@ def flights() -> list[Flight]:
 
 @cache
 def clips() -> Tensor:
-    return render(flights(), PICTURES)
+    return render_flyover(flights(), PICTURES)
 
 
 @cache

@@ -118,7 +118,7 @@ def streams(out: Path) -> None:
     from dataclasses import replace
 
     from adastate.config.compose import build, compose
-    from adastate.config.systems import names, read_system
+    from adastate.config.systems import read_system, system_names
     from adastate.stream import PromptSwitch
     from adastate.training.student import Student
 
@@ -128,7 +128,7 @@ def streams(out: Path) -> None:
     node = compose(files).lightning["model"]
     student = build({**node, "init_args": {**node["init_args"], "weights": "builtin"}}, Student)
     student = student.eval().requires_grad_(False)
-    for name in names():
+    for name in system_names():
         system = read_system(name, student.chunk_frames)
         for net in (student.net, student.ema.net):
             net.size = replace(net.size, rope_max_frames=max(net.size.rope_max_frames, system.rope_max_frames))

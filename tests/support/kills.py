@@ -72,7 +72,7 @@ def launch(plan: Plan, folder: Path, every_digest: bool = False) -> list[int]:
                 _leave_together(plan, folder, rank)
                 os._exit(code)
         children.append(child)
-    signals.restore(before)
+    signals.set_handlers(before)
     return children
 
 

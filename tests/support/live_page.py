@@ -68,7 +68,7 @@ def steerable(folder: Path) -> list[str | Path]:
     config = yaml.safe_load((ROOT / "conf/sizes/flight.yaml").read_text())
     config["size"] |= {"width": 32, "layers": 1, "heads": 2, "ffn": 32}
     (folder / "size.yaml").write_text(yaml.safe_dump(config))
-    native.save(random_net(Size(**config["size"])), folder / "weights.safetensors")
+    native.save_weights(random_net(Size(**config["size"])), folder / "weights.safetensors")
     return ["--weights", folder / "weights.safetensors", "--size", folder / "size.yaml"]
 
 

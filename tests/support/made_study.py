@@ -96,7 +96,7 @@ def made(
     if not reference:
         looked = np.broadcast_to(np.array(shares), (2, 3, len(shares)))
         told["attention"] = [{"past_frames": 1, "places": places, "shares": looked.tolist()}]
-    measure.write(folder, arrays, told)
+    measure.write_measures(folder, arrays, told)
     if occlusions:
         spread = 0.01 * torch.randn(1, generator=g).item()
         rows = [{k: v + spread if isinstance(v, float) else v for k, v in row.items()} for row in occlusions]

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adastate.config.compose import compose
 from adastate.models.video_network import Size
-from adastate.plan.configured import read
+from adastate.plan.configured import configured_run
 from adastate.plan.cost import StepCost, frame_tokens, parameters
 from adastate.plan.memory import Net
 from adastate.plan.runs import DistillRun, Run
@@ -38,7 +38,7 @@ LAYERS = {
 
 
 def configured(size: str, *files: str, overrides: tuple[str, ...] = ()) -> Run:
-    return read(compose([CONF / f for f in (*LAYERS[size], *files)], overrides))
+    return configured_run(compose([CONF / f for f in (*LAYERS[size], *files)], overrides))
 
 
 def arguments(size: str, *files: str) -> list[str]:

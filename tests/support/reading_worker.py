@@ -22,7 +22,7 @@ import torch
 from adastate.distributed.network_reader import NetworkReader
 from adastate.encoders import TinyCodec, TinyText
 from adastate.models import unread
-from adastate.models.backbones import build
+from adastate.models.backbones import build_network
 from adastate.models.video_network import Size
 from adastate.optim.settings import AverageSettings
 from adastate.training.critic import Critic
@@ -30,7 +30,7 @@ from adastate.training.distill import Distill
 from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
-from adastate.weights import save
+from adastate.weights import save_weights
 from tests.support.rig import DISTILL_BLOCKS, grouped
 from tests.support.tiny import randomise, spec
 from tests.support.zero_worker import NET, From, strategy, whole
@@ -44,9 +44,9 @@ NETWORKS = ("teacher", "student", "critic")
 
 def write(folder: Path, size: Size) -> None:
     for seed, name in enumerate(NETWORKS):
-        net = build(size)
+        net = build_network(size)
         randomise(net, seed)
-        save(net, folder / f"{name}.safetensors")
+        save_weights(net, folder / f"{name}.safetensors")
 
 
 def distill(folder: Path, size: Size) -> Distill:

@@ -104,7 +104,7 @@ def streams(world: int) -> dict[str, Any]:
     """Every system's stream, by the fused passes without gradient in a slab and by the plain network."""
     alone, shared = networks(world)
     text, found = normal(1, 4, 16, seed=7), {}
-    for name in systems.names():
+    for name in systems.system_names():
         spec = systems.read_system(name, 3).spec
         for kind, layers, fast in (("slab", SIZE.layers, True), ("tensors", None, False)):
             seen, held = [], []

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from adastate.runtime import signals
 from callbacks import Checkpoints, Heartbeat, Preempt
-from callbacks.checkpointing.resume import newest
+from callbacks.checkpointing.resume import newest_checkpoint
 
 
 class Steps(pl.LightningModule):
@@ -84,7 +84,7 @@ def run(
         default_root_dir=folder,
         callbacks=[*callbacks, Checkpoints(str(folder / "checkpoints"), every=save_every)],
     )
-    state = newest(folder / "checkpoints")
+    state = newest_checkpoint(folder / "checkpoints")
     trainer.fit(module, datamodule=Blank(workers), ckpt_path=state, weights_only=True if state else None)
     return trainer
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from adastate.models.backbones import build
+from adastate.models.backbones import build_network
 from adastate.models.video_network import Size, VideoNetwork
 from adastate.models.wan import DiT
 from adastate.stream import StreamSpec
@@ -37,7 +37,7 @@ def randomise(net: VideoNetwork, seed: int = 0) -> VideoNetwork:
 
 def random_net(size: Size = SIZE, seed: int = 0, **kwargs: Any) -> Any:
     torch.manual_seed(seed)
-    return randomise(build(size, **kwargs), seed)
+    return randomise(build_network(size, **kwargs), seed)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

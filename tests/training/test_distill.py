@@ -13,7 +13,7 @@ from adastate.diffusion.noise import SampleNoise
 from adastate.models.wan import DiT
 from adastate.stream import Exits
 from adastate.training.objectives import SID
-from adastate.weights import load as load_weights
+from adastate.weights import load_weights
 from tests.support.rig import (
     Gradients,
     Prompts,

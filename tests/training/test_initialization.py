@@ -26,7 +26,7 @@ from adastate.training.initializations.causal_forward import Pairs, StateTarget
 from adastate.training.initializations.flow_matching import noised_clips
 from adastate.training.student import Student
 from adastate.types import Batch
-from adastate.weights import save
+from adastate.weights import save_weights
 from tests.parity import load
 from tests.support.rig import fit, tiny_student
 from tests.support.tiny import SHAPE, normal, spec
@@ -198,7 +198,7 @@ def test_a_noisy_past_is_seen_as_it_is() -> None:
 @pytest.fixture
 def autoregressive(tmp_path: Path) -> str:
     path = tmp_path / "ar.safetensors"
-    save(tiny_student(seed=5).net, path)
+    save_weights(tiny_student(seed=5).net, path)
     return str(path)
 
 

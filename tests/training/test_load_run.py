@@ -15,7 +15,7 @@ import yaml
 from adastate.config.schema import ConfigError
 from adastate.runtime import run_paths
 from adastate.training.load_run import load_student, load_teacher
-from adastate.weights import save
+from adastate.weights import save_weights
 from tests.support.tiny import GRID, SIZE, random_net
 
 
@@ -23,7 +23,7 @@ def written(folder: Path, trainer: dict[str, Any], compute_dtype: str | None = N
     """A run folder of untrained networks."""
     folder.mkdir(exist_ok=True)
     for name in ("student", "teacher"):
-        save(random_net(), folder / f"{name}.safetensors")
+        save_weights(random_net(), folder / f"{name}.safetensors")
     codec = {"class_path": "adastate.encoders.TinyCodec", "init_args": {"weights": None, "channels": SIZE.channels}}
     width = {"tokens": SIZE.text_tokens, "width": SIZE.text_width}
     shared = {"size": asdict(SIZE), "compute_dtype": compute_dtype}
@@ -83,12 +83,12 @@ def test_a_run_folder_can_be_moved(tmp_path: Path, stored: bool, copied: bool) -
     run = written(tmp_path / "old", {"default_root_dir": str(tmp_path / "old" / "distill")})
     if stored:
         path = run / "distill" / "config.yaml"
-        path.write_text(yaml.safe_dump(run_paths.stored(yaml.safe_load(path.read_text()), run)))
+        path.write_text(yaml.safe_dump(run_paths.stored_paths(yaml.safe_load(path.read_text()), run)))
         assert str(run) not in path.read_text()
     moved = tmp_path / "else where" / "new"
     moved.parent.mkdir()
     shutil.copytree(run, moved)
-    save(random_net(seed=8), run / "teacher.safetensors")  # a copy does not take what lies at its first place
+    save_weights(random_net(seed=8), run / "teacher.safetensors")  # a copy does not take what lies at its first place
     if not copied:
         shutil.rmtree(run)
     teacher = load_teacher(moved)

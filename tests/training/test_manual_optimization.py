@@ -19,7 +19,7 @@ from adastate.training.rollout_sampler import LongRollout
 from adastate.training.streaming_rollouts import StreamBatch
 from adastate.training.student_rollouts import MicroBatch, StudentSample
 from callbacks import Checkpoints
-from callbacks.checkpointing.resume import newest
+from callbacks.checkpointing.resume import newest_checkpoint
 from tests.support.rig import Prompts, Rows, fit, tiny_distill
 
 
@@ -163,7 +163,7 @@ def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> No
         ),
     ):
         trainer.fit(distill, datamodule=Prompts())
-    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"
     told = [json.loads(line)["event"] for line in (tmp_path / "run.log.jsonl").read_text().splitlines()]
     assert told == ["saved", "saved", "update left out"], "the last of them ends the run"
 
@@ -183,6 +183,8 @@ def test_a_save_after_half_an_iteration_is_marked_and_not_called_good(tmp_path: 
     told = r"3 bad updates in a row.*the last good checkpoint is .*/checkpoints/00000002"
     with pytest.warns(UserWarning, match="critic loss is nan"), pytest.raises(RuntimeError, match=told):
         trainer.fit(distill, datamodule=Prompts())
-    marks = {p.name: atomic_folder.facts(p)["left_out"] for p in atomic_folder.folders(tmp_path / "checkpoints")}
+    marks = {
+        p.name: atomic_folder.checked_manifest(p)["left_out"] for p in atomic_folder.folders(tmp_path / "checkpoints")
+    }
     assert marks.keys() == {"00000002", "00000004"} and marks["00000002"] == "", "the last good one is not pruned"
     assert marks["00000004"].startswith("iteration 3: critic loss is nan")

@@ -15,7 +15,7 @@ from adastate.models.actions import Steering, given
 from adastate.models.wan import DiT
 from adastate.stream import Exits, PromptSwitch, StateCache, StreamSpec, SwitchPolicy, prefill
 from adastate.stream.passes import ExitPass
-from adastate.stream.rollout import replay, rollout
+from adastate.stream.rollout import replay_rollout, rollout
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Memory
 from tests.support.tiny import SHAPE, SIZE, VARIANTS, Drawn, named, normal, random_net, read_system, spec
@@ -210,7 +210,7 @@ def test_a_replay_has_the_actions_of_its_rollout_and_its_gradient() -> None:
     with torch.no_grad():
         list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, Exits(1), record=record, finish=False))
     again = PromptedNetwork(net, TEXT, share=False, steering=steering())
-    parts = gradient(list(replay(again, StateCache(spec()), record)))
+    parts = gradient(list(replay_rollout(again, StateCache(spec()), record)))
     assert "action_embedding.weight" in whole and whole.keys() == parts.keys()
     for name, g in whole.items():
         assert torch.allclose(g, parts[name], rtol=1e-3, atol=1e-3 * float(g.abs().max())), name

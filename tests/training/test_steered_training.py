@@ -26,7 +26,7 @@ from adastate.training.streaming_rollouts import StreamBatch, StreamPool
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch, RolloutDraw, rollout_window
 from adastate.types import Batch
-from adastate.weights import save
+from adastate.weights import save_weights
 from tests.support.rig import Gradients, Pictures, Prompts, distance, fit, gradients_of, tiny_distill, tiny_student
 from tests.support.tiny import SHAPE, SIZE, normal, random_net, spec
 
@@ -109,7 +109,7 @@ def test_every_initialisation_teaches_the_layer(init: Any, batch: Batch) -> None
 
 
 def test_consistency_steers_all_networks_but_the_unguided_half(tmp_path: Any) -> None:
-    save(random_net(replace(SIZE, actions=3), seed=9), tmp_path / "ar.safetensors")
+    save_weights(random_net(replace(SIZE, actions=3), seed=9), tmp_path / "ar.safetensors")
     ar = str(tmp_path / "ar.safetensors")
     init = Consistency(ar, steps=8, guidance=2.0)
     student = tiny_student(init={"init": init}, actions=3)

@@ -16,7 +16,7 @@ from adastate.encoders import TinyCodec, TinyText
 from adastate.optim.settings import OptimizerSettings
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
-from adastate.weights import network
+from adastate.weights import load_network
 from tests.support.rig import Gradients, distance, fit
 from tests.support.tiny import GRID, SHAPE, SIZE, normal, randomise
 from tests.training.test_initialization import Batches
@@ -104,7 +104,7 @@ def test_without_an_average_the_weights_themselves_are_saved(tmp_path: Path) -> 
     teacher._save = lambda last=False, real=teacher._save: (saved.append(teacher.iteration), real(last))  # type: ignore
     fit(teacher, Batches(Batch(torch.tensor([0, 1]), ["red", "snow"], latents=X)), max_steps=2)
     assert saved[:2] == [0, 1] and teacher.iteration == 2, "while it trains, too, each step with noise of its own"
-    kept = network(SIZE, str(out)).get_parameter("head.head.weight")
+    kept = load_network(SIZE, str(out)).get_parameter("head.head.weight")
     assert torch.equal(kept, teacher.net.head.head.weight)
 
 

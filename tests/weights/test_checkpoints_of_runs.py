@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adastate.runtime import atomic_folder
-from adastate.weights import WeightsError, read
+from adastate.weights import WeightsError, open_weights
 from tests.support import kills
 from tests.support.kills import Plan
 
@@ -28,7 +28,7 @@ def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) 
         pytest.importorskip("deepspeed")
     kills.straight(plan, tmp_path)
     folder = atomic_folder.folders(tmp_path / "checkpoints")[-1]
-    average, student, critic = (read(folder, key=k) for k in (None, "student.net", "critic.net"))
+    average, student, critic = (open_weights(folder, key=k) for k in (None, "student.net", "critic.net"))
     assert average.report.key == "student.ema.net"
     for found in (average, student, critic):
         assert found.report.fit.whole or "heads" in str(found.report.heads_from)
@@ -37,7 +37,7 @@ def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) 
     if plan.strategy != "one":
         other = tmp_path / "one"
         kills.straight(Plan(iterations=2), other)
-        expected = read(atomic_folder.folders(other / "checkpoints")[-1])
+        expected = open_weights(atomic_folder.folders(other / "checkpoints")[-1])
         for name, entry in expected.entries.items():
             assert torch.allclose(entry.read(), average.entries[name].read(), atol=1e-5), name
         _refuses_files_of_two_saves(folder.with_name("00000001"), folder)
@@ -47,7 +47,7 @@ def test_a_checkpoint_of_a_run_gives_whole_networks(tmp_path: Path, plan: Plan) 
     largest.write_bytes(content)
     for source in (folder, folder / "state.ckpt"):
         with pytest.raises(WeightsError, match=rf"{largest.name} has other bytes than were written; take another"):
-            read(source)
+            open_weights(source)
 
 
 def _refuses_files_of_two_saves(earlier: Path, later: Path) -> None:
@@ -57,4 +57,4 @@ def _refuses_files_of_two_saves(earlier: Path, later: Path) -> None:
     shutil.copy(earlier / "state.ckpt/student-00001.pt", mixed / "state.ckpt")
     (mixed / atomic_folder.MANIFEST).unlink()
     with pytest.raises(WeightsError, match=r"mixes files of iteration 1 of run (\w+) and iteration 2 of run \1"):
-        read(mixed)
+        open_weights(mixed)

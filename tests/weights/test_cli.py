@@ -9,7 +9,7 @@ import torch
 
 from adastate.main import main
 from adastate.models.wan import DiT
-from adastate.weights import facts, read, save
+from adastate.weights import header_facts, open_weights, save_weights
 from tests.support.tiny import SIZE
 from tests.support.weights_rig import lora, peft, prefixed, same, state
 
@@ -57,8 +57,8 @@ def test_import_then_export_from_a_run(
     run = tmp_path / "run"
     own = run / "student.safetensors"
     main(["weights", "import", str(released), str(own), "--heads", "4"])
-    assert facts(own)["size"]["heads"] == 4
-    same(read(own), net)
+    assert header_facts(own)["size"]["heads"] == 4
+    same(open_weights(own), net)
     out = tmp_path / "out"
     main(
         [
@@ -74,7 +74,7 @@ def test_import_then_export_from_a_run(
             "0.0001",
         ]
     )
-    assert read(out).report.dtypes == {"bfloat16": 69}
+    assert open_weights(out).report.dtypes == {"bfloat16": 69}
     assert "config.json" in "".join(capsys.readouterr().out.split()), "a long path is wrapped"
 
 
@@ -86,14 +86,14 @@ def test_import_of_a_lora_with_its_base(tmp_path: Path, released: Path, net: DiT
     main(["weights", "import", lora_file, str(out), "--base", str(released), "--lora-alpha=6", "--heads=4"])
     a, b = factors["blocks.1.cross_attn.o"]
     expected = net.state_dict()["blocks.1.cross_attn.o.weight"] + b @ a * 2.0
-    assert torch.equal(read(out).entries["blocks.1.cross_attn.o.weight"].read(), expected)
+    assert torch.equal(open_weights(out).entries["blocks.1.cross_attn.o.weight"].read(), expected)
 
 
 def test_mistakes_are_answered_in_one_sentence(tmp_path: Path, released: Path, net: DiT) -> None:
     alien, own = tmp_path / "alien.pt", tmp_path / "own.safetensors"
     torch.save({"encoder.weight": torch.ones(1)}, alien)
     torch.save({"generator_lora": peft(lora(net))}, tmp_path / "lora.pt")
-    save(net, own)
+    save_weights(net, own)
     cases = [
         (["inspect", str(alien)], "alien.pt is of unknown origin: it holds encoder.weight; looked for"),
         (["inspect", str(tmp_path / "gone")], "no weights at .*gone"),

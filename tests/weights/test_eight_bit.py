@@ -11,7 +11,7 @@ import torch
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.models.wan import DiT
-from adastate.weights import WeightsError, facts, import_, network, read, save
+from adastate.weights import WeightsError, header_facts, import_, load_network, open_weights, save_weights
 from adastate.weights.eight_bit import GROUP, LEAST, MOST, ROOM, restored, rounded
 from adastate.weights.files import read_header
 from tests.support.tiny import normal, random_net
@@ -39,8 +39,8 @@ def test_zeros_stay_zeros() -> None:
 @pytest.fixture
 def teacher(tmp_path: Path) -> DiT:
     net: DiT = random_net(WIDE)
-    save(net, tmp_path / "full.safetensors")
-    import_(read(tmp_path / "full.safetensors"), tmp_path / "teacher.safetensors", torch.int8)
+    save_weights(net, tmp_path / "full.safetensors")
+    import_(open_weights(tmp_path / "full.safetensors"), tmp_path / "teacher.safetensors", torch.int8)
     return net
 
 
@@ -63,7 +63,7 @@ def near(net: DiT, away: float) -> DiT:
 def test_a_quarter_of_the_bytes_and_a_hundredth_off(tmp_path: Path, teacher: DiT) -> None:
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "teacher")]
     assert sizes[1] < 0.4 * sizes[0]  # of so small a network much is below LEAST
-    back = network(WIDE, str(tmp_path / "teacher.safetensors"))
+    back = load_network(WIDE, str(tmp_path / "teacher.safetensors"))
     assert 0 < off(teacher, back) < 0.01  # type: ignore[arg-type]
     x, t, text = normal(1, 2, 4, 4, 6), torch.tensor([500.0]), normal(1, 4, 16)
     with torch.no_grad():
@@ -76,42 +76,42 @@ def test_differences_lose_less_the_nearer_a_network_is(tmp_path: Path, teacher: 
     lost = {}
     for name, away in (("near", 0.03), ("far", 0.3)):
         student = near(teacher, away)
-        save(student, tmp_path / "plain.safetensors", stream=STREAM)
+        save_weights(student, tmp_path / "plain.safetensors", stream=STREAM)
         out = tmp_path / f"{name}.safetensors"
-        import_(read(tmp_path / "plain.safetensors"), out, torch.int8, base=base)
-        lost[name] = off(student, network(WIDE, str(out)))  # type: ignore[arg-type]
-        assert facts(out)["stream"] == STREAM
-        assert "differences from teacher.safetensors" in " ".join(read(out).report.notes)
-    assert lost["near"] < 0.1 * off(teacher, network(WIDE, str(base)))  # type: ignore[arg-type]
+        import_(open_weights(tmp_path / "plain.safetensors"), out, torch.int8, base=base)
+        lost[name] = off(student, load_network(WIDE, str(out)))  # type: ignore[arg-type]
+        assert header_facts(out)["stream"] == STREAM
+        assert "differences from teacher.safetensors" in " ".join(open_weights(out).report.notes)
+    assert lost["near"] < 0.1 * off(teacher, load_network(WIDE, str(base)))  # type: ignore[arg-type]
     assert lost["near"] < 0.3 * lost["far"]
 
 
 def test_small_tensors_stay_exact(tmp_path: Path, teacher: DiT) -> None:
-    back, own = read(tmp_path / "teacher.safetensors"), teacher.state_dict()
+    back, own = open_weights(tmp_path / "teacher.safetensors"), teacher.state_dict()
     small = [name for name, tensor in own.items() if tensor.numel() < LEAST]
     assert len(small) > 20 and all(torch.equal(back.entries[name].read(), own[name]) for name in small)
 
 
 def test_another_base_than_the_one_that_belongs_is_refused(tmp_path: Path, teacher: DiT) -> None:
     base, out = tmp_path / "teacher.safetensors", tmp_path / "student.safetensors"
-    import_(read(tmp_path / "full.safetensors"), out, torch.int8, base=base)
+    import_(open_weights(tmp_path / "full.safetensors"), out, torch.int8, base=base)
     kept = base.read_bytes()
-    save(near(teacher, 0.1), tmp_path / "other.safetensors")
-    import_(read(tmp_path / "other.safetensors"), base, torch.int8, force=True)
+    save_weights(near(teacher, 0.1), tmp_path / "other.safetensors")
+    import_(open_weights(tmp_path / "other.safetensors"), base, torch.int8, force=True)
     with pytest.raises(WeightsError, match=r"another teacher\.safetensors than lies beside it"):
-        read(out)
+        open_weights(out)
     base.unlink()
     with pytest.raises(WeightsError, match="does not lie beside it: copy it there"):
-        read(out)
+        open_weights(out)
     base.write_bytes(kept)
-    read(out).require()
+    open_weights(out).require()
 
 
 def test_a_base_outside_the_folder_is_not_opened(tmp_path: Path, teacher: DiT) -> None:
     out = tmp_path / "sub" / "student.safetensors"
     out.parent.mkdir()
     with pytest.raises(WeightsError, match="copy it there first"):
-        import_(read(tmp_path / "full.safetensors"), out, torch.int8, base=tmp_path / "teacher.safetensors")
+        import_(open_weights(tmp_path / "full.safetensors"), out, torch.int8, base=tmp_path / "teacher.safetensors")
     raw = (tmp_path / "teacher.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -119,14 +119,14 @@ def test_a_base_outside_the_folder_is_not_opened(tmp_path: Path, teacher: DiT) -
     text = json.dumps(header).encode()
     (tmp_path / "sub" / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
     with pytest.raises(WeightsError, match="outside its folder"):
-        read(tmp_path / "sub" / "x.safetensors")
+        open_weights(tmp_path / "sub" / "x.safetensors")
 
 
 def test_of_another_size_no_difference_is_taken(tmp_path: Path, teacher: DiT) -> None:
-    save(random_net(), tmp_path / "small.safetensors")
+    save_weights(random_net(), tmp_path / "small.safetensors")
     with pytest.raises(WeightsError, match="holds another network"):
         import_(
-            read(tmp_path / "small.safetensors"), tmp_path / "x.safetensors", torch.int8,
+            open_weights(tmp_path / "small.safetensors"), tmp_path / "x.safetensors", torch.int8,
             base=tmp_path / "teacher.safetensors",
         )  # fmt: skip
     assert not (tmp_path / "x.safetensors").exists()
@@ -144,4 +144,4 @@ def test_the_command_writes_and_tells_them(tmp_path: Path, teacher: DiT, capsys:
     back = tmp_path / "back.safetensors"
     main(["weights", "import", str(out), str(back), "--dtype", "float32"])
     assert "eight_bit" not in read_header(back)
-    assert off(teacher, network(WIDE, str(back))) < 1e-3  # type: ignore[arg-type]
+    assert off(teacher, load_network(WIDE, str(back))) < 1e-3  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from adastate.models.wan import DiT
-from adastate.weights import NetworkWeights, WeightsError, export, facts, import_, read, save
+from adastate.weights import NetworkWeights, WeightsError, export, header_facts, import_, open_weights, save_weights
 from adastate.weights import geometry as geo
-from adastate.weights.exporting import split
+from adastate.weights.exporting import split_into_files
 from adastate.weights.files import StoredTensor
 from tests.support.tiny import SHAPE, SIZE, normal, random_net
 from tests.support.weights_rig import same, state, wrapped
@@ -22,8 +22,8 @@ STREAM = {"anchor": "state", "state_frames": 1, "denoising_steps": [1000, 500]}
 
 @pytest.fixture
 def own(tmp_path: Path, net: DiT) -> NetworkWeights:
-    save(net, tmp_path / "student.safetensors", stream=STREAM)
-    return read(tmp_path / "student.safetensors")
+    save_weights(net, tmp_path / "student.safetensors", stream=STREAM)
+    return open_weights(tmp_path / "student.safetensors")
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "wan"])
@@ -32,19 +32,19 @@ def test_there_and_back_exactly(tmp_path: Path, net: DiT, own: NetworkWeights, l
     out = tmp_path / "out"
     files = export(own, out, layout, shard_gb=shard_gb)
     assert (len(files) > 3) == (shard_gb < 1)
-    back = read(out).require()
+    back = open_weights(out).require()
     same(back, net)
-    assert geo.size_of(back.report.geometry) == SIZE and back.report.stream == STREAM == facts(out)["stream"]
+    assert geo.size_of(back.report.geometry) == SIZE and back.report.stream == STREAM == header_facts(out)["stream"]
     again = import_(back, tmp_path / "again.safetensors")
     assert again.read_bytes() == (tmp_path / "student.safetensors").read_bytes()
-    assert facts(again) == facts(tmp_path / "student.safetensors")
+    assert header_facts(again) == header_facts(tmp_path / "student.safetensors")
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "wan"])
 def test_a_foreign_checkpoint_there_and_back(tmp_path: Path, net: DiT, layout: Any) -> None:
     torch.save({"generator_ema": wrapped(state(net))}, tmp_path / "x.pt")
-    export(read(tmp_path / "x.pt", heads=4), tmp_path / "out", layout)
-    same(read(tmp_path / "out"), net)
+    export(open_weights(tmp_path / "x.pt", heads=4), tmp_path / "out", layout)
+    same(open_weights(tmp_path / "out"), net)
 
 
 @pytest.mark.parametrize("shard_gb", [10, 1e-4])
@@ -74,7 +74,7 @@ def test_what_diffusers_saves_is_read(tmp_path: Path, net: DiT) -> None:
     theirs = WanTransformer3DModel(**config).eval()
     theirs.save_pretrained(tmp_path / "transformer", max_shard_size="100KB")
     assert (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors.index.json").is_file()
-    found = read(tmp_path).require()
+    found = open_weights(tmp_path).require()
     assert geo.size_of(found.report.geometry).heads == SIZE.heads
     net.load_state_dict({name: entry.read() for name, entry in found.entries.items()})
     x, t, text = normal(1, 3, *SHAPE), torch.tensor([500.0]), normal(1, SIZE.text_tokens, SIZE.text_width, seed=1)
@@ -100,17 +100,17 @@ def test_the_index_names_every_weight_once(tmp_path: Path, net: DiT, own: Networ
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_another_dtype(tmp_path: Path, net: DiT, own: NetworkWeights, dtype: torch.dtype) -> None:
     export(own, tmp_path / "out", "diffusers", dtype)
-    back = read(tmp_path / "out")
+    back = open_weights(tmp_path / "out")
     assert back.report.dtypes == {str(dtype).removeprefix("torch."): len(net.state_dict())}
     for name, tensor in net.state_dict().items():
         assert torch.equal(back.entries[name].read(), tensor.to(dtype)), name
-    imported = read(import_(back, tmp_path / "x.safetensors", torch.float32))
+    imported = open_weights(import_(back, tmp_path / "x.safetensors", torch.float32))
     assert imported.report.dtypes == {"float32": len(net.state_dict())}
 
 
 def test_shards_are_no_larger_than_asked_for() -> None:
     entries = {str(i): StoredTensor.of(torch.zeros(n)) for i, n in enumerate((10, 10, 50, 5, 20))}
-    assert [list(shard) for shard in split(entries, 100)] == [["0", "1"], ["2"], ["3", "4"]]
+    assert [list(shard) for shard in split_into_files(entries, 100)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
 def test_nothing_is_written_over_unasked(tmp_path: Path, own: NetworkWeights) -> None:
@@ -119,7 +119,7 @@ def test_nothing_is_written_over_unasked(tmp_path: Path, own: NetworkWeights) ->
     with pytest.raises(WeightsError, match="exists and is not empty; give another folder or --force"):
         export(own, out, "diffusers")
     export(own, out, "diffusers", force=True)
-    assert read(out).report.origin == "diffusers' layout"
+    assert open_weights(out).report.origin == "diffusers' layout"
     (out / "thesis.tex").touch()
     with pytest.raises(WeightsError, match=r"holds what is no export, thesis.tex; it is not written over"):
         export(own, out, "wan", force=True)
@@ -150,14 +150,14 @@ def test_what_is_not_whole_is_not_written(tmp_path: Path, net: DiT) -> None:
     torch.save(weights, tmp_path / "x.pt")
     for write in (lambda c: export(c, tmp_path / "out", "wan"), lambda c: import_(c, tmp_path / "x.safetensors")):
         with pytest.raises(WeightsError, match=r"not a whole network .* 1 missing \(head.modulation\)"):
-            write(read(tmp_path / "x.pt", heads=4))
+            write(open_weights(tmp_path / "x.pt", heads=4))
 
 
 def test_unknown_heads_are_asked_for(tmp_path: Path, net: DiT) -> None:
     torch.save(state(net), tmp_path / "x.pt")
     with pytest.raises(WeightsError, match="how many attention heads"):
-        export(read(tmp_path / "x.pt"), tmp_path / "out", "diffusers")
-    export(read(tmp_path / "x.pt", heads=4), tmp_path / "out", "diffusers")
+        export(open_weights(tmp_path / "x.pt"), tmp_path / "out", "diffusers")
+    export(open_weights(tmp_path / "x.pt", heads=4), tmp_path / "out", "diffusers")
 
 
 def test_no_size_of_shard(tmp_path: Path, own: NetworkWeights) -> None:

@@ -37,7 +37,7 @@ def test_known_sizes_are_those_of_conf() -> None:
 @pytest.mark.parametrize("name", list(geo.KNOWN))
 def test_a_size_is_told_from_its_tensors(name: str) -> None:
     shown = geo.infer(entries(geo.KNOWN[name]))
-    assert geo.name_of(shown) == name
+    assert geo.size_name(shown) == name
     geometry, _ = geo.complete(shown, None)
     assert geo.size_of(geometry) == geo.KNOWN[name]
 
@@ -45,7 +45,7 @@ def test_a_size_is_told_from_its_tensors(name: str) -> None:
 def test_all_shapes_without_memory() -> None:
     """14 billion weights are compared in no time, and no random number is drawn for them."""
     before = torch.get_rng_state()
-    shapes = geo.shapes(geo.as_json(asdict(geo.KNOWN["wan_14b"])))
+    shapes = geo.shapes(geo.geometry_as_json(asdict(geo.KNOWN["wan_14b"])))
     assert sum(torch.Size(s).numel() for s in shapes.values()) == 14_288_491_584
     assert torch.equal(before, torch.get_rng_state())
 
@@ -124,9 +124,9 @@ def test_a_geometry_that_no_network_has(wrong: dict[str, Any]) -> None:
 
 def test_the_difference_leaves_out_what_shapes_nothing() -> None:
     other = replace(SIZE, eps=1e-5, rope_max_frames=2000, text_tokens=9)
-    assert geo.difference(asdict(SIZE), other) == ""
-    assert geo.difference(asdict(SIZE), replace(SIZE, heads=2)) == "heads 4 in the file, 2 here"
-    assert geo.difference({"width": 32}, SIZE) == "width 32 in the file, 64 here"
+    assert geo.geometry_difference(asdict(SIZE), other) == ""
+    assert geo.geometry_difference(asdict(SIZE), replace(SIZE, heads=2)) == "heads 4 in the file, 2 here"
+    assert geo.geometry_difference({"width": 32}, SIZE) == "width 32 in the file, 64 here"
 
 
 def test_actions_show_in_their_layer_alone() -> None:
@@ -134,8 +134,8 @@ def test_actions_show_in_their_layer_alone() -> None:
     steered = replace(geo.KNOWN["tiny"], actions=8)
     shown = geo.infer(entries(steered))
     assert shown["actions"] == 8 and geo.infer(entries(geo.KNOWN["tiny"]))["actions"] == 0
-    assert geo.name_of(shown) == "tiny" and geo.size_of(geo.complete(shown, None)[0]) == steered
-    assert geo.difference(asdict(steered), geo.KNOWN["tiny"]) == ""
+    assert geo.size_name(shown) == "tiny" and geo.size_of(geo.complete(shown, None)[0]) == steered
+    assert geo.geometry_difference(asdict(steered), geo.KNOWN["tiny"]) == ""
     for wrong in (-1, 0.5, "8"):
         with pytest.raises(WeightsError, match="these weights are said to have actions"):
             geo.size_of({**asdict(SIZE), "actions": wrong})

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from adastate.models.wan import DiT
-from adastate.weights.key_maps import BLOCK, OUTSIDE, groups, split, to_diffusers, to_wan, unwrap
+from adastate.weights.key_maps import BLOCK, OUTSIDE, groups, split_name, to_diffusers, to_wan, unwrap
 from tests.support.tiny import SIZE, random_net
 
 
@@ -75,12 +75,12 @@ def test_what_is_not_in_the_map_has_no_name(name: str) -> None:
     ],
 )
 def test_prefix_and_name(name: str, prefix: str, rest: str) -> None:
-    assert split(unwrap(name)) == (prefix, rest)
+    assert split_name(unwrap(name)) == (prefix, rest)
 
 
 @pytest.mark.parametrize("name", ["encoder.conv.weight", "head.weight", "blocks.weight", "vace_blocks.0.x", "head"])
 def test_what_names_nothing_of_the_network(name: str) -> None:
-    assert split(name) is None
+    assert split_name(name) is None
 
 
 def test_groups_put_the_largest_first() -> None:

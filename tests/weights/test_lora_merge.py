@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adastate.models.wan import DiT
-from adastate.weights import WeightsError, read
+from adastate.weights import WeightsError, open_weights
 from adastate.weights.key_maps import to_diffusers
 from tests.support.weights_rig import State, lora, peft, prefixed, state
 
@@ -34,7 +34,7 @@ def expected(net: DiT, factors: dict[str, tuple[Tensor, Tensor]], scale: float) 
 
 
 def check(path: Path, base: Path | None, want: State, alpha: float | None = None) -> str:
-    found = read(path, base=base, lora_alpha=alpha).require()
+    found = open_weights(path, base=base, lora_alpha=alpha).require()
     assert found.entries.keys() == want.keys()
     for name, entry in found.entries.items():
         assert torch.equal(entry.read(), want[name]), name
@@ -59,7 +59,7 @@ def test_longlive_s_is_merged_exactly(
 
 def test_the_report_names_both(tmp_path: Path, net: DiT, base: Path) -> None:
     path = put(tmp_path, {"generator_lora": peft(lora(net)), "critic_lora": peft(lora(net, seed=9))})
-    report = read(path, base=base).report
+    report = open_weights(path, base=base).report
     assert report.key == "generator_lora" and report.origin == f"LoRA over {base} (a released student)"
     assert report.beside == ("critic_lora (40)",)
     assert report.fit.whole and report.source == str(path)
@@ -102,7 +102,7 @@ def test_half_precision_factors_are_merged_in_float32(tmp_path: Path, net: DiT, 
 
 
 def test_a_lora_without_base_is_told(tmp_path: Path, net: DiT) -> None:
-    found = read(put(tmp_path, {"generator_lora": peft(lora(net))}))
+    found = open_weights(put(tmp_path, {"generator_lora": peft(lora(net))}))
     assert found.report.origin == "LoRA, a released student"
     assert found.report.notes == ("rank 3, 20 layers; it needs the weights that it changes: --base",)
     with pytest.raises(WeightsError, match=r"lora.pt is a LoRA and no network: give the weights .* --base"):
@@ -111,13 +111,13 @@ def test_a_lora_without_base_is_told(tmp_path: Path, net: DiT) -> None:
 
 def test_a_base_without_lora_is_told(base: Path) -> None:
     with pytest.raises(WeightsError, match="a whole network and no LoRA: leave --base out"):
-        read(base, base=base)
+        open_weights(base, base=base)
 
 
 def test_a_lora_is_no_base(tmp_path: Path, net: DiT) -> None:
     path = put(tmp_path, {"generator_lora": peft(lora(net))})
     with pytest.raises(WeightsError, match="is a LoRA and no network"):
-        read(path, base=path)
+        open_weights(path, base=path)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_lora_of_another_base(
     tmp_path: Path, net: DiT, base: Path, change: dict[str, tuple[Tensor, Tensor]], sentence: str
 ) -> None:
     with pytest.raises(WeightsError, match=f"{sentence}.*give the base it was made for"):
-        read(put(tmp_path, {"generator_lora": peft({**lora(net), **change})}), base=base)
+        open_weights(put(tmp_path, {"generator_lora": peft({**lora(net), **change})}), base=base)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +145,19 @@ def test_factors_that_are_not_of_a_linear_layer(
     tmp_path: Path, net: DiT, base: Path, factors: tuple[Tensor, Tensor]
 ) -> None:
     with pytest.raises(WeightsError, match="only those of linear layers are known"):
-        read(put(tmp_path, {**peft({**lora(net), "blocks.0.ffn.0": factors})}), base=base)
+        open_weights(put(tmp_path, {**peft({**lora(net), "blocks.0.ffn.0": factors})}), base=base)
 
 
 def test_an_alpha_that_is_no_number(tmp_path: Path, net: DiT, base: Path) -> None:
     more = {"base_model.model.blocks.0.ffn.0.alpha": torch.ones(2)}
     with pytest.raises(WeightsError, match=r"alpha of blocks.0.ffn.0 is \(2,\) and no number"):
-        read(put(tmp_path, {**peft(lora(net)), **more}), base=base)
+        open_weights(put(tmp_path, {**peft(lora(net)), **more}), base=base)
 
 
 def test_half_a_lora_and_more_than_one(tmp_path: Path, net: DiT, base: Path) -> None:
     factors = peft(lora(net))
     with pytest.raises(WeightsError, match=r"with more than low-rank factors: blocks.*ffn.*diff; merge it"):
-        read(put(tmp_path, {**factors, "base_model.model.blocks.0.ffn.0.diff": torch.ones(1)}), base=base)
+        open_weights(put(tmp_path, {**factors, "base_model.model.blocks.0.ffn.0.diff": torch.ones(1)}), base=base)
     del factors["base_model.model.blocks.0.ffn.0.lora_A.weight"]
     with pytest.raises(WeightsError, match=r"LoRA of blocks.0.ffn.0 is a half: it has up"):
-        read(put(tmp_path, {**factors}), base=base)
+        open_weights(put(tmp_path, {**factors}), base=base)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adastate.models.adapters import fold
 from adastate.models.lora import Lora, adapt
 from adastate.models.wan import DiT
-from adastate.weights import WeightsError, export, load, read, save
+from adastate.weights import WeightsError, export, load_weights, open_weights, save_weights
 from adastate.weights.key_maps import to_diffusers
 from adastate.weights.lora_scale import scaling
 from adastate.weights.sources import Stored
@@ -32,7 +32,7 @@ Scale = Callable[[str], float]
 def base(tmp_path: Path, net: DiT) -> Path:
     path = tmp_path / "base" / "base.safetensors"
     path.parent.mkdir()
-    save(net, path)
+    save_weights(net, path)
     return path
 
 
@@ -45,7 +45,7 @@ def merged(net: DiT, factors: Factors, scale: Scale) -> State:
 
 
 def check(path: Path, base: Path, want: State, told: str, alpha: float | None = None) -> None:
-    found = read(path, base=base, lora_alpha=alpha).require()
+    found = open_weights(path, base=base, lora_alpha=alpha).require()
     for name, tensor in want.items():
         torch.testing.assert_close(found.entries[name].read(), tensor, atol=1e-5, rtol=1e-5)
     assert told in found.report.notes[-1], found.report.notes
@@ -117,7 +117,7 @@ def test_kohya_s_names(tmp_path: Path, net: DiT, base: Path, prefix: str, diffus
     alphas = {name.replace("lora_up.weight", "alpha"): torch.tensor(1.5) for name in named if "lora_up" in name}
     save_file(named | alphas | {"lora_te1_layers_0_q.lora_down.weight": torch.ones(1)}, path)
     check(path, base, merged(net, factors, lambda _: 0.5), "scale 0.5 (alpha of the file's tensors)")
-    assert read(path, base=base).report.beside == ("lora_te1_layers_0_q.lora_down.weight",)
+    assert open_weights(path, base=base).report.beside == ("lora_te1_layers_0_q.lora_down.weight",)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_a_module_of_no_network_is_not_passed_over(
     more = {f"lora_unet_{stem}.lora_{kind}.weight": torch.ones(3, 3) for kind in ("down", "up")}
     save_file(underscored(lora(net), "lora_unet_") | more, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=f"the LoRA changes {module}, which its base has not"):
-        read(tmp_path / "x.safetensors", base=base)
+        open_weights(tmp_path / "x.safetensors", base=base)
 
 
 def test_kohya_s_image_to_video_is_refused(tmp_path: Path, net: DiT, base: Path) -> None:
     pair = (torch.ones(3, 64), torch.ones(64, 3))
     save_file(underscored(lora(net) | {"blocks.0.cross_attn.k_img": pair}, "lora_unet_"), tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=r"is an image-to-video network \(it has blocks.0.cross_attn.k_img"):
-        read(tmp_path / "x.safetensors", base=base)
+        open_weights(tmp_path / "x.safetensors", base=base)
 
 
 # ---- as the libraries write it
@@ -161,7 +161,7 @@ def test_peft_s_own_folder(tmp_path: Path, net: DiT, base: Path, rslora: bool) -
     )  # fmt: skip
     wrapped = get_peft_model(Holder(random_net()), config)  # type: ignore[arg-type]
     wrapped.save_pretrained(tmp_path / "adapters")
-    told = [read(tmp_path / "adapters", base=base).report.notes[-1]]
+    told = [open_weights(tmp_path / "adapters", base=base).report.notes[-1]]
     theirs = wrapped.merge_and_unload().net.state_dict()  # type: ignore[operator, union-attr]
     assert not torch.equal(theirs["head.head.weight"], net.state_dict()["head.head.weight"])
     check(tmp_path / "adapters", base, theirs, "(alpha of adapter_config.json)")
@@ -173,7 +173,7 @@ def test_diffusers_own_header(tmp_path: Path, net: DiT, base: Path) -> None:
     from diffusers import WanTransformer3DModel
     from peft import LoraConfig
 
-    export(read(base), tmp_path / "out", "diffusers")
+    export(open_weights(base), tmp_path / "out", "diffusers")
     theirs = WanTransformer3DModel.from_pretrained(tmp_path / "out")
     theirs.add_adapter(LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "proj"], init_lora_weights=False))
     theirs.save_lora_adapter(tmp_path / "lora", adapter_name="default")
@@ -190,13 +190,13 @@ def test_our_own_adapters_come_back_through_the_header(tmp_path: Path, base: Pat
     from diffusers import WanTransformer3DModel
 
     net = DiT(SIZE)
-    load(net, str(base))
+    load_weights(net, str(base))
     adapt(net, Lora(rank=4, alpha=6.0), str(base))
     for i, (name, p) in enumerate(net.named_parameters()):
         if ".lora_B." in name:
             p.copy_(0.1 * normal(*p.shape, seed=i))
     want = fold(net, net.state_dict())
-    save(net, tmp_path / "x.safetensors")
+    save_weights(net, tmp_path / "x.safetensors")
     file = tmp_path / "x.lora.safetensors"
     check(file, base, want, "rank 4, alpha 4, scale 1 (alpha of lora_adapter_metadata in its header)")
     tensors = load_file(file)
@@ -206,7 +206,7 @@ def test_our_own_adapters_come_back_through_the_header(tmp_path: Path, base: Pat
         ours = next(k for k in want if f"transformer.{to_diffusers(k)}" == f"{module}.weight")
         delta = tensors[f"{module}.lora_B.weight"] @ tensors[name]
         torch.testing.assert_close(plain[ours] + delta, want[ours], atol=1e-5, rtol=1e-5)
-    export(read(base), tmp_path / "out", "diffusers")
+    export(open_weights(base), tmp_path / "out", "diffusers")
     theirs = WanTransformer3DModel.from_pretrained(tmp_path / "out")
     theirs.load_lora_adapter(file.parent, weight_name=file.name, prefix="transformer")
     theirs.fuse_lora()
@@ -257,7 +257,7 @@ def test_adapters_that_are_no_lora_are_refused_by_name(
     for others in ({}, peft(lora(net))):
         save_file({tensor: torch.ones(2), **others}, tmp_path / "x.safetensors")
         with pytest.raises(WeightsError, match=f"is of a {kind} adapter .*only LoRA is known here: merge it"):
-            read(tmp_path / "x.safetensors", base=base)
+            open_weights(tmp_path / "x.safetensors", base=base)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_config_that_is_not_of_this_lora(
     save_file(peft(lora(net)), tmp_path / "x.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=sentence):
-        read(tmp_path / "x.safetensors", base=base)
+        open_weights(tmp_path / "x.safetensors", base=base)
 
 
 def test_headers_that_make_no_sense(tmp_path: Path, net: DiT, base: Path) -> None:
@@ -286,8 +286,8 @@ def test_headers_that_make_no_sense(tmp_path: Path, net: DiT, base: Path) -> Non
     for text in ("{", "3"):
         save_file(peft(lora(net)), path, metadata={HEADER: text})
         with pytest.raises(WeightsError, match="a header whose lora_adapter_metadata cannot be read"):
-            read(path, base=base)
+            open_weights(path, base=base)
     save_file(peft(lora(net)), path, metadata={"ss_network_alpha": "4", "ss_network_dim": "16"})
     with pytest.raises(WeightsError, match=r"has rank 3, and ss_network_alpha in its header says 16: .*--lora-alpha"):
-        read(path, base=base)
-    read(path, base=base, lora_alpha=3).require()
+        open_weights(path, base=base)
+    open_weights(path, base=base, lora_alpha=3).require()

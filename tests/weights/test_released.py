@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from adastate.config.command_line import read_command
-from adastate.config.systems import names
+from adastate.config.systems import system_names
 from adastate.models.wan import DiT
-from adastate.weights import WeightsError, read
+from adastate.weights import WeightsError, open_weights
 from adastate.weights import geometry as geo
 from adastate.weights.released import RELEASED, ReleasedStudent, note_of, student_at
 from tests.support.tiny import ROOT, SIZE, random_net
@@ -39,7 +39,7 @@ def written(at: Path, student: ReleasedStudent, net: DiT) -> Path:
 def test_each_is_read_as_it_is_released_and_told_how_it_streams(
     tmp_path: Path, net: DiT, student: ReleasedStudent
 ) -> None:
-    found = read(written(tmp_path, student, net), heads=4).require()
+    found = open_weights(written(tmp_path, student, net), heads=4).require()
     same(found, net)
     assert found.report.key == student.network
     assert found.report.notes == (f"named as {student.name}'s student, which streams with --system {student.system}"
@@ -53,7 +53,7 @@ def test_longlive_s_adapters_go_over_their_base(tmp_path: Path, net: DiT) -> Non
     base = written(tmp_path, below, net)
     path = base.with_name(Path(tuned.file).name)
     torch.save({tuned.network: peft(lora(net)), "critic_lora": peft(lora(net, seed=9))}, path)
-    found = read(path, base=base, heads=4).require()
+    found = open_weights(path, base=base, heads=4).require()
     assert found.report.key == tuned.network and found.report.notes[0] == note_of(base)[0]
     assert not torch.equal(found.entries["blocks.0.ffn.0.weight"].read(), state(net)["blocks.0.ffn.0.weight"])
 
@@ -74,7 +74,7 @@ def test_the_table_of_the_documents_is_this_one_and_its_commands_make_their_stre
         files = [f"--config=conf/{file}.yaml" for file in ("base", "sizes/wan_1_3b", "stages/distill")]
         options = [*files, "--system", student.system, *student.options.split()]
         stream = read_command(options)[0].variables["stream"]
-        assert student.system in names() and stream["chunk_frames"] == (1 if student.options else 3)
+        assert student.system in system_names() and stream["chunk_frames"] == (1 if student.options else 3)
         assert stream["past_frames"] + stream["chunk_frames"] <= 21
 
 
@@ -97,7 +97,7 @@ def wan(inputs: int, pictures: bool) -> State:
 def test_image_to_video_weights_are_refused_by_name(tmp_path: Path, inputs: int, pictures: bool, sentence: str) -> None:
     torch.save(wan(inputs, pictures), tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=f"{sentence}; .* first picture through their cache"):
-        read(tmp_path / "x.pt")
+        open_weights(tmp_path / "x.pt")
 
 
 def test_networks_of_sparse_attention_are_refused_by_name(tmp_path: Path, net: DiT) -> None:
@@ -106,4 +106,4 @@ def test_networks_of_sparse_attention_are_refused_by_name(tmp_path: Path, net: D
     with pytest.raises(
         WeightsError, match=r"FastVideo's sparse attention, as FastWan2\.1 is \(it has blocks\.0\.to_gate"
     ):
-        read(tmp_path)
+        open_weights(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from adastate.runtime import atomic_folder
-from adastate.weights import WeightsError, read, sharded_checkpoint
+from adastate.weights import WeightsError, open_weights, sharded_checkpoint
 from adastate.weights.sharded_checkpoint import REST, SavedShards, ShardedCheckpointError, WeightShard, consolidate
 from tests.support import kills
 from tests.support.kills import Plan
@@ -107,11 +107,11 @@ def test_rates_are_the_checkpoint_s_and_how_a_step_is_computed_is_this_run_s(
         saved = Held(0.5, weight_decay=0.25, **other)
         with torch.no_grad():
             saved.weight.copy_(weight)
-        sharded_checkpoint.write(tmp_path, "critic", saved, 0)
+        sharded_checkpoint.write_shards(tmp_path, "critic", saved, 0)
         for name, lr in (("critic", 0.5), ("student", 0.1)):
             held = Held(0.9, **own)
             before = dict(held.groups[0])
-            sharded_checkpoint.read(tmp_path, name, held)
+            sharded_checkpoint.read_shards(tmp_path, name, held)
             (group,) = held.groups
             assert torch.equal(held.weight, weight) and group["lr"] == lr
             assert {k: group[k] for k in ("fused", "foreach")} == {k: before[k] for k in ("fused", "foreach")}
@@ -160,7 +160,7 @@ def test_a_planted_object_is_not_run(tmp_path: Path, where: str, form: str) -> N
             consolidate(tmp_path / "state.ckpt")
     if where != REST:  # which `adastate weights` does not open
         with pytest.raises(WeightsError):
-            read(tmp_path)
+            open_weights(tmp_path)
     assert not run.exists()
 
 
@@ -184,7 +184,7 @@ def test_a_run_does_not_resume_from_one(tmp_path: Path, strategy: str, where: st
     target = folder / "state.ckpt" / where
     held = torch.load(target, weights_only=True)
     torch.save({**held, "more": Bomb(tmp_path / "it ran")}, target)
-    manifest = atomic_folder.facts(folder)
+    manifest = atomic_folder.checked_manifest(folder)
     (folder / atomic_folder.MANIFEST).unlink()
     atomic_folder.write_manifest(folder, {**manifest, "files": atomic_folder.digests(folder)})
     with pytest.raises(RuntimeError, match="a process ended"):

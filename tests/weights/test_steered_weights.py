@@ -22,9 +22,9 @@ STEERED = replace(SIZE, actions=3)
 
 def test_they_come_back_from_our_own_file(tmp_path: Path) -> None:
     net, file = random_net(STEERED), tmp_path / "net.safetensors"
-    weights.save(net, file)
-    assert weights.read(file).report.geometry["actions"] == 3
-    loaded = weights.network(STEERED, str(file))
+    weights.save_weights(net, file)
+    assert weights.open_weights(file).report.geometry["actions"] == 3
+    loaded = weights.load_network(STEERED, str(file))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in state(net).items())
 
 
@@ -32,7 +32,7 @@ def test_they_come_back_from_our_own_file(tmp_path: Path) -> None:
 def test_they_come_back_from_any_naming(names: Any, tmp_path: Path) -> None:
     net = random_net(STEERED)
     save_file(names(state(net)), tmp_path / "net.safetensors")
-    found = weights.read(tmp_path / "net.safetensors", heads=4).require()
+    found = weights.open_weights(tmp_path / "net.safetensors", heads=4).require()
     same(found, net)
     assert found.report.geometry["actions"] == 3
 
@@ -40,30 +40,30 @@ def test_they_come_back_from_any_naming(names: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["wan", "diffusers"])
 def test_an_export_comes_back(layout: Any, tmp_path: Path) -> None:
     net, file = random_net(STEERED), tmp_path / "net.safetensors"
-    weights.save(net, file)
-    weights.export(weights.read(file), tmp_path / "out", layout)
-    same(weights.read(tmp_path / "out").require(), net)
+    weights.save_weights(net, file)
+    weights.export(weights.open_weights(file), tmp_path / "out", layout)
+    same(weights.open_weights(tmp_path / "out").require(), net)
 
 
 def test_older_weights_begin_with_a_layer_of_zeros(tmp_path: Path) -> None:
     old, file = random_net(), tmp_path / "old.safetensors"
-    weights.save(old, file)
+    weights.save_weights(old, file)
     net = random_net(STEERED)
-    report = weights.load(net, str(file))
+    report = weights.load_weights(net, str(file))
     assert report.notes == ("steered by none of its 3 actions yet, whose layer the file has not: zeros",)
     assert not net.state_dict()["action_embedding.weight"].any()
     x, t, text = normal(1, 2, 4, 4, 6), torch.tensor([500.0]), normal(1, 4, 16)
     with torch.no_grad():
         assert torch.equal(net(x, t, text, actions=torch.ones(1, 2, 4)), old(x, t, text))
-    made = weights.network(STEERED, str(file))
+    made = weights.load_network(STEERED, str(file))
     assert not made.state_dict()["action_embedding.weight"].any(), "memory that nobody has written is no layer"
 
 
 @pytest.mark.parametrize(("columns", "here"), [(0, "that cannot be steered"), (2, "of 2")])
 def test_weights_of_other_actions_are_refused_in_a_sentence(columns: int, here: str, tmp_path: Path) -> None:
-    weights.save(random_net(STEERED), tmp_path / "net.safetensors")
+    weights.save_weights(random_net(STEERED), tmp_path / "net.safetensors")
     with pytest.raises(weights.WeightsError, match=rf"steered by 3 actions, this is one {here}: set actions: 3 in its"):
-        weights.load(random_net(replace(SIZE, actions=columns)), str(tmp_path / "net.safetensors"))
+        weights.load_weights(random_net(replace(SIZE, actions=columns)), str(tmp_path / "net.safetensors"))
 
 
 def test_no_other_weight_may_be_missing(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_no_other_weight_may_be_missing(tmp_path: Path) -> None:
     del few["head.head.bias"]
     folder(tmp_path / "few", few, None)
     with pytest.raises(weights.WeightsError, match=r"does not fit the network: .*head\.head\.bias"):
-        weights.load(random_net(STEERED), str(tmp_path / "few"))
+        weights.load_weights(random_net(STEERED), str(tmp_path / "few"))
 
 
 def test_adapters_leave_the_layer_alone_or_learn_it(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_adapters_leave_the_layer_alone_or_learn_it(tmp_path: Path) -> None:
             for p in net.parameters():
                 if p.requires_grad:
                     p.normal_(std=0.3)
-        weights.save(net, tmp_path / "merged.safetensors")
-        merged = weights.network(STEERED, str(tmp_path / "merged.safetensors"))
+        weights.save_weights(net, tmp_path / "merged.safetensors")
+        merged = weights.load_network(STEERED, str(tmp_path / "merged.safetensors"))
         with torch.no_grad():
             assert torch.allclose(merged(x, t, text, actions=flown), net(x, t, text, actions=flown), atol=1e-5)
 

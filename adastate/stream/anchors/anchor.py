@@ -102,7 +102,7 @@ def leaving(spec: AnchorChoices, grown: CachedFrames) -> CachedFrames | None:
     return None if past is None or grown.count <= past else grown.drop_last(past)
 
 
-def newest(spec: AnchorChoices, grown: CachedFrames) -> CachedFrames:
+def newest_frames(spec: AnchorChoices, grown: CachedFrames) -> CachedFrames:
     """The frames that stay in the window."""
     past = spec.past_frames
     return grown if past is None or grown.count <= past else grown.last(past)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest_frames
 from adastate.stream.anchors.averages import blended, check_decay, described_decay, pooled
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames
         if evicted.count <= AVERAGES:
             return anchor, rest
         average = pooled(evicted.drop_first(AVERAGES), spec.pool, 1)
-        return anchor.append(average).append(average), newest(spec, rest)
+        return anchor.append(average).append(average), newest_frames(spec, rest)
     taken = pooled(evicted, spec.pool, 1)
     static, long, short = anchor.first(spec.state_frames), anchor.last(2).first(1), anchor.last(1)
     averages = blended(long, taken, spec.decay[0]), blended(short, taken, spec.decay[1])
-    return static.append(averages[0]).append(averages[1]), newest(spec, rest)
+    return static.append(averages[0]).append(averages[1]), newest_frames(spec, rest)
 
 
 def check(spec: AnchorChoices) -> None:

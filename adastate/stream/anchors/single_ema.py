@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, leaving, newest_frames
 from adastate.stream.anchors.averages import blended, check_decay, described_decay, pooled
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames
     evicted = leaving(spec, rest)
     for block in _blocks(evicted, spec.chunk_frames) if evicted is not None else ():
         anchor = blended(anchor, pooled(block, spec.pool, anchor.count), spec.decay[0])
-    return anchor, newest(spec, rest)
+    return anchor, newest_frames(spec, rest)
 
 
 def _blocks(evicted: CachedFrames, size: int) -> list[CachedFrames]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, newest
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, keep_first, newest_frames
 
 if TYPE_CHECKING:
     from adastate.stream.kv_frames import CachedFrames
@@ -15,7 +15,7 @@ def update(spec: AnchorChoices, anchor: CachedFrames | None, state: CachedFrames
         anchor = _updated(spec.state_update_every, anchor, state)
     elif anchor is None and spec.state_init == "first_frame":
         anchor, grown = keep_first(spec, None, grown)
-    return anchor, newest(spec, grown)
+    return anchor, newest_frames(spec, grown)
 
 
 def _updated(clocks: tuple[int, ...], old: CachedFrames | None, new: CachedFrames) -> CachedFrames:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from datamodules.worlds.flight.terrain import ground
+from datamodules.worlds.flight.terrain import terrain_height
 from datamodules.worlds.flight.voyages import Voyage
 
 KEYS = ("w", "a", "s", "d", "i", "j", "k", "l")
@@ -79,6 +79,6 @@ def beneath(voyage: Voyage, xy: Tensor) -> Tensor:
     angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
     ring = torch.stack([angle.sin(), angle.cos()], -1)
     spots = torch.cat([torch.zeros(1, 2, dtype=torch.float64), *(ring * r for r in (5.0, 13.0, 22.0))])
-    height = ground(voyage.seed, voyage.biome, xy[:, None] + spots).double()
+    height = terrain_height(voyage.seed, voyage.biome, xy[:, None] + spots).double()
     weight = torch.tensor([6.0] * 9 + [1.0] * 16, dtype=torch.float64)  # what is right below weighs most
     return SOFT * torch.logsumexp(height / SOFT + (weight / weight.sum()).log(), 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.worlds.flight.camera_path import KEYS, path
 from datamodules.worlds.flight.flight_prompts import caption
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
 GAP, LINE = 4, 16
@@ -37,14 +37,14 @@ def sheet(rows: Sequence[Tensor], labels: Sequence[str], up: int = 3) -> Image.I
     return whole
 
 
-def told(actions: Tensor) -> str:
+def keys_in_words(actions: Tensor) -> str:
     """Actions `[F, 8]` as keys, one word for each latent frame."""
     return " ".join("".join(k for k, on in zip(KEYS, row, strict=True) if on) or "-" for row in actions.tolist())
 
 
-def shown(flight: Voyage, actions: Tensor, each: int) -> tuple[Tensor, str]:
+def sheet_row(flight: Voyage, actions: Tensor, each: int) -> tuple[Tensor, str]:
     """Every `each`-th picture of a flight `[N, 3, h, w]`, and what is to be read above them."""
-    return pictures(flight, path(flight, actions)[::each]), f"{caption(flight)}    [{told(actions)}]"
+    return render_flight(flight, path(flight, actions)[::each]), f"{caption(flight)}    [{keys_in_words(actions)}]"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{rule}", action="store_true")
     a = parser.parse_args(args)
     rules = Rules(a.lens, a.grain, a.changing, a.veils, a.drifting)
-    rows = [shown(voyage(a.seed, i, rules), steering(a.seed, i, a.frames), a.each) for i in range(a.flights)]
+    rows = [sheet_row(voyage(a.seed, i, rules), steering(a.seed, i, a.frames), a.each) for i in range(a.flights)]
     sheet([row for row, _ in rows], [label for _, label in rows], a.up).save(a.out)
 
 

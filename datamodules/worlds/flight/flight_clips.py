@@ -14,7 +14,7 @@ from datamodules.worlds.flight.atmosphere import WEATHERS
 from datamodules.worlds.flight.camera_path import PICTURES, path
 from datamodules.worlds.flight.flight_prompts import caption
 from datamodules.worlds.flight.lattice import number
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import CHANGE, Rules, Voyage, steering, voyage
 
 CHANGING, VEILED = 0.2, 0.1
@@ -37,7 +37,7 @@ def flight_batch(seed: int, indices: Sequence[int], frames: int) -> Batch:
     if not frames:
         return Batch(torch.tensor(list(indices)), [caption(_drawn(seed, n // 2)) for n in indices])
     flights = {i: _flown(seed, i, frames // PICTURES) for i in sorted({n // 2 for n in indices})}
-    shown = {i: pictures(flight, poses) for i, (flight, poses, _) in flights.items()}
+    shown = {i: render_flight(flight, poses) for i, (flight, poses, _) in flights.items()}
     return Batch(
         torch.tensor(list(indices)),
         [caption(flights[n // 2][0]) for n in indices],

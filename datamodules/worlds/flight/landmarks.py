@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.worlds.flight.atmosphere import Light
 from datamodules.worlds.flight.biomes import RGB
 from datamodules.worlds.flight.lattice import number, numbers
-from datamodules.worlds.flight.terrain import ground, ramp
+from datamodules.worlds.flight.terrain import ramp, terrain_height
 from datamodules.worlds.flight.voyages import Voyage
 
 COLOURS: dict[str, RGB] = {
@@ -68,7 +68,7 @@ def sight(voyage: Voyage, poses: Tensor) -> Sight:
     gx, gy, own = gx[there], gy[there], [o[there] for o in own]
     at = torch.stack([gx + 0.2 + 0.6 * own[1].double(), gy + 0.2 + 0.6 * own[2].double()], 1) * CELL
     balloons = voyage.landmark == "hot-air balloons"
-    z = ground(voyage.seed, voyage.biome, at) + (6 + 6 * own[3] if balloons else 0)
+    z = terrain_height(voyage.seed, voyage.biome, at) + (6 + 6 * own[3] if balloons else 0)
     place = torch.cat([at, z.double()[:, None]], 1).expand(len(poses), -1, -1)
     colour, balloon = (own[4] * len(COLOURS)).long(), torch.full((len(at),), balloons)
     if voyage.drifting:
@@ -88,7 +88,7 @@ def drifted(voyage: Voyage, clock: Tensor) -> Tensor:
     x = voyage.start[0] + 26 * math.sin(off) + WIND * math.sin(wind) * clock
     y = voyage.start[1] + 26 * math.cos(off) + WIND * math.cos(wind) * clock
     at = torch.tensor([[voyage.start[0], voyage.start[1]]], dtype=torch.float64)
-    z = float(ground(voyage.seed, voyage.biome, at)) + 13.0
+    z = float(terrain_height(voyage.seed, voyage.biome, at)) + 13.0
     return torch.stack([x, y, torch.full_like(x, z)], 1)
 
 

@@ -32,7 +32,7 @@ def own_lens(seed: int, tinted: bool = True, grainy: bool = True) -> Lens:
     return replace(own, grain=0.02 * g) if grainy else own
 
 
-def through(lens: Lens, seed: int, light: Tensor, clock: Tensor) -> Tensor:
+def through_lens(lens: Lens, seed: int, light: Tensor, clock: Tensor) -> Tensor:
     """Light `[T, 3, h, w]` in [0, 1] as the camera records it at picture numbers `clock` [T] (whole)."""
     if lens == PLAIN_LENS:
         return light

@@ -71,7 +71,7 @@ def relief(octaves: list[Tensor], biome: Biome) -> Tensor:
     return (tread + ((steps - tread - 0.5) * 3 + 0.5).clamp(0, 1) * 0.85 + 0.15 * (steps - tread)) / 5
 
 
-def ground(seed: int, kind: str, xy: Tensor) -> Tensor:
+def terrain_height(seed: int, kind: str, xy: Tensor) -> Tensor:
     """Height of land or water in units at places `xy` [..., 2] (float64)."""
     biome, flat = BIOMES[kind], xy.reshape(-1, 2)
     octaves = [noise_at(seed, i, flat, step) for i, step in enumerate(OCTAVES)]

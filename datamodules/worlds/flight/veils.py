@@ -16,7 +16,7 @@ WALL, BEND = 3.0, 40.0
 """Radius of the tunnel, and how far one sees in it, in units."""
 
 
-def hidden(seed: int, clock: Tensor) -> tuple[Tensor, Tensor]:
+def hidden_shares(seed: int, clock: Tensor) -> tuple[Tensor, Tensor]:
     """How much a cloud and a tunnel hide, each `[T]` in [0, 1], at picture numbers `clock` [T]."""
     cloud, tunnel = torch.zeros(len(clock)), torch.zeros(len(clock))
     for i, t in enumerate(clock.tolist()):
@@ -31,7 +31,7 @@ def hidden(seed: int, clock: Tensor) -> tuple[Tensor, Tensor]:
 def veiled(seed: int, picture: Tensor, u: Tensor, rise: Tensor, poses: Tensor, white: Tensor) -> Tensor:
     """`picture` [T, 3, h, w] with its veils. `white`: colour of a cloud's inside `[T, 3]`; others as in `sky`."""
     clock, flown = poses[:, 7], poses[:, 6]
-    cloud, tunnel = hidden(seed, clock)
+    cloud, tunnel = hidden_shares(seed, clock)
     shown = (cloud + tunnel > 0).nonzero()[:, 0].tolist()
     if not shown:
         return picture

@@ -36,17 +36,17 @@ TOGETHER = 24
 """Pictures that are drawn at once."""
 
 
-def render(voyages: Sequence[Voyage], poses: Tensor | Sequence[Tensor], size: int = SIZE) -> Tensor:
+def render_flights(voyages: Sequence[Voyage], poses: Tensor | Sequence[Tensor], size: int = SIZE) -> Tensor:
     """Pictures `[B, T, 3, size, size]` in [-1, 1] of each flight at its poses `[B, T, 8]`."""
-    return torch.stack([pictures(v, p, size) for v, p in zip(voyages, poses, strict=True)])
+    return torch.stack([render_flight(v, p, size) for v, p in zip(voyages, poses, strict=True)])
 
 
-def pictures(voyage: Voyage, poses: Tensor, size: int = SIZE) -> Tensor:
+def render_flight(voyage: Voyage, poses: Tensor, size: int = SIZE) -> Tensor:
     """Pictures `[T, 3, size, size]` in [-1, 1] at poses `[T, 8]`; each is the same whatever others are asked for."""
     across = float((poses[:, :2].amax(0) - poses[:, :2].amin(0)).max())
     if len(poses) > 1 and (len(poses) > TOGETHER or across > SPAN):
         half = len(poses) // 2
-        return torch.cat([pictures(voyage, poses[:half], size), pictures(voyage, poses[half:], size)])
+        return torch.cat([render_flight(voyage, poses[:half], size), render_flight(voyage, poses[half:], size)])
     return _together(voyage, poses.double(), size) * 2 - 1
 
 
@@ -89,7 +89,7 @@ def _together(voyage: Voyage, poses: Tensor, size: int) -> Tensor:
     if voyage.veils:
         white = (0.5 * light.horizon + 0.5 * light.day)[:, :, 0, 0].expand(t, 3)
         picture = veils.veiled(voyage.seed, picture, u, rise, poses, white)
-    return lens.through(voyage.lens, voyage.seed, picture.clamp(0, 1), poses[:, 7])
+    return lens.through_lens(voyage.lens, voyage.seed, picture.clamp(0, 1), poses[:, 7])
 
 
 def _maps(voyage: Voyage, corner: tuple[int, int], changes: bool) -> tuple[Tensor, Tensor]:

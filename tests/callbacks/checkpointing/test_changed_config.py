@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from callbacks.checkpointing.changed_config import CONFIG, changes
-from callbacks.checkpointing.resume import newest
+from callbacks.checkpointing.resume import newest_checkpoint
 from tests.callbacks.checkpointing.test_checkpoints import train
 
 CONFIGURATION = """
@@ -110,19 +110,19 @@ def test_without_a_global_batch_it_is_all_processes_together(tmp_path: Path) -> 
 def test_rates_of_the_command_line_are_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / CONFIG)
     train(tmp_path, 2)
-    state = newest(tmp_path / "checkpoints")
+    state = newest_checkpoint(tmp_path / "checkpoints")
     _, same = train(tmp_path, 3, resume=state)
     rate = same.optimizers[0].param_groups[0]["lr"]
     write(tmp_path / CONFIG, model__optimizer__student_lr=2e-4, model__optimizer__betas=[0.5, 0.9])
     with caplog.at_level("INFO"):
         options = {"student_lr": 2e-4, "betas": (0.5, 0.9)}
-        _, changed = train(tmp_path, 4, resume=newest(tmp_path / "checkpoints"), module=options)
+        _, changed = train(tmp_path, 4, resume=newest_checkpoint(tmp_path / "checkpoints"), module=options)
     student, critic = (optimizer.param_groups[0] for optimizer in changed.optimizers)
     assert student["lr"] == pytest.approx(rate / 5) and critic["lr"] == pytest.approx(rate)
     assert tuple(student["betas"]) == (0.5, 0.9) and student["initial_lr"] == 2e-4
     assert "goes on with another configuration: model.optimizer.betas" in caplog.text
     write(tmp_path / CONFIG, model__seed=1)
     with pytest.raises(ValueError, match=r"model.seed: 0 -> 1.*--allow_change=model.seed"):
-        train(tmp_path, 5, resume=newest(tmp_path / "checkpoints"))
+        train(tmp_path, 5, resume=newest_checkpoint(tmp_path / "checkpoints"))
     told = yaml.safe_load((tmp_path / CONFIG).read_text())["model"]["init_args"]
     assert (told["seed"], told["optimizer"]["student_lr"]) == (0, 2e-4), "what is refused leaves no trace"

@@ -23,7 +23,7 @@ from adastate.types import Batch
 from adastate.weights import native
 from callbacks import Checkpoints
 from callbacks.checkpointing.checkpoints import LOG
-from callbacks.checkpointing.resume import STATE, check, newest
+from callbacks.checkpointing.resume import STATE, newest_checkpoint, require_whole_checkpoint
 from tests.runtime.test_folder_lock import HOLD
 from tests.support.rig import tiny_distill
 
@@ -101,7 +101,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path, monkeypatch: pytest.
 
 def test_frozen_networks_are_not_in_it_and_plain_data_is_all_there_is(tmp_path: Path) -> None:
     train(tmp_path, 1)
-    state = torch.load(newest(tmp_path / "checkpoints") or "", weights_only=True)
+    state = torch.load(newest_checkpoint(tmp_path / "checkpoints") or "", weights_only=True)
     names = list(state["state_dict"])
     assert any(n.startswith("student.ema") for n in names) and any(n.startswith("critic.") for n in names)
     assert not [n for n in names if n.startswith(("teacher.", "student.codec."))]
@@ -112,7 +112,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path: Path, stop: int) -
     """Stopped after each iteration once."""
     straight, trainer = train(tmp_path / "a", 6, every=100)
     train(tmp_path / "b", stop)
-    state = newest(tmp_path / "b" / "checkpoints")
+    state = newest_checkpoint(tmp_path / "b" / "checkpoints")
     resumed, after = train(tmp_path / "b", 6, resume=state)
     assert resumed.iteration == straight.iteration == 6
     expected, found = weights(straight), weights(resumed)
@@ -125,7 +125,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(tmp_path: Path, stop: int) -
 def test_a_checkpoint_never_holds_half_an_accumulation(tmp_path: Path) -> None:
     module, _ = train(tmp_path, 2, module={"global_batch": 8}, every=1)
     assert module.accumulate == 2
-    manifests = [atomic_folder.facts(p) for p in atomic_folder.folders(tmp_path / "checkpoints")]
+    manifests = [atomic_folder.checked_manifest(p) for p in atomic_folder.folders(tmp_path / "checkpoints")]
     assert [m["iteration"] for m in manifests] == [1, 2]
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_earlier_ones_and_says_so(tmp_path: Path, where: 
     train(tmp_path, 2)
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="not saved: .*earlier ones are intact"):
         WHERE[where](patch)
-        module, _ = train(tmp_path, 4, resume=newest(tmp_path / "checkpoints"))
+        module, _ = train(tmp_path, 4, resume=newest_checkpoint(tmp_path / "checkpoints"))
     assert module.iteration == 4, "training went on"
     assert [p.name for p in atomic_folder.folders(tmp_path / "checkpoints")] == ["00000001", "00000002"]
     assert not list((tmp_path / "checkpoints").glob(".*"))
@@ -175,22 +175,22 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(tmp_path: Path
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     with pytest.raises(atomic_folder.Damaged, match="has other bytes than were written"):
-        check(last)
+        require_whole_checkpoint(last)
     with pytest.warns(UserWarning, match=r"00000003 is damaged: state.ckpt has other bytes .* an earlier checkpoint"):
-        assert newest(root) == root / "00000002" / STATE
+        assert newest_checkpoint(root) == root / "00000002" / STATE
 
 
 def test_leftovers_of_a_killed_run_are_swept_away(tmp_path: Path) -> None:
     scratch = atomic_folder.begin(tmp_path / "checkpoints", "00000009")
     (scratch / STATE).write_bytes(b"half")
-    assert newest(tmp_path / "checkpoints") is None
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
     train(tmp_path, 1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
 
 
 def test_a_run_killed_after_its_last_save_does_nothing_more(tmp_path: Path) -> None:
     first, _ = train(tmp_path, 6)
-    again, _ = train(tmp_path, 6, resume=newest(tmp_path / "checkpoints"))
+    again, _ = train(tmp_path, 6, resume=newest_checkpoint(tmp_path / "checkpoints"))
     assert again.iteration == 6
     before, after = weights(first), weights(again)
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -201,7 +201,7 @@ def test_a_banner_says_from_where_and_that_the_loss_goes_on(tmp_path: Path, capl
     manifest = atomic_folder.verify(tmp_path / "checkpoints" / "00000002")
     assert manifest["seed"] == 0 and set(manifest["losses"]) == {"critic/loss", "student/loss"}
     with caplog.at_level("INFO"):
-        train(tmp_path, 3, resume=newest(tmp_path / "checkpoints"))
+        train(tmp_path, 3, resume=newest_checkpoint(tmp_path / "checkpoints"))
     digest = atomic_folder.fingerprint(tmp_path / "checkpoints" / "00000002")
     assert f"00000002 (sha256 {digest}) at iteration 2, where the losses were critic/loss" in caplog.text
     assert "losses at iteration 3: critic/loss" in caplog.text
@@ -210,8 +210,8 @@ def test_a_banner_says_from_where_and_that_the_loss_goes_on(tmp_path: Path, capl
 def test_a_checkpoint_of_a_later_format_is_refused_with_the_reason(tmp_path: Path) -> None:
     train(tmp_path, 1)
     folder = tmp_path / "checkpoints" / "00000001"
-    atomic_folder.write_manifest(folder, {**atomic_folder.facts(folder), "format": 7})
-    for read, at in ((newest, folder.parent), (check, folder / STATE)):
+    atomic_folder.write_manifest(folder, {**atomic_folder.checked_manifest(folder), "format": 7})
+    for read, at in ((newest_checkpoint, folder.parent), (require_whole_checkpoint, folder / STATE)):
         with pytest.raises(atomic_folder.Damaged, match=r"in format 7; this one, .* reads formats up to 1: update it"):
             read(at)
 
@@ -220,14 +220,14 @@ def test_a_checkpoint_of_a_later_format_is_refused_with_the_reason(tmp_path: Pat
 def test_a_manifest_without_what_has_to_be_in_it_lets_nothing_in(tmp_path: Path, lacking: str) -> None:
     train(tmp_path, 2)
     folder = tmp_path / "checkpoints" / "00000002"
-    told = atomic_folder.facts(folder)
+    told = atomic_folder.checked_manifest(folder)
     told["files"] = {name: file for name, file in told["files"].items() if name != lacking}
     atomic_folder.write_manifest(folder, {name: value for name, value in told.items() if name != lacking})
     if lacking == "manifest":
         (folder / atomic_folder.MANIFEST).unlink()
     with pytest.raises(atomic_folder.Damaged, match=f"{folder}.*({lacking}|no readable|no files)"):
-        check(folder / STATE)
-    assert newest(folder.parent) == folder.parent / "00000001" / STATE
+        require_whole_checkpoint(folder / STATE)
+    assert newest_checkpoint(folder.parent) == folder.parent / "00000001" / STATE
 
 
 def test_gone_back_to_an_earlier_one_the_later_ones_are_moved_aside_and_nothing_new_is_lost(tmp_path: Path) -> None:
@@ -237,10 +237,10 @@ def test_gone_back_to_an_earlier_one_the_later_ones_are_moved_aside_and_nothing_
         train(tmp_path, 3, resume=root / "00000002" / STATE, keep=1)
     assert [p.name for p in atomic_folder.folders(root)] == ["00000003"]
     assert [p.name for p in atomic_folder.folders(root / "aside-1")] == ["00000003", "00000004"]
-    assert newest(root) == root / "00000003" / STATE
+    assert newest_checkpoint(root) == root / "00000003" / STATE
     (event,) = [e for e in map(json.loads, (tmp_path / LOG).read_text().splitlines()) if e["event"] == "set aside"]
     assert (event["iteration"], event["checkpoints"]) == (2, ["00000003", "00000004"])
-    runs = {atomic_folder.facts(p)["run"] for p in (root / "00000003", root / "aside-1" / "00000004")}
+    runs = {atomic_folder.checked_manifest(p)["run"] for p in (root / "00000003", root / "aside-1" / "00000004")}
     assert len(runs) == 1, "they belong to one run"
 
 
@@ -249,8 +249,8 @@ def test_a_copy_is_neither_pruned_nor_gone_on_with(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     for name in ("00000001-keep", "00000009_before_lr_change"):
         shutil.copytree(root / "00000001", root / name)
-    assert newest(root) == root / "00000002" / STATE
-    train(tmp_path, 5, resume=newest(root))
+    assert newest_checkpoint(root) == root / "00000002" / STATE
+    train(tmp_path, 5, resume=newest_checkpoint(root))
     assert sorted(p.name for p in root.iterdir()) == [
         "00000001-keep", "00000004", "00000005", "00000009_before_lr_change",
     ]  # fmt: skip
@@ -268,7 +268,7 @@ def test_an_older_one_that_is_rotten_costs_nothing(tmp_path: Path) -> None:
     train(tmp_path, 2, monitor="critic/loss")
     root = tmp_path / "checkpoints"
     (root / "00000001" / atomic_folder.MANIFEST).write_text("{")
-    train(tmp_path, 3, resume=newest(root), monitor="critic/loss")
+    train(tmp_path, 3, resume=newest_checkpoint(root), monitor="critic/loss")
     assert "00000003" in [p.name for p in atomic_folder.folders(root)]
 
 
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_one_file_goes_straight_to_its_folder(tmp_path: Path, mo
     """A TMPDIR that holds nothing costs nothing, and a kill leaves nothing there."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     train(tmp_path / "run", 1)
-    assert newest(tmp_path / "run" / "checkpoints") is not None
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints") is not None
 
 
 def test_a_student_that_the_disk_does_not_take_costs_that_write_alone(tmp_path: Path) -> None:
@@ -309,8 +309,8 @@ def test_a_student_that_the_disk_does_not_take_costs_that_write_alone(tmp_path: 
         pytest.raises(NotWritten, match=r"weights import .*/00000004 .*student"),
     ):
         patch.setattr(native, "write_safetensors", full)
-        train(tmp_path, 4, resume=newest(tmp_path / "checkpoints"), module={"out": str(out)})
-    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000004" / STATE
+        train(tmp_path, 4, resume=newest_checkpoint(tmp_path / "checkpoints"), module={"out": str(out)})
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000004" / STATE
 
 
 def test_a_folder_in_which_another_run_works_is_left_as_it_is(tmp_path: Path) -> None:
@@ -319,9 +319,9 @@ def test_a_folder_in_which_another_run_works_is_left_as_it_is(tmp_path: Path) ->
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(folder_lock.FolderInUse, match=f"in use by process {other.pid} on"):
-            train(tmp_path, 2, resume=newest(tmp_path / "checkpoints"))
+            train(tmp_path, 2, resume=newest_checkpoint(tmp_path / "checkpoints"))
         assert unfinished.is_dir(), "it is the other's, who is about to save"
         other.kill()
-    train(tmp_path, 2, resume=newest(tmp_path / "checkpoints"))
-    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002" / STATE
+    train(tmp_path, 2, resume=newest_checkpoint(tmp_path / "checkpoints"))
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002" / STATE
     assert (tmp_path / folder_lock.NAME).read_text() == "", "who ends well leaves no name"

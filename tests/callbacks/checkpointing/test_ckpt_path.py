@@ -9,7 +9,7 @@ import pytest
 
 from adastate.runtime import atomic_folder
 from callbacks.checkpointing import changed_config
-from callbacks.checkpointing.ckpt_path import resolve
+from callbacks.checkpointing.ckpt_path import resolve_ckpt_path
 from callbacks.checkpointing.resume import FORMAT, STATE, versions
 
 SAVING: dict[str, Any] = {"monitor": "gap"}
@@ -26,45 +26,47 @@ def test_auto_and_last_are_the_newest_and_best_is_what_is_monitored(tmp_path: Pa
     first, second = write(tmp_path, 1, 0.5), write(tmp_path, 2, 0.7)
     every = tmp_path / "checkpoints"
     for word in ("auto", "last"):
-        found = resolve(["--a=b", "--ckpt_path", word], tmp_path, SAVING)
+        found = resolve_ckpt_path(["--a=b", "--ckpt_path", word], tmp_path, SAVING)
         assert found == ["--a=b", f"--ckpt_path={every}", "--weights_only=true"], "all ranks look together, later"
-        assert f"--ckpt_path={second / STATE}" in resolve([f"--ckpt_path={word}"], tmp_path, None)
-    assert f"--ckpt_path={first / STATE}" in resolve(["--ckpt_path=best"], tmp_path, SAVING)
-    assert f"--ckpt_path={second / STATE}" in resolve(["--ckpt_path=best"], tmp_path, {**SAVING, "mode": "max"})
-    assert f"--ckpt_path={first / STATE}" in resolve([f"--ckpt_path={first}"], tmp_path, SAVING)
+        assert f"--ckpt_path={second / STATE}" in resolve_ckpt_path([f"--ckpt_path={word}"], tmp_path, None)
+    assert f"--ckpt_path={first / STATE}" in resolve_ckpt_path(["--ckpt_path=best"], tmp_path, SAVING)
+    assert f"--ckpt_path={second / STATE}" in resolve_ckpt_path(
+        ["--ckpt_path=best"], tmp_path, {**SAVING, "mode": "max"}
+    )
+    assert f"--ckpt_path={first / STATE}" in resolve_ckpt_path([f"--ckpt_path={first}"], tmp_path, SAVING)
 
 
 def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    assert resolve(["--ckpt_path=auto"], tmp_path, SAVING) == []
+    assert resolve_ckpt_path(["--ckpt_path=auto"], tmp_path, SAVING) == []
     for words, saving, sentence in (
         (["--ckpt_path=last"], SAVING, "there is no checkpoint in .*; leave it out, or use auto"),
         (["--ckpt_path=best"], SAVING, "no checkpoint in .* has a value of gap; use last"),
         (["--ckpt_path=best"], {}, "set `monitor` of callbacks.Checkpoints to a logged metric, or use last"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            resolve(words, tmp_path, saving)
+            resolve_ckpt_path(words, tmp_path, saving)
     with pytest.raises(ValueError, match=r"looks in the run folder, and trainer\.default_root_dir is not"):
-        resolve(["--ckpt_path=last"], None, SAVING)
+        resolve_ckpt_path(["--ckpt_path=last"], None, SAVING)
 
 
 def test_a_used_folder_is_not_begun_in_unless_told_to(tmp_path: Path) -> None:
     write(tmp_path, 3)
     with pytest.raises(ValueError, match=r"go on from them with --ckpt_path=auto, .* with --overwrite"):
-        resolve(["--a=b"], tmp_path, SAVING)
+        resolve_ckpt_path(["--a=b"], tmp_path, SAVING)
     with pytest.warns(UserWarning, match="the checkpoints of the earlier run are now in .*aside-1"):
-        assert resolve(["--overwrite", "--a=b"], tmp_path, SAVING) == ["--a=b"]
-    assert resolve(["--a=b"], tmp_path, SAVING) == ["--a=b"]
+        assert resolve_ckpt_path(["--overwrite", "--a=b"], tmp_path, SAVING) == ["--a=b"]
+    assert resolve_ckpt_path(["--a=b"], tmp_path, SAVING) == ["--a=b"]
     assert [p.name for p in atomic_folder.folders(tmp_path / "checkpoints" / "aside-1")] == ["00000003"]
 
 
 def test_other_folders_of_checkpoints_are_known(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere", 3)
     with pytest.raises(ValueError, match="holds checkpoints"):
-        resolve([], tmp_path / "run", {"dirpath": str(tmp_path / "elsewhere" / "checkpoints")})
+        resolve_ckpt_path([], tmp_path / "run", {"dirpath": str(tmp_path / "elsewhere" / "checkpoints")})
 
 
 def test_keys_that_may_change_can_be_named_one_flag_after_the_other(tmp_path: Path) -> None:
     words = ["--allow_change=stream,seed", "--a=b", "--allow_change", "data.shards"]
-    assert resolve(words, tmp_path, SAVING) == ["--a=b"]
+    assert resolve_ckpt_path(words, tmp_path, SAVING) == ["--a=b"]
     assert changed_config.allowed == ["stream", "seed", "data.shards"]
-    assert resolve([], tmp_path, SAVING) == [] and changed_config.allowed == []
+    assert resolve_ckpt_path([], tmp_path, SAVING) == [] and changed_config.allowed == []

@@ -12,7 +12,8 @@ import torch
 
 from callbacks.checkpointing import checkpoints
 from callbacks.checkpointing.finite import not_finite
-from tests.callbacks.checkpointing.test_checkpoints import newest, train
+from callbacks.checkpointing.resume import newest_checkpoint
+from tests.callbacks.checkpointing.test_checkpoints import train
 
 NAN = float("nan")
 SPOILT: dict[str, Callable[[Any, pl.Trainer], torch.Tensor]] = {
@@ -36,4 +37,4 @@ def test_one_number_that_is_none_is_named_and_nothing_is_saved(
     monkeypatch.setattr(checkpoints, "not_finite", spoilt)
     with pytest.warns(UserWarning, match=rf"checkpoint 3 not saved: {name} is not finite; earlier ones are intact"):
         train(tmp_path, 3)
-    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"

@@ -29,7 +29,7 @@ def _own_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = signals.listen()
     signals.forget()
     yield
-    signals.restore(before)
+    signals.set_handlers(before)
     signals.forget()
 
 

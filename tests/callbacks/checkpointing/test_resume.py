@@ -16,7 +16,14 @@ import torch
 from adastate.runtime import atomic_folder
 from callbacks.checkpointing import resume
 from callbacks.checkpointing.checkpoints import LOG
-from callbacks.checkpointing.resume import FORMAT, STATE, check, look_first, newest, versions
+from callbacks.checkpointing.resume import (
+    FORMAT,
+    STATE,
+    look_first,
+    newest_checkpoint,
+    require_whole_checkpoint,
+    versions,
+)
 from tests.support import kills
 from tests.support.kills import Plan
 from tests.support.ports import free_port
@@ -82,7 +89,7 @@ def test_every_file_is_read_once_and_shares_are_even(tmp_path: Path) -> None:
     found = both(tmp_path, folder / STATE)
     shares = [set(told["read"]) for told in found]
     assert len(shares[0]) == len(shares[1]) == 3 and not shares[0] & shares[1]
-    assert shares[0] | shares[1] == {f"00000003/{name}" for name in atomic_folder.facts(folder)["files"]}
+    assert shares[0] | shares[1] == {f"00000003/{name}" for name in atomic_folder.checked_manifest(folder)["files"]}
     for told in found:
         assert told["opened"] == told["found"] == [str(folder / STATE)] and not told["said"]
 
@@ -123,9 +130,9 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(atomic_folder, "_digest", fails)
     with pytest.raises(atomic_folder.Damaged, match=r"3 cannot be read \(Input/output error\)"):
-        check(folder / STATE)
+        require_whole_checkpoint(folder / STATE)
     with pytest.warns(UserWarning, match="going on from an earlier checkpoint"):
-        assert newest(tmp_path) is None
+        assert newest_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize(("part", "told"), [(None, False), (2, False), (1, True), (0, True)])
@@ -142,7 +149,7 @@ def test_another_version_of_what_it_depends_on_is_told(
     monkeypatch.setattr(resume, "versions", lambda: {**of, package: "3.4.5"})
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        check(folder / STATE)
+        require_whole_checkpoint(folder / STATE)
     expected = f"{folder} was saved with {package} {of[package]}, and is read with 3.4.5"
     assert [str(w.message) for w in warned] == [expected] * told
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from adastate.media import strip
-from callbacks.previews.figures import SIZE, areas, lines
+from callbacks.previews.figures import SIZE, areas, line_figure
 
 TEAL, AMBER = ImageColor.getrgb(strip.TEAL), ImageColor.getrgb(strip.AMBER)
 
@@ -30,7 +30,7 @@ def test_a_single_chunk_fills_the_width():
 
 def test_a_line_goes_through_its_values_and_leaves_holes_where_there_are_none():
     nan = float("nan")
-    pixels = np.asarray(lines({"a": [0.0, 1.0, nan, 1.0, 1.0]}, "title")).astype(int)
+    pixels = np.asarray(line_figure({"a": [0.0, 1.0, nan, 1.0, 1.0]}, "title")).astype(int)
     teal = np.abs(pixels - TEAL).max(-1) < 40
     teal[:52] = False  # the legend
     columns = np.nonzero(teal.any(0))[0]
@@ -44,4 +44,4 @@ def test_a_line_goes_through_its_values_and_leaves_holes_where_there_are_none():
 
 @pytest.mark.parametrize("values", [[], [0.5], [float("nan")], [0.0, 40.0, -3.0], [1e-9, 2e-9]])
 def test_unusual_series_are_drawn_too(values):
-    assert lines({"a": values}, "title", first=1, horizon=2).size == SIZE
+    assert line_figure({"a": values}, "title", first=1, horizon=2).size == SIZE

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from callbacks.previews.measurements import measure
+from callbacks.previews.measurements import measure_last_second
 
 
 def measured(video, chunk=4, fps=8):
     """Of `[B, T, 3, h, w]` in bytes."""
-    return measure(list(video.split(chunk, 1)), fps)
+    return measure_last_second(list(video.split(chunk, 1)), fps)
 
 
 def flight(pictures, side=16):

@@ -19,7 +19,7 @@ from PIL import Image
 from callbacks import Rollouts
 from callbacks.previews import tags
 from callbacks.previews.preview_writer import PreviewFiles
-from callbacks.previews.render import drift, render
+from callbacks.previews.render import render_preview, state_drift
 
 PROMPTS = ["a red ball", "a <blue> & wide ocean"]
 
@@ -89,9 +89,9 @@ def test_event_files_hold_gifs_strips_and_scalars_at_the_modules_iteration(fit, 
         steps = [step for step, _ in media[f"rollout_1x/{tag}"]]
         assert steps == [40, 43], tag
         assert [step for step, _ in media[f"rollout_2x/{tag}"]] == [43], tag
-    gif = Image.open(io.BytesIO(media[tags.picture(1, "video_0", PROMPTS[0])][0][1].string_val[2]))
+    gif = Image.open(io.BytesIO(media[tags.media_tag(1, "video_0", PROMPTS[0])][0][1].string_val[2]))
     assert gif.format == "GIF" and gif.n_frames == 2  # two flat chunks: equal pictures are merged
-    strip = Image.open(io.BytesIO(media[tags.picture(1, "strip")][0][1].string_val[2]))
+    strip = Image.open(io.BytesIO(media[tags.media_tag(1, "strip")][0][1].string_val[2]))
     assert strip.format == "PNG" and strip.width > 300
 
     [(first, step), (last, _)] = scalars[tags.state_step(1)]
@@ -120,8 +120,8 @@ def test_a_module_without_states_or_attention_shares_is_previewed_too(fit, watch
     module = watched(with_state=False, with_shares=False)
     _, run = fit(module, Rollouts(PROMPTS, long=0), steps=1)
     media = events(run / "media")
-    videos = {tags.picture(1, f"video_{row}", prompt) for row, prompt in enumerate(PROMPTS)}
-    assert set(media) == {tags.picture(1, "strip"), *videos}
+    videos = {tags.media_tag(1, f"video_{row}", prompt) for row, prompt in enumerate(PROMPTS)}
+    assert set(media) == {tags.media_tag(1, "strip"), *videos}
     assert not list((run / "videos").glob("*-state.mp4"))
 
 
@@ -243,7 +243,7 @@ def test_a_preview_that_comes_while_the_last_is_being_written_is_skipped(fit, wa
 
 def test_other_ranks_run_the_same_passes_and_write_nothing(watched):
     module = watched().eval()
-    made = [render(module, PROMPTS, 1, 0, torch.no_grad, True, keep) for keep in (True, False)]
+    made = [render_preview(module, PROMPTS, 1, 0, torch.no_grad, True, keep) for keep in (True, False)]
     assert made[0] is not None and made[1] is None
     assert module.streamed == [(0, 6), (0, 6)]
 
@@ -252,14 +252,16 @@ def test_a_module_that_knows_no_longer_clip_is_not_shown_under_a_wrong_length(wa
     module = watched().eval()
     stream = module.stream
     module.stream = lambda prompts, frames, seed, index: stream(prompts, min(frames, 6), seed, index)
-    assert render(module, PROMPTS, 1, 0, torch.no_grad, False, True).frames == 6
-    assert render(module, PROMPTS, 2, 0, torch.no_grad, False, True) is None
+    assert render_preview(module, PROMPTS, 1, 0, torch.no_grad, False, True).frames == 6
+    assert render_preview(module, PROMPTS, 2, 0, torch.no_grad, False, True) is None
 
 
 def test_the_same_seed_gives_the_same_preview(watched):
     module = watched().eval()
     with isolate_rng():
-        one, two, other = (render(module, PROMPTS, 1, seed, torch.no_grad, False, True).chunks for seed in (0, 0, 1))
+        one, two, other = (
+            render_preview(module, PROMPTS, 1, seed, torch.no_grad, False, True).chunks for seed in (0, 0, 1)
+        )
     assert all(map(torch.equal, one, two))
     assert not all(map(torch.equal, one, other))
 
@@ -280,7 +282,7 @@ def test_only_network_passes_run_in_the_precision_context(watched):
     stream, decode = module.stream, module.codec.decode
     module.stream = lambda *a, **k: (inside.append(("pass", Context.active)), stream(*a, **k))[1]
     module.codec.decode = lambda z: (inside.append(("decode", Context.active)), decode(z))[1]
-    render(module, PROMPTS, 1, 0, Context, False, True)
+    render_preview(module, PROMPTS, 1, 0, Context, False, True)
     assert set(inside) == {("pass", True), ("decode", False)}
 
 
@@ -296,24 +298,24 @@ def test_states_are_decoded_alone_with_a_fresh_decoder(watched):
 
     module.codec.stream = Decoder
     module.codec.decode = lambda z: (alone.append(z), z)[1]
-    render(module, PROMPTS, 1, 0, torch.no_grad, False, True)
+    render_preview(module, PROMPTS, 1, 0, torch.no_grad, False, True)
     assert [z.shape[1] for z in streamed] == [3, 3] and [z.shape[1] for z in alone] == [1, 1]
 
 
 def test_drift_measures_steps_against_the_norm_and_direction_against_the_first():
     e1, e2 = torch.zeros(1, 1, 1, 1, 2), torch.zeros(1, 1, 1, 1, 2)
     e1[..., 0], e2[..., 1] = 3.0, 4.0
-    found = drift([None, e1, e1, e2])
+    found = state_drift([None, e1, e1, e2])
     assert found.first == 1
     assert found.step == pytest.approx([0.0, 5 / 4]) and found.cosine == pytest.approx([1.0, 1.0, 0.0])
-    assert drift([None, None]) is None
-    assert drift([e1]).step == []
+    assert state_drift([None, None]) is None
+    assert state_drift([e1]).step == []
 
 
 def test_event_files_are_rotated_before_they_grow_large(tmp_path, watched, monkeypatch):
     monkeypatch.setattr("callbacks.previews.preview_writer.EVENT_FILE_BYTES", 5_000)
     files = PreviewFiles(tmp_path)
-    files.write([render(watched().eval(), PROMPTS, 1, 0, torch.no_grad, True, True)])
+    files.write([render_preview(watched().eval(), PROMPTS, 1, 0, torch.no_grad, True, True)])
     files.close()
     written = list((tmp_path / "media").glob("events.out.*"))
     assert len(written) > 1
@@ -352,6 +354,6 @@ def test_a_preview_streams_as_many_prompts_at_a_time_as_a_device_bears(watched):
             return self._shares(prompts, frames, seed)
 
     module = Large(with_shares=False).eval()
-    made = render(module, ["a", "b", "c"], 2, 7, nullcontext, True, True)
+    made = render_preview(module, ["a", "b", "c"], 2, 7, nullcontext, True, True)
     assert asked == [(["a"], [0]), (["b"], [1]), (["c"], [2]), (["a"], "shares")]
     assert all(len(chunk) == 3 for chunk in (*made.chunks, *made.states)) and len(made.chunks) == 4

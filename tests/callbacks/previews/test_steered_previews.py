@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.stream.action_schedule import parse
+from adastate.stream.action_schedule import parse_actions
 from adastate.training.teacher import Teacher
 from callbacks import Rollouts
 from callbacks.previews import preview_writer
 from callbacks.previews.preview_writer import PreviewFiles
-from callbacks.previews.render import Preview, render
+from callbacks.previews.render import Preview, render_preview
 from tests.support.rig import tiny_distill, tiny_student
 from tests.support.tiny import GRID, SIZE, randomise
 
 PROMPTS = ["red ball", "slow snow"]
-CUES = parse(["0s: slower", "0.8s: a+w"])
+CUES = parse_actions(["0s: slower", "0.8s: a+w"])
 """A chunk of the rig's codec has 6 frames at 8 a second, so the second cue begins within the second chunk."""
 
 
 def shown(module: Any, cues: Any = CUES, horizon: int = 1) -> Preview:
-    made = render(module.eval(), PROMPTS, horizon, 0, nullcontext, attention=False, keep=True, cues=cues)
+    made = render_preview(module.eval(), PROMPTS, horizon, 0, nullcontext, attention=False, keep=True, cues=cues)
     assert made is not None
     return made
 

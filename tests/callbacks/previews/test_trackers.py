@@ -79,7 +79,7 @@ def test_weights_and_biases_gets_strips_videos_and_states(fit: Any, watched: Any
     logger = Wandb(folder.parent)
     fit(watched(), Rollouts(PROMPTS, every=100, long=2), steps=1, logger=logger, default_root_dir=folder)
     last = {key: (kind, what, told) for kind, key, what, step, told in logger.seen if step == 1}
-    assert last.keys() == {tags.picture(horizon, what) for horizon in (1, 2) for what in (*SHEETS, *VIDEOS)}
+    assert last.keys() == {tags.media_tag(horizon, what) for horizon in (1, 2) for what in (*SHEETS, *VIDEOS)}
     for horizon in (1, 2):
         for row in (0, 1):
             for what in ("video", "state"):

@@ -23,7 +23,7 @@ from datamodules.tools.footage import (
     read_clips,
     resample,
 )
-from datamodules.worlds.flyover import flight, render
+from datamodules.worlds.flyover import flight, render_flyover
 from tests.support.odd_videos import numbers, steps, write
 from tests.support.sample_videos import film, frames, scene
 
@@ -132,7 +132,7 @@ def test_a_cut_amid_wild_motion_shows_by_its_colours() -> None:
 
 def test_cuts_between_flights_over_like_ground_are_found() -> None:
     flights = [flight(0, i, palette="blue ocean", speed="fast") for i in range(3)]
-    assert find_cuts(to_uint8(render(flights, 15)).flatten(0, 1)) == [15, 30]
+    assert find_cuts(to_uint8(render_flyover(flights, 15)).flatten(0, 1)) == [15, 30]
 
 
 def test_no_clip_spans_a_cut_and_leftovers_are_dropped(tmp_path: Path) -> None:

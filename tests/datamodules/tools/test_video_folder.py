@@ -10,7 +10,7 @@ import pytest
 from adastate.media.video_reader import VideoError
 from datamodules.shards.safe_decode import ShardError
 from datamodules.tools.shard_set import ShardReport
-from datamodules.tools.video_folder import caption_of, look_into, name_of
+from datamodules.tools.video_folder import caption_of, look_into, name_in_folder
 
 
 def found(folder: Path) -> list[str]:
@@ -55,7 +55,7 @@ def test_other_files_are_counted_and_told(tmp_path: Path) -> None:
 def test_any_name_will_do(tmp_path: Path) -> None:
     names = ["²3 b.mp4", "12:30.mp4", "雪 %03d.mp4", "a\nb.mp4", os.fsdecode(b"caf\xe9.mp4")]
     touch(*(tmp_path / name for name in names))
-    told = {name_of(path, tmp_path) for path in look_into(tmp_path).videos}
+    told = {name_in_folder(path, tmp_path) for path in look_into(tmp_path).videos}
     assert told == {*names[:-1], "caf\\xe9.mp4"}
     for name in told:
         name.encode()

@@ -17,7 +17,7 @@ from datamodules.shards.safe_decode import ShardError
 from datamodules.tools.shards_command import main
 from datamodules.tools.world_shards import write_world
 from datamodules.worlds.flight.flight_clips import flight_batch
-from datamodules.worlds.flyover import flight, render
+from datamodules.worlds.flyover import flight, render_flyover
 from datamodules.worlds.kinds import WORLDS
 from datamodules.worlds.world_clips import world_batch
 from tests.support.sample_videos import StubCodec
@@ -36,7 +36,7 @@ def test_world_shards_equal_the_rendered_world(tmp_path: Path) -> None:
     write_world(tmp_path / "latents", 5, 6, seed=3, codec=codec, clips_per_shard=2)
     write_world(tmp_path / "video", 5, 6, seed=3)
     flights = [flight(3, i) for i in range(5)]
-    rendered = render(flights, 6)
+    rendered = render_flyover(flights, 6)
     for i, sample in enumerate(samples(tmp_path / "latents")):
         row = decode(sample, "latent.npy")
         assert torch.equal(row.content, codec.encode(rendered[i : i + 1])[0].half())

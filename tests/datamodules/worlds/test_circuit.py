@@ -30,9 +30,9 @@ def test_a_lap_is_short_and_the_middle_of_the_view_tells_where_on_it_a_flight_is
 
 def test_the_lens_is_all_that_is_new_in_a_picture() -> None:
     bare = [replace(f, lens=PLAIN_LENS) for f in BARE[:4]]
-    assert torch.equal(circuit.render_circuit(bare, 5), journey.render(bare, 5))
+    assert torch.equal(circuit.render_circuit(bare, 5), journey.render_journey(bare, 5))
     through = [replace(f, lens=LensConstants(0.05, 0.8, 0.06)) for f in bare]
-    away = circuit.render_circuit(through, 5) - 0.8 * journey.render(bare, 5) - 0.05
+    away = circuit.render_circuit(through, 5) - 0.8 * journey.render_journey(bare, 5) - 0.05
     assert torch.allclose(away, 0.06 * circuit.pattern().expand_as(away), atol=1e-5)
     assert circuit.pattern().mean() == 0
 
@@ -58,7 +58,7 @@ def test_mist_is_fog_over_a_circuit() -> None:
     flights = [replace(f, mover="nothing else moves") for f in circuit.even_mist(16, 3)]
     assert all(isinstance(f, Foggy) and isinstance(f, Journey) for f in flights)
     bare = [replace(f, lens=PLAIN_LENS) for f in flights]
-    assert torch.equal(circuit.render_mist(bare, 8, 3), fog.render(bare, 8, 3))
+    assert torch.equal(circuit.render_mist(bare, 8, 3), fog.render_fog(bare, 8, 3))
     hue = metrics.ground_hue(circuit.render_mist(flights, 80), strength=0.3, middle=16)
     found = metrics.memory(metrics.hidden_passages(hue, torch.tensor([f.turning for f in flights]), 5))
     assert found.passages > 30 and found.slope == pytest.approx(1, abs=0.1)

@@ -16,7 +16,7 @@ from datamodules.worlds.flight.flight_clips import (
     flight_prompts,
     next_prompt,
 )
-from datamodules.worlds.flight.voxel_render import pictures
+from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import steering, voyage
 from datamodules.worlds.world_clips import world_batch, world_facts, world_prompts
 
@@ -67,7 +67,7 @@ def test_half_of_the_clips_begin_in_mid_flight_and_go_on_as_the_flight_does() ->
         clip = flight_batch(0, [2 * i], 6)
         assert clip.video is not None and clip.actions is not None
         assert torch.equal(clip.actions[0], actions[before:])
-        shown = pictures(flight, path(flight, actions))[before * PICTURES :]
+        shown = render_flight(flight, path(flight, actions))[before * PICTURES :]
         torch.testing.assert_close(clip.video[0], shown, atol=2 / 255, rtol=0)
 
 

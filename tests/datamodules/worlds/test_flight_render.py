@@ -17,10 +17,10 @@ from datamodules.worlds.flight.biomes import BIOMES
 from datamodules.worlds.flight.camera_path import path
 from datamodules.worlds.flight.contact_sheet import main as contact_sheet
 from datamodules.worlds.flight.landmarks import COLOURS, drifted, sight
-from datamodules.worlds.flight.lens import Lens, through
-from datamodules.worlds.flight.terrain import OCTAVES, SIDE, ground, window
-from datamodules.worlds.flight.veils import EVERY, hidden
-from datamodules.worlds.flight.voxel_render import SIZE, VIEW, pictures, render
+from datamodules.worlds.flight.lens import Lens, through_lens
+from datamodules.worlds.flight.terrain import OCTAVES, SIDE, terrain_height, window
+from datamodules.worlds.flight.veils import EVERY, hidden_shares
+from datamodules.worlds.flight.voxel_render import SIZE, VIEW, render_flight, render_flights
 from datamodules.worlds.flight.voyages import CHANGE, LANDMARKS, PLAIN, Rules, Voyage, steering, voyage
 
 LSB = 2 / 255
@@ -37,19 +37,21 @@ def flown(index: int, rules: Rules = ALL, frames: int = 12) -> tuple[Voyage, Ten
 @pytest.mark.parametrize("index", range(3))
 def test_a_picture_is_the_same_alone_in_a_clip_and_in_any_order(index: int) -> None:
     flight, poses = flown(index)
-    whole = pictures(flight, poses)
+    whole = render_flight(flight, poses)
     assert whole.shape == (36, 3, SIZE, SIZE) and whole.abs().max() <= 1
     order = [20, 3, 35, 11]
-    assert (pictures(flight, poses[order]) - whole[order]).abs().max() < LSB
+    assert (render_flight(flight, poses[order]) - whole[order]).abs().max() < LSB
     for i in (5, 30):
-        assert (pictures(flight, poses[i : i + 1])[0] - whole[i]).abs().max() < LSB
+        assert (render_flight(flight, poses[i : i + 1])[0] - whole[i]).abs().max() < LSB
 
 
 def test_flights_do_not_know_of_each_other() -> None:
     (one, at), (two, there) = flown(0, frames=3), flown(1, frames=3)
-    both = render([one, two], torch.stack([at, there]))
+    both = render_flights([one, two], torch.stack([at, there]))
     assert both.shape == (2, 9, 3, SIZE, SIZE)
-    assert torch.equal(both[1], pictures(two, there)) and torch.equal(render([two, one], [there, at])[1], both[0])
+    assert torch.equal(both[1], render_flight(two, there)) and torch.equal(
+        render_flights([two, one], [there, at])[1], both[0]
+    )
 
 
 def test_numbers_of_places_are_the_same_on_every_machine() -> None:
@@ -64,7 +66,7 @@ def test_pictures_are_what_they_were() -> None:
     seen = []
     for index in range(3):
         flight, poses = flown(index, frames=8)
-        small = nnf.adaptive_avg_pool2d(pictures(flight, poses[23:]), 2)
+        small = nnf.adaptive_avg_pool2d(render_flight(flight, poses[23:]), 2)
         seen.append(((small + 1) * 127.5).round().int().flatten().tolist())
     expected = [
         [229, 237, 178, 191, 135, 161, 90, 112, 124, 140, 60, 72],
@@ -91,7 +93,7 @@ def test_windows_of_land_fit_together_and_agree_with_points(kind: str) -> None:
     assert torch.allclose(one.height[32:, 64:], two.height[: SIDE - 32, : SIDE - 64], atol=2e-3)
     x, y = torch.tensor([3, 100, 211]), torch.tensor([77, 5, 130])
     at = torch.stack([x + 1024, y + 2048], 1).double()
-    assert torch.allclose(ground(9, kind, at), one.height[y, x], atol=5e-3)
+    assert torch.allclose(terrain_height(9, kind, at), one.height[y, x], atol=5e-3)
     assert one.matter.min() >= 0 and one.matter.max() < 1.5
     assert (one.wet.max() > 0.9) == (BIOMES[kind].sea is not None), "what has a sea shows it in 256 units"
 
@@ -99,7 +101,7 @@ def test_windows_of_land_fit_together_and_agree_with_points(kind: str) -> None:
 def test_a_flight_keeps_above_the_land() -> None:
     for index in range(12):
         flight, poses = flown(index, frames=20)
-        over = poses[:, 2] - ground(flight.seed, flight.biome, poses[:, :2])
+        over = poses[:, 2] - terrain_height(flight.seed, flight.biome, poses[:, :2])
         assert over.min() > 1.5, (index, flight.biome, float(over.min()))
 
 
@@ -108,8 +110,8 @@ def test_landmarks_are_drawn_where_they_are_said_to_be() -> None:
     for index in range(16):
         flight = voyage(4, index, PLAIN, time="noon", weather="clear sky", landmark="hot-air balloons")
         poses = path(flight, steering(4, index, 7))
-        bare = pictures(replace(flight, landmark="nothing else"), poses)
-        marked = (pictures(flight, poses) - bare).abs().sum(1) > 0.2
+        bare = render_flight(replace(flight, landmark="nothing else"), poses)
+        marked = (render_flight(flight, poses) - bare).abs().sum(1) > 0.2
         seen = sight(flight, poses)
         for t, n in ((seen.ahead > 12) & (seen.ahead < 45) & (seen.bearing.abs() < 0.5)).nonzero().tolist():
             alone = (seen.bearing[t] - seen.bearing[t, n]).abs() + 1.0 * (seen.ahead[t] < 0)
@@ -141,48 +143,50 @@ def test_a_head_that_looks_back_sees_the_same_landmarks_on_its_return() -> None:
     flight = replace(voyage(4, 2, PLAIN), landmark="hot-air balloons")
     poses = torch.tensor([*flight.start, 30, flight.heading, 0, 0, 0, 0], dtype=torch.float64).repeat(2, 1)
     poses[1, 3] += 2 * math.pi
-    one, two = pictures(flight, poses)
+    one, two = render_flight(flight, poses)
     assert (one - two).abs().max() < LSB
 
 
 def test_the_lens_is_exposure_contrast_and_grain() -> None:
     light = torch.full((40, 3, 32, 32), 0.5)
     clock = torch.arange(40.0)
-    assert torch.equal(through(Lens(), 1, light, clock), light)
-    assert torch.allclose(through(Lens(1.1, 1.2), 1, light, clock), torch.tensor(0.45 + 1.2 * (0.55 - 0.45)))
-    grainy = through(Lens(grain=0.02), 1, light, clock)
+    assert torch.equal(through_lens(Lens(), 1, light, clock), light)
+    assert torch.allclose(through_lens(Lens(1.1, 1.2), 1, light, clock), torch.tensor(0.45 + 1.2 * (0.55 - 0.45)))
+    grainy = through_lens(Lens(grain=0.02), 1, light, clock)
     assert grainy.std() == pytest.approx(0.02, rel=0.02) and (grainy.mean() - 0.5).abs() < 1e-3
-    assert torch.equal(through(Lens(grain=0.02), 1, light[:1], clock[7:8])[0], grainy[7])
+    assert torch.equal(through_lens(Lens(grain=0.02), 1, light[:1], clock[7:8])[0], grainy[7])
     assert not torch.equal(grainy[0], grainy[1])
 
 
 def test_a_scene_that_changes_does_so_for_good_and_not_at_once() -> None:
     flight, poses = flown(0, Rules(lens=False, grain=False, changing=True), frames=1)
     still = replace(flight, changing=False)
-    assert torch.equal(pictures(flight, poses), pictures(still, poses))
+    assert torch.equal(render_flight(flight, poses), render_flight(still, poses))
     late = poses.clone()
     late[:, 6] = CHANGE[1]
     later = poses.clone()
     later[:, 6] = 10 * CHANGE[1]
-    assert torch.equal(pictures(flight, late), pictures(flight, later))
-    assert (pictures(flight, late) - pictures(still, late)).abs().mean() > 0.1
-    assert torch.equal(pictures(still, late), pictures(still, poses)), "nothing else depends on the distance flown"
+    assert torch.equal(render_flight(flight, late), render_flight(flight, later))
+    assert (render_flight(flight, late) - render_flight(still, late)).abs().mean() > 0.1
+    assert torch.equal(render_flight(still, late), render_flight(still, poses)), (
+        "nothing else depends on the distance flown"
+    )
 
 
 def test_veils_hide_everything_for_longer_than_a_clip_and_pass() -> None:
     kinds = set()
     for seed in range(12):
-        cloud, tunnel = hidden(seed, torch.arange(3 * EVERY))
+        cloud, tunnel = hidden_shares(seed, torch.arange(3 * EVERY))
         whole = (cloud + tunnel == 1).int()
         assert (cloud * tunnel == 0).all() and whole.sum() >= 3 * 24 and (cloud + tunnel)[:10].sum() == 0
         kinds |= {name for name, x in (("cloud", cloud), ("tunnel", tunnel)) if x.max() == 1}
     assert kinds == {"cloud", "tunnel"}
     flight, poses = flown(0, Rules(lens=False, grain=False, veils=True), frames=40)
-    cloud, tunnel = hidden(flight.seed, poses[:, 7])
+    cloud, tunnel = hidden_shares(flight.seed, poses[:, 7])
     dark = int((cloud + tunnel).argmax()) + 6
     elsewhere = poses[dark : dark + 1].clone()
     elsewhere[:, :2] += 500
-    assert (pictures(flight, elsewhere) - pictures(flight, poses[dark : dark + 1])).abs().mean() < 0.01
+    assert (render_flight(flight, elsewhere) - render_flight(flight, poses[dark : dark + 1])).abs().mean() < 0.01
 
 
 def test_what_is_fixed_changes_nothing_else() -> None:

@@ -20,7 +20,7 @@ def clear_share(flights: list[Foggy], pictures: int) -> torch.Tensor:
 
 
 def test_the_sky_clears_over_the_very_journey() -> None:
-    foggy, plain = fog.render(BARE, 40), journey.render(BARE, 40)
+    foggy, plain = fog.render_fog(BARE, 40), journey.render_journey(BARE, 40)
     clear = clear_share(BARE, 40)
     seen = clear == 1
     assert 0.2 < seen.float().mean() < 0.35
@@ -30,7 +30,7 @@ def test_the_sky_clears_over_the_very_journey() -> None:
 
 def test_in_a_bank_of_fog_there_is_nothing_but_fog() -> None:
     hidden = clear_share(BARE, 40) == 0
-    foggy = fog.render(BARE, 40)[hidden]
+    foggy = fog.render_fog(BARE, 40)[hidden]
     assert foggy.flatten(1).std(1).max() < 1e-6
     assert BRIGHTNESS[0] < foggy.min() and foggy.max() <= BRIGHTNESS[1] + 1e-6
 
@@ -58,12 +58,12 @@ def test_a_short_stretch_tells_whether_fog_comes_or_goes() -> None:
 
 def test_pictures_come_from_their_number_alone_and_the_caption_says_nothing_of_fog() -> None:
     flights = fog.even_foggy(4, 1)
-    assert torch.allclose(fog.render(flights, 6)[:, 2:], fog.render(flights, 4, first=2), atol=1e-5)
+    assert torch.allclose(fog.render_fog(flights, 6)[:, 2:], fog.render_fog(flights, 4, first=2), atol=1e-5)
     assert [f.caption for f in flights] == [j.caption for j in journey.even_journeys(4, 1)]
     assert {"period", "phase", "region"} <= flights[0].facts.keys()
 
 
 def test_the_world_hands_out_foggy_journeys_where_it_is_told_to() -> None:
     made = world_batch(0, range(3), 2, kind="fog")
-    assert torch.equal(made.video, fog.render([fog.foggy(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
+    assert torch.equal(made.video, fog.render_fog([fog.foggy(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
     assert {fog.foggy(0, i).period for i in range(30)} == set(PERIODS)

@@ -10,7 +10,7 @@ import torch
 from adastate import metrics
 from datamodules.world_data import WorldData
 from datamodules.worlds import journey
-from datamodules.worlds.flyover import flight, render
+from datamodules.worlds.flyover import flight, render_flyover
 from datamodules.worlds.journey import COMPANY, LAP, Journey, even_journeys
 from datamodules.worlds.world_clips import world_batch
 
@@ -19,7 +19,7 @@ BARE = replace(journey.journey(0, 0), mover="nothing else moves")
 
 def test_the_ground_turns_with_the_distance_flown() -> None:
     journeys = [replace(j, mover="nothing else moves") for j in even_journeys(16, 3)]
-    hue = metrics.ground_hue(journey.render(journeys, 22))
+    hue = metrics.ground_hue(journey.render_journey(journeys, 22))
     turned = metrics.turned(hue)[:, -1]
     expected = torch.tensor([21 * j.turning for j in journeys])
     assert torch.allclose(turned, expected, atol=0.03), "discs hide a part of the ground, hence not exactly"
@@ -38,14 +38,14 @@ def test_thirty_two_even_journeys_have_each_combination_once() -> None:
 
 def test_a_lap_ends_where_it_began() -> None:
     east = replace(BARE, heading="east", speed="slow")
-    once, again = journey.render([east], 1), journey.render([east], 1, first=int(LAP))
+    once, again = journey.render_journey([east], 1), journey.render_journey([east], 1, first=int(LAP))
     assert metrics.apart(metrics.ground_hue(once), metrics.ground_hue(again)).max() < 0.01
 
 
 def test_discs_wear_the_livery_and_the_ball_has_no_hue() -> None:
     journeys = even_journeys(32, 5)[::2]
     assert {j.mover for j in journeys} == set(COMPANY)
-    hue = metrics.bright_hue(journey.render(journeys, 21))
+    hue = metrics.bright_hue(journey.render_journey(journeys, 21))
     livery = torch.tensor([j.livery for j in journeys])[:, None].expand_as(hue)
     told = ~hue.isnan()
     assert 0.5 < told.float().mean() < 1, "discs are at times out of view"
@@ -54,7 +54,9 @@ def test_discs_wear_the_livery_and_the_ball_has_no_hue() -> None:
 
 def test_pictures_come_from_their_number_alone() -> None:
     journeys = even_journeys(4, 1)
-    assert torch.allclose(journey.render(journeys, 6)[:, 2:], journey.render(journeys, 4, first=2), atol=1e-5)
+    assert torch.allclose(
+        journey.render_journey(journeys, 6)[:, 2:], journey.render_journey(journeys, 4, first=2), atol=1e-5
+    )
 
 
 def test_captions_hide_region_and_livery() -> None:
@@ -68,7 +70,7 @@ def test_captions_hide_region_and_livery() -> None:
 
 def test_the_world_hands_out_journeys_where_it_is_told_to() -> None:
     plain, other = world_batch(0, range(3), 2), world_batch(0, range(3), 2, kind="journey")
-    assert torch.equal(plain.video, render([flight(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
-    assert torch.equal(other.video, journey.render([journey.journey(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
+    assert torch.equal(plain.video, render_flyover([flight(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
+    assert torch.equal(other.video, journey.render_journey([journey.journey(0, i) for i in range(3)], 2))  # type: ignore[arg-type]
     data = WorldData(video_frames=2, batch=3, kind="journey")
     assert data.batches().make(range(3)).prompts == other.prompts

@@ -16,7 +16,7 @@ from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
-from adastate.weights import export, network, read, save
+from adastate.weights import export, load_network, open_weights, save_weights
 from adastate.weights import geometry as geo
 from tests.support.rig import rolled_out
 from tests.support.tiny import GRID, SIZE, Drawn, normal, random_net
@@ -49,8 +49,8 @@ def test_a_time_for_each_token_is_as_in_diffusers(
     tmp_path: Path, net22: Any, inputs: tuple[Tensor, Tensor], times: Tensor
 ) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: pip install -e '.[wan]'")
-    save(net22, tmp_path / "net.safetensors")
-    export(read(tmp_path / "net.safetensors"), tmp_path / "out", "diffusers")
+    save_weights(net22, tmp_path / "net.safetensors")
+    export(open_weights(tmp_path / "net.safetensors"), tmp_path / "out", "diffusers")
     theirs, told = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(told.values()), told
     x, text = inputs
@@ -94,11 +94,11 @@ def test_it_streams_and_comes_back_from_its_files(tmp_path: Path, net22: Any) ->
 
     expected = streamed(net22, fast=False)
     assert torch.allclose(streamed(net22, fast=True), expected, atol=1e-4)
-    save(net22, tmp_path / "net.safetensors")
-    back = network(SIZE22, str(tmp_path / "net.safetensors"))
+    save_weights(net22, tmp_path / "net.safetensors")
+    back = load_network(SIZE22, str(tmp_path / "net.safetensors"))
     assert type(back) is TokenDiT and torch.equal(streamed(back.eval(), fast=False), expected)
     with pytest.raises(ValueError, match="backbone wan22 in the file, wan here"):
-        network(replace(SIZE22, backbone="wan"), str(tmp_path / "net.safetensors"))
+        load_network(replace(SIZE22, backbone="wan"), str(tmp_path / "net.safetensors"))
 
 
 def test_a_student_of_it_learns_a_rollout(net22: Any) -> None:
@@ -112,7 +112,7 @@ def test_a_student_of_it_learns_a_rollout(net22: Any) -> None:
 
 def test_the_released_size_is_known_by_its_shapes() -> None:
     size = geo.KNOWN["wan22_5b"]
-    shown = {k: v for k, v in geo.as_json(vars(size)).items() if k in geo.SHAPING}
+    shown = {k: v for k, v in geo.geometry_as_json(vars(size)).items() if k in geo.SHAPING}
     found, heads_from = geo.complete(shown, None)
     assert geo.size_of(found) == size and heads_from == "those of wan22_5b"
     assert geo.wan_config(size)["model_type"] == "ti2v" and geo.diffusers_config(size)["in_channels"] == 48
