@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 TINY = replay_memory.SIZES["tiny"]
 
 
+@pytest.mark.slow
 def test_replay_takes_less_memory_than_the_whole_graph(tmp_path: Path) -> None:
     ways = {way: {n: replay_memory.measure_replay(*TINY, n, way) for n in (1, 3)} for way in ("plain", "replay")}
     assert ways["replay"][3] < 0.7 * ways["plain"][3] and ways["plain"][3] > 2 * ways["plain"][1]

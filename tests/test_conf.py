@@ -28,6 +28,7 @@ from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.shards_command import main as make_shards
 from datamodules.trajectories import TrajectoryWriter
 from tests.encoders.test_wan_encoders import folder as encoders  # noqa: F401 - a fixture: a VAE and a text encoder, tiny
+from tests.support.cases import thinned
 from tests.support.ports import free_port
 from tests.support.rig import fit
 from tests.support.tiny import normal, randomise
@@ -171,14 +172,15 @@ def test_the_base_runs_a_stage_through_the_command_line(place: Place, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in FILES if n not in {"base", *NO_LAYERS, *STRATEGIES} and not n.startswith("systems/")]
+    "name",
+    thinned([n for n in FILES if n not in {"base", *NO_LAYERS, *STRATEGIES} and not n.startswith("systems/")], 3),
 )
 def test_every_file_trains(place: Place, name: str) -> None:
     module: Any = place.step(layers(name), *MORE.get(name, []))
     assert getattr(module, "iteration", 1) == 1
 
 
-@pytest.mark.parametrize("words", ["long_streaming lora", "sid lora"])
+@pytest.mark.parametrize("words", thinned(["long_streaming lora", "sid lora"], every=2))
 def test_recipes_go_over_one_another(place: Place, words: str) -> None:
     recipes = [f"recipes/distill_{word}" for word in words.split()]
     module: Any = place.step([*layers(recipes[0]), *recipes[1:]])
@@ -191,7 +193,7 @@ def test_recipes_go_over_one_another(place: Place, words: str) -> None:
     assert changed and module.iteration == 1, "B begins as zero"
 
 
-@pytest.mark.parametrize("recipe", ["latents", "latents lora"])
+@pytest.mark.parametrize("recipe", thinned(["latents lora", "latents"], every=2))
 @pytest.mark.parametrize("size", ["wan_1_3b", "wan_14b"])
 def test_wan_itself_is_fine_tuned_on_latents(place: Place, size: str, recipe: str) -> None:
     """In bfloat16 with recomputation, from weights in a file, whole or through adapters."""
@@ -207,7 +209,7 @@ def test_wan_itself_is_fine_tuned_on_latents(place: Place, size: str, recipe: st
     assert moved == ({f"{name}.weight" for name in adapted(module.net)} or set(now))
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n.startswith("systems/")])
+@pytest.mark.parametrize("name", thinned([n for n in FILES if n.startswith("systems/")], every=3))
 def test_every_system_streams(place: Place, name: str) -> None:
     node = place.compose(layers(name), "rollout.frames=30")["model"]["init_args"]["student"]
     student = build(node, Student)

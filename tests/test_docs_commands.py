@@ -116,6 +116,7 @@ def wrong_arguments(command: str, words: list[str]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_every_command_parses(only_parsed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     wrong, seen = {}, set[str]()

@@ -82,6 +82,7 @@ def _case(section: Section) -> Any:
 
 
 @pytest.mark.parametrize("section", map(_case, SECTIONS))
+@pytest.mark.slow
 def test_a_section_s_diff_applies_and_its_commands_run(section: Section, tmp_path: Path) -> None:
     assert section.diff and section.commands, "a section has a diff and a command"
     project = copy_project(tmp_path)

@@ -92,13 +92,13 @@ class Patience:
 
 
 class _Helper:
-    """A daemon thread that does one thing at a time; processes that are forked need one of their own."""
+    """A daemon thread that does one thing at a time and ends with it; a process that is forked needs one of its own."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.todo: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self.done: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
-        threading.Thread(target=self._work, args=(self.todo, self.done), daemon=True).start()
+        threading.Thread(target=self._work, args=(self.todo, self.done), name="patience", daemon=True).start()
 
     def run(self, work: Callable[[], Any], seconds: float) -> tuple[Any, Exception | None]:
         self.todo.put(work)
@@ -107,6 +107,9 @@ class _Helper:
         except Empty:
             self.todo.put(None)  # it ends when what it waits for does
             raise
+
+    def __del__(self) -> None:
+        self.todo.put(None)  # the thread holds the queues alone, and ends with what asked it
 
     @staticmethod
     def _work(todo: SimpleQueue[Callable[[], Any] | None], done: SimpleQueue[tuple[Any, Exception | None]]) -> None:

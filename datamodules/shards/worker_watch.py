@@ -32,32 +32,43 @@ def watched(batches: Iterator[T]) -> Iterator[T]:
     Raises:
         WorkerSilent: a worker is stopped, or none has given a batch for too long.
     """
-    silent, watch = 0, _Watch(batches)
+    watch = _Watch(batches)
     try:
-        while True:
-            try:
-                with watch:
-                    batch = next(batches)
-            except StopIteration:
-                return
-            except Exception as error:
-                if not watch.stopped and "DataLoader timed out" not in str(error):
-                    raise
-                silent += 1
-                if not watch.stopped and silent < SILENT_LOOKS:
-                    continue
-                found = watch.stopped or _processes(batches)
-                how = "was stopped, and is ended" if watch.stopped else "hangs: see whether its storage is there"
-                _end(_processes(batches))
-                looks = STOPPED_LOOKS if watch.stopped else silent
-                raise WorkerSilent(
-                    f"no batch for {LOOK_S * looks:.0f} s: a worker of the data loader (process "
-                    f"{', '.join(map(str, found))}) {how}; then go on with --ckpt_path=auto"
-                ) from None
-            silent = 0
-            yield batch
+        yield from _patiently(batches, watch)
+    except Exception as error:  # torch may tell of a worker that the watch has ended at any line above
+        if not watch.stopped or isinstance(error, WorkerSilent):
+            raise
+        raise _silent(batches, watch.stopped, STOPPED_LOOKS, "was stopped, and is ended") from None
     finally:
         watch.end()
+
+
+def _patiently(batches: Iterator[T], watch: _Watch) -> Iterator[T]:
+    silent = 0
+    while True:
+        try:
+            with watch:
+                batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            if watch.stopped or "DataLoader timed out" not in str(error):
+                raise
+            silent += 1
+            if silent == SILENT_LOOKS:
+                raise _silent(batches, _processes(batches), silent, "hangs: see whether its storage is there") from None
+            continue
+        silent = 0
+        yield batch
+
+
+def _silent(batches: Any, workers: list[int], looks: int, how: str) -> WorkerSilent:
+    """Ends all workers, those named in the sentence and the others."""
+    _end(_processes(batches))
+    return WorkerSilent(
+        f"no batch for {LOOK_S * looks:.0f} s: a worker of the data loader (process {', '.join(map(str, workers))}) "
+        f"{how}; then go on with --ckpt_path=auto"
+    )
 
 
 class _Watch:
@@ -110,8 +121,10 @@ def is_stopped(process: int) -> bool:
 
 def _end(processes: list[int]) -> None:
     """At once: this process would wait for them when it ends, and torch raises where it hears of it."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while threading.current_thread() is threading.main_thread():
+        with suppress(RuntimeError):  # of torch's handler, for a worker that is dead already
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            break
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

@@ -16,6 +16,7 @@ from adastate.config.validate import check_words
 from adastate.encoders import TinyText
 from adastate.stream import StreamSpec
 from adastate.training.critic import Critic
+from tests.support.cases import thinned
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -262,7 +263,7 @@ OVER = {"wan_14b.yaml": "wan_1_3b.yaml", "distill_tiny.yaml": "distill.yaml", "d
 
 
 @pytest.mark.parametrize("stage", sorted(p.name for p in (CONF / "stages").glob("*.yaml")))
-@pytest.mark.parametrize("size", sorted(p.name for p in (CONF / "sizes").glob("*.yaml")))
+@pytest.mark.parametrize("size", thinned(sorted(p.name for p in (CONF / "sizes").glob("*.yaml")), every=3))
 def test_every_config_that_ships_composes(stage: str, size: str) -> None:
     layers = [CONF / "sizes" / OVER.get(size, size), CONF / "sizes" / size]
     layers += [CONF / "stages" / OVER.get(stage, stage), CONF / "stages" / stage]
@@ -293,7 +294,7 @@ def test_a_system_is_trained_with_the_chunk_of_the_size() -> None:
         read_command([tiny[0], "--system=longlive"])
 
 
-@pytest.mark.parametrize("system", system_names())
+@pytest.mark.parametrize("system", thinned(system_names(), every=3))
 def test_every_system_can_be_trained_at_the_tiny_size(system: str) -> None:
     files = ("base.yaml", "sizes/tiny.yaml", "stages/init.yaml")
     config, _ = read_command([*(f"--config={CONF / name}" for name in files), "--system", system])

@@ -24,6 +24,7 @@ from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.footage import encode_clip
+from tests.support.cases import thinned
 from tests.support.sample_videos import scene
 
 F, SHAPE = 5, (5, 2, 4, 4)
@@ -241,7 +242,7 @@ BAD: dict[str, tuple[Members | dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", thinned(BAD, every=3))
 def test_few_bad_samples_are_skipped_counted_and_named_and_many_refused(tmp_path: Path, kind: str) -> None:
     change, says = BAD[kind]
     shards = write(tmp_path / "few", 20, change=only(5, **change))

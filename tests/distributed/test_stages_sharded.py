@@ -17,14 +17,11 @@ from tests.support.kills import Plan
 from tests.support.small_run import make_shards
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
-FEW = (("fsdp2", "init"),)
 EVERY = product(("zero1", "zero2", "zero3", "fsdp2"), ("teacher", "init"))
 
 
-@pytest.mark.parametrize(
-    ("strategy", "stage"),
-    [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in FEW)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "stage"), EVERY)
 def test_the_weights_are_those_of_ddp_and_a_killed_run_ends_with_the_same_bits(
     tmp_path: Path, strategy: str, stage: str
 ) -> None:

@@ -1,6 +1,6 @@
 """DDP, ZeRO-1, 2 and 3, a sharded teacher, offload and FSDP2 train the same Distill: two processes over gloo.
 
-`make test` sees ZeRO-2 and FSDP2 against DDP; every strategy, in longer runs, is `make test-slow`'s.
+All of it is `make test-slow`'s; `make test` sees two processes in tests/training/test_law11.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tests.support.ports import free_port
 from tests.support.rig import distance
-from tests.support.zero_worker import EVERY, FEW, NET, SWEEPS
+from tests.support.zero_worker import EVERY, NET
 
 ROOT = Path(__file__).parents[2]
 Found = dict[str, Any]
@@ -30,20 +31,15 @@ needs_deepspeed = pytest.mark.skipif(
 pytestmark = needs_deepspeed
 
 
-def each(name: str, *argnames: str) -> pytest.MarkDecorator:
-    """A test for every entry of a sweep's field, those of FEW fast and those that only EVERY has slow."""
-    few, every = ([x for field in name.split() for x in getattr(sweep, field)] for sweep in (FEW, EVERY))
-    one = len(argnames) == 1
-    cases = [pytest.param(*([x] if one else x), id=x if one else " to ".join(x)) for x in few]
-    cases += [
-        pytest.param(*([x] if one else x), id=x if one else " to ".join(x), marks=pytest.mark.slow)
-        for x in every
-        if x not in few
-    ]
-    return pytest.mark.parametrize(argnames, cases)
+def each(name: str, *argnames: str) -> Callable[[Any], Any]:
+    """A slow test for every entry of fields of EVERY."""
+    entries = [x for field in name.split() for x in getattr(EVERY, field)]
+    rows = [(x,) if isinstance(x, str) else x for x in entries]
+    every = pytest.mark.parametrize(argnames, rows, ids=[" to ".join(row) for row in rows])
+    return lambda test: pytest.mark.slow(every(test))
 
 
-def launch(sweep: str, folder: Path, world: int, seconds: int = 600) -> None:
+def launch(folder: Path, world: int, seconds: int = 600) -> None:
     """Runs tests.support.zero_worker in `world` processes."""
     port = free_port()
     env = {
@@ -62,7 +58,7 @@ def launch(sweep: str, folder: Path, world: int, seconds: int = 600) -> None:
         with (folder / f"log{rank}of{world}.txt").open("w") as log:
             ranks.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.zero_worker", sweep, str(rank), str(world), str(folder)],
+                    [sys.executable, "-m", "tests.support.zero_worker", str(rank), str(world), str(folder)],
                     env={**env, "LOCAL_RANK": str(rank)}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
                 )
             )  # fmt: skip
@@ -76,32 +72,26 @@ def launch(sweep: str, folder: Path, world: int, seconds: int = 600) -> None:
 
 
 class Runs:
-    """A sweep of two processes, and what one process made of their checkpoints; each when it is asked for."""
+    """Two processes with every strategy, and what one process made of their checkpoints; each when it is asked for."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder, self.sweep = name, folder, SWEEPS[name]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     @cached_property
     def ranks(self) -> list[Found]:
-        launch(self.name, self.folder, 2)
+        launch(self.folder, 2)
         return [torch.load(self.folder / f"rank{rank}.pt") for rank in (0, 1)]
 
     @cached_property
     def alone(self) -> Found:
         assert self.ranks
-        launch(self.name, self.folder, 1)
+        launch(self.folder, 1)
         return torch.load(self.folder / "alone.pt")
 
 
 @pytest.fixture(scope="module")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
-    return {name: Runs(name, tmp_path_factory.mktemp(name)) for name in SWEEPS}
-
-
-@pytest.fixture
-def runs(request: pytest.FixtureRequest, sweeps: dict[str, Runs]) -> Runs:
-    """Of every strategy for a test that is slow, of a few for another."""
-    return sweeps["every" if request.node.get_closest_marker("slow") else "few"]
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -131,7 +121,7 @@ def test_all_steps_have_the_losses_of_ddp(runs: Runs, kind: str) -> None:
     """Looser towards the end: Adam with beta1 = 0 makes a sign of a gradient near zero, and rounding decides it."""
     for found in runs.ranks:
         curve, reference = found[kind]["curve"], found["ddp"]["curve"]
-        assert len(curve) == len(reference) == found[kind]["iteration"] == runs.sweep.steps
+        assert len(curve) == len(reference) == found[kind]["iteration"] == EVERY.steps
         for i, (a, b) in enumerate(zip(curve, reference, strict=True)):
             assert a == pytest.approx(b, rel=1e-5 if i < 2 else 1e-3), i
 
@@ -202,12 +192,14 @@ def test_an_update_that_the_guard_forbids_leaves_no_trace(ranks: list[Found], ki
 # ---- what must not happen
 
 
+@pytest.mark.slow
 def test_ranks_that_draw_differently_all_stop_with_a_sentence(ranks: list[Found]) -> None:
     """Under ZeRO-3, where they would wait for each other for ever."""
     for found in ranks:
         assert found["ranks differ"].startswith("RuntimeError: the ranks differ in exit level: [0, 1] by rank")
 
 
+@pytest.mark.slow
 def test_what_does_not_go_is_refused(ranks: list[Found]) -> None:
     for found in ranks:
         assert "no sharded checkpoint at" in found["no checkpoint"]
@@ -236,7 +228,7 @@ def test_what_does_not_go_together(kwargs: dict[str, Any], said: str) -> None:
 
 @each("saving", "kind")
 def test_a_resumed_run_ends_with_the_same_bits(runs: Runs, kind: str) -> None:
-    steps, saved = runs.sweep.steps, runs.sweep.saved
+    steps, saved = EVERY.steps, EVERY.saved
     for found in runs.ranks:
         resumed, unbroken = found[f"{kind} resumed"], found[kind]
         assert resumed["iteration"] == steps and resumed["updates"] == unbroken["updates"] == steps // 3
@@ -261,9 +253,9 @@ def test_one_process_reads_whole_weights_from_shards(runs: Runs, kind: str) -> N
 
 @each("alone", "was", "now")
 def test_one_process_goes_on_where_two_were(runs: Runs, was: str, now: str) -> None:
-    whole, unbroken, steps = runs.alone[f"{was} to {now}"], runs.ranks[0][was], runs.sweep.steps
+    whole, unbroken, steps = runs.alone[f"{was} to {now}"], runs.ranks[0][was], EVERY.steps
     assert whole["iteration"] == steps and whole["updates"] == steps // 3
-    assert whole["rates"] == unbroken["rates"][runs.sweep.saved :]
+    assert whole["rates"] == unbroken["rates"][EVERY.saved :]
     for name in unbroken["weights"]:
         assert apart(whole["weights"][name], unbroken["weights"][name]) < 1e-4, name
 

@@ -24,6 +24,7 @@ from adastate.stream import action_schedule
 from adastate.weights.network_weights import BUILTIN
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.shard_writer import ShardWriter
+from tests.support.cases import thinned
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +123,7 @@ def test_the_full_preset_goes_through_every_stage(tmp_path: Path) -> None:
         assert names(tmp_path, preset="full", init=init) == [name for name in [*FULL, *tail] if name not in left_out]
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", thinned(INITS, every=4))
 @pytest.mark.parametrize("size", ["tiny", "flight", "wan_1_3b"])
 def test_every_stage_is_composed_and_begins_with_what_an_earlier_one_writes(
     tmp_path: Path, size: str, init: str

@@ -18,6 +18,7 @@ def run_stage(stage: Stage, run: Path, restart: bool = False) -> StageMark:
     return StageRunner(run, Console(quiet=True)).run_stage(stage, restart)
 
 
+@pytest.mark.slow
 def test_a_done_stage_is_skipped_until_its_command_changes(tmp_path: Path) -> None:
     stage = Stage("shards", ["shards", "--world", "plain", "--clips", "2", "--out", str(tmp_path / "a")], lambda: "two")
     assert run_stage(stage, tmp_path).skipped is False

@@ -20,7 +20,7 @@ TEXT = {"class_path": "adastate.encoders.TinyText", "init_args": {}}
 CONFIG = {"model": {"init_args": {"student": {"init_args": {"text": TEXT}}}}, "data": {"init_args": {"kind": "none"}}}
 
 
-FEW = (None, "adastate_s3_w9", "causvid", "infinity_rope", "rolling_forcing", "rolling_sink")
+FEW = (None, "infinity_rope", "rolling_forcing")
 """Systems that differ most in what they keep."""
 
 EVERY = [

@@ -14,6 +14,7 @@ from adastate.live.session import Session
 from adastate.live.step import Step
 from tests.live.conftest import EVERY
 from tests.live.test_session import play
+from tests.support.cases import thinned
 
 Make = Callable[..., Session]
 
@@ -49,7 +50,7 @@ def test_together_is_as_alone(session: Make, system: str | None) -> None:
         assert all(isinstance(step, Step) and torch.is_tensor(step.video) for step in steps)
 
 
-@pytest.mark.parametrize("system", RELATIVE)
+@pytest.mark.parametrize("system", thinned(RELATIVE, every=3))
 def test_with_relative_time_all_ages_are_one_batch(session: Make, system: str | None) -> None:
     batch, ages = SessionBatch(), [21, 34, 60, 27]
     made = aged(session, ages, system=system)

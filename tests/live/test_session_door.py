@@ -201,6 +201,7 @@ def crowd(live: LiveClient, chunks: int) -> dict[str, list[int]]:
     return seen
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_slow_client_and_no_chunk_is_lost_or_doubled() -> None:
     with serving(limits=Limits(messages_per_s=100_000)) as (url, hub):
         seen = crowd(LiveClient(url), 150)

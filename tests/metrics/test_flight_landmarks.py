@@ -70,6 +70,7 @@ def judged(marked: _Marked, video: Tensor, towers: bool = False) -> tuple[Tensor
 @pytest.mark.parametrize(
     ("worse", "share"), [(False, 0.95), pytest.param(True, 0.90, marks=pytest.mark.slow)], ids=["exact", "codec"]
 )
+@pytest.mark.slow
 def test_balloons_are_found_at_their_bearing_in_their_colour(marked: _Marked, worse: bool, share: float) -> None:
     change = codec_like if worse else torch.clone
     errors, coloured, asked = judged(marked, change(marked.full.video))

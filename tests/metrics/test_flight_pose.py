@@ -34,6 +34,7 @@ def test_the_measures_know_the_world_s_camera() -> None:
 @pytest.mark.parametrize(
     ("worse", "median", "mean"), [(False, 0.7, 2.0), pytest.param(True, 1.0, 2.5, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_tilt_in_degrees(unseen: Flown, worse: bool, median: float, mean: float) -> None:
     video = codec_like(unseen.video) if worse else unseen.video
     error = torch.rad2deg(tilt(video) - unseen.poses[..., 5]).abs()
@@ -43,9 +44,8 @@ def test_tilt_in_degrees(unseen: Flown, worse: bool, median: float, mean: float)
     assert right_way > 0.95 and banked.sum() > 100
 
 
-@pytest.mark.parametrize(
-    ("worse", "median", "share"), [(False, 0.0045, 0.85), pytest.param(True, 0.005, 0.65, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("worse", "median", "share"), [(False, 0.0045, 0.85), (True, 0.005, 0.65)])
+@pytest.mark.slow
 def test_turns_in_radians_a_picture_where_the_measure_is_sure(
     unseen: Flown, worse: bool, median: float, share: float
 ) -> None:

@@ -31,6 +31,7 @@ def unseen() -> Flown:
 
 
 @pytest.mark.parametrize("worse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["exact", "codec"])
+@pytest.mark.slow
 def test_time_weather_and_biome(unseen: Flown, worse: bool) -> None:
     video = codec_like(unseen.video) if worse else unseen.video
     for fact, least in (("time", 0.98), ("weather", 0.85), ("biome", 0.85)):
@@ -47,6 +48,7 @@ def test_exposure_and_contrast(unseen: Flown, worse: bool) -> None:
         assert torch.corrcoef(torch.stack([found[name], true]))[0, 1] > alike, name
 
 
+@pytest.mark.slow
 def test_grain(unseen: Flown) -> None:
     true = torch.tensor([v.lens.grain for v in unseen.flights])
     found = hidden_constants(unseen.video)["grain"]
@@ -91,6 +93,7 @@ def test_the_weights_can_be_made_anew(tmp_path) -> None:
     assert all((made[k] == again[k]).all() for k in made)
 
 
+@pytest.mark.slow
 def test_the_one_half_of_the_weights_is_made_without_the_other(tmp_path) -> None:
     out = tmp_path / "small.npz"
     fit_flight_scene.main(["scene", "--flights", "8", "--out", str(out)])

@@ -41,6 +41,7 @@ def faster_and_slower() -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize("worse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["exact", "codec"])
+@pytest.mark.slow
 def test_pace_follows_the_speed(faster_and_slower: dict[str, tuple[Tensor, Tensor]], worse: bool) -> None:
     seen = {}
     for keys, (video, true) in faster_and_slower.items():

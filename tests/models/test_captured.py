@@ -102,6 +102,7 @@ def test_a_fork_goes_its_own_way() -> None:
     assert equal(*ends)
 
 
+@pytest.mark.slow
 def test_a_stream_of_another_size_gets_a_room_of_its_own_and_frees_what_nobody_needs() -> None:
     plain, (made, engine) = passes(False)[0], passes(True)
     for past in (3, 6, 3, 6):

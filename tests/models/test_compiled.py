@@ -37,7 +37,7 @@ def made(compiled: bool, checkpointing: bool, compute_dtype: str | None) -> tupl
     return flow.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_flow_and_gradients_are_those_of_the_operations_one_by_one(checkpointing: bool) -> None:
     (plain, gradient), (flow, g) = (made(compiled, checkpointing, None) for compiled in (False, True))
     assert programs() == 1, "for all layers"

@@ -37,7 +37,9 @@ def streamed(s: StreamSpec, kind: Any, chunks: int = 8, switch: SwitchPolicy | N
     return [torch.cat([c.content, *([] if c.state is None else [c.state])], 1) for c in made], first.passes
 
 
-@pytest.mark.parametrize("system", ["adastate_s3_w9", "longlive_slot", "self_forcing"])
+@pytest.mark.parametrize(
+    "system", ["adastate_s3_w9", *(pytest.param(s, marks=pytest.mark.slow) for s in ("longlive_slot", "self_forcing"))]
+)
 def test_compiled_passes_give_what_eager_ones_give(system: str) -> None:
     s = read_system(system)
     for a, b in zip(streamed(s, "eager")[0], streamed(s, "compile")[0], strict=True):
@@ -45,6 +47,7 @@ def test_compiled_passes_give_what_eager_ones_give(system: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["recache", "cut"])
+@pytest.mark.slow
 def test_prompt_switches(kind: Any) -> None:
     switch = SwitchPolicy(kind, frames=None if kind == "recache" else 1)
     plain, _ = streamed(spec(), "eager", switch=switch)
@@ -79,7 +82,7 @@ def steered(streamer: Streamer, columns: int) -> VelocityNetwork:
     return lambda x, t, memory: streamer(x, t, memory, flown.rows(memory.stream_frames))
 
 
-@pytest.mark.parametrize("kind", ["eager", "compile"])
+@pytest.mark.parametrize("kind", ["eager", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_stream_may_begin_unsteered(kind: Any) -> None:
     """Both kinds of passes in turn, and each is right."""
     net, text = random_net(replace(SIZE, actions=3)), normal(1, SIZE.text_tokens, SIZE.text_width, seed=7)

@@ -222,6 +222,7 @@ def test_only_adapters_learn(base: str, stage: str, tmp_path: Path) -> None:
         assert float((other(X, T, TEXT) - random_net()(X, T, TEXT)).abs().max()) > 1e-4, "what is written has learnt"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_adapters_and_resumes_exactly(base: str, tmp_path: Path) -> None:
     def run(iterations: int, done: int = 0, checkpoint: Path | None = None) -> Distill:
         module = tiny_distill(base, iterations=iterations)

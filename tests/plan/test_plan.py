@@ -131,7 +131,7 @@ def test_a_network_that_is_steered_costs_what_is_counted(checkpointing: bool) ->
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("loss", ["none", "dmd"])
-@pytest.mark.parametrize("level", [0, 2])
+@pytest.mark.parametrize("level", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_step_costs_what_is_counted(monkeypatch: Any, level: int, loss: str, checkpointing: bool) -> None:
     step = Step(monkeypatch, level, checkpointing=checkpointing, state_loss=loss)
     recipe = step.recipe(checkpointing)

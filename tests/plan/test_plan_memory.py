@@ -105,7 +105,7 @@ def kept(step: Step) -> int:
     return found
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("stream", cases(STREAMS))
 def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, Any], checkpointing: bool) -> None:
     kept(Step(monkeypatch, 1, stream=stream))  # fills the tables of noise and rotation, which stay
@@ -115,7 +115,7 @@ def test_activations_are_what_is_measured(monkeypatch: Any, stream: dict[str, An
     assert told == pytest.approx(kept(step), rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_whole_step_is_what_is_measured(monkeypatch: Any, checkpointing: bool) -> None:
     """Weights, gradients, optimisers and average to the byte, and all of a student step within a tenth."""
     step = Step(monkeypatch, 1, checkpointing=checkpointing)

@@ -64,7 +64,10 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, mixed: bool) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("precision", [FLOAT32, AUTOCAST, CAST, BFLOAT16], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "precision", [CAST, *(pytest.param(p, marks=pytest.mark.slow) for p in (FLOAT32, AUTOCAST, BFLOAT16))],
+    ids=lambda p: p.name,
+)  # fmt: skip
 def test_the_peak_of_a_guided_score_is_what_is_told(
     size: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_step_takes_the_pages_of_the_step_before_it() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's variables are glibc's")
+@pytest.mark.slow
 def test_who_has_chosen_is_left_alone() -> None:
     told, count = faults(MALLOC_MMAP_THRESHOLD_="65536")  # every block from the kernel, and back
     assert told == "False" and count > 100

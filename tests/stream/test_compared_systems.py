@@ -11,6 +11,7 @@ import torch
 from adastate.diffusion.noise import PlacedNoise, SampleNoise
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
+from tests.support.cases import thinned
 from tests.support.tiny import DOT, ROOT, Drawn, NetStudent, TaggedStudent, random_net, read_system, visible
 
 SYSTEMS = sorted(path.stem for path in (ROOT / "conf/systems").glob("*.yaml"))
@@ -49,8 +50,8 @@ class Rows(TaggedStudent):
         return torch.zeros_like(x)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("chunk_frames", [3, 1])
+@pytest.mark.parametrize("system", thinned(SYSTEMS, every=2))
+@pytest.mark.parametrize("chunk_frames", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_memory_is_flat_over_400_chunks(system: str, chunk_frames: int) -> None:
     spec = read_system(system).rescaled(chunk_frames)
     cache = StateCache(spec)

@@ -31,6 +31,7 @@ def measured(kind: str, change: Callable[[Tensor], Tensor] = torch.clone) -> Cur
     return measure_curves(change(video), some, ONCE, 3, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "journey"])
 def test_true_flights_move_as_told_and_follow(kind: str) -> None:
     found = measured(kind)
@@ -49,6 +50,7 @@ def test_a_frozen_rollout_neither_moves_nor_leaves_and_repeats_itself() -> None:
     assert found["repetition"][:, 1:].min() > 0.999 and found["loop"][:, 2:].min() > 0.999
 
 
+@pytest.mark.slow
 def test_the_ground_of_a_journey_turns_as_fast_as_it_should_and_half_as_fast_at_half_the_speed() -> None:
     assert (measured("journey")["turning"] - 1).abs().mean() < 0.15
     slow = measured("journey", lambda v: v[:, torch.arange(v.shape[1]) // 2])
@@ -56,6 +58,7 @@ def test_the_ground_of_a_journey_turns_as_fast_as_it_should_and_half_as_fast_at_
     assert slow["forward"].mean().item() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_livery_that_wanders_is_seen() -> None:
     some, video = truth("journey")
     assert measured("journey")["livery"].nanmean() < 0.02
@@ -65,6 +68,7 @@ def test_a_livery_that_wanders_is_seen() -> None:
     assert found[:2].max() < 0.02 and found[2].item() == pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.slow
 def test_in_fog_true_flights_follow_and_remember() -> None:
     found = measured("fog")
     assert found.keys() <= {*MEASURES, *HUES} and set(PARTS) <= found.keys()
@@ -73,6 +77,7 @@ def test_in_fog_true_flights_follow_and_remember() -> None:
     assert 0.5 < found["fog"].mean() < 0.8
 
 
+@pytest.mark.slow
 def test_a_scene_that_fog_has_wiped_out_is_seen_to_be_another() -> None:
     """From bank to bank the ground is where it should be plus a quarter of the ring; within the clear it follows."""
     some, _ = truth("fog")
@@ -115,6 +120,7 @@ def test_true_flights_of_the_mist_remember_and_keep_their_lens() -> None:
     assert hues_of(video, some).isnan().any(), "in fog there is no hue"
 
 
+@pytest.mark.slow
 def test_flicker_decay_and_the_wrong_ground_are_seen() -> None:
     def flickering(v: Tensor) -> Tensor:
         return v + 0.2 * ((torch.arange(v.shape[1]) // 3) % 2)[None, :, None, None, None]

@@ -27,6 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return full(tmp_path_factory.mktemp("full"))
 
 
+@pytest.mark.slow
 def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
     text = page.read_text()
     HTMLParser().feed(text)
@@ -44,6 +45,7 @@ def test_a_page_that_needs_nothing_beside_it(page: Path) -> None:
     assert len(widths) == 1, "rows of a table are equally long"
 
 
+@pytest.mark.slow
 def test_memory_is_told_with_its_baselines_and_experiments_with_what_was_done(tmp_path: Path) -> None:
     row = {"deed": "swap", "hidden": 9, "slope": 0.5, "error": 0.3, "hold": 0.3, "mean": 0.1, "donor_error": 0.02}
     kept = {"occlusions": [{**row, "appeared": 1.0}]}
@@ -72,5 +74,6 @@ def test_the_report_of_nothing_but_real_flights(tmp_path: Path) -> None:
     assert "0 of 24 runs measured" in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_same_numbers_make_the_same_report(page: Path, tmp_path: Path) -> None:
     assert full(tmp_path).read_text() == page.read_text()

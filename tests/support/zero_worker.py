@@ -78,12 +78,6 @@ class Sweep:
     short: tuple[str, ...] = ()
 
 
-FEW = Sweep(
-    steps=12, saved=8, long=("zero2", "fsdp2"), saving=("zero2", "fsdp2"), parts=("zero2",),
-    forbidden=("zero2", "fsdp2"), half=("zero2",), changes=(("zero2", "fsdp2"),), alone=(("zero2", "zero2"),),
-)  # fmt: skip
-"""A witness of every behaviour."""
-
 EVERY = Sweep(
     steps=30, saved=26, long=("zero1", "zero2", "zero3", "zero3_teacher", "fsdp2"),
     saving=("zero1", "zero2", "zero3", "fsdp2"), parts=("zero1", "zero2", "zero3_teacher"),
@@ -92,7 +86,6 @@ EVERY = Sweep(
     alone=(*((k, k) for k in ("zero1", "zero2", "zero3", "fsdp2")), ("zero1", "zero3")),
     short=("zero2_offload", "zero3_offload"),
 )  # fmt: skip
-SWEEPS = {"few": FEW, "every": EVERY}
 SMALL = {"zero_optimization": {"reduce_bucket_size": 4096, "stage3_param_persistence_threshold": 0}}
 """Several buckets, and every weight in pieces, down to the biases."""
 
@@ -300,4 +293,4 @@ def main(sweep: Sweep, rank: int, world: int, out: Path) -> None:
 
 if __name__ == "__main__":
     os.environ["LOCAL_RANK"] = sys.argv[2]
-    main(SWEEPS[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

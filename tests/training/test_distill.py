@@ -158,7 +158,7 @@ SWITCHES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("stream", "kwargs"), SWITCHES, ids=[f"{s} {k}" for s, k in SWITCHES])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_switch_runs(stream: dict[str, Any], kwargs: dict[str, Any], seed: int) -> None:
     """Two seeds, because they end at different levels of the schedule."""
     gradients = Gradients()

@@ -72,6 +72,7 @@ def test_an_iteration_waits_once_for_each_update(options: dict[str, Any], monkey
     assert copies == {}
 
 
+@pytest.mark.slow
 def test_the_prompts_of_an_iteration_are_embedded_at_once() -> None:
     module, asked = tiny_distill(global_batch=8), list[list[str]]()
     embed = module.student.text.embed

@@ -181,7 +181,7 @@ def test_a_stick_that_is_held_costs_one_modulation_a_level() -> None:
     assert many._passes is not None and len(many._passes._steered) <= 8, "those of past chunks are given up"
 
 
-@pytest.mark.parametrize("system", ["adastate_s3_w9", "longlive_slot"])
+@pytest.mark.parametrize("system", ["adastate_s3_w9", pytest.param("longlive_slot", marks=pytest.mark.slow)])
 def test_engines_serve_steered_passes_with_two_programs(system: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(engine, "BACKEND", "aot_eager")
     torch._dynamo.reset()

@@ -289,7 +289,7 @@ def test_what_long_tuning_needs(options: dict[str, Any], said: str) -> None:
         tiny_distill(**options)
 
 
-@pytest.mark.parametrize("since", [1, 2, 3])
+@pytest.mark.parametrize("since", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_resumed_run_carries_its_streams_on_bit_for_bit(tmp_path: Path, since: int) -> None:
     """From a checkpoint in the middle of a stream, before and after its switch, and at its end."""
 

@@ -16,7 +16,7 @@ from tests.support.kills import Plan
 
 PLANS = [
     pytest.param(Plan(iterations=2), id="one"),
-    pytest.param(Plan("fsdp2", 2, iterations=2), id="fsdp2"),
+    pytest.param(Plan("fsdp2", 2, iterations=2), id="fsdp2", marks=pytest.mark.slow),
     pytest.param(Plan("zero3", 2, iterations=2), id="zero3", marks=pytest.mark.slow),
 ]
 

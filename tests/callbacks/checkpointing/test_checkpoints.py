@@ -25,6 +25,7 @@ from callbacks import Checkpoints
 from callbacks.checkpointing.checkpoints import LOG
 from callbacks.checkpointing.resume import STATE, newest_checkpoint, require_whole_checkpoint
 from tests.runtime.test_folder_lock import HOLD
+from tests.support.cases import thinned
 from tests.support.rig import tiny_distill
 
 
@@ -145,7 +146,7 @@ WHERE: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", thinned(WHERE, every=3))
 def test_a_full_disk_leaves_the_earlier_ones_and_says_so(tmp_path: Path, where: str) -> None:
     train(tmp_path, 2)
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="not saved: .*earlier ones are intact"):
@@ -188,6 +189,7 @@ def test_leftovers_of_a_killed_run_are_swept_away(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_save_does_nothing_more(tmp_path: Path) -> None:
     first, _ = train(tmp_path, 6)
     again, _ = train(tmp_path, 6, resume=newest_checkpoint(tmp_path / "checkpoints"))
@@ -244,6 +246,7 @@ def test_gone_back_to_an_earlier_one_the_later_ones_are_moved_aside_and_nothing_
     assert len(runs) == 1, "they belong to one run"
 
 
+@pytest.mark.slow
 def test_a_copy_is_neither_pruned_nor_gone_on_with(tmp_path: Path) -> None:
     train(tmp_path, 2)
     root = tmp_path / "checkpoints"

@@ -47,6 +47,7 @@ def check(folder: Path, plan: Plan, places: list[int]) -> list[bool]:
     return said
 
 
+@pytest.mark.slow
 def test_an_iteration_is_given_up_as_long_as_nothing_is_updated(tmp_path: Path) -> None:
     """In the first iteration, and in the third, which begins at place 5 + 5 of the second; streams go back as well."""
     assert check(tmp_path, ONE, [2, 2 * PLACES + 1, 2 * PLACES + 4]) == [True] * 3

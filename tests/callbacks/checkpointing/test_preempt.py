@@ -240,7 +240,8 @@ def test_a_job_is_requeued_only_if_that_is_wanted(tmp_path: Path, monkeypatch: p
     assert scontrol.asked == ""
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path: Path, rank: int) -> None:
     with ranks(tmp_path, 2) as both:
         wait_for(both[rank], "at 20")
@@ -257,6 +258,7 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path: Path, ran
     assert event["iteration"] == told[0]["iteration"]
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_trainer_listens_is_kept(tmp_path: Path) -> None:
     with ranks(tmp_path, 1, "--hold") as (process,):
         wait_for(process, "listening")

@@ -155,7 +155,8 @@ def test_another_version_of_what_it_depends_on_is_told(
 
 
 @needs_fork
-@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("fsdp2", "zero2"))])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+@pytest.mark.slow
 def test_a_run_of_two_processes(tmp_path: Path, strategy: str) -> None:
     """Its newest checkpoint damaged, it goes on from the one before, to the same bits; named, that one is refused."""
     if strategy == "zero2":

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked
 
 FEW = {
     "one process, shards, 2 workers": (Plan(data="shards", workers=2), 1),
-    "ZeRO-2, two processes": (Plan("zero2", 2, iterations=4), 1),
 }
 MORE = {
+    "ZeRO-2, two processes": (Plan("zero2", 2, iterations=4), 1),
     "one process, prompts": (Plan(), 2),
     "two processes, prompts": (Plan("ddp", 2), 2),
     "FSDP2, two processes": (Plan("fsdp2", 2, iterations=4), 1),

@@ -16,6 +16,7 @@ from tests.support.rank_worker import ranks, wait_for
 TIMEOUT = 3.0
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_with_its_place(tmp_path: Path) -> None:
     with ranks(tmp_path, 2, "--hang", "1", "--timeout", str(TIMEOUT)) as both:
         wait_for(both[1], "at 20")

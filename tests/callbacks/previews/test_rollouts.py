@@ -74,6 +74,7 @@ def test_previews_come_at_the_start_every_so_often_and_at_the_end(fit, watched, 
     assert previewed(module, 12) == [3, 7], "every second preview has the long rollout, and so has the last"
 
 
+@pytest.mark.slow
 def test_a_last_iteration_that_was_just_previewed_gets_only_what_is_missing(fit, watched, at_once):
     module = watched()
     fit(module, Rollouts(PROMPTS, every=2, long=2, long_every=9), steps=2)
@@ -186,6 +187,7 @@ def timed(watched, clock, iteration_s, preview_s):
     return Timed()
 
 
+@pytest.mark.slow
 def test_a_preview_that_takes_more_than_its_share_is_put_off_until_it_is_earned(fit, watched, clock, at_once, events):
     module = timed(watched, clock, iteration_s=1.0, preview_s=1.0)
     _, run = fit(module, Rollouts(PROMPTS, every=4, long=0, max_share=0.1), steps=25)
@@ -195,6 +197,7 @@ def test_a_preview_that_takes_more_than_its_share_is_put_off_until_it_is_earned(
     assert all(share <= 0.1 for step, share in shares.items() if step != 25)
 
 
+@pytest.mark.slow
 def test_writing_counts_on_a_processor_that_training_needs_too(fit, watched, clock, at_once, monkeypatch):
     ticks = itertools.count(step=1.0)
     monkeypatch.setattr("callbacks.previews.preview_writer.time.thread_time", lambda: next(ticks))
@@ -203,12 +206,14 @@ def test_writing_counts_on_a_processor_that_training_needs_too(fit, watched, clo
     assert previewed(module) == [0, 20, 24], "1 s of rendering and 1 s of writing"
 
 
+@pytest.mark.slow
 def test_a_cheap_preview_is_not_put_off(fit, watched, clock, at_once):
     module = timed(watched, clock, iteration_s=1.0, preview_s=0.1)
     fit(module, Rollouts(PROMPTS, every=4, long=0, max_share=0.03), steps=9)
     assert previewed(module) == [0, 4, 8, 9]
 
 
+@pytest.mark.slow
 def test_a_long_preview_is_judged_by_its_length_before_it_was_ever_rendered(fit, watched, clock, at_once):
     module = timed(watched, clock, iteration_s=1.0, preview_s=0.35)
     fit(module, Rollouts(PROMPTS, every=4, long=2, long_every=2, max_share=0.1), steps=15)

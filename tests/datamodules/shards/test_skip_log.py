@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import threading
 import time
 import warnings
 from collections import Counter
@@ -235,6 +236,18 @@ def test_patience_ends_and_passes_on_what_is_final() -> None:
     assert len(tries) == 4, "once is enough when it is known to be down"
     with pytest.raises(FileNotFoundError):
         patience(Path("/nowhere").read_bytes, Path("b"))
+
+
+def test_the_thread_of_a_reader_ends_with_it() -> None:
+    def helpers() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "patience"}
+
+    others, patience = helpers(), Patience()
+    patience(list, Path("a"))
+    (mine,) = helpers() - others
+    del patience
+    mine.join(10)
+    assert not mine.is_alive()
 
 
 def test_when_all_is_gone_it_ends(tmp_path: Path) -> None:

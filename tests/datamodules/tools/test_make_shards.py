@@ -96,7 +96,7 @@ def test_made_again_it_is_the_same_to_the_byte_and_nothing_is_done_twice(videos:
         assert before.items() <= dates().items()
 
 
-@pytest.mark.parametrize("clips", [0, 1, 4, 5, 7])
+@pytest.mark.parametrize("clips", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 4, 7))])
 def test_an_interrupted_run_leaves_whole_shards_and_goes_on_from_them(videos: Path, tmp_path: Path, clips: int) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     cut(videos, whole, StubCodec())
@@ -110,6 +110,7 @@ def test_an_interrupted_run_leaves_whole_shards_and_goes_on_from_them(videos: Pa
     assert tars(out) == tars(whole)
 
 
+@pytest.mark.slow
 def test_a_crash_that_left_index_and_litter_behind_is_mended(videos: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     cut(videos, whole, StubCodec())
@@ -146,6 +147,7 @@ def test_new_videos_fill_the_last_shard_and_cost_only_themselves(videos: Path, t
     assert tars(out) == tars(fresh)
 
 
+@pytest.mark.slow
 def test_only_changed_videos_are_made_again(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cut(videos, out, StubCodec(), clips_per_shard=3)
@@ -170,6 +172,7 @@ def test_clips_of_videos_that_are_gone_stay(videos: Path, tmp_path: Path) -> Non
     assert len(samples(out)) == 8
 
 
+@pytest.mark.slow
 def test_other_settings_make_the_whole_set_anew(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cut(videos, out, pictures=4)
@@ -177,6 +180,7 @@ def test_other_settings_make_the_whole_set_anew(videos: Path, tmp_path: Path) ->
     assert {decode(sample, "mp4").content.shape for sample in samples(out)} == {(9, 3, 8, 8)}
 
 
+@pytest.mark.slow
 def test_a_stride_makes_clips_overlap_and_the_whole_set_anew(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cut(videos, out)
@@ -187,6 +191,7 @@ def test_a_stride_makes_clips_overlap_and_the_whole_set_anew(videos: Path, tmp_p
     assert cut(videos, out).written == 8
 
 
+@pytest.mark.slow
 def test_a_stride_of_one_clip_is_the_default_to_the_byte(videos: Path, tmp_path: Path) -> None:
     cut(videos, tmp_path / "default")
     cut(videos, tmp_path / "same", stride=9)

@@ -82,6 +82,7 @@ def test_flights_come_back_from_shards_with_their_actions(tmp_path: Path, latent
             assert batch.video is not None and (batch.video[at] - made.video[row]).abs().max() <= 1 / 127.5
 
 
+@pytest.mark.slow
 def test_whoever_renders_shards_are_the_same_to_the_byte(tmp_path: Path) -> None:
     for workers in (0, 1):
         codec = TinyCodec("builtin")

@@ -56,6 +56,7 @@ def test_a_clip_is_the_same_whatever_batch_it_is_asked_in() -> None:
     assert not torch.equal(flight_batch(2, [5], 3).video, whole.video[5:6])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_half_of_the_clips_begin_in_mid_flight_and_go_on_as_the_flight_does() -> None:
     begun = [i for i in range(200) if flight_clips._before(flight_clips._drawn(0, i))]
     assert 70 < len(begun) < 130

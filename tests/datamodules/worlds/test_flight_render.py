@@ -173,6 +173,7 @@ def test_a_scene_that_changes_does_so_for_good_and_not_at_once() -> None:
     )
 
 
+@pytest.mark.slow
 def test_veils_hide_everything_for_longer_than_a_clip_and_pass() -> None:
     kinds = set()
     for seed in range(12):
