@@ -133,6 +133,8 @@ class StateCache:
             written = _straight_through(written, exit.staged(self.frames, self.chunks).first(written.count))
         elif not self.spec.state_grad:
             written = written.detach()
+        for view in filter(None, (clean, exit)):
+            view.let_go()
         queries = clean.state_queries
         state = written.first(queries) if queries else None
         chunk = written.drop_first(queries)
@@ -301,6 +303,10 @@ class PassMemory:
             raise RuntimeError("commit needs a view made with keep=True, after its pass has run")
         layers = [self._staged[i] for i in range(len(self._staged))]
         return TensorFrames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
+
+    def let_go(self) -> None:
+        """Of the graph: a pass that is run again holds this, and unless something goes back through it, for ever."""
+        self._staged = {layer: (k.detach(), v.detach()) for layer, (k, v) in self._staged.items()}
 
     def _slab_memory(self, slab: Slab) -> SlabMemory:
         context = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -318,6 +320,20 @@ def test_law_9_checkpointing_changes_no_gradient(variant: dict[str, Any], exit_l
     assert plain.keys() == saving.keys()
     for name, g in plain.items():
         assert torch.allclose(g, saving[name], rtol=1e-5, atol=1e-5 * float(g.abs().max())), name
+
+
+@pytest.mark.parametrize("learnt_from", [True, False])
+def test_a_graph_that_nothing_goes_back_through_is_let_go(learnt_from: bool) -> None:
+    """A pass that would be run again holds its memory; if that held the pass's keys in turn, both would stay for ever,
+    with all activations: once an iteration for the last state, which teaches nobody."""
+    cache = StateCache(spec(state_grad=1))
+    chunks = list(rollout(NetStudent(random_net(checkpointing=True)), Drawn(), cache, 2, SHAPE, grad=True))
+    if learnt_from:
+        torch.cat([c.content for c in chunks], 1).square().sum().backward()
+    latest = weakref.ref(cache.latest)
+    del cache, chunks
+    gc.collect()
+    assert latest() is None
 
 
 @pytest.mark.parametrize("outside", [True, False])
