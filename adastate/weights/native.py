@@ -35,13 +35,32 @@ def save_weights(net: VideoNetwork, path: Path, half: bool = False, stream: Mapp
 
     The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
     are merged, and lie alone in a second file beside it, `x.lora.safetensors` beside `x.safetensors`.
+
+    Raises:
+        NotFinite: a weight is no number; what lay there is as it was.
     """
     dtype = torch.float16 if half else None
-    entries = {name: entry.cast(dtype) for name, entry in plain_weights(net).items()}
+    entries = {name: _of_numbers(name, entry.cast(dtype)) for name, entry in plain_weights(net).items()}
     with atomic.replacing(path, durable=True) as scratch:
         write_safetensors(scratch, entries, weights_header(asdict(net.size), stream))
     if adapted(net):
         save_adapters(net, path.with_suffix(".lora.safetensors"))
+
+
+class NotFinite(WeightsError):
+    """Weights that hold NaN or an infinity, which no file of ours gets."""
+
+
+def _of_numbers(name: str, entry: StoredTensor) -> StoredTensor:
+    """The tensor, which raises NotFinite when it is read and is not finite."""
+
+    def read_numbers() -> Tensor:
+        tensor = entry.read()
+        if not bool(tensor.isfinite().all()):
+            raise NotFinite(f"{name} is not finite: lower the rate, and go on from a checkpoint")
+        return tensor
+
+    return replace(entry, read=read_numbers)
 
 
 def plain_weights(net: VideoNetwork) -> dict[str, StoredTensor]:

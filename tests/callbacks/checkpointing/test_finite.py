@@ -10,6 +10,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from adastate.models.video_network import VideoNetwork
+from adastate.training.out_file import NotWritten
+from adastate.weights import native
+from adastate.weights.files import StoredTensor
 from callbacks.checkpointing import checkpoints
 from callbacks.checkpointing.finite import not_finite
 from callbacks.checkpointing.resume import newest_checkpoint
@@ -38,3 +42,23 @@ def test_one_number_that_is_none_is_named_and_nothing_is_saved(
     with pytest.warns(UserWarning, match=rf"checkpoint 3 not saved: {name} is not finite; earlier ones are intact"):
         train(tmp_path, 3)
     assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/00000002/state.ckpt"
+
+
+def test_the_stage_s_file_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that is none would take the place of the last good one, with nobody to tell it by."""
+    out, real = tmp_path / "student.safetensors", native.plain_weights
+    kept = list[bytes]()
+
+    def spoilt(net: VideoNetwork) -> dict[str, StoredTensor]:
+        if out.is_file():
+            kept.append(out.read_bytes())
+            next(net.parameters()).data.view(-1)[-1] = NAN
+        return real(net)
+
+    monkeypatch.setattr(native, "plain_weights", spoilt)
+    with (
+        pytest.warns(UserWarning, match=r"student.safetensors is not written: \S+ is not finite: lower the rate"),
+        pytest.raises(NotWritten, match=r"is not finite: .*, then: adastate weights import .*/00000001 "),
+    ):
+        train(tmp_path, 2, module={"out": str(out), "save_every": 1})
+    assert len(kept) >= 2 and out.read_bytes() == kept[0]
