@@ -44,6 +44,13 @@ def of_the_disk(error: OSError) -> str | None:
     return f"{name}{error.strerror}; {DISK[error.errno]}"
 
 
+def _of_a_fault(error: OSError) -> str:
+    """A disk that is full, broken or gone. What reads from an open file, or waits for a server, names neither."""
+    unnamed = "a file of the run" + ", or a server that was asked" * isinstance(error, TimeoutError)
+    do = "make room there" if error.errno in disk.FULL else "see whether the disk is still there"
+    return f"{error.strerror} at {error.filename or unnamed}; {do}"
+
+
 def sentence(error: BaseException | None) -> str | None:
     """The sentence of the mistake behind `error`, if it is one: jsonargparse wraps what a constructor raises.
 
@@ -59,9 +66,8 @@ def sentence(error: BaseException | None) -> str | None:
                 f"a worker of the data loader (process {gone[1]}) {how}: see how much memory it may have, and go on "
                 "with --ckpt_path=auto"
             )
-        elsewhere = isinstance(error, FileNotFoundError) or (isinstance(error, TimeoutError) and not error.filename)
-        if isinstance(error, OSError) and not elsewhere and disk.is_fault(error):
-            return f"{error.strerror} at {error.filename or 'a file of the run'}; make room there, or look at the disk"
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and disk.is_fault(error):
+            return _of_a_fault(error)
         if isinstance(error, OSError) and (told := of_the_disk(error)):
             return told
         if isinstance(error, FileNotFoundError) or type(error).__module__.startswith(OURS):

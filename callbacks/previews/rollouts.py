@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from adastate.runtime import disk
 from adastate.runtime.text_files import read_lines
 from adastate.stream.action_schedule import parse_actions
 from callbacks.previews import tags, trackers
@@ -202,10 +203,10 @@ class Rollouts(pl.Callback):
     def _failed(self, error: BaseException, now: int) -> None:
         self.failures += 1
         if self.failures == 1:
-            trace = "".join(traceback.format_exception(error))
+            trace = "" if disk.is_fault(error) else "\n" + "".join(traceback.format_exception(error))
             rank_zero_warn(
                 f"the preview at iteration {now} failed and training goes on; this is said once, and further failures "
-                f"are counted in {tags.PREVIEW_FAILURES}. {_remedy(error)}\n{trace}"
+                f"are counted in {tags.PREVIEW_FAILURES}. {_remedy(error)}{trace}"
             )
 
 
@@ -213,7 +214,7 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "Out of memory: preview fewer prompts or set long=0."
     if isinstance(error, OSError):
-        return "A file could not be written: look at the free space and the permissions of the run folder."
+        return f"{error}: look at the free space and the permissions of the run folder."
     return "Mend what the trace below shows, or take the Rollouts callback out of the config."
 
 

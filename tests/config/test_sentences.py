@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from adastate.config.mistakes import sentence
+from adastate.config.schema import ConfigError
+from adastate.config.text import read_yaml
 
 
 def within(module: str, raises: Callable[..., Any]) -> BaseException:
@@ -80,3 +83,29 @@ def test_what_the_system_says_of_a_file_is_a_sentence_with_the_remedy(opened: st
 
 def test_other_errors_of_the_system_keep_their_traceback() -> None:
     assert sentence(ConnectionResetError(104, "Connection reset by peer")) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (errno.ETIMEDOUT, TimeoutError, "a file of the run, or a server that was asked; see whether the disk is"),
+        (errno.ESTALE, OSError, "a file of the run; see whether the disk is still there"),
+        (errno.EIO, OSError, "a file of the run; see whether the disk is still there"),
+        (errno.ENOSPC, OSError, "a file of the run; make room there"),
+    ],
+)
+def test_a_disk_that_fails_in_an_open_file_is_a_sentence(number: int, kind: type[OSError], told: str) -> None:
+    """Reads and writes do not tell the name of what they failed on."""
+    error = OSError(number, "said of it")
+    assert type(error) is kind and told in str(sentence(error))
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_text(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    file = tmp_path / "mine.yaml"
+    file.touch()
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read \(Connection timed out\)"):
+        read_yaml(file, {}, {})

@@ -1,3 +1,4 @@
+import errno
 import io
 import itertools
 import json
@@ -164,10 +165,10 @@ def test_random_state_survives_a_stream_that_raises(fit, watched, at_once):
 
 def test_a_writer_that_raises_is_counted_and_the_last_preview_is_still_tried(fit, watched, events, monkeypatch):
     def full(self, previews):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x.mp4")
 
     monkeypatch.setattr(PreviewFiles, "write", full)
-    with pytest.warns(UserWarning, match="free space"):
+    with pytest.warns(UserWarning, match=r"device: 'runs/x.mp4': look at the free space and .* folder.\Z"):
         _, run = fit(watched(), Rollouts(PROMPTS, every=100, long=0), steps=2)
     assert events(run)[tags.PREVIEW_FAILURES][-1] == (2, 2)
 
