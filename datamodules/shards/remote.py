@@ -189,8 +189,10 @@ def _find_remote(pattern: str) -> list[Remote]:
     plain = Remote(pattern)
     if plain.name.endswith(".tar") and not re.search(r"[*\[]", pattern):
         return [plain]
-    filesystem, path = _filesystem(pattern)
     protocol = protocol.lower()
+    if "**" in pattern and protocol in ("http", "https"):  # whose folders may have no end
+        raise ShardError(f"{plain}: a web server is not searched with **: name the folder, or give a brace pattern")
+    filesystem, path = _filesystem(pattern)
     if not re.search(r"[*\[]", pattern):
         folder = pattern.rstrip("/")
         if listed := read_index(Remote(folder)):

@@ -13,7 +13,27 @@ from datamodules.shards.safe_decode import ChangedError, ShardError
 MOST_WHOLE = 1 << 30
 """Bytes of a file that is fetched whole, where a server has no byte ranges."""
 
+MOST_LISTED = 16 << 20
+"""Bytes of a page that lists files; one of a hundred thousand shards has a fifth of it."""
+
 PORTS = {"http": 80, "https": 443}
+
+
+class _Page(aiohttp.ClientResponse):
+    """An answer that is read as a whole, which fsspec does with pages of files: no endless one."""
+
+    async def read(self) -> bytes:
+        found = bytearray()
+        async for part in self.content.iter_chunked(1 << 20):
+            found += part
+            if len(found) > MOST_LISTED:
+                self.close()
+                raise ShardError(
+                    f"{self.url.host} answers with more than {MOST_LISTED >> 20} MB to what should list files: give a "
+                    "brace pattern of the shards"
+                )
+        self._body = bytes(found)
+        return self._body
 
 
 class WebFiles(HTTPFileSystem):  # type: ignore[misc]
@@ -22,7 +42,12 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_stay)
-        client = {"auto_decompress": False, "trace_configs": [trace], "headers": {"Accept-Encoding": "identity"}}
+        client = {
+            "auto_decompress": False,
+            "trace_configs": [trace],
+            "headers": {"Accept-Encoding": "identity"},
+            "response_class": _Page,
+        }
         super().__init__(client_kwargs=client, **options)
 
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 from datamodules.clips import ShardData
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.patience import Patience
-from datamodules.shards.remote import Remote, read_index, read_range, size
+from datamodules.shards.remote import Remote, find, read_index, read_range, size
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.skip_log import Ledger
 from tests.datamodules.test_clips import captions, take, write
@@ -190,6 +190,32 @@ def test_no_more_is_taken_than_was_asked_for(serve: Callable[[Answer | None], st
     from datamodules.shards.web import WebFiles
 
     assert len(WebFiles().cat_file(file.url, start=0, end=100)) == 101
+
+
+def test_no_endless_list_of_files_is_read(
+    serve: Callable[[Answer | None], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [0]
+
+    def answer(handler: BaseHTTPRequestHandler, path: Path) -> bool:
+        if path.name == "index.json":
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.end_headers()
+        with suppress(ConnectionError):
+            while sent[0] < 64 << 20:
+                sent[0] += handler.wfile.write(b"<a href='x.tar'>" * (1 << 14))
+        return True
+
+    monkeypatch.setattr("datamodules.shards.web.MOST_LISTED", 1 << 20)
+    url = serve(answer)
+    for pattern in (f"{url}/s", f"{url}/s/*.tar"):
+        with pytest.raises(ShardError, match="more than 1 MB to what should list files: give a brace pattern"):
+            find(pattern)
+    assert sent[0] < 64 << 20
+    with pytest.raises(ShardError, match=r"not searched with \*\*: name the folder"):
+        find(f"{url}/**/*.tar")
 
 
 @pytest.mark.filterwarnings("ignore:skipping")
