@@ -73,8 +73,20 @@ def _write(handle: int) -> None:
         "pid": os.getpid(),
         "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    if (born := _born(os.getpid())) is not None:
+        mine["born"] = born
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(mine).encode(), 0)
+
+
+def _born(process: int) -> str | None:
+    """The boot of this machine and the moment of it in which a process began; None where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        told = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{boot} {told.rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return None
 
 
 def _lives(content: bytes) -> bool:
@@ -84,6 +96,9 @@ def _lives(content: bytes) -> bool:
         if told["host"] != socket.gethostname() or int(told["pid"]) == os.getpid():
             return False
         os.kill(int(told["pid"]), 0)
+        born = _born(int(told["pid"]))
+        if None not in (born, told.get("born")) and born != told["born"]:
+            return False  # another process has its number now, as they come around soon in a container
     except PermissionError:
         return True  # somebody else's
     except (ValueError, KeyError, TypeError, OSError, OverflowError):

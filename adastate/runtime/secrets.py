@@ -50,6 +50,9 @@ _KNOWN = re.compile(
 )
 """Tokens that are known by how they look."""
 
+_MOVES = re.compile(r"(\r|\t|\x1b\[[0-9;]*[mABK]|\x1b\[\?25[hl])")
+"""What progress bars and colours are made of. Nobody sets a window's title, the clipboard or the whole screen."""
+
 _values: dict[str, str] = {}
 """Values that came out of the environment, and what is told in their place."""
 
@@ -138,8 +141,8 @@ def steers(character: str) -> bool:
 def guarded() -> Iterator[None]:
     """Within it nothing that is printed, warned of or logged holds a secret, and no name steers the terminal.
 
-    Progress bars move the cursor, so control characters of what is printed are let through; those of warnings, of logs
-    and of characters that turn the direction of writing are not.
+    Progress bars move the cursor by lines, and text has colours: these are let through where something is printed. All
+    else that a terminal obeys is spelled out, and in warnings and logs these, too.
     """
     for name, value in os.environ.items():
         if is_secret(name):
@@ -192,9 +195,8 @@ class _Stream:
 
     def write(self, text: str) -> int:
         text = redacted(text) if len(text) > 2 else text
-        turning = "".join(c for c in set(text) if c > "\x9f" and steers(c))
-        for character in turning:
-            text = text.replace(character, character.encode("unicode_escape").decode())
+        if any(map(steers, set(text) - {"\n"})):
+            text = "".join(part if i % 2 else printable(part) for i, part in enumerate(_MOVES.split(text)))
         return self._stream.write(text)
 
     def writelines(self, lines: Any) -> None:

@@ -57,6 +57,9 @@ def test_without_locks_the_one_that_is_written_there_is_looked_for(
         (tmp_path / folder_lock.NAME).write_text(json.dumps(told))
         with pytest.raises(folder_lock.FolderInUse, match=f"in use by process {other.pid} on "):
             folder_lock.acquire(tmp_path)
+        if (born := folder_lock._born(other.pid)) is not None:
+            assert folder_lock._lives(json.dumps({**told, "born": born}).encode())
+            assert not folder_lock._lives(json.dumps({**told, "born": "of an earlier process"}).encode())
     assert folder_lock.acquire(tmp_path).startswith(f"process {other.pid} on "), "it is gone"
     assert json.loads((tmp_path / folder_lock.NAME).read_text())["pid"] == os.getpid()
     folder_lock.release(tmp_path)

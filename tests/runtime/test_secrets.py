@@ -73,6 +73,7 @@ def test_nothing_that_a_process_says_holds_a_secret(
     logger.addHandler(handler)
     with pytest.raises(SystemExit, match=r"no \*\*\*$"), secrets.guarded():
         print("printed zebra-crossing \x1b[1mbold\x1b[0m right\u202eleft")
+        print("\r\x1b[2K\x1b[1A half done\tof a name \x1b]0;title\x07 \x1b[3J \x08 \x9b2J")
         sys.stderr.write("told https://u:zebra@h\n")
         logger.warning("logged %s \x1b[2J", "zebra-crossing")
         sys.stderr.write(warnings.formatwarning("warned zebra-crossing\x1b[2J\u202e", UserWarning, "file.py", 1))
@@ -80,7 +81,8 @@ def test_nothing_that_a_process_says_holds_a_secret(
     logger.removeHandler(handler)
     out, err = capsys.readouterr()
     assert "zebra" not in out + err
-    assert "\x1b[1m" in out, "a progress bar may move the cursor"
+    assert "\x1b[1m" in out and "\r\x1b[2K\x1b[1A half done\tof" in out, "a progress bar may move the cursor"
+    assert r"a name \x1b]0;title\x07 \x1b[3J \x08 \x9b2J" in out, "and nothing may set a title or clear the screen"
     assert "\u202e" not in out + err and "\x1b[2J" not in out + err and "\\x1b[2J" in out
     assert not isinstance(sys.stdout, secrets._Stream)
 
