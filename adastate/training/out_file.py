@@ -22,7 +22,8 @@ def write_out(trainer: pl.Trainer, out: str | Path, write: Callable[[Path], Any]
     """Has rank 0 write; all ranks call it.
 
     Raises:
-        NotWritten: the disk did not take it, or a weight is no number, and there is no later chance (`last`); on all ranks.
+        NotWritten: the disk did not take it, or a weight is no number, and there is no later chance (`last`); on all
+            ranks.
     """
     error = ""
     if trainer.is_global_zero:

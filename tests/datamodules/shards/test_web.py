@@ -16,7 +16,7 @@ import pytest
 from datamodules.clips import ShardData
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.patience import Patience
-from datamodules.shards.remote import Remote, find, read_index, read_range, size
+from datamodules.shards.remote import Remote, find_files, read_index, read_range, size
 from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.skip_log import Ledger
 from tests.datamodules.test_clips import captions, take, write
@@ -212,10 +212,10 @@ def test_no_endless_list_of_files_is_read(
     url = serve(answer)
     for pattern in (f"{url}/s", f"{url}/s/*.tar"):
         with pytest.raises(ShardError, match="more than 1 MB to what should list files: give a brace pattern"):
-            find(pattern)
+            find_files(pattern)
     assert sent[0] < 64 << 20
     with pytest.raises(ShardError, match=r"not searched with \*\*: name the folder"):
-        find(f"{url}/**/*.tar")
+        find_files(f"{url}/**/*.tar")
 
 
 @pytest.mark.filterwarnings("ignore:skipping")
