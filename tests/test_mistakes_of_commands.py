@@ -140,6 +140,17 @@ ROWS = {
     "study --budget shrt": "no budget 'shrt'; did you mean 'short'",
     "study --jobs 0": "--jobs: 0 is too small; give at least 1",
     "study run stae 0": "no arm 'stae'; did you mean 'state'",
+    "study run state -1": "seed: -1 is too small; give at least 0",
+    "study --only corr": "no group 'corr'; did you mean 'core'",
+    "study --record /proc/x": "cannot write to /proc/x (no file can be made there); give another folder with --record",
+    "study report --out none": "no measured study at none: run `make study` first",
+    "study decide --records none": "no records in none: `make study` writes them",
+    "study decide --records wrong": "none.json is no record of a run: give the folder that `make study` wrote them to",
+    "study measure --run none": "none is no run folder",
+    "study real --out x --codec none": "no weights at none",
+    "study intervene --run none": "none is no run folder",
+    "study intervene --checkpoint conf": "--checkpoint goes with --run",
+    "study gate --world fog --json conf": "cannot write to conf (it is a folder); give a file elsewhere with --json",
     "study measure": "the following arguments are required: --run",
     "weights": "the following arguments are required: inspect|import|export",
     "weights inspct x": "cannot be 'inspct'; did you mean 'inspect'",
@@ -162,7 +173,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each row is answered with, by one process that must never import torch."""
     empty = tmp_path_factory.mktemp("prompts") / "empty.txt"
     empty.write_text("\n\n")
-    asked = [[str(empty) if word == empty.name else word for word in shlex.split(row)] for row in ROWS]
+    wrong = tmp_path_factory.mktemp("wrong")
+    (wrong / "none.json").write_text("{}")
+    files = {"empty.txt": str(empty), "wrong": str(wrong)}
+    asked = [[files.get(word, word) for word in shlex.split(row)] for row in ROWS]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
         input=json.dumps(asked),

@@ -33,7 +33,8 @@ from adastate.config.schema import (
     Path_,
 )
 from adastate.config.text import read_value
-from adastate.config.value_types import asked_for, fits, is_number, is_text, nearest_word
+from adastate.config.trainer_classes import check_trainer_class
+from adastate.config.value_types import SEQUENCES, asked_for, fits, is_number, is_text, nearest_word
 from adastate.models.size import Size
 from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
@@ -56,15 +57,24 @@ def check_words(config: Config, words: Sequence[str]) -> None:
         if head not in (*LIGHTNING, *VARIABLES, *FLAGS):
             _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
         given = value if equals else next(iter(words[i + 1 : i + 2]), "")
+        if head in ("model", "data", "trainer") and not path and given.isidentifier():
+            raise ConfigError(
+                f"{word}: {head} has keys of its own: --{head}.KEY=VALUE changes one of them"
+                + (", --" + head + ".class_path=package.module.Class its class" if head != "trainer" else "")
+            )
         if path and equals and not value.strip():
             raise ConfigError(f"{word} is empty: give --{name}=VALUE, or --{name}=null for nothing")
         if path[-1:] == ["class_path"] or (not path and head in ("model", "data") and given[:1] not in ("{", "/")):
             _require_class(word, given)
+        check_trainer_class(word, name, given)
         if {"class_path", "help"} & set(path):
             continue
         found = _argument(config, word, head, [part for part in path if part != "init_args"])
-        if found is not None and not name.endswith("+"):
+        if found is not None:
             what, hint = found
+            if name.endswith("+"):
+                _require_list(word, name, given, hint)
+                continue
             check_value(what, path[-1], given if is_text(hint) else read_value(given, word), hint, word)
 
 
@@ -75,6 +85,13 @@ def _require_class(word: str, given: str) -> None:
             described_class(given)
         except ABSENT as error:
             raise ConfigError(f"{word}: there is no class {given} ({error})") from error
+
+
+def _require_list(word: str, name: str, given: str, hint: Any) -> None:
+    """Refuses += for what is no list."""
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if (typing.get_origin(kind) or kind) in SEQUENCES]
+    if hint is not None and not kinds:
+        raise ConfigError(f"{word}: += adds to a list, and {name.rstrip('+')} is none: --{name.rstrip('+')}={given}")
 
 
 def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[str, Any] | None:

@@ -28,7 +28,7 @@ from adastate.runtime.argument_types import device, prompt_file, there, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.gpu_driver import check_device
 from adastate.runtime.text_files import read_prompts
-from adastate.runtime.writable import check_writable
+from adastate.runtime.writable import check_file
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     prompts = read_prompts(args.prompts) if args.prompts else None
     if note := strange_words("evaluate", prompts or [], prompt_world(config)):
         print(note, file=sys.stderr)
-    check_writable(args.json.parent if args.json else args.run, "give a file elsewhere with --json")
+    check_file(args.json or args.run / "evaluation.json", "give a file elsewhere with --json")
     # up to here nothing has imported torch
     from adastate.evaluation.evaluate import evaluate_run
 

@@ -30,3 +30,14 @@ def check_writable(folder: Path, remedy: str = "give another folder") -> None:
     except OSError as error:
         why = "no file can be made there" if isinstance(error, FileNotFoundError) else error.strerror
         raise ValueError(f"cannot write to {folder} ({why}); {remedy}") from error
+
+
+def check_file(file: Path, remedy: str) -> None:
+    """Refuses a file that is a folder, or whose folder cannot be written.
+
+    Raises:
+        ValueError: why not, and the remedy.
+    """
+    if file.is_dir():
+        raise ValueError(f"cannot write to {file} (it is a folder); {remedy}")
+    check_writable(file.parent, remedy)

@@ -23,6 +23,7 @@ from adastate.runtime.writable import check_writable
 from adastate.study import arm_stages, runner
 from adastate.study.arm_stages import StudySetting
 from adastate.study.part_parsers import PART_PARSERS
+from adastate.study.study_files import check_measured, check_part
 from adastate.study.study_worlds import study_world
 from adastate.study.table import Beginning, Table, Task, read_table
 from datamodules.worlds.kinds import WORLDS as BUILT_IN
@@ -71,6 +72,8 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
             raise ConfigError(f"no weights at {file}")
     root = args.out or Path("runs/study") / f"{args.world}{table.budgets[args.budget].suffix}"
     check_writable(root, "give another folder with --out")
+    if args.record is not None:
+        check_writable(args.record, "give another folder with --record")
     return StudySetting(root, args.world, table.budgets[args.budget], args.teacher, args.codec)
 
 
@@ -85,9 +88,9 @@ def prepare_study(study: StudySetting, console: Console) -> None:
 def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     table, console = read_table(args.table), Console()
     study = setting(args, table)
+    tasks = table.tasks(study.budget, args.only)
     from adastate.study import records, report  # which bring torch with them
 
-    tasks = table.tasks(study.budget, args.only)
     prepare_study(study, console)
     open_ = [t for t in tasks if not _is_done(study, t)]
     console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
@@ -135,6 +138,7 @@ def show_runs(table: Table, budget: str, only: Sequence[str]) -> None:
 
 def _run_part(what: str, args: argparse.Namespace) -> None:
     """A part of its own; up to here nothing has imported torch."""
+    check_part(args)
     if what == "gate":
         if not (args.teacher and args.codec) and not study_world(args.world).weights:
             raise ConfigError(
@@ -176,7 +180,7 @@ def main(argv: list[str]) -> None:
     elif what == "run":
         options = parser()
         options.add_argument("arm")
-        options.add_argument("seed", type=int)
+        options.add_argument("seed", type=whole(0))
         args = options.parse_args(rest)
         table = read_table(args.table)
         if args.arm not in table.arms:
@@ -192,6 +196,7 @@ def main(argv: list[str]) -> None:
         args = parser().parse_args(rest)
         table = read_table(args.table)
         root = setting(args, table).root
+        check_measured(root)
         from adastate.study import report
 
         print(f"report     {report.write_report(root, table, args.budget, args.only)}")

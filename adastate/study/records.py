@@ -22,6 +22,7 @@ from adastate.metrics import Interval, MemoryFigures
 from adastate.runtime import atomic
 from adastate.study.plain_numbers import six_digits
 from adastate.study.results import REAL, Results
+from adastate.study.study_files import read_records
 from adastate.study.table import Table, Task
 
 MEMORY = ("memory_slope", "memory_error", "memory_hold", "memory_mean", "memory_relative")
@@ -94,10 +95,7 @@ class Records:
         Raises:
             ConfigError: there are none, or those of several protocols.
         """
-        files = sorted(folder.glob("*.json"))
-        told = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        if not told:
-            raise ConfigError(f"no records in {folder}: `make study` writes them, or give their folder with --records")
+        told = read_records(folder)
         protocols = {json.dumps(t["protocol"], sort_keys=True) for t in told}
         if len(protocols) > 1:
             raise ConfigError(f"the records in {folder} were measured in {len(protocols)} ways: keep those of one way")

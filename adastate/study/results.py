@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from adastate import metrics
-from adastate.config.schema import ConfigError
 from adastate.metrics import Interval, MemoryFigures, Moments, Passages
 from adastate.runtime import plain_data
 from adastate.study.attention_by_place import AttentionShares
 from adastate.study.measures import MADE, MEASURES, PARTS
+from adastate.study.study_files import unmeasured
 
 REAL = "real flights"
 
@@ -77,7 +77,7 @@ class Results:
         """Runs measured by another protocol than the real flights are left out."""
         real = Measured.read(root / "real")
         if real is None:
-            raise ConfigError(f"no measured study at {root}: run `make study` first, or give its folder with --out")
+            raise unmeasured(root)
         arms: dict[str, dict[int, Measured]] = {}
         for name in names:
             folders = sorted((root / "arms" / name).glob("seed*"), key=lambda f: int(f.name.removeprefix("seed")))
