@@ -6,7 +6,7 @@ from adastate.config.classes import ABSENT, derives, described_class
 from adastate.config.described import described
 from adastate.config.schema import ConfigError
 from adastate.config.text import read_value
-from adastate.runtime.spelling import nearest
+from adastate.runtime.spelling import likeliest_word
 
 KINDS = {
     "trainer.callbacks": ("callback", "lightning.pytorch.Callback", ("callbacks", "lightning.pytorch.callbacks")),
@@ -47,7 +47,7 @@ def _class_path(word: str, name: str, given: str) -> str:
     known = {part: f"{package}.{part}" for package in packages for part in described(f"{package}.__all__")}
     path = given if "." in given else known.get(given, "")
     if not path or not _is_there(path):
-        near = nearest(given.rpartition(".")[2], known)
+        near = likeliest_word(given.rpartition(".")[2], known)
         hint = f"did you mean {known[near]}? " if near else ""
         key = f"--{name}+=" if what == "callback" else f"--{name}="
         raise ConfigError(f"{word}: there is no {what} {given}; {hint}{key} takes the path of a class, package.Class")
