@@ -37,3 +37,14 @@ def ratios(slow: list[float], fast: list[float]) -> Spread:
 
 def spread_in_words(q: Spread | None, digits: int) -> str:
     return "" if q is None else f"{q[0]:.{digits}f} ({q[1]:.{digits}f} to {q[2]:.{digits}f})"
+
+
+def product_rate(device: str, side: int = 8192) -> float:
+    """FLOP a second of a large bf16 matrix product."""
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    clock, took = Clock(device), []
+    for _ in range(12):
+        began = clock()
+        a @ a
+        took.append(clock() - began)
+    return 2 * side**3 / statistics.median(took[2:])

@@ -15,7 +15,7 @@ from adastate.models.video_network import Engine
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
-from benchmarks.clock import quartiles
+from benchmarks.clock import product_rate, quartiles
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 from benchmarks.stream import FP8, Row, ours
 
@@ -69,16 +69,3 @@ def ours_stream(passes: Passes, text: torch.Tensor, shape: Shape, spec: StreamSp
     student = Streamer(passes.net, passes.net.text_keys(text), passes=passes)
     noise = Normals(shape, spec, 1, device)
     yield from rollout(student, noise, StateCache(spec, layers=shape.size.layers), 1, shape.latents, finish=False)
-
-
-def product_rate(device: str) -> float:
-    """FLOP a second of a large bf16 matrix product."""
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    took = []
-    for _ in range(20):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        a @ a
-        torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
-    return 2 * 8192**3 / statistics.median(took)

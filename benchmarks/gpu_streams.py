@@ -16,7 +16,7 @@ from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 from adastate.types import Chunk
-from benchmarks.clock import Clock
+from benchmarks.clock import Clock, product_rate
 from benchmarks.gpu_kernels import random_vae
 from benchmarks.gpu_report import PhaseReport
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
@@ -112,14 +112,3 @@ def _measured(
         "chunks": len(steady),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
     }
-
-
-def product_rate(device: str, side: int) -> float:
-    """FLOP a second of a large bf16 matrix product."""
-    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    clock, took = Clock(device), []
-    for _ in range(12):
-        began = clock()
-        a @ a
-        took.append(clock() - began)
-    return 2 * side**3 / statistics.median(took[2:])

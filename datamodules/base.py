@@ -1,6 +1,6 @@
 """What all DataModules share: batches without end, and a loader that goes on at the very next sample.
 
-The one base class of this project; it knows nothing of what a sample is.
+It knows nothing of what a sample is; what reads shards derives from from_shards.py instead.
 """
 
 from __future__ import annotations

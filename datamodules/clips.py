@@ -7,23 +7,18 @@ its own rows only and any place in the order can be gone to directly.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 
 from adastate.media.video import to_float
 from adastate.types import Batch
-from datamodules.base import EndlessData
+from datamodules.from_shards import FromShards
 from datamodules.shards.dataset import ShardDataset
-from datamodules.shards.patience import Patience
-from datamodules.shards.sampler import BatchStream, together
-
-LEDGER = "skipped.jsonl"
+from datamodules.shards.sampler import BatchStream
 
 
-class ShardData(EndlessData):
+class ShardData(FromShards):
     """Clips from WebDataset shards, endlessly, in the same global order whatever the number of processes.
 
     What cannot be used is skipped, and listed in skipped.jsonl in the Trainer's default_root_dir.
@@ -54,58 +49,19 @@ class ShardData(EndlessData):
         read_timeout_s: float = 60.0,
         actions: bool = True,
     ) -> None:
-        super().__init__(batch, workers)
+        super().__init__(shards, batch, seed, workers, max_skipped_share, memory_gb, read_timeout_s, actions)
         if frames is not None and frames < 1:
             raise ValueError(f"data.frames is {frames}: give 1 or more, or null for whole clips")
-        self.shards, self.frames, self.seed = shards, frames, seed
-        self.max_skipped_share = max_skipped_share
-        self.want, self.memory_gb, self.read_timeout_s = want, memory_gb, read_timeout_s
-        self.actions = actions
-        self.rows: ShardDataset | None = None
+        self.frames, self.want = frames, want
 
-    @property
-    def skipped(self) -> dict[str, int]:
-        """Bad samples met so far, by cause; under a Trainer those of all processes and loader workers."""
-        return self.rows.skipped if self.rows else {}
-
-    def setup(self, stage: str | None = None) -> None:
-        self.rows = self.rows or together(self.trainer, self._read)
-
-    def _read(self) -> ShardDataset:
-        kind = "mp4" if self.want == "video" else "latent.npy"
-        patience = Patience(self.read_timeout_s)
-        return ShardDataset(
-            self.shards,
-            kind,
-            self.frames,
-            self.seed,
-            self.max_skipped_share,
-            self.memory_gb,
-            ledger_path(self.trainer),
-            patience,
-            self.actions,
-        )
+    def read(self) -> ShardDataset:
+        return self.open_rows("mp4" if self.want == "video" else "latent.npy", self.frames)
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
-        self.setup()
-        assert self.rows is not None
-        return self.rows.batches(_clip_batch, self.batch, rank, world)
+        return self.there().batches(_clip_batch, self.batch, rank, world)
 
     def identity(self) -> dict[str, Any]:
-        self.setup()
-        assert self.rows is not None
-        return {"kind": f"shards of {self.want}", "seed": self.seed, **self.rows.identity}
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        batch = super().on_before_batch_transfer(batch, dataloader_idx)
-        if self.rows is not None:
-            self.rows.refuse_together(self.trainer, self.cursor.begun)
-        return batch
-
-
-def ledger_path(trainer: pl.Trainer | None) -> Path | None:
-    """Where a run writes down what it skips."""
-    return Path(trainer.default_root_dir) / LEDGER if trainer else None
+        return self.identity_as(f"shards of {self.want}")
 
 
 def _clip_batch(rows: ShardDataset, indices: range) -> Batch:

@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from adastate.types import Batch
-from datamodules.base import EndlessData
-from datamodules.clips import ledger_path
+from datamodules.from_shards import FromShards
 from datamodules.shards.clip_reader import with_past
 from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.decode import ACTIONS
 from datamodules.shards.index import BadSample, Sample, find_shards, read_shard
-from datamodules.shards.patience import Patience
 from datamodules.shards.safe_decode import ShardError, read_actions
-from datamodules.shards.sampler import BatchStream, together
+from datamodules.shards.sampler import BatchStream
 from datamodules.shards.shard_writer import ShardWriter, npy
 
 
@@ -120,7 +118,7 @@ class TrajectoryWriter:
         self._writer.__exit__(*raised)
 
 
-class TrajectoryData(EndlessData):
+class TrajectoryData(FromShards):
     """Trajectories from shards, endlessly, in the same global order whatever the number of processes.
 
     `latents` is what was, or can be, the clean past of each trajectory: the clip stored with it, or else its own end.
@@ -148,52 +146,21 @@ class TrajectoryData(EndlessData):
         read_timeout_s: float = 60.0,
         actions: bool = True,
     ) -> None:
-        super().__init__(batch, workers)
-        self.shards, self.seed, self.actions = shards, seed, actions
-        self.max_skipped_share = max_skipped_share
-        self.memory_gb, self.read_timeout_s = memory_gb, read_timeout_s
-        self.rows: ShardDataset | None = None
+        super().__init__(shards, batch, seed, workers, max_skipped_share, memory_gb, read_timeout_s, actions)
 
-    @property
-    def skipped(self) -> dict[str, int]:
-        """Bad samples met so far, by cause; under a Trainer those of all processes and loader workers."""
-        return self.rows.skipped if self.rows else {}
-
-    def setup(self, stage: str | None = None) -> None:
-        self.rows = self.rows or together(self.trainer, self._read)
-
-    def _read(self) -> ShardDataset:
-        rows = ShardDataset(
-            self.shards,
-            "trajectory.npy",
-            None,
-            self.seed,
-            self.max_skipped_share,
-            self.memory_gb,
-            ledger_path(self.trainer),
-            Patience(self.read_timeout_s),
-            self.actions,
-        )
+    def read(self) -> ShardDataset:
+        rows = self.open_rows("trajectory.npy")
         levels = shared_levels(rows)
         rows.require_facts(partial(require_levels, levels, rows.shape[0]))
         self.levels = torch.tensor(levels, dtype=torch.float32)
         return rows
 
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
-        self.setup()
-        assert self.rows is not None
-        return self.rows.batches(partial(_trajectory_batch, self.levels), self.batch, rank, world)
+        rows = self.there()  # which knows the levels
+        return rows.batches(partial(_trajectory_batch, self.levels), self.batch, rank, world)
 
     def identity(self) -> dict[str, Any]:
-        self.setup()
-        assert self.rows is not None
-        return {"kind": "trajectories", "seed": self.seed, **self.rows.identity}
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        batch = super().on_before_batch_transfer(batch, dataloader_idx)
-        if self.rows is not None:
-            self.rows.refuse_together(self.trainer, self.cursor.begun)
-        return batch
+        return self.identity_as("trajectories")
 
 
 def shared_levels(rows: ShardDataset) -> list[float]:

@@ -38,6 +38,7 @@ HOUSE = ("adastate", "datamodules", "callbacks", "benchmarks")
 LOOSE = {"__init__.py", "__main__.py", "api.py", "main.py", "types.py"}
 LONGEST, LONGEST_TEST = 350, 450
 MOST_ARGUMENTS = 20
+COMMAND, ANCHOR = {"main", "parser"}, {"check", "describe", "update"}
 FLAT_BLOCKS = {"StreamSpec"}
 """The dataclass that is the block `stream:` of a configuration as it is: what a user writes there is flat, and so are
 the files of the compared systems."""
@@ -164,6 +165,18 @@ def test_a_class_s_name_stands_for_one_thing() -> None:
         if not file.startswith("benchmarks")
         for node in parsed(source)
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_a_function_s_name_stands_for_one_thing() -> None:
+    """Private functions are their file's own; what a command or an anchor has to define it has under one name."""
+    names = Counter(
+        node.name
+        for file, source in files().items()
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+        if node.name not in COMMAND | (ANCHOR if "/anchors/" in file else set())
     )
     assert [name for name, count in names.items() if count > 1] == []
 

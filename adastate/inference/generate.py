@@ -28,7 +28,7 @@ from adastate.inference.asked_prompts import AskedPrompts
 from adastate.inference.conditioning import Prefix
 from adastate.inference.prompt_schedule import TimedPrompt
 from adastate.inference.student_source import StudentSource
-from adastate.inference.vbench import Item, write_json
+from adastate.inference.vbench import Item, write_record
 from adastate.inference.video_length import chunk_starts, frame_starts, frames_for
 from adastate.inference.video_writer import Plan, Timing, write_videos
 from adastate.launch import shared_ranks
@@ -160,7 +160,7 @@ def _report(plan: Plan, items: Sequence[Item], rank: Rank, timing: Timing | None
     """timing.json; with several ranks, and for VBench, one file a rank and a summary of those that are there."""
     if timing is not None:
         file = "timing.json" if alone else f"timing-{rank.rank:03d}.json"
-        write_json(plan.records / file, asdict(timing))
+        write_record(plan.records / file, asdict(timing))
         print(f"{timing.streams} videos of {timing.pictures} pictures in {plan.folder}")
         for item in items[:SHOWN] if alone else ():
             print(plan.folder / item.name)
@@ -171,7 +171,7 @@ def _report(plan: Plan, items: Sequence[Item], rank: Rank, timing: Timing | None
         )
     if not alone:
         there = sum((plan.folder / item.name).is_file() for item in items)
-        write_json(plan.records / "timing.json", _summary(plan.records, rank.world, there, len(items)))
+        write_record(plan.records / "timing.json", _summary(plan.records, rank.world, there, len(items)))
         print(f"{there} of {len(items)} videos are in {plan.folder}, what is known of them in {plan.records}")
 
 

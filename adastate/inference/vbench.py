@@ -93,9 +93,9 @@ def record(folder: Path, videos: Sequence[Item], settings: dict[str, Any]) -> No
             raise ValueError(
                 f"{item.name} was made of another extended prompt: go on with the same, or choose another folder, --out"
             )
-    write_json(folder / "prompts.json", _read(folder / "prompts.json") | {item.name: item.prompt for item in videos})
-    write_json(folder / "extended.json", told | {item.name: item.told for item in videos})
-    write_json(folder / "settings.json", before | settings)
+    write_record(folder / "prompts.json", _read(folder / "prompts.json") | {item.name: item.prompt for item in videos})
+    write_record(folder / "extended.json", told | {item.name: item.told for item in videos})
+    write_record(folder / "settings.json", before | settings)
 
 
 def content_fingerprint(path: Path, blocks: int = 64) -> str:
@@ -114,7 +114,7 @@ def content_fingerprint(path: Path, blocks: int = 64) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_record(path: Path, content: Any) -> None:
     """Whole or not at all, however many ranks write it."""
     atomic.write_json(path, content, f"{socket.gethostname()}.{os.getpid()}")
 

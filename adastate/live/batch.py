@@ -22,11 +22,6 @@ from adastate.training.prompted_network import PromptedNetwork, StackedKeys, Sta
 from adastate.types import Chunk, host_level, one_level
 
 
-def step_together(sessions: Sequence[Session]) -> list[Step | Exception]:
-    """One chunk of each session, in their order; what one of them raises stands in its place and harms no other."""
-    return SessionBatch().step(sessions)
-
-
 class SessionBatch:
     """Steps sessions together, and keeps what it can use again as long as the same ones come.
 
@@ -39,7 +34,7 @@ class SessionBatch:
         self.rows: list[int] = []
 
     def step(self, sessions: Sequence[Session]) -> list[Step | Exception]:
-        """See `step_together`."""
+        """One chunk of each session, in their order; what one raises stands in its place and harms no other."""
         if len({id(session) for session in sessions}) < len(sessions):
             raise ValueError("a session is there twice: its chunks are made one after the other")
         began = perf_counter()

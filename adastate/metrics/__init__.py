@@ -20,5 +20,5 @@ from adastate.metrics.picture import change, contrast, drift, nearest, sharpness
 from adastate.metrics.quality import Moments, features, frechet, moments
 from adastate.metrics.raft import Flow, NoRaft, raft_flow
 from adastate.metrics.scene_memory import across_gaps, departure, likeness, loop, repetition, thumbnails
-from adastate.metrics.seed_interval import chance_of, holm, seed_interval, student_cdf, student_quantile
+from adastate.metrics.seed_interval import chance_of, seed_interval, student_cdf, student_quantile
 from adastate.metrics.uncertainty import Interval, Resamples, bootstrap, difference, interval

@@ -43,17 +43,6 @@ def chance_of(means: Float[Tensor, " S"], null: float = 0.0) -> float:
     return 2 * (1 - student_cdf(abs(float(kept.mean()) - null) / error, len(kept) - 1))
 
 
-def holm(chances: list[float]) -> list[float]:
-    """p values corrected for their number (Holm 1979); nan stays and counts as a test."""
-    order = sorted(range(len(chances)), key=lambda i: (math.isnan(chances[i]), chances[i]))
-    found, least = [math.nan] * len(chances), 0.0
-    for rank, i in enumerate(order):
-        if not math.isnan(chances[i]):
-            least = max(least, min(1.0, (len(chances) - rank) * chances[i]))
-            found[i] = least
-    return found
-
-
 def student_cdf(t: float, freedom: int) -> float:
     """P(T <= t) for t >= 0 and whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))

@@ -43,10 +43,6 @@ def leave(net: nn.Module, read: Read) -> None:
     _READERS[net] = read
 
 
-def is_unread(net: nn.Module) -> bool:
-    return net in _READERS
-
-
 def leave_copy(copy: nn.Module, net: nn.Module) -> None:
     """Of an unread `net`, `copy` has the same weights, unread as well; of another it has them already."""
     if net in _READERS:

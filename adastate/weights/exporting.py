@@ -55,7 +55,7 @@ def export(
     metadata = {"format": "pt", **weights_header(asdict(size), checkpoint.report.stream)}
     with atomic.replacing(out, durable=True) as scratch:
         scratch.mkdir()
-        _write_json(scratch / "config.json", config)
+        write_config(scratch / "config.json", config)
         shards = split_into_files(entries, int(shard_gb * 1e9))
         if len(shards) == 1:
             write_safetensors(scratch / f"{STEM}.safetensors", entries, metadata)
@@ -65,7 +65,7 @@ def export(
                 write_safetensors(scratch / file, shard, metadata)
             places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
             index = {"metadata": {"total_size": sum(map(_bytes, entries.values()))}, "weight_map": places}
-            _write_json(scratch / f"{STEM}.safetensors.index.json", index)
+            write_config(scratch / f"{STEM}.safetensors.index.json", index)
     return sorted(out.iterdir())
 
 
@@ -141,5 +141,6 @@ def _bytes(entry: StoredTensor) -> int:
     return entry.count * entry.dtype.itemsize
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_config(path: Path, content: Mapping[str, Any]) -> None:
+    """A file of JSON as those of diffusers are."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

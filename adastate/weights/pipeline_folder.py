@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from adastate.runtime import atomic, plain_yaml
-from adastate.weights.exporting import export
+from adastate.weights.exporting import export, write_config
 from adastate.weights.files import WeightsError
 from adastate.weights.network_weights import NetworkWeights
 
@@ -130,7 +130,7 @@ def export_pipeline(
         index["transformer"] = ["diffusers", "WanTransformer3DModel"]
         (scratch / "scheduler").mkdir()
         scheduler = {**SCHEDULER, "shift": stream.get("timestep_shift", SCHEDULER["shift"])}
-        write_json(scratch / "scheduler" / "scheduler_config.json", scheduler)
+        write_config(scratch / "scheduler" / "scheduler_config.json", scheduler)
         index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
         there = _classes(parts.folder)
         for name in PARTS:
@@ -140,7 +140,7 @@ def export_pipeline(
             else:
                 index[name] = [None, None]
         index |= {"stream": stream or None, "latent_size": list(parts.latent_size), "fps": parts.fps, **parts.encoders}
-        write_json(scratch / INDEX, index)
+        write_config(scratch / INDEX, index)
         write_pipeline_file(scratch)
     return sorted(p for p in out.rglob("*") if p.is_file())
 
@@ -149,11 +149,7 @@ def write_pipeline_file(folder: Path) -> None:
     """Writes the file of the class, and names it in the index of a pipeline's folder."""
     (folder / PIPELINE_FILE).write_text(SOURCE, encoding="utf-8")
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    write_json(folder / INDEX, {**index, "_class_name": [Path(PIPELINE_FILE).stem, PIPELINE]})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_config(folder / INDEX, {**index, "_class_name": [Path(PIPELINE_FILE).stem, PIPELINE]})
 
 
 def _classes(folder: Path | None) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from adastate.live.batch import SessionBatch, step_together
+from adastate.live.batch import SessionBatch
 from adastate.live.model import LiveModel
 from adastate.live.session import Session
 from adastate.live.step import Step
@@ -70,7 +70,7 @@ def test_joining_and_leaving_change_nothing_for_the_others(session: Make) -> Non
     stays, alone = session(), session()
     visitors = aged(session, [3, 8, 20])
     for number in range(9):
-        steps = step_together([stays, *visitors[: number % 4]])
+        steps = SessionBatch().step([stays, *visitors[: number % 4]])
         assert near(steps[0], alone.step())  # type: ignore[arg-type]
 
 
@@ -79,7 +79,7 @@ def test_what_one_raises_harms_no_other(session: Make, monkeypatch: Any) -> None
     together[1]._state.cache.window = None
     together[1]._state.unwritten = (torch.zeros(1, 1, 1, 1, 1), 0)
     before = together[1]._state
-    steps = step_together(together)
+    steps = SessionBatch().step(together)
     assert isinstance(steps[1], Exception) and together[1]._state is not before
     for number in (0, 2):
         assert near(alone[number].step(), steps[number])  # type: ignore[arg-type]
@@ -89,16 +89,16 @@ def test_sessions_of_several_models_and_systems_in_one_call(session: Make, model
     made = [session(system=name) for name in (None, "longlive", "causvid", "rolling_forcing", None)]
     alone = [session(system=name) for name in (None, "longlive", "causvid", "rolling_forcing", None)]
     for _ in range(6):
-        assert all(near(a, b.step()) for a, b in zip(step_together(made), alone, strict=True))  # type: ignore[arg-type]
+        assert all(near(a, b.step()) for a, b in zip(SessionBatch().step(made), alone, strict=True))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a session is there twice"):
-        step_together([made[0], made[0]])
+        SessionBatch().step([made[0], made[0]])
 
 
 def test_attention_of_each(session: Make) -> None:
     alone, together = aged(session, [7, 9, 11]), aged(session, [7, 9, 11])
     for some in (alone, together):
         some[1].measure_attention = some[2].measure_attention = True
-    steps = step_together(together)
+    steps = SessionBatch().step(together)
     for one, step in zip(alone, steps, strict=True):
         assert isinstance(step, Step) and step.attention == pytest.approx(one.step().attention, abs=1e-4)
     assert not steps[0].attention and steps[1].attention != steps[2].attention  # type: ignore[union-attr]

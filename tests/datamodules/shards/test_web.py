@@ -60,7 +60,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     servers = []
     for module in ("remote", "index", "patience"):
         monkeypatch.setattr(f"datamodules.shards.{module}.Patience", partial(Patience, pause=0.001))
-    monkeypatch.setattr("datamodules.clips.Patience", partial(Patience, pause=0.001))
+    monkeypatch.setattr("datamodules.from_shards.Patience", partial(Patience, pause=0.001))
 
     def start(answer: Answer | None = None) -> str:
         handler = type("One", (Handler,), {"folder": tmp_path, "asked": [], "host": []})
