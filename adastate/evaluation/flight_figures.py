@@ -27,6 +27,10 @@ LATENTS = 3
 """Latent frames that the last figures are of: a little more than a second."""
 
 
+STILL = "holds still"
+"""The baseline's name among the rows."""
+
+
 def flight_measure(video: Tensor, task: Asked, settled: int, group: int) -> Figures:
     """Steering, scene and coherence of `video` [B, T, 3, h, w]; means over the clips, of tilts the median error."""
     flown = steered(video, task, settled)
@@ -70,7 +74,8 @@ def flight_rows(
     spec: StreamSpec | None = None,
     name: str = "student",
 ) -> list[MetricsRow]:
-    """Rows of a student's streams of `horizon` training horizons, of its teacher's clips and of rendered ones.
+    """Rows of a student's streams of `horizon` training horizons, of its teacher's clips and of rendered ones; and of
+    the picture at the end of the first horizon, held: what a frozen stream would score.
 
     Args:
         teacher: clips for prompts and actions `[B, F, 8]`, decoded; None leaves it out.
@@ -88,7 +93,9 @@ def flight_rows(
             **away_from_beginning(made.first[:, :end], made.last[:, -end:]),
         }
         found.append(MetricsRow(name, f"last second of {made.pictures / once:.0f}x", last))
-    clips = {} if teacher is None else {"teacher": teacher(task.prompts, task.actions)}
+    clips = {STILL: made.first[:, once - 1 : once].expand(-1, once, -1, -1, -1)}
+    if teacher is not None:
+        clips["teacher"] = teacher(task.prompts, task.actions)
     clips["renders"] = torch.cat(
         [through_codec(codec, part, student.device) for part in render_flights(task.flights, list(task.poses)).split(8)]
     )

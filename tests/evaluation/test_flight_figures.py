@@ -34,6 +34,8 @@ def test_renders_do_as_they_are_asked_whole_and_at_their_end() -> None:
         assert found["time"] > 0.9 and found["match_across_latents"] > 0.7
         wrong = flight_measure(part.flip(-1), task, settled, 3)
         assert wrong["tilt_sign"] == wrong["turn_sign"] == 0
+        held = flight_measure(part[:, -1:].expand_as(part), task, settled, 3)
+        assert held["turn_sign"] == 0 and held["match_across_latents"] > found["match_across_latents"]
     assert abs(drift_measure(video, 8)["exposure_drift"]) < 0.05
 
 
@@ -50,8 +52,8 @@ def test_rows_of_a_student_its_teacher_and_renders() -> None:
 
     found = evaluate_student(student, 3, 2, None, 5, teacher=teacher, world="flight")
     assert [row.title for row in found] == [
-        "student, 1x", "student, last second of 2x", "teacher, 1x", "teacher, last second", "renders, 1x",
-        "renders, last second",
+        "student, 1x", "student, last second of 2x", "holds still, 1x", "holds still, last second", "teacher, 1x",
+        "teacher, last second", "renders, 1x", "renders, last second",
     ]  # fmt: skip
     assert told == [(3, 7, 8)]
     last = found[1].figures
