@@ -336,7 +336,7 @@ def test_the_readme_is_short_and_the_index_has_every_page() -> None:
     [
         ("files", "see `adastate/stream/slab.py` and `zero2.yaml`", ["adastate/stream/slab.py"]),
         ("files", "conf/zero/ and conf/strategy/", ["conf/zero/"]),
-        ("names", "`callbacks.Preempt`, `callbacks.Whole`, adastate.weights.facts", ["callbacks.Whole"]),
+        ("names", "`callbacks.Preempt`, `callbacks.Whole`, adastate.weights.header_facts", ["callbacks.Whole"]),
         ("words", "`first_steps` and `denoising_steps`", ["first_steps"]),
         ("make", "`make train-init WITH=consistency`", ["make train-init WITH="]),
         ("make", "`make bench-all`, `make bench`", ["make bench-all"]),

@@ -22,7 +22,7 @@ from adastate.metrics import Interval, MemoryFigures
 from adastate.runtime import atomic
 from adastate.study.plain_numbers import six_digits
 from adastate.study.results import REAL, Results
-from adastate.study.study_files import read_records
+from adastate.study.study_files import read_study_records
 from adastate.study.table import Table, Task
 
 MEMORY = ("memory_slope", "memory_error", "memory_hold", "memory_mean", "memory_relative")
@@ -95,7 +95,7 @@ class Records:
         Raises:
             ConfigError: there are none, or those of several protocols.
         """
-        told = read_records(folder)
+        told = read_study_records(folder)
         protocols = {json.dumps(t["protocol"], sort_keys=True) for t in told}
         if len(protocols) > 1:
             raise ConfigError(f"the records in {folder} were measured in {len(protocols)} ways: keep those of one way")

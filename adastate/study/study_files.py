@@ -29,7 +29,7 @@ def check_part(args: argparse.Namespace) -> None:
         run_config(told["run"], "distill")
         check_student(told["run"], told.get("checkpoint"))
     if told.get("records") is not None:
-        read_records(told["records"])
+        read_study_records(told["records"])
     if told.get("claims") is not None and not told["claims"].is_file():
         raise ConfigError(f"no claims at {told['claims']}: leave out --claims for those of conf/study/claims.yaml")
     if told.get("out") is not None:
@@ -38,7 +38,7 @@ def check_part(args: argparse.Namespace) -> None:
         check_file(told["json"], "give a file elsewhere with --json")
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_study_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a folder, in the order of their files' names.
 
     Raises:
