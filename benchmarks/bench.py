@@ -67,8 +67,8 @@ def main() -> None:
         console.print(f"{args.out.with_name('growth.png')} and growth.json")
         return
     dtypes = [torch.float32] if args.float32 else [torch.float32, torch.bfloat16]
-    rows: list[stream.Row] = []
-    steps: list[training.Row] = []
+    rows: list[stream.StreamRow] = []
+    steps: list[training.StepRow] = []
     live: dict[str, Any] = {}
 
     def write() -> None:

@@ -11,7 +11,7 @@ Spread = tuple[float, float, float]
 """Median, lower and upper quartile."""
 
 
-class Clock:
+class DeviceClock:
     """Seconds, by device events on a GPU."""
 
     def __init__(self, device: str) -> None:
@@ -42,7 +42,7 @@ def spread_in_words(q: Spread | None, digits: int) -> str:
 def product_rate(device: str, side: int = 8192) -> float:
     """FLOP a second of a large bf16 matrix product."""
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    clock, took = Clock(device), []
+    clock, took = DeviceClock(device), []
     for _ in range(12):
         began = clock()
         a @ a

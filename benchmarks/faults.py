@@ -31,7 +31,7 @@ from tests.support.small_run import Plan, make_shards  # noqa: E402
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Faulted:
     fault: str
     trials: int
     held: int
@@ -45,7 +45,7 @@ def to_the_end(plan: Plan, folder: Path) -> None:
         raise RuntimeError(f"hangs:\n{kills.tail(folder)}")
 
 
-def sigkills(folder: Path, plan: Plan, wanted: int) -> Outcome:
+def sigkills(folder: Path, plan: Plan, wanted: int) -> Faulted:
     """SIGKILL at random moments of steps, saves and pruning, over as many runs as it takes."""
     began, deaths, held, runs = time.monotonic(), 0, 0, 0
     expected, seconds = kills.straight(plan, folder / "straight")
@@ -57,14 +57,14 @@ def sigkills(folder: Path, plan: Plan, wanted: int) -> Outcome:
         deaths, runs = deaths + died, runs + 1
         shutil.rmtree(here)
     name = f"SIGKILL at a random moment, {plan.strategy}, {ranks(plan)}"
-    return Outcome(name, deaths, held, f"{runs} runs, each ended as the undisturbed one", time.monotonic() - began)
+    return Faulted(name, deaths, held, f"{runs} runs, each ended as the undisturbed one", time.monotonic() - began)
 
 
 HOP = 5
 """Steps from one stop of a run to its next, more than a loader has under way."""
 
 
-def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
+def stops(folder: Path, plan: Plan, wanted: int) -> Faulted:
     """Stopped after each of the first `wanted` steps, and gone on with.
 
     There are HOP runs, of which number k stops after k, k + HOP, ... A stop holds if what follows it, to the next stop
@@ -93,10 +93,10 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Outcome:
         shutil.rmtree(here)
     name = f"stop at each step, {plan.strategy}, {ranks(plan)}, {plan.data}, {plan.workers} workers"
     told = f"bit-equal {HOP} steps later, or at the end, and the same samples"
-    return Outcome(name, stopped, held, told, time.monotonic() - began)
+    return Faulted(name, stopped, held, told, time.monotonic() - began)
 
 
-def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
+def preemptions(folder: Path, plan: Plan, wanted: int) -> Faulted:
     """Signals at random moments, to one rank, to all, or to all and their workers; held: one step of delay at most."""
     began, dice, sent, held, runs, slowest = time.monotonic(), random.Random(7), 0, 0, 0, 0
     if plan.data == "shards":
@@ -116,10 +116,10 @@ def preemptions(folder: Path, plan: Plan, wanted: int) -> Outcome:
         shutil.rmtree(here)
     name = f"USR1 or TERM at a random moment, {plan.strategy}, {ranks(plan)}, {plan.workers} workers"
     told = f"no hang, at most {slowest} step of delay; {runs} runs ended as the undisturbed one"
-    return Outcome(name, sent, held, told, time.monotonic() - began)
+    return Faulted(name, sent, held, told, time.monotonic() - began)
 
 
-def disk(folder: Path, strategy: str, share: float) -> Outcome:
+def disk(folder: Path, strategy: str, share: float) -> Faulted:
     """Whole command-line runs in which each open, write, fsync, rename and unlink fails once, or ends the process."""
     began = time.monotonic()
     found = disk_faults.campaign(folder, strategy, share)
@@ -128,10 +128,10 @@ def disk(folder: Path, strategy: str, share: float) -> Outcome:
     for wrong in found["wrong"][:5]:
         told += f"; {wrong['fault']['kind']} at {wrong['fault']['call']}: {wrong['wrong'][:80]}"
     name = f"ENOSPC, EIO or a kill at each call on the disk, {strategy}"
-    return Outcome(name, trials, trials - broken, told, time.monotonic() - began)
+    return Faulted(name, trials, trials - broken, told, time.monotonic() - began)
 
 
-def see_planted(folder: Path) -> Outcome:
+def see_planted(folder: Path) -> Faulted:
     """Errors of old in a copy of the project, one at a time: the instrument above has to see each."""
     began, library = time.monotonic(), disk_faults.build(folder)
     script = ROOT / "tests/support/planted_faults.py"
@@ -140,14 +140,14 @@ def see_planted(folder: Path) -> Outcome:
     rows = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
     seen = [row["letter"] for row in rows if row["seen"]]
     told, took = f"seen: {', '.join(seen)}", time.monotonic() - began
-    return Outcome("an error of old, planted: the runs above see it", len(rows), len(seen), told, took)
+    return Faulted("an error of old, planted: the runs above see it", len(rows), len(seen), told, took)
 
 
 def ranks(plan: Plan) -> str:
     return "1 process" if plan.world == 1 else f"{plan.world} ranks"
 
 
-def worlds(folder: Path) -> Outcome:
+def worlds(folder: Path) -> Faulted:
     """1 -> 2 -> 4 -> 1 processes within one run: the same global order, none missing, none twice."""
     began, plan = time.monotonic(), Plan()
     kills.straight(plan, folder / "straight")
@@ -158,7 +158,7 @@ def worlds(folder: Path) -> Outcome:
     found = kills.samples(replace(plan, world=4), here)
     expected = kills.samples(plan, folder / "straight")
     held = sum(found.get(i) == used for i, used in expected.items())
-    return Outcome("world size 1, 2, 4, 1", len(expected), held, "global order of samples", time.monotonic() - began)
+    return Faulted("world size 1, 2, 4, 1", len(expected), held, "global order of samples", time.monotonic() - began)
 
 
 TESTS = {
@@ -179,20 +179,20 @@ TESTS = {
 """Faults whose trials are tests."""
 
 
-def tested(fault: str, path: str) -> Outcome:
+def tested(fault: str, path: str) -> Faulted:
     began = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--durations=0", path]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", found.stdout)}
     passed, wrong = counts.get("passed", 0), counts.get("failed", 0) + counts.get("error", 0)
     told = path + (f", {counts['skipped']} skipped" if counts.get("skipped") else "")
-    return Outcome(fault, passed + wrong, passed if found.returncode == 0 else 0, told, time.monotonic() - began)
+    return Faulted(fault, passed + wrong, passed if found.returncode == 0 else 0, told, time.monotonic() - began)
 
 
-def fault_trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
+def fault_trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Faulted]]]:
     """(name, what does it), in the order of the table."""
 
-    def at(name: str, act: Callable[..., Outcome], plan: Plan, count: float) -> tuple[str, Callable[[Path], Outcome]]:
+    def at(name: str, act: Callable[..., Faulted], plan: Plan, count: float) -> tuple[str, Callable[[Path], Faulted]]:
         many = max(2, round(count * share))
         return f"{name} {plan.strategy} {plan.workers}", lambda folder: act(folder, plan, many)
 
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/faults.json"))
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console, found = Console(), list[Outcome]()
+    console, found = Console(), list[Faulted]()
     try:
         import deepspeed  # noqa: F401
 
@@ -233,7 +233,7 @@ def main() -> None:
         console.print("deepspeed is not installed: no ZeRO here")
         zero = False
 
-    def show(outcome: Outcome) -> None:
+    def show(outcome: Faulted) -> None:
         found.append(outcome)
         good = "[green]held[/]" if outcome.held == outcome.trials else "[red]BROKEN[/]"
         console.print(f"{good} {outcome.held}/{outcome.trials} {outcome.fault} ({outcome.seconds:.0f} s)")
@@ -249,7 +249,7 @@ def main() -> None:
             try:
                 show(fault(Path(folder)))
             except Exception as error:
-                show(Outcome(name, 1, 0, str(error)[-400:], 0.0))
+                show(Faulted(name, 1, 0, str(error)[-400:], 0.0))
                 console.print(str(error)[-2000:])
     for name, path in TESTS.items():
         if re.search(args.only, f"tests {name}"):

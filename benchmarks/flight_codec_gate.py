@@ -30,7 +30,7 @@ CLOSE = 3.0
 
 
 @dataclass(frozen=True)
-class Clips:
+class FlownClips:
     """Flights, their poses `[B, T, 8]` and pictures `[B, T, 3, 64, 64]`."""
 
     flights: list[Voyage]
@@ -38,7 +38,7 @@ class Clips:
     video: Tensor
 
 
-def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> Clips:
+def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> FlownClips:
     """Flights number 0 .. count-1, with lenses of their own or without; with `balloons`, under skies without haze."""
     skies = [name for name in WEATHERS if name != "thick haze"]
     fixed = [{"weather": skies[i % 2], "landmark": "hot-air balloons"} if balloons else {} for i in range(count)]
@@ -47,7 +47,7 @@ def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> Clips:
     for i, flight in enumerate(flights):
         begun = BEFORE * (i % 2)
         poses.append(path(flight, steering(seed, i, begun + FRAMES))[3 * begun :])
-    return Clips(flights, torch.stack(poses), render_flights(flights, poses))
+    return FlownClips(flights, torch.stack(poses), render_flights(flights, poses))
 
 
 def coded(codec: Codec, video: Tensor, at_once: int = 8) -> Tensor:
@@ -87,7 +87,9 @@ def posed(video: Tensor, poses: Tensor, sure: Tensor) -> dict[str, Any]:
     }
 
 
-def balloons(codec: Codec, seed: int, count: int, lens: bool) -> tuple[dict[str, Any], dict[str, Any], Clips, Tensor]:
+def balloons(
+    codec: Codec, seed: int, count: int, lens: bool
+) -> tuple[dict[str, Any], dict[str, Any], FlownClips, Tensor]:
     """Balloons of `LEAST` pixels or more found in real clips, and of those the ones that are there after decoding."""
     full = clips(seed, count, lens, balloons=True)
     bare = render_flights([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))

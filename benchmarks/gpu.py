@@ -17,13 +17,13 @@ from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 from benchmarks.clock import product_rate, quartiles
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
-from benchmarks.stream import FP8, Row, ours
+from benchmarks.stream import FP8, StreamRow, ours
 
 PICTURES = 4
 """Of a latent frame."""
 
 
-def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str, out: Path) -> Iterator[Row]:
+def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str, out: Path) -> Iterator[StreamRow]:
     """Pictures a second, time to the first frame, MFU against the measured rate of products, memory, and a profile."""
     shape, spec = SHAPES[name], STREAMS[stream]
     net, text = random_network(shape, device, torch.bfloat16)
@@ -42,7 +42,7 @@ def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str
         seconds, _ = ours(passes, text, shape, spec, shape.chunks, device)
         steady = seconds[8:]
         each = statistics.median(steady)
-        row = Row(
+        row = StreamRow(
             name, stream, f"{label} bfloat16", quartiles([1e3 * s / (len(spec.denoising_steps) + 1) for s in steady])
         )
         row.more = {

@@ -19,7 +19,7 @@ from adastate.models.masks import teacher_forcing
 from adastate.models.video_network import Engine, Size
 from adastate.models.wan.fused import Passes
 from adastate.types import FrameMask
-from benchmarks.clock import Clock
+from benchmarks.clock import DeviceClock
 from benchmarks.gpu_report import PhaseReport
 from benchmarks.shapes import SHAPES, STREAMS, random_network
 from benchmarks.stream import distance, ours, simple
@@ -236,7 +236,7 @@ def judge_kernel(report: PhaseReport, name: str, off: float, close: float) -> No
 
 def median_ms(work: Callable[[], Any], device: str, rounds: int = 5) -> float:
     """Milliseconds, the median after one call to warm up."""
-    clock, took = Clock(device), []
+    clock, took = DeviceClock(device), []
     for turn in range(rounds + 1):
         began = clock()
         work()

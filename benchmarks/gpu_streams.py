@@ -16,7 +16,7 @@ from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 from adastate.types import Chunk
-from benchmarks.clock import Clock, product_rate
+from benchmarks.clock import DeviceClock, product_rate
 from benchmarks.gpu_kernels import random_vae
 from benchmarks.gpu_report import PhaseReport
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
@@ -72,7 +72,7 @@ def _measured(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     student = Streamer(passes.net, passes.net.text_keys(text), passes=passes)
-    noise, clock = Normals(shape, spec, chunks, device), Clock(device)
+    noise, clock = Normals(shape, spec, chunks, device), DeviceClock(device)
     stream = rollout(student, noise, StateCache(spec, layers=shape.size.layers), chunks, shape.latents, finish=False)
     took, first, shown = list[float](), 0.0, list[int]()
     began = start = clock()

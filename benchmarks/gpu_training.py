@@ -23,7 +23,7 @@ from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.teacher import Teacher
 from adastate.types import Batch
-from benchmarks.clock import Clock
+from benchmarks.clock import DeviceClock
 from benchmarks.gpu_report import PhaseReport
 from benchmarks.shapes import SHAPES
 
@@ -121,7 +121,7 @@ def _iteration(module: Distill, device: str) -> dict[str, Any]:
         _prepare(module)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    clock = Clock(device)
+    clock = DeviceClock(device)
     began = clock()
     module.training_step(Batch(torch.tensor([module.iteration]), ["a"]).to(device), 0)
     seconds = clock() - began

@@ -57,7 +57,7 @@ Tests = Mapping[str, tuple[float, dict[str, list[int]]]]
 """Of every test: its seconds, and the lines that it reaches by file."""
 
 
-class Recorder:
+class LineRecorder:
     """A plugin of pytest that notes the seconds of each test that passes, and the lines of the heart it reaches."""
 
     def __init__(self, files: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
     missing = [file for file in now if file not in kept]
     if missing:
         print(f"noting what the tests of {len(missing)} files reach; {out}/map.log tells how it goes", flush=True)
-        os.waitpid(forked(folder, out / "map.log", missing, lambda: Recorder(files), out / "new.json"), 0)
+        os.waitpid(forked(folder, out / "map.log", missing, lambda: LineRecorder(files), out / "new.json"), 0)
         fresh = json.loads((out / "new.json").read_text(encoding="utf-8"))
         for file in missing:
             kept[file] = {"digest": now[file], "tests": {n: t for n, t in fresh.items() if n.split("::")[0] == file}}
@@ -173,7 +173,7 @@ def reaching(mutant: Mutant, tests: Tests) -> list[str]:
 
 
 @dataclass
-class Trial:
+class MutantTrial:
     number: int
     folder: Path
     ends: float
@@ -184,7 +184,7 @@ class Field:
 
     def __init__(self, folders: list[Path], sources: Mapping[str, str], tests: Tests, out: Path) -> None:
         self.free, self.sources, self.tests, self.out = folders, sources, tests, out
-        self.running: dict[int, Trial] = {}
+        self.running: dict[int, MutantTrial] = {}
         self.stamp = int(time.time())
 
     def write(self, folder: Path, file: str, text: str) -> None:
@@ -199,7 +199,7 @@ class Field:
         files = list(dict.fromkeys(name.split("::")[0] for name in ids))
         pid = forked(folder, self.out / f"{folder.name}.log", files, Chosen(ids, folder / "verdict"))
         limit = 30 + 5 * sum(self.tests[name][0] for name in ids)
-        self.running[pid] = Trial(number, folder, time.monotonic() + limit)
+        self.running[pid] = MutantTrial(number, folder, time.monotonic() + limit)
 
     def reap(self, mutants: Mapping[int, Mutant]) -> Iterator[tuple[int, str, str]]:
         for pid, trial in list(self.running.items()):

@@ -31,7 +31,7 @@ CARD, STUDY, README = "docs/reference/pretrained.md", "docs/results/study.md", "
 
 
 @dataclass(frozen=True)
-class Told:
+class Quoted:
     """A number as a page tells it.
 
     Attributes:
@@ -101,7 +101,7 @@ class Part:
 
     name: str
     command: str
-    told: tuple[Told, ...]
+    told: tuple[Quoted, ...]
     found: Callable[[Path], dict[str, float]]
     minutes: float
 
@@ -172,16 +172,16 @@ MEASURES = {
 part: at the end of six horizons three times as far."""
 
 
-def _measures(page: str, columns: dict[str, str]) -> Iterator[Told]:
+def _measures(page: str, columns: dict[str, str]) -> Iterator[Quoted]:
     for column, title in columns.items():
         for row, (measure, within) in MEASURES.items():
             rounding = 0.005 if measure in ("heading", "speed", "palette", "dynamics") else 0.0005
             times = 3 if "6x" in title else 1
-            yield Told(page, f"{title}, {measure}", row, column, times * within + rounding)
+            yield Quoted(page, f"{title}, {measure}", row, column, times * within + rounding)
 
 
-def _gate(row: str, name: str) -> Iterator[Told]:
-    return (Told(STUDY, f"{name}, {key}", row, column, 0.02) for column, key in GATE.items())
+def _gate(row: str, name: str) -> Iterator[Quoted]:
+    return (Quoted(STUDY, f"{name}, {key}", row, column, 0.02) for column, key in GATE.items())
 
 
 SHIPS = {"1x, what ships": "student, 1x", "last second of 6x, what ships": "student, last second of 6x"}
@@ -193,12 +193,12 @@ PARTS = (
         "ls -l adastate/pretrained",
         (
             *(
-                Told(CARD, f"{path.stem}, MB", rf"`{re.escape(path.name)}` \(([\d.]+ MB)", within=0.05)
+                Quoted(CARD, f"{path.stem}, MB", rf"`{re.escape(path.name)}` \(([\d.]+ MB)", within=0.05)
                 for path in sorted(SHIPPED.glob("*.safetensors"))
             ),
-            Told(CARD, "flight_codec, parameters", r"ResidualCodec, ([\d.]+ million) parameters", within=5e4),
-            Told(CARD, "tiny_teacher, parameters", r"the DiT at tiny size, ([\d.]+ million) parameters", within=5e4),
-            Told(CARD, "tiny_student, parameters", r"\*\*Student\.\*\* ([\d.]+ million) parameters", within=5e4),
+            Quoted(CARD, "flight_codec, parameters", r"ResidualCodec, ([\d.]+ million) parameters", within=5e4),
+            Quoted(CARD, "tiny_teacher, parameters", r"the DiT at tiny size, ([\d.]+ million) parameters", within=5e4),
+            Quoted(CARD, "tiny_student, parameters", r"\*\*Student\.\*\* ([\d.]+ million) parameters", within=5e4),
         ),
         shipped_sizes,
         0.1,
@@ -207,8 +207,8 @@ PARTS = (
         "parity",
         "make parity FIXTURES=tests/data",
         (
-            Told(README, "largest difference", r"are met within ([\de-]+)", at_most=True),
-            Told("docs/results/verification.md", "largest difference", r"agree within ([\de-]+)", at_most=True),
+            Quoted(README, "largest difference", r"are met within ([\de-]+)", at_most=True),
+            Quoted("docs/results/verification.md", "largest difference", r"agree within ([\de-]+)", at_most=True),
         ),
         parity,
         1,
@@ -230,9 +230,11 @@ PARTS = (
         (
             *_gate("teacher of the fog", "teacher"),
             *_gate("true foggy flights through the codec", "real"),
-            Told(STUDY, "teacher, relative", r"is ([\d.]+) times as far off", within=0.02),
-            Told(README, "teacher, relative", r"and ([\d.]+) times the error of a hue that never changes", within=0.06),
-            Told(README, "teacher, slope", r"has a slope of (-[\d.]+), and", within=0.02),
+            Quoted(STUDY, "teacher, relative", r"is ([\d.]+) times as far off", within=0.02),
+            Quoted(
+                README, "teacher, relative", r"and ([\d.]+) times the error of a hue that never changes", within=0.06
+            ),
+            Quoted(README, "teacher, slope", r"has a slope of (-[\d.]+), and", within=0.02),
         ),
         gate_figures("fog"),
         1,

@@ -45,7 +45,7 @@ MEASURED = {"init": "initialised.json", "ar": "initialised.json", "distill": "di
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class JobStage:
     """A stage of a job, and what it needs, each by its job and name."""
 
     job: str
@@ -63,16 +63,16 @@ class Step:
         return StageRunner(out / self.job, Console()).is_done(self.stage)
 
 
-def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int) -> list[Step]:
+def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int) -> list[JobStage]:
     """All of them, in an order in which each comes after what it needs."""
-    found: list[Step] = []
+    found: list[JobStage] = []
 
     def common(job: str) -> list[str]:
         size = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml"]
         return [*size, f"--run.dir={out / job}", "--preview.every=1000000", "--preview.long=0"]
 
     def add(job: str, name: str, argv: list[str], *needs: tuple[str, str]) -> None:
-        found.append(Step(job, Stage(name, argv), needs))
+        found.append(JobStage(job, Stage(name, argv), needs))
 
     def folder(job: str) -> str:
         return "ar" if job == "ar_diffusion" else "init"
@@ -141,7 +141,7 @@ def link(base: Path, out: Path, names: set[str]) -> None:
                 (out / job / name).symlink_to(target.resolve() if target.exists() else target.absolute())
 
 
-def do(step: Step, out: Path) -> None:
+def do(step: JobStage, out: Path) -> None:
     """One step, in this process; `cpu/<step>.json` of its job tells the seconds of a core of all attempts at it."""
     took = out / step.job / "cpu" / f"{step.stage.name}.json"
     known = json.loads(took.read_text(encoding="utf-8")) if took.is_file() else {}
@@ -153,7 +153,7 @@ def do(step: Step, out: Path) -> None:
         atomic.write_json(took, {"argv": step.stage.argv, "seconds": before + used.ru_utime + used.ru_stime})
 
 
-def table_lines(out: Path, todo: list[Step]) -> Iterator[str]:
+def table_lines(out: Path, todo: list[JobStage]) -> Iterator[str]:
     """The table, in Markdown, from what is there."""
     yield (
         "| stage | s of a core | loss, first tenth | last tenth | "
@@ -199,7 +199,7 @@ def main() -> None:
     if args.only:
         todo = [s for s in todo if s.job in args.only]
     link(base, out, {s.job for s in todo})
-    failed = list[Step]()
+    failed = list[JobStage]()
     if not args.table:
         done = {step.key: step for step in todo}
         failed = runner.run_all(

@@ -19,7 +19,7 @@ from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes, Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.rollout import rollout
-from benchmarks.clock import Clock, Spread, quartiles, ratios, spread_in_words
+from benchmarks.clock import DeviceClock, Spread, quartiles, ratios, spread_in_words
 from benchmarks.plain import PlainStream
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 
@@ -31,7 +31,7 @@ FP8 = " fp8"
 
 
 @dataclass
-class Row:
+class StreamRow:
     """One variant of one shape and stream.
 
     Attributes:
@@ -78,7 +78,7 @@ def ours(
 @torch.no_grad()
 def timed_stream(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
     """A chunk's seconds begin with its noise and end with its clean pass."""
-    clock, noise = Clock(device), Normals(shape, spec, chunks, device)
+    clock, noise = DeviceClock(device), Normals(shape, spec, chunks, device)
     stream = rollout(student, noise, cache, chunks, shape.latents)
     seconds, made = list[float](), list[torch.Tensor]()
     next_, began = next(stream, None), clock()
@@ -92,7 +92,7 @@ def timed_stream(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec
 
 @torch.no_grad()
 def plain_stream(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
-    clock, noise = Clock(device), Normals(shape, spec, chunks, device)
+    clock, noise = DeviceClock(device), Normals(shape, spec, chunks, device)
     assert spec.past_frames is not None
     stream = PlainStream(
         net, text, spec.chunk_frames, spec.past_frames + spec.chunk_frames, spec.timesteps, spec.timestep_shift
@@ -111,7 +111,7 @@ def plain_stream(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, c
 
 def measure_stream(
     name: str, stream: str, dtypes: list[torch.dtype], engines: list[Engine], fp8: bool, rounds: int, device: str
-) -> list[Row]:
+) -> list[StreamRow]:
     """All variants of a shape and a stream, in turns."""
     shape, spec = SHAPES[name], STREAMS[stream]
     passes = len(spec.denoising_steps) + 1
@@ -139,7 +139,7 @@ def measure_stream(
                 times[label].append(statistics.median(seconds[warm:] or seconds) / passes)
         for label, floor in floors.items():
             with torch.no_grad():
-                clock = Clock(device)
+                clock = DeviceClock(device)
                 took = []
                 for _ in range(4 if name in ("large", "wan_1_3b") else 40):
                     began = clock()
@@ -149,7 +149,7 @@ def measure_stream(
                     floor_times[label].append(statistics.median(took))
     rows = []
     for label, took in times.items():
-        row = Row(name, stream, label, quartiles([1e3 * t for t in took]))
+        row = StreamRow(name, stream, label, quartiles([1e3 * t for t in took]))
         row.against = ratios(times[reference], took)
         if (kind := label.split()[-1]) in floors:
             row.floor = ratios(floor_times[kind], took)
@@ -165,7 +165,7 @@ def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max(float((x - y).norm() / y.norm()) for x, y in zip(a[:4], b[:4], strict=False))
 
 
-def stream_table(rows: list[Row], title: str) -> Table:
+def stream_table(rows: list[StreamRow], title: str) -> Table:
     table = Table("shape", "stream", "variant", "ms a pass", "times faster", "of the floor", "off", title=title)
     for r in rows:
         table.add_row(
@@ -180,7 +180,7 @@ def stream_table(rows: list[Row], title: str) -> Table:
     return table
 
 
-def faults_of_stream(rows: list[Row]) -> tuple[list[str], list[str]]:
+def faults_of_stream(rows: list[StreamRow]) -> tuple[list[str], list[str]]:
     """(rows that are slower than they were, rows that are not the same), a sentence each."""
     judged = [r for r in rows if r.variant == "eager float32" and "window 6" in r.stream and r.shape in GUARD]
     slow = [

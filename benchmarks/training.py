@@ -33,7 +33,7 @@ from adastate.training.objectives import DMD
 from adastate.training.student import Student
 from adastate.training.student_rollouts import MicroBatch
 from adastate.training.teacher import Teacher
-from benchmarks.clock import Clock, Spread, quartiles, ratios, spread_in_words
+from benchmarks.clock import DeviceClock, Spread, quartiles, ratios, spread_in_words
 
 BATCH = 16
 PROMPTS = ("a slow flight north-east over a green meadow, a white ball bounces", "flying west over a blue ocean, fast")
@@ -46,7 +46,7 @@ FAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 @dataclass
-class Row:
+class StepRow:
     """One side of a step.
 
     Attributes:
@@ -76,7 +76,7 @@ class Steps:
         self.module = Distill(teacher, student, critic, DMD(), global_batch=BATCH).to(device)
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(BATCH)]
         self.text, self.negative = student.embed(prompts), student.embed([""])
-        self.index, self.clock = torch.arange(BATCH), Clock(device)
+        self.index, self.clock = torch.arange(BATCH), DeviceClock(device)
         self.clip = self.text.new_zeros(0)
         # at rate 0 both sides have the same weights all the time
         trained = self.module.trained
@@ -134,7 +134,7 @@ def plain_steps(steps: Steps) -> Iterator[None]:
             group["fused"] = before
 
 
-def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
+def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[StepRow]:
     """Both sides of both steps, in turns; the first round warms up, and compares gradients."""
     steps, kind = Steps(dtype, device), str(dtype).removeprefix("torch.")
     times: dict[tuple[str, str], list[float]] = {(p, v): [] for p in GUARD for v in ("plain", "ours")}
@@ -150,7 +150,7 @@ def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
             else:
                 off[part, "ours"] = float((found - expected).norm() / expected.norm())
     return [
-        Row(
+        StepRow(
             part,
             f"{variant} {kind}",
             quartiles([1e3 * t for t in took]),
@@ -161,14 +161,14 @@ def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[Row]:
     ]
 
 
-def steps_table(rows: list[Row], title: str) -> Table:
+def steps_table(rows: list[StepRow], title: str) -> Table:
     table = Table("step", "variant", "ms", "times faster", "off", title=f"tiny size, batch {BATCH}; {title}")
     for r in rows:
         table.add_row(r.part, r.variant, spread_in_words(r.ms, 0), spread_in_words(r.against, 2), f"{r.off:.0e}")
     return table
 
 
-def faults_of_steps(rows: list[Row]) -> tuple[list[str], list[str]]:
+def faults_of_steps(rows: list[StepRow]) -> tuple[list[str], list[str]]:
     """(steps that are slower than they were, steps that are not the same), a sentence each."""
     slow, far = [], []
     for r in rows:

@@ -186,7 +186,7 @@ def test_the_numbers_that_make_results_makes_anew_stand_where_it_looks(only_pars
     assert [remake_results.first_number(text) for text in cells] == pytest.approx([1, 1.43, 0.84, 3.6e6])
     with pytest.raises(LookupError, match="no table has the row 'z'"):
         remake_results.cell(page, "z", "a")
-    bound = remake_results.Told("README.md", "", r"are met within ([\de-]+)", at_most=True)
+    bound = remake_results.Quoted("README.md", "", r"are met within ([\de-]+)", at_most=True)
     assert bound.holds(4e-6, 1e-7) and not bound.holds(4e-6, 5e-6)
 
 

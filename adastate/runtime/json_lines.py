@@ -22,7 +22,7 @@ def append(path: Path, record: Any) -> None:
         file.write(b"\n" * broken + json.dumps(record).encode() + b"\n")
 
 
-def read_records(path: Path) -> list[Any]:
+def whole_records(path: Path) -> list[Any]:
     """The records of its whole lines; none without such a file."""
     found = []
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():

@@ -23,7 +23,7 @@ def write_gallery(run: Path) -> Path:
     """
     run = Path(run)
     entries: dict[tuple[int, int], dict[str, Any]] = {}
-    for entry in json_lines.read_records(run / INDEX):  # the same iteration again, after a resume: the later one counts
+    for entry in json_lines.whole_records(run / INDEX):  # an iteration again, after a resume: the later one counts
         entries[entry["iteration"], entry["horizon"]] = entry
     newest = [_existing(run, entry) for _, entry in sorted(entries.items(), reverse=True)]
     iterations = [(i, list(previews)) for i, previews in groupby(newest, lambda entry: entry["iteration"])]

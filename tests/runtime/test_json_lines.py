@@ -17,5 +17,5 @@ def test_the_record_behind_half_a_line_is_read(tmp_path: Path, half: bytes) -> N
         file.write(half)
     json_lines.append(path, {"n": 2, "prompt": "a\u2028b"})
     json_lines.append(path, {"n": 3})
-    assert [record["n"] for record in json_lines.read_records(path)] == [0, 2, 3]
-    assert not json_lines.read_records(tmp_path / "none")
+    assert [record["n"] for record in json_lines.whole_records(path)] == [0, 2, 3]
+    assert not json_lines.whole_records(tmp_path / "none")
