@@ -112,7 +112,7 @@ def without_files(channels: int = 16) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for module in (protocol, student):
-            stack.enter_context(mock.patch.object(module, "network", _network(module.network)))
+            stack.enter_context(mock.patch.object(module, "load_network", _network(module.load_network)))
         stack.enter_context(mock.patch.object(wan_vae, "load_part", partial(_part, channels)))
         stack.enter_context(mock.patch.object(group_codec.GroupCodec, "load", lambda self, weights, shipped: None))
         stack.enter_context(mock.patch.object(taehv.TAEHV, "_load", lambda self, path: None))
