@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from adastate.cameras import key_strings
 from adastate.cameras.camera_track import INTRINSICS, POSES, CameraTrack
+from adastate.runtime.plain_json import load_json
 from adastate.stream.action_schedule import KEYS
 
 SUFFIX = ".actions.npy"
@@ -230,6 +230,6 @@ def _json(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error

@@ -17,6 +17,7 @@ from adastate.config import systems
 from adastate.config.schema import ConfigError
 from adastate.inference.student_source import RUN_FILE
 from adastate.runtime import plain_yaml
+from adastate.runtime.plain_json import load_json
 from adastate.runtime.run_paths import RUN
 from adastate.stream import StreamSpec
 from adastate.weights import WeightsError, header_facts
@@ -136,7 +137,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return load_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): make it anew, or remove it") from error
 

@@ -125,7 +125,7 @@ def _lightning(argv: list[str], composed: Config) -> bool:
 
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
             path = Path(trainer.default_root_dir) / "config.yaml"
-            with atomic.replacing(path) as scratch:
+            with atomic.replacing(path, durable=True) as scratch:
                 self.parser.save(self.config, scratch, skip_unset=False, overwrite=True, multifile=False)
                 dumped = with_texts_again(yaml.safe_load(scratch.read_text(encoding="utf-8")), composed.unresolved)
                 config = run_paths.stored_paths(dumped, run_paths.run_of(path))

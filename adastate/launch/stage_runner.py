@@ -7,7 +7,6 @@ study` and `make bench-stages` run their stages here.
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -20,6 +19,7 @@ from rich.console import Console
 from adastate.launch import process_group
 from adastate.launch.tensorboard_reader import first_and_last_means, read_curves
 from adastate.runtime import atomic, run_paths, signals
+from adastate.runtime.plain_json import load_json
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,15 @@ class StageRunner:
         path = self._mark(stage)
         if not path.is_file():
             return None
-        mark = StageMark(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            mark = StageMark(**load_json(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): without it the stage is made again, so delete it"
+            ) from error
         return mark if mark.argv in (self._words(stage), stage.argv) else None
 
     def _write(self, stage: Stage, mark: StageMark) -> None:
         content = asdict(mark)
         del content["skipped"]
-        atomic.write_json(self._mark(stage), content)
+        atomic.write_json(self._mark(stage), content, durable=True)

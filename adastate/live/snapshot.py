@@ -21,6 +21,7 @@ from adastate.diffusion.noise import PlacedNoise
 from adastate.live.model import LiveModel
 from adastate.live.stream_state import StreamState, check_shapes
 from adastate.runtime.atomic import replacing
+from adastate.runtime.plain_json import load_json
 from adastate.stream import StreamSpec
 
 FORMAT = "adastate session 1"
@@ -101,7 +102,7 @@ class Snapshot:
         """
         try:
             with safe_open(path, "pt") as file:
-                told = json.loads((file.metadata() or {})["adastate"])
+                told = load_json((file.metadata() or {})["adastate"])
                 if told["format"] != FORMAT:
                     raise ValueError(f"its format is {told['format']!r}, and {FORMAT!r} is read")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

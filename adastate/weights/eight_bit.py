@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adastate.runtime.plain_json import load_json
 from adastate.weights.files import StoredTensor, WeightsError, digest_of, open_file
 
 HEADER = "eight_bit"
@@ -113,14 +114,14 @@ def packing_in_words(header: Mapping[str, str]) -> str:
     """In a few words how a file holds its weights; empty for one that is not in 8 bits."""
     if HEADER not in header:
         return ""
-    base = json.loads(header[HEADER]).get("base")
+    base = dict(load_json(header[HEADER])).get("base")
     return "stored in 8 bits" + (f", as differences from {base}" if base else "")
 
 
 def _below(header: Mapping[str, str], path: Path) -> Entries | None:
     """The weights that differences are from; None where there are none."""
     try:
-        about = dict(json.loads(header[HEADER]))
+        about = dict(load_json(header[HEADER]))
         group, base = about["group"], about.get("base")
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{path} has a header whose {HEADER} cannot be read: {header[HEADER][:60]}") from error

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adastate.runtime import file_kind, plain_data
+from adastate.runtime.plain_json import load_json
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -128,7 +129,7 @@ def parse_header(path: Path, header: Mapping[str, str]) -> dict[str, dict[str, A
     for name in ("size", "stream"):
         if name in header:
             try:
-                found[name] = dict(json.loads(header[name]))
+                found[name] = dict(load_json(header[name]))
             except (ValueError, TypeError) as error:
                 raise WeightsError(f"{path} has a header whose {name} cannot be read: {header[name][:60]}") from error
     return found

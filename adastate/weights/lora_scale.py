@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from adastate.runtime import plain_yaml
+from adastate.runtime.plain_json import load_json
 from adastate.weights.files import WeightsError
 from adastate.weights.key_maps import to_diffusers, unwrap
 from adastate.weights.sources import ADAPTER_CONFIG, Stored
@@ -86,7 +87,7 @@ def _diffusers(stored: Stored, prefix: str) -> Told | None:
     if DIFFUSERS not in stored.header:
         return None
     try:
-        content = dict(json.loads(stored.header[DIFFUSERS]))
+        content = dict(load_json(stored.header[DIFFUSERS]))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{stored.path} has a header whose {DIFFUSERS} cannot be read: copy it again") from error
     for part in dict.fromkeys((prefix, "", "transformer.")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from adastate.runtime import atomic, plain_yaml
+from adastate.runtime.plain_json import load_json
 from adastate.weights.exporting import export, write_config
 from adastate.weights.files import WeightsError
 from adastate.weights.network_weights import NetworkWeights
@@ -148,7 +148,7 @@ def export_pipeline(
 def write_pipeline_file(folder: Path) -> None:
     """Writes the file of the class, and names it in the index of a pipeline's folder."""
     (folder / PIPELINE_FILE).write_text(SOURCE, encoding="utf-8")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = load_json((folder / INDEX).read_text(encoding="utf-8"))
     write_config(folder / INDEX, {**index, "_class_name": [Path(PIPELINE_FILE).stem, PIPELINE]})
 
 
@@ -163,7 +163,7 @@ def _classes(folder: Path | None) -> dict[str, list[str]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return dict(load_json(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _may_write_pipeline(out: Path, force: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from adastate.runtime import atomic_folder
 from adastate.runtime.missing import to_come_by
+from adastate.runtime.plain_json import load_json
 from adastate.weights import eight_bit
 from adastate.weights.builtin import MODEL, STUDENT
 from adastate.weights.files import StoredTensor, WeightsError, open_file
@@ -105,10 +105,10 @@ def locate(source: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(load_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index} is no index of shards (it has no weight_map): copy it again") from error
-    outside = [n for n in names if Path(n).name != n]
+    outside = [n for n in names if not isinstance(n, str) or Path(n).name != n]
     if outside:
         raise WeightsError(f"{index} names a shard outside its folder, {outside[0]}; shards lie beside their index")
     return _whole([index.parent / n for n in names], f"{index.name} names it")
@@ -138,7 +138,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     """What a file of JSON holds; nothing where there is none, or no object in it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = load_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): copy it again") from error
     return content if isinstance(content, dict) else {}

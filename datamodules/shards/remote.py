@@ -6,7 +6,6 @@ Nothing is copied to disk: a shard is indexed by its headers and its samples are
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from adastate.runtime import secrets
+from adastate.runtime.plain_json import load_json
 from adastate.runtime.secrets import HIDDEN
 from datamodules.shards import web
 from datamodules.shards.patience import Patience
@@ -227,7 +227,7 @@ def read_index(folder: File) -> dict[str, Listed]:
     """
     index = folder / "index.json" if isinstance(folder, Path) else Remote(f"{folder.url}/index.json")
     try:
-        told = json.loads(Patience()(lambda: read_range(index, 0, _MAX_INDEX), index))
+        told = load_json(Patience()(lambda: read_range(index, 0, _MAX_INDEX), index))
         listed = {
             str(entry["name"]): Listed(int(entry["samples"]), *(entry.get(k) for k in ("bytes", "sha256", "spots")))
             for entry in told.get("shards", [])

@@ -21,6 +21,7 @@ from torch import Tensor
 from webdataset import TarWriter  # type: ignore[import-untyped]
 
 from adastate.runtime import atomic
+from adastate.runtime.plain_json import load_json
 from datamodules.shards.identity import spots
 from datamodules.shards.index import read_shard
 from datamodules.shards.safe_decode import ShardError
@@ -269,7 +270,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for path in [*out.glob("index.json"), *sorted(out.glob("index-*.json"))]:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = load_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:  # another process has joined them meanwhile
             continue
         except ValueError as error:

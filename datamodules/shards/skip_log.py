@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from adastate.runtime.plain_json import load_json
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -109,7 +111,7 @@ class Ledger:
         whole = data[: data.rfind(b"\n") + 1]
         for line in whole.splitlines():
             try:
-                told = json.loads(line)
+                told = load_json(line)
                 if told.pop("data") == self.data:
                     self._learn([Skip(**told)])
             except (ValueError, TypeError, KeyError, AttributeError):

@@ -45,6 +45,15 @@ def test_a_moved_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     assert run_stage(stage(old), old).skipped and len(calls) == 1
 
 
+@pytest.mark.parametrize("left", ["", '{"argv": ', "[]", '{"seconds": 3}'])
+def test_a_mark_that_is_damaged_is_named_and_nothing_is_made_again(tmp_path: Path, left: str) -> None:
+    """Made again, a stage would move hours of work aside."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "init.json").write_text(left)
+    with pytest.raises(ValueError, match=r"init.json is damaged .*: without it the stage is made again, so delete it"):
+        run_stage(Stage("init", ["fit"]), tmp_path)
+
+
 def test_a_failed_stage_stops_the_run_says_so_and_is_not_marked_done(tmp_path: Path) -> None:
     stage = Stage("broken", ["shards", "--videos", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="the stage 'broken' failed"):

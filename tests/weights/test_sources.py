@@ -52,7 +52,13 @@ def test_a_tensor_in_two_shards(tmp_path: Path, net: DiT) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{}", "has no weight_map"), ("[", "has no weight_map"), ('{"weight_map": {"a": "../b.safetensors"}}', "outside")],
+    [
+        ("{}", "has no weight_map"),
+        ("[", "has no weight_map"),
+        ("[" * 100_000, "has no weight_map"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "outside"),
+        ('{"weight_map": {"a": 1}}', "outside its folder, 1"),
+    ],
 )
 def test_a_broken_index(tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(content)
