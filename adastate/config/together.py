@@ -24,6 +24,9 @@ AUTOMATIC = {
 }
 """Arguments of the trainer that a distillation, which runs its own optimisers, cannot obey."""
 
+LENGTHS = ("max_steps", "max_epochs", "limit_train_batches", "max_time")
+"""Arguments of the trainer that end a run; -1 is no end."""
+
 
 def check_together(config: Config, words: Sequence[str]) -> None:
     """Refuses what cannot train, before anything is imported or read.
@@ -56,6 +59,7 @@ def check_together(config: Config, words: Sequence[str]) -> None:
         for key, remedy in AUTOMATIC.items():
             if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):
                 raise ConfigError(f"trainer.{key} is for stages with one optimiser; {remedy}")
+    _check_length(value)
     _check_shared(value)
     _check_patches(value)
     if derives(str(value("model.class_path")), DISTILL):
@@ -67,6 +71,21 @@ def check_together(config: Config, words: Sequence[str]) -> None:
     for part in ("model", "model.student", "model.teacher", "model.critic"):
         _check_weights(value(f"{part}.weights"))
     _check_trajectories(value)
+
+
+def _check_length(value: Any) -> None:
+    """A run of no length would end well, and leave weights that nobody has trained, or none."""
+    for key in LENGTHS:
+        told = value(f"trainer.{key}")
+        amounts = list(told.values()) if isinstance(told, dict) else [told]
+        if amounts and all(re.fullmatch(r"[0:. ]+", str(n)) for n in amounts):
+            raise ConfigError(f"trainer.{key} is {told}, so nothing would be trained: leave it out")
+    epochs = value("trainer.max_epochs")
+    if isinstance(epochs, int) and epochs > 0 and derives(str(value("model.class_path")), DISTILL):
+        raise ConfigError(
+            f"trainer.max_epochs is {epochs}, and a distillation is as long as its iterations: leave it at -1, and set "
+            "--run.iterations"
+        )
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
