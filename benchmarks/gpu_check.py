@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_report import PhaseReport, one_line  # noqa: E402
+from benchmarks.gpu_report import PhaseReport, short_reason  # noqa: E402
 
 PHASES = {
     "environment": 30.0,
@@ -113,7 +113,7 @@ def close(out: Path, name: str) -> dict[str, Any]:
     if found["status"] == "running":
         log = out / f"{name}.log"
         said = log.read_text(encoding="utf-8", errors="replace").strip()[-600:] if log.is_file() else ""
-        found |= {"status": "cut short", "reason": one_line(said.splitlines()[-1] if said else "its time was over")}
+        found |= {"status": "cut short", "reason": short_reason(said.splitlines()[-1] if said else "its time was over")}
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
 
@@ -159,7 +159,7 @@ def run_phase(args: argparse.Namespace) -> None:
         import traceback
 
         traceback.print_exc()
-        report.end("failed", time.monotonic() - began, one_line(error))
+        report.end("failed", time.monotonic() - began, short_reason(error))
         raise SystemExit(1) from error
     report.end("done", time.monotonic() - began)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_report import PhaseReport, one_line
+from benchmarks.gpu_report import PhaseReport, short_reason
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -100,7 +100,7 @@ def pytest_gpu(report: PhaseReport, seconds: float) -> None:
         if missing:
             report.skip("pytest -m gpu", f"the tests need {', '.join(sorted(set(missing)))}: pip install -e '.[dev]'")
         else:
-            report.wrong(f"pytest -m gpu ended with {ran.returncode}: {one_line(tail[-400:], 400)}")
+            report.wrong(f"pytest -m gpu ended with {ran.returncode}: {short_reason(tail[-400:], 400)}")
 
 
 def counts(said: str) -> dict[str, int]:

@@ -38,7 +38,7 @@ class PhaseReport:
 
     def skip(self, what: str, reason: object) -> None:
         """Something was not tried, or is not there."""
-        self.found["skipped"].append({"what": what, "reason": one_line(reason)})
+        self.found["skipped"].append({"what": what, "reason": short_reason(reason)})
         self._write()
 
     def wrong(self, sentence: str) -> None:
@@ -68,6 +68,6 @@ def json_numbers(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def one_line(text: object, most: int = 240) -> str:
+def short_reason(text: object, most: int = 240) -> str:
     said = f"{type(text).__name__}: {text}" if isinstance(text, Exception) else str(text)
     return " ".join(said.split())[:most]

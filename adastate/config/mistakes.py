@@ -7,6 +7,7 @@ import errno
 import re
 
 from adastate.runtime import disk
+from adastate.runtime.spelling import one_line
 
 OURS = ("adastate.", "datamodules.", "callbacks.")
 
@@ -78,7 +79,7 @@ def sentence(error: BaseException | None) -> str | None:
             return f"the configuration asks for what needs {lacks[1]}: pip install {lacks[1]}"
         refused = type(error).__name__ == "MisconfigurationException"
         if refused or (isinstance(error, ValueError) and raised.startswith("lightning.pytorch.trainer.")):
-            said = " ".join(str(error).split())[:400]
+            said = one_line(error, 400)
             return "; ".join([said.rstrip("."), *(do for part, do in REMEDIES.items() if part in said)])
         wrapped = raised.startswith(("jsonargparse", "argparse")) and not error.__suppress_context__
         error = error.__cause__ or (error.__context__ if wrapped else None)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adastate.runtime.spelling import one_line
+
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 """Holds the VAE and the text encoder that all of Wan2.1 shares."""
 
@@ -97,7 +99,7 @@ def _load_folder(folder: Path, part: HubPart, load: Callable[..., T]) -> T:
     try:
         return load(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise FileNotFoundError(f"the {part.name} in {folder} is not whole ({reason}); {fetch}") from error
 
 

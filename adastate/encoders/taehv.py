@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adastate.encoders.hub import EncoderError
 from adastate.encoders.interfaces import StreamDecoder
 from adastate.runtime import file_kind
+from adastate.runtime.spelling import one_line
 
 FETCH = "`curl -L --create-dirs -o {} https://github.com/madebyollin/taehv/raw/main/taew2_1.pth`"
 
@@ -190,7 +191,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except file_kind.NoWeightsError as error:
         raise EncoderError(str(error)) from error
     except Exception as error:  # whatever a broken file makes the unpickler stumble over
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise EncoderError(f"{path} cannot be read as weights ({reason}): fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise EncoderError(f"{path} is not TAEHV for Wan2.1, taew2_1.pth: it holds more than tensors by name")

@@ -15,6 +15,7 @@ from adastate.live.batch import SessionBatch
 from adastate.live.step import Step
 from adastate.live.stream_channel import Channel, Lockstep
 from adastate.live.worker import Worker
+from adastate.runtime.spelling import one_line
 
 ALONG = 0.05
 """Seconds before it is due in which a session is taken along with others."""
@@ -101,7 +102,7 @@ class Pacing:
         except Exception as error:
             group.paused = True
             for channel in group.members:
-                channel.post("error", id=None, code="failed", message=f"the next chunk failed: {_sentence(error)}")
+                channel.post("error", id=None, code="failed", message=f"the next chunk failed: {one_line(error, 500)}")
                 channel.post("state", id=None, session=channel.told)
         else:
             now = loop.time()
@@ -134,7 +135,3 @@ def _in_step(group: Lockstep, made: dict[Channel, Step | Exception]) -> None:
         if member.session is not None and isinstance(made[member], Step) and len(member.session.history):
             member.session.rollback(chunks=1)
             made[member] = failed[0]
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -22,6 +22,7 @@ from adastate.live.shelf import Shelf
 from adastate.live.snapshot import Snapshot
 from adastate.live.stream_channel import Channel, Lockstep
 from adastate.live.worker import Worker
+from adastate.runtime.spelling import one_line
 
 CONTROLS = 256
 """That wait for a session's next chunk at most."""
@@ -211,7 +212,7 @@ class Hub:
         try:
             number = ask(open_of(channel))
         except ValueError as error:
-            raise Refusal("bad_value", _sentence(error)) from None
+            raise Refusal("bad_value", one_line(error, 500)) from None
         channel.idents[number] = ident
         return number
 
@@ -307,7 +308,7 @@ class Hub:
         try:
             return await self.worker.call(job)
         except ValueError as error:
-            raise Refusal("bad_value", _sentence(error)) from None
+            raise Refusal("bad_value", one_line(error, 500)) from None
 
     # ---- recordings
 
@@ -342,7 +343,3 @@ def _without_recordings(channel: Channel) -> None:
         if recording is not None:
             recording.discard()
     channel.recording = channel.recorded = None
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -27,11 +27,11 @@ def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return nnf.gelu(x, approximate="tanh")
     if torch.is_grad_enabled() and x.requires_grad:
         return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-    f = _wide(x)
+    f = widened(x)
     return _sigmoid(f).mul_(f).to(x.dtype)
 
 
-def _wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
     """In float32 at least: in bf16 every operation would round, and take longer."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -48,7 +48,7 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        f = _wide(x)
+        f = widened(x)
         s = _sigmoid(f)
         y = s * f
         out = y.to(x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as nnf
 
+from adastate.models.activation import widened
 from adastate.models.rope import rotate
 
 
@@ -38,10 +39,6 @@ class RMSNorm(nn.Module):
         return normed if table is None else rotate(normed, table)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _complex(x: Tensor, heads: int) -> Tensor:
     """Adjacent pairs of every head as complex numbers, `[B, L, N, K/2]`."""
     return torch.view_as_complex(x.reshape(*x.shape[:2], heads, -1, 2))
@@ -52,7 +49,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor | None) -> Tensor:
-        f = _wide(x)
+        f = widened(x)
         square = torch.linalg.vector_norm(f, dim=-1, keepdim=True).square_()
         inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse, table)

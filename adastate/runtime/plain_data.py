@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from adastate.runtime import file_kind
+from adastate.runtime.spelling import one_line
 
 MOST_UNPACKED = 1 << 30
 """Bytes of the arrays of a .npz file. Those of a study's measures have a few megabytes."""
@@ -74,5 +75,5 @@ def load_data(path: Path, error: type[Exception], instead: str) -> Any:
     except file_kind.NoWeightsError as found:
         raise error(str(found)) from found
     except Exception as found:  # whatever a broken file makes the unpickler stumble over
-        reason = " ".join(str(found).split())[:100] or type(found).__name__
+        reason = one_line(found, 100)
         raise error(f"{path} is not a whole PyTorch file ({reason}): copy it again") from found

@@ -1,4 +1,4 @@
-"""What somebody may have meant by a word that is not there."""
+"""Words of messages: what a word that is not there may have meant, and what an error says in a line."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def meant(word: object, known: Iterable[str], otherwise: str = "") -> str:
     known = list(known)
     near = likeliest_word(word, known)
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
+
+
+def one_line(error: BaseException, most: int) -> str:
+    """The first `most` characters of what an error says; its class where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
