@@ -14,6 +14,8 @@ HEAD = 1024
 
 AGAIN = "download it again, with `hf download REPOSITORY FILE`"
 
+VIDEO = "a video, and no weights; give their .safetensors or .pt file"
+
 MAGIC = {
     b"GGUF": "a gguf file, whose weights are quantised; bring the .safetensors or .pt file that it was made from",
     b"\x89HDF": "an HDF5 file; bring the network's .safetensors or .pt file",
@@ -22,6 +24,12 @@ MAGIC = {
     b"7z\xbc\xaf": "a 7z archive; unpack it and give the file in it",
     b"Rar!": "a rar archive; unpack it and give the file in it",
     b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it and give the file in it",
+    **dict.fromkeys(
+        (b"\x89PNG", b"GIF8", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"RIFF"),
+        "a picture or a recording, and no weights; give their .safetensors or .pt file",
+    ),
+    b"\x1a\x45\xdf\xa3": VIDEO,
+    b"%PDF": "a PDF, and no weights; give their .safetensors or .pt file",
 }
 
 
@@ -48,6 +56,8 @@ def kind(path: Path) -> Literal["safetensors", "torch"]:
     for magic, what in MAGIC.items():
         if head.startswith(magic):
             raise NoWeightsError(f"{path} is {what}")
+    if head[4:8] == b"ftyp":
+        raise NoWeightsError(f"{path} is {VIDEO}")
     if head[257:262] == b"ustar":
         raise NoWeightsError(f"{path} is a tar archive; unpack it and give the file in it")
     if head.startswith(b"PK\x03\x04"):
@@ -64,6 +74,22 @@ def kind(path: Path) -> Literal["safetensors", "torch"]:
             "after `hf auth login`"
         )
     return "safetensors" if path.suffix == ".safetensors" else "torch"
+
+
+def stand_in(path: Path) -> str:
+    """What stands in the place of a download of another kind, in words; empty where that cannot be told."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return ""
+    if not head:
+        return "it is empty: copy it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: run `git lfs pull` in its repository"
+    if re.match(rb"\s*<(?:!doctype html|html)", head, re.IGNORECASE):
+        return "it is a web page: download it again"
+    return ""
 
 
 def _text(head: bytes) -> str:

@@ -71,6 +71,8 @@ def _without_mark(data: bytes) -> str:
     # other bytes seldom happen to be UTF-8: where most are, it is UTF-8 with a fault, which decoding then names
     if 2 * told.count("\ufffd") <= sum(c > "\x7f" for c in told):
         return "utf-8"
+    if NOT_TEXT.intersection(start):
+        raise ValueError("is not a text file: save it as UTF-8")
     if 2 * sum(byte > 127 for byte in data) > len(data) - data.count(b" "):
         raise ValueError("is in an encoding that it does not tell, not UTF-8 or Latin-1: save it as UTF-8")
     try:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from adastate.media.video import fit
 from adastate.media.video_reader import GAP, ShownFrame, ShownVideo, VideoError, upright
+from adastate.runtime.file_kind import stand_in
 from datamodules.shards.safe_decode import MAX_PIXELS
 
 X = TypeVar("X")
@@ -82,7 +83,8 @@ def probe(path: Path, gap: float = GAP) -> tuple[int, float]:
                 pass
             missing = video.missing()
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path.name}: not a readable video, or cut off ({_reason(error)})") from error
+        why = stand_in(path) or _reason(error)
+        raise VideoError(f"{path.name}: not a readable video, or cut off ({why})") from error
     except VideoError as error:
         raise VideoError(f"{path.name}: {error}") from None
     if not video.expected:

@@ -180,7 +180,16 @@ def test_cut_off_files_are_named_before_anything_is_decoded(tmp_path: Path, shar
 
 def test_files_that_are_no_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video " * 100)
-    for name, says in (("text.mp4", "not a readable video"), ("none.mp4", "No such file")):
+    (tmp_path / "lfs.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    (tmp_path / "page.mp4").write_text("\n<!DOCTYPE html><html>")
+    (tmp_path / "empty.mp4").touch()
+    for name, says in (
+        ("text.mp4", "not a readable video"),
+        ("none.mp4", "No such file"),
+        ("lfs.mp4", "a Git LFS pointer: run `git lfs pull`"),
+        ("page.mp4", "a web page"),
+        ("empty.mp4", "it is empty"),
+    ):
         with pytest.raises(VideoError, match=rf"{name}: .*{says}"):
             probe(tmp_path / name)
         with pytest.raises(VideoError, match=rf"{name}: breaks off at 0.0 s"):
