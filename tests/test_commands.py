@@ -29,7 +29,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = ["--config", "conf/stages/teacher.yaml"]
     main(["fit", *common, *stage, "--trainer.max_steps=3", "--data.clips=16"])
     main(["trajectories", *common, *stage, teacher, "--clips", "16", "--steps", "4"])
-    main(["fit", *common, teacher, "--config", "conf/stages/init.yaml", "--trainer.max_steps=3"])
+    main(
+        [
+            "fit",
+            *common,
+            teacher,
+            "--config",
+            "conf/stages/init.yaml",
+            "--trainer.max_steps=3",
+            "--trainer.callbacks+=Timer",
+        ]
+    )
     distill = ["--config", "conf/stages/distill.yaml", "--config", "conf/stages/distill_tiny.yaml"]
     critic = f"--critic.weights={run}/teacher.safetensors"
     main(["fit", *common, teacher, critic, *distill, "--run.iterations=3", "--model.schedule.critic_first=1"])

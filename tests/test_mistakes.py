@@ -221,6 +221,7 @@ COMMANDS = {  # other commands, and what earlier stages have not made
         "the run folder README.md/teacher cannot be written (Not a directory); set RUN=another/folder"
     ),
     "train --run README.md/x": "cannot write to README.md/x (Not a directory); set RUN=another/folder",
+    "train --run /proc": "cannot write to /proc (No such file or directory); set RUN=another/folder",
     "train --sise tiny": "there is no option '--sise'; did you mean '--size'",
     "train --size tny": "--size cannot be 'tny'; did you mean 'tiny'",
     "train --run": "--run has nothing after it: expected one argument",

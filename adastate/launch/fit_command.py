@@ -7,6 +7,7 @@ docs/reference/configuration.md tells what each key means.
 
 from __future__ import annotations
 
+import enum
 import logging
 import tempfile
 import warnings
@@ -131,6 +132,8 @@ def _lightning(argv: list[str], composed: Config) -> bool:
                 config = run_paths.stored_paths(dumped, run_paths.run_of(path))
                 scratch.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
+    # defaults of Lightning's own classes are such words: the interval of its Timer
+    yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, word: dumper.represent_data(word.value))
     quiet: dict[str, Any] = {"exit_on_error": False}  # its own answer to a mistake is every type that it tried
     try:
         cli = Cli(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -33,6 +34,8 @@ NEEDED_GB = 2.0
 def _require_room(run: Path, console: Console) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run):
+            pass
     except OSError as error:
         raise SystemExit(f"adastate train: cannot write to {run} ({error.strerror}); set RUN=another/folder") from error
     free = shutil.disk_usage(run).free / 2**30

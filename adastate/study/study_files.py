@@ -49,7 +49,7 @@ def read_study_records(folder: Path) -> list[dict[str, Any]]:
         try:
             told = json.loads(read_text(file))
             protocol, arm, seed = told["protocol"], told["arm"], told["seed"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{file} is no record of a run: give the folder that `make study` wrote them to"
             ) from error
