@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from adastate.config.run_folder import check_student, run_config
 from adastate.config.schema import ConfigError
+from adastate.runtime.plain_json import load_json
 from adastate.runtime.text_files import read_text
 from adastate.runtime.writable import check_file, check_writable
 
@@ -47,9 +47,9 @@ def read_study_records(folder: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted(folder.glob("*.json")):
         try:
-            told = json.loads(read_text(file))
+            told = load_json(read_text(file))
             protocol, arm, seed = told["protocol"], told["arm"], told["seed"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{file} is no record of a run: give the folder that `make study` wrote them to"
             ) from error
