@@ -35,8 +35,9 @@ INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl
 
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WIDE_TYPES = (torch.float64, torch.complex128)
-REMEMBERED = 2**12
-"""Numbers that came from the host, and go back to it as they were: levels of a trajectory say."""
+REMEMBERED = 2**18
+"""Numbers that came from the host and go back to it as they were: levels of a trajectory, or the thousands of modules
+in whose order DeepSpeed has the ranks agree."""
 
 SMALL = 2**16
 ON_PURPOSE = ("adastate/diffusion/",)

@@ -53,6 +53,12 @@ def test_a_wait_is_told_with_its_line(record: DeviceRecorder, wait: Callable[[Te
     assert [line for _, _, line in record.waits] == [line_of(wait)]
 
 
+def test_numbers_of_the_host_come_back_as_they_were(record: DeviceRecorder) -> None:
+    """DeepSpeed compares the order of all modules so, which are thousands at 1.3B."""
+    order = [*range(5000)]
+    assert torch.tensor(order, device="cuda").cpu().tolist() == order
+
+
 def leaves_one_on_the_host(x: Tensor) -> None:
     x + torch.ones(3)
 
