@@ -8,13 +8,13 @@ import { theme } from "./theme.js";
 import { Door } from "./wire.js";
 
 const KINDS = {
-  keep: "The past stays in view as it is.",
-  recache: "The last frames are read anew under the new prompt.",
-  flush: "The past is dropped, but for its last frames.",
-  cut: "The past is dropped, and the new scene begins far from it.",
+  keep: "The past stays in the cache as it is.",
+  recache: "The last frames are encoded again under the new prompt.",
+  flush: "Only the last frames of the past are kept.",
+  cut: "The past is dropped: a hard cut to a new scene.",
 };
 const STATES = { lost: 3, over: 2, connecting: 1, asleep: 1, live: 0 };
-const SAID = { lost: "connection lost, trying again", over: "ended", connecting: "connecting", asleep: "asleep", live: "live" };
+const SAID = { lost: "connection lost, reconnecting", over: "ended", connecting: "connecting", asleep: "asleep", live: "live" };
 const OWN = "the weights’ own";
 const RECEIPTS = 3;
 const NOTICE_MS = 7000;
@@ -76,7 +76,7 @@ async function start({ prompt: text, seed, system, pair = null, script = [] }) {
     streams.slice().forEach(drop);
     sessions.forEach((session) => add(session, asked));
     $("download").hidden = true;
-    if (script.length) say(`A replay: seed ${seed}, ${script.length} controls, the same to the bit.`);
+    if (script.length) say(`A replay: seed ${seed}, ${script.length} controls, bit for bit the same stream.`);
   } catch (error) {
     say(error.message);
     if (!streams.length) connection("over");
@@ -205,17 +205,17 @@ async function share(script) {
   if (!script.replays) return say("This stream began with a picture or a file: a link alone cannot replay it.");
   const { run, prompt: text, seed, system, pair, script: controls } = script;
   const address = permalink({ run, prompt: text, seed, system, pair, script: controls });
-  if (!address) return say("There are too many controls for a link: it would be longer than browsers take.");
+  if (!address) return say("There are too many controls for a link: it would be longer than browsers accept.");
   history.replaceState(null, "", token ? `${address}&token=${encodeURIComponent(token)}` : address);
   const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
-  say(copied ? "Copied: the link replays this stream to the bit." : "The link is in the address bar: it replays this stream to the bit.");
+  say(copied ? "Copied. The link replays this stream bit for bit." : "The link is in the address bar. It replays this stream bit for bit.");
 }
 
 /** The stream of the address, if it has one. */
 function linked() {
   try {
     const stream = parse(location.hash);
-    if (stream && stream.run !== info.run) say(`The link is of ${stream.run}, here runs ${info.run}: it will look different.`);
+    if (stream && stream.run !== info.run) say(`The link was made with ${stream.run}, but this server runs ${info.run}: the stream will look different.`);
     return stream;
   } catch (error) {
     say(error.message);
@@ -244,7 +244,7 @@ function pick(name, value) {
 }
 
 function note() {
-  const state = chosen("anchor") === "reset" ? " The hidden state starts anew." : "";
+  const state = chosen("anchor") === "reset" ? " The hidden state is reset." : "";
   $("kind-note").textContent = KINDS[chosen("kind")] + state;
 }
 
@@ -257,7 +257,7 @@ const KEYS = [
   ["f", "fork", () => targets()[0]?.fork(null)],
   ["x", "close the second pane", () => streams[1] && drop(streams[1])],
   ["c", "compare two systems", () => $("compare").click()],
-  ["n", "start anew", () => fresh()],
+  ["n", "start over", () => fresh()],
   ["r", "record, stop", record],
   ["u", "copy the link", link],
   ["m", "colours", () => $("theme").click()],

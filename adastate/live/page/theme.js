@@ -1,6 +1,6 @@
 // Light, dark, or as the system has it: a choice that this browser remembers.
 
-const NAMES = { system: "as the system has them", light: "light", dark: "dark" };
+const NAMES = { system: "system setting", light: "light", dark: "dark" };
 
 export function theme(button) {
   let now = "system";

@@ -3,8 +3,8 @@
 const VERSION = 1;
 const WAITS_MS = [200, 500, 1000, 2000, 4000]; // between attempts to come back
 const MOST_WAITING = 16; // controls that are kept while the connection is lost
-const FINAL = { 4401: "The server wants a token: open the address that it printed.", 4403: "The server does not accept this page's address.",
-  4404: "The server no longer has this session: start anew.", 4409: "This session went on in another window." };
+const FINAL = { 4401: "The server needs a token: open the address that it printed.", 4403: "The server does not accept this page's address.",
+  4404: "The server no longer has this session: start a new one.", 4409: "This session continues in another window." };
 
 /** Requests over HTTP. Each throws an Error with the server's own sentence. */
 export class Door {
