@@ -31,7 +31,7 @@ def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return _sigmoid(f).mul_(f).to(x.dtype)
 
 
-def widened(x: Tensor) -> Tensor:
+def widened(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """In float32 at least: in bf16 every operation would round, and take longer."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -190,7 +190,7 @@ def _find_remote(pattern: str) -> list[Remote]:
     if plain.name.endswith(".tar") and not re.search(r"[*\[]", pattern):
         return [plain]
     protocol = protocol.lower()
-    if "**" in pattern and protocol in ("http", "https"):  # whose folders may have no end
+    if "**" in place.partition("/")[2] and protocol in ("http", "https"):  # whose folders may have no end
         raise ShardError(f"{plain}: a web server is not searched with **: name the folder, or give a brace pattern")
     filesystem, path = _filesystem(pattern)
     if not re.search(r"[*\[]", pattern):
