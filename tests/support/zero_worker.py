@@ -264,27 +264,27 @@ def told(kind: str, **kwargs: Any) -> str:
     return "nothing"
 
 
-def main(sweep: Sweep, rank: int, world: int, out: Path) -> None:
+def main(rank: int, world: int, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     if world == 1:  # what two processes saved
-        for was, now in sweep.alone:
-            found[f"{was} to {now}"] = run(now, sweep.steps, resume=out / was, done=sweep.saved, world=1, batch=4)
+        for was, now in EVERY.alone:
+            found[f"{was} to {now}"] = run(now, EVERY.steps, resume=out / was, done=EVERY.saved, world=1, batch=4)
         torch.save(found, out / "alone.pt")
         return
-    for kind in ("ddp", *sweep.long, *sweep.short):
-        save = Save(out / kind, sweep.saved) if kind in sweep.saving else None
-        found[kind] = run(kind, 4 if kind in sweep.short else sweep.steps, save=save)
-    for kind in ("ddp", *sweep.parts):
+    for kind in ("ddp", *EVERY.long, *EVERY.short):
+        save = Save(out / kind, EVERY.saved) if kind in EVERY.saving else None
+        found[kind] = run(kind, 4 if kind in EVERY.short else EVERY.steps, save=save)
+    for kind in ("ddp", *EVERY.parts):
         found[f"{kind} in parts"] = run(kind, 1, batch=1)
-    for kind in ("ddp", *sweep.forbidden):
+    for kind in ("ddp", *EVERY.forbidden):
         found[f"{kind} forbidden"] = run(kind, 4, batch=1, forbid={7, 10})
-    for kind in sweep.saving:
-        found[f"{kind} resumed"] = run(kind, sweep.steps, resume=out / kind, done=sweep.saved)
-    for kind in sweep.half:
+    for kind in EVERY.saving:
+        found[f"{kind} resumed"] = run(kind, EVERY.steps, resume=out / kind, done=EVERY.saved)
+    for kind in EVERY.half:
         found[f"{kind} bf16"] = run(kind, 2, precision="bf16-mixed")
-    for was, now in sweep.changes:
-        found[f"{was} to {now}"] = run(now, sweep.steps, resume=out / was, done=sweep.saved)
+    for was, now in EVERY.changes:
+        found[f"{was} to {now}"] = run(now, EVERY.steps, resume=out / was, done=EVERY.saved)
     found["no checkpoint"] = told("zero2", resume=out / "nowhere")
     found["unknown precision"] = told("zero2", precision="bf16-true")
     found["ranks differ"] = told("zero3", seed=rank)
@@ -292,5 +292,5 @@ def main(sweep: Sweep, rank: int, world: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["LOCAL_RANK"] = sys.argv[2]
+    os.environ["LOCAL_RANK"] = sys.argv[1]
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
