@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 
 from tests.support import shapes
 
-# the make that runs the tests tells the makes that tests run of its own options and variables
-for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+# the make that runs the tests tells the makes that tests run of its options, and of the variables given to it
+for name in ("MAKELEVEL", "MFLAGS", *re.findall(r"(\w+)=", os.environ.get("MAKEFLAGS", "")), "MAKEFLAGS"):
     os.environ.pop(name, None)
 shapes.install()  # before anything of ours is imported
 
