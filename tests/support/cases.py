@@ -9,5 +9,5 @@ import pytest
 
 
 def thinned(values: Iterable[Any], every: int) -> list[Any]:
-    """Every so manieth value as it is, from the first one on, and the others marked as slow."""
+    """The first of every `every` values as it is, and the others marked as slow."""
     return [pytest.param(v, marks=pytest.mark.slow if i % every else ()) for i, v in enumerate(values)]
