@@ -32,12 +32,12 @@ PREVIEW = 512
 
 
 class AdaStateLoad:
-    """A model: what ships, a run folder, a repository of the Hub, or weights with a size."""
+    """A model: the bundled one, a run folder, a repository of the Hub, or weights with a size."""
 
     CATEGORY, FUNCTION = "adastate", "load"
     RETURN_TYPES, RETURN_NAMES = (MODEL,), ("model",)
     DESCRIPTION = (
-        "Empty: the tiny student that ships. Else a run folder, owner/name on the Hub, or weights with a size."
+        "Empty: the bundled tiny student. Otherwise a run folder, owner/name on the Hub, or weights with a size."
     )
 
     @classmethod
@@ -46,8 +46,11 @@ class AdaStateLoad:
         return {
             "required": {
                 "source": ("STRING", {"default": "", "tooltip": cls.DESCRIPTION}),
-                "size": ([FROM_RUN, *sizes], {"tooltip": "of weights without a run folder"}),
-                "system": ([AS_TRAINED, *systems.system_names()], {"tooltip": "whose stream is run on these weights"}),
+                "size": ([FROM_RUN, *sizes], {"tooltip": "size size of weights without a run folder"}),
+                "system": (
+                    [AS_TRAINED, *systems.system_names()],
+                    {"tooltip": "system whose stream is used with these weights"},
+                ),
                 "device": ([AUTO, "cpu", "cuda"],),
             }
         }
@@ -76,7 +79,7 @@ class AdaStatePrompts:
 
     CATEGORY, FUNCTION = "adastate", "schedule"
     RETURN_TYPES, RETURN_NAMES = (PROMPTS,), ("prompts",)
-    DESCRIPTION = "A line a prompt: '0s: ...', '4s recache: ...', '8s cut reset: ...'. One line alone needs no time."
+    DESCRIPTION = "One prompt per line: '0s: ...', '4s recache: ...', '8s cut reset: ...'. A single line needs no time."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class AdaStateStream:
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1, "control_after_generate": True}),
             },
             "optional": {
-                "image": ("IMAGE", {"tooltip": "a picture that the video begins with"}),
+                "image": ("IMAGE", {"tooltip": "an image that the video starts with"}),
                 "actions": (
                     "STRING",
                     {"default": "", "multiline": True, "tooltip": "'0s: straight', '2s: left+climb'"},

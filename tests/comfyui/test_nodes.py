@@ -20,7 +20,7 @@ from PIL import Image
 import adastate
 from comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from comfyui.nodes import AdaStateLoad, AdaStatePrompts
-from tests.support.comfy_rules import Comfy, Interrupted, Refused, SaveVideo, check, run
+from tests.support.comfy_rules import Comfy, Interrupted, Refused, SaveVideo, check, prompt_of, run
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {**NODE_CLASS_MAPPINGS, "SaveVideo": SaveVideo}
@@ -30,7 +30,7 @@ OWN = ("ADASTATE_MODEL", "ADASTATE_PROMPTS", "ADASTATE_STEPS")
 @pytest.fixture
 def workflow() -> dict[str, Any]:
     """The example, for a second of video."""
-    found = json.loads((ROOT / "comfyui/example_workflows/flyover_api.json").read_text())
+    found = json.loads((ROOT / "comfyui/flyover_api.json").read_text())
     found["3"]["inputs"]["seconds"] = 1.0
     found["2"]["inputs"]["text"] = found["2"]["inputs"]["text"].replace("2s", "0.5s")
     found["1"]["inputs"]["device"] = "cpu"
@@ -79,6 +79,21 @@ def test_the_example_workflow(workflow: dict[str, Any], comfy: Comfy) -> None:
     assert steps[-1].prompt != steps[0].prompt, "the schedule has a second prompt"
     ours = adastate.load(device="cpu").stream(workflow["2"]["inputs"]["text"].splitlines(), seconds=1.0, seed=0)
     assert torch.equal(torch.cat([s.video for s in ours]).float() / 255, frames)
+
+
+def test_the_example_of_the_page_is_the_one_of_the_http_api() -> None:
+    """The page lists what lies in example_workflows/ as templates, and opens its own form alone."""
+    (page,) = (json.loads(path.read_text()) for path in (ROOT / "comfyui/example_workflows").glob("*.json"))
+    assert {"version", "nodes", "links", "last_node_id", "last_link_id"} <= page.keys()
+    api = json.loads((ROOT / "comfyui/flyover_api.json").read_text())
+    assert prompt_of(page, CLASSES) == {
+        **api, "3": {**api["3"], "inputs": {**api["3"]["inputs"], "actions": ""}}
+    }  # fmt: skip
+    check(prompt_of(page, CLASSES), CLASSES)
+    corners = [(*node["pos"], *node["size"]) for node in page["nodes"]]
+    for x, y, w, h in corners:
+        others = [c for c in corners if c != (x, y, w, h)]
+        assert not [c for c in others if x < c[0] + c[2] and c[0] < x + w and y < c[1] + c[3] and c[1] < y + h]
 
 
 def test_a_picture_to_begin_with_is_an_image_of_comfyui(workflow: dict[str, Any], comfy: Comfy) -> None:

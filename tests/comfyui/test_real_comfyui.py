@@ -1,4 +1,4 @@
-"""The example workflow through the HTTP API of a real ComfyUI, where one is at hand:
+"""The example workflow through the HTTP API and the page of a real ComfyUI, where one is at hand:
 
     ADASTATE_COMFYUI=/path/to/ComfyUI ADASTATE_COMFYUI_PYTHON=/path/to/its/python \\
         pytest -m slow tests/comfyui/test_real_comfyui.py
@@ -8,27 +8,22 @@ It runs on the processor. The Python needs what its requirements.txt and this pr
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
-import os
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 from PIL import Image
 
-from tests.support.ports import free_port
+from tests.support.live_page import CHROMIUM, browsing
+from tests.support.real_comfyui import COMFYUI, asked, done, has_page, real_comfyui
 
 ROOT = Path(__file__).parents[2]
-COMFYUI = os.environ.get("ADASTATE_COMFYUI", "")
-WORKFLOW = json.loads((ROOT / "comfyui/example_workflows/flyover_api.json").read_text())
+WORKFLOW = json.loads((ROOT / "comfyui/flyover_api.json").read_text())
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,54 +33,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    base, port = tmp_path_factory.mktemp("comfy"), free_port()
-    for name in ("custom_nodes", "output", "temp", "user", "input", "models"):
-        (base / name).mkdir()
-    (base / "custom_nodes/adastate").symlink_to(ROOT / "comfyui")
-    (base / "front/index.html").parent.mkdir()
-    (base / "front/index.html").write_text("none is needed")
-    python = os.environ.get("ADASTATE_COMFYUI_PYTHON", sys.executable)
-    words = ["--cpu", "--port", str(port), "--base-directory", str(base), "--front-end-root", str(base / "front")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    log = (base / "log").open("w+")
-    process = subprocess.Popen(
-        [python, "main.py", *words, "--disable-api-nodes"], cwd=COMFYUI, env=environment, stdout=log, stderr=log
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            if process.poll() is not None:
-                break
-            try:
-                asked(f"{url}/system_stats")
-                break
-            except OSError:
-                time.sleep(0.5)
-        log.flush()
-        assert process.poll() is None, (base / "log").read_text()[-3000:]
+    with real_comfyui(tmp_path_factory.mktemp("comfy")) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
-
-
-def asked(url: str, content: Any = None) -> bytes:
-    data = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return bytes(answer.read())
-
-
-def done(url: str, workflow: dict[str, Any]) -> dict[str, Any]:
-    """What the history says of a workflow when it has ended."""
-    number = json.loads(asked(f"{url}/prompt", {"prompt": workflow}))["prompt_id"]
-    for _ in range(600):
-        history = json.loads(asked(f"{url}/history/{number}"))
-        if number in history:
-            return dict(history[number])
-        time.sleep(0.5)
-    raise TimeoutError(f"{number} did not end")
 
 
 def test_the_nodes_are_there_with_their_types(server: str) -> None:
@@ -123,3 +72,31 @@ def test_a_mistake_of_a_node_is_one_sentence(server: str) -> None:
     found = done(server, wrong)
     said = [m[1] for m in found["status"]["messages"] if m[0] == "execution_error"]
     assert said[0]["node_type"] == "AdaStateLoad" and "no weights at /no/such/run" in said[0]["exception_message"]
+
+
+SHOWN = "type => (app.graph._nodes.find(node => node.type == type)?.imgs ?? []).map(picture => picture.naturalWidth)"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+def test_the_page_opens_the_template_runs_it_and_shows_video_and_states(server: str) -> None:
+    if not has_page():
+        pytest.skip("this ComfyUI's Python has no comfyui-frontend-package")
+    with browsing() as browser:
+        page, errors = browser.new_page(viewport={"width": 1600, "height": 1000}), list[str]()
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" and "404" not in m.text else None)
+        page.goto(server)
+        page.wait_for_function("() => !!(window.app?.graph && window.LiteGraph?.registered_node_types.AdaStateLoad)")
+        page.get_by_text("Templates").first.click()
+        page.get_by_role("dialog").get_by_text("adastate", exact=True).click()
+        page.get_by_test_id("template-workflow-flyover").click()
+        page.wait_for_function("() => app.graph._nodes.some(node => node.type == 'AdaStateState')")
+        titles = {"AdaState: load", "AdaState: prompt schedule", "AdaState: stream", "AdaState: hidden state"}
+        assert set(page.evaluate("() => app.graph._nodes.map(node => node.title)")) == {*titles, "Save Video"}
+        sent = page.evaluate("async () => (await app.graphToPrompt()).output")
+        for number, node in WORKFLOW.items():
+            assert node["inputs"].items() <= sent[number]["inputs"].items()
+        page.get_by_role("button", name="Run", exact=True).first.click()
+        page.wait_for_function(f"() => ({SHOWN})('AdaStateState').some(width => width > 200)", timeout=120_000)
+        assert page.evaluate(SHOWN, "AdaStateStream") == [512], "the newest frame, beside its state"
+        assert errors == []
