@@ -40,7 +40,14 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.mutants import Mutant, changed_lines, explained, planted  # noqa: E402
 
 HEART = ("adastate/stream", "adastate/diffusion", "adastate/training/objectives")
-TESTS = ("tests/stream", "tests/diffusion", "tests/training", "tests/parity", "tests/test_golden.py")
+TESTS = (
+    "tests/stream",
+    "tests/diffusion",
+    "tests/training",
+    "tests/parity",
+    "tests/live/test_batch.py",
+    "tests/test_golden.py",
+)
 SOURCES = ("adastate/**/*.py", "conf/**/*.yaml", "tests/support/*.py", "tests/conftest.py")
 """On which every test may hang."""
 COPIED = ("adastate", "callbacks", "datamodules", "conf", "tests", "benchmarks", "docs", "README.md", "pyproject.toml")

@@ -22,6 +22,12 @@ def test_tables_weights_and_conversions_are_the_reference_s() -> None:
     assert t.tolist()[0] == 0 and 499.7 in t.numpy().round(1), "integers, halves and both ends"
 
 
+def test_tables_that_inference_asked_for_first_serve_training() -> None:
+    with torch.inference_mode():
+        tables = (sigma_table(1.375), flow.sigmas_on(1.375, torch.device("cpu")))
+    assert not any(table.is_inference() for table in tables)
+
+
 def test_training_weights_are_a_bell_of_mean_1() -> None:
     weights = flow.training_weights(SHIFT)
     assert weights.shape == (1000,) and weights.mean().item() == pytest.approx(1, rel=1e-5) and weights.min() == 0

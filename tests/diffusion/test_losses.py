@@ -100,6 +100,7 @@ def test_the_horizon_weight_has_mean_1_and_grows_to_1_plus_alpha(alpha: float, f
 
 def test_horizon_weight_values() -> None:
     assert losses.horizon_weight(3, 2.0).tolist() == pytest.approx([0.5, 1.0, 1.5])
+    assert losses.horizon_weight(2, 2.0).tolist() == pytest.approx([0.5, 1.5])
     assert losses.horizon_weight(5, 4.0, "none").tolist() == [1] * 5
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adastate.stream.action_schedule import KEYS, WORDS, action_rows, label, label_of, parse_actions
+from adastate.stream.action_schedule import KEYS, WORDS, action_rows, held_keys, label, label_of, parse_actions
 from datamodules.worlds.flight import camera_path
 
 STARTS = [0.0, 0.375, 0.75, 1.125]
@@ -39,6 +39,12 @@ def test_words_and_keys_are_read(text: str, held: str) -> None:
     assert keys(text) == held
 
 
+def test_what_is_held_is_told_by_keys_or_words() -> None:
+    assert held_keys("ia") == held_keys("left+climb") == "ai" and held_keys("") == ""
+    with pytest.raises(ValueError, match="actions are a text, the keys that are held or words for them, and not 3"):
+        held_keys(3)
+
+
 def test_every_word_has_a_meaning_of_its_own() -> None:
     assert len({frozenset(k) for k in WORDS.values()}) == len(WORDS)
     assert set("".join(WORDS.values())) == set(KEYS)
@@ -47,7 +53,7 @@ def test_every_word_has_a_meaning_of_its_own() -> None:
 def test_actions_hold_from_the_first_frame_that_starts_then_or_later() -> None:
     found = action_rows(parse_actions(["0s: straight", "0.4s: left", "1.125s: a+climb"]), STARTS, 8)
     assert [label(row[None]) for row in found[0]] == ["-", "-", "a", "ai"]
-    assert found.shape == (1, 4, 8)
+    assert found.shape == (1, 4, 8) and found.unique().tolist() == [0.0, 1.0]
     one = action_rows(parse_actions(["left"]), STARTS, 8)
     assert torch.equal(one, action_rows(parse_actions(["0s: left"]), STARTS, 8)) and label(one[0]) == "a"
 

@@ -10,10 +10,10 @@ import torch
 from adastate.models.wan.fused import Streamer
 from adastate.stream import StateCache, StreamSpec
 from adastate.stream.anchors import ANCHORS
-from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, newest_frames
-from adastate.stream.kv_frames import CachedFrames
+from adastate.stream.anchors.anchor import Anchor, AnchorChoices, Kept, leaving, newest_frames
+from adastate.stream.kv_frames import CachedFrames, TensorFrames
 from adastate.stream.rollout import rollout
-from tests.support.tiny import SHAPE, SIZE, Drawn, TaggedStudent, normal, random_net, slots
+from tests.support.tiny import SHAPE, SIZE, Drawn, TaggedStudent, normal, random_net, slots, spec
 
 
 class Row(NamedTuple):
@@ -101,6 +101,16 @@ def test_its_cache_stops_growing(name: str) -> None:
     for _ in rollout(TaggedStudent(), Drawn(), cache, 12, SHAPE):
         counts.append(cache.tokens)
     assert len(set(counts[5:])) == 1
+
+
+def test_what_leaves_a_window_and_what_stays_are_all_that_came() -> None:
+    frames = TensorFrames((normal(1, 4, 1, 2),), (normal(1, 4, 1, 2),), (0, 1, 2, 3), (0,) * 4)
+    for past in (None, 5, 4):
+        window = spec(past_frames=past, **({"warmup": "growing"} if past is None else {}))
+        assert leaving(window, frames) is None and newest_frames(window, frames).source == (0, 1, 2, 3)
+    gone = leaving(spec(past_frames=1), frames)
+    assert gone is not None and gone.source == (0, 1, 2)
+    assert newest_frames(spec(past_frames=1), frames).source == (3,)
 
 
 @every_anchor

@@ -60,11 +60,27 @@ def test_a_cache_in_a_slab_is_forked_with_its_slab(stream: Any) -> None:
     assert twin._slab is not cache._slab and twin._slab is not None and twin.bytes == cache.bytes
 
 
+def whole(tensor: Tensor) -> bool:
+    """Whether it keeps nothing in memory but itself."""
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
 def test_what_a_cache_remembers_holds_on_to_nothing_else() -> None:
     cache = StateCache(spec())
     more(cache, 9, seed=1)
-    assert cache.recent is not None
-    assert cache.recent.untyped_storage().nbytes() == cache.recent.numel() * cache.recent.element_size()
+    assert cache.recent is not None and whole(cache.recent) and cache.recent.shape[1] == cache.spec.window_frames
+    thin = StateCache(spec())
+    for at in range(9):
+        thin.remember(torch.full((1, 3, 1, 1, 1), float(at)))  # one channel, fewer than frames
+    assert thin.recent is not None and thin.recent.shape[1] == cache.spec.window_frames
+
+
+def test_what_a_flush_keeps_holds_on_to_nothing_else() -> None:
+    cache = StateCache(read_system("infinity_rope"))
+    more(cache, 9, seed=1)
+    cache.flush_to_last_places(2)
+    assert cache.anchor is not None and cache.window is not None and cache.window.count == 2
+    assert all(whole(x) for part in (cache.anchor, cache.window) for x in (*part.keys, *part.values))
 
 
 def test_a_copy_without_a_graph() -> None:
@@ -72,4 +88,5 @@ def test_a_copy_without_a_graph() -> None:
     list(rollout(NetStudent(random_net()), Drawn(), cache, 2, SHAPE, grad=True))
     assert cache.window is not None and cache.window.keys[0].requires_grad
     assert detached(cache).window.keys[0].requires_grad is False  # type: ignore[union-attr]
+    assert not any(keys.requires_grad for keys in saved(cache)["window"]["keys"])
     assert cache.window.keys[0].requires_grad, "it is another cache's"

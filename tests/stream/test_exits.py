@@ -86,3 +86,7 @@ def test_a_frame_of_the_state_that_stays_is_cut_as_well() -> None:
     for phase in (0, 1):
         found = taught(spec(state_grad=1, state_frames=2, state_update_every=(1, 100)), phase, 6)
         assert all(min(reached) >= chunk - 1 for chunk, reached in enumerate(found))
+
+
+def test_a_cache_that_is_told_no_phase_has_that_of_exits_told_none() -> None:
+    assert StateCache(spec(state_grad=1)).state_phase == Exits().state_phase

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adastate.models.wan.fused import Streamer
-from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy
+from adastate.stream import PromptSwitch, StateCache, StreamSpec, SwitchPolicy, kv_slab
 from adastate.stream.kv_frames import TensorFrames
 from adastate.stream.kv_slab import Slab, SlabFrames, SlabMemory
 from adastate.stream.rollout import rollout
@@ -133,6 +133,15 @@ def test_what_a_switch_forgets_leaves_its_places_at_once() -> None:
     assert {*others, *cache.window.places} == set(range(s.places))
 
 
+def test_what_a_flush_leaves_out_gives_its_places_up_at_once() -> None:
+    s = replace(read_system("infinity_rope"), past_frames=5)
+    _, cache = both(s, 5)
+    cache.flush_to_last_places(2)
+    held = {*cache.anchor.places, *cache.window.places, *cache.last_places.places}
+    free = cache._slab.free(s.places)
+    assert not held & set(free) and max(free) < len(held) + s.places
+
+
 @torch.no_grad()
 def test_a_pass_over_a_whole_slab_notes_where_its_own_keys_are() -> None:
     """Else the next pass would rotate keys that are in their places, or would take others for such."""
@@ -145,15 +154,24 @@ def test_a_pass_over_a_whole_slab_notes_where_its_own_keys_are() -> None:
     assert [memory.slab._at[place] for place in memory.own] == list(memory.indices)
 
 
-def test_passes_with_gradient_are_refused() -> None:
+def test_rows_that_inference_asked_for_first_serve_training() -> None:
+    with torch.inference_mode():
+        rows = kv_slab._index((5, 2), 3, torch.device("cpu"))
+    assert rows.tolist() == [15, 16, 17, 6, 7, 8] and not rows.is_inference()
+
+
+@pytest.mark.parametrize("learning", ["keys", "values"])
+def test_passes_with_gradient_are_refused(learning: str) -> None:
     slab = Slab(1, 2, rotates=True)
-    k = torch.zeros(1, 4, 1, 2, requires_grad=True)
+    k, v = (torch.zeros(1, 4, 1, 2, requires_grad=name == learning) for name in ("keys", "values"))
     with pytest.raises(RuntimeError, match="a slab changes in place"):
-        SlabMemory(slab, {}, (0,), (0,)).join(0, k, k, k, lambda x, at: x)
+        SlabMemory(slab, {}, (0,), (0,)).join(0, k, k, v, lambda x, at: x)
 
 
 def test_room_grows_without_losing_what_is_there() -> None:
-    made, cache = both(spec(anchor="static", position="absolute", past_frames=None), 12)
-    assert off(made) < 2e-5
+    s = spec(anchor="static", position="absolute", past_frames=None)
+    made, cache = both(s, 12)
+    assert off(made) < 2e-5 and s.places == 4 * s.chunk_frames
     assert cache.window is not None
     assert cache.window.count + cache.anchor.count == 36
+    assert cache._slab.places == 4 * 12, "room for four passes to begin with, then twice as much each time"

@@ -78,6 +78,17 @@ def test_the_passes_after_the_last_of_the_phase_can_be_spared(phase: int) -> Non
     assert len(student.passes) - passes < passes
 
 
+@torch.no_grad()
+def test_the_last_clean_pass_can_be_spared() -> None:
+    counts = []
+    for finish in (True, False):
+        student = NetStudent(random_net())
+        chunks = made(student, stairs(), Exits(), finish=finish)
+        counts.append((len(chunks), len(student.passes)))
+    joint = CHUNKS + LEVELS - 1
+    assert counts == [(CHUNKS, joint + CHUNKS), (CHUNKS, joint + CHUNKS - 1)]
+
+
 def reached(student: Marked, content: Tensor) -> set[int]:
     grads = torch.autograd.grad(content.square().sum(), student.marks, retain_graph=True, allow_unused=True)
     return {i for i, g in enumerate(grads) if g is not None and g != 0}

@@ -48,6 +48,7 @@ def test_exit_level(student: NetStudent, exit_level: int | None) -> None:
     times = [float(t[0, 0]) for _, t, _, _ in student.passes]
     assert times == [*s.timesteps[: last + 1], 0.0] * 2
     assert noise.asked == [(4, *SHAPE)] * (2 * (last + 1)), "fresh noise over [state | chunk], once a level"
+    assert [memory.keeps for _, _, memory, _ in student.passes] == ([False] * (last + 1) + [True]) * 2
     for chunk, (x, t, _, v) in zip(chunks, student.passes[last :: last + 2], strict=True):
         assert torch.equal(chunk.content, flow.to_x0(x, v, t, s.timestep_shift)[:, 1:])
 
@@ -402,3 +403,10 @@ def test_forced_has_gradient_in_the_noisy_passes_only(net: DiT) -> None:
     x, t = [normal(1, 4, *SHAPE, seed=i) for i in range(2)], [torch.full((1, 4), 500.0)] * 2
     assert all(v.requires_grad for v in teacher_forced_chunks(student, StateCache(spec()), x, x, t))
     assert student.graph == [True, False] * 2
+
+
+def test_what_no_pass_has_left_is_not_committed() -> None:
+    cache = StateCache(spec())
+    for keep in (True, False):  # before its pass has run, and for one that keeps nothing
+        with pytest.raises(RuntimeError, match="commit needs a view made with keep=True, after its pass has run"):
+            cache.commit(cache.view(3, 1, clean=True, keep=keep))

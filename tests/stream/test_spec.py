@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -30,6 +31,8 @@ def test_the_defaults_are_those_of_the_docs() -> None:
     assert {"state_frames", "chunk_frames", "past_frames", "state_visibility", "warmup", "cache_grad"} <= told.keys()
     assert told == {name: getattr(spec, name) for name in told}
 
+
+PINGPONG = {"anchor": "pingpong", "state_frames": 3, "pingpong_slots": 2, "position": "absolute"}
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"chunk_frames": 0}, "chunk_frames is 0; a chunk has at least one latent frame"),
@@ -106,6 +109,11 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"switch": {"kind": "flush", "frames": 5}}, "switch 'flush' keeps 5 frames, the window has 3"),
     ({"switch": {"kind": "flush", "keeps": "last_places"}}, "'last_places' belongs to a static anchor"),
     ({"switch": {"kind": "recache", "frames": -1}}, "switch.frames is -1"),
+    (
+        {"switch": {"kind": "recache"}, **PINGPONG},
+        "got schedule 'uniform' and anchor 'pingpong': use switch 'keep'",
+    ),
+    ({"timestep_shift": math.inf}, "timestep_shift is inf; it has to be above 0"),
     (
         {"switch": {"kind": "recache"}, "schedule": "staircase", "anchor": "static"},
         "got schedule 'staircase' and anchor 'static': use switch 'keep'",

@@ -177,7 +177,7 @@ def test_the_two_seeds_end_at_different_levels() -> None:
 @pytest.mark.parametrize("stream", [{}, {"state_frames": 3}])
 def test_a_state_that_nothing_teaches_is_refused(stream: dict[str, Any]) -> None:
     with pytest.raises(
-        ValueError, match="state_visibility: previous, a detached cache and no state_loss nothing teaches"
+        ValueError, match="state_visibility: previous, a detached cache and no state_loss nothing trains"
     ):
         tiny_distill({"state_visibility": "previous", **stream})
 

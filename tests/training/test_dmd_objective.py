@@ -200,7 +200,9 @@ def test_a_reward_weighs_the_clips_of_a_batch() -> None:
     plain, weighed = gradients_of(), gradients_of(reward=reward, reward_beta=0.0)
     assert distance(weighed[0], plain[0]) < 1e-6, "beta 0 is no weight"
     assert seen[0].shape[:3] == (4, 12, 3), "decoded"
-    assert distance(gradients_of(reward=reward)[0], plain[0]) > 0.05
+    found = gradients_of(reward=reward)
+    assert distance(found[0], plain[0]) > 0.05
+    assert distance(found[0], gradients_of(reward=reward, reward_beta=2.0)[0]) == 0, "the published beta"
 
 
 # ---- judges whose x0 is a multiple of what they see
@@ -244,6 +246,12 @@ def test_the_horizon_weighs_each_objective_frame_by_frame(objective: Any, contex
 
     ratio = (by_frame(2.0) / by_frame(0.0)).tolist()
     assert ratio == pytest.approx(losses.horizon_weight(6 - context, 2.0).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [DMD, SID])
+def test_an_objective_that_is_told_nothing_compares_and_weighs_as_published(objective: Any) -> None:
+    found = objective()
+    assert found.levels == ScoreLevels() == ScoreLevels((20.0, 980.0), None) and found.horizon_weight == 2.0
 
 
 @pytest.mark.parametrize("objective", [DMD, SID])

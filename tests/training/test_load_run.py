@@ -99,7 +99,7 @@ def test_a_run_folder_can_be_moved(tmp_path: Path, stored: bool, copied: bool) -
 
 
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run folder: it has no distill"):
+    with pytest.raises(ConfigError, match="is not a run folder: it has no distill"):
         load_student(tmp_path)
 
 

@@ -54,7 +54,7 @@ def test_a_bad_batch_is_as_if_it_had_never_been_drawn(bad: set[int]) -> None:
         if without:
             fit(distill, Poisoned(bad, True))
         else:
-            with pytest.warns(UserWarning, match=r"loss is nan; the update is left out"):
+            with pytest.warns(UserWarning, match=r"loss is nan; the update is skipped"):
                 fit(distill, Poisoned(bad, False))
         made.append(distill)
     assert made[0].iteration == made[1].iteration == 5
@@ -72,7 +72,7 @@ def test_a_spike_is_caught_before_the_update() -> None:
     distill.student_loss = lambda sample, text, *rest: (
         lambda loss, found: (loss * (1e3 if float(text.abs().max()) > 100 else 1.0), found)
     )(*real(sample, text, *rest))
-    with pytest.warns(UserWarning, match=r"iteration 4: student loss is .* times the usual .*; the update is left out"):
+    with pytest.warns(UserWarning, match=r"iteration 4: student loss is .* times the usual .*; the update is skipped"):
         fit(distill, Poisoned({4}, False))
     assert distill.guard.skipped == 1 and distill.iteration == 5
 
@@ -127,7 +127,7 @@ def test_streams_that_are_bad_twice_in_a_row_are_given_up() -> None:
         found = go_on(self, *args, **kwargs)
         return replace(found, x=found.x * float("nan")) if made[-1] > 0 and made.count(0) < 2 else found
 
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="the update is left out"):
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="the update is skipped"):
         patch.setattr(StreamBatch, "go_on", rotten)
         fit(distill, Prompts())
     assert distill.guard.skipped == 2 and distill.iteration == 2
@@ -158,7 +158,7 @@ def test_the_run_stops_with_its_last_good_checkpoint_named(tmp_path: Path) -> No
     distill.student_sample = failing
     trainer = saving(tmp_path)
     with (
-        pytest.warns(UserWarning, match="loss is nan; the update is left out"),
+        pytest.warns(UserWarning, match="loss is nan; the update is skipped"),
         pytest.raises(
             RuntimeError, match=r"2 bad updates in a row.*the last good checkpoint is .*/checkpoints/00000002"
         ),

@@ -210,7 +210,9 @@ def test_a_replay_has_the_actions_of_its_rollout_and_its_gradient() -> None:
     with torch.no_grad():
         list(rollout(network, Drawn(batch=2), StateCache(spec()), 3, SHAPE, Exits(1), record=record, finish=False))
     again = PromptedNetwork(net, TEXT, share=False, steering=steering())
-    parts = gradient(list(replay_rollout(again, StateCache(spec()), record)))
+    cache = StateCache(spec())
+    parts = gradient(list(replay_rollout(again, cache, record)))
+    assert cache.generated == 3, "the stream may go on from there"
     assert "action_embedding.weight" in whole and whole.keys() == parts.keys()
     for name, g in whole.items():
         assert torch.allclose(g, parts[name], rtol=1e-3, atol=1e-3 * float(g.abs().max())), name
