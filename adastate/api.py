@@ -1,4 +1,4 @@
-"""Streams from Python: `adastate.load()` gives a Model, which makes steps, sessions, files and figures."""
+"""Streams from Python: `adastate.load()` returns a Model, which makes steps, sessions, files and figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adastate.distributed.sequence_split import agreed
 from adastate.encoders.hub import is_hub_name
 from adastate.evaluation.evaluate import evaluate_student
 from adastate.evaluation.metrics_table import MetricsRow
@@ -34,24 +35,28 @@ def load(
     size: str | None = None,
     system: str | None = None,
     device: str | torch.device | None = None,
+    sequence_parallel: int = 1,
 ) -> Model:
     """A model that streams.
 
     Args:
-        run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
-            geometry; "owner/name" of a run that was pushed to the Hub, brought into its cache; None: the tiny student
-            that ships.
+        run_or_weights: folder of a run; or weights in any format of docs/reference/weights.md, whose geometry `size`
+            gives; or "owner/name" of a run on the Hub, which is downloaded into its cache; None: the bundled tiny
+            student.
         size: name in conf/sizes, or a file of that form.
-        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+        system: name in conf/systems of the stream to run; None: the one that the weights were trained for.
         device: None: a GPU if there is one.
+        sequence_parallel: processes that share every pass, one per GPU. `torchrun --nproc-per-node 2 FILE` runs a
+            program as two processes; both make the same calls and get the same frames, and the first writes files.
 
     Raises:
         ConfigError, FileNotFoundError, HubError, WeightsError: no such run, size, system or weights, in one sentence.
+        ValueError: the processes do not exist, or the network cannot be divided over them.
     """
     name = str(run_or_weights)
     if not Path(name).exists() and is_hub_name(name) and Path(name).suffix not in SUFFIXES:
         run_or_weights = cached(name)
-    return Model(load_live(run_or_weights, size, system, device))
+    return Model(load_live(run_or_weights, size, system, device, sequence_parallel=sequence_parallel))
 
 
 class Model:
@@ -62,7 +67,7 @@ class Model:
 
     @property
     def fps(self) -> int:
-        """Pictures a second of its video."""
+        """Frames per second of its video."""
         return self.live.fps
 
     @property
@@ -75,17 +80,17 @@ class Model:
 
     @property
     def system(self) -> str | None:
-        """The system that it was loaded for; None: the stream of its own."""
+        """The system that it was loaded with; None: the stream that the weights were trained for."""
         return self.live.system
 
     @property
     def systems(self) -> list[str]:
-        """Those of conf/systems that it can run, each from the same weights."""
+        """The systems of conf/systems that it can run, with the same weights."""
         return self.live.systems
 
     @property
     def world(self) -> str | None:
-        """The built-in world whose words its prompts have; None where prompts are free."""
+        """The built-in world whose words its prompts consist of; None if prompts are free text."""
         return self.live.world
 
     @property
@@ -95,16 +100,16 @@ class Model:
 
     @property
     def examples(self) -> list[str]:
-        """Prompts to begin with."""
+        """Example prompts."""
         return self.live.examples
 
     @property
     def actions(self) -> int:
-        """By how many keys of adastate.stream.action_schedule.KEYS it is steered; 0: it is not."""
+        """Number of keys of adastate.stream.action_schedule.KEYS that steer it; 0: it accepts no actions."""
         return self.live.actions
 
     def session_bytes(self, system: str | None = None, history: int = HISTORY) -> int:
-        """The most bytes that a session ever holds."""
+        """The maximum memory of a session, in bytes."""
         return self.live.session_bytes(system, history)
 
     def session(
@@ -116,24 +121,24 @@ class Model:
         history: int = HISTORY,
         script: Sequence[Mapping[str, Any]] = (),
     ) -> Session:
-        """A stream that is steered as it is made, see Session.
+        """A stream that can be controlled while it is generated, see Session.
 
         Args:
-            system: another than the model's; the noise of a seed is the same for all.
-            image: a picture that stands before the stream.
-            script: of an earlier session, whose controls are given again, each in its chunk.
+            system: another system than the model's; the noise of a seed is the same for all systems.
+            image: an image that precedes the stream as its first frame.
+            script: controls of an earlier session; each is applied again in its chunk.
 
         Raises:
-            ValueError: no such system, no prompt, a file that is no picture, or a script with a control that is none.
+            ValueError: unknown system, no prompt, a file that is not an image, or an invalid control in the script.
         """
         return open_session(self.live, prompt, seed, system, image, history, script)
 
     def restore(self, snapshot: Snapshot | str | Path, history: int = HISTORY) -> Session:
-        """A session that goes on from a snapshot, or from the file of one."""
+        """A session that continues from a snapshot, or from the file of one."""
         return restore_session(self.live, snapshot, history)
 
     def chunks(self, seconds: float, image: bool = False) -> int:
-        """How many chunks a stream of that length has, with a picture before it or without."""
+        """Number of chunks of a stream of that length, with or without an image before it."""
         spec, codec, given = self.live.spec(None), self.live.codec, int(image)
         return len(chunk_starts(frames_for(seconds, codec, spec, given), codec, spec, given))
 
@@ -145,20 +150,20 @@ class Model:
         image: str | Path | Image.Image | None = None,
         actions: str | Sequence[str] | None = None,
     ) -> Iterator[Step]:
-        """A stream chunk by chunk, each with its pictures and its decoded hidden state.
+        """Streams chunk by chunk; each step has the frames of a chunk and its decoded hidden state.
 
         Args:
-            prompt: one, or a schedule, ["0s: ...", "4s recache: ..."].
-            seconds: of video, at least.
-            actions: how it is steered, "left", or a schedule, ["0s: straight", "2s: left+climb"].
+            prompt: one prompt, or a schedule, ["0s: ...", "4s recache: ..."].
+            seconds: minimum length of the video.
+            actions: steering, "left", or a schedule, ["0s: straight", "2s: left+climb"].
 
         Raises:
-            ValueError: at once, and not with the first step.
+            ValueError: invalid arguments; raised by the call itself, not with the first step.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         timed = prompt_schedule.parse_prompts(prompts)
         if timed is None and len(prompts) != 1:
-            raise ValueError(f"a stream has one prompt, or a schedule of prompts with times, and not {len(prompts)}")
+            raise ValueError(f"a stream has one prompt, or a schedule of prompts with times, not {len(prompts)}")
         spec, codec, given = self.live.spec(None), self.live.codec, 0 if image is None else 1
         frames = frames_for(seconds, codec, spec, given)
         starts = chunk_starts(frames, codec, spec, given)
@@ -193,15 +198,15 @@ class Model:
         actions: str | Sequence[str] | None = None,
         states: bool = False,
     ) -> list[Path]:
-        """mp4 files as `adastate generate` writes them, one a prompt, or one of a schedule of prompts.
+        """Writes mp4 files as `adastate generate` does: one per prompt, or one for a schedule of prompts.
 
         Args:
             out: folder of the files.
-            states: the decoded state stands to the right of the video.
+            states: show the decoded state to the right of the video.
         """
         told = [prompts] if isinstance(prompts, str) else list(prompts)
         if not told:
-            raise ValueError("no prompt: give one text at least")
+            raise ValueError("no prompt: give at least one text")
         student, spec = self.live.student, self.live.spec(None)
         timed = prompt_schedule.parse_prompts(told)
         texts = [timed[0].text] if timed else told
@@ -215,26 +220,29 @@ class Model:
         folder = Path(out)
         held = self._actions(actions, frames, before, seconds)
         plan = Plan(frames, seed, spec, folder, folder, given, switches, states, held)
-        write_videos(student, plan, items, ALONE, len(items), sheet=False, resume=False)
+        split = self.live.split
+        write_videos(student, plan, items, ALONE, len(items), sheet=False, resume=False, split=split)
+        if split is not None:
+            agreed(split, "written")
         return [folder / item.name for item in items]
 
     def evaluate(
         self, rollouts: int = 32, horizon: int = 6, prompts: Sequence[str] | None = None, seed: int = 4242
     ) -> list[MetricsRow]:
-        """The figures of `adastate evaluate` for the student, beside those of real clips.
+        """The figures of `adastate evaluate` for the student and for real clips.
 
         Args:
-            rollouts: streams that are measured, at least.
+            rollouts: minimum number of streams to measure.
             horizon: their length in training horizons.
-            prompts: None: those of the model's world, where the truth is known.
+            prompts: None: prompts of the model's world, for which the truth is known.
         """
         told = None if prompts is None else list(prompts)
         return evaluate_student(self.live.student, rollouts, horizon, told, seed, world=self.live.world)
 
     def strip(self, steps: Sequence[Step]) -> Image.Image:
-        """Steps on one sheet: time to the right, the hidden states below their chunks."""
+        """One image of the steps: time runs to the right, and the hidden states are below their chunks."""
         if not steps:
-            raise ValueError("no steps: a strip shows one at least")
+            raise ValueError("no steps: give at least one")
         videos = [step.video.movedim(-1, 1)[None] for step in steps]
         states = [None if step.state is None else step.state.movedim(-1, 1)[None] for step in steps]
         return strip(videos, states, prompts=[steps[0].prompt], fps=self.fps)
@@ -243,6 +251,6 @@ class Model:
         if actions is None:
             return None
         if not self.actions:
-            raise ValueError("this network cannot be steered, for its size has no `actions`: leave them out")
+            raise ValueError("this network cannot be steered, because its size has no `actions`: leave them out")
         cues = action_schedule.parse_actions([actions] if isinstance(actions, str) else list(actions))
         return action_schedule.action_rows(cues, frame_starts(frames, self.live.codec, given), self.actions, seconds)

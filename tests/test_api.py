@@ -98,10 +98,10 @@ def test_figures(model: adastate.Model) -> None:
         (lambda m: adastate.load(size="huge"), "no size 'huge'"),
         (lambda m: adastate.load(system="nope"), "no system 'nope'"),
         (lambda m: adastate.load("/none"), "no weights at /none"),
-        (lambda m: adastate.load(size="wan_1_3b"), "no student of the size wan_1_3b ships"),
+        (lambda m: adastate.load(size="wan_1_3b"), "no student of the size wan_1_3b is bundled"),
         (lambda m: m.stream([]), "a stream has one prompt, or a schedule"),
         (lambda m: m.stream(["a", "b"]), "a stream has one prompt, or a schedule"),
-        (lambda m: m.stream("a", seconds=0), "0 seconds is no length"),
+        (lambda m: m.stream("a", seconds=0), "0 seconds is not a length"),
         (lambda m: m.stream("a", actions="left"), "this network cannot be steered"),
         (lambda m: m.stream(["0s: a", "9s: b"], seconds=1), "9s"),
         (lambda m: m.stream("a", image="/none.png"), "there is no picture /none.png"),
@@ -147,3 +147,8 @@ def test_the_notebook_runs_and_shows_what_it_showed(tmp_path: Path, monkeypatch:
         kept = any("image/png" in output.get("data", {}) for output in cell["outputs"])
         assert kept == isinstance(shown, Image.Image)
     assert isinstance(names["steps"][0], Step)
+
+
+def test_a_program_that_runs_alone_is_told_how_it_is_started_as_two() -> None:
+    with pytest.raises(ValueError, match="runs as 1 process: start it by `torchrun --nproc-per-node 2 FILE`"):
+        adastate.load(sequence_parallel=2)

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from adastate.config.compose import compose
+from adastate.config.file_order import check_order
+from adastate.config.key_places import key_place
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
-from adastate.runtime.spelling import likeliest_word
+from adastate.runtime.spelling import likeliest_option, likeliest_word
 
 CHECKPOINTS = ("auto", "last", "best")
 """Of the run folder, by what they are."""
 
+
+OF_OTHERS = ("--model", "--data", "--text")
+"""Blocks whose names are options of other tools, where they stand alone."""
 
 SWITCHES = ("--overwrite", "--print_config")
 """Flags of `adastate fit` that stand alone."""
@@ -39,13 +44,14 @@ def read_command(argv: Sequence[str]) -> tuple[Config, list[str]]:
         elif word.partition("=")[0] == "--system":
             system = word.partition("=")[2] if "=" in word else _value_of(word, words)
             if not system:
-                raise ConfigError(f"--system names no system: give one of {', '.join(_systems())}, or leave it out")
+                raise ConfigError(f"--system needs a name: give one of {', '.join(_systems())}, or leave it out")
         elif is_variable(word) or _names_a_class(word):
             overrides.append(f"{word.partition('=')[0]}={_value_of(word, words)}".removeprefix("--"))
         else:
             rest.append(word)
     if Path() in files:
-        raise ConfigError("--config names no file: give one of conf/ after it, or of your own")
+        raise ConfigError("--config needs a file: give one of conf/, or your own")
+    check_order(files)
     if system:
         overrides = [*stream_of_system(system, compose(files, overrides)), *overrides]
     found = compose(files, overrides)
@@ -78,13 +84,13 @@ def check_flags(words: Sequence[str]) -> None:
         flag, equals, value = before.partition("=")
         given = value if equals else word if not word.startswith("--") else ""
         if flag == "--allow_change" and not given:
-            raise ConfigError("--allow_change names no key: give those that may change, with commas between them")
+            raise ConfigError("--allow_change needs keys: give those that may change, separated by commas")
         if flag == "--overwrite" and equals:
             raise ConfigError(f"{flag} takes no value: leave out {equals}{value}")
-        if flag in ("--optimizer", "--lr_scheduler"):
+        if flag.partition(".")[0] in ("--optimizer", "--lr_scheduler"):
             raise ConfigError(f"{flag}: a stage makes its own; change it by --model.init_args.optimizer.KEY")
         if flag == "--ckpt_path" and not given:
-            raise ConfigError("--ckpt_path names no checkpoint: give auto, last, best, or the folder of one")
+            raise ConfigError("--ckpt_path needs a checkpoint: give auto, last, best, or the folder of one")
         if flag == "--ckpt_path" and given not in (*CHECKPOINTS, "null", "None") and not Path(given).exists():
             near = likeliest_word(given, CHECKPOINTS)
             remedy = f"did you mean {near!r}?" if near else "give auto, last, best, or the folder of one"
@@ -93,7 +99,14 @@ def check_flags(words: Sequence[str]) -> None:
         if word.startswith("-") and word[1:2] != "-" and "=" in word and not takes:
             raise ConfigError(f"{word!r} has one dash: keys are overridden with two, -{word}")
         if word and not word.startswith("-") and not takes:
-            raise ConfigError(f"{word!r} belongs to no flag: give --KEY={word}, and put quotes around text with blanks")
+            raise ConfigError(
+                f"{word!r} does not belong to an option: give "
+                + (
+                    f"--config {word}"
+                    if word.endswith((".yaml", ".yml"))
+                    else f"--KEY={word}, and put text with spaces in quotes"
+                )
+            )
 
 
 def _names_a_class(word: str) -> bool:
@@ -138,7 +151,7 @@ def is_variable(argument: str) -> bool:
     return argument.startswith("--") and name in VARIABLES and (bool(field) or name not in ("teacher", "critic"))
 
 
-def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
+def unknown_option(words: Sequence[str], known: Sequence[str], stages: bool = False) -> str:
     """A sentence about the first of `words` that is neither an option nor an override of a stage; empty if none is."""
     heads = [f"--{name}" for name in (*LIGHTNING, *VARIABLES)]
     for before, word in pairwise(("", *words)):
@@ -146,10 +159,16 @@ def unknown_option(words: Sequence[str], known: Sequence[str]) -> str:
         if not word.startswith("-"):
             if before.startswith("--") and "=" not in before:
                 continue  # its value
-        elif head in heads:
+        elif head in heads and (head not in OF_OTHERS or "." in word or not likeliest_option(head, known)):
             continue
         if not word.startswith("-"):
-            return f"there is no option {word!r}: a word follows its option, and text with blanks stands in quotes"
-        near = likeliest_word(head, [*known, *heads])
-        return f"there is no option {word!r}" + (f"; did you mean {near!r}?" if near else "; --help lists them")
+            return f"there is no option {word!r}: values follow their options, and text with spaces needs quotes"
+        near = likeliest_option(head, known) or likeliest_option(head, heads)
+        if stages and not near and (place := key_place(head.lstrip("-"))):
+            if place == "ckpt_path":
+                return f"there is no option {head!r}: the same command again resumes what is not done; leave it out"
+            near = f"--{place}"
+        return f"there is no option {word.partition('=')[0]!r}" + (
+            f"; did you mean {near!r}?" if near else "; --help lists them"
+        )
     return ""

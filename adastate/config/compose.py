@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adastate.config import environment
 from adastate.config.classes import derives
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import LIGHTNING, PLAIN, VARIABLES, Config, ConfigError, Lines, Path_, T, Words
 from adastate.config.text import as_written, forget_below, read_value, read_yaml
 from adastate.config.validate import check_block, check_class, check_names, check_trainer, check_values
+from adastate.runtime.spelling import meant
 
 
 def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
@@ -54,7 +56,8 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(written), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_where(error, lines)}{str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"{_where(error, lines)}{said}{_who_sets(said, written)}") from error
     assert isinstance(config, dict)
     kept = environment.unresolved(written, config)
     plain = {k: v for k, v in config.items() if k in LIGHTNING}
@@ -146,6 +149,20 @@ def _forget_other_classes(below: Any, above: Any) -> None:
         if isinstance(value, dict) and not OmegaConf.is_missing(below, key) and key in below:
             node = below._get_node(key)
             _forget_other_classes(node, value)
+
+
+def _who_sets(said: str, written: dict[str, Any]) -> str:
+    """What to do about a reference that finds nothing: the file that sets it, or the nearest name."""
+    found = re.match(r"Interpolation key '([^'.]+)(?:\.(\w+))?", said)
+    if found is None:
+        return ""
+    head, key = found.groups()
+    sets = {"conf/base.yaml": "before all others", "conf/sizes/tiny.yaml": "or another of conf/sizes/"}
+    for file, how in sets.items():
+        if head not in written and head in read_yaml(conf_path(file), Lines(), Words()):
+            return f"; give --config {file}, {how}"
+    block = written.get(head)
+    return f"; {meant(key, block) if isinstance(block, dict) and key else meant(head, written)}"
 
 
 def _where(error: OmegaConfBaseException, lines: Lines) -> str:

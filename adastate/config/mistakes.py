@@ -23,14 +23,14 @@ REMEDIES = {
 
 
 DISK = {
-    errno.ENOSPC: "make room, or give another folder",
-    errno.EDQUOT: "make room within your quota, or give another folder",
-    errno.EACCES: "give a place where you may read and write",
-    errno.EPERM: "give a place where you may read and write",
+    errno.ENOSPC: "free some space, or give another folder",
+    errno.EDQUOT: "free some space within your quota, or give another folder",
+    errno.EACCES: "use a path with read and write permission",
+    errno.EPERM: "use a path with read and write permission",
     errno.EROFS: "give a folder that can be written",
     errno.ENOTDIR: "a file is where a folder has to be: remove it, or give another folder",
     errno.EEXIST: "a file is where a folder has to be: remove it, or give another folder",
-    errno.EISDIR: "it is a folder, and a file is asked for",
+    errno.EISDIR: "it is a folder, but a file is required",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOENT: "check its name",
 }
@@ -48,7 +48,7 @@ def of_the_disk(error: OSError) -> str | None:
 def _of_a_fault(error: OSError) -> str:
     """A disk that is full, broken or gone. What reads from an open file, or waits for a server, names neither."""
     unnamed = "a file of the run" + ", or a server that was asked" * isinstance(error, TimeoutError)
-    do = "make room there" if error.errno in disk.FULL else "see whether the disk is still there"
+    do = "make room there" if error.errno in disk.FULL else "check that the disk is still there"
     return f"{error.strerror} at {error.filename or unnamed}; {do}"
 
 
@@ -64,7 +64,7 @@ def sentence(error: BaseException | None) -> str | None:
         if isinstance(error, RuntimeError) and (gone := WORKER_GONE.match(str(error))):
             how = gone[2].split(". ")[0].rstrip(". ").lower()
             return (
-                f"a worker of the data loader (process {gone[1]}) {how}: see how much memory it may have, and go on "
+                f"a worker of the data loader (process {gone[1]}) {how}: check its memory limit, and resume "
                 "with --ckpt_path=auto"
             )
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and disk.is_fault(error):
@@ -76,7 +76,7 @@ def sentence(error: BaseException | None) -> str | None:
         if isinstance(error, ValueError) and said_so and raised.startswith(OURS):
             return str(error)
         if lacks := re.search(r"Requirement '([\w-]+)\S*' not met", str(error)):  # Lightning's, of its loggers
-            return f"the configuration asks for what needs {lacks[1]}: pip install {lacks[1]}"
+            return f"the configuration needs {lacks[1]}: pip install {lacks[1]}"
         refused = type(error).__name__ == "MisconfigurationException"
         if refused or (isinstance(error, ValueError) and raised.startswith("lightning.pytorch.trainer.")):
             said = one_line(error, 400)
@@ -103,4 +103,4 @@ def parser_sentence(told: str) -> str:
     if not keys:
         return " ".join(told.split())[:300]
     value = f" cannot be {values[-1][:80]}" if values else " is not what it takes"
-    return f"{keys[-1]}{value}; `adastate fit --help` and docs/reference/configuration.md tell what it takes"
+    return f"{keys[-1]}{value}; `adastate fit --help` and docs/reference/configuration.md list what it accepts"

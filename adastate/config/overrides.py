@@ -5,30 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from adastate.config.classes import constructor_parameters, described_class
+from adastate.config.command_line import unknown_option
+from adastate.config.conf_files import conf_path
 from adastate.config.schema import LIGHTNING, Config, ConfigError
-from adastate.runtime import plain_yaml
+from adastate.config.text import read_value
+from adastate.config.validate import check_words
+
+FOLDERS = {"--stage": "stages", "--recipe": "recipes", "--strategy": "strategy", "--size": "sizes"}
+"""Folders of conf/ whose files are asked for as if an option named them."""
 
 
-def override(config: Config, words: Sequence[str], command: str) -> None:
+def override(config: Config, words: Sequence[str], command: str, options: Sequence[str] = ()) -> None:
     """Sets `--data.batch=4` and the like in `config`; `init_args` may be left out, as Lightning lets it.
 
+    Args:
+        options: that `command` has beside them.
+
     Raises:
-        ConfigError: a word is neither an option of `command` nor a part of a config.
+        ConfigError: a word is neither an option of `command` nor a part of a config, or a value does not fit.
     """
-    for key, value in _read(words, command):
-        _put(config, key, value)
+    pairs = list(_read(words, command, options))
+    check_words(config, [f"--{key}={value}" for key, value in pairs])
+    for key, value in pairs:
+        _put(config, key, read_value(value, f"--{key}={value}"))
 
 
-def _read(words: Sequence[str], command: str) -> Iterator[tuple[str, Any]]:
+def _read(words: Sequence[str], command: str, options: Sequence[str]) -> Iterator[tuple[str, str]]:
     rest = iter(words)
     for word in rest:
-        if not word.startswith("--"):
-            raise ConfigError(f"{word!r} is no option; `{command} --help` lists them")
         key, equals, value = word.removeprefix("--").partition("=")
-        if key.split(".")[0] not in LIGHTNING:
-            raise ConfigError(f"--{key} is no option of `{command}` and no part of a config")
-        yield key, plain_yaml.load_yaml(value if equals else next(rest, ""))
+        if not word.startswith("--") or key.split(".")[0] not in LIGHTNING:
+            folder = FOLDERS.get(word.partition("=")[0])
+            if folder is not None:
+                raise ConfigError(_as_file(f"--{key}", folder, value if equals else next(rest, ""), command))
+            raise ConfigError(unknown_option([word], options, stages=True))
+        if not equals:
+            value = next(rest, "")
+        yield key, value
+
+
+def _as_file(option: str, folder: str, name: str, command: str) -> str:
+    """That what an option seems to name is a file of conf/."""
+    there = (conf_path(f"conf/{folder}") / f"{name}.yaml").is_file()
+    file = f"conf/{folder}/{name if there else 'NAME'}.yaml"
+    return f"{option} is not an option of `{command}`: use --config {file}"
 
 
 def _put(config: Config, key: str, value: Any) -> None:
@@ -41,7 +61,5 @@ def _put(config: Config, key: str, value: Any) -> None:
             raise ConfigError(f"--{key}: there is no {name!r} with parts of its own")
         node = node[name]
     if "class_path" in node and last not in ("class_path", "init_args"):
-        if last not in constructor_parameters(described_class(node["class_path"])):
-            raise ConfigError(f"--{key}: {node['class_path']} has no {last!r}")
         node = node.setdefault("init_args", {})
     node[last] = value

@@ -28,7 +28,7 @@ def run_config(run: Path, stage: str) -> dict[str, Any]:
         named = "" if run.exists() else hub_name(run)
         pull = f", or the one that `adastate weights pull {named} FOLDER` brings" if named else ""
         raise ConfigError(
-            f"{run} is no run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote{pull}"
+            f"{run} is not a run folder: it has no {stage}/config.yaml; give the folder that `make train` wrote{pull}"
         )
     try:
         config = {
@@ -70,6 +70,6 @@ def check_student(run: Path, weights: Path | None) -> None:
     """
     source = weights or student_file(run)
     if str(source) not in BUILTIN and not source.exists():
-        raise ConfigError(f"no weights at {source}; {to_come_by(source)}")
+        raise ConfigError(f"no weights at {source}; {to_come_by(source, BUILTIN)}")
     if weights is not None and weights.is_file():
         file_kind.kind(weights)  # what is no weights at all is told before anything is loaded

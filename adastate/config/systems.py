@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,18 +54,26 @@ def read_system(name_or_path: str | Path, chunk_frames: int) -> System:
     return System(path.stem, " ".join(comment), spec, rows)
 
 
-def check_system(name_or_path: str) -> None:
-    """Refuses a system that is not there, in conf/systems or as a file.
+def check_systems(names_or_paths: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Refuses systems that are not there, in conf/systems or as files; `others` are names that may stand beside them.
 
     Raises:
         ConfigError: with the nearest that is.
     """
-    compose([_file(name_or_path)])
+    for name in names_or_paths:
+        if "," in name and set(name.split(",")) <= {*others, *system_names()}:
+            raise ConfigError(f"{name!r} has commas: put blanks between the names of systems")
+        if whole := next((other for other in others if name in other.split()), ""):
+            raise ConfigError(f'{name!r} is a part of a name: put quotes around it, "{whole}"')
+        if name not in others and not compose([_file(name, others)]).variables.get("stream"):
+            raise ConfigError(f"{name} has no stream block, so it describes no system")
 
 
-def _file(name: str) -> Path:
+def _file(name: str, others: Sequence[str] = ()) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
         return conf_path(name)  # compose says what is wrong with it
     if name in system_names():
         return conf_path("conf/systems") / f"{name}.yaml"
-    raise ConfigError(f"no system {name!r}; {meant(name, system_names())}")
+    if name == TRAINED:
+        raise ConfigError(f"{name!r} is what a stream is without --system: leave that out")
+    raise ConfigError(f"no system {name!r}; {meant(name.lower(), [*others, *system_names()])}")

@@ -46,7 +46,7 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}): see to its rights, and to its disk") from error
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): check its permissions and its disk") from error
     try:
         node, content = plain_yaml.load_nodes(text, _Loader)
     except yaml.YAMLError as error:

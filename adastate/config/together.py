@@ -53,7 +53,7 @@ def check_together(config: Config, words: Sequence[str]) -> None:
             raise ConfigError(f"{path} cannot be the {part}: it is no {base.rpartition('.')[2]}")
     stage = (config.variables.get("run") or {}).get("stage")
     if isinstance(stage, str) and ({"/", "\\"} & set(stage) or stage in ("", ".", "..")):
-        raise ConfigError(f"run.stage is {stage!r}: it names a folder within run.dir, and is no path")
+        raise ConfigError(f"run.stage is {stage!r}: it names a folder within run.dir and must not be a path")
     check_hardware(value)
     if derives(str(value("model.class_path")), DISTILL):
         for key, remedy in AUTOMATIC.items():
@@ -167,9 +167,9 @@ def _check_trajectories(value: Any) -> None:
 
 def _check_prompts(key: str, file: Any) -> None:
     if isinstance(file, list) and not all(str(prompt).strip() for prompt in file):
-        raise ConfigError(f"{key}: a prompt is empty: say what is to be seen, or leave it out")
+        raise ConfigError(f"{key}: a prompt is empty: describe what to show, or leave it out")
     if isinstance(file, str) and not Path(file).is_file():
-        raise ConfigError(f"{key}: no prompts at {file}: give a text file with one prompt a line")
+        raise ConfigError(f"{key}: no prompts at {file}: give a text file with one prompt per line")
 
 
 def _check_frames(config: Config, value: Any) -> None:

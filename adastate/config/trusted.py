@@ -27,7 +27,7 @@ def add_flag(parser: ArgumentParser) -> None:
     parser.add_argument(
         FLAG,
         action="store_true",
-        help="let the run folder's configuration name classes from outside this project, Lightning and torch: "
+        help="allow classes from outside this project, Lightning and torch in the run folder's configuration: "
         "docs/extending.md",
     )
 

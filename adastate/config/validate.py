@@ -19,6 +19,7 @@ from adastate.config.classes import (
     function_hints,
     takes_any,
 )
+from adastate.config.key_places import near_key
 from adastate.config.schema import (
     ABOVE,
     ALIKE,
@@ -36,7 +37,6 @@ from adastate.config.text import read_value
 from adastate.config.trainer_classes import check_trainer_class
 from adastate.config.value_types import SEQUENCES, asked_for, fits, is_number, is_text, nearest_word
 from adastate.models.size import Size
-from adastate.runtime.spelling import meant
 from adastate.stream import StreamSpec
 from adastate.stream.anchors import anchor_named
 
@@ -55,7 +55,7 @@ def check_words(config: Config, words: Sequence[str]) -> None:
         name, equals, value = word.removeprefix("--").partition("=")
         head, *path = name.rstrip("+").split(".")
         if head not in (*LIGHTNING, *VARIABLES, *FLAGS):
-            _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS))
+            _near(word, "`adastate fit`", head, (*LIGHTNING, *VARIABLES, *FLAGS), config)
         given = value if equals else next(iter(words[i + 1 : i + 2]), "")
         if head in ("model", "data", "trainer") and not path and given.isidentifier():
             raise ConfigError(
@@ -98,7 +98,7 @@ def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[st
     """(whose argument, its type) of the one that a word names; None where that is left to Lightning."""
     if head == "trainer" and path:
         trainer = described_class(TRAINER)
-        _near(word, "the trainer", path[0], constructor_parameters(trainer))
+        _near(word, "the trainer", path[0], constructor_parameters(trainer), config)
         return ("the trainer", constructor_hints(trainer).get(path[0])) if len(path) == 1 else None
     node, found = config.lightning.get(head), None
     if head not in ("model", "data"):
@@ -107,10 +107,10 @@ def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[st
         block = block_of(found[1]) if found is not None else None
         if isinstance(node, dict) and "class_path" in node:
             cls = described_class(node["class_path"])
-            _near(word, node["class_path"], part, constructor_parameters(cls))
+            _near(word, node["class_path"], part, constructor_parameters(cls), config)
             found, node = (node["class_path"], constructor_hints(cls).get(part)), node.get("init_args") or {}
         elif block is not None:
-            _near(word, key, part, [f.name for f in dataclasses.fields(block)])
+            _near(word, key, part, [f.name for f in dataclasses.fields(block)], config)
             found = key, field_hints(block)[part]
         elif isinstance(node, dict):
             found = None
@@ -120,9 +120,9 @@ def _argument(config: Config, word: str, head: str, path: list[str]) -> tuple[st
     return found
 
 
-def _near(word: str, what: str, key: str, known: Sequence[str]) -> None:
+def _near(word: str, what: str, key: str, known: Sequence[str], config: Config) -> None:
     if key not in known:
-        raise ConfigError(f"{word}: {what} has no {key!r}; {meant(key, known)}")
+        raise ConfigError(f"{word}: {what} has no {key!r}; {near_key(key, known, config.lightning, '--')}")
 
 
 def check_class(node: Any, path: Path_, lines: Lines) -> None:
@@ -274,7 +274,7 @@ def _check_bounds(name: str, key: str, value: Any, hint: Any, where: str) -> Non
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not math.isfinite(number):
-            raise ConfigError(f"{where}: {name} is {number}; it has to be a number that is finite")
+            raise ConfigError(f"{where}: {name} is {number}; it must be a finite number")
         if not least <= number <= most or number <= above:
             bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             bounds = f"above {above}" if key in ABOVE else bounds
@@ -285,7 +285,7 @@ def check_names(what: str, given: dict[str, Any], known: Sequence[str], path: Pa
     for key in given:
         if key not in known:
             at = lines.get((*path, str(key)), ".".join((*path, str(key))))
-            raise ConfigError(f"{at}: {what} has no {key!r}; {meant(key, known)}")
+            raise ConfigError(f"{at}: {what} has no {key!r}; {near_key(str(key), known)}")
 
 
 def check_value(what: str, key: str, value: Any, hint: Any, where: str, name: str = "") -> None:

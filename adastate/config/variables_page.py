@@ -17,7 +17,7 @@ def variables_page(config: Config) -> str:
     rows = [row for name in VARIABLES for row in _rows(name, config.variables.get(name))]
     width = max(len(key) for key, _ in rows)
     lines = [f"  --{key:<{width}}  {value}".rstrip() for key, value in rows]
-    return "\n".join(["Variables, with what the files given say, or else the default:", *lines, ""])
+    return "\n".join(["Variables, with their values in the given files, or the defaults:", *lines, ""])
 
 
 def trainer_page(config: Config) -> str:
@@ -33,8 +33,8 @@ def trainer_page(config: Config) -> str:
     ]
     named = {part: (config.lightning.get(part) or {}).get("class_path") for part in ("model", "data")}
     parts = [f"  --{part:<5}  {path or '(the class_path of one)'}" for part, path in named.items()]
-    end = "Arguments of a class: --model.KEY=VALUE, and what it takes: --trainer.logger.help CLASS, --model.help CLASS."
-    head = "Of Lightning's trainer, with what the files say, or else what it takes:"
+    end = "Arguments of a class: --model.KEY=VALUE. To list them: --model.help CLASS, --trainer.logger.help CLASS."
+    head = "Arguments of Lightning's trainer, with their values in the given files, or the accepted types:"
     return "\n".join([head, *lines, "", "Classes:", *parts, "", end, ""])
 
 

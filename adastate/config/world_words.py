@@ -30,7 +30,7 @@ def vocabulary(kind: str) -> tuple[str, ...]:
 def vocabularies() -> str:
     """The words of the worlds that models are trained in, for the help of commands that take prompts."""
     told = (f"{kind}: {' '.join(vocabulary(kind))}." for kind in ("plain", "flight"))
-    return "Prompts of the built-in worlds have these words. " + " ".join(told)
+    return "Prompts of the built-in worlds consist of these words. " + " ".join(told)
 
 
 def unknown_words(prompts: Sequence[str], world: str | None) -> list[str]:

@@ -2,8 +2,8 @@
 
     x_t = (1 - s) x0 + s eps          the network predicts the velocity  v = eps - x0
 
-Timesteps `t` run from 0 to 1000 and `s` = sigma(t) comes from a table of 1000 entries, to whose nearest
-entry a timestep is snapped. Hence t = 0 means sigma(0) = 0.00498 at shift 5, not 0.
+Timesteps `t` run from 0 to 1000, and `s` = sigma(t) is the nearest entry of a table of 1000 entries. Hence t = 0 means
+sigma(0) = 0.00498 at shift 5, not 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def warp(u: Float[Tensor, "*shape"], shift: float) -> Float[Tensor, "*shape"]:
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def sigma_table(shift: float, entries: int = TIMESTEPS) -> Float32[Tensor, " {entries}"]:
-    """Falling levels in (0, 1], the first being 1. Read-only: it is shared."""
+    """Decreasing levels in (0, 1], starting at 1. Read-only, because it is shared."""
     return warp(torch.linspace(1.0, 0.0, entries + 1)[:-1], shift)
 
 
@@ -52,7 +52,7 @@ def sigma(t: Float[Tensor, "*shape"], shift: float) -> Float32[Tensor, "*shape"]
 
 
 def entry(t: Float[Tensor, "*shape"], shift: float) -> Int[Tensor, "*shape"]:
-    """Indices of those entries in `sigma_table`, 0 being the noisiest."""
+    """Indices of those entries in `sigma_table`; 0 is the noisiest."""
     return TIMESTEPS - 1 - _nearest(_ascending(float(shift), t.device)[1], t)
 
 
@@ -63,7 +63,7 @@ def _nearest(times: Tensor, t: Tensor) -> Tensor:
 
 
 def warp_steps(raw: Sequence[float], shift: float) -> tuple[float, ...]:
-    """Timesteps of a step list given before the shift, 1000/750/500/250 say.
+    """Timesteps of a step list that is given before the shift, such as 1000/750/500/250.
 
     Entry r stands for table entry 1000 - r, so the list must lie in 1..1000 and fall.
     """
@@ -108,7 +108,7 @@ def predicted(
     shift: float,
     actions: Float[Tensor, "B F A1"] | None = None,
 ) -> Float[Tensor, "B F C H W"]:
-    """Velocity that `net` predicts of `x0` with `noise` at `t`; it is trained and scored."""
+    """Velocity that `net` predicts for `x0` with `noise` at `t`, for training and scoring."""
     return net(add_noise(x0, noise, t, shift), t, text, actions=actions)
 
 

@@ -1,4 +1,4 @@
-"""The objectives, as pure functions of tensors.
+"""The losses, as pure functions of tensors.
 
 Letters: x0 clean latents, eps noise, s = sigma(t), v = eps - x0 the velocity, g the distribution-matching gradient.
 Latents are `[B, F, C, H, W]`. Sources: flow matching (Lipman et al. 2023); DMD (Yin et al. 2024, eq. 7 and 8) as
@@ -32,7 +32,7 @@ def per_sample_flow_matching(
     noise: Float[Tensor, "B F C H W"],
     loss_mask: Bool[Tensor, " F"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """The same for every sample, over the frames of `loss_mask`: for curves by noise level."""
+    """The same for each sample, over the frames of `loss_mask`; used for curves by noise level."""
     error = (velocity.float() - (noise - x0).float()).square()
     return (error if loss_mask is None else error[:, _true(loss_mask, error.device)[0]]).flatten(1).mean(1)
 
@@ -69,7 +69,7 @@ def dmd(
         x: student's samples, with gradient.
         g: `dmd_gradient`.
         weight: one per frame, mean 1 over the frames that carry loss.
-        mask: frames that carry loss, on the host at best.
+        mask: frames that carry loss, preferably on the host.
         samples: one weight per sample, see `reward_weight`.
     """
     square = (x.double() - (x.double() - g.double()).detach()).square()
@@ -91,7 +91,7 @@ def sid(
     """Score identity distillation: mean_i w_i (r - f)_i ((r - x)_i - alpha (r - f)_i) / mean|x - r|. In float64.
 
     Unlike `dmd` its gradient goes through both scores, r = x0_real and f = x0_fake, to the student's samples x, so
-    they have to be made under a graph from a noisy x; the networks' own weights are to be frozen. Source: Zhou et al.
+    they must be computed with a graph from a noisy x; the networks' own weights must be frozen. Source: Zhou et al.
     2024, in the form in which Self-Forcing trains with it. Both means are over the frames of `mask` if one is given.
     """
     x, real, fake = x.double(), x0_real.double(), x0_fake.double()
@@ -115,7 +115,7 @@ def horizon_weight(
     """w_i = 1 + alpha i / (N - 1) over the N frames that carry loss, divided by its mean.
 
     Errors grow along a rollout, so late frames get more of the supervision; alpha = 0 is plain DMD. The linear
-    growth is the authors', its normalisation is ours (`horizon_law`). `loss_mask` marks the N frames.
+    growth is the authors', the normalisation is ours (`horizon_law`). `loss_mask` marks the N frames.
     """
     on = torch.ones(frames, dtype=torch.bool) if loss_mask is None else loss_mask.cpu()
     n = int(on.sum())
@@ -135,5 +135,5 @@ def _frame_mean(error: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _true(mask: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-    """Indices of what a mask keeps. One on the host is counted there: on a GPU the host would have to wait."""
+    """Indices that a mask keeps. A mask on the host is counted there; on a GPU the host would have to wait."""
     return tuple(at.to(device, non_blocking=True) for at in mask.nonzero(as_tuple=True))

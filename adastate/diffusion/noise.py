@@ -1,8 +1,8 @@
-"""Randomness as a function of what it is for, not of who drew before.
+"""Randomness as a function of its purpose, not of earlier draws.
 
-Every draw is keyed by (seed, iteration, global sample index, purpose), or without the sample index where all
-samples and ranks share it. So a batch gives the same numbers on one process or eight (law 11), a resumed run
-goes on with the numbers of an unbroken one, and a preview disturbs nothing.
+Every draw is keyed by (seed, iteration, global sample index, purpose), or without the sample index where all samples
+and ranks share it. So a batch gives the same numbers on one process or eight (law 11), a resumed run gets the numbers
+of an uninterrupted one, and previews do not change the training.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by the whole key. Bits differ between a CPU and a GPU, not between machines of a kind."""
+    """A generator seeded by the whole key. Bits differ between CPU and GPU, not between machines of one kind."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def shared_integer(high: int, *key: int | str) -> int:
-    """One integer in 0..high-1 that every rank draws alike: an exit level or a rollout length."""
+    """One integer in 0..high-1, the same on every rank: an exit level or a rollout length."""
     return int(torch.randint(high, (1,), generator=generator(*key)))
 
 
 def agree(drawn: Mapping[str, int], device: torch.device | str = "cpu") -> None:
-    """Raises on every rank unless all hold the same integers: ranks that pass through a sharded net a different
-    number of times wait for each other for ever. One small gather; nothing on a single process."""
+    """Raises on every rank unless all have the same integers. Ranks that run a sharded network a different number of
+    times would wait for each other forever. One small gather; nothing on a single process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     mine = torch.tensor(list(drawn.values()), device=device)
@@ -37,18 +37,18 @@ def agree(drawn: Mapping[str, int], device: torch.device | str = "cpu") -> None:
     for name, values in zip(drawn, torch.stack(every, 1).tolist(), strict=True):
         if len(set(values)) > 1:
             raise RuntimeError(
-                f"the ranks differ in {name}: {values} by rank. All must draw alike, from (seed, iteration), and "
+                f"the ranks differ in {name}: {values} by rank. All must draw the same, from (seed, iteration), and "
                 "resume from the same checkpoint"
             )
 
 
 class SampleNoise:
-    """A source of noise for one batch, each row from a generator of its own.
+    """A source of noise for one batch, with a separate generator for each row.
 
     Args:
-        seed, iteration, purpose: key of the draws.
+        seed, iteration, purpose: the key of the draws.
         index: global sample index of every row.
-        device: where the numbers are drawn and stay.
+        device: device on which the numbers are drawn.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SampleNoise:
         self._device = device
 
     def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
-        """Standard normals `[B, *shape]`; the next call draws on."""
+        """Standard normals `[B, *shape]`; the next call continues the sequence."""
         return torch.stack([torch.randn(shape, generator=g, device=self._device) for g in self._rows])
 
     def integers(self, high: int) -> Int[Tensor, " B"]:
@@ -77,10 +77,10 @@ class SampleNoise:
 
 
 class PlacedNoise:
-    """Noise by its place in the stream, and not by what was drawn before: chunk, level, and state or content.
+    """Noise as a function of its position in the stream (chunk, level, state or content), not of earlier draws.
 
-    Streams with other step lists, with and without a state, get the same numbers for the same content, which is
-    what a comparison needs.
+    Streams with different step lists, with and without a state, get the same numbers for the same content, so they can
+    be compared.
 
     Args:
         seed, index, purpose, device: as in SampleNoise.
@@ -100,7 +100,7 @@ class PlacedNoise:
 
 
 class RecordedNoise:
-    """Replays recorded normals in the order in which they are asked for; a wrong shape or one too many is an error."""
+    """Replays recorded normals in the order of the requests; a wrong shape or too many requests are errors."""
 
     def __init__(self, draws: Sequence[Float[Tensor, "B ..."]]) -> None:
         self._draws: Iterator[Tensor] = iter(draws)

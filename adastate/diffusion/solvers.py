@@ -1,7 +1,7 @@
 """Solvers of the probability-flow ODE, from noise at level 1 to data at level 0.
 
-A solver asks `predict(x, i)` for the velocity eps - x0 at step i and gives the sample of every level. Which timestep
-the network is told at step i is the caller's business, so a recorded velocity replays as well as a network runs.
+A solver calls `predict(x, i)` for the velocity eps - x0 at step i and returns the sample of every level. The caller
+chooses the timestep that the network gets at step i, so recorded velocities can be replayed as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Predict = Callable[[Float[Tensor, "B ..."], int], Float[Tensor, "B ..."]]
 """(sample, step) -> velocity."""
 
 FIRST_LEVEL = torch.tensor(0.999).item()
-"""Before the shift. At level 1 the log signal-to-noise ratio, in which UniPC steps, would be infinite."""
+"""First level before the shift. At level 1 the log signal-to-noise ratio, in which UniPC steps, would be infinite."""
 
 
 def euler(
@@ -36,8 +36,8 @@ def euler(
 def unipc_levels(steps: int, shift: float) -> tuple[Float32[Tensor, " {steps+1}"], Int64[Tensor, " {steps}"]]:
     """(levels ending at 0, timesteps) as Wan2.1's UniPC takes them.
 
-    The network is told 1000 s cut to an integer, while the updates use s itself. Levels are rounded to float32, which
-    near 1 moves the noise ratio by 1e-4: parity needs it.
+    The network receives 1000 s truncated to an integer, while the updates use s itself. Levels are rounded to float32,
+    which near 1 moves the noise ratio by 1e-4: parity needs it.
     """
     if steps < 1:
         raise ValueError(f"{steps} steps make no path; give at least 1")
@@ -59,7 +59,7 @@ def unipc(
         levels: one more than steps, falling, the first below 1, the last 0 (`unipc_levels`).
 
     Returns:
-        The predicted samples of all levels, noise first: those that `predict` was asked at, and the result.
+        The predicted samples of all levels, noise first: the inputs of `predict`, and the result.
     """
     s = levels.double().tolist()
     if s[0] >= 1 or any(a <= b for a, b in pairwise(s)):

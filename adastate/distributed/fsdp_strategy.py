@@ -127,6 +127,6 @@ class FsdpShards:
 
 def _piece(name: str, param: Any) -> WeightShard:
     if not isinstance(param, DTensor):
-        raise TypeError(f"{name} is whole on every rank: configure_model has to shard all that learns")
+        raise TypeError(f"{name} is whole on every rank: configure_model must shard all trained networks")
     shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
     return WeightShard(name, cast(torch.nn.Parameter, param), offset[0] * prod(param.shape[1:]), prod(shape))

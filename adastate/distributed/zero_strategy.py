@@ -126,7 +126,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         precision = self.precision_plugin.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
-                f"precision {precision}: ZeroStrategy knows 32-true and bf16-mixed (bf16 with float32 masters)"
+                f"precision {precision}: ZeroStrategy supports 32-true and bf16-mixed (bf16 with float32 masters)"
             )
         half = precision == "bf16-mixed"
         self._refuse_casts(networks, half)
@@ -158,7 +158,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             extra["bf16"] = {"enabled": True, "check_grad_overflow": True}
             extra["data_types"] = {"grad_accum_dtype": "fp32"}
         if any(isinstance(optimizer, Muon) for optimizer in optimizers):
-            raise ValueError("ZeRO keeps weights in pieces and Muon needs whole matrices: leave `muon_lr` null")
+            raise ValueError("ZeRO shards weights and Muon needs whole matrices: leave `muon_lr` null")
         for optimizer in optimizers:
             (name,) = {owners[id(p)].name for group in optimizer.param_groups for p in group["params"]}
             network = networks.trained[name]
@@ -196,7 +196,7 @@ class ZeroStrategy(DeepSpeedStrategy):
                 refuse_compiled(net, "ZeRO-3")
             if in_pieces and dtype not in (None, torch.bfloat16 if half else torch.float32):
                 raise ValueError(
-                    f"compute_dtype {dtype} of the {name} would cast weights that ZeRO-3 keeps in pieces: set "
+                    f"compute_dtype {dtype} of the {name} would cast weights that ZeRO-3 shards: set "
                     "precision.compute_dtype: null, and trainer.precision: bf16-mixed for bf16"
                 )
 

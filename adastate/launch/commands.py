@@ -1,6 +1,6 @@
 """The commands of `adastate`, in one table: what each is for, and the module that reads its command line.
 
-A module here imports no torch. Its `parser()` tells what the command takes, its `main(argv)` reads that, answers what
+A module here imports no torch. Its `parser()` defines the arguments, its `main(argv)` reads that, answers what
 the text alone shows to be wrong, and only then imports what does the work.
 """
 
@@ -47,9 +47,9 @@ COMMANDS = {
         stops=True,
     ),
     "train": Command("adastate.launch.pipeline", "the whole pipeline, from data to evaluated rollouts", stops=True),
-    "generate": Command("adastate.inference.generate_command", "checkpoint + prompts + seconds -> mp4, streaming"),
+    "generate": Command("adastate.inference.generate_command", "generate videos of any length from prompts, as mp4"),
     "live": Command(
-        "adastate.live.serve", "a page to type a prompt and watch, steer, go back; and a server for clients"
+        "adastate.live.serve", "a web page to type a prompt and watch, steer, rewind; and a server for clients"
     ),
     "evaluate": Command("adastate.evaluation.evaluate_command", "measure rollouts against their prompts"),
     "compare": Command(
@@ -57,21 +57,23 @@ COMMANDS = {
         "the same weights, prompts and noise under several systems, side by side",
     ),
     "study": Command(
-        "adastate.study.cli", "the paper's study in miniature: arms x seeds, measured, and a report", stops=True
+        "adastate.study.cli",
+        "the paper's study in miniature: train and measure arms x seeds, write a report",
+        stops=True,
     ),
     "trajectories": Command("adastate.inference.trajectories_command", "write the teacher's ODE paths as shards"),
-    "plan": Command("adastate.plan.cli", "what a stage takes, before it runs: memory, steps, FLOP, what fits"),
+    "plan": Command("adastate.plan.cli", "memory, steps and FLOP of a stage before it runs, and whether it fits"),
     "rehearse": Command(
-        "adastate.rehearsal.cli", "an iteration on a pretended cluster: memory, waits, mistakes, estimates"
+        "adastate.rehearsal.cli", "run one iteration on a simulated cluster: memory, waits, mistakes, estimates"
     ),
     "weights": Command(
         "adastate.hub.cli",
-        "look into checkpoints of any origin, import and export them; push to the Hub, pull from it",
+        "inspect, import and export checkpoints; push to the Hub, pull from it",
     ),
-    "cameras": Command("adastate.cameras.cli", "read cameras and keys of other projects into poses and actions"),
+    "cameras": Command("adastate.cameras.cli", "convert cameras and keys of other projects to poses and actions"),
     "parity": Command(
-        "adastate.parity.cli", "replay recorded runs of the reference implementations, compare every tensor"
+        "adastate.parity.cli", "replay recorded runs of the reference implementations and compare every tensor"
     ),
-    "shards": Command("datamodules.tools.shards_command", "turn a folder of videos (or a built-in world) into shards"),
-    "completion": Command("adastate.launch.completion", "what bash or zsh needs to complete all of this"),
+    "shards": Command("datamodules.tools.shards_command", "write a folder of videos (or a built-in world) as shards"),
+    "completion": Command("adastate.launch.completion", "a script for completion in bash or zsh"),
 }

@@ -1,4 +1,4 @@
-"""`adastate completion`: what a shell needs to complete the commands of adastate, their options and words.
+"""`adastate completion`: prints a script by which a shell completes the commands of adastate and their options.
 
 bash: adastate completion bash > ~/.local/share/bash-completion/completions/adastate; zsh: a file named _adastate in a
 folder of $fpath. It is written by shtab: pip install shtab. docs/reference/commands.md has both.
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 def parser() -> Arguments:
     """What `adastate completion` takes."""
     found = Arguments("adastate completion", description=__doc__)
-    found.add_argument("shell", choices=SHELLS, help="which is to complete")
+    found.add_argument("shell", choices=SHELLS, help="shell to complete in")
     return found
 
 

@@ -1,8 +1,8 @@
 """`adastate fit`: trains a stage.
 
-Config files are merged in their order. What stands in a block at the top is written once and used by every part; an
-override says it anew: --stream.past_frames=6, --trainer.max_steps=100, --model.horizon_weight=4.
-docs/reference/configuration.md tells what each key means.
+Config files are merged in the given order. Values in the blocks at the top are written once and used by every part.
+Overrides change them: --stream.past_frames=6, --trainer.max_steps=100, --model.horizon_weight=4.
+docs/reference/configuration.md explains each key.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
         merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         leader = _lightning(["fit", "--config", str(merged), *rest], composed)
     if leader and signals.heard():
-        print(f"[adastate] {signals.heard()} came when the run was ending; it is done")
+        print(f"[adastate] {signals.heard()} was received while the run was ending; the run is complete")
         raise SystemExit(signals.ENDED)
 
 
@@ -185,11 +185,17 @@ def parser() -> Arguments:
         description=__doc__,
     )
     add = found.add_argument
-    add("--config", "-c", type=Path, action="append", help="file of the configuration; later ones are laid over it")
-    add("--system", help=f"of conf/systems/, whose stream is trained: {', '.join(system_names())}")
-    add("--ckpt_path", help="auto, last or best of the run folder's checkpoints, or a path: go on from it")
+    add(
+        "--config",
+        "-c",
+        type=Path,
+        action="append",
+        help="configuration file; can be repeated, later files override earlier ones",
+    )
+    add("--system", help=f"name in conf/systems/ of the stream to train: {', '.join(system_names())}")
+    add("--ckpt_path", help="checkpoint to resume from: auto, last or best of the run folder, or a path")
     add("--allow_change", nargs="+", metavar="KEY", help="keys that may differ from those of the checkpoint")
-    add("--overwrite", action="store_true", help="begin anew where checkpoints lie")
-    add("--print_config", action="store_true", help="print what has been composed, and train nothing")
+    add("--overwrite", action="store_true", help="start from the beginning although the run folder has checkpoints")
+    add("--print_config", action="store_true", help="print the composed configuration, and train nothing")
     trusted.add_flag(found)
     return found

@@ -1,8 +1,8 @@
-"""`adastate train`: the whole pipeline. Every stage is a command of its own, run in a process of its own.
+"""`adastate train`: the whole pipeline. Every stage is a separate command, run in its own process.
 
-Run again, the pipeline skips what is done with the same settings, goes on with what was begun from its last checkpoint,
-and does anew what comes after a stage that has changed. stages.json tells of all stages: seconds, losses at the
-beginning and at the end, results.
+When it is started again, the pipeline skips stages that were completed with the same settings, resumes an interrupted
+stage from its last checkpoint, and repeats the stages after one that has changed. stages.json lists all stages with
+their seconds, losses at the beginning and at the end, and results.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from adastate.launch.stages import INITS, shipped, stages
 from adastate.runtime import atomic, file_kind
 from adastate.runtime.argument_types import whole
 from adastate.runtime.arguments import Arguments
+from adastate.runtime.spelling import likeliest_word
 
 NEEDED_GB = 2.0
-"""Free disk that a run at the tiny size asks for; it writes about a third of it."""
+"""Free disk space that a run at the tiny size requires; it writes about a third of it."""
 
 
 def _require_room(run: Path, console: Console) -> None:
@@ -60,12 +61,12 @@ def unfit_world(args: argparse.Namespace) -> str:
     if not residual_codec.SHIPPED["flight"].is_file():
         return (
             f"the codec of the flight world is missing, {residual_codec.SHIPPED['flight']}: `make train-codec "
-            "WORLD=flight` trains it, to be put there"
+            "WORLD=flight` trains one; copy it there"
         )
     if args.teacher == "builtin" and not shipped(args.world):
         return (
-            "no teacher of the flight world ships yet: `make train WORLD=flight TEACHER=scratch` trains one first, in "
-            "hours, and TEACHER=file takes one that is there"
+            "no teacher of the flight world is bundled yet: `make train WORLD=flight TEACHER=scratch` trains one "
+            "first, which takes hours; TEACHER=file uses an existing one"
         )
     return ""
 
@@ -92,7 +93,9 @@ def parser() -> Arguments:
     parser.add_argument(
         "--teacher", type=os.path.expanduser, default="builtin", help="builtin, scratch, or a safetensors file"
     )
-    parser.add_argument("--system", default="", help="of conf/systems/, whose stream is trained; default: the size's")
+    parser.add_argument(
+        "--system", default="", help="name in conf/systems/ of the stream to train; default: that of the size"
+    )
     parser.add_argument("--clips", type=whole(1), default=512, help="teacher trajectories for the initialisation")
     return parser
 
@@ -101,7 +104,7 @@ def main(argv: list[str]) -> None:
     options = parser()
     args, rest = options.parse_known_args(argv)
     args.rest = rest
-    if unknown := unknown_option(rest, options.options):
+    if unknown := unknown_option(rest, options.options, stages=True):
         raise SystemExit(f"adastate train: {unknown}")
     args.size = args.size or ("flight" if args.world == "flight" else "tiny")
     args.world = args.world or ("flight" if args.size == "flight" else "plain")
@@ -120,7 +123,9 @@ def main(argv: list[str]) -> None:
         except ValueError as error:
             raise SystemExit(f"adastate train: {error}") from error
     if args.data not in ("world", "clips") and not Path(args.data).is_dir():
-        raise SystemExit(f"adastate train: no folder {args.data}: give the one that holds the videos, world or clips")
+        near = likeliest_word(args.data, ("world", "clips"), cutoff=0.7)
+        remedy = f"did you mean {near}?" if near else "give the one that holds the videos, world or clips"
+        raise SystemExit(f"adastate train: no folder {args.data}: {remedy}")
     if args.init != INITS[0] and args.preset != "full":
         raise SystemExit(
             f"adastate train: --init {args.init} is for --preset full; the default one has no choice there"

@@ -105,8 +105,8 @@ def processes(argv: list[str], world: int) -> None:
         raise SystemExit(signals.AGAIN)
     for rank, code in failed or [(r, code) for r, code in enumerate(codes) if code]:
         raise SystemExit(
-            f"adastate {argv[0]}: process {rank} of {world} ended with {code}; what is whole is kept, run the same "
-            "command again to go on"
+            f"adastate {argv[0]}: process {rank} of {world} ended with {code}; completed work is kept, run the same "
+            "command again to resume"
         )
 
 

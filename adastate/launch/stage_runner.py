@@ -121,14 +121,12 @@ class StageRunner:
         told = replace(told, seconds=round(earlier.seconds + time.monotonic() - began, 1))
         self._write(stage, told)
         if signals.stopped(code):
-            self.console.print(
-                f"{stage.name} was asked to stop, and has; run the same command again to go on from here"
-            )
+            self.console.print(f"{stage.name} was asked to stop, and has; run the same command again to resume")
             raise SystemExit(signals.AGAIN)
         if code not in (0, signals.ENDED):
             raise SystemExit(
-                f"adastate {self.command}: the stage {stage.name!r} failed (exit {code}); what was done before is "
-                "kept, run the same command again to go on from here"
+                f"adastate {self.command}: the stage {stage.name!r} failed (exit {code}), see above; what was done "
+                "before is kept, so mend that and run the same command again to resume"
             )
         found = read_curves(run / stage.name, since=told.since) if argv[0] == "fit" else {}
         losses = {tag: first_and_last_means(values) for tag, values in found.items()}

@@ -1,9 +1,9 @@
 """The stages that `adastate train` chains, as command lines: what is made of what.
 
-`default` goes the short way: trajectories of the bidirectional teacher, ODE regression, distillation. Of flights the
-initialised student ships, and it begins with the distillation. `full` goes through every kind of stage: the teacher is
-fine-tuned, an autoregressive network of it makes trajectories of its own, the student learns these, is distilled, and
-tuned on long rollouts.
+`default` is the short way: trajectories of the bidirectional teacher, ODE regression, distillation. For flights the
+initialised student is bundled, so it starts with the distillation. `full` has every kind of stage: the teacher is
+fine-tuned, an autoregressive network made from it writes its own trajectories, the student learns these, is distilled,
+and tuned on long rollouts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLIGHTS = 24_000
 """Clips that a teacher of the flight world learns from: 12,000 flights and their mirror images."""
 
 FLIGHT_INIT = "flight_init"
-"""Of the weights that ship: a student of flights that is initialised, from which the distillation begins at once."""
+"""Of the bundled weights: an initialised student of flights, from which the distillation starts at once."""
 
 FLOWN = {
     0.0: "straight", 0.75: "left", 1.875: "right+climb", 4.5: "straight+faster", 6.0: "look left", 7.5: "straight",
@@ -217,7 +217,7 @@ def previewed(size: str) -> list[str]:
 
 
 def shipped(name: str) -> bool:
-    """Whether weights of that name are among those that ship."""
+    """Whether weights of that name are bundled."""
     return name in BUILTIN and BUILTIN[name].is_file()
 
 

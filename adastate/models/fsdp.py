@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from adastate.models.compute_dtype import named_dtype
 from adastate.models.video_network import VideoNetwork
 
 
@@ -24,31 +20,18 @@ def shard(net: VideoNetwork, mesh: DeviceMesh) -> None:
     refuse_compiled(net, "FSDP")
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    policy = MixedPrecisionPolicy(net.compute_dtype, torch.float32, cast_forward_inputs=False)
+    dtype = named_dtype(net.compute_dtype_name, mesh.device_type)  # the net itself may be on meta still
+    policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for module in (*net.blocks, net):
         fully_shard(module, mesh=mesh, mp_policy=policy)
         # a second way in: without this, text keys would be made of pieces
         register_fsdp_forward_method(module, "text_keys")
-    for block in net.blocks:
-        setattr(block, "recomputing", partial(_gathered_again, block))  # noqa: B010 - a module's own attribute
-
-
-def _gathered_again(block: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Weights are there when a pass is run once more, even where no gradient came by its output, before which FSDP
-    gathers them: a clean pass that teaches the state takes part by its keys and values alone."""
-    return nullcontext(), _gathered(block)
-
-
-@contextmanager
-def _gathered(block: Any) -> Iterator[None]:
-    block.unshard()  # nothing is done where they are there; they go when the gradient of the input is known
-    yield
 
 
 def refuse_compiled(net: VideoNetwork, strategy: str) -> None:
     """Raises ValueError where a compiled network would be cut into pieces."""
     if net.compiled:
-        raise ValueError(f"compiled blocks want whole weights, {strategy} cuts them: leave out precision.compiled=true")
+        raise ValueError(f"compiled blocks need whole weights, {strategy} cuts them: leave out precision.compiled=true")
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -85,3 +86,11 @@ def give_up(net: nn.Module) -> None:
         for weight in net.parameters():
             weight.data = weight.data.new_empty(0)
         net.to_empty(device="cpu")
+
+
+class MayEndUnread(nn.Module):
+    """A module of a run that may be stopped, or fail, before its networks are read: Lightning moves all to the host at
+    its end, which would fail in place of what ended it."""
+
+    def cpu(self) -> Self:
+        return self if any(p.is_meta for p in self.parameters()) else super().cpu()

@@ -1,4 +1,4 @@
-"""What teacher, student and critic are made of, as everything else sees it."""
+"""The interface of the networks of teacher, student and critic."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from adastate.models.size import Size
 from adastate.types import FrameMask, Memory, TokenSplit
 
 Engine = Literal["eager", "compile", "graph"]
-"""How passes without gradient are run, see adastate.models.engine."""
+"""How passes without gradient run, see adastate.models.engine."""
 
 TextKeys = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values `[B, Lt, N, K]` of every layer: one prompt, computed once."""
 
 
 class FusedPasses(Protocol):
-    """Passes of a network without gradient: equal to its own, in fewer operations, with its weights as they are now."""
+    """Passes of a network without gradient: equal to its own forward, in fewer operations, with its current weights."""
 
     def text(self, keys: TextKeys) -> TextKeys:
         """A prompt's keys, from `VideoNetwork.text_keys`, as the passes take them."""
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None = None) -> Tensor:
-        """As VideoNetwork.forward with a memory; what a clean pass returns nobody looks at."""
+        """Like VideoNetwork.forward with a memory; the result of a clean pass is not used."""
 
 
 class VideoNetwork(nn.Module):
@@ -34,16 +34,16 @@ class VideoNetwork(nn.Module):
     with a mask the block-causal training forward, with a memory the streaming student.
 
     Args:
-        size: geometry, of which a backbone may refuse choices with a ValueError.
+        size: geometry; a backbone may reject values with a ValueError.
         checkpointing: recompute activations in backward; same gradients, less memory.
-        compute_dtype: cast the float32 master weights to this dtype once a forward ("bfloat16"; "auto": that one on
+        compute_dtype: cast the float32 master weights to this dtype once per forward ("bfloat16"; "auto": that one on
             devices with instructions for it, float32 on others).
         compiled: run passes over whole clips that see everything through torch.compile.
 
     Attributes:
-        blocks: the layers, one after the other; a strategy that cuts weights cuts by them, adapters are found in them.
-        split: over the ranks that share each pass; None: this process runs them alone.
-        can_split: whether this class of network obeys `split`.
+        blocks: the layers in order; strategies shard weights by block, and adapters are found in them.
+        split: how ranks share each pass; None: this process runs it alone.
+        can_split: whether this class of network supports `split`.
     """
 
     blocks: nn.ModuleList
@@ -84,12 +84,12 @@ class VideoNetwork(nn.Module):
             x: noisy latents `[B, F, C, H, W]`.
             t: timesteps in [0, 1000], `[B]` or one per frame `[B, F]`.
             text: embeddings `[B, Lt, text_width]`, or the keys that `text_keys` made of them.
-            positions: RoPE time index of each frame; 0..F-1 without. Not with a memory, which knows them.
+            positions: RoPE time index of each frame; default 0..F-1. Not with a memory, which has them.
             visible: which frames see which (no memory).
-            memory: cached keys and values to attend to, and where to leave this pass's own: each layer hands its keys
-                to `memory.join`, and attends to what it gets back.
-            actions: of each frame `[B, F, actions + 1]`, the last column saying whether they are given (see
-                adastate.models.actions); None: no frame's are.
+            memory: cached keys and values to attend to, which also stores this pass's own: each layer passes its keys
+                to `memory.join`, and attends to the result.
+            actions: actions of each frame `[B, F, actions + 1]`; the last column says whether they are given (see
+                adastate.models.actions); None: not given for any frame.
 
         Returns:
             Velocity `[B, F, C, H, W]` in the dtype of `x`.
@@ -97,7 +97,7 @@ class VideoNetwork(nn.Module):
         raise NotImplementedError
 
     def text_keys(self, text: Tensor) -> TextKeys:
-        """What a prompt is to every layer, computed once, from embeddings `[B, Lt, text_width]`."""
+        """Cross-attention keys and values of all layers, computed once from embeddings `[B, Lt, text_width]`."""
         raise NotImplementedError
 
 
@@ -115,5 +115,5 @@ class Backbone(NamedTuple):
 
 
 def is_whole(net: nn.Module) -> bool:
-    """Whether this process holds all weights; under ZeRO-3 and FSDP it holds pieces."""
+    """Whether this process holds all weights; under ZeRO-3 and FSDP it holds shards."""
     return all(p.numel() > 0 and not hasattr(p, "full_tensor") and not hasattr(p, "ds_id") for p in net.parameters())

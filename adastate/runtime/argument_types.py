@@ -42,8 +42,8 @@ def above_zero(text: str) -> float:
 def prompt_file(text: str) -> Path:
     """A file of prompts that is there."""
     if from_home(text).is_dir():
-        raise ArgumentTypeError(f"{text} is a folder; give a text file with one prompt a line")
-    return _there(text, "file of prompts", "give a text file with one prompt a line")
+        raise ArgumentTypeError(f"{text} is a folder; give a text file with one prompt per line")
+    return _there(text, "file of prompts", "give a text file with one prompt per line")
 
 
 def there(what: str, remedy: str) -> Callable[[str], Path]:

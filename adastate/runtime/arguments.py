@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adastate.runtime.spelling import meant
+from adastate.runtime.spelling import likeliest_option, likeliest_word, meant
 
 TAKES = {"int": "a whole number", "float": "a number"}
 """What fits an option of a plain type."""
@@ -54,7 +54,8 @@ class Arguments(argparse.ArgumentParser):
             if option and (not equals or value.strip() or option not in self.options):
                 continue
             if not value.strip() and (option or not before.startswith("-") or before in self.options):
-                self.error(f"{self._named(option or before)} is empty: give what it asks for, or leave it out")
+                self.error(f"{self._named(option or before)} is empty: give a value, or leave it out")
+        self._words = words
         return super().parse_known_args(words, namespace)
 
     def _named(self, option: str) -> str:
@@ -65,9 +66,20 @@ class Arguments(argparse.ArgumentParser):
         """The names of all options."""
         return [option for action in self._actions for option in action.option_strings]
 
+    def _options_here(self) -> list[str]:
+        """The options of what was asked for: those of a verb, `adastate weights push`, where one was."""
+        verbs = next((a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)), {})
+        chosen = next((verbs[word] for word in getattr(self, "_words", ()) if word in verbs), None)
+        return self.options if chosen is None else chosen._options_here()
+
+    def _misspelt(self, wanted: str) -> str:
+        """The word that was written for an option that has to be there; empty if none looks like it."""
+        words = [word.partition("=")[0] for word in getattr(self, "_words", ()) if word.startswith("--")]
+        return likeliest_word(wanted, [word for word in words if word not in self.options], cutoff=0.7)
+
     def error(self, message: str) -> NoReturn:
         """Ends with 2, as argparse does; the exception says the sentence."""
-        told = f"{self.prog}: {self._told(message)} (`{self.prog} --help` tells what it takes)"
+        told = f"{self.prog}: {self._told(message)} (`{self.prog} --help` lists what it accepts)"
         self._print_message(f"{told}\n", sys.stderr)
         ended = SystemExit(told)
         ended.code = 2
@@ -77,17 +89,26 @@ class Arguments(argparse.ArgumentParser):
         """What argparse says, in our words."""
         if found := re.match(r"argument (.+?): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.S):
             known = [word.strip(" '") for word in found[3].split(",")]
-            return f"{found[1]} cannot be {found[2]!r}; {meant(found[2], known)}"
+            return f"{found[1]} cannot be {found[2]!r}; {meant(found[2], known, cutoff=0.6)}"
         if found := re.match(r"unrecognized arguments: (\S*)", message):
             if not found[1].startswith("-"):
-                return f"it takes no {found[1]!r} here; put quotes around text with blanks in it"
+                return f"it takes no {found[1]!r} here; put text with spaces in quotes"
             if elsewhere := OTHERS.get(found[1].partition("=")[0]):
                 return f"there is no option {found[1]!r} here; {elsewhere}"
-            return f"there is no option {found[1]!r}; {meant(found[1].partition('=')[0], self.options)}"
+            options = self._options_here()
+            near = likeliest_option(found[1].partition("=")[0], options)
+            remedy = f"did you mean {near!r}?" if near else f"known are {', '.join(options)}"
+            return f"there is no option {found[1]!r}; {remedy}"
+        if found := re.match(r"the following arguments are required: (.*)", message):
+            for wanted in found[1].split(", "):
+                if wanted.startswith("--") and (word := self._misspelt(wanted)):
+                    return f"there is no option {word!r}; did you mean {wanted!r}?"
         if (found := re.match(r"argument (.+?): invalid (\w+) value: (.*)$", message, re.S)) and found[2] in TAKES:
             return f"{found[1]} cannot be {found[3]}; it takes {TAKES[found[2]]}"
         if found := re.match(r"argument (.+?): (expected .*)$", message, re.S):
             return f"{found[1]} has nothing after it: {found[2]}"
+        if found := re.match(r"argument (.+?): ignored explicit argument (.*)$", message, re.S):
+            return f"{found[1]} takes no value: leave out ={found[2].strip(chr(39))}"
         return re.sub(r"^argument (\S+): ", r"\1: ", message)
 
 

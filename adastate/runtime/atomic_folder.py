@@ -101,8 +101,8 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if DIGEST not in manifest and {"iteration", "files"} <= manifest.keys():
             raise Damaged(
-                f"{folder} was written by an earlier version, whose {MANIFEST} has no {DIGEST}: go on with that "
-                "version, or begin a new run from the weights of this one"
+                f"{folder} was written by an earlier version, whose {MANIFEST} has no {DIGEST}: continue with that "
+                "version, or start a new run from the weights of this one"
             )
         told = manifest.pop(DIGEST)
         files = manifest["files"]

@@ -41,4 +41,4 @@ def reason(failure: BaseException, where: Path) -> str:
         free = "free space unknown"
     words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure).splitlines()[0]
     gone = isinstance(failure, OSError) and failure.errno in GONE
-    return f"{words} at {where} ({free}); {'see whether the disk is still there' if gone else 'make room'}"
+    return f"{words} at {where} ({free}); {'check that the disk is still there' if gone else 'make room'}"

@@ -14,22 +14,22 @@ HEAD = 1024
 
 AGAIN = "download it again, with `hf download REPOSITORY FILE`"
 
-VIDEO = "a video, and no weights; give their .safetensors or .pt file"
+VIDEO = "a video, not weights; give their .safetensors or .pt file"
 
 MAGIC = {
-    b"GGUF": "a gguf file, whose weights are quantised; bring the .safetensors or .pt file that it was made from",
-    b"\x89HDF": "an HDF5 file; bring the network's .safetensors or .pt file",
-    b"\x93NUMPY": "a NumPy array; bring the network's .safetensors or .pt file",
+    b"GGUF": "a gguf file, whose weights are quantised; give the .safetensors or .pt file that it was made from",
+    b"\x89HDF": "an HDF5 file; give the network's .safetensors or .pt file",
+    b"\x93NUMPY": "a NumPy array; give the network's .safetensors or .pt file",
     b"\x1f\x8b": "a gzip archive; unpack it and give the file in it",
     b"7z\xbc\xaf": "a 7z archive; unpack it and give the file in it",
     b"Rar!": "a rar archive; unpack it and give the file in it",
     b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it and give the file in it",
     **dict.fromkeys(
         (b"\x89PNG", b"GIF8", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"RIFF"),
-        "a picture or a recording, and no weights; give their .safetensors or .pt file",
+        "an image or a recording, not weights; give their .safetensors or .pt file",
     ),
     b"\x1a\x45\xdf\xa3": VIDEO,
-    b"%PDF": "a PDF, and no weights; give their .safetensors or .pt file",
+    b"%PDF": "a PDF, not weights; give their .safetensors or .pt file",
 }
 
 

@@ -21,7 +21,7 @@ def why_none() -> str:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "there is no driver of a GPU on this machine"
+        return "this machine has no GPU driver"
     return ""
 
 

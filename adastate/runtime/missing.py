@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from adastate.runtime.spelling import likeliest_word
 
 MAKERS = {
     "init": "train-init",
@@ -17,8 +20,10 @@ OURS = ("runs", "weights", "data", "conf", "docs")
 """Folders of a checkout, which are no owners of a repository."""
 
 
-def to_come_by(source: Path) -> str:
-    """How to come by weights that are not there."""
+def to_come_by(source: Path, names: Iterable[str] = ()) -> str:
+    """How to come by weights that are not there; `names` stand for weights that ship."""
+    if near := likeliest_word(source, names, cutoff=0.75):
+        return f"did you mean {near}, which ships?"
     if source.parts[:-1] == ("weights",) and source.name.startswith("Wan2"):
         only = "" if "1.3B" in source.name else '--include "transformer/*" '
         return f"`hf download Wan-AI/{source.name} {only}--local-dir {source}` fetches them"

@@ -145,7 +145,7 @@ def _number(name: str) -> int:
     try:
         return int(signal.Signals[name])
     except KeyError:
-        raise ValueError(f"{name!r} is no signal; SIGUSR1 and SIGTERM are usual") from None
+        raise ValueError(f"{name!r} is not a signal; SIGUSR1 and SIGTERM are usual") from None
 
 
 def _exists(name: str) -> bool:

@@ -53,9 +53,9 @@ def read_lines(file: Path) -> list[str]:
         ValueError: as `read_text`, or a file of JSON, whose lines are no prompts.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file of prompts {file}: give a text file with one prompt a line")
+        raise FileNotFoundError(f"there is no file of prompts {file}: give a text file with one prompt per line")
     if file.suffix.lower() in (".json", ".jsonl"):
-        raise ValueError(f"{file} is JSON: give a text file with one prompt a line")
+        raise ValueError(f"{file} is JSON: give a text file with one prompt per line")
     return [line.strip() for line in read_text(file).rstrip().split("\n")]
 
 
@@ -74,7 +74,7 @@ def _without_mark(data: bytes) -> str:
     if NOT_TEXT.intersection(start):
         raise ValueError("is not a text file: save it as UTF-8")
     if 2 * sum(byte > 127 for byte in data) > len(data) - data.count(b" "):
-        raise ValueError("is in an encoding that it does not tell, not UTF-8 or Latin-1: save it as UTF-8")
+        raise ValueError("is in an unknown encoding, not UTF-8 or Latin-1: save it as UTF-8")
     try:
         data.decode("cp1252")  # Latin-1 with quotation marks, as Windows writes it
         return "cp1252"
@@ -90,5 +90,5 @@ def read_prompts(file: Path) -> list[str]:
     """
     prompts = [line for line in read_lines(file) if line]
     if not prompts:
-        raise ValueError(f"{file} holds no prompt: write one a line")
+        raise ValueError(f"{file} holds no prompt: write one per line")
     return prompts

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adastate.stream.kv_frames import HIDDEN, CachedFrames, TensorFrames
+from adastate.stream.backward_order import after_output
+from adastate.stream.kv_frames import HIDDEN, CachedFrames, TensorFrames, straight_through
 from adastate.stream.kv_slab import Slab, SlabFrames, SlabMemory
 from adastate.stream.positions import FramePositions, layout
 from adastate.stream.spec import StreamSpec
@@ -130,7 +131,7 @@ class StateCache:
         """
         written = clean.staged(self.frames, self.chunks)
         if exit is not None:
-            written = _straight_through(written, exit.staged(self.frames, self.chunks).first(written.count))
+            written = straight_through(written, exit.staged(self.frames, self.chunks).first(written.count))
         elif not self.spec.state_grad:
             written = written.detach()
         for view in filter(None, (clean, exit)):
@@ -304,6 +305,11 @@ class PassMemory:
         layers = [self._staged[i] for i in range(len(self._staged))]
         return TensorFrames(tuple(k for k, _ in layers), tuple(v for _, v in layers), source, (chunk,) * len(source))
 
+    def follow(self, output: Tensor) -> None:
+        """Has what the pass left learn after its `output`, see adastate.stream.backward_order."""
+        kept = after_output(output, [t for pair in self._staged.values() for t in pair])
+        self._staged = dict(zip(self._staged, zip(kept[::2], kept[1::2], strict=True), strict=True))
+
     def let_go(self) -> None:
         """Of the graph: a pass that is run again holds this, and unless something goes back through it, for ever."""
         self._staged = {layer: (k.detach(), v.detach()) for layer, (k, v) in self._staged.items()}
@@ -337,14 +343,3 @@ def _visible(spec: StreamSpec, places: FramePositions) -> FrameMask | None:
     else:
         chunk = (False,) * old + (True,) * (past + new + own)
     return (state,) * new + (chunk,) * own
-
-
-def _straight_through(values: TensorFrames, gradient: TensorFrames) -> TensorFrames:
-    """Frames with the values of one pass and the gradient of another: sg(clean) + exit - sg(exit)."""
-
-    def mix(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(x.detach() + (y - y.detach()) for x, y in zip(a, b, strict=True))
-
-    return TensorFrames(
-        mix(values.keys, gradient.keys), mix(values.values, gradient.values), values.source, values.written
-    )

@@ -116,3 +116,14 @@ class TensorFrames:
         return TensorFrames(
             tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.source, self.written
         )
+
+
+def straight_through(values: TensorFrames, gradient: TensorFrames) -> TensorFrames:
+    """Frames with the values of one pass and the gradient of another: sg(clean) + exit - sg(exit)."""
+
+    def mix(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.detach() + (y - y.detach()) for x, y in zip(a, b, strict=True))
+
+    return TensorFrames(
+        mix(values.keys, gradient.keys), mix(values.values, gradient.values), values.source, values.written
+    )

@@ -44,6 +44,8 @@ def run_passes(requests: Requests[R]) -> R:
         while True:
             with torch.set_grad_enabled(request.grad):
                 velocity = request.network(request.x, request.t, request.memory)
+                if request.grad and request.memory.keeps:
+                    request.memory.follow(velocity)
             request = requests.send(velocity)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]

@@ -31,9 +31,9 @@ def staircase(
     chunks: int,
     shape: tuple[int, int, int],
     exits: Exits,
-    grad: bool = False,
-    finish: bool = True,
-    switches: Mapping[int, PromptSwitch[VelocityNetwork]] | None = None,
+    grad: bool,
+    finish: bool,
+    switches: Mapping[int, PromptSwitch[VelocityNetwork]],
 ) -> Iterator[Chunk]:
     """Joint denoising of as many chunks as there are levels, each one level noisier than the chunk before it.
 
@@ -51,7 +51,7 @@ def staircase(
     first_keys: PassMemory | None = None  # of the pass with gradient that began with the chunk in front
     for window in range(chunks + levels_count - 1):
         if window < chunks:
-            if switches and window in switches:
+            if window in switches:
                 network = switches[window].prompt
             flight.append(next_in_flight(noise, cache, flight, shape))
         joined = min(window + 1, chunks)
@@ -80,7 +80,7 @@ def next_in_flight(noise: Noise, cache: StateCache, flight: Sequence[Tensor], sh
 
 
 def joint_pass(
-    network: VelocityNetwork, cache: StateCache, flight: Sequence[Tensor], levels: Sequence[int], taught: bool = False
+    network: VelocityNetwork, cache: StateCache, flight: Sequence[Tensor], levels: Sequence[int], taught: bool
 ) -> Requests[tuple[Sequence[Tensor], PassMemory]]:
     """One pass over all chunks in flight, each at its level: their x0, and the memory of the pass."""
     spec = cache.spec

@@ -1,4 +1,4 @@
-"""The one loop that makes a stream. Training, previews and the command line all run it."""
+"""The loop that generates a stream, in training, previews and from the command line."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def rollout(
 
     Per chunk: one draw of fresh noise over [state | chunk], then for every level one pass, x0, and a draw that
     re-noises it to the next level (consistency sampling); then the clean pass, which writes the cache. A chunk is
-    yielded before its clean pass, so that nobody waits for it. For the staircase schedule see `staircase`.
+    yielded before its clean pass, so the caller does not wait for that. For the staircase schedule see `staircase`.
 
     Args:
         network: the network with the prompt bound.
-        noise: where the normals come from, in the order just told; recorded ones replay a stream, and PlacedNoise
-            gives each its place.
-        cache: the stream's memory; a fresh one starts a stream, a used one goes on with it.
+        noise: source of the normals, in the order above; recorded ones replay a stream, and PlacedNoise draws them by
+            position.
+        cache: the stream's memory; a fresh one starts a stream, a used one continues it.
         shape: channels, height and width of the latents.
-        exits: the level at which each chunk stops; the last one without.
-        grad: run the exit passes, and them alone, with gradient (and the clean passes under `state_grad`).
-        finish: run the last chunk's clean pass, too; a training rollout that ends there can spare it.
-        switches: new prompts, by the chunk of this call with which they begin.
-        reencode: used by a stream that restarts from its own last frames; without, they are taken as they are.
-        record: takes one ExitPass a chunk, for `replay_rollout`.
+        exits: the level at which each chunk stops; default: the last one.
+        grad: run only the exit passes with gradient (and the clean passes under `state_grad`).
+        finish: run the last chunk's clean pass, too; a training rollout that ends there does not need it.
+        switches: new prompts, by the chunk of this call with which they start.
+        reencode: encodes the last frames again when a stream restarts from them; default: they are used as they are.
+        record: receives one ExitPass per chunk, for `replay_rollout`.
     """
     spec = cache.spec
     switches = switches or {}
@@ -96,9 +96,9 @@ class DenoisedChunk(NamedTuple):
 
     Attributes:
         x0: [state | content] `[B, S + F, C, H, W]`.
-        step: what it takes to run its exit pass again.
+        step: what is needed to run its exit pass again.
         exit_view: the memory of that pass.
-        level: at which it was.
+        level: level of that pass.
     """
 
     x0: Tensor
@@ -141,14 +141,14 @@ def denoise_chunk(
 
 
 def replay_rollout(network: VelocityNetwork, cache: StateCache, steps: Sequence[ExitPass]) -> Iterator[Tensor]:
-    """The x0 `[B, S + F, C, H, W]` of every recorded chunk once more, with gradient, one chunk at a time.
+    """Recomputes the x0 `[B, S + F, C, H, W]` of every recorded chunk, with gradient, one chunk at a time.
 
-    With a detached cache no gradient crosses chunks. So a rollout can be made without a graph, scored as a whole, and
-    then be run again chunk by chunk, each with its own share of the gradient: equal gradients, at the price of one
-    more exit and clean pass a chunk, and the activations of one chunk however long the rollout.
+    With a detached cache no gradient crosses chunks. So a rollout can be generated without a graph, scored as a whole,
+    and run again chunk by chunk, each with its own share of the gradient. The gradients are equal; the cost is one more
+    exit and clean pass per chunk, and activations are those of one chunk for any length of the rollout.
 
     Args:
-        cache: as the recorded rollout began with, a fresh one or a fork.
+        cache: the cache with which the recorded rollout started, a fresh one or a fork.
     """
     if cache.spec.cache_grad != "detached" or cache.spec.state_grad:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Every choice of a stream in one place. The defaults are AdaState's; other systems are other values."""
+"""All settings of a stream in one place. The defaults are AdaState's; other systems have other values."""
 
 from __future__ import annotations
 
@@ -12,57 +12,58 @@ from adastate.stream.anchors import Anchor, anchor_named
 from adastate.stream.switches import SwitchPolicy
 
 OWN = ("decay", "pingpong_slots", "state_update_every")
-"""Choices that belong to one kind of anchor, which names them in `takes`; the others refuse them."""
+"""Settings that belong to one kind of anchor, which lists them in `takes`; the others reject them."""
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """How a stream is made. [A] is said by AdaState's authors, [D] is our decision where nobody says.
+    """How a stream is generated. [A] is stated by AdaState's authors, [D] is our decision where no source says.
 
     Attributes:
-        chunk_frames: latent frames F made per step.
-        first_chunk_frames: of the first chunk, if it differs (an independent first frame: 1).
-        past_frames: past latent frames W_p that a chunk sees, the anchor not counted; None keeps all.
+        chunk_frames: latent frames F per chunk.
+        first_chunk_frames: latent frames of the first chunk, if different (an independent first frame: 1).
+        past_frames: past latent frames W_p that a chunk sees, not counting the anchor; None keeps all.
         anchor: what is kept beyond the window: a name of adastate.stream.anchors.ANCHORS, whose files describe them,
-            or the dotted path of an Anchor of your own.
-        state_frames: latent frames F_s of the anchor, of whichever kind.
+            or the dotted path of your own Anchor.
+        state_frames: latent frames F_s of the anchor, of any kind.
         decay: weight of the old value in a moving average: one number for `ema`, (long, short) for `dual_ema`.
-        pool: what the average takes in of the frames that leave: each its own `token`, or their `mean` over all tokens.
+        pool: what the average includes of the frames that leave: each `token` separately, or their `mean` over tokens.
         pingpong_slots: frames of a `pingpong` anchor in view at a time.
-        position: `slot` counts from the anchor, whatever the time (relative); `absolute` is the frame's index in
-            the stream, bounded by the RoPE table; `anchor_contiguous` is absolute with the anchor moved up to end
-            where the past begins.
-        query_position: slots of the queries. `own`: where their own keys stand. `stream`: the chunk's index in the
-            stream until the window would be full, as Infinity-RoPE has it; it differs for a moment after a flush.
+        position: `slot` counts from the anchor (relative time); `absolute` is the frame's index in the stream,
+            bounded by the RoPE table; `anchor_contiguous` is absolute, with the anchor moved up to end where the past
+            begins.
+        query_position: positions of the queries. `own`: those of their own keys. `stream`: the chunk's index in the
+            stream until the window would be full, as in Infinity-RoPE; it differs for a moment after a flush.
         warmup: slots before the window is full. `fixed` [D]: the chunk has its final indices from the start and
             the past is right-aligned against it. `growing`: the next free index.
-        attention_frames: frames in view of one pass, anchor, past and its own counted; None: all that are kept.
+        attention_frames: frames in view of one pass, counting anchor, past and its own; None: all that are kept.
         schedule: `uniform` denoises a chunk through all levels, then the next; `staircase` denoises as many chunks
-            as there are levels at once, each one level noisier than the one before.
+            at once as there are levels, each one level noisier than the one before.
         denoising_steps: timesteps of the denoising passes before the shift, noise first.
-        first_chunk_denoising_steps: of the first generated chunk, if they differ.
-        steps_are_unshifted: whether `denoising_steps` are meant before the shift; False takes them as they are.
-        timestep_shift: of the noise table.
+        first_chunk_denoising_steps: those of the first generated chunk, if different.
+        steps_are_unshifted: whether `denoising_steps` are before the shift; False takes them as they are.
+        timestep_shift: shift of the noise levels.
         shared_noise: every chunk starts from the same noise.
-        restart_frames: after so many frames the stream starts anew from its last `restart_overlap`; None: never.
-        restart_overlap: see there.
-        state_visibility: who sees whom [D]. `both`: state and chunk see old state, past, new state and chunk;
+        restart_frames: number of frames after which the stream restarts from its last `restart_overlap`; None: never.
+        restart_overlap: see `restart_frames`.
+        state_visibility: what sees what [D]. `both`: state and chunk see old state, past, new state and chunk;
             `previous`: the chunk does not see the new state; `replace`: the chunk sees the new state, not the old.
-        state_position: `anchor` [D]: the new state stands where the old one stands, "denoised in-place";
-            `behind`: after the chunk.
+        state_position: `anchor` [D]: the new state has the position of the old one, "denoised in-place"; `behind`: it
+            comes after the chunk.
         state_init: `denoised` [D]: the first chunk denoises a state, too; `first_frame`: the first frames of the
             first chunk become the state, and are then no longer in the window.
-        state_update_every: chunks between two renewals of each frame of the state, one number a frame; empty: all at
-            every chunk, as AdaState has it. All are denoised with every chunk; the first chunk writes all.
+        state_update_every: chunks between two updates of each frame of the state, one number per frame; empty: all
+            with every chunk, as in AdaState. All are denoised with every chunk; the first chunk writes all.
         clean_pass_sees_old_state: whether the clean pass still sees the old state [D].
         clean_pass_context: what else it sees. `same`: what a denoising pass sees; `recent`: the last `attention_frames`
             frames that are kept, at their own indices, the anchor only while it is among them.
         context_noise: timestep of the clean pass.
-        context_renoise: whether its input is noised to that level, as in Self-Forcing's training rollout [D].
+        context_renoise: whether the input of the clean pass is noised to that level, as in Self-Forcing's training
+            rollout [D].
         cache_grad: `detached`: cached keys and values carry no gradient; `straight_through`: they have the values
             of the clean pass and the gradient of the exit pass.
-        state_grad: the clean pass runs with gradient and the state's keys and values stay attached for so many
-            chunks (truncated backpropagation through time); 0 is off [D].
+        state_grad: number of chunks for which the state's keys and values stay attached; the clean pass then runs with
+            gradient (truncated backpropagation through time); 0 is off [D].
         switch: what a change of the prompt does to the cache.
     """
 

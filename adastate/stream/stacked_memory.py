@@ -46,7 +46,7 @@ class StackedMemory:
 
     def join(self, layer: int, raw: Tensor | None, k: Tensor, v: Tensor, rotate: Rotate) -> tuple[Tensor, Tensor]:
         past = self._read(layer, rotate)
-        if raw is not None and self.keeps:
+        if raw is not None:  # it is where passes are kept alone
             for row, member in enumerate(self.members):
                 # a copy: a stream that ends or is kept does not hold on to the others' memory
                 member.stage(layer, raw[row : row + 1].to(k.dtype, copy=True), v[row : row + 1].clone())

@@ -1,4 +1,4 @@
-"""A change of the prompt within a stream, and what becomes of the cache then."""
+"""A change of the prompt within a stream, and what happens to the cache."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ P_co = TypeVar("P_co", covariant=True)
 
 Kind = Literal["keep", "recache", "flush", "cut"]
 Fate = Literal["keep", "reset"]
-"""What becomes of the anchor."""
+"""What happens to the anchor."""
 
 
 @dataclass(frozen=True)
 class SwitchPolicy:
-    """What becomes of the cache when the prompt changes within a stream; text keys are always made anew.
+    """What happens to the cache when the prompt changes within a stream; text keys are always recomputed.
 
     Attributes:
-        kind: `keep` leaves the cache as it is; `recache` encodes the last frames again under the new prompt, in one
-            pass in which they see each other; `flush` forgets the past but its last frames; `cut` flushes, and the
-            first chunk under the new prompt stands at `position`, far from the past.
+        kind: `keep` leaves the cache unchanged; `recache` encodes the last frames again with the new prompt, in one
+            pass in which they see each other; `flush` drops the past except for its last frames; `cut` flushes, and
+            places the first chunk with the new prompt at `position`, far from the past.
         frames: how many frames are encoded again (default: as many as the window has places) or kept (default 2).
         anchor: whether the anchor, a state too, stays or begins anew.
         position: slot of the first chunk after a cut.
@@ -39,25 +39,25 @@ class SwitchPolicy:
             raise ValueError(f"switch.frames is {self.frames}; it counts latent frames")
 
     def turned(self, kind: Kind | None, anchor: Fate | None = None) -> SwitchPolicy:
-        """This policy, where another kind of switch is asked for, or another fate of the anchor."""
+        """This policy with another kind of switch, or another treatment of the anchor, where requested."""
         # counts that belong to another kind mean nothing to this one
         base = self if kind in (None, self.kind) else SwitchPolicy(kind=kind, keeps=self.keeps, anchor=self.anchor)
         return base if anchor is None else replace(base, anchor=anchor)
 
     @property
     def kept(self) -> int:
-        """Past frames that a flush leaves."""
+        """Past frames that a flush keeps."""
         return 2 if self.frames is None else self.frames
 
 
 @dataclass(frozen=True)
 class PromptSwitch(Generic[P_co]):
-    """A new prompt within a stream. Its time is the key under which it stands in a mapping: the first chunk it is for.
+    """A new prompt within a stream. Mappings have it by its time, the first chunk that it applies to.
 
     Attributes:
-        prompt: in the form in which the stream's maker takes prompts: a network with the prompt bound for `rollout`,
-            one text a row for `Student.stream`.
-        policy: what becomes of the cache; None takes the stream's own, `StreamSpec.switch`.
+        prompt: in the form that the stream's function takes: a network with the prompt bound for `rollout`, one text
+            per row for `Student.stream`.
+        policy: what happens to the cache; None takes the stream's own, `StreamSpec.switch`.
     """
 
     prompt: P_co

@@ -16,7 +16,7 @@ def refuse_conflicts(spec: StreamSpec, lora: Lora | None, scores_states: bool, s
     untaught = spec.cache_grad == "detached" and not spec.state_grad and not scores_states
     if spec.anchor == "state" and spec.state_visibility == "previous" and untaught:
         raise ValueError(
-            "with state_visibility: previous, a detached cache and no state_loss nothing teaches the state: "
+            "with state_visibility: previous, a detached cache and no state_loss nothing trains the state: "
             "set state_loss: dmd, cache_grad: straight_through or state_grad: 1"
         )
     if scores_states and (spec.anchor != "state" or spec.state_frames > spec.chunk_frames):

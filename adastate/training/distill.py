@@ -1,4 +1,4 @@
-"""Distill: teacher, student and critic together, by horizon-weighted distribution matching on own rollouts."""
+"""Distill: trains student and critic by horizon-weighted distribution matching on the student's own rollouts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from adastate.diffusion.noise import SampleNoise
 from adastate.distributed.protocol import TrainedNetwork, shard_all, steps_of
 from adastate.encoders import Codec
+from adastate.models.unread import MayEndUnread
 from adastate.models.video_network import VideoNetwork
 from adastate.optim.accumulation import GlobalBatch
 from adastate.optim.adamw import adamw_for, linear_warmup
@@ -34,7 +35,7 @@ from adastate.weights import save_weights
 from adastate.weights.checkpoint_filter import restore_frozen, strip_frozen
 
 FROZEN = ("teacher.", "student.codec.")
-"""Parts of the module that no checkpoint holds."""
+"""Parts of the module that are not in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class UpdateSchedule:
     """How often student and critic are updated.
 
     Attributes:
-        student_every: iterations, and so rounds of the critic, for one update of the student.
-        critic_updates: critic updates an iteration.
-        critic_new_rollout: whether each critic update has a rollout of its own; otherwise those of an iteration share
-            one, the student's where there is one.
-        critic_first: iterations at the start in which only the critic learns.
+        student_every: iterations per update of the student; the critic is updated in each of them.
+        critic_updates: critic updates per iteration.
+        critic_new_rollout: whether each critic update has its own rollout; otherwise the updates of an iteration share
+            one, the student's if there is one.
+        critic_first: iterations at the start in which only the critic is trained.
     """
 
     student_every: int = 5
@@ -55,30 +56,30 @@ class UpdateSchedule:
     critic_first: int = 0
 
 
-class Distill(pl.LightningModule):
+class Distill(MayEndUnread, pl.LightningModule):
     """Distils the teacher into the streaming student.
 
-    One iteration takes `global_batch` prompts, however many processes and micro batches that means. Every
+    One iteration takes `global_batch` prompts, for any number of processes and micro batches. Every
     `schedule.student_every`-th iteration updates the student, every iteration the critic.
 
     Args:
-        teacher: gives the real score; frozen.
-        student: rolls out, and learns.
-        critic: gives the fake score; learns to follow the student.
+        teacher: provides the real score; frozen.
+        student: generates the rollouts, and is trained.
+        critic: provides the fake score; is trained to follow the student.
         objective: what the student learns from the scores, one of adastate.training.objectives or a class of its form.
         iterations: length of the run.
-        global_batch: prompts an iteration; a multiple of processes x the datamodule's batch. Gradients are
+        global_batch: prompts per iteration; a multiple of processes x the datamodule's batch. Gradients are
             accumulated to it.
         schedule: how often each network is updated.
         rollouts: which clips are scored.
-        replay: roll out without a graph and run each chunk's exit pass again: equal gradients with a detached cache,
-            and activations of one chunk however long the rollout.
-        optimizer: of both networks.
+        replay: generate the rollout without a graph and run each chunk's exit pass again: with a detached cache the
+            gradients are equal, and activations are those of one chunk for any length of the rollout.
+        optimizer: settings of both optimisers.
         out: safetensors file for the student's averaged weights, written every `save_every` iterations and at the end.
-        seed: of all randomness in training.
+        seed: seed of all randomness in training.
 
     Raises:
-        ValueError: for choices that exclude each other.
+        ValueError: settings that exclude each other.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Distill(pl.LightningModule):
 
     @property
     def trained(self) -> dict[str, TrainedNetwork]:
-        """The networks that learn, in the order of their optimisers."""
+        """The trained networks, in the order of their optimisers."""
         clip = self.optimizer.gradient_clip_norm
         return {
             "student": TrainedNetwork("student", self.student.net, self.student.ema, clip),
@@ -162,11 +163,11 @@ class Distill(pl.LightningModule):
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collects micro batches to a global batch, then runs one iteration over them: the same as one large batch.
+        """Collects micro batches to a global batch, then runs one iteration over them; equal to one large batch.
 
-        An update that the guard forbids is not made. If nothing of the iteration has been updated before, it is as if
-        its batch had never been drawn: the next batch takes its place. One that is given up because the run shall stop
-        (callbacks.Preempt) has not begun either, and comes again when the run goes on.
+        An update that the spike guard rejects is skipped. If nothing has been updated in the iteration before, the next
+        batch takes the place of its batch. An iteration that is given up because the run has to stop
+        (callbacks.Preempt) does not count either; it is repeated when the run resumes.
         """
         if self.iteration >= self.iterations:  # killed between the last checkpoint and its end, and gone on with
             self.trainer.should_stop = True
@@ -219,7 +220,7 @@ class Distill(pl.LightningModule):
         return replace(sample, x=sample.x.detach(), chunks=[])
 
     def _replayed(self, part: MicroBatch, negative: Tensor) -> StudentSample:
-        """The same without the graph of the rollout: what the loss says of each chunk goes back through that alone."""
+        """The same without the graph of the rollout: the gradient of each chunk goes back through that chunk alone."""
         sample = self.student_sample(part, "student", grad=False, record=True)
         leaf = sample.x.requires_grad_()
         states = [replace(c, state=c.state.requires_grad_() if c.state is not None else None) for c in sample.chunks]
@@ -245,7 +246,7 @@ class Distill(pl.LightningModule):
     def student_loss(
         self, sample: StudentSample, text: Tensor, negative: Tensor, index: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective's loss of a sample, and curves; `text` is its micro batch's."""
+        """The objective's loss of a sample, and curves; `text` are the prompts of its micro batch."""
         told, actions = sample.scored_text(text), sample.actions
         scores = Scores(self.teacher, self.critic, self.codec.decode, told, negative, actions)
         return self.objective.student_loss(sample, scores, lambda purpose: self.noise(index, purpose))
@@ -253,12 +254,12 @@ class Distill(pl.LightningModule):
     # ---- optimisation
 
     def backward(self, loss: Tensor, *args: Any, network: TrainedNetwork | None = None, **kwargs: Any) -> None:
-        """Where no engine takes it (NetworkStrategy), torch knows by the graph which network a backward is for."""
+        """If no engine takes it (NetworkStrategy), the graph determines which network a backward is for."""
         super().backward(loss, *args, **kwargs)
 
     @property
     def accumulate(self) -> int:
-        """Micro batches an iteration."""
+        """Micro batches per iteration."""
         return self.batch.parts(sample_rank(self.trainer).world)
 
     def on_fit_start(self) -> None:
@@ -287,7 +288,7 @@ class Distill(pl.LightningModule):
 
     @property
     def skip_reason(self) -> str:
-        """What the guard said of the last iteration."""
+        """The spike guard's result of the last iteration."""
         return self.updates.skip_reason
 
     def _next_iteration(self) -> None:
@@ -300,7 +301,7 @@ class Distill(pl.LightningModule):
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the module stands between two iterations, so that a checkpoint is exact."""
+        """Whether the module is between two iterations, so that a checkpoint is exact."""
         return self.batch.is_empty
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -171,7 +171,7 @@ class GuardedOptimizer:
         """
         module = self.module
         self._drop_gradients()
-        self.skip_reason = f"iteration {module.iteration}: {wrong}; the update is left out"
+        self.skip_reason = f"iteration {module.iteration}: {wrong}; the update is skipped"
         rank_zero_warn(self.skip_reason)
         module.log("guard/skipped", float(self.guard.skipped), batch_size=module.micro_batch)
         if self.guard.exhausted:
@@ -180,8 +180,8 @@ class GuardedOptimizer:
             raise RuntimeError(
                 f"{self.guard.in_a_row} bad updates in a row, the last at {self.skip_reason}; "
                 + (f"the last good checkpoint is {last}" if last else "there is no checkpoint yet")
-                + (f", whole weights are in {whole}" if whole else "")
-                + ": lower the learning rates, or look at the data"
+                + (f", complete weights are in {whole}" if whole else "")
+                + ": lower the learning rates, or inspect the data"
             )
 
     def _drop_gradients(self) -> None:

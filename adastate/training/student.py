@@ -15,6 +15,7 @@ from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, st
 from adastate.encoders import Codec, TextEncoder, embedded, starts_with_a_picture
 from adastate.models.actions import Steering
 from adastate.models.lora import Lora
+from adastate.models.unread import MayEndUnread
 from adastate.models.video_network import Engine, Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
@@ -37,7 +38,7 @@ FROZEN = ("codec.", "frozen_net.")
 """Parts of the module that no checkpoint holds."""
 
 
-class Student(pl.LightningModule):
+class Student(MayEndUnread, pl.LightningModule):
     """A causal video model that streams chunk by chunk.
 
     On its own it trains its initialisation from the teacher's weights (`adastate fit` with conf/stages/init.yaml);

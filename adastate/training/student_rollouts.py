@@ -1,4 +1,4 @@
-"""Samples of the student for the scores to look at, and the ways in which one rollout gives them."""
+"""Clips of the student for scoring, and the kinds of rollout that generate them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class MicroBatch:
 
     Attributes:
         text: embeddings of the prompts.
-        index: global sample numbers `[B]`.
-        latents: where the data has them.
-        next_text: embeddings of the prompts to which a stream may change.
-        slot: number of the micro batch in its iteration.
-        steering: actions of its streams, where the data has them.
+        index: global sample indices `[B]`.
+        latents: those of the data, if it has them.
+        next_text: embeddings of the next prompts, to which a stream may switch.
+        slot: index of the micro batch in its iteration.
+        steering: actions of its streams, if the data has them.
     """
 
     text: Tensor
@@ -43,9 +43,9 @@ class MicroBatch:
 
     @classmethod
     def of(cls, student: Student, batches: Sequence[Batch], switching: bool) -> list[MicroBatch]:
-        """What the batches of an iteration bring; `switching` if streams are to change their prompt.
+        """The inputs of an iteration, from its batches; `switching` if streams change their prompt.
 
-        All prompts are embedded at once: a large text encoder has to be brought to the device for each call.
+        All prompts are embedded at once, because a large text encoder is copied to the device for each call.
         """
         if switching and not all(batch.next_prompts for batch in batches):
             raise ValueError(
@@ -68,15 +68,15 @@ class StudentSample:
     """A clip of the student.
 
     Attributes:
-        x: `[B, F, C, H, W]`, with gradient where asked for.
-        chunks: of the stream that it was, with their states, as far as they may learn; none where it was no stream.
+        x: `[B, F, C, H, W]`, with gradient if requested.
+        chunks: trainable chunks of its stream, with their states; empty if it was not generated as a stream.
             Frames of `x` before them are context.
         loss_mask: which frames `[F]` carry loss, on the host; None for all.
-        text: what its scores are told; None for the prompt of its MicroBatch.
+        text: prompts for its scores; None for those of its MicroBatch.
         start: the cache before the first of `chunks`, and
-        steps: what it takes to run them again; both only where they were recorded.
-        steering: of the stream that it is a part of, where it was steered.
-        first: number of the first frame of `x` in that stream.
+        steps: what is needed to run them again; both only if they were recorded.
+        steering: actions of its stream, if it has any.
+        first: index of the first frame of `x` in that stream.
     """
 
     x: Tensor
@@ -90,7 +90,7 @@ class StudentSample:
 
     @property
     def actions(self) -> Tensor | None:
-        """Of the frames of `x` `[B, F, A + 1]`, which its scores are told; None where nothing is given."""
+        """Actions of the frames of `x` `[B, F, A + 1]`, for its scores; None if there are none."""
         if self.steering is None:
             return None
         rows = self.steering.rows(range(self.first, self.first + self.x.shape[1]))
@@ -102,24 +102,24 @@ class StudentSample:
         return self.x.shape[1] - sum(c.frames for c in self.chunks) if self.chunks else 0
 
     def scored_text(self, text: Tensor) -> Tensor:
-        """What its scores are told, where `text` is its MicroBatch's."""
+        """Prompts for its scores; `text` are those of its MicroBatch."""
         return text if self.text is None else self.text
 
     def mask(self) -> Tensor | None:
-        """`[B, F]`, where `loss_mask` is, on the host."""
+        """`loss_mask` as `[B, F]` on the host, if there is one."""
         return None if self.loss_mask is None else self.loss_mask[None].expand(self.x.shape[:2])
 
 
 @dataclass(frozen=True)
 class RolloutDraw:
-    """What is one for all samples and ranks in a rollout.
+    """Random choices of a rollout that all samples and ranks share.
 
     Attributes:
-        exits: which passes make the output.
+        exits: which passes produce the output.
         window_start: first chunk of a window of a long rollout.
-        switch_chunk: chunk of a long rollout, or of a stream that begins with it and is carried on, with which the next
-            prompt begins; None: it never does.
-        uniform_schedule: chunks go one by one, where the stream is a staircase.
+        switch_chunk: chunk of a long rollout, or of a stream that starts with it and is carried on, with which the next
+            prompt starts; None: no switch.
+        uniform_schedule: denoise chunk by chunk although the stream's schedule is a staircase.
     """
 
     exits: Exits = Exits()  # noqa: RUF009 - frozen
@@ -144,7 +144,7 @@ def continue_rollout(
     record: bool = False,
     steering: Steering | None = None,
 ) -> StudentSample:
-    """`chunks` chunks more of the stream that `cache` remembers."""
+    """Continues the stream in `cache` by `chunks` chunks."""
     steps: list[ExitPass] = []
     start, first = fork(cache) if record else None, cache.origin + cache.frames
     network, shape = PromptedNetwork(student.net, text, steering=steering), student.latent_shape
@@ -158,7 +158,7 @@ def continue_rollout(
 def rollout_from_start(
     student: Student, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
 ) -> StudentSample:
-    """A stream of one horizon from its beginning."""
+    """A stream of one horizon, from its beginning."""
     chunks = student.spec.chunks(student.rollout_frames)
     cache = StateCache(draw.spec(student))
     return continue_rollout(student, part.text, noise, cache, chunks, draw, grad, False, record, part.steering)
@@ -167,12 +167,12 @@ def rollout_from_start(
 def rollout_window(
     student: Student, part: MicroBatch, noise: SampleNoise, draw: RolloutDraw, grad: bool, record: bool = False
 ) -> StudentSample:
-    """One horizon of a stream, from chunk `draw.window_start` on; what comes before has no gradient (Self-Forcing++).
+    """One horizon of a stream, from chunk `draw.window_start` on; earlier chunks have no gradient (Self-Forcing++).
 
-    Where the codec's clips begin with a picture, or where the prompt changes within the window, its first chunk is
-    context: see `overlapping`. A change that was drawn for the inside of the window comes right after that chunk, so
-    that all frames that carry loss were made for the prompt that the scores are told. A staircase is one rollout, of
-    which the window is the end: Rolling-Forcing's clips of a drawn length.
+    If the codec's clips start with an image, or if the prompt changes within the window, its first chunk is context:
+    see `overlapping`. A switch that was drawn inside the window comes right after that chunk, so all frames that carry
+    loss were generated for the prompt that the scores receive. A staircase is one rollout that ends with the window:
+    Rolling-Forcing's clips of a random length.
     """
     size = student.chunk_frames
     last = draw.window_start + student.rollout_frames // size
@@ -201,10 +201,10 @@ def rollout_window(
 
 
 def overlapping(student: Student, before: Tensor, sample: StudentSample, picture: bool) -> StudentSample:
-    """`sample` with the last chunk of the latents `before` it in front, which carries no loss.
+    """`sample`, preceded by the last chunk of the latents `before` it, which carries no loss.
 
-    The teacher knows clips that begin with a picture. With `picture` the first latent becomes one: what stands before
-    is decoded up to it, and its last picture is encoded on its own (Self-Forcing's and LongLive's long tuning).
+    The teacher was trained on clips that start with an image. With `picture` the first latent becomes one: the stream
+    is decoded up to it, and the last frame is encoded as an image (Self-Forcing's and LongLive's long tuning).
     """
     size = student.chunk_frames
     before = before[:, -student.rollout_frames :].detach()
@@ -220,10 +220,10 @@ def overlapping(student: Student, before: Tensor, sample: StudentSample, picture
 def denoise_real_clips(
     student: Student, part: MicroBatch, noise: SampleNoise, grad: bool, record: bool = False
 ) -> StudentSample:
-    """Real clips noised to the student's levels, a level of its own for each chunk, and denoised in one causal pass.
+    """Real clips, noised to the student's levels with a separate level for each chunk, and denoised in one causal pass.
 
-    What CausVid's distillation looks at: nothing of the student's own making is in the context. It has no chunks to
-    `record`.
+    CausVid's distillation scores these clips: their context contains nothing generated by the student. They have no
+    chunks to `record`.
     """
     spec, latents, steering = student.spec, part.latents, part.steering
     assert latents is not None
@@ -242,7 +242,7 @@ def replay_chunks(student: Student, text: Tensor, sample: StudentSample, gradien
     """Runs the chunks of a recorded sample once more, with a graph of one chunk at a time; see stream.rollout.replay.
 
     Args:
-        sample: with the chunks whose states have taken their gradients.
+        sample: a sample whose states have received their gradients.
         gradient: of `sample.x`.
 
     Yields:

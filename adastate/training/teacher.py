@@ -17,6 +17,7 @@ from adastate.distributed.protocol import TrainedNetwork, learner, shard_all, st
 from adastate.encoders import Codec, TextEncoder, embedded
 from adastate.models.actions import given, not_given
 from adastate.models.lora import Lora
+from adastate.models.unread import MayEndUnread
 from adastate.models.video_network import Size, VideoNetwork
 from adastate.optim.adamw import adamw
 from adastate.optim.ema import EMA
@@ -31,7 +32,7 @@ FROZEN = ("codec.",)
 """Parts of the module that no checkpoint holds."""
 
 
-class Teacher(pl.LightningModule):
+class Teacher(MayEndUnread, pl.LightningModule):
     """A bidirectional video diffusion model over whole clips.
 
     Args:
@@ -39,7 +40,7 @@ class Teacher(pl.LightningModule):
         codec, text: pixels to latents and prompts to embeddings; a teacher that only scores latents needs neither.
         latent_size: latent height and width of the clips it samples.
         rollout_frames: latent frames of a clip.
-        weights: safetensors file, "builtin" for the tiny teacher that ships, None for random.
+        weights: safetensors file, "builtin" for the bundled tiny teacher, None for random.
         timestep_shift: of the noise table; more puts more of the levels near noise.
         guidance: w in c + w (c - u), the conditional and unconditional predictions; w = 3 is scale 4 in the other
             usual convention u + g (c - u).

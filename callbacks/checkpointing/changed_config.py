@@ -70,13 +70,13 @@ def changes(then: Path, now: Path, names: Sequence[str] = (), worlds: tuple[int,
     refused = ""
     if shapes:
         refused = (
-            f"the checkpoint is of another network ({'; '.join(shapes)}): go on with its size, or begin a new run from "
-            "its weights with --model.student.weights or --model.weights"
+            f"the checkpoint is of another network ({'; '.join(shapes)}): use its size, or start a new run from its "
+            "weights with --model.student.weights or --model.weights"
         )
     elif kept:
         refused = (
-            f"the checkpoint was made with another configuration ({'; '.join(kept)}): go on with that, or name what "
-            f"may change, --allow_change={','.join(line.partition(':')[0] for line in kept)}"
+            f"the checkpoint was made with another configuration ({'; '.join(kept)}): use that one, or name the keys "
+            f"that may change with --allow_change={','.join(line.partition(':')[0] for line in kept)}"
         )
     return Changes(list(found.values()), rates, refused)
 

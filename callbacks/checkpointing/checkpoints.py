@@ -127,7 +127,7 @@ class Checkpoints(Checkpoint):
             changed_config.apply_rates(trainer)
         if self._changes.told:
             log_event(trainer, "configuration changed", iteration=self._saved_at, changes=self._changes.told)
-            rank_zero_info(f"[adastate] goes on with another configuration: {'; '.join(self._changes.told)}")
+            rank_zero_info(f"[adastate] resumes with another configuration: {'; '.join(self._changes.told)}")
 
     def _begin(self, trainer: pl.Trainer) -> str:
         """Why the run must not begin here; moves aside what it goes back behind."""
@@ -158,7 +158,7 @@ class Checkpoints(Checkpoint):
         log_event(trainer, "resumed", checkpoint=str(folder), sha256=digest, iteration=self._saved_at)
         then = f", where the losses were {_spelt(self._losses_then)}" if self._losses_then else ""
         named = f" (sha256 {digest})" if digest else ""
-        rank_zero_info(f"[adastate] goes on from {folder}{named} at iteration {self._saved_at}{then}")
+        rank_zero_info(f"[adastate] resumes from {folder}{named} at iteration {self._saved_at}{then}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         now = iteration(trainer, pl_module)

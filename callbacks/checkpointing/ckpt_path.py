@@ -82,7 +82,7 @@ def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> 
         return every if there else None
     whole = newest_checkpoint(every)
     if whole is None and there:
-        raise atomic_folder.Damaged(f"no checkpoint in {every} is whole: begin anew with --overwrite")
+        raise atomic_folder.Damaged(f"no checkpoint in {every} is complete: start over with --overwrite")
     return whole
 
 

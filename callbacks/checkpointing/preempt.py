@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
@@ -33,9 +32,9 @@ class Preempt(pl.Callback):
     The handler only notes the signal. After each iteration the ranks agree, in one reduction of one number, whether any
     has heard one; then the trainer's `Checkpoints` saves, rank 0 requeues the SLURM job, and all leave with the exit
     code `signals.AGAIN`. An iteration that has not updated anything yet is given up, between two micro batches or, in a
-    module that has `updates` (adastate.training.manual_optimization), two passes; any other is finished first, and so
-    is every iteration of such a module under FSDP2. A signal that comes while the run is set up stops it before the
-    first step; one that comes at its end lets it finish. A second one changes nothing.
+    module that has `updates` (adastate.training.manual_optimization), two passes; any other is finished first. A
+    signal that comes while the run is set up stops it before the first step; one that comes at its end lets it finish.
+    A second one changes nothing.
 
     Lightning's own handlers are not installed: it would save inside the handler, where ranks stand at different
     places, and at SIGTERM begin a broadcast there, which no other rank answers.
@@ -64,8 +63,7 @@ class Preempt(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before_the_first_step(trainer)
         updates: Any = getattr(pl_module, "updates", None)
-        # FSDP2's collectives went astray after an iteration that was given up between two passes
-        if updates is not None and not isinstance(trainer.strategy, ModelParallelStrategy):
+        if updates is not None:
             updates.asked_to_stop = lambda: self._gives_up(trainer, pl_module)
 
     def _gives_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:

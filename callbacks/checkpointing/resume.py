@@ -38,7 +38,7 @@ def newest_checkpoint(root: Path, trainer: pl.Trainer | None = None) -> Path | N
         wrong = _wrong(folder, trainer)
         if not wrong:
             return Path(folder / STATE)
-        rank_zero_warn(f"{wrong}; going on from an earlier checkpoint")
+        rank_zero_warn(f"{wrong}; resuming from an earlier checkpoint")
     return None
 
 
@@ -58,8 +58,8 @@ def best(every: Sequence[Path], monitor: str | None, mode: str = "min") -> Path 
 def used(root: Path) -> str:
     """Why no run may begin in a folder of checkpoints."""
     return (
-        f"{root} holds checkpoints of an earlier run: go on from them with --ckpt_path=auto, choose another folder "
-        "with RUN=another/folder, or begin anew here with --overwrite, which moves them aside"
+        f"{root} holds checkpoints of an earlier run: resume from them with --ckpt_path=auto, choose another folder "
+        "with RUN=another/folder, or start over here with --overwrite, which moves them aside"
     )
 
 
@@ -92,7 +92,7 @@ def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
             state = newest_checkpoint(Path(path), trainer)
             if state is None:
                 raise atomic_folder.Damaged(
-                    f"no checkpoint in {path} is whole: begin anew with RUN=another/folder, or with --overwrite"
+                    f"no checkpoint in {path} is complete: start over with RUN=another/folder, or with --overwrite"
                 )
         else:
             require_whole_checkpoint(Path(path), trainer)
@@ -126,7 +126,7 @@ def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
         manifest = atomic_folder.verify(folder, rank, world)
         lacking = [name for name in ("iteration", "format", "versions") if name not in manifest]
         if lacking or not any(name.split("/")[0] == STATE for name in manifest["files"]):
-            said = f"{folder / atomic_folder.MANIFEST} does not tell the {(*lacking, STATE)[0]} of a checkpoint"
+            said = f"{folder / atomic_folder.MANIFEST} does not give the {(*lacking, STATE)[0]} of a checkpoint"
     except atomic_folder.Damaged as error:
         said = str(error)
     except OSError as error:  # the others wait for what this rank has to say

@@ -91,7 +91,7 @@ class Watch:
         if self.beat is not None and self.beat.over:
             return ""
         if now - self.beaten > timeout_s:
-            return f"gives no sign of life for {now - self.beaten:.0f} s"
+            return f"has sent no heartbeat for {now - self.beaten:.0f} s"
         return f"has not moved for {now - self.moved:.0f} s" if now - self.moved > timeout_s else ""
 
 
@@ -202,7 +202,7 @@ class Heartbeat(pl.Callback):
         if self._ended.is_set():
             return  # it moved after all
         beats = self._beats()
-        told = [f"[adastate] rank {rank} {wrong}; {verdict(first, beats)}. Ended; start again to go on."]
+        told = [f"[adastate] rank {rank} {wrong}; {verdict(first, beats)}. Ended; start it again to resume."]
         told += [f"  rank {r}: {'never heard of' if b is None else b.place()}" for r, b in beats.items()]
         print("\n".join(told), file=sys.stderr, flush=True)
         log_event(self._trainer, "rank lost", said=told)

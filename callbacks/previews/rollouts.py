@@ -62,7 +62,7 @@ class Rollouts(pl.Callback):
         if isinstance(prompts, str):
             prompts = [line for line in read_lines(Path(prompts)) if line]
         if not prompts:
-            raise ValueError("no prompts to preview: give a list, or a text file with one prompt a line")
+            raise ValueError("no prompts to preview: give a list, or a text file with one prompt per line")
         if every < 0 or long_every < 1 or long < 0 or long == 1:
             raise ValueError(
                 f"every={every}, long_every={long_every}, long={long}: every must be at least 0 (no previews), "
@@ -205,7 +205,7 @@ class Rollouts(pl.Callback):
         if self.failures == 1:
             trace = "" if disk.is_fault(error) else "\n" + "".join(traceback.format_exception(error))
             rank_zero_warn(
-                f"the preview at iteration {now} failed and training goes on; this is said once, and further failures "
+                f"the preview at iteration {now} failed and training goes on; this is reported once; further failures "
                 f"are counted in {tags.PREVIEW_FAILURES}. {_remedy(error)}{trace}"
             )
 
@@ -214,15 +214,15 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "Out of memory: preview fewer prompts or set long=0."
     if isinstance(error, OSError):
-        return f"{error}: look at the free space and the permissions of the run folder."
-    return "Mend what the trace below shows, or take the Rollouts callback out of the config."
+        return f"{error}: check the free space and the permissions of the run folder."
+    return "Fix the error shown in the trace below, or remove the Rollouts callback from the config."
 
 
 def _streams(module: pl.LightningModule) -> Streams:
     if not isinstance(module, Streams):
         raise TypeError(
-            f"Rollouts cannot watch {type(module).__name__}: it needs iteration, codec, rollout_frames and "
-            "stream() as in callbacks/protocols.py; take the callback out of this stage's config"
+            f"Rollouts cannot preview {type(module).__name__}: it needs iteration, codec, rollout_frames and "
+            "stream() as in callbacks/protocols.py; remove the callback from the config of this stage"
         )
     return module
 

@@ -60,7 +60,7 @@ def test_no_file_and_no_line_of_a_run_tells_a_secret(tmp_path: Path, monkeypatch
     said += fit("--trainer.max_steps=2", "--ckpt_path=auto")
     assert "at iteration 1" in said
     refused = fit("--trainer.max_steps=3", "--ckpt_path=auto", TOKEN_OF_MINE="zebra-of-another-herd")
-    assert "may not be read by you (HTTP 403)" in refused
+    assert "denies access (HTTP 403)" in refused
     server.shutdown()
     server.server_close()
     told = "".join(path.read_bytes().decode("latin1") for path in run.rglob("*") if path.is_file()) + said + refused

@@ -63,7 +63,7 @@ def test_a_logger_whose_package_is_missing_is_told() -> None:
     told = "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
     wrapped = ValueError(f"Parser key trainer.logger:\n  - {told}\n  - Expected a <class 'bool'>")
     for error in (ModuleNotFoundError(told), wrapped):
-        assert sentence(error) == "the configuration asks for what needs wandb: pip install wandb"
+        assert sentence(error) == "the configuration needs wandb: pip install wandb"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_logger_whose_package_is_missing_is_told() -> None:
     [
         ("no/such/file", "no/such/file: No such file or directory; check its name"),
         ("README.md/x", "README.md/x: Not a directory; a file is where a folder has to be"),
-        ("conf", "conf: Is a directory; it is a folder, and a file is asked for"),
+        ("conf", "conf: Is a directory; it is a folder, but a file is required"),
         ("x" * 300, "File name too long; give a shorter name"),
     ],
 )
@@ -88,9 +88,9 @@ def test_other_errors_of_the_system_keep_their_traceback() -> None:
 @pytest.mark.parametrize(
     ("number", "kind", "told"),
     [
-        (errno.ETIMEDOUT, TimeoutError, "a file of the run, or a server that was asked; see whether the disk is"),
-        (errno.ESTALE, OSError, "a file of the run; see whether the disk is still there"),
-        (errno.EIO, OSError, "a file of the run; see whether the disk is still there"),
+        (errno.ETIMEDOUT, TimeoutError, "a file of the run, or a server that was asked; check that the disk is"),
+        (errno.ESTALE, OSError, "a file of the run; check that the disk is still there"),
+        (errno.EIO, OSError, "a file of the run; check that the disk is still there"),
         (errno.ENOSPC, OSError, "a file of the run; make room there"),
     ],
 )

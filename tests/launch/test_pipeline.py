@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -22,7 +23,7 @@ from adastate.main import main
 from adastate.runtime.text_files import read_prompts
 from adastate.stream import action_schedule
 from adastate.weights.network_weights import BUILTIN
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 from tests.support.cases import thinned
 
@@ -52,7 +53,7 @@ def test_the_teacher_is_trained_only_when_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path, size="flight", teacher="scratch") == ["shards", "latents", "teacher", *tail]
 
 
-def test_flights_begin_with_the_initialised_student_if_it_ships(
+def test_flights_begin_with_the_initialised_student_if_it_is_bundled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = ["distill", "rollouts 1x", "rollouts 6x", "evaluate"]
@@ -178,7 +179,7 @@ def test_a_world_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path, words: 
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
+def test_weights_that_are_not_bundled_are_named_with_the_command_that_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = tmp_path / "codec.safetensors"
@@ -216,12 +217,55 @@ def test_weights_that_do_not_ship_are_named_with_the_command_that_makes_them(
         ("generate RUN=runs/tiny", "adastate generate --run runs/tiny"),
         ("study", "--world mist"),
         ("study WORLD=fog", "--world fog"),
+        # mistakes
+        (
+            "generate PROMPT=ball",
+            "there is no variable PROMPT: options of a command go into ARGS, as in make generate ",
+        ),
+        ("train size=tiny", "there is no variable size: did you mean SIZE?"),
+        ("train-distill STRATGY=zero2", "there is no variable STRATGY: did you mean STRATEGY?"),
+        ("train-distill WORLD=flihgt", "there is no WORLD=flihgt: known are plain flight mist"),
+        (
+            "train-distill GPUS=2",
+            "has no use for GPUS=2: it goes with SLURM=1; those of this machine are ARGS=--trainer",
+        ),
+        ("train STRATEGY=zero2", "make train has no use for STRATEGY=zero2: make rehearse train-teacher train-init"),
+        (
+            "live PORT=8000",
+            "make live has no use for PORT=8000: make tensorboard takes it; options of a command go into",
+        ),
+        ("generate SIZE=wan_1_3b", "no student of SIZE=wan_1_3b comes with the project: give RUN=FOLDER"),
+        ("generate SIZE=wan_1_3b RUN=runs/wan", "adastate generate --run runs/wan"),
+        ("train-distill CUDA_VISIBLE_DEVICES=0 GPUS=2 SLURM=1", "conf/slurm.sh submit fit --config conf/base.yaml"),
     ],
 )
 def test_make_has_a_world_for_training_and_another_for_the_study(words: str, says: str) -> None:
     told = subprocess.run(["make", "-n", *words.split()], capture_output=True, text=True, check=False, cwd=ROOT)
     lines = (told.stdout + told.stderr).replace("\\\n", " ").replace('"', "").splitlines()
     assert says in "".join(" ".join(line.split()) + "\n" for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_takes_a_variable_where_it_changes_something() -> None:
+    """And refuses it elsewhere. In the environment, where it is never refused, it shows what it changes."""
+    text = (ROOT / "Makefile").read_text()
+    names = {*re.findall(r"^([A-Z]+) +\?=", text, re.M), "TASKS", "TIME"} - {"RUN", "SIZE", "WORLD", "ARGS", "PYTHON"}
+    wrong = []
+    for target in sorted({*re.findall(r"^([a-z-]+):.*## ", text, re.M)} - {"help"}):
+        plain = _made(target)
+        for name in sorted(names):
+            value = "causal" if name == "RECIPE" else "7"
+            refused = "has no use for" in _made(target, f"{name}={value}")
+            wrong += [] if refused == (_made(target, **{name: value}) == plain) else [(target, name)]
+    assert wrong == []
+
+
+def _made(*words: str, **environment: str) -> str:
+    told = subprocess.run(
+        ["make", "-n", *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}
+    )
+    return told.stdout + told.stderr
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -49,6 +49,41 @@ def test_a_degree_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     assert said == ["adastate generate: sequence_parallel is 3, and 4 heads do not divide by it: take one of 1, 2, 4"]
 
 
+PROGRAM = """
+import sys
+import numpy as np
+import adastate
+degree, out = int(sys.argv[1]), sys.argv[2]
+model = adastate.load(system="adastate", device="cpu", sequence_parallel=degree)
+session = model.session(sys.argv[3])
+steps = [session.step(), session.step()]
+session.prompt(sys.argv[4], kind="recache")
+fork = session.fork()
+steps += [session.step(), fork.step()]
+session.rollback(1)
+steps += [session.step()]
+files = model.generate([sys.argv[3]], out, seconds=1)
+assert all(file.stat().st_size for file in files)
+with open(f"{out}/{__import__('os').environ.get('RANK', 0)}.npy", "wb") as file:
+    np.save(file, np.stack([np.stack([step.video, step.state]) for step in steps[1:]]).astype(float))
+"""
+
+
+def test_a_program_of_two_processes_has_sessions_and_files_of_one(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    for start, degree in (([sys.executable], "1"), (torchrun, "2")):
+        (tmp_path / degree).mkdir()
+        words = [str(tmp_path / "program.py"), degree, str(tmp_path / degree), PROMPT, PROMPT.replace("red", "blue")]
+        done = subprocess.run([*start, *words], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+    one, first, second = (np.load(tmp_path / name) for name in ("1/0.npy", "2/0.npy", "2/1.npy"))
+    assert np.array_equal(first, second) and np.abs(one - first).mean() < 1
+    (a,), (b,) = (tmp_path.glob(f"{degree}/*.mp4") for degree in "12")
+    assert np.abs(pictures(a) - pictures(b)).mean() < 1
+
+
 def test_a_server_of_two_processes_serves_steers_and_ends(tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="the server's parts are not installed")
     from adastate.live.client import LiveClient

@@ -7,8 +7,12 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from adastate.models.compute_dtype import fast_dtype, named_dtype
+from adastate.models.fsdp import shard
+from adastate.models.wan import DiT
 from adastate.models.wan.fused import Passes
 from tests.support.tiny import SHAPE, SIZE, normal, random_net
 
@@ -67,3 +71,20 @@ def test_fp8_asks_for_bfloat16_where_the_device_was_to_choose(monkeypatch: pytes
     pretend(monkeypatch)
     net = random_net(compute_dtype="auto")
     assert Passes(net, fp8=True).dtype is torch.bfloat16 and Passes(net).dtype is torch.float32
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_weights_in_pieces_are_gathered_in_what_their_devices_compute_in(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    """Which the network cannot know yet: it is cut while it is on the meta device."""
+    pretend(monkeypatch, avx512_bf16=bfloat16)
+    with torch.device("meta"):
+        net = DiT(SIZE, compute_dtype="auto")
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shard(net, init_device_mesh("cpu", (2,)))
+    finally:
+        torch.distributed.destroy_process_group()
+    group = net.blocks[0]._get_fsdp_state()._fsdp_param_group  # type: ignore[operator]
+    assert group.mp_policy.param_dtype == (torch.bfloat16 if bfloat16 else torch.float32)

@@ -306,7 +306,9 @@ def test_a_run_folder_gives_its_student_without_adapters(base: str, tmp_path: Pa
 def test_a_plan_is_not_made_of_adapters() -> None:
     names = ("base", "sizes/wan_1_3b", "stages/distill", "recipes/distill_lora")
     config = compose([ROOT / "conf" / f"{name}.yaml" for name in names])
-    with pytest.raises(ConfigError, match="the student learns through adapters, and only full training is counted"):
+    with pytest.raises(
+        ConfigError, match="the student is trained through adapters, and only full training can be planned"
+    ):
         configured.configured_run(config)
 
 

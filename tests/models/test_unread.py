@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from torch import nn
 from adastate.models import unread
 from adastate.models.wan import DiT
 from adastate.optim.ema import EMA
+from adastate.training.distill import Distill
+from adastate.training.student import Student
+from adastate.training.teacher import Teacher
 from adastate.weights import WeightsError, load_network, save_weights
 from tests.support.tiny import SIZE, random_net
 
@@ -87,3 +91,17 @@ def test_elsewhere_networks_are_read_at_once(kept: DiT, tmp_path: Path) -> None:
     assert same(load_network(SIZE, str(tmp_path / "net.safetensors")), kept)
     with unread.reading_later():
         assert not any(p.is_meta for p in load_network(SIZE).parameters()), "a network without a file"
+
+
+def test_a_run_that_ends_before_it_has_read_its_networks_ends_as_it_would(kept: DiT, tmp_path: Path) -> None:
+    class Run(unread.MayEndUnread, pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = later(tmp_path)
+
+    run = Run()
+    assert run.cpu() is run and all(p.is_meta for p in run.parameters())
+    unread.bring(run.net, "cpu")
+    assert run.cpu() is run and same(run.net, kept)
+    for module in (Teacher, Student, Distill):
+        assert issubclass(module, unread.MayEndUnread)

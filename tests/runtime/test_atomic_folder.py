@@ -105,7 +105,9 @@ def test_a_manifest_of_an_earlier_form_is_told_as_such(tmp_path: Path) -> None:
     manifest = json.loads(path.read_text())
     del manifest[atomic_folder.DIGEST]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(Damaged, match=r"00000003 was written by an earlier version, .*: go on with that version, or"):
+    with pytest.raises(
+        Damaged, match=r"00000003 was written by an earlier version, .*: continue with that version, or"
+    ):
         atomic_folder.verify(path.parent)
 
 

@@ -40,4 +40,4 @@ def test_a_mistake_of_the_program_is_not_the_disk_s() -> None:
 def test_a_server_that_has_gone_is_a_fault_of_the_disk_and_making_room_does_not_help(tmp_path: Path, name: str) -> None:
     failure = OSError(getattr(errno, name), "gone")
     assert disk.is_fault(failure)
-    assert disk.reason(failure, tmp_path).endswith("see whether the disk is still there")
+    assert disk.reason(failure, tmp_path).endswith("check that the disk is still there")

@@ -30,12 +30,12 @@ BAD = {
     "a page in XML": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
     "a message": (b"Invalid username or password.", r"is text \('Invalid username or password\.'\) and no weights"),
     "JSON": (b'{\n  "error": "gated"\n}', "is text .*error.* and no weights"),
-    "a gguf file": (b"GGUF\x03\0\0\0" + bytes(99), "is a gguf file, whose weights are quantised; bring the"),
+    "a gguf file": (b"GGUF\x03\0\0\0" + bytes(99), "is a gguf file, whose weights are quantised; give the"),
     "a zip archive": (_zip(), r"is a zip archive and no PyTorch file \(it holds wan/model.safetensors\): unpack it"),
     "a gzip archive": (gzip.compress(b"x"), "is a gzip archive; unpack it"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a picture or a recording, and no weights; give their"),
-    "a video": (b"\0\0\0\x18ftypisom" + bytes(99), "is a video, and no weights; give their"),
-    "a paper": (b"%PDF-1.7\n" + bytes(99), "is a PDF, and no weights"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), "is an image or a recording, not weights; give their"),
+    "a video": (b"\0\0\0\x18ftypisom" + bytes(99), "is a video, not weights; give their"),
+    "a paper": (b"%PDF-1.7\n" + bytes(99), "is a PDF, not weights"),
     "nothing": (b"", "is empty: .*download it again, with `hf download"),
 }
 

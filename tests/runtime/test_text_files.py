@@ -36,8 +36,8 @@ def test_the_latin_1_of_windows_and_marks_within_a_text(tmp_path: Path) -> None:
     ("data", "sentence"),
     [
         ("ein Hügel, ein Café\n".encode() * 9 + b"caf\xe9", "is not utf-8 .line 10.: save it as UTF-8"),
-        ("улица ночью".encode("cp1251"), "encoding that it does not tell, not UTF-8 or Latin-1: save it as UTF-8"),
-        ("雪山の上を飛ぶ".encode("shift-jis"), "encoding that it does not tell"),
+        ("улица ночью".encode("cp1251"), "unknown encoding, not UTF-8 or Latin-1: save it as UTF-8"),
+        ("雪山の上を飛ぶ".encode("shift-jis"), "unknown encoding"),
         ("雪山上的飞行".encode("gb18030"), "save it as UTF-8"),
     ],
 )
@@ -50,7 +50,7 @@ def test_no_prompt_is_read_wrongly_in_silence(data: bytes, sentence: str, tmp_pa
 @pytest.mark.parametrize("name", ["prompts.json", "prompts.JSONL"])
 def test_json_is_no_list_of_prompts(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('["a hill"]')
-    with pytest.raises(ValueError, match=r"is JSON: give a text file with one prompt a line"):
+    with pytest.raises(ValueError, match=r"is JSON: give a text file with one prompt per line"):
         read_prompts(tmp_path / name)
 
 

@@ -8,16 +8,14 @@ through the `Memory` it is handed (adastate.types).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from adastate.models.actions import check_actions
 from adastate.models.activation import gelu
@@ -27,8 +25,6 @@ from adastate.models.norm import RMSNorm
 from adastate.models.rope import rope_table, rotate
 from adastate.models.video_network import Size, TextKeys, VideoNetwork
 from adastate.types import FrameMask, Memory, Positions, TokenSplit
-
-Recomputing = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -79,8 +75,6 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(size.width, size.eps)
         self.ffn = nn.Sequential(nn.Linear(size.width, size.ffn), GELU(), nn.Linear(size.ffn, size.width))
         self.modulation = nn.Parameter(torch.randn(1, 6, size.width) / size.width**0.5)
-        self.recomputing: Recomputing = noop_context_fn
-        """What lies around a pass, and around running it once more; see adastate.models.fsdp."""
 
     def text_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.cross_attn.keys(context)
@@ -98,12 +92,8 @@ class Block(nn.Module):
         plain = type(self)._forward
         run = _compiled(plain, BACKEND) if pass_.compiled else plain
         if recompute:
-            # Within forward, so that a strategy's hooks on the module lie around it and do not run again.
-            # Those that lie around a backward come with the output, which a clean pass may have no use for: then what
-            # they do is up to `recomputing`.
-            return checkpoint(  # type: ignore[no-any-return]
-                run, self, x, e, text, pass_, memory, use_reentrant=False, context_fn=self.recomputing
-            )
+            # within forward, so that a strategy's hooks on the module lie around it and do not run again
+            return checkpoint(run, self, x, e, text, pass_, memory, use_reentrant=False)  # type: ignore[no-any-return]
         return run(self, x, e, text, pass_, memory)
 
     def _forward(

@@ -81,6 +81,6 @@ def _nearest(levels: Tensor, timesteps: tuple[float, ...]) -> Tensor:
     if distance.max() > 1:
         raise ValueError(
             f"the trajectories hold timesteps {[round(v, 1) for v in levels.tolist()]}, the student steps at "
-            f"{[round(v, 1) for v in timesteps]}: write them anew with the student's steps and shift"
+            f"{[round(v, 1) for v in timesteps]}: write them again with the student's steps and shift"
         )
     return at

@@ -93,7 +93,7 @@ def test_what_an_earlier_version_did_not_say_was_as_the_default_has_it(tmp_path:
 def test_another_width_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
     then = write(tmp_path / "then")
     found = changes(then, write(tmp_path / "now", model__student__size__width=64), ["size", "model"])
-    assert "of another network (model.student.size.width: 32 -> 64): go on with its size" in found.refused
+    assert "of another network (model.student.size.width: 32 -> 64): use its size" in found.refused
     assert changes(then, tmp_path / "none").told == [] == changes(tmp_path / "none", then).told
 
 
@@ -120,7 +120,7 @@ def test_rates_of_the_command_line_are_in_force(tmp_path: Path, caplog: pytest.L
     student, critic = (optimizer.param_groups[0] for optimizer in changed.optimizers)
     assert student["lr"] == pytest.approx(rate / 5) and critic["lr"] == pytest.approx(rate)
     assert tuple(student["betas"]) == (0.5, 0.9) and student["initial_lr"] == 2e-4
-    assert "goes on with another configuration: model.optimizer.betas" in caplog.text
+    assert "resumes with another configuration: model.optimizer.betas" in caplog.text
     write(tmp_path / CONFIG, model__seed=1)
     with pytest.raises(ValueError, match=r"model.seed: 0 -> 1.*--allow_change=model.seed"):
         train(tmp_path, 5, resume=newest_checkpoint(tmp_path / "checkpoints"))

@@ -51,7 +51,7 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_used_folder_is_not_begun_in_unless_told_to(tmp_path: Path) -> None:
     write(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"go on from them with --ckpt_path=auto, .* with --overwrite"):
+    with pytest.raises(ValueError, match=r"resume from them with --ckpt_path=auto, .* with --overwrite"):
         resolve_ckpt_path(["--a=b"], tmp_path, SAVING)
     with pytest.warns(UserWarning, match="the checkpoints of the earlier run are now in .*aside-1"):
         assert resolve_ckpt_path(["--overwrite", "--a=b"], tmp_path, SAVING) == ["--a=b"]

@@ -189,7 +189,7 @@ def test_without_checkpoints_it_stops_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_unknown_signal_is_named() -> None:
-    with pytest.raises(ValueError, match="'SIGNOTHING' is no signal"):
+    with pytest.raises(ValueError, match="'SIGNOTHING' is not a signal"):
         signals.listen(["SIGNOTHING"])
 
 

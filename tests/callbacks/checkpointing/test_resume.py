@@ -118,7 +118,7 @@ def test_all_go_on_from_the_newest_whole_one(tmp_path: Path, number: int) -> Non
 def test_no_whole_one_is_refused(tmp_path: Path) -> None:
     spoil(write(tmp_path, "3") / STATE / "student-00000.pt")
     for told in both(tmp_path, tmp_path):
-        assert told["said"].startswith(f"no checkpoint in {tmp_path} is whole: begin anew with RUN=another/folder")
+        assert told["said"].startswith(f"no checkpoint in {tmp_path} is complete: start over with RUN=another/folder")
 
 
 def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(atomic_folder, "_digest", fails)
     with pytest.raises(atomic_folder.Damaged, match=r"3 cannot be read \(Input/output error\)"):
         require_whole_checkpoint(folder / STATE)
-    with pytest.warns(UserWarning, match="going on from an earlier checkpoint"):
+    with pytest.warns(UserWarning, match="resuming from an earlier checkpoint"):
         assert newest_checkpoint(tmp_path) is None
 
 

@@ -53,7 +53,7 @@ def beat(rank: int = 0, **facts: object) -> Beat:
 
 def test_a_watch_goes_by_its_own_clock() -> None:
     watch = Watch(0.0)
-    assert watch.wrong(10, 10) == "" and "no sign of life" in watch.wrong(11, 10)
+    assert watch.wrong(10, 10) == "" and "no heartbeat" in watch.wrong(11, 10)
     for now in range(30):
         watch.see(beat(count=now, moves=now // 20), now)
     assert watch.wrong(30, 10) == "" and watch.wrong(31, 10) == "has not moved for 11 s"

@@ -149,7 +149,7 @@ def test_a_stream_that_raises_is_warned_of_once_counted_and_survived(fit, watche
         _, run = fit(module, Rollouts(PROMPTS, every=2, long=0), steps=5)
     assert module.iteration == 5
     said = [str(w.message) for w in caught if "preview" in str(w.message)]
-    assert len(said) == 1 and "no such luck" in said[0] and "training goes on" in said[0] and "Mend" in said[0]
+    assert len(said) == 1 and "no such luck" in said[0] and "training goes on" in said[0] and "Fix the error" in said[0]
     assert events(run)[tags.PREVIEW_FAILURES] == [(0, 1), (2, 2), (4, 3), (5, 4)]
     assert module.drop.training, "modes are restored after a failure"
 
@@ -168,7 +168,7 @@ def test_a_writer_that_raises_is_counted_and_the_last_preview_is_still_tried(fit
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x.mp4")
 
     monkeypatch.setattr(PreviewFiles, "write", full)
-    with pytest.warns(UserWarning, match=r"device: 'runs/x.mp4': look at the free space and .* folder.\Z"):
+    with pytest.warns(UserWarning, match=r"device: 'runs/x.mp4': check the free space and .* folder.\Z"):
         _, run = fit(watched(), Rollouts(PROMPTS, every=100, long=0), steps=2)
     assert events(run)[tags.PREVIEW_FAILURES][-1] == (2, 2)
 
@@ -341,7 +341,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 def test_a_module_that_cannot_stream_is_refused_when_fit_begins(fit):
     from lightning.pytorch.demos.boring_classes import BoringModel
 
-    with pytest.raises(TypeError, match=r"cannot watch BoringModel.*stream\(\)"):
+    with pytest.raises(TypeError, match=r"cannot preview BoringModel.*stream\(\)"):
         fit(BoringModel(), Rollouts(PROMPTS))
 
 
