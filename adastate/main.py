@@ -9,6 +9,7 @@ from adastate.config.trusted import FLAG as TRUST
 from adastate.config.trusted import VARIABLE as TRUSTED
 from adastate.launch.commands import COMMANDS
 from adastate.runtime import secrets, signals, threads
+from adastate.runtime.own_variables import misspelt_variables
 from adastate.runtime.spelling import likeliest_word, meant
 
 
@@ -44,6 +45,8 @@ def _run(argv: list[str] | None) -> None:
     if TRUST in argv:
         os.environ[TRUSTED] = "1"
         argv = [word for word in argv if word != TRUST]
+    if note := misspelt_variables(os.environ):
+        print(f"adastate: note: {note}", file=sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     threads.prepare()
     if os.getcwd() not in sys.path:

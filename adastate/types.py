@@ -1,17 +1,17 @@
-"""What crosses file borders, and the letters that name tensor axes.
+"""Types that are shared between modules, and the letters of tensor axes.
 
-Shape legend, of docstrings and of jaxtyping annotations:
+Legend of shapes, in docstrings and jaxtyping annotations:
 
     B batch   F latent frames   S state frames   C latent channels   H W latent grid
-    L tokens  D width           N heads          K head dim          T pictures   h w pixels
+    L tokens  D width           N heads          K head dim          T video frames   h w pixels
 
-Lq are the tokens that ask, where others answer. Whatever else has a name is said in full, or where it stands.
-Public functions carry the annotations in this file, in diffusion, metrics, media/video.py, training/rewards.py and, of
-models, in actions, activation, attention, modulation, norm and rope. Tests check every new combination of shapes that
-passes there (tests/support/shapes.py); production never does.
+Lq are the query tokens, where they differ from those of the keys. Other names are written in full, or explained where
+they occur. Public functions have the annotations in this file, in diffusion, metrics, media/video.py,
+training/rewards.py and, of models, in actions, activation, attention, modulation, norm and rope. Tests check every new
+combination of shapes that passes there (tests/support/shapes.py); nothing is checked in production.
 
 Latents are `[B, F, C, H, W]` and video is `[B, T, 3, h, w]` in [-1, 1] everywhere in this project.
-Frame positions are host integers: nothing in a pass waits for the device to tell where a frame stands.
+Frame positions are host integers, so that no pass waits for the device to learn the position of a frame.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Rotate = Callable[[Float[Tensor, "*batch L N K"], Positions], Float[Tensor, "*ba
 """Rotates raw keys to the given frame positions."""
 
 Probe = Callable[[int, Float[Tensor, "B Lq N K"], Float[Tensor, "B L N K"], FrameMask | None], None]
-"""Sees (layer, rotated queries, rotated keys, frame mask) of every attention of a pass; for measurements."""
+"""Receives (layer, rotated queries, rotated keys, frame mask) of every attention of a pass; for measurements."""
 
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
 def one_level(batch: int, frames: int, t: float, device: torch.device) -> Float[Tensor, "{batch} {frames}"]:
-    """Timesteps, all `t`. Read-only: it is shared. Its value can be asked without waiting for the device."""
+    """Timesteps, all equal to `t`. Read-only, because it is shared. `host_level` reads `t` without a device sync."""
     t = float(t)  # a file may say 100
     times = torch.full((batch, frames), t, device=device)
     times.host_level = t  # type: ignore[attr-defined]
@@ -49,7 +49,7 @@ def one_level(batch: int, frames: int, t: float, device: torch.device) -> Float[
 
 
 def host_level(t: Num[Tensor, " ..."]) -> float | None:
-    """The value of timesteps made by `one_level`; None of others."""
+    """The value of timesteps made by `one_level`; None for others."""
     return getattr(t, "host_level", None)
 
 
@@ -64,29 +64,29 @@ class SlabOwner(Protocol):
 class SlabTensors(NamedTuple):
     """The tensors of a slab (adastate.stream.kv_slab), for passes that are compiled or captured once.
 
-    All that is there is in view; the pass's own tokens go to `rows`.
+    All of their content is in view; the pass writes its own tokens to `rows`.
     """
 
-    keys: Float[Tensor, "layers B L N K"]  # turned
+    keys: Float[Tensor, "layers B L N K"]  # rotated
     values: Float[Tensor, "layers B L N K"]
-    raw: Float[Tensor, "layers B L N K"] | None  # where raw keys are wanted
+    raw: Float[Tensor, "layers B L N K"] | None  # where raw keys are kept
     rows: Int64[Tensor, " own"]
     owner: SlabOwner
 
 
 class Memory(Protocol):
-    """What one network pass reads besides its own tokens, and where it leaves its own keys."""
+    """What one network pass reads besides its own tokens, and where it writes its own keys and values."""
 
     @property
     def query_positions(self) -> Positions: ...
 
     @property
     def key_positions(self) -> Positions:
-        """Of the pass's own keys: where its queries stand, but for rare exceptions."""
+        """Positions of the pass's own keys: those of its queries, with rare exceptions."""
 
     @property
     def stream_frames(self) -> tuple[int | None, ...]:
-        """Number in the stream of the frame of each query, wherever the stream has restarted; None for a state."""
+        """Index in the stream of the frame of each query, regardless of restarts; None for a state."""
 
     @property
     def visible(self) -> FrameMask | None:
@@ -94,11 +94,11 @@ class Memory(Protocol):
 
     @property
     def clean(self) -> bool:
-        """Whether the pass is there for what it leaves alone: nobody looks at the flow."""
+        """Whether the pass only writes the cache, so that its velocity is not used."""
 
     @property
     def keeps(self) -> bool:
-        """Whether `join` wants raw keys, to keep them."""
+        """Whether `join` needs raw keys, to keep them."""
 
     def join(
         self,
@@ -108,10 +108,10 @@ class Memory(Protocol):
         v: Float[Tensor, "B Lq N K"],
         rotate: Rotate,
     ) -> tuple[Float[Tensor, "B L N K"], Float[Tensor, "B L N K"]]:
-        """Leaves a pass's own keys, raw and turned, and values; returns those of all frames in view."""
+        """Stores a pass's own keys, raw and rotated, and values; returns those of all frames in view."""
 
     def slab_tensors(self, rotate: Rotate) -> SlabTensors | None:
-        """The same memory for a pass that writes there by itself; None while its shape still changes."""
+        """The same memory for a pass that writes to it directly; None while its shape still changes."""
 
     @property
     def probe(self) -> Probe | None:
@@ -135,13 +135,13 @@ class TokenSplit(Protocol):
         """All tokens, of all ranks' shares."""
 
     def heads(self, frames: int, *parts: Float[Tensor, "B own N K"]) -> tuple[Float[Tensor, "B L heads K"], ...]:
-        """All tokens of this rank's heads, `[B, L, N / P, K]` each, for all heads of its share."""
+        """All tokens of this rank's heads, `[B, L, N / P, K]` each, from all heads of its share of the tokens."""
 
     def tokens(self, x: Float[Tensor, "B L heads K"], frames: int) -> Float[Tensor, "B own N K"]:
-        """The way back from `heads`."""
+        """The inverse of `heads`."""
 
     def all_heads(self, x: Float[Tensor, "B L heads K"]) -> Float[Tensor, "B L N K"]:
-        """The same tokens with the heads of all ranks, for what looks at attention and for what is saved."""
+        """The same tokens with the heads of all ranks, for attention probes and for saving."""
 
     def own_heads(self, x: Float[Tensor, "B L N K"]) -> Float[Tensor, "B L heads K"]:
         """This rank's heads of all."""
@@ -149,10 +149,10 @@ class TokenSplit(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the datamodules hand it out; what a stage does not need is None.
+    """One batch as the datamodules return it; fields that a stage does not need are None.
 
-    `index` is the global sample index of every row: randomness is a function of it, so that a batch
-    gives the same gradients however many processes share it (law 11).
+    `index` is the global sample index of every row. Randomness is a function of it, so a batch gives the same gradients
+    for any number of processes (law 11).
     """
 
     index: Int64[Tensor, " B"]
@@ -161,20 +161,20 @@ class Batch:
     video: Float[Tensor, "B T 3 h w"] | None = None  # in [-1, 1]
     trajectory: Float[Tensor, "B J F C H W"] | None = None  # J levels from noise to data
     levels: Float[Tensor, " J"] | None = None  # timesteps of `trajectory`, in [0, 1000]
-    actions: Float[Tensor, "B F A"] | None = None  # how the camera is steered, 0/1 in every latent frame
-    next_prompts: list[str] = field(default_factory=list)  # to which the streams of a long tuning turn
+    actions: Float[Tensor, "B F A"] | None = None  # keys that steer the camera, 0/1 per latent frame
+    next_prompts: list[str] = field(default_factory=list)  # the next prompt of each stream in long tuning
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """As Tensor.to, for every tensor but those that the host reads: numbers of samples, levels and actions.
-        Lightning moves batches with it. Pinned memory is not waited for."""
+        """Like Tensor.to, for every tensor except those that the host reads: index, levels and actions. Lightning moves
+        batches with it. Copies from pinned memory are asynchronous."""
         moved = self._each(lambda x: x.to(*args, **{"non_blocking": x.is_pinned(), **kwargs}))
         return replace(moved, index=self.index, levels=self.levels, actions=self.actions)
 
     def pin_memory(self) -> Batch:
-        """In memory that a GPU reads by itself; data loaders ask for it."""
+        """In page-locked memory; data loaders call it."""
         return self._each(lambda x: x.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -184,9 +184,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One step of a stream: what is shown and what is carried."""
+    """One step of a stream: its content and the state that is carried on."""
 
-    index: int  # of the generated chunks; given frames are none
+    index: int  # counts generated chunks, not given frames
     start: int  # first latent frame of the chunk in the stream
     content: Float[Tensor, "B F C H W"]  # emitted
     state: Float[Tensor, "B S C H W"] | None  # carried and never emitted; None where no state was denoised

@@ -42,6 +42,7 @@ def bench_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--parts", nargs="+", default=["stream", "training"], choices=["stream", "training", "live"])
     add("--shapes", nargs="+", default=["small", "large"], choices=SHAPES, help="of the streams")
     add("--streams", nargs="+", default=["self_forcing, window 6", "adastate"], choices=STREAMS)
+    add("--live-size", default="tiny", choices=["tiny", "flight"], help="the bundled student of --parts live (tiny)")
     add("--engines", nargs="+", default=["eager"], choices=["eager", "compile", "graph"])
     add("--fp8", action="store_true", help="of every engine in bfloat16 one with products in FP8, too")
     add("--attention", default="sdpa", help="sdpa, flash_attn, flash3, flash4 or flex")
@@ -89,7 +90,7 @@ def main() -> None:
     if "live" in args.parts:
         from benchmarks import live_sessions
 
-        live = live_sessions.measure_sessions(args.rounds)
+        live = live_sessions.measure_sessions(args.rounds, args.live_size)
         write()
         for part in live_sessions.session_tables(live, machine):
             console.print(part, highlight=False)

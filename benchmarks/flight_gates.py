@@ -77,7 +77,7 @@ def load_flight_student(weights: Path, codec: ResidualCodec, system: str | None)
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gate", choices=("codec", "teacher", "student"))
-    parser.add_argument("--codec", default="flight", help="safetensors file, or the one that ships")
+    parser.add_argument("--codec", default="flight", help="safetensors file, or flight for the bundled one")
     parser.add_argument("--channels", type=int, default=32, help="of the codec's latents")
     parser.add_argument("--teacher", help="safetensors file")
     parser.add_argument("--student", type=Path, help="safetensors file, or run folder")

@@ -59,5 +59,11 @@ print(json.dumps({"phase": "teacher", "status": status, "code": ended, "seconds"
 PY
 }
 teacher >"$out/teacher.part" && mv "$out/teacher.part" "$out/teacher.json"
-"$PYTHON" -c 'import json, sys; f = json.load(open(sys.argv[1])); print("teacher:", f["status"], f.get("saved", ""))' "$out/teacher.json"
+"$PYTHON" - "$out/teacher.json" <<'PY' || code=1
+import json, sys
+
+found = json.load(open(sys.argv[1]))
+print("teacher:", found["status"], *found.get("saved", []))
+sys.exit(found["status"] == "failed")
+PY
 exit $code

@@ -30,6 +30,10 @@ UNDERRUN_S = 0.2
 """A chunk that comes so much later than its place in the video is one that a viewer waits for."""
 
 
+CHUNKS = {"tiny": 2000, "flight": 200}
+"""Over which a session's bytes are to stay the same, by size."""
+
+
 @dataclass
 class Stepped:
     """Sessions in this process, each making a chunk.
@@ -135,12 +139,13 @@ def flat(model: LiveModel, chunks: int, history: int = 32) -> dict[str, float]:
 # ---- behind a server
 
 
-def served(counts: Sequence[int], seconds: float) -> tuple[float, list[Served]]:
+def served(counts: Sequence[int], seconds: float, size: str = "tiny") -> tuple[float, list[Served]]:
     """Seconds from the command to the first picture, and a row for each number of clients."""
     from adastate.live.client import LiveClient
 
     began = time.monotonic()
-    command = [sys.executable, "-m", "adastate", "live", "--port", "0", "--sessions", str(max(counts))]
+    command = [sys.executable, "-m", "adastate", "live", "--port", "0", "--size", size]
+    command += ["--sessions", str(max(counts))]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -217,18 +222,17 @@ def _client(live: Any, seed: int, seconds: float, seen: list[dict[str, Any]]) ->
 # ---- the report
 
 
-def measure_sessions(
-    rounds: int, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: float = 20, chunks: int = 2000
-) -> Any:
-    """All of it, as JSON has it."""
-    model = load_live()
-    ready, rows = served(counts, seconds)
+def measure_sessions(rounds: int, size: str, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: float = 20) -> Any:
+    """All of it for the bundled student of a size, as JSON has it."""
+    model = load_live(size=size)
+    ready, rows = served(counts, seconds, size)
     return {
+        "size": size,
         "pictures_s_wanted": model.fps,
         "ready_s": ready,
         "served": [vars(row) for row in rows],
         "stepped": [vars(row) for row in stepped(model, counts, rounds)],
-        "flat": flat(model, chunks),
+        "flat": flat(model, CHUNKS[size]),
     }
 
 

@@ -106,8 +106,8 @@ class Part:
     minutes: float
 
 
-def shipped_sizes(out: Path) -> dict[str, float]:
-    """Sizes of the files that ship, in MB, and how many numbers each holds."""
+def bundled_sizes(out: Path) -> dict[str, float]:
+    """Sizes of the bundled files in MB, and how many parameters each has."""
     from safetensors import safe_open
 
     found = dict[str, float]()
@@ -146,11 +146,11 @@ def gate_figures(world: str) -> Callable[[Path], dict[str, float]]:
 
 
 def student_figures(out: Path) -> dict[str, float]:
-    """What `adastate evaluate` says of the student that ships, its teacher and real clips."""
+    """What `adastate evaluate` reports for the bundled student, its teacher and real clips."""
     from adastate.evaluation.evaluate_command import main
     from adastate.inference.student_source import student_source
 
-    run, file = out / "shipped", out / "evaluation.json"
+    run, file = out / "bundled", out / "evaluation.json"
     source = student_source(None, SHIPPED / "tiny_student.safetensors", "tiny", None, [])
     atomic.write_text(run / "distill" / "config.yaml", yaml.safe_dump(dict(source.config)))
     shutil.copyfile(source.weights, run / "student.safetensors")
@@ -160,8 +160,8 @@ def student_figures(out: Path) -> dict[str, float]:
 
 
 GATE = {
-    "slope": "slope", "error": "error", "a hue that holds still": "hold", "one that moves on by the mean": "mean",
-    "error over holding still": "relative",
+    "slope": "slope", "error": "error", "error of a constant hue": "hold", "error of the mean advance": "mean",
+    "error over that of a constant hue": "relative",
 }  # fmt: skip
 MEASURES = {
     "heading correct": ("heading", 2 / 32), "speed correct": ("speed", 3 / 32), "palette correct": ("palette", 1 / 32),
@@ -184,7 +184,7 @@ def _gate(row: str, name: str) -> Iterator[Quoted]:
     return (Quoted(STUDY, f"{name}, {key}", row, column, 0.02) for column, key in GATE.items())
 
 
-SHIPS = {"1x, what ships": "student, 1x", "last second of 6x, what ships": "student, last second of 6x"}
+BUNDLED = {"1x, bundled": "student, 1x", "last second of 6x, bundled": "student, last second of 6x"}
 GIVEN = {"teacher, 1x": "teacher, 1x", "real clips": "real clips, 1x"}
 
 PARTS = (
@@ -200,7 +200,7 @@ PARTS = (
             Quoted(CARD, "tiny_teacher, parameters", r"the DiT at tiny size, ([\d.]+ million) parameters", within=5e4),
             Quoted(CARD, "tiny_student, parameters", r"\*\*Student\.\*\* ([\d.]+ million) parameters", within=5e4),
         ),
-        shipped_sizes,
+        bundled_sizes,
         0.1,
     ),
     Part(
@@ -215,9 +215,9 @@ PARTS = (
     ),
     Part(
         "student",
-        "adastate evaluate --run {out}/shipped --json {out}/evaluation.json",
+        "adastate evaluate --run {out}/bundled --json {out}/evaluation.json",
         (
-            *_measures(CARD, SHIPS),
+            *_measures(CARD, BUNDLED),
             *_measures(README, GIVEN),
             *_measures("docs/results/tiny.md", GIVEN),
         ),

@@ -22,8 +22,9 @@ from datamodules.shards.clip_reader import with_past
 from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.decode import ACTIONS
 from datamodules.shards.index import BadSample, Sample, find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError, read_actions
+from datamodules.shards.safe_decode import read_actions
 from datamodules.shards.sampler import BatchStream
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 
 

@@ -113,7 +113,7 @@ class WorldData(EndlessData):
     ) -> None:
         super().__init__(batch, 0 if clips is not None else workers)  # what is in memory needs no one to fetch it
         if codec is not None and clips is None:
-            raise ValueError("a `codec` encodes the clips that are kept: say how many `clips`")
+            raise ValueError("a `codec` encodes the clips that are kept: set `clips`, their number")
         if excerpt is not None and (clips is None or codec is not None or not 0 < excerpt <= video_frames):
             raise ValueError(
                 f"`excerpt` {excerpt} is cut from kept video: it needs `clips`, no `codec`, and at most the "

@@ -160,7 +160,7 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
             ["fit", *CONFIG, "--config", str(wrong)],
             r"wrong\.yaml, line 2: stream has no 'past_frame'; did you mean 'past_frames'",
         ),
-        (["generate", "--run", str(tmp_path), "--prompt", PROMPT], "is no run folder"),
+        (["generate", "--run", str(tmp_path), "--prompt", PROMPT], "is not a run folder"),
         (["evaluate", "--run", str(run), "--weights", str(run / "none")], "adastate: no weights at .*none"),
         (["evaluate", "--run", str(run), "--weights", str(broken)], "broken.safetensors is not a whole safetensors"),
         (

@@ -44,7 +44,7 @@ WAN22 = {**WAN, "channels": 16, "backbone": "wan22"}
 DISTILL = ["stages/distill", "stages/distill_tiny"]
 
 FULL = {f"study/{world}_teacher" for world in ("journey", "fog", "circuit", "mist")}
-"""What begins with the weights that ship, and so has their size."""
+"""What starts from the bundled weights, and so has their size."""
 
 MORE = {"recipes/distill_rolling": ["rollout.frames=6", "rollout.rolling_frames=12"]}
 """What else chunks of 3 need at the tiny size."""
@@ -124,7 +124,7 @@ class Place:
             taehv = "codecs/taehv" in names
             words.append(f"codec.init_args.weights={self.folder / 'taehv.pth'}" if taehv else "")
             words.append("" if taehv else f"codec.init_args.pretrained={self.encoders}")
-        if "sizes/flight" in names:  # with weights of the other tests: its own codec may not ship yet
+        if "sizes/flight" in names:  # with weights of the other tests: its own codec may not be bundled yet
             words += ["codec.init_args.weights=null", "codec.init_args.channels=16"]
             words += [f"{net}.channels=16" for net in ("size", "teacher_size", "critic_size")]
         files = [CONF / f"{name}.yaml" for name in names]

@@ -177,7 +177,7 @@ def test_the_numbers_that_make_results_makes_anew_stand_where_it_looks(only_pars
         assert [told.key for told in part.told if told.said() != told.said()] == []
         name, command, *rest = shlex.split(part.command.format(out="runs/results"))
         assert name in ("make", "ls") or wrong_arguments(command, rest) is None, part.command
-    made = remake_results.shipped_sizes(Path())
+    made = remake_results.bundled_sizes(Path())
     weights = next(part for part in remake_results.PARTS if part.name == "weights")
     assert all(told.holds(told.said(), made[told.key]) for told in weights.told)
     assert not any(told.holds(1.1 * told.said(), made[told.key]) for told in weights.told)

@@ -42,7 +42,9 @@ class CameraTrack:
         turns, last = poses[:, :3, :3], np.array([0.0, 0.0, 0.0, 1.0])
         straight = np.allclose(turns @ turns.transpose(0, 2, 1), np.eye(3), atol=1e-3)
         if not np.isfinite(poses).all() or not straight or not (np.linalg.det(turns) > 0).all():
-            raise ValueError("camera poses hold what is no rotation: are they in another layout than the one given?")
+            raise ValueError(
+                "camera poses contain a matrix that is not a rotation: do they have another layout than the given one?"
+            )
         if not np.allclose(poses[:, 3], last, atol=1e-4):
             raise ValueError("the last row of a camera pose is not 0 0 0 1: are the matrices transposed?")
         if intrinsics is not None:

@@ -22,7 +22,9 @@ def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
     try:
         if args.out.suffix == ".npy" and not args.out.name.endswith(SUFFIX):
-            raise ValueError(f"{args.out} is no name for keys: call the file {args.out.stem}{SUFFIX}, or give a folder")
+            raise ValueError(
+                f"{args.out} is not a file name for keys: name it {args.out.stem}{SUFFIX}, or give a folder"
+            )
         check_writable(args.out.parent if args.out.suffix == ".npy" else args.out)
         control = read_control(args.source, args.format, _size(args.size))
         for path in control.save(args.out):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from adastate.runtime.spelling import likeliest_word
 from adastate.stream.action_schedule import KEYS
 
 Keys = NDArray[np.uint8]
@@ -44,7 +45,7 @@ def wrbench(text: str) -> Keys:
     for piece in _split(text):
         m = _match(r"(\w+)(?::(\w+):[\d.]+)?@(\d+)", piece, "yaw:left:60@40")
         if m[1] != "static" and (m[1], m[2]) not in turns:
-            raise ValueError(f"{piece!r} is a movement that no key makes: there are yaw, pitch and static")
+            raise ValueError(f"{piece!r} is a movement that no key makes: use yaw, pitch or static")
         held.append(("" if m[1] == "static" else LOOKS[m[2]], int(m[3])))
     return _rows(held, text)
 
@@ -71,7 +72,7 @@ def _split(text: str) -> list[str]:
 def _match(pattern: str, piece: str, example: str) -> re.Match[str]:
     found = re.fullmatch(pattern, piece)
     if found is None:
-        raise ValueError(f"{piece!r} is no piece of a string of keys such as {example!r}")
+        raise ValueError(f"{piece!r} is not part of a key string such as {example!r}")
     return found
 
 
@@ -82,7 +83,9 @@ def _rows(held: Sequence[tuple[str, int]], text: str) -> Keys:
     for keys, count in held:
         unknown = [key for key in keys if key not in KEYS]
         if unknown:
-            raise ValueError(f"{text!r} asks for {keys!r}: there are the keys {', '.join(KEYS)}")
+            near = likeliest_word(keys, LOOKS, cutoff=0.7)
+            known = f"did you mean {near!r}?" if near else f"there are the keys {', '.join(KEYS)}"
+            raise ValueError(f"{text!r} asks for {keys!r}: {known}")
         row = np.array([key in keys for key in KEYS], np.uint8)
         rows += [row] * count
     if not rows:

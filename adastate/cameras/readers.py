@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from adastate.runtime.plain_json import load_json
 from adastate.stream.action_schedule import KEYS
 
 SUFFIX = ".actions.npy"
+ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
+"""Suffixes of files of arrays."""
+
 PictureSize = tuple[int, int]
 """Width and height in pixels."""
 
@@ -81,14 +86,15 @@ def _folder(source: str, size: PictureSize | None) -> CameraControl:
     """LingBot's and MemoBench's folders, which are ours: camera-to-world in OpenCV's axes, intrinsics in pixels."""
     folder = Path(source)
     if not (folder / POSES).is_file():
-        raise ValueError(f"{folder} has no {POSES}")
+        is_there = f"{folder} has no {POSES}" if folder.is_dir() else f"there is no folder {folder}"
+        raise ValueError(f"{is_there}: give the folder that holds {POSES}, and {INTRINSICS} if there are any")
     beside = folder / INTRINSICS
     return CameraControl.by(CameraTrack.of(_one(folder / POSES), _one(beside) if beside.is_file() else None))
 
 
 def _hy_worldplay(source: str, size: PictureSize | None) -> CameraControl:
     if not source.endswith(".json"):
-        return CameraControl(key_strings.hy_worldplay(source))
+        return _by_string(source, key_strings.hy_worldplay, ".json")
     told = _json(Path(source))
     try:
         latents = [told[key] for key in sorted(told, key=int)]
@@ -101,8 +107,8 @@ def _hy_worldplay(source: str, size: PictureSize | None) -> CameraControl:
 
 def _minwm(source: str, size: PictureSize | None) -> CameraControl:
     """Strings, or tensors `viewmats`, which are world-to-camera, and `Ks`, which are parts of width and height."""
-    if Path(source).suffix not in (".npy", ".npz", ".pt", ".pth", ".safetensors"):
-        return CameraControl(key_strings.minwm(source))
+    if Path(source).suffix not in ARRAYS:
+        return _by_string(source, key_strings.minwm, ", ".join(ARRAYS))
     told = _arrays(Path(source))
     views = told.get("viewmats", told.get(""))
     if views is None:
@@ -132,13 +138,13 @@ def _matrix_game(source: str, size: PictureSize | None) -> CameraControl:
 def _sana_wm(source: str, size: PictureSize | None) -> CameraControl:
     if source.endswith(".npy"):
         return CameraControl.by(CameraTrack.of(_one(Path(source))))
-    return CameraControl(key_strings.sana_wm(source))
+    return _by_string(source, key_strings.sana_wm, ".npy")
 
 
 def _wrbench(source: str, size: PictureSize | None) -> CameraControl:
     if source.endswith(".npy"):
         return CameraControl.by(CameraTrack.of(_one(Path(source))))
-    return CameraControl(key_strings.wrbench(source))
+    return _by_string(source, key_strings.wrbench, ".npy")
 
 
 def _vllm_omni(source: str, size: PictureSize | None) -> CameraControl:
@@ -150,7 +156,7 @@ def _vllm_omni(source: str, size: PictureSize | None) -> CameraControl:
         for name in ("interaction", "event", "multi_modal_data", "camera"):
             found = found.get(name, found) if isinstance(found, dict) else {}
         if found.get("mode", "target") != "target":
-            raise ValueError(f"{source} tells velocities, which are no places: targets are read")
+            raise ValueError(f"{source} contains velocities, not positions: only targets can be read")
         data = found.get("data", found)
         try:
             poses.append(_target(data["translation"], data["rotation"]))
@@ -173,6 +179,13 @@ FORMATS: dict[str, Callable[[str, PictureSize | None], CameraControl]] = {
 
 
 # ---- pieces
+
+
+def _by_string(source: str, read: Callable[[str], NDArray[np.uint8]], files: str) -> CameraControl:
+    """What a string of keys says; a file or folder of another kind stands in its place by mistake."""
+    if os.path.exists(source) or re.search(r"/|\.[a-z]\w+$", source):
+        raise ValueError(f"{source} is no string of keys, and no file that is read here: give one of {files}")
+    return CameraControl(read(source))
 
 
 def _target(translation: Any, rotation: Any) -> NDArray[np.float64]:
@@ -215,6 +228,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Arrays of a file by name, the only one of a .npy as ""; nothing in it is executed."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    if path.suffix not in ARRAYS:
+        raise ValueError(f"{path} is no file of arrays: give one of {', '.join(ARRAYS)}")
     try:
         if path.suffix in (".npy", ".npz"):
             found = np.load(path, allow_pickle=False)

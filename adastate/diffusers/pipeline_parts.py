@@ -1,4 +1,4 @@
-"""Codec, text encoder and noise of a pipeline, from what diffusers loads or from what ships."""
+"""Codec, text encoder and noise of a pipeline, from what diffusers loads or from the bundled weights."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         name = system or self.config.system
         if name is None and learnt is None:
             raise ValueError(
-                f"nothing says which stream these weights have learnt: give system=, one of "
+                f"the weights do not say for which stream they were trained: give system=, one of "
                 f"{', '.join(system_names())}, here or to from_pretrained"
             )
         if name is None:
@@ -226,7 +226,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("give prompt or prompt_embeds, and not both")
         if seconds is not None and num_frames is not None:
-            raise ValueError("seconds and num_frames both tell the length: give one of them")
+            raise ValueError("seconds and num_frames both give the length: give one of them")
         if output_type not in ("np", "pt", "pil", "latent"):
             raise ValueError(f"output_type is {output_type!r}: there are np, pt, pil and latent")
         codec, device = self.codec, self._execution_device
@@ -251,7 +251,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         batch = embeds.shape[0]
         if noise is None and seed is not None:
             if generator is not None:
-                raise ValueError("seed and generator both say where noise comes from: give one of them")
+                raise ValueError("seed and generator both determine the noise: give one of them")
             noise = SampleNoise(seed, 0, range(batch), "stream", device)
         noise = noise or GeneratorNoise(generator, batch, device)
         show_levels(self.scheduler, spec)

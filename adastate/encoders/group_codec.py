@@ -38,7 +38,7 @@ class GroupCodec(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def load(self, weights: str | None, shipped: Mapping[str, Path]) -> None:
-        """From a safetensors file, or one that ships, by its name; None stays with random weights."""
+        """From a safetensors file, or a bundled one, by its name; None keeps the random weights."""
         if weights is None:
             return
         path = shipped.get(weights, Path(weights))
@@ -54,8 +54,8 @@ class GroupCodec(nn.Module):
         """Latents before normalisation, `[B F, C, H, W]`, with gradient."""
         if video.shape[1] % self.group or video.shape[-1] % self.scale or video.shape[-2] % self.scale:
             raise ValueError(
-                f"video of {video.shape[1]} pictures of {video.shape[-2]} x {video.shape[-1]}: this codec takes a "
-                f"multiple of {self.group} pictures, with sides divisible by {self.scale}"
+                f"video of {video.shape[1]} frames of {video.shape[-2]} x {video.shape[-1]}: this codec takes a "
+                f"multiple of {self.group} frames, with sides divisible by {self.scale}"
             )
         return self.encoder(rearrange(video, "b (f g) c h w -> (b f) (g c) h w", g=self.group))  # type: ignore[no-any-return]
 

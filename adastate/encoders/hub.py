@@ -110,7 +110,7 @@ def _unreachable(repository: str, file: str) -> str | None:
 
     host = constants.ENDPOINT.partition("://")[2]
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids to ask the hub"
+        return "HF_HUB_OFFLINE forbids access to the hub"
     try:
         get_hf_file_metadata(hf_hub_url(repository, file), timeout=SECONDS)
     except HfHubHTTPError as error:

@@ -32,7 +32,7 @@ class ResidualCodec(GroupCodec):
     Every kernel is wider than its stride, in both directions, so that no border between latents shows.
 
     Args:
-        weights: safetensors file; "flight" is the codec that ships, None starts from random weights.
+        weights: safetensors file; "flight" is the bundled codec, None starts from random weights.
         channels: latent channels.
         widths: of the convolutions at a whole, a half, a quarter and an eighth of the height and width.
         group: frames a latent frame.

@@ -113,7 +113,7 @@ class TAEHV(nn.Module):
         """Video `[B, 4F - 3, 3, h, w]` in [-1, 1] -> latents `[B, F, 16, h/8, w/8]`."""
         if video.shape[1] % STEP != 1 or video.shape[-1] % self.scale or video.shape[-2] % self.scale:
             raise ValueError(
-                f"video of {video.shape[1]} pictures of {video.shape[-2]} x {video.shape[-1]}: TAEHV takes 4F - 3 "
+                f"video of {video.shape[1]} frames of {video.shape[-2]} x {video.shape[-1]}: TAEHV takes 4F - 3 "
                 f"pictures (1, 5, 9, ... 81), with sides divisible by {self.scale}"
             )
         video = torch.cat([video, video[:, -1:].expand(-1, STEP - 1, -1, -1, -1)], 1)

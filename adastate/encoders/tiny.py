@@ -15,7 +15,7 @@ SHIPPED = {
     "journey": PRETRAINED / "journey_codec.safetensors",
     "fog": PRETRAINED / "fog_codec.safetensors",
 }
-"""Codecs that ship: of the tiny world, of its journeys and of those through fog."""
+"""Bundled codecs: of the tiny world, of its journeys and of those through fog."""
 
 
 class TinyCodec(GroupCodec):
@@ -25,7 +25,7 @@ class TinyCodec(GroupCodec):
     to mean 0 and deviation 1 by statistics stored with the weights.
 
     Args:
-        weights: safetensors file; "builtin" is the codec of the tiny world that ships with the package, "journey" that
+        weights: safetensors file; "builtin" is the bundled codec of the tiny world, "journey" that
             of its journeys, None starts from random weights.
         width: of the convolutions.
         channels: latent channels.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from adastate.config import trusted
 from adastate.config.run_folder import check_student, prompt_world, run_config
-from adastate.config.systems import TRAINED, check_system, system_names
+from adastate.config.systems import TRAINED, check_systems, system_names
 from adastate.config.world_words import strange_words, vocabularies
 from adastate.runtime.argument_types import device, prompt_file, whole
 from adastate.runtime.arguments import Arguments
@@ -46,9 +46,7 @@ def main(argv: list[str]) -> None:
         parser().error("--checkpoint names weights in the geometry of one run: give one --run with it")
     args.systems = args.systems or ([TRAINED, *DEFAULT] if len(args.run) == 1 else [TRAINED])
     check_device(args.device)
-    for name in args.systems:
-        if name != TRAINED:
-            check_system(name)
+    check_systems(args.systems, (TRAINED,))
     prompts = read_prompts(args.prompts) if args.prompts else None
     for run in args.run:
         config = run_config(run, "distill")
@@ -66,18 +64,20 @@ def main(argv: list[str]) -> None:
 def parser() -> Arguments:
     """What `adastate compare` takes."""
     found = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
-    found.add_argument("--run", type=Path, action="append", help="run folder; may be given again; default: runs/tiny")
-    found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors; may be given again")
+    found.add_argument("--run", type=Path, action="append", help="run folder; can be repeated; default: runs/tiny")
+    found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors file; can be repeated")
     found.add_argument(
         "--systems",
         nargs="+",
-        help=f"of {', '.join(system_names())}, or files; default: all, of several runs {TRAINED!r}",
+        help=f"of {', '.join(system_names())}, or files; default: all, or for several runs {TRAINED!r}",
     )
-    found.add_argument("--prompts", type=prompt_file, help="text file, one prompt a line; default: the tiny world's")
-    found.add_argument("--rollouts", type=whole(1), default=16, help="measured")
-    found.add_argument("--shown", type=whole(1), default=3, help="of those, shown as videos and strips")
+    found.add_argument(
+        "--prompts", type=prompt_file, help="text file, one prompt per line; default: prompts of the tiny world"
+    )
+    found.add_argument("--rollouts", type=whole(1), default=16, help="rollouts to measure")
+    found.add_argument("--shown", type=whole(1), default=3, help="number of them to show as videos and strips")
     found.add_argument("--horizon", type=whole(1), default=6, help="length in training horizons")
-    found.add_argument("--seed", type=int, default=4242, help="of the noise and the flights")
+    found.add_argument("--seed", type=int, default=4242, help="seed of the noise and the flights")
     found.add_argument("--out", type=Path, help="folder; default <run>/compare")
     found.add_argument("--device", type=device, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     trusted.add_flag(found)

@@ -1,9 +1,9 @@
-"""`adastate weights`: look into a checkpoint of any origin, make it our own, write it for others, share it on the Hub.
+"""`adastate weights`: inspects, converts and exports checkpoints, and shares them on the Hub.
 
-inspect prints what a source holds and what of it fits. import writes it as our own .safetensors file. export writes a
-folder in diffusers' layout, alone or as a pipeline, or under Wan's names. A source is a file (.safetensors, .pt, .pth,
-.ckpt, .bin), the folder of a network or pipeline, a run folder, or "builtin". push publishes the student of a run with
-a card that is filled from the run; pull brings a repository of anybody's.
+inspect prints the content of a source, and which of it matches a network. import converts a source to adastate's own
+.safetensors format. export writes a folder in diffusers' layout, alone or as a pipeline, or with Wan's names. A source
+is a file (.safetensors, .pt, .pth, .ckpt, .bin), the folder of a network or pipeline, a run folder, or "builtin". push
+publishes the student of a run with a model card that is filled from the run; pull downloads any repository.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from adastate.hub.hub_client import HubError
+from adastate.runtime import file_kind
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.writable import check_writable
 from adastate.weights import cli as files
@@ -45,9 +46,11 @@ def parser() -> Arguments:
 def _check(args: argparse.Namespace) -> None:
     """What the words alone show to be wrong."""
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", args.repository):
-        raise SystemExit(f"adastate: {args.repository!r} is no name of a repository: it has the form owner/name")
+        raise SystemExit(f"adastate: {args.repository!r} is not the name of a repository: it has the form owner/name")
     if args.verb == "push" and not args.source.exists():
         raise SystemExit(f"adastate: there is no {args.source}: give a run folder, or a .safetensors file of our own")
+    if args.verb == "push" and args.source.is_file():
+        file_kind.kind(args.source)
     folder = args.dry_run if args.verb == "push" else args.out
     if folder is not None and not folder.exists():
         check_writable(folder)
@@ -84,18 +87,24 @@ def _pull(args: argparse.Namespace) -> None:
 
 
 def _add(verbs: argparse._SubParsersAction[Arguments]) -> None:
-    text = "publish the student of a run on the Hub, with a card that is filled from the run"
+    text = "publish the student of a run on the Hub, with a model card filled from the run"
     at = verbs.add_parser("push", help=text, description=text)
     at.add_argument("source", type=Path, help="run folder, or our own .safetensors file")
-    at.add_argument("repository", help="owner/name; it is made where there is none")
-    at.add_argument("--license", help="the Hub's name of one; default: apache-2.0 where all of it is this project's")
-    at.add_argument("--public", action="store_true", help="a new repository is for all to see")
+    at.add_argument("repository", help="owner/name; it is created if it does not exist")
+    at.add_argument(
+        "--license", help="the Hub's name of a licence; default: apache-2.0 if all parts are from this project"
+    )
+    at.add_argument("--public", action="store_true", help="create the repository as a public one")
     at.add_argument("--revision", help="branch; default: main")
-    at.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write there what would be sent, and send nothing")
-    text = "bring a repository of the Hub into a folder"
+    at.add_argument(
+        "--dry-run", type=Path, metavar="FOLDER", help="write the files into this folder, and upload nothing"
+    )
+    text = "download a repository of the Hub into a folder"
     at = verbs.add_parser("pull", help=text, description=text)
     at.add_argument("repository", help="owner/name")
     at.add_argument("out", type=Path, help="folder to write")
     at.add_argument("--revision", help="branch, tag or commit; default: main")
-    at.add_argument("--include", action="append", metavar="PATTERN", help="files to bring, '*.pt' say; can be repeated")
-    at.add_argument("--force", action="store_true", help="take the place of what lies there")
+    at.add_argument(
+        "--include", action="append", metavar="PATTERN", help="files to download, such as '*.pt'; can be repeated"
+    )
+    at.add_argument("--force", action="store_true", help="overwrite existing files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,7 @@ def need_token(repository: str) -> str:
     token = need_client().get_token()
     if not token:
         raise HubError(
-            f"the Hub asks for a token of whoever writes to {repository}; make one with the right to write at "
+            f"the Hub requires a token to write to {repository}; create one with write permission at "
             f"{TOKENS}, then `hf auth login`, or set HF_TOKEN"
         )
     return str(token)
@@ -44,7 +45,7 @@ def need_token(repository: str) -> str:
 
 @contextmanager
 def hub_errors(
-    repository: str, revision: str | None = None, broken: str = "give the same command again"
+    repository: str, revision: str | None = None, broken: str = "run the same command again"
 ) -> Iterator[None]:
     """Within it whatever the client raises becomes a HubError.
 
@@ -57,21 +58,23 @@ def hub_errors(
     except HubError:
         raise
     except client.errors.HFValidationError as error:
-        raise HubError(f"{repository!r} is no name of a repository: it has the form owner/name") from error
+        raise HubError(f"{repository!r} is not the name of a repository: it has the form owner/name") from error
     except client.errors.OfflineModeIsEnabled as error:
-        raise HubError("HF_HUB_OFFLINE forbids to ask the Hub: unset it, or give a folder") from error
+        raise HubError("HF_HUB_OFFLINE forbids access to the Hub: unset it, or give a folder") from error
     except client.errors.HfHubHTTPError as error:
         raise HubError(_answered(error, repository, revision, broken)) from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if "Consistency check failed" in str(error):
-            raise HubError(f"a file of {repository} did not come whole; {broken}") from error
+            raise HubError(f"a file of {repository} was not downloaded completely; {broken}") from error
+        if _of_xet(error):
+            said = " ".join(str(error).split())[:200]
+            raise HubError(
+                f"the transfer broke off ({said}); {broken}, with HF_HUB_DISABLE_XET=1 by plain HTTP"
+            ) from error
         raise
     except Exception as error:
         raised = type(error).__module__.partition(".")[0]
-        if (
-            raised in ("httpx2", "httpx", "httpcore2", "httpcore", "hf_xet")
-            or type(error).__name__ == "XetDownloadError"
-        ):
+        if raised in ("httpx2", "httpx", "httpcore2", "httpcore") or type(error).__name__ == "XetDownloadError":
             raise HubError(_silent(error, broken)) from error
         raise
 
@@ -80,7 +83,7 @@ def _answered(error: Any, repository: str, revision: str | None, broken: str) ->
     errors, code = need_client().errors, error.response.status_code
     host = _host()
     if isinstance(error, errors.GatedRepoError):
-        return f"{repository} asks for its terms to be accepted first: do so at https://{host}/{repository}"
+        return f"{repository} requires you to accept its terms first, at https://{host}/{repository}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {revision!r}: give a branch, a tag or a commit of it with --revision"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -89,23 +92,27 @@ def _answered(error: Any, repository: str, revision: str | None, broken: str) ->
             "or `hf auth login`"
         )
     if code == 401:
-        return f"{host} does not know your token: make a new one at {TOKENS}, then `hf auth login`, or set HF_TOKEN"
+        return f"{host} rejected your token: create a new one at {TOKENS}, then `hf auth login`, or set HF_TOKEN"
     if code == 403:
         return (
-            f"your token may not write to {repository}: take one with the right to write ({TOKENS}), and an owner "
+            f"your token may not write to {repository}: use one with write permission ({TOKENS}), and an owner "
             "that is you or an organisation of yours"
         )
     if code == 429:
-        return f"{host} has had too many requests from here: wait some minutes, then {broken}"
+        return f"{host} received too many requests from here: wait some minutes, then {broken}"
     said = " ".join(str(error.server_message or "").split())[:200]
     return f"{host} answered {code}{f' ({said})' if said else ''}; {broken}"
 
 
+def _of_xet(error: Exception) -> bool:
+    """Whether hf_xet, by which large files travel, has raised one of Python's own exceptions; not one of the disk."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return getattr(error, "errno", None) is None and any("xet" in frame.name for frame in frames)
+
+
 def _silent(error: Exception, broken: str) -> str:
     if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"):
-        return (
-            f"{_host()} cannot be reached ({' '.join(str(error).split())[:120]}): see to the network, or to HF_ENDPOINT"
-        )
+        return f"{_host()} cannot be reached ({' '.join(str(error).split())[:120]}): check the network, or HF_ENDPOINT"
     return f"the transfer broke off; {broken}"
 
 

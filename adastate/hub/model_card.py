@@ -35,9 +35,7 @@ def model_card(
     """
     licence = licence or facts.licence
     if licence is None:
-        why = (
-            f"it was made from {facts.outside[0]}" if facts.outside else "where these weights come from is not recorded"
-        )
+        why = f"it was made from {facts.outside[0]}" if facts.outside else "the origin of these weights is not recorded"
         raise HubError(
             f"the licence is not known, for {why}: give --license, apache-2.0 say, as that of its origin asks"
         )
@@ -61,12 +59,13 @@ def model_card(
 
 
 def _front(facts: RunFacts, repository: str, licence: str) -> str:
+    tags = ["video-generation", "streaming", "adastate", *([facts.system] if facts.system else [])]
     told: dict[str, Any] = {
         "license": licence,
         "library_name": "adastate",
         "pipeline_tag": "text-to-video",
         "language": ["en"],
-        "tags": ["video-generation", "streaming", "adastate", *([facts.system] if facts.system else [])],
+        "tags": list(dict.fromkeys(tags)),
     }
     if facts.bases:
         told["base_model"] = facts.bases
@@ -98,7 +97,7 @@ def _prompt(facts: RunFacts) -> str:
 def _environment() -> Environment:
     found = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        autoescape=False,  # Markdown, which the Hub cleans
+        keep_trailing_newline=True, autoescape=False,  # Markdown, which the Hub cleans
     )  # fmt: skip
     found.filters["cell"] = lambda value: re.sub(r"[\n|]", " ", str(value))
     found.filters["shortened"] = lambda text: str(text).rstrip("/").rpartition("/")[2]

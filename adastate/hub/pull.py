@@ -1,4 +1,4 @@
-"""A repository of the Hub on its way here: whole and held against the Hub's digests, or gone on with later."""
+"""Downloads a repository of the Hub: complete and verified with the Hub's digests, or resumed later."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from typing import Any
 from adastate.hub.hub_client import HubError, hub_errors, need_client
 from adastate.runtime import atomic
 from adastate.weights import WeightsError
+from adastate.weights.sources import SUFFIXES
 
 
 def pull(
     repository: str, out: Path, revision: str | None = None, include: Sequence[str] = (), force: bool = False
 ) -> list[Path]:
-    """Writes the folder `out`, whole or not at all.
+    """Writes the folder `out`, complete or not at all.
 
-    What has come of a transfer that broke off lies beside it, hidden, and the next call goes on from there.
+    The files of an interrupted transfer are kept hidden next to it, and the next call continues from there.
 
     Args:
         repository: "owner/name", of any origin.
         revision: branch, tag or commit; None: main.
         include: patterns of paths; empty: all files.
-        force: take the place of a folder that is there.
+        force: replace an existing folder of weights or of a run.
 
     Returns:
         The files.
 
     Raises:
-        HubError: no such repository, revision or file, no answer, or a file with other bytes: in one sentence.
-        WeightsError: `out` is there.
+        HubError: unknown repository, revision or file, no answer, or a file with other bytes, in one sentence.
+        WeightsError: `out` exists, or holds something else that `force` would delete.
     """
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise WeightsError(f"{out} exists; give another folder or --force")
     if out.is_file():
         raise WeightsError(f"{out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not any(p.suffix in SUFFIXES for p in out.rglob("*")):
+        raise WeightsError(f"{out} holds no weights, and --force replaces folders of weights alone: give another")
     scratch = atomic.scratch_of(out, "pull")
     found = _fetched(repository, revision, include, scratch)
     shutil.rmtree(scratch / ".cache", ignore_errors=True)
@@ -49,23 +52,23 @@ def pull(
 
 
 def cached(repository: str, revision: str | None = None) -> Path:
-    """The folder of a repository in the Hub's cache, brought there where it is not.
+    """The folder of a repository in the Hub's cache, downloaded if necessary.
 
     Raises:
-        HubError: as `pull`; what lies in the cache whole is taken where the Hub does not answer.
+        HubError: as for `pull`; if the Hub does not answer, a complete copy in the cache is used.
     """
     client = need_client()
     try:
         with hub_errors(repository, revision):
             return Path(client.snapshot_download(repository, revision=revision, library_name="adastate"))
     except client.errors.LocalEntryNotFoundError as error:
-        raise HubError(f"the Hub cannot be reached, and its cache lacks {repository}: see to the network") from error
+        raise HubError(f"the Hub cannot be reached, and its cache lacks {repository}: check the network") from error
 
 
 def _fetched(repository: str, revision: str | None, include: Sequence[str], scratch: Path) -> set[str]:
     client = need_client()
     api = client.HfApi(library_name="adastate")
-    again = f"give the same command again, which goes on from there (what has come lies in {scratch})"
+    again = f"run the same command again to resume (partial downloads are in {scratch})"
     with hub_errors(repository, revision, again):
         info = api.model_info(repository, revision=revision, files_metadata=True)
         files = {f.rfilename: f for f in info.siblings or [] if _asked_for(f.rfilename, include)}
@@ -81,9 +84,7 @@ def _fetched(repository: str, revision: str | None, include: Sequence[str], scra
     for name in wrong:  # all of them, or the client would take the others for whole the next time
         (scratch / name).unlink(missing_ok=True)
     if wrong:
-        raise HubError(
-            f"{wrong[0]} of {repository} came with other bytes than the Hub says: give the same command again"
-        )
+        raise HubError(f"{wrong[0]} of {repository} has other bytes than the Hub reports: run the same command again")
     return set(files)
 
 

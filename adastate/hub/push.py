@@ -1,4 +1,4 @@
-"""A student on its way to the Hub: one commit with all of it, or none."""
+"""Publishes a student on the Hub: one commit with all files, or none."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from adastate.hub.publication import Publication
 
 
 def push(found: Publication, repository: str, public: bool = False, revision: str | None = None) -> str:
-    """Makes the repository where there is none, and adds the files to it in one commit; returns the commit's address.
+    """Creates the repository if it does not exist, and adds the files in one commit; returns the commit's address.
 
-    Files of the repository that `found` has not stay as they are.
+    Files of the repository that are not in `found` are unchanged.
 
     Args:
         repository: "owner/name".
-        public: of one that is made; else only its owner sees it.
+        public: visibility of a new repository; private by default.
         revision: branch; None: main.
 
     Raises:
-        HubError: no token, no right to write, no answer: in one sentence.
+        HubError: no token, no write permission, or no answer, in one sentence.
     """
     client = need_client()
     api = client.HfApi(token=need_token(repository), library_name="adastate")
-    with hub_errors(repository, revision, "nothing was published; give the same command again"):
+    with hub_errors(repository, revision, "nothing was published; run the same command again"):
         api.create_repo(repository, private=not public, exist_ok=True)
         operations = [
             client.CommitOperationAdd(

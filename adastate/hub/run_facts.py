@@ -23,7 +23,7 @@ from adastate.stream import StreamSpec
 from adastate.weights import WeightsError, header_facts
 
 APACHE = "apache-2.0"
-"""Of everything that ships with this project."""
+"""Of everything that is bundled with this project."""
 
 WAN = re.compile(r"Wan2\.\d[\w.-]*")
 """Names of Wan's repositories, in the paths of weights that came from them."""
@@ -102,7 +102,9 @@ def read_run_facts(source: Path) -> RunFacts:
         )
     told = header_facts(weights) if weights.suffix == ".safetensors" else {}
     if "size" not in told:
-        raise WeightsError(f"{weights} does not tell its size: make it this project's own, `adastate weights import`")
+        raise WeightsError(
+            f"{weights} is no network of this project: give a student's file, or `adastate weights import` another's"
+        )
     stage = weights.stem if run and (run / weights.stem / "config.yaml").is_file() else "distill"
     config = _config(run / stage / "config.yaml") if run else {}
     learnt = told.get("stream") or _student(config).get("stream") or {}
@@ -139,7 +141,7 @@ def _json(path: Path) -> Any:
     try:
         return load_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}): make it anew, or remove it") from error
+        raise WeightsError(f"{path} is not valid JSON ({error}): write it again, or remove it") from error
 
 
 def _student(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def _pictures(run: Path) -> list[Path]:
 
 
 def _outside(run: Path, config: Mapping[str, Any]) -> list[str]:
-    """Weights and encoders that neither ship nor were trained in the run; and clips that are not of a world."""
+    """Weights and encoders that are neither bundled nor trained in the run, and clips that are not of a world."""
     found = [str(value) for value in _weights(config.get("model")) if value and not _ours(str(value))]
     for name in ("shards", "latents"):
         index = _json(run / name / "index.json")

@@ -70,11 +70,11 @@ def _is_file(actions: Sequence[str]) -> bool:
 def _check(args: argparse.Namespace, scheduled: bool) -> None:
     """What the command line alone shows to be wrong."""
     if any(not prompt.strip() for prompt in args.prompt):
-        raise ValueError('--prompt is empty: say what is to be seen, --prompt "..."')
+        raise ValueError('--prompt is empty: describe what to show, --prompt "..."')
     if args.seconds > LONGEST_S:
         raise ValueError(f"--seconds {args.seconds:g} is more than {LONGEST_S:,.0f}, eleven days: give less")
     if args.image and args.latents:
-        raise ValueError("--image and --latents both stand before the stream: give one of them")
+        raise ValueError("--image and --latents both determine the beginning of the stream: give one of them")
     if args.prompts_extended and (args.prompt or not args.prompts):
         raise ValueError("--prompts-extended goes line by line with --prompts alone")
     if args.samples and args.layout != "vbench":
@@ -84,7 +84,7 @@ def _check(args: argparse.Namespace, scheduled: bool) -> None:
     if args.animated and (args.layout == "vbench" or args.seconds > ANIMATED_SECONDS):
         raise ValueError(f"--animated is for pages: at most {ANIMATED_SECONDS:g} seconds, and not for VBench")
     if args.layout == "vbench" and scheduled:
-        raise ValueError("a schedule of prompts is one stream, and VBench takes one prompt a video")
+        raise ValueError("a schedule of prompts is one stream, and VBench takes one prompt per video")
     if args.prompts and scheduled:
         raise ValueError(
             "the --prompt with times are parts of one stream: leave out --prompts, whose lines are streams"

@@ -82,9 +82,9 @@ def _read_latents(path: Path) -> Tensor:
             array = np.lib.format.open_memmap(path, mode="r")  # holds its header against the bytes that are there
             return torch.from_numpy(np.array(array, np.float32))
         except (ValueError, OverflowError, OSError) as error:
-            raise ValueError(f"{path} is no NumPy file of numbers ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{path} is not a NumPy file of numbers ({' '.join(str(error).split())})") from error
     if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(f"{path} is no file of latents: .safetensors, .npy, .pth and .pt are read")
+        raise ValueError(f"{path} is not a file of latents: .safetensors, .npy, .pth and .pt are read")
     entries, _ = open_file(path)
     entry = entries.get("latents", entries.get(""))  # a .pth may hold the bare tensor
     if entry is None:

@@ -1,16 +1,16 @@
-"""`adastate generate`: prompts and seconds to mp4, streamed to the file as it is made, however long.
+"""`adastate generate`: generates videos of any length from prompts and writes them to mp4 while they are streamed.
 
-Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and pictures go
-straight to the encoder. The timing report says what streaming costs with decoding and without.
+Memory does not grow with the length: the cache is bounded, the decoder keeps its own small cache, and frames go
+straight to the encoder. The timing report gives the cost of streaming with and without decoding.
 
-Without arguments it is the run in runs/tiny, or the tiny student that ships, and a prompt of its previews, the hidden
-state beside the video. --weights FILE --size wan_1_3b --system self_forcing streams weights of any origin without a run
-folder; --stream.past_frames=6 and the like change keys of that size's configuration.
+Without arguments, the command uses the run in runs/tiny, or the bundled tiny student, with a prompt of its previews,
+and shows the hidden state next to the video. --weights FILE --size wan_1_3b --system self_forcing streams weights of
+any origin without a run folder; options like --stream.past_frames=6 change keys of that size's configuration.
 
-A prompt with a time, "10s cut: ...", is a part of one stream; prompts without are streams of their own. A network that
-can be steered is by --actions "0s: straight" --actions "2s: left+climb", all streams alike. Started by
-torchrun or srun, every process makes its share of the videos; --sequence-parallel 2 has two make each together.
-docs/guide/generating.md has an example of everything.
+Prompts with a time, "10s cut: ...", are parts of one stream; each prompt without a time is a stream of its own. If the
+network accepts actions, --actions "0s: straight" --actions "2s: left+climb" steer it, all streams in the same way.
+Under torchrun or srun, each process generates its share of the videos; with --sequence-parallel 2, two processes share
+each video. docs/guide/generating.md has an example of every option.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from adastate.runtime.ranks import this_rank
 from adastate.runtime.writable import check_writable
 from adastate.stream.action_schedule import WORDS
 
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp")
+"""Endings of files, which no folder of videos has."""
+
 
 def main(argv: list[str]) -> None:
     try:
@@ -43,16 +46,19 @@ def main(argv: list[str]) -> None:
         args, overrides = options.parse_known_args(argv)
         if unknown := unknown_option(overrides, options.options):
             raise ValueError(unknown)
-        if args.sequence_parallel > 1 and "RANK" not in os.environ:
-            shared_ranks.start_ranks(["generate", *argv], args.sequence_parallel)
-            return
         check_device(args.device)
         source = student_source(args.run, args.weights, args.size, args.system, overrides)
+        if args.sequence_parallel > 1 and "RANK" not in os.environ:
+            source.check_degree(args.sequence_parallel)
+            shared_ranks.start_ranks(["generate", *argv], args.sequence_parallel)
+            return
         leads = this_rank(os.environ).rank == 0
         if not args.prompt and not args.prompts and args.layout == "plain" and source.previewed:
             args.prompt, args.states = source.previewed[:1], True
             print(f"no prompt is given: {args.prompt[0]!r}, with the hidden state to the right")
         asked = asked_prompts(args)
+        if args.out is not None and args.out.suffix.lower() in VIDEOS:
+            raise ValueError(f"--out {args.out} names a file: give the folder that the videos shall lie in")
         args.out = args.out or source.folder / ("vbench" if args.layout == "vbench" else "generated")
         check_writable(args.out, "give another folder with --out")
         note = strange_words("generate", asked.texts, source.world)
@@ -74,31 +80,37 @@ def parser() -> Arguments:
     """What `adastate generate` takes, beside keys of a size."""
     parser_ = Arguments("adastate generate", description=__doc__, epilog=vocabularies())
     add = parser_.add_argument
-    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
-    add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
-    add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
+    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the bundled student")
+    add("--weights", type=Path, help="file of any supported format; default: the run's student.safetensors")
+    add(
+        "--size", metavar="NAME|FILE", help="name in conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ..."
+    )
     add("--system", metavar="NAME|FILE", help=f"another stream on the same weights: {', '.join(system_names())}")
     add(
         "--prompt",
         action="append",
         default=[],
-        help="may come again; '0s: ...', '10s cut: ...' are parts of one stream; default: one of the previews",
+        help="can be repeated; '0s: ...', '10s cut: ...' are parts of one stream; default: one of the previews",
     )
-    add("--prompts", type=prompt_file, help="text file, one prompt a line")
-    add("--prompts-extended", type=prompt_file, help="its line i is what the model is told for line i of --prompts")
-    add("--most", type=whole(1), help="take only so many prompts")
+    add("--prompts", type=prompt_file, help="text file, one prompt per line")
+    add(
+        "--prompts-extended",
+        type=prompt_file,
+        help="text file; its line i is given to the model in place of line i of --prompts",
+    )
+    add("--most", type=whole(1), help="maximum number of prompts")
     add(
         "--actions",
         action="append",
         default=[],
-        help="how the camera is steered, 'left' or '0s: straight', '2s: left+climb', ...: "
-        f"{', '.join(WORDS)}, or keys; or a file x.actions.npy with a row for each latent frame",
+        help="steering of the camera, 'left' or '0s: straight', '2s: left+climb', ...: "
+        f"{', '.join(WORDS)}, or keys; or a file x.actions.npy with one row per latent frame",
     )
     add("--seconds", type=above_zero, default=10.0, help="length of a stream")
     add(
         "--image",
         type=there("picture", "give one, or a folder of them"),
-        help="first frame: a picture, or a folder with one for each prompt",
+        help="first frame: an image, or a folder with one for each prompt",
     )
     add(
         "--latents",
@@ -111,22 +123,30 @@ def parser() -> Arguments:
         default="plain",
         help="vbench: names for VBench and VBench-Long; resumes",
     )
-    add("--samples", type=whole(1), help=f"videos a prompt, with --layout vbench; default {vbench.SAMPLES}")
-    add("--batch", type=whole(1), help="streams at once; default 1 at Wan's size, 16 at the tiny one")
-    add("--strip", action="store_true", help="also write strip.png: pictures over time, states below")
+    add("--samples", type=whole(1), help=f"videos per prompt, with --layout vbench; default {vbench.SAMPLES}")
+    add("--batch", type=whole(1), help="streams at a time; default 1 at Wan's size, 16 at the tiny size")
+    add("--strip", action="store_true", help="also write strip.png: frames over time, states below")
     add("--states", action="store_true", help="show the decoded hidden state beside the video")
-    add("--animated", action="store_true", help="also an animated WebP below 3 MB, hidden states beside the videos")
-    add("--seed", type=int, default=0, help="of the noise")
+    add(
+        "--animated",
+        action="store_true",
+        help="also write an animated WebP below 3 MB, with the hidden states next to the videos",
+    )
+    add("--seed", type=int, default=0, help="seed of the noise")
     add(
         "--engine",
         choices=get_args(described("adastate.models.video_network.Engine")),
         default="eager",
-        help="of passes once the window is full; docs/guide/speed.md",
+        help="how passes run once the window is full; docs/guide/speed.md",
     )
     add(
-        "--sequence-parallel", type=whole(1), default=1, metavar="N", help="processes, one a GPU, that share every pass"
+        "--sequence-parallel",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="processes that share every pass, one per GPU",
     )
-    add("--fp8", action="store_true", help="products of the blocks in FP8, where passes are in bfloat16")
+    add("--fp8", action="store_true", help="matrix products of the blocks in FP8, if passes are in bfloat16")
     add(
         "--attention",
         choices=get_args(described("adastate.models.attention.Backend")),

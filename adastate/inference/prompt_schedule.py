@@ -22,6 +22,9 @@ DECADE = 1000
 
 MARKER = re.compile(r"\s*(-?\d+(?:\.\d*)?)\s*s((?:\s+[^\W\d_]+)*)\s*:(.*)", re.DOTALL)
 
+LOOSE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(?:s|sec|secs|seconds)?\s*(?::|\s)")
+"""What a time may look like that is none."""
+
 
 @dataclass(frozen=True)
 class TimedPrompt:
@@ -55,12 +58,15 @@ def parse_prompts(prompts: Sequence[str]) -> list[TimedPrompt] | None:
     several that name decades are prompts as they stand.
 
     Raises:
-        ValueError: only some have a time, or the times do not rise.
+        ValueError: only some have a time, the times do not rise, or all look like times and are none.
     """
     matches = [MARKER.fullmatch(prompt) for prompt in prompts]
     timed = next((m for m in matches if m), None)
     begins = any(m and float(m[1]) == 0 for m in matches)
     decades = all(m and float(m[1]) >= DECADE for m in matches)
+    loose = [LOOSE.match(prompt) for prompt in prompts]
+    if timed is None and len(prompts) > 1 and loose[0] and float(loose[0][1]) == 0 and None not in loose:
+        raise ValueError(f"{_short(prompts[0])!r} begins like a time: write '0s: ...', with an s and a colon")
     if timed is None or (not begins and (len(prompts) == 1 or None in matches or decades)):
         return None
     found = []

@@ -1,5 +1,5 @@
-"""Which student is streamed: that of a run folder, any weights at a size of conf/, or the one that
-ships."""
+"""Which student is streamed: that of a run folder, any weights at a size of conf/, or the
+bundled one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from adastate.config.command_line import read_command
 from adastate.config.conf_files import conf_path
 from adastate.config.run_folder import check_student, prompt_world, run_config, student_file
 from adastate.config.schema import ConfigError
+from adastate.models.size import Size, check_degree
 from adastate.weights import BUILTIN
 
 RUN = Path("runs/tiny")
@@ -19,7 +20,7 @@ RUN_FILE = Path("distill/config.yaml")
 """By which a folder is known as that of a run."""
 
 SHIPPED = {"tiny": "tiny_student", "flight": "flight_student"}
-"""The student that ships, by the name of its size."""
+"""The bundled student of a size, by the name of the size."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class StudentSource:
         callbacks = (self.config.get("trainer") or {}).get("callbacks") or []
         told = [(c.get("init_args") or {}).get("prompts") for c in callbacks]
         return next((list(prompts) for prompts in told if isinstance(prompts, (list, tuple))), [])
+
+    def check_degree(self, degree: int) -> None:
+        """Refuses a number of processes that cannot share its passes.
+
+        Raises:
+            ValueError: with those that can.
+        """
+        student = self.config["model"]["init_args"]["student"]["init_args"]
+        told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in student["size"].items()}
+        size = Size(**told)
+        check_degree(degree, size.heads, size.tokens(tuple(student["latent_size"])))
 
     @property
     def world(self) -> str | None:
@@ -74,21 +86,28 @@ def student_source(
         config_of_run = run_config(run, "distill")
         check_student(run, weights)
         return StudentSource(config_of_run, weights or student_file(run), run, True)
-    name = size or "tiny"
+    name = _size_name(size or "tiny")
     files = _size_files(name)
     if weights is not None:
         check_student(Path(), weights)
     if weights is None and name in SHIPPED and BUILTIN[SHIPPED[name]].is_file():
         weights = BUILTIN[SHIPPED[name]]
     if weights is None:
-        raise ConfigError(f"no student of the size {name} ships: give --weights FILE, or --run of one that was trained")
+        raise ConfigError(
+            f"no student of the size {name} is bundled: give --weights FILE, or --run of one that was trained"
+        )
     words = [word for file in (*files, "conf/stages/distill.yaml") for word in ("--config", str(file))]
     config, rest = read_command([*words, *(["--system", system] if system else []), *overrides])
     if rest:
-        raise ConfigError(
-            f"{rest[0]!r} is for training; what a stream is made with are keys such as --stream.past_frames"
-        )
+        raise ConfigError(f"{rest[0]!r} is for training; a stream is configured by keys such as --stream.past_frames")
     return StudentSource(config.lightning, weights, Path("runs") / Path(name).stem, False)
+
+
+def _size_name(size: str) -> str:
+    """The name of a size of conf/ that was given as its file."""
+    path = conf_path(size)
+    named = conf_path(Path("conf/sizes") / path.name)
+    return path.stem if path.suffix and path.is_file() and named.is_file() and path.samefile(named) else size
 
 
 def _size_files(name: str) -> list[Path]:

@@ -1,11 +1,11 @@
 """`adastate trajectories`: a teacher's ODE paths, written as shards for the causal initialisation.
 
-The teacher is the bidirectional one, or with `--teacher causal` the network of the recipe ar_diffusion, chunk by chunk:
-after its own chunks, or after those of real clips (`--past`). Pairs that others have published as LMDB are taken over
-with `--from-lmdb`.
+The teacher is the bidirectional one, or with `--teacher causal` the network of the recipe ar_diffusion. That network
+generates chunk by chunk, conditioned on its own chunks or on those of real clips (`--past`). `--from-lmdb` converts
+pairs that others have published as LMDB.
 
-Under torchrun, srun or `--devices N` every process writes its share into shards of its own. Killed at any time and run
-again, with as many processes or another number, it goes on; the same seed gives the same paths.
+Under torchrun, srun or `--devices N`, every process writes its share into its own shards. If the command is killed and
+run again, it resumes, also with another number of processes; the same seed gives the same paths.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if not variables.get("size") or not variables.get("run"):
         raise ConfigError("give --config conf/base.yaml and one of conf/sizes/, whose teacher makes the trajectories")
     if args.past and (args.teacher != "causal" or args.prompts):
-        raise ConfigError("--past goes with --teacher causal, and brings prompts of its own: the captions of its clips")
+        raise ConfigError("--past goes with --teacher causal, and has its own prompts: the captions of its clips")
     _check_levels(args.levels)
     _check_teacher(args.teacher, args.weights, variables, bool(args.from_lmdb))
     prompts = read_prompts(args.prompts) if args.prompts else None
@@ -93,24 +93,29 @@ def parser() -> Arguments:
     found = Arguments("adastate trajectories", description=__doc__, epilog=vocabularies())
     add = found.add_argument
     add("--teacher", choices=("bidirectional", "causal"), default="bidirectional")
-    add("--weights", type=Path, help="of the causal teacher; default <run.dir>/ar.safetensors")
-    add("--past", help="shards of clips that stand before the causal teacher's chunks; default: its own chunks")
+    add("--weights", type=Path, help="weights of the causal teacher; default <run.dir>/ar.safetensors")
+    add("--past", help="shards of clips that the causal teacher continues; default: its own chunks")
     add(
         "--from-lmdb",
         type=there("folder of pairs", "give that of the LMDB"),
         metavar="FOLDER",
-        help="take over published pairs; --levels says which they have",
+        help="convert published pairs; --levels gives the levels that they have",
     )
     add("--out", type=Path, help="folder of the shards; default <run.dir>/trajectories, or /causal_trajectories")
     add("--clips", type=whole(1), default=1024, help="paths to write (default: %(default)s)")
-    add("--prompts", type=prompt_file, help="text file, one prompt a line; default: captions of the built-in world")
-    add("--steps", type=whole(1), default=48, help="of the solver (default: %(default)s)")
+    add("--prompts", type=prompt_file, help="text file, one prompt per line; default: captions of the built-in world")
+    add("--steps", type=whole(1), default=48, help="steps of the solver (default: %(default)s)")
     add("--solver", choices=("euler", "unipc"), default="euler")
     add("--guidance", type=float, help="w in c + w (c - u); default: the teacher's")
-    add("--levels", nargs="+", default=[], help="timesteps before the shift to keep beside the student's; or 'every'")
-    add("--batch", type=whole(1), help="paths at a time; default 1 at Wan's size, 32 at the tiny one")
-    add("--seed", type=int, default=0, help="of the noise")
-    add("--per-shard", type=whole(1), help="paths in a shard; default: 256 MB of them, at most 256")
+    add(
+        "--levels",
+        nargs="+",
+        default=[],
+        help="timesteps before the shift to keep in addition to the student's; or 'every'",
+    )
+    add("--batch", type=whole(1), help="paths at a time; default 1 at Wan's size, 32 at the tiny size")
+    add("--seed", type=int, default=0, help="seed of the noise")
+    add("--per-shard", type=whole(1), help="paths per shard; default: 256 MB, and at most 256 paths")
     add("--devices", type=whole(1), default=1, help="processes to start on this machine")
     add("--device", type=device, help="default: a GPU if there is one; cuda is the GPU of this rank")
     return found

@@ -85,13 +85,13 @@ def record(folder: Path, videos: Sequence[Item], settings: dict[str, Any]) -> No
     for key in (k for k in settings if k in before and before[k] != settings[k]):
         raise ValueError(
             f"the videos in {folder.with_suffix('')} were made with {key} {before[key]}, now it is {settings[key]}: "
-            "go on with the same, or choose another folder, --out"
+            "use the same, or choose another folder with --out"
         )
     told = _read(folder / "extended.json")
     for item in videos:
         if told.get(item.name, item.told) != item.told:
             raise ValueError(
-                f"{item.name} was made of another extended prompt: go on with the same, or choose another folder, --out"
+                f"{item.name} was made of another extended prompt: use the same, or choose another folder with --out"
             )
     write_record(folder / "prompts.json", _read(folder / "prompts.json") | {item.name: item.prompt for item in videos})
     write_record(folder / "extended.json", told | {item.name: item.told for item in videos})

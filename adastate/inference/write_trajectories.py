@@ -31,7 +31,7 @@ from adastate.training.load_run import held_in_precision
 from adastate.training.shared_passes import SharedPasses
 from adastate.training.teacher import Teacher
 from datamodules.shards.clip_reader import Clips
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import join
 from datamodules.tools.lmdb_pairs import LmdbPairs
 from datamodules.trajectories import TrajectoryWriter, actions_by_number
@@ -111,7 +111,9 @@ def write_share(
         task = progress.add_task("trajectories", total=len(mine), completed=len(mine) - len(todo))
         for first in range(0, len(todo), batch):
             if os.getppid() != parent:
-                raise SystemExit("adastate trajectories: whoever started this process is gone; run it again to go on")
+                raise SystemExit(
+                    "adastate trajectories: the parent of this process has ended; run the command again to resume"
+                )
             rows = todo[first : first + batch]
             for i, path, prompt, actions in (MadePath(*one) for one in made(rows)):
                 writer.add(_key(i), path, order.told, prompt, {"index": i, **order.facts}, actions)

@@ -1,8 +1,8 @@
-"""One chunk of several sessions, whose passes are run together where they look alike.
+"""One chunk of several sessions, whose passes run together where their shapes are equal.
 
-A pass of a network takes a batch, and with relative time the passes of all sessions whose window is full are rows of
-one: the same number of keys at the same indices, however old each session is. So sessions join and leave between two
-chunks at no cost to the others. With absolute time that holds for sessions of one age alone.
+A network pass takes a batch. With relative time, the passes of all sessions with a full window fit into one batch: they
+have the same number of keys at the same indices, however old each session is. So sessions join and leave between two
+chunks at no cost to the others. With absolute time this holds only for sessions of the same age.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from adastate.types import Chunk, host_level, one_level
 
 
 class SessionBatch:
-    """Steps sessions together, and keeps what it can use again as long as the same ones come.
+    """Steps sessions together, and reuses buffers as long as the sessions are the same.
 
     Attributes:
-        rows: of the passes of the latest step, one number a pass.
+        rows: number of rows of each pass of the latest step.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class SessionBatch:
         self.rows: list[int] = []
 
     def step(self, sessions: Sequence[Session]) -> list[Step | Exception]:
-        """One chunk of each session, in their order; what one raises stands in its place and harms no other."""
+        """One chunk of each session, in order; if one raises, the exception takes its place, and the others go on."""
         if len({id(session) for session in sessions}) < len(sessions):
             raise ValueError("a session is there twice: its chunks are made one after the other")
         began = perf_counter()

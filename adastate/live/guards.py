@@ -75,7 +75,7 @@ class Guards:
         if origin is None or origin.lower() in self.origins:
             return
         if origin.lower().partition("://")[2] != host.lower() or not host:
-            raise Refusal("origin", "pages of another origin are not let in: start the server with --origin", 403)
+            raise Refusal("origin", "pages of another origin are not allowed: start the server with --origin", 403)
 
     def around(self, app: ASGIApp, names: Sequence[str]) -> ASGIApp:
         """The application with these before it; `names` are paths of the page, which need no token."""

@@ -189,7 +189,7 @@ def read_opening(body: bytes, limits: Limits) -> Opening:
     for entry in opening.script:
         refuse_long_prompt(str(entry.get("text", " ")), limits)
         if type(entry.get("chunk")) is not int or entry["chunk"] < 0:
-            raise Refusal("bad_value", "every control of a script tells its chunk, a number from 0 on")
+            raise Refusal("bad_value", "every control of a script gives its chunk, a number from 0 on")
     return opening
 
 
@@ -220,14 +220,14 @@ def _refusal(error: ValidationError, ident: str | None) -> Refusal:
     place = [str(part) for part in first["loc"]]
     kind, field = first["type"], place[-1] if place else ""
     if kind == "json_invalid":
-        return Refusal("bad_message", "this is no JSON: send one object in UTF-8")
+        return Refusal("bad_message", "this is not JSON: send one object in UTF-8")
     if field == "v":
         return Refusal("version", f"this server speaks version {VERSION}: send the field v, {VERSION}", ident=ident)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         known = "hello, ack, prompt, act, pause, resume, speed, rollback, fork, record, script, ping, close"
         return Refusal("unknown_type", f"the type of a message is one of {known}", ident=ident)
     if kind == "extra_forbidden":
-        return Refusal("bad_message", "the message has a field that is not known here: leave it away", ident=ident)
+        return Refusal("bad_message", "the message has a field that is not known here: leave it out", ident=ident)
     where = f"field {field}: " if field.isidentifier() and len(field) <= 32 else ""
     return Refusal("bad_message", where + first["msg"][0].lower() + first["msg"][1:], ident=ident)
 

@@ -22,6 +22,7 @@ from adastate.inference.vbench import content_fingerprint
 from adastate.live.stream_state import frames_in_reach
 from adastate.models import attention
 from adastate.models.actions import Steering
+from adastate.models.size import check_degree
 from adastate.stream import StreamSpec
 from adastate.stream.passes import Reencode
 from adastate.training.load_run import student_of
@@ -52,6 +53,7 @@ class LiveModel:
         self._specs: dict[str | None, StreamSpec] = {None: student.spec}
         self._bound: OrderedDict[str, PromptedNetwork] = OrderedDict()
         self.system = system
+        self.split: SequenceSplit | None = None
         self._root = student.averaged(torch.empty(0))
         if system is not None:
             self._specs[None] = self.spec(system)
@@ -64,11 +66,19 @@ class LiveModel:
         system: str | None = None,
         split: SequenceSplit | None = None,
     ) -> LiveModel:
-        """`split`: over the ranks that share all passes."""
+        """`split`: over the ranks that share all passes.
+
+        Raises:
+            ValueError: the network's heads, or the tokens of its frames, do not divide over them.
+        """
         attention.use("auto")
         student = student_of(source.config, source.weights).to(device)
+        size = student.net.size
+        check_degree(1 if split is None else split.degree, size.heads, size.tokens(student.latent_size))
         split_networks([student.net, student.ema.net], split)
-        return cls(student, source, system)
+        model = cls(student, source, system)
+        model.split = split
+        return model
 
     @property
     def world(self) -> str | None:

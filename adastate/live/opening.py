@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from PIL import Image
 from adastate.inference import conditioning
 from adastate.inference.conditioning import Prefix
 from adastate.inference.student_source import RUN_FILE, student_source
+from adastate.launch.shared_ranks import meet
 from adastate.live.model import LiveModel
 from adastate.live.session import HISTORY, Session
 from adastate.live.snapshot import Snapshot
-from adastate.runtime.ranks import Rank, device_for
+from adastate.runtime.ranks import Rank, device_for, this_rank
 
 ALONE = Rank(0, 1, 0)
 
@@ -26,27 +28,37 @@ def load_live(
     system: str | None = None,
     device: str | torch.device | None = None,
     overrides: Sequence[str] = (),
+    sequence_parallel: int = 1,
 ) -> LiveModel:
     """A model that streams.
 
     Args:
         run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
-            geometry; None: the tiny student that ships.
+            geometry; None: the bundled tiny student.
         size: name in conf/sizes, or a file of that form.
         system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
         device: None: a GPU if there is one.
         overrides: keys of the size's configuration, "--stream.past_frames=6".
+        sequence_parallel: processes that share every pass; each has to make the same calls.
 
     Raises:
         ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
+        ValueError: processes that are not there, or that the network does not divide over.
     """
     path = None if run_or_weights is None else Path(run_or_weights)
-    place = device_for(str(device or ("cuda" if torch.cuda.is_available() else "cpu")), ALONE)
+    rank = this_rank(os.environ) if sequence_parallel > 1 else ALONE
+    if sequence_parallel > 1 and rank.world != sequence_parallel:
+        raise ValueError(
+            f"sequence_parallel is {sequence_parallel}, and this program runs as {rank.world} "
+            f"process{'es' * (rank.world > 1)}: start it by `torchrun --nproc-per-node {sequence_parallel} FILE`"
+        )
+    place = device_for(str(device or ("cuda" if torch.cuda.is_available() else "cpu")), rank)
     if path is not None and ((path / RUN_FILE).is_file() or (path.is_dir() and size is None)):
         source = student_source(path, None, size, None, overrides)
     else:
         source = student_source(None, path, size or "tiny", system, overrides)
-    return LiveModel.of(source, place, system)
+    split = meet(sequence_parallel, place.type) if sequence_parallel > 1 else None
+    return LiveModel.of(source, place, system, split)
 
 
 def open_session(

@@ -263,7 +263,7 @@ class _Rollout:
     async def _interact(self, asked: _Event, event: _Under) -> None:
         camera = asked.multi_modal_data.camera if asked.multi_modal_data else None
         if asked.negative_prompt is not None:
-            raise Refusal("bad_value", "there is no negative prompt here: leave it away")
+            raise Refusal("bad_value", "there is no negative prompt here: leave it out")
         if asked.prompt is None and camera is None:
             raise Refusal("bad_value", "an event has a prompt, a camera, or both")
         keys = None if camera is None else _held(camera, self.hub.model.actions)
@@ -281,7 +281,7 @@ def _held(camera: _Camera, actions: int) -> str:
     if not actions:
         raise Refusal("bad_value", "these weights are not steered: they take no camera")
     if camera.mode == "target":
-        raise Refusal("bad_value", "a camera's mode is velocity here: these weights know no absolute pose")
+        raise Refusal("bad_value", "a camera's mode is velocity here: these weights do not support absolute poses")
     known, (x, y, z) = "wasdijkl"[:actions], camera.data.translation
     held = [KEYS[axis][value > 0] for axis, value in enumerate((x, y, z)) if abs(value) > 1e-6]
     _, turn, _, _ = camera.data.rotation

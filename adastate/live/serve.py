@@ -1,13 +1,14 @@
-"""`adastate live`: a page to type a prompt and watch, steer, go back and fork, and a server for clients of other kinds.
+"""`adastate live`: a web page to type a prompt and watch, steer, rewind and fork, and a server for other clients.
 
-Without arguments it streams the run in runs/tiny, or the tiny student that ships. It answers to this machine alone;
---host 0.0.0.0 --token WORD lets others in who know the word. docs/guide/live.md shows the page, docs/reference/live.md
-has every message.
+Without arguments it streams the run in runs/tiny, or the bundled tiny student. It accepts connections from this machine
+only; --host 0.0.0.0 --token WORD admits other machines that send the token. docs/guide/live.md shows the page,
+docs/reference/live.md lists every message.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from adastate.config import trusted
 from adastate.config.world_words import vocabularies
-from adastate.inference.student_source import student_source
+from adastate.inference.student_source import StudentSource, student_source
 from adastate.launch import shared_ranks
 from adastate.runtime.argument_types import device, whole
 from adastate.runtime.arguments import Arguments
@@ -34,11 +35,14 @@ def main(argv: list[str]) -> None:
     token = args.token or os.environ.get(TOKEN)
     _check(options, args, token)
     began = time.monotonic()
-    if args.sequence_parallel > 1 and "RANK" not in os.environ:
-        shared_ranks.start_ranks(["live", *argv], args.sequence_parallel)
-        return
     try:
-        told = _serve(args, token, began)
+        check_device(args.device)
+        source = student_source(args.run, args.weights, args.size, args.system, [])
+        if args.sequence_parallel > 1 and "RANK" not in os.environ:
+            source.check_degree(args.sequence_parallel)
+            shared_ranks.start_ranks(["live", *argv], args.sequence_parallel)
+            return
+        told = _serve(args, source, token, began)
     except KeyboardInterrupt:
         raise SystemExit("adastate live: stopped before it was ready") from None
     except (ValueError, FileNotFoundError) as error:
@@ -53,26 +57,36 @@ def parser() -> Arguments:
     """What `adastate live` takes."""
     found = Arguments("adastate live", description=__doc__, epilog=vocabularies())
     add = found.add_argument
-    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the student that ships")
-    add("--weights", type=Path, help="of any origin; default: the run's student.safetensors")
-    add("--size", metavar="NAME|FILE", help="of conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ...")
+    add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the bundled student")
+    add("--weights", type=Path, help="file of any supported format; default: the run's student.safetensors")
+    add(
+        "--size", metavar="NAME|FILE", help="name in conf/sizes/, for weights without a run folder: tiny, wan_1_3b, ..."
+    )
     add("--system", metavar="NAME|FILE", help="another stream on the same weights")
     add("--device", type=device, help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--host", default="127.0.0.1", help="address to listen to; any but this machine's own needs a token")
-    add("--port", type=int, default=PORT, help="0: any that is free")
-    add("--token", help=f"that clients have to tell; or in {TOKEN}, where other users of this machine do not see it")
+    add("--host", default="127.0.0.1", help="address to listen on; any other than this machine's own requires a token")
+    add("--port", type=int, default=PORT, help="port; 0 selects a free one")
+    add("--token", help=f"token that clients must send; set it in {TOKEN} to hide it from other users of this machine")
     add(
         "--origin",
         action="append",
         default=[],
-        help="page elsewhere that may come in, https://lab.example; again for more",
+        help="another web page that may connect, such as https://lab.example; can be repeated",
     )
-    add("--sessions", type=whole(1), default=16, help="open at a time")
-    add("--history", type=whole(0), default=256, help="chunks to which a session may go back, at most")
+    add("--sessions", type=whole(1), default=16, help="maximum number of open sessions")
+    add("--history", type=whole(0), default=256, help="maximum number of chunks that a session can rewind")
     add(
-        "--sequence-parallel", type=whole(1), default=1, metavar="N", help="processes, one a GPU, that share every pass"
+        "--sequence-parallel",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="processes that share every pass, one per GPU",
     )
-    add("--unpaced", action="store_true", help="as fast as clients take chunks, and not at the video's rate")
+    add(
+        "--unpaced",
+        action="store_true",
+        help="generate as fast as clients read chunks, not at the frame rate of the video",
+    )
     trusted.add_flag(found)
     return found
 
@@ -81,27 +95,24 @@ def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> No
     """What can be said before torch is imported."""
     if args.host not in LOOPBACK and not token:
         parser.error(
-            f"--host {args.host} lets other machines in: give a token of 16 characters or more, too, by --token"
+            f"--host {args.host} admits other machines: give a token of 16 characters or more, too, by --token"
         )
     if token and len(token) < 16:
         parser.error("a token has 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
     if not 0 <= args.port < 65536:
         parser.error(f"--port is {args.port}; ports are numbers up to 65535")
     if bad := next((o for o in args.origin if not o.startswith(("http://", "https://"))), None):
-        parser.error(f"--origin {bad} is no origin: https://lab.example")
+        parser.error(f"--origin {bad} is not an origin: https://lab.example")
 
 
-def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | None:
+def _serve(args: argparse.Namespace, source: StudentSource, token: str | None, began: float) -> str | None:
     """What has ended the server; None of a process that only follows another's."""
-    check_device(args.device)
-    source = student_source(args.run, args.weights, args.size, args.system, [])
     # up to here nothing has imported torch
     from adastate.live import shared_session
     from adastate.live.messages import Limits
     from adastate.live.model import LiveModel
     from adastate.live.server import serve
     from adastate.live.session_hub import Hub
-    from adastate.models.size import check_degree
     from adastate.runtime.ranks import Rank, device_for, this_rank
 
     name = source.folder.name if source.run else source.weights.stem
@@ -110,8 +121,6 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | N
     place = device_for(args.device, this_rank(os.environ) if shared > 1 else Rank())
     split = shared_ranks.meet(shared, place.type) if shared > 1 else None
     model = LiveModel.of(source, place, split=split)
-    size = model.student.net.size
-    check_degree(shared, size.heads, size.tokens(model.student.latent_size))
     line = None if split is None else shared_session.CallLine(split)
     if line is None:
         hub = Hub(model, name, limits, not args.unpaced)
@@ -125,6 +134,7 @@ def _serve(args: argparse.Namespace, token: str | None, began: float) -> str | N
         hub = Hub(model, name, limits, not args.unpaced, shared_session.SharedOpening(line))
 
     def listening(address: str) -> None:
+        gc.freeze()  # else a full collection looks through all that was imported: 0.3 s, nearly a chunk
         took = time.monotonic() - began
         print(
             f"[adastate] live: {address} ({source.weights.name}, ready after {took:.1f} s; Ctrl-C ends it)", flush=True

@@ -1,8 +1,8 @@
-"""A session: one stream that is made chunk by chunk, steered between two of them, kept, forked and rolled back.
+"""A session: one stream that is generated chunk by chunk, can be steered between chunks, saved, forked and rolled back.
 
-It is a function of the weights, the system, the seed, what stands before it, and its controls by the chunk in which
-they took effect. So a stream that goes on from a snapshot is bit-equal to one that was never interrupted, and a script
-of controls makes the same stream again.
+It is a function of the weights, the system, the seed, the given frames, and its controls with the chunks in which they
+took effect. So a stream that continues from a snapshot is bit-equal to one that was never interrupted, and a script of
+controls reproduces the stream.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from adastate.stream.switches import Fate, Kind
 from adastate.types import Chunk
 
 HISTORY = 32
-"""Chunks to which a session can go back."""
+"""Number of chunks that a session can roll back."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Control:
 
 @dataclass
 class _Moment:
-    """What `undo` and `rollback` go back to."""
+    """The state that `undo` and `rollback` return to."""
 
     state: StreamState
     script: tuple[dict[str, Any], ...]
@@ -54,7 +54,7 @@ class _Moment:
 
 @dataclass
 class _Pending:
-    """Of a chunk that is being made."""
+    """Data of a chunk that is being generated."""
 
     before: _Moment
     share: PassShare | None = None
@@ -62,14 +62,14 @@ class _Pending:
 
 
 class Session:
-    """One stream of a model. Not for several threads, but for `prompt` and `act`.
+    """One stream of a model. Not thread-safe, except for `prompt` and `act`.
 
     Args:
-        prompt: to begin with.
-        seed: of the noise, which is a function of the seed and the place in the stream: sessions of one seed have the
-            same noise, whichever system they run.
-        system: name in conf/systems; None for the stream that the weights have learnt.
-        given: clean latents `[1, F, C, H, W]` that stand before the stream.
+        prompt: the first prompt.
+        seed: seed of the noise, which is a function of the seed and the position in the stream: sessions with one seed
+            have the same noise, whichever system they run.
+        system: name in conf/systems; None for the stream that the weights were trained for.
+        given: clean latents `[1, F, C, H, W]` that precede the stream.
         history: chunks to which it can go back.
         script: controls of an earlier session, see `Session.script`.
     """
@@ -125,7 +125,7 @@ class Session:
 
     @property
     def history(self) -> range:
-        """The chunks to which `rollback` can go: the next one made has that number."""
+        """The chunks to which `rollback` can return; the next chunk then has that number."""
         return range(self.chunk - len(self._history), self.chunk)
 
     @property
@@ -135,7 +135,7 @@ class Session:
 
     @property
     def bytes(self) -> int:
-        """Of all tensors that it holds alone, its history included."""
+        """Bytes of all tensors that only this session holds, including its history."""
         states = [self._state, *(moment.state for moment in self._history)]
         held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for s in states for t in s.tensors}
         return sum(held.values())
@@ -143,22 +143,22 @@ class Session:
     # ---- controls, which any thread may give
 
     def prompt(self, text: str, kind: Kind | None = None, anchor: Fate | None = None) -> int:
-        """A new prompt from the next chunk on; returns the control's number.
+        """Sets a new prompt from the next chunk on; returns the number of the control.
 
         Args:
-            kind: what becomes of the past, see SwitchPolicy; None for the system's own way.
-            anchor: whether the anchor, a state too, stays.
+            kind: what happens to the past, see SwitchPolicy; None for the system's own policy.
+            anchor: whether the anchor, or state, is kept or reset.
 
         Raises:
-            ValueError: an empty text, or a kind that this stream does not know.
+            ValueError: an empty text, or a kind that this stream does not support.
         """
         return self._ask({"kind": "prompt", "text": text, "switch": kind, "anchor": anchor})
 
     def act(self, keys: str = "") -> int:
-        """The keys that are held from the next chunk on, "ai", or words, "left+climb"; none: straight on.
+        """Sets the keys that are held from the next chunk on, "ai", or words, "left+climb"; empty: straight on.
 
         Raises:
-            ValueError: the network cannot be steered, or not by one of these.
+            ValueError: the network accepts no actions, or not one of these.
         """
         return self._ask({"kind": "act", "keys": keys})
 
@@ -173,7 +173,7 @@ class Session:
     # ---- chunks
 
     def step(self) -> Step:
-        """The next chunk. If it fails, the session stands where it stood."""
+        """Generates the next chunk. If this fails, the session is unchanged."""
         began = perf_counter()
         try:
             chunk = run_passes(self.requests())
@@ -183,7 +183,7 @@ class Session:
             raise
 
     def requests(self) -> Requests[Chunk]:
-        """The next chunk, as passes that somebody runs; `finish` or `undo` has to follow. `step` is all of it."""
+        """The next chunk, as passes for the caller to run; `finish` or `undo` must follow. `step` does all of it."""
         self._open()
         if self._pending is not None:
             raise RuntimeError("a chunk of this session is being made")
@@ -214,13 +214,13 @@ class Session:
         return (yield from state.advance(self.model.shape, self.model.reencode, watch))
 
     def _take(self) -> tuple[list[Control], bool]:
-        """The controls that take effect in the chunk that begins, and whether its attention is measured."""
+        """The controls that take effect in the next chunk, and whether its attention is measured."""
         with self._lock:
             taken, self._asked = self._asked, []
         return taken, self.measure_attention
 
     def finish(self, chunk: Chunk, denoise_s: float) -> Step:
-        """Decodes a chunk that `requests` has made."""
+        """Decodes a chunk that `requests` has generated."""
         assert self._pending is not None
         began, state, pending = perf_counter(), self._state, self._pending
         decoder = self.model.codec.stream()
@@ -248,7 +248,7 @@ class Session:
         )
 
     def undo(self) -> None:
-        """Takes back a chunk that could not be made; its controls wait for the next one."""
+        """Reverts a chunk that failed; its controls wait for the next one."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self._go(pending.before)
@@ -258,10 +258,10 @@ class Session:
     # ---- back, and elsewhere
 
     def rollback(self, chunks: int | None = None, to: int | None = None) -> None:
-        """Goes back by so many chunks, or to the moment before chunk `to`.
+        """Rolls back by `chunks`, or to the moment before chunk `to`.
 
         Raises:
-            ValueError: its history does not reach there.
+            ValueError: the history does not reach that far.
         """
         self._idle()
         if (chunks is None) == (to is None):
@@ -277,17 +277,17 @@ class Session:
             self._go(self._history.pop())
 
     def snapshot(self) -> Snapshot:
-        """The session as it is now; it never changes."""
+        """A copy of the session as it is now, which later steps do not change."""
         self._idle()
         return Snapshot(
             self._state.fork(), self._script, self._scripted, self.seed, self.system, self.model.identity(self.spec)
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes on from a snapshot, also one of another session of these weights; its history begins there.
+        """Continues from a snapshot of this or another session of these weights; the history starts there.
 
         Raises:
-            ValueError: it is of other weights, or of another stream.
+            ValueError: the snapshot is of other weights, or of another stream.
         """
         self._idle()
         state = snapshot.state_for(self.model, self.spec)
@@ -296,7 +296,7 @@ class Session:
         self._go(_Moment(state, snapshot.script, snapshot.scripted))
 
     def fork(self) -> Session:
-        """A second session that stands where this one stands, its history included, and goes on by itself."""
+        """A second session with the same state and history, which continues independently."""
         self._idle()
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -305,7 +305,7 @@ class Session:
         return twin
 
     def close(self) -> None:
-        """Lets go of all memory."""
+        """Releases all memory."""
         self._closed = True
         self._history.clear()
         self._state = self._state.fork()

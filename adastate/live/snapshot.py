@@ -1,7 +1,7 @@
-"""A session at one moment, in memory or in a file: tensors as safetensors, all else as JSON in its header.
+"""The state of a session, in memory or in a file: tensors as safetensors, everything else as JSON in its header.
 
-What is read may come from anyone: a file holds numbers and texts alone, and goes on with the weights and the stream
-that it was made with, or not at all.
+Files may come from anyone: they contain only numbers and text, and can be used only with the weights and the stream
+that they were made with.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FORMAT = "adastate session 1"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A session at one moment; nothing changes it.
+    """The state of a session at one moment; immutable.
 
     Attributes:
         script, scripted: controls so far, and those of a script that are still to come.
-        identity: of weights and stream, see LiveModel.identity.
+        identity: identifies weights and stream, see LiveModel.identity.
     """
 
     state: StreamState | Mapping[str, Any]
@@ -49,12 +49,12 @@ class Snapshot:
 
     @property
     def chunk(self) -> int:
-        """Number of the chunk that would come next."""
+        """Number of the next chunk."""
         state = self.state
         return state.cache.generated if isinstance(state, StreamState) else int(state["cache"]["generated"])
 
     def state_for(self, model: LiveModel, spec: StreamSpec) -> StreamState:
-        """The state of a session of `model` that goes on from here.
+        """The state for a session of `model` that continues from here.
 
         Raises:
             ValueError: the snapshot is of other weights or of another stream, or damaged.
@@ -76,7 +76,7 @@ class Snapshot:
             raise ValueError(f"this snapshot is damaged: {type(error).__name__} {error}") from error
 
     def save(self, path: str | Path) -> Path:
-        """Writes it; the file is whole or not there."""
+        """Writes the file; it is complete or absent."""
         tensors: dict[str, Tensor] = {}
         state = self.state.saved() if isinstance(self.state, StreamState) else self.state
         told = {
@@ -112,7 +112,7 @@ class Snapshot:
         except FileNotFoundError:
             raise ValueError(f"there is no snapshot {path}") from None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is no snapshot of a session ({type(error).__name__}: {error})") from error
+            raise ValueError(f"{path} is not a snapshot of a session ({type(error).__name__}: {error})") from error
         return cls(state, script, scripted, seed, system, identity)
 
 

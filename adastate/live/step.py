@@ -1,4 +1,4 @@
-"""What a session hands out for each chunk."""
+"""What a session returns for each chunk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a control.
+    """When a control took effect.
 
     Attributes:
-        number: of the control in its session.
+        number: number of the control in its session.
         kind: prompt or act.
-        chunk: in which it took effect.
-        seconds: from the request until that chunk's pictures were there.
+        chunk: chunk in which it took effect.
+        seconds: time from the request until the frames of that chunk were ready.
     """
 
     number: int
@@ -29,14 +29,14 @@ class Step:
     """One chunk.
 
     Attributes:
-        chunk: its number, counted from the first that was made.
-        video: its pictures, uint8 `[T, h, w, 3]` on the CPU; what was given stands before those of chunk 0.
-        state: the decoded hidden state of the same chunk, uint8 `[t, h, w, 3]`; None where none was denoised.
+        chunk: its number, counted from the first generated chunk.
+        video: its frames, uint8 `[T, h, w, 3]` on the CPU; given frames precede those of chunk 0.
+        state: the decoded hidden state of the same chunk, uint8 `[t, h, w, 3]`; None if none was denoised.
         attention: shares of the attention of its last denoising pass, by adastate.stream.attention_probe.KINDS; empty
-            where the session does not measure them.
-        prompt, keys: that were in force.
+            if the session does not measure them.
+        prompt, keys: those in effect.
         denoise_s, decode_s: seconds for all sessions of the step, and for this one.
-        receipts: of the controls that took effect.
+        receipts: the controls that took effect.
     """
 
     chunk: int

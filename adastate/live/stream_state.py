@@ -142,7 +142,7 @@ class StreamState:
         while True:
             self.flight.append(next_in_flight(self.noise, cache, self.flight, shape))
             levels = [len(self.flight) - 1 - i for i in range(len(self.flight))]
-            x0, _ = yield from _watched(joint_pass(self.network, cache, self.flight, levels), 1, watch)
+            x0, _ = yield from _watched(joint_pass(self.network, cache, self.flight, levels, taught=False), 1, watch)
             self.flight = one_level_down(self.noise, cache, x0, levels, shape)
             if levels[0] == last:
                 content = x0[0].clone()  # no view that holds the others

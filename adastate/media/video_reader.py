@@ -20,6 +20,7 @@ from av.stream import Disposition
 from torch import Tensor
 
 from adastate.media.video import BACKDROP
+from adastate.media.video_error import VideoError
 
 GAP = 0.5
 """Seconds between two pictures beyond which they belong to different scenes: held so long, a picture is a still."""
@@ -29,10 +30,6 @@ _STILLS = ("mjpeg", "png", "bmp", "tiff", "webp", "gif")
 """Codecs of covers that a container did not mark as such."""
 _FLATTEST = 1 / 16
 """Pixels flatter than this, or as much higher than wide, are a mistake in the file."""
-
-
-class VideoError(ValueError):
-    """A file that is not a video we can read; the sentence names it."""
 
 
 class ShownFrame(NamedTuple):

@@ -93,8 +93,8 @@ def marked(light: Float[Tensor, "N 3 h w"], finder: Finder) -> Float[Tensor, "N 
 
 
 @lru_cache(maxsize=1)
-def shipped_finder() -> Finder:
-    """The network's weights that ship."""
+def bundled_finder() -> Finder:
+    """The bundled weights of the network."""
     mine = {k.removeprefix(PREFIX): v for k, v in scene_weights().items() if k.startswith(PREFIX)}
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in mine.items()}
 
@@ -110,10 +110,10 @@ def spotted(
     Its place is the mean of its pixels (a tower's: of the part in view), its colour that of most of them.
 
     Args:
-        finder: weights of `marked`, those that ship without.
+        finder: weights of `marked`; None: the bundled ones.
     """
     b, t, _, h, w = video.shape
-    finder = shipped_finder() if finder is None else finder
+    finder = bundled_finder() if finder is None else finder
     light = (video.flatten(0, 1).float().cpu() + 1) / 2
     share = torch.cat([marked(part, finder).softmax(1) for part in light.split(64)])
     share = share[:, 1 + BALLOONS :] if towers else share[:, 1 : 1 + BALLOONS]

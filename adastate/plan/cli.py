@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from adastate.config.command_line import read_command
 from adastate.config.described import described
 from adastate.config.overrides import override
+from adastate.config.schema import ConfigError
 from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 
@@ -21,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
         return
     config, rest = read_command(argv)
     args, rest = options.parse_known_args(rest)
-    override(config, rest, "adastate plan")
+    override(config, rest, "adastate plan", options.options)
+    if args.trajectories is None and not config.lightning.get("model"):
+        raise ConfigError("these config files hold no stage: add one of conf/stages/")
     # up to here nothing has imported torch
     from adastate.plan.planning import plan_stage
 
@@ -35,19 +38,26 @@ def parser() -> Arguments:
         usage="adastate plan --config FILE ... [options] [--data.batch=4 and other overrides]",
         description=__doc__,
     )
-    found.add_argument("--gpus", type=whole(1), help="of a machine (default: trainer.devices)")
-    found.add_argument("--nodes", type=whole(1), help="machines (default: trainer.num_nodes)")
-    found.add_argument("--memory", type=above_zero, default=80.0, help="of a GPU, in GiB (default: 80)")
+    found.add_argument("--gpus", type=whole(1), help="GPUs per machine (default: trainer.devices)")
+    found.add_argument("--nodes", type=whole(1), help="number of machines (default: trainer.num_nodes)")
+    found.add_argument("--memory", type=above_zero, default=80.0, help="memory of a GPU, in GiB (default: 80)")
     found.add_argument(
         "--zero",
         choices=described("adastate.plan.memory.STAGES"),
         help="ZeRO stage; 0 is DDP (default: of trainer.strategy)",
     )
-    found.add_argument("--tflops", type=above_zero, default=RATE * EFFICIENCY, help="that a GPU reaches (default: 316)")
     found.add_argument(
-        "--trajectories", type=whole(1), metavar="CLIPS", help="plan so many of the teacher, and no stage"
+        "--tflops", type=above_zero, default=RATE * EFFICIENCY, help="TFLOP/s that a GPU reaches (default: 316)"
     )
-    found.add_argument("--steps", type=whole(1), default=48, help="of a trajectory")
+    found.add_argument(
+        "--trajectories",
+        type=whole(1),
+        metavar="CLIPS",
+        help="plan this number of teacher trajectories instead of a stage",
+    )
+    found.add_argument("--steps", type=whole(1), default=48, help="steps of a trajectory")
     found.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
-    found.add_argument("--job", action="store_true", help="print what conf/slurm.sh asks of SLURM for this run")
+    found.add_argument(
+        "--job", action="store_true", help="print the resources that conf/slurm.sh requests from SLURM for this run"
+    )
     return found

@@ -49,7 +49,7 @@ def configured_run(config: Config) -> Run:
     }
     readers = {"Distill": _distill, "Teacher": _teacher, "Student": _init, "CodecTraining": _codec}
     if kind not in readers:
-        raise ConfigError(f"{kind} is no stage that can be counted; these are: {', '.join(readers)}")
+        raise ConfigError(f"{kind} is not a stage that can be planned; use one of {', '.join(readers)}")
     return readers[kind](found, fed, config.variables, shared)
 
 
@@ -155,7 +155,9 @@ def _spec(found: dict[str, Any]) -> StreamSpec:
 
 def _net(name: str, found: dict[str, Any], trained: bool, averaged: bool) -> Net:
     if found.get("lora"):
-        raise ConfigError(f"the {name} learns through adapters, and only full training is counted: leave lora out")
+        raise ConfigError(
+            f"the {name} is trained through adapters, and only full training can be planned: leave lora out"
+        )
     size = _size(found)
     cast = found.get("compute_dtype") not in (None, "float32")
     again, drawn = trained and bool(found["checkpointing"]), found.get("weights") is None

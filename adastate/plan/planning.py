@@ -185,7 +185,7 @@ def show_plan(found: dict[str, Any], console: Console, note: str = "") -> None:
     console.print(
         f"[bold]{found['stage']}[/bold], precision {found['precision']}, {found['ranks']} ranks"
         f"{sharing.sharing_line(found)} x micro batch {found['micro batch']} x {found['accumulation']} accumulated "
-        f"= {found['global batch']} samples an iteration"
+        f"= {found['global batch']} samples per iteration"
     )
     if note:
         console.print(f"[yellow]{note}[/yellow]")
@@ -212,7 +212,9 @@ def show_plan(found: dict[str, Any], console: Console, note: str = "") -> None:
 
     console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     if found["stream"]:
-        console.print(f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache a prompt")
+        console.print(
+            f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache per prompt"
+        )
     size, usable = found["gpu"] / GIB, found["usable"] / GIB
     for stage in stages:
         name = "DDP" if stage == "0" else f"ZeRO-{stage}".replace("_", " + ")
@@ -230,12 +232,13 @@ def show_plan(found: dict[str, Any], console: Console, note: str = "") -> None:
     steps = ", ".join(f"{n:,} of the {name}" for name, n in found["steps"].items())
     console.print(
         f"{found['iterations']:,} iterations: {found['samples']:,} samples of {found['latent tokens a sample']:,} "
-        f"tokens; optimiser steps: {steps}; {found['tokens an iteration']:.3g} tokens an iteration through all networks"
+        f"tokens; optimiser steps: {steps}; {found['tokens an iteration']:.3g} tokens per iteration through all "
+        "networks"
     )
     seconds = found["seconds an iteration"]
     console.print(
-        f"{_time(seconds)} an iteration and {_time(seconds * found['iterations'])} in all at {found['tflops']:g} "
-        "TFLOP/s a GPU, without waiting for data, networks between GPUs, previews or decoding"
+        f"{_time(seconds)} per iteration and {_time(seconds * found['iterations'])} in all at {found['tflops']:g} "
+        "TFLOP/s per GPU, without waiting for data, networks between GPUs, previews or decoding"
     )
 
 

@@ -61,7 +61,7 @@ class Run:
 
     Attributes:
         batch: samples a rank and micro batch.
-        global_batch: samples an iteration; None: what the ranks bring.
+        global_batch: samples per iteration; None: what the ranks bring.
         precision: of the trainer.
     """
 

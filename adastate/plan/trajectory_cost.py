@@ -73,4 +73,4 @@ def show_trajectories(found: dict[str, Any], console: Console, order: PathOrder,
     console.print(f"{found['rank'] / GIB:.1f} GiB a process, which {fits} {memory:g} GiB")
     console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     console.print(f"{found['clips']:,} clips: {found['disk'] / GIB:.2f} GiB of shards")
-    console.print(f"{found['flop a clip'] / 1e12:,.3g} TFLOP a clip, {found['seconds'] / 3600:,.3g} h in all")
+    console.print(f"{found['flop a clip'] / 1e12:,.3g} TFLOP per clip, {found['seconds'] / 3600:,.3g} h in all")

@@ -1,4 +1,4 @@
-"""`adastate rehearse`: an iteration of a run on a pretended cluster, and what would go wrong there."""
+"""`adastate rehearse`: runs one iteration on a simulated cluster, and reports what would fail there."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def parser() -> Arguments:
         usage="adastate rehearse --config FILE ... [options] [--data.batch=4 and other overrides]",
         description=__doc__,
     )
-    made.add_argument("--device", choices=list(ACCELERATORS), default="h200", help="of every rank")
-    made.add_argument("--gpus", type=whole(1), help="of a machine (default: trainer.devices, or 1)")
-    made.add_argument("--nodes", type=whole(1), help="machines (default: trainer.num_nodes, or 1)")
-    made.add_argument("--rank", type=int, default=0, help="the process that is looked at")
-    made.add_argument("--what", choices=WHAT, default=WHAT[0], help="the stage, a stream of its student, or sessions")
-    made.add_argument("--sessions", type=whole(1), default=4, help="of --what live")
+    made.add_argument("--device", choices=list(ACCELERATORS), default="h200", help="GPU of every rank")
+    made.add_argument("--gpus", type=whole(1), help="GPUs per machine (default: trainer.devices, or 1)")
+    made.add_argument("--nodes", type=whole(1), help="number of machines (default: trainer.num_nodes, or 1)")
+    made.add_argument("--rank", type=int, default=0, help="rank of the process to report on")
+    made.add_argument(
+        "--what", choices=WHAT, default=WHAT[0], help="the stage, a stream of its student, or live sessions"
+    )
+    made.add_argument("--sessions", type=whole(1), default=4, help="number of sessions, with --what live")
     made.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     return made
 
@@ -40,8 +42,9 @@ def main(argv: Sequence[str]) -> None:
         parser().print_help()
         return
     config, rest = read_command(argv)
-    args, rest = parser().parse_known_args(rest)
-    override(config, rest, "adastate rehearse")
+    options = parser()
+    args, rest = options.parse_known_args(rest)
+    override(config, rest, "adastate rehearse", options.options)
     trainer = config.lightning.get("trainer") or {}
     gpus = args.gpus if args.gpus is not None else _devices(trainer.get("devices"))
     nodes = args.nodes if args.nodes is not None else int(trainer.get("num_nodes") or 1)

@@ -48,7 +48,7 @@ def _compile(path: Path) -> None:
         raise NoDeviceError(
             "a rehearsal compiles 60 lines of C++ once, and there is no compiler: install g++ or clang++, or set CXX"
         )
-    print(f"[adastate] compiling the pretended device into {path.parent} with {compiler}, once", flush=True)
+    print(f"[adastate] compiling the simulated device into {path.parent} with {compiler}, once", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     root = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -59,5 +59,5 @@ def _compile(path: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-            raise NoDeviceError(f"{compiler} cannot compile the pretended device for torch {torch.__version__}: {said}")
+            raise NoDeviceError(f"{compiler} cannot compile the simulated device for torch {torch.__version__}: {said}")
         os.replace(made, path)

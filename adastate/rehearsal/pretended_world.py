@@ -62,6 +62,9 @@ class PretendedReplica(nn.Module):
         super().__init__()
         self.module = module
         self.require_backward_grad_sync = True
+        # which Lightning asks for before a backward pass, and when a fit ends
+        self.static_graph = self.find_unused_parameters = False
+        self.reducer = mock.Mock(spec=["_rebuild_buckets", "prepare_for_backward"])
         learning = [p for p in module.parameters() if p.requires_grad]
         self.buckets = [torch.empty_like(p) for p in learning]
         for p, bucket in zip(learning, self.buckets, strict=True):
@@ -88,3 +91,6 @@ class PretendedReplica(nn.Module):
     def register_comm_hook(self, *args: Any, **kwargs: Any) -> None: ...
 
     def _set_ddp_runtime_logging_sample_rate(self, *args: Any) -> None: ...
+
+    def _get_ddp_logging_data(self) -> dict[str, Any]:
+        return {}

@@ -10,7 +10,7 @@ from adastate.rehearsal.accelerators import ACCELERATORS, LAUNCH, USABLE, Accele
 from adastate.rehearsal.fit_trial import Trial
 from adastate.rehearsal.recorder import BETWEEN
 from adastate.rehearsal.shallow import drawn_on, per_layer
-from adastate.rehearsal.training_phases import ONCE
+from adastate.rehearsal.training_phases import ALL_PROMPTS, ONCE
 
 OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
 """Phases in which nothing is learnt: what happens there happens once."""
@@ -138,6 +138,10 @@ class _Full:
         first = self.trials[0]
         return 1.0 if phase.endswith(ONCE) else first.parts / max(1, first.ran)
 
+    def host_times(self, phase: str) -> float:
+        """As `times`, of what passes between host and device."""
+        return 1.0 if phase == ALL_PROMPTS else self.times(phase)
+
     def phase(self, phase: str, name: str) -> PhaseCost:
         times = self.times(phase)
 
@@ -173,7 +177,7 @@ class _Full:
             if key[0] in OUTSIDE and not (key[0] == BETWEEN and key[2]):
                 continue
             counts = [float(trial.record.waits[key]) for trial in self.trials]
-            times = self.times(key[0]) * drawn_on(counts, self.depths, self.runs)
+            times = self.host_times(key[0]) * drawn_on(counts, self.depths, self.runs)
             each = counts[0] / max(1, self.trials[0].record.entries[key[0]])
             found.append(HostEvent(*key, times, self._each_layer(counts), each_time=each))
         return found
@@ -185,8 +189,8 @@ class _Full:
             if key[0] in OUTSIDE or not any(counts):
                 continue
             sizes = [float(trial.record.copied[key]) for trial in self.trials]
-            times = self.times(key[0]) * drawn_on(counts, self.depths, self.runs)
-            size = self.times(key[0]) * drawn_on(sizes, self.depths, self.runs)
+            times = self.host_times(key[0]) * drawn_on(counts, self.depths, self.runs)
+            size = self.host_times(key[0]) * drawn_on(sizes, self.depths, self.runs)
             each = counts[0] / max(1, self.trials[0].record.entries[key[0]])
             layered = self._each_layer(counts)
             found.append(HostEvent(key[0], "a copy to the device", key[1], times, layered, size, each))
@@ -234,7 +238,7 @@ def _waiting(verdict: RehearsalVerdict, engines: set[tuple[str, str]]) -> list[s
     for event in (*verdict.waits, *verdict.copies):
         if (event.phase, event.line) in engines:
             continue
-        if event.each_layer and event.phase != "prompts":
+        if event.each_layer and not event.phase.endswith("prompts"):
             found.append(f"{event.line}: {event.what} in every layer, {event.times:.0f} times ({event.phase})")
         elif event.each_time >= OFTEN and not event.phase.endswith((*ONCE, *SPARED)):
             found.append(f"{event.line}: {event.what} {event.each_time:.0f} times in each {event.phase}")

@@ -10,6 +10,10 @@ from adastate.rehearsal.recorder import DeviceRecorder
 ONCE = ("optimiser", "average", "warm-up", "between")
 """Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
 
+ALL_PROMPTS = "all prompts"
+"""The phase in which a distillation embeds what its whole iteration is told: its work grows with the micro batches,
+while it brings the text encoder to the device once."""
+
 
 def run_as_phase(owner: Any, method: str, phase: str | Callable[..., str], recorder: DeviceRecorder) -> None:
     """From here on `owner.method` runs as a phase, whose name may be a function of its arguments."""
@@ -25,10 +29,11 @@ def run_as_phase(owner: Any, method: str, phase: str | Callable[..., str], recor
 def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None:
     """Phases of any stage, as `adastate plan` names them."""
     student = getattr(module, "student", None)
+    distills = hasattr(module, "updates") and hasattr(module, "sampler")
     for owner in (module, student):
         if owner is not None and hasattr(owner, "embed"):
-            run_as_phase(owner, "embed", "prompts", recorder)
-    if hasattr(module, "updates") and hasattr(module, "sampler"):
+            run_as_phase(owner, "embed", ALL_PROMPTS if distills else "prompts", recorder)
+    if distills:
         run_as_phase(module, "student_sample", _rollout, recorder)
         run_as_phase(module, "student_loss", "student: scores", recorder)
         run_as_phase(module.critic, "loss", "critic: forward", recorder)

@@ -32,8 +32,8 @@ class StudySetting:
     Attributes:
         root: its folder.
         world: a name of STUDY_WORLDS.
-        teacher, codec: safetensors files; "" for those that ship for this world, "scratch" to train them first, as
-            also where none ship.
+        teacher, codec: safetensors files; "" for the bundled ones of this world, "scratch" to train them first, as
+            also where none are bundled.
         seed: of the prompts and the noise with which seed 0 is measured; every further seed has the next.
     """
 

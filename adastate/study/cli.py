@@ -1,8 +1,8 @@
-"""`adastate study`: trains and measures the arms of conf/study/arms.yaml, and reports on what there is.
+"""`adastate study`: trains and measures the arms of conf/study/arms.yaml, and reports on the completed runs.
 
-Seed 0 of all arms comes before seed 1 of any, so that whatever interrupts it, whole comparisons are there. Run again,
-it goes on. `adastate study report` makes the report anew, at any time; `adastate study decide` the verdicts on the
-claims, from records alone.
+Seed 0 of all arms comes before seed 1 of any, so an interrupted study has complete comparisons. Started again, it
+resumes. `adastate study report` rewrites the report at any time; `adastate study decide` decides the claims from
+records alone.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def parser() -> Arguments:
     found = Arguments(
         "adastate study",
         description=__doc__,
-        epilog="Parts of it: adastate study list | begin CHUNK SEED | run ARM SEED | report | measure --run R | "
+        epilog="Subcommands: adastate study list | begin CHUNK SEED | run ARM SEED | report | measure --run R | "
         "real --out R | gate [--clips N --frames N --steps N --guidance W --json F] | decide --records D "
         "[--claims F] | intervene [--run R --checkpoint F --pairs N --hidden N ... --chunks N --rows N --json F]",
     )
-    found.add_argument("--budget", default="short", help="of conf/study/arms.yaml: smoke, teacher, short, ...")
+    found.add_argument("--budget", default="short", help="name in conf/study/arms.yaml: smoke, teacher, short, ...")
     found.add_argument(
         "--world", choices=BUILT_IN, default="mist", help="mist, circuit, fog, journey or plain: docs/guide/study.md"
     )
@@ -49,12 +49,16 @@ def parser() -> Arguments:
         help="groups: core, ratios, more_ratios, alpha, systems, errors, more_errors, anchors, carrier, keys, "
         "gradient, reach, long, switches, beyond",
     )
-    found.add_argument("--jobs", type=whole(1), default=os.cpu_count() or 1, help="runs at a time; default one a core")
+    found.add_argument(
+        "--jobs", type=whole(1), default=os.cpu_count() or 1, help="runs at a time; default one per core"
+    )
     found.add_argument("--out", type=Path, help="folder; default runs/study/<world>")
-    found.add_argument("--teacher", default="", help="safetensors, or scratch to train it first; default: what ships")
-    found.add_argument("--codec", default="", help="the same of the codec, which its teacher goes with")
-    found.add_argument("--table", type=Path, help="instead of conf/study/arms.yaml")
-    found.add_argument("--record", type=Path, help="folder for one JSON file a run; default: records in the study's")
+    found.add_argument("--teacher", default="", help="safetensors file, or scratch to train it first; default: bundled")
+    found.add_argument("--codec", default="", help="the same for the codec, which must match the teacher")
+    found.add_argument("--table", type=Path, help="file to use instead of conf/study/arms.yaml")
+    found.add_argument(
+        "--record", type=Path, help="folder for one JSON file per run; default: records in the study's folder"
+    )
     found.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     return found
 
@@ -64,7 +68,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
     if args.budget not in table.budgets:
         raise ConfigError(f"no budget {args.budget!r}; {meant(args.budget, table.budgets)}")
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":
-        raise ConfigError("a teacher knows the latents of its codec: give --teacher and --codec together")
+        raise ConfigError("a teacher works only with its own codec: give --teacher and --codec together")
     if args.codec == arm_stages.SCRATCH and (args.world == "plain" or args.teacher != arm_stages.SCRATCH):
         raise ConfigError("--codec scratch: the study has recipes for journeys alone, and its teacher comes after it")
     for file in (args.teacher, args.codec):
@@ -142,8 +146,8 @@ def _run_part(what: str, args: argparse.Namespace) -> None:
     if what == "gate":
         if not (args.teacher and args.codec) and not study_world(args.world).weights:
             raise ConfigError(
-                f"no teacher ships for the world {args.world}: train one with `adastate study --world {args.world} "
-                "--budget teacher`, and give its files with --teacher and --codec"
+                f"no teacher is bundled for the world {args.world}: train one with `adastate study --world "
+                f"{args.world} --budget teacher`, and give its files with --teacher and --codec"
             )
         from adastate.study.teacher_gate import gate_command
 

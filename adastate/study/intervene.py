@@ -96,9 +96,9 @@ def show_interventions(found: dict[str, Any]) -> None:
         for row in found["occlusions"]:
             table.add_row(*(f"{v:.3f}" if isinstance(v := row[n], float) else str(v) for n in names))
         console.print(table)
-    console.print(f"forgetting: half is gone after {found['forgetting']['lifetime']:.0f} chunks")
+    console.print(f"forgetting: half is forgotten after {found['forgetting']['lifetime']:.0f} chunks")
     told = found["reach"]
-    console.print(f"reach: felt for {told['chunks']} chunks; cached keys can carry over {told['keys']}")
+    console.print(f"reach: the effect lasts for {told['chunks']} chunks; cached keys can carry over {told['keys']}")
     for where, errors in found["injection"].items():
         content = errors["content"]
         console.print(

@@ -46,36 +46,38 @@ HUES = ("ground_hue", "livery_hue")
 """Curves that are no measures: how far they are apart from rollout to rollout tells whether rollouts differ."""
 
 MEASURES = {
-    "forward": Measure("displacement along the prompted way over the prompted one", 0),
+    "forward": Measure("displacement in the prompted direction over the prompted one", 0),
     "heading": Measure("share of rollouts whose direction is the prompted one", 1),
     "palette": Measure("share of rollouts whose ground is the prompted one", 1),
-    "turning": Measure("turns of the ground's hue over those of the true flight", 0),
-    "livery": Measure("turns between the discs' hue and that of the first horizon", -1, 3),
-    "recall": Measure("after fog, turns between the ground's hue and the one due; unrelated hues 0.25", -1, 3),
-    "recall_long": Measure("the same after banks of fog of ten pictures or more", -1, 3),
-    "held": Measure("share of chunks whose hidden state, decoded, has a hue", 0),
-    "recall_held": Measure("recall after banks before whose end the hidden state had a hue", -1, 3),
-    "recall_lost": Measure("recall after those before whose end it had none", -1, 3),
-    "from_start": Measure("turns of the ground's hue from that of the first horizon; unrelated hues 0.25", 0, 3),
-    "fog": Measure("share of pictures in which the ground has no hue", 0),
-    "lens_drift": Measure(
-        "exposure, contrast and grain from those of the first horizon; another flight's are 1 off", -1
+    "turning": Measure("change of the ground's hue over that of the true flight", 0),
+    "livery": Measure("distance of the discs' hue from that of the first horizon, in turns", -1, 3),
+    "recall": Measure("error of the ground's hue after fog, in turns; 0.25 for unrelated hues", -1, 3),
+    "recall_long": Measure("the same after banks of fog of ten frames or more", -1, 3),
+    "held": Measure("share of chunks whose decoded hidden state has a hue", 0),
+    "recall_held": Measure("recall after banks at whose end the hidden state had a hue", -1, 3),
+    "recall_lost": Measure("recall after banks at whose end it had none", -1, 3),
+    "from_start": Measure(
+        "distance of the ground's hue from that of the first horizon, in turns; 0.25 for unrelated hues", 0, 3
     ),
-    "exposure": Measure("brightness of the darkest tenth of the pictures", 0, 3),
-    "contrast_constant": Measure("strength of colour in the most colourful tenth of the pictures", 0, 3),
+    "fog": Measure("share of frames in which the ground has no hue", 0),
+    "lens_drift": Measure(
+        "distance of exposure, contrast and grain from those of the first horizon; 1 for another flight", -1
+    ),
+    "exposure": Measure("brightness of the darkest tenth of the frames", 0, 3),
+    "contrast_constant": Measure("strength of colour in the most colourful tenth of the frames", 0, 3),
     "grain": Measure("strength of the pattern on the lens", 0, 3),
-    "flow": Measure("mean length of the largest 5% of the optical flow, pixels a picture", 0),
-    "change": Measure("change from picture to picture over the contrast", 0, 3),
+    "flow": Measure("mean length of the largest 5% of the optical flow, in pixels per frame", 0),
+    "change": Measure("change from frame to frame over the contrast", 0, 3),
     "departure": Measure("difference from the first second over that of unrelated places", 0),
-    "warp_error": Measure("what no motion explains of a picture by the one before it", -1, 3),
-    "flicker": Measure("change across borders of chunks over change within", 0),
-    "repetition": Measure("largest likeness to anything more than a horizon ago", 0),
-    "loop": Measure("likeness at the period at which a rollout is most like itself, over its last three horizons", 0),
-    "contrast": Measure("standard deviation over the pixels of a picture", 0, 3),
+    "warp_error": Measure("part of a frame that no motion of the previous one explains", -1, 3),
+    "flicker": Measure("change across borders of chunks over change within chunks", 0),
+    "repetition": Measure("largest similarity to anything more than a horizon ago", 0),
+    "loop": Measure("similarity at the best period, over the last three horizons", 0),
+    "contrast": Measure("standard deviation over the pixels of a frame", 0, 3),
     "saturation": Measure("spread of the colour channels", 0, 3),
     "sharpness": Measure("difference of neighbouring pixels", 0, 3),
-    "frechet": Measure("log(1 + Frechet distance from real flights), features in their deviations", -1),
-    "composite": Measure(f"geometric mean of the likeness to real flights in {', '.join(PARTS)}", 1),
+    "frechet": Measure("log(1 + Frechet distance from real flights), on normalised features", -1),
+    "composite": Measure(f"geometric mean of the similarity to real flights in {', '.join(PARTS)}", 1),
 }
 """In the order in which they are shown."""
 

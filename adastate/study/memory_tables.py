@@ -13,9 +13,10 @@ from adastate.study.report_page import ReportBlock
 MEASURED = ("memory_slope", "memory_error", "memory_relative")
 
 ABOUT = (
-    "Slope of what the ground's hue has changed by on the distance flown: 1 remembers, 0 holds still or moves on by "
-    "always the same. Error: turns between the hue that came out and the one due; relative: over that of holding "
-    "still. In the mist a passage leads through a bank of fog, in a circuit it is twelve pictures long."
+    "Slope: change of the ground's hue over the distance flown. 1 is perfect memory; 0 is a constant hue, or one that "
+    "always advances by the same amount. Error: distance between the hue that came out and the correct one, in turns. "
+    "Relative: error over that of a constant hue. In the mist a passage leads through a bank of fog, in a circuit it "
+    "is twelve frames long."
 )
 
 
@@ -53,9 +54,9 @@ def _baselines(records: Records, at: str) -> list[tuple[str, ...]]:
     return [
         row("true flights, through the codec", real["slope"], real["error"]),
         row("the teacher, within a horizon", gate.get("slope"), gate.get("error")),
-        row("a hue that holds still", 0.0, real["hold"]),
-        row("one that moves on by the mean distance", 0.0, real["mean"]),
-        row("one that has nothing to do with it", 0.0, metrics.CHANCE),
+        row("a constant hue", 0.0, real["hold"]),
+        row("a hue that advances by the mean distance", 0.0, real["mean"]),
+        row("an unrelated hue", 0.0, metrics.CHANCE),
     ]
 
 
@@ -73,18 +74,18 @@ def experiment_blocks(records: Records) -> list[ReportBlock]:
             names = ("slope", "error", "hold", "mean", "donor_error", "appeared")
             cells = [interval_cell(records.mean(f"{deed} {name}", arm, at), 3) for name in names]
             rows.append((arm, deed, str(hidden), *cells))
-    heads = ("", "deed", "hidden", "slope", "error", "of holding still", "of the mean", "from the donor", "appeared")
+    heads = ("", "change", "hidden", "slope", "error", "constant hue", "mean advance", "from the donor", "appeared")
     text = (
-        "All streams are led through one bank of fog, whose contents are the true flight's. In its middle the anchor "
-        "is exchanged with that of another flight (swap) or dropped, or it is held still from the beginning of the "
-        "bank on (freeze). A hue that has nothing to do with the one due is 0.25 off."
+        "All streams pass through one bank of fog, with the content of the true flight. In the middle of the bank the "
+        "anchor is exchanged with that of another flight (swap) or dropped (drop), or it is frozen from the beginning "
+        "of the bank on (freeze). An unrelated hue is off by 0.25."
     )
     blocks = [ReportBlock("Experiments in the fog", text, (heads, rows))] if rows else []
     return [*blocks, _others(records, arms)]
 
 
 def _others(records: Records, arms: Sequence[str]) -> ReportBlock:
-    heads = ("", "half forgotten after", "felt for", "keys carry over", *(f"noise in the {w}" for w in WHERE))
+    heads = ("", "half forgotten after", "effect lasts for", "keys carry over", *(f"noise in the {w}" for w in WHERE))
     rows = []
     for arm in arms:
         found = [r["interventions"] for r in records.runs[arm].values() if "interventions" in r]
@@ -93,10 +94,10 @@ def _others(records: Records, arms: Sequence[str]) -> ReportBlock:
         left = [interval_cell(records.mean(f"injection {where} content", arm, ""), 2) for where in WHERE]
         rows.append((arm, _range(lifetimes), _range(felt), str(keys), *left))
     text = (
-        "In chunks, from the lowest to the highest seed: until streams with the same noise and other first chunks are "
-        "half as far apart as at first (lifetimes as long as the comparison never fell); for how long a window of "
-        "other keys is felt under the same content. Noise: change of the content "
-        "at the end over that at first; below 1 it heals."
+        "In chunks, from the lowest to the highest seed. Half forgotten: when streams with the same noise and "
+        "different first chunks are half as far apart as at first (the length of the comparison if they never are). "
+        "Effect: how long exchanged keys of the window change the stream although the content is the same. Noise: "
+        "change of the content at the end over that at first; below 1 it heals."
     )
     return ReportBlock("Forgetting, reach and errors", text, (heads, rows))
 

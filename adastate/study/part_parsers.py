@@ -21,7 +21,7 @@ def measure_parser() -> Arguments:
     found = _measured("measure", measure_parser.__doc__)
     found.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
     found.add_argument("--out", type=Path, help="folder to write into; default: the run's")
-    found.add_argument("--arm", default="", help="of the table, with whose stream it is rolled out")
+    found.add_argument("--arm", default="", help="arm of the table whose stream is used for the rollouts")
     return found
 
 
@@ -37,11 +37,11 @@ def gate_parser() -> Arguments:
     """Whether the teacher itself remembers: the hue that comes out of its fog against the one due."""
     found = Arguments("adastate study gate", description=gate_parser.__doc__)
     found.add_argument("--world", choices=[w for w in STUDY_WORLDS if w != "plain"], default="mist")
-    found.add_argument("--teacher", default="", help="safetensors; default: what ships for the world")
-    found.add_argument("--codec", default="", help="the same of its codec")
+    found.add_argument("--teacher", default="", help="safetensors file; default: the bundled one of the world")
+    found.add_argument("--codec", default="", help="the same for its codec")
     found.add_argument("--clips", type=whole(1), default=96)
-    found.add_argument("--frames", type=whole(1), help="latent frames of a clip; default: a horizon of the world")
-    found.add_argument("--steps", type=whole(1), default=16, help="of the teacher's solver")
+    found.add_argument("--frames", type=whole(1), help="latent frames per clip; default: a horizon of the world")
+    found.add_argument("--steps", type=whole(1), default=16, help="steps of the teacher's solver")
     found.add_argument("--guidance", type=float, help="default: that of the study")
     found.add_argument("--seed", type=int, default=UNSEEN)
     found.add_argument("--json", type=Path, help="file for the figures")
@@ -51,25 +51,23 @@ def gate_parser() -> Arguments:
 def intervene_parser() -> Arguments:
     """Experiments on the memory of one trained student, by inference alone, into one JSON file."""
     found = Arguments("adastate study intervene", description=intervene_parser.__doc__)
-    found.add_argument("--run", type=Path, help="run folder of a distilled student; default: the student that ships")
+    found.add_argument("--run", type=Path, help="run folder of a distilled student; default: the bundled student")
     found.add_argument("--checkpoint", type=Path, help="safetensors; default: the run's student")
     found.add_argument("--world", choices=STUDY_WORLDS, default="mist")
-    found.add_argument("--pairs", type=whole(1), default=16, help="of flights that may exchange anchors")
-    found.add_argument(
-        "--hidden", type=whole(1), nargs="+", default=list(HIDDEN), help="pictures that banks of fog hide"
-    )
-    found.add_argument("--chunks", type=whole(1), default=24, help="over which streams that differ are compared")
-    found.add_argument("--rows", type=whole(2), default=8, help="streams of each of those comparisons")
+    found.add_argument("--pairs", type=whole(1), default=16, help="pairs of flights that exchange anchors")
+    found.add_argument("--hidden", type=whole(1), nargs="+", default=list(HIDDEN), help="frames that banks of fog hide")
+    found.add_argument("--chunks", type=whole(1), default=24, help="number of chunks over which streams are compared")
+    found.add_argument("--rows", type=whole(2), default=8, help="streams per comparison")
     found.add_argument("--seed", type=int, default=4242)
-    found.add_argument("--json", type=Path, help="where the figures go; default: in the run folder")
+    found.add_argument("--json", type=Path, help="file for the figures; default: in the run folder")
     return found
 
 
 def decide_parser() -> Arguments:
     """The verdicts on the claims, from the records of one world alone."""
     found = Arguments("adastate study decide", description=decide_parser.__doc__)
-    found.add_argument("--records", type=Path, required=True, help="folder of one world's records")
-    found.add_argument("--claims", type=Path, help="instead of conf/study/claims.yaml")
+    found.add_argument("--records", type=Path, required=True, help="folder with the records of one world")
+    found.add_argument("--claims", type=Path, help="file to use instead of conf/study/claims.yaml")
     return found
 
 

@@ -64,10 +64,10 @@ def report_blocks(results: Results, found: Records, table: Table, wanted: Sequen
 
 
 CAUTIONS = (
-    "Tiny worlds, one network size and one teacher. A seed has an initialisation, a distillation, prompts and noise of "
-    "its own, so intervals speak of other seeds with this teacher, and not of other teachers. Only the intervals of "
-    "the claims are corrected for their number; all other tables explore. The Frechet distance is taken on fixed "
-    "random features, which know nothing of what matters to people."
+    "These are tiny worlds, one network size and one teacher. Each seed has its own initialisation, distillation, "
+    "prompts and noise, so intervals describe other seeds with this teacher, not other teachers. Only the intervals "
+    "of the claims are corrected for their number; all other tables are exploratory. The Frechet distance is computed "
+    "on fixed random features, which do not measure what matters to people."
 )
 
 
@@ -76,10 +76,10 @@ def summary(results: Results, wanted: Sequence[Task]) -> str:
     told = results.real.told
     stretches = ", ".join(f"{h}x" for h in results.horizons)
     return (
-        f"The {results.world} world; {done} of {len(wanted)} runs measured. Each on {results.rollouts} rollouts of "
-        f"{results.horizons[-1]} training horizons of {told['pictures']} pictures, told of at {stretches}: the horizon "
-        "that ends there. Runs of one seed have the same prompts and noise, those of another seed others. Brackets are "
-        "95% t-intervals over the means of seeds. True flights went through the codec."
+        f"The {results.world} world; {done} of {len(wanted)} runs measured, each on {results.rollouts} rollouts of "
+        f"{results.horizons[-1]} training horizons of {told['pictures']} frames. Results are given at {stretches}: for "
+        "the horizon that ends there. Runs of one seed share prompts and noise; other seeds have others. Brackets are "
+        "95% t-intervals over the means of seeds. True flights were passed through the codec."
     )
 
 
@@ -91,7 +91,7 @@ def _missing(results: Results, wanted: Sequence[Task]) -> list[ReportBlock]:
     if not gone:
         return []
     told = "; ".join(f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in gone.items())
-    return [ReportBlock("What is missing", f"Not measured yet: {told}. Run the same study again for them.")]
+    return [ReportBlock("What is missing", f"Not measured yet: {told}. Run the same study again to measure them.")]
 
 
 def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
@@ -111,8 +111,8 @@ def _claims(decisions: Sequence[Decision]) -> list[ReportBlock]:
     ]
     rule = (
         "The rules are in conf/study/claims.yaml, which was committed before these runs (docs/results/study.md). d is "
-        "the mean over seeds of the paired difference, turned so that the claim says it is large, with an interval "
-        "that is corrected for the number of all tests; p is not. A claim is reproduced if all its tests are "
+        "the mean over seeds of the paired difference, with the sign that the claim expects as positive. Its interval "
+        "is corrected for the number of all tests; p is not. A claim is reproduced if all its tests are "
         "supported, and not reproduced if any is refuted."
     )
     return [
@@ -126,11 +126,11 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
     blocks = []
     for at in results.horizons[1:] or results.horizons:
         figure = plots.dynamics_against_drift(results, arms, at)
-        text = "Up is motion, to the right is drift; real flights have the star."
+        text = "Motion increases upwards, drift to the right; the star marks real flights."
         blocks.append(_figure(f"Dynamics against drift at {at}x", text, f"dynamics-{at}x.svg", figure))
         if "livery" in results.names:
             figure = plots.following_against_forgetting(results, arms, at)
-            text = "Up the ground is followed, to the right the livery is forgotten; unrelated liveries are 0.25 apart."
+            text = "Following increases upwards, forgetting to the right; unrelated liveries are 0.25 apart."
             blocks.append(_figure(f"Following against forgetting at {at}x", text, f"following-{at}x.svg", figure))
     curves = plots.plot_over_horizons(results, arms, known)
     blocks.append(_figure("Over time", "Means with intervals over seeds.", "curves.svg", curves))
@@ -139,7 +139,7 @@ def _anchors(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
 
 def _strips(results: Results, arms: Sequence[str], row: int, name: str) -> ReportBlock:
     prompt = results.real.told["prompts"][row] if row < len(results.real.told["prompts"]) else ""
-    text = f"“{prompt}”, the lowest seed of each arm; what an arm shows under its name, its decoded state below."
+    text = f"“{prompt}”, the lowest seed of each arm: the video, and its decoded state below."
     return _figure(f"Rollout {row + 1}", text, name, plots.strips(results, arms, row))
 
 
@@ -157,12 +157,12 @@ def _attention(results: Results, arms: Sequence[str]) -> list[ReportBlock]:
 
 
 TITLES = {
-    "core": "The state, no anchor, a static one",
+    "core": "State, no anchor and static anchor",
     "anchors": "Other anchors",
     "ratios": "The paper's ratios",
     "more_ratios": "The corner that the paper does not show",
-    "systems": "Every compared system trained as itself",
-    "errors": "What the state is taught by",
+    "systems": "Every compared system with its own training",
+    "errors": "What trains the state",
     "more_errors": "Neither gradient through the cache",
     "carrier": "No past frame in view",
     "keys": "Equal numbers of visible keys",
@@ -210,11 +210,11 @@ def _recall(results: Results, table: Table) -> list[ReportBlock]:
         for a, b in pairs
     ]
     text = (
-        "Over all horizons: turns between the hue that comes out of the fog and the one due (recall), and between the "
-        "ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. Who comes out over "
-        "an unrelated hue is far to the right, who clings to the first view is low. Held: the share of chunks whose "
-        "hidden state has a hue, and recall where it had one when the fog lifted, and where it had none. A small "
-        "recall is no memory: memory is the slope above. These means explore and decide no claim."
+        "Over all horizons, in turns: distance between the hue that comes out of the fog and the correct one (recall), "
+        "and between the ground's hue and that of the first horizon (from start). Unrelated hues are 0.25 apart. An "
+        "arm with unrelated hues is far to the right, an arm that returns to the first view is low. Held: share of "
+        "chunks whose hidden state has a hue, with recall where it had one at the end of the fog, and where it had "
+        "none. A small recall does not show memory; the slope above does. These means are exploratory."
     )
     arms = [arm for arm in results.arms if results.seeds(arm)]
     picture = Picture.of(plots.remembering(results, arms), "fog.svg")
@@ -252,8 +252,8 @@ def _variety(results: Results) -> list[ReportBlock]:
         for arm in (*results.arms, REAL)
     ]
     text = (
-        "How far the hues of ground and discs are apart from rollout to rollout: 0 if all have the same, about 1 if "
-        "they are spread evenly. An arm that gives all rollouts one hue has nothing to forget."
+        "Spread of the hues of ground and discs over the rollouts: 0 if all have the same, about 1 if they are spread "
+        "evenly. An arm with one hue in all rollouts has nothing to forget."
     )
     return [ReportBlock("Variety", text, (heads, rows))]
 

@@ -156,14 +156,14 @@ def run_all(
                 done += 1
                 minutes, seconds = divmod(round(time.monotonic() - began[task]), 60)
                 if code == ELSEWHERE:
-                    say(f"{task} is being done by another process")
+                    say(f"{task} is being made by another process")
                 elif code in (0, signals.ENDED):
                     say(f"{task} is done, {minutes}:{seconds:02d}")
                 elif not signals.heard():
                     failed.append(task)
                     say(f"{task} failed (exit {code}); its log is {log(task)}")
             if signals.heard() and not running:
-                say(f"stopped by {signals.heard()}; run the same command again to go on")
+                say(f"stopped by {signals.heard()}; run the same command again to resume")
                 raise SystemExit(signals.AGAIN)
             time.sleep(POLL if running else 0)
     finally:

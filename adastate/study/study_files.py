@@ -51,7 +51,7 @@ def read_study_records(folder: Path) -> list[dict[str, Any]]:
             protocol, arm, seed = told["protocol"], told["arm"], told["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{file} is no record of a run: give the folder that `make study` wrote them to"
+                f"{file} is not a record of a run: give the folder that `make study` wrote them to"
             ) from error
         found.append({**told, "protocol": protocol, "arm": arm, "seed": int(seed)})
     if not found:

@@ -1,4 +1,4 @@
-"""The worlds of the study, as far as a command line needs them: what ships, what teachers are asked for, how long a
+"""The worlds of the study, as far as a command line needs them: bundled weights, guidance of the teachers, how long a
 horizon is. What is true in them is in `world_truth`, which brings torch with it."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class StudyWorld:
     """A world as the study trains in it.
 
     Attributes:
-        weights: name of the codec and the teacher that ship; "" where none do, and a study trains them first.
+        weights: name of the bundled codec and teacher; "" where none are, and a study trains them first.
         guidance: of the teacher; None for that of the tiny size.
         horizon: latent frames of a training rollout. Clips of 9 hold one or two whole banks of fog, of 7 often none.
     """

@@ -226,7 +226,7 @@ def _budget(name: str, entry: dict[str, Any], groups: Mapping[str, Any], arms: M
         _known(arm, arms, "arm")
     horizons = tuple(entry["horizons"])
     if list(horizons) != sorted(set(horizons)) or not horizons or horizons[0] < 1:
-        raise ConfigError(f"{path}, budget {name}: horizons {list(horizons)} have to ascend from 1 or more")
+        raise ConfigError(f"{path}, budget {name}: horizons {list(horizons)} must ascend from 1 or more")
     return Budget(**{**entry, "horizons": horizons, "arms": tuple(entry.get("arms", ()))})
 
 

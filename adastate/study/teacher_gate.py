@@ -46,7 +46,7 @@ class GateResult:
 
 
 def load_world_teacher(world: str, weights: str, codec: str, guidance: float | None = None) -> Teacher:
-    """The tiny teacher of a world, frozen and able to sample; empty names stand for what ships."""
+    """The tiny teacher of a world, frozen and able to sample; empty names stand for the bundled weights."""
     known = study_world(world)
     words = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml", "--config", "conf/stages/teacher.yaml"]
     words += [f"--training.teacher.weights={weights or known.weights}"]
@@ -61,7 +61,7 @@ def load_world_teacher(world: str, weights: str, codec: str, guidance: float | N
 def memory_of(video: Tensor, flights: Sequence[Flight]) -> MemoryFigures:
     passages = passages_of(video, flights)
     if passages is None:
-        raise ValueError("memory is read from hues, which flights of the plain world do not have")
+        raise ValueError("memory is measured from hues, which flights of the plain world do not have")
     return metrics.memory(passages)
 
 
@@ -97,10 +97,13 @@ def rows_of(found: GateResult) -> dict[str, MemoryFigures]:
 
 
 def show_gate(found: GateResult, world: str) -> None:
-    table = Table("", "slope", "error", "of holding still", "of the mean", "error / hold", "passages", title=world)
+    table = Table("", "slope", "error", "constant hue", "mean advance", "error / constant hue", "passages", title=world)
     for name, m in rows_of(found).items():
         numbers = (m.slope, m.error, m.hold, m.mean, m.relative)
         table.add_row(name, *(f"{x:.3f}" for x in numbers), str(m.passages))
     Console().print(table)
     verdict = "passed" if found.passed else "not passed"
-    print(f"gate {verdict}: the error is {found.teacher.relative:.2f} of holding still, at most {LIMIT} is asked")
+    print(
+        f"gate {verdict}: the error is {found.teacher.relative:.2f} of that of a constant hue; at most {LIMIT} is "
+        "required"
+    )

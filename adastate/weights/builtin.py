@@ -1,4 +1,4 @@
-"""Weights that ship, by the names that stand for them; and the names of those of runs."""
+"""Bundled weights, by the names that stand for them; and the names of those of runs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("adastate: --parts belongs to --layout diffusers-pipeline")
     for source in (args.source, args.base):
         if source is not None and source not in BUILTIN and not Path(source).exists():
-            raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source))}")
+            raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source), BUILTIN)}")
         if source is not None and Path(source).is_file():
             file_kind.kind(Path(source))
     if args.verb != "inspect":
@@ -74,7 +74,7 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
         dest="verb", required=True, metavar="|".join(("inspect", "import", "export", *others))
     )
     for verb, text in (
-        ("inspect", "print what a source holds"),
+        ("inspect", "print the content of a source"),
         ("import", "write any source as our own .safetensors file"),
         ("export", "write a source in diffusers' layout, as a pipeline, or under Wan's names"),
     ):
@@ -83,25 +83,34 @@ def parser(about: str, others: Sequence[str]) -> tuple[Arguments, argparse._SubP
         if verb == "import":
             at.add_argument("out", type=Path, help=".safetensors file to write")
             at.add_argument(
-                "--difference-from", type=Path, help="with --dtype int8: file beside it whose weights are taken off"
+                "--difference-from",
+                type=Path,
+                help="with --dtype int8: file in the same folder whose weights are subtracted",
             )
         if verb == "export":
             at.add_argument("out", type=Path, help="folder to write")
             at.add_argument("--layout", choices=("diffusers", "diffusers-pipeline", "wan"), required=True)
             at.add_argument(
-                "--parts", type=Path, help="pipeline whose VAE, text encoder and tokenizer go with the network"
+                "--parts",
+                type=Path,
+                help="pipeline whose VAE, text encoder and tokenizer are exported with the network",
             )
             at.add_argument(
-                "--shard-gb", type=above_zero, default=10.0, help="largest shard; beyond it an index is written"
+                "--shard-gb",
+                type=above_zero,
+                default=10.0,
+                help="maximum size of a shard; larger networks are split and get an index",
             )
         if verb != "inspect":
             kinds = (*DTYPES, "int8") if verb == "import" else DTYPES
-            at.add_argument("--dtype", choices=kinds, help="of the weights; default: as they are")
-            at.add_argument("--force", action="store_true", help="write over what lies there")
-        at.add_argument("--key", help="network to take of several, e.g. generator_ema; default: the average, if any")
-        at.add_argument("--base", type=os.path.expanduser, help="weights that a LoRA changes")
+            at.add_argument("--dtype", choices=kinds, help="dtype of the weights; default: unchanged")
+            at.add_argument("--force", action="store_true", help="overwrite existing files")
+        at.add_argument(
+            "--key", help="which of several networks to read, e.g. generator_ema; default: the average, if any"
+        )
+        at.add_argument("--base", type=os.path.expanduser, help="base weights of a LoRA")
         at.add_argument(
             "--lora-alpha", type=above_zero, help="alpha of a LoRA; default: the file's, or its rank (scale 1)"
         )
-        at.add_argument("--heads", type=whole(1), help="attention heads, where nothing else tells")
+        at.add_argument("--heads", type=whole(1), help="attention heads, if the source does not give them")
     return parser, verbs

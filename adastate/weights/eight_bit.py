@@ -130,13 +130,15 @@ def _below(header: Mapping[str, str], path: Path) -> Entries | None:
     if base is None:
         return None
     if Path(str(base)).name != base:
-        raise WeightsError(f"{path} holds differences from {base}, outside its folder: the file has to lie beside it")
+        raise WeightsError(
+            f"{path} holds differences from {base}, outside its folder: the file must be in the same folder"
+        )
     beside = path.with_name(base)
     if not beside.is_file():
-        raise WeightsError(f"{path} holds differences from {base}, which does not lie beside it: copy it there")
+        raise WeightsError(f"{path} holds differences from {base}, which is not in the same folder: copy it there")
     if digest_of(beside) != about.get("base_sha256"):
         raise WeightsError(
-            f"{path} holds differences from another {base} than lies beside it: take the two that belong"
+            f"{path} holds differences from another {base} than the one in its folder: use the matching files"
         )
     return read_packed(beside)
 

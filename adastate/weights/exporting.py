@@ -1,4 +1,4 @@
-"""Weights for others: diffusers' layout or Wan2.1's, with the config beside them; and for us, from anywhere."""
+"""Exports weights in the layout of diffusers or Wan2.1, with their config, and imports weights of any origin."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def export(
     shard_gb: float = 10.0,
     force: bool = False,
 ) -> list[Path]:
-    """Writes the folder `out`, whole or not at all: config.json and safetensors, sharded with an index
-    beyond `shard_gb`.
+    """Writes the folder `out`, complete or not at all: config.json and safetensors, sharded with an index beyond
+    `shard_gb`.
 
-    diffusers' is what `WanTransformer3DModel.from_pretrained(out)` loads; wan's is what Wan2.1's code loads.
+    `WanTransformer3DModel.from_pretrained(out)` loads the diffusers layout, Wan2.1's code the wan layout.
 
     Args:
         dtype: of the weights; None keeps theirs.
         shard_gb: largest shard, in 10^9 bytes.
-        force: write over a folder that holds such weights already, and nothing else.
+        force: overwrite a folder that contains such weights and nothing else.
 
     Returns:
         The files written.
@@ -80,12 +80,12 @@ def import_(
 
     Args:
         dtype: of the weights; None keeps theirs. int8 is not a plain cast: see `adastate.weights.eight_bit`.
-        force: write over a file of that name.
-        base: file beside `out` from which the differences are stored, in int8 alone.
+        force: overwrite an existing file.
+        base: file in the folder of `out`, relative to which differences are stored; int8 only.
     """
     checkpoint.require()
     if out.suffix != ".safetensors":
-        raise WeightsError(f"{out} does not end in .safetensors, which is what our own files are")
+        raise WeightsError(f"{out} does not end in .safetensors, the format of our own files")
     if out.exists() and (not force or out.is_dir()):
         raise WeightsError(f"{out} exists; give another name" + ("" if out.is_dir() else " or --force"))
     size = geo.size_of(checkpoint.report.geometry)
@@ -134,7 +134,9 @@ def _may_write(out: Path, force: bool) -> None:
         raise WeightsError(f"{out} is a file; give a folder")
     others = [p.name for p in out.iterdir() if p.name != "config.json" and not p.name.startswith(STEM)]
     if others:
-        raise WeightsError(f"{out} holds what is no export, {others[0]}; it is not written over, give another folder")
+        raise WeightsError(
+            f"{out} holds files that are not from an export, {others[0]}; it is not overwritten, give another folder"
+        )
 
 
 def _bytes(entry: StoredTensor) -> int:

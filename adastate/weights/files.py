@@ -119,7 +119,7 @@ def digest_of(path: Path) -> str:
     """
     told = dict(_safe_open(path).metadata() or {}) if _kind(path) == "safetensors" else {}
     if DIGEST not in told:
-        raise WeightsError(f"{path} has no digest in its header: write it anew with `adastate weights import`")
+        raise WeightsError(f"{path} has no digest in its header: write it again with `adastate weights import`")
     return str(told[DIGEST])
 
 

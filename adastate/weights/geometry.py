@@ -113,7 +113,7 @@ def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
 def size_of(geometry: Mapping[str, Any]) -> Size:
     """The Size of a geometry; an error if the heads are unknown or it is none of this network's."""
     if "heads" not in geometry:
-        raise WeightsError("nothing tells how many attention heads these weights have; give --heads")
+        raise WeightsError("the number of attention heads of these weights is unknown; give --heads")
     values: dict[str, Any] = {f.name: geometry[f.name] for f in fields(Size) if f.name in geometry}
     for name, value in values.items():
         if name == "backbone":
@@ -153,7 +153,7 @@ def geometry_as_json(geometry: Mapping[str, Any]) -> Geometry:
 
 
 def wan_config(size: Size) -> dict[str, Any]:
-    """config.json as Wan2.1 ships it; text_dim and patch_size, which it leaves out, only where they are not Wan's."""
+    """config.json as published with Wan2.1, without text_dim and patch_size unless they differ from Wan's."""
     config = {
         "_class_name": "WanModel",
         "dim": size.width,

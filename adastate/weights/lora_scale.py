@@ -20,8 +20,23 @@ from adastate.weights.sources import ADAPTER_CONFIG, Stored
 DIFFUSERS = "lora_adapter_metadata"
 """Entry of a safetensors header: the fields of peft's LoraConfig as JSON, behind the part's name in a pipeline."""
 
-BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
+PEFT = "base_model.model."
+"""What peft puts before every name of a network that it wraps."""
+
+BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways in which peft begins adapters that change the weights below them, too."""
+
+VARIANTS = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "arrow_config": "Arrow",
+    "alora_invocation_tokens": "aLoRA",
+    "layer_replication": "layer-replicating LoRA",
+}
+"""Entries of peft's LoraConfig with which an adapter is more than W + scale B A, and what it is called then."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,8 @@ class Told:
         alpha = self.alpha if alpha is None else alpha
         if there not in (None, rank):
             raise WeightsError(
-                f"the LoRA of {module} has rank {rank}, and {self.where} says {there}: it is of another file; take it "
-                "away, or give alpha with --lora-alpha"
+                f"the LoRA of {module} has rank {rank}, and {self.where} says {there}: it belongs to another file; "
+                "remove it, or give alpha with --lora-alpha"
             )
         return alpha, alpha / (math.sqrt(rank) if self.root else rank)
 
@@ -62,7 +77,7 @@ class Scaling:
                 return alpha, alpha / rank, where
         if self.told is not None:
             return *self.told.of(module, self.prefix, rank), f"of {self.told.where}"
-        return rank, 1.0, "found nowhere, taken as the rank; --lora-alpha sets another"
+        return rank, 1.0, "not found, assumed to equal the rank; --lora-alpha sets another"
 
 
 def scaling(stored: Stored, prefix: str, asked: float | None) -> Scaling:
@@ -124,12 +139,13 @@ def _peft(config: Mapping[str, Any], where: str) -> Told | None:
     """As `LoraConfig` has it; None where it tells no alpha."""
     kind = config.get("peft_type") or "LORA"
     begun = str(config.get("init_lora_weights", "")).lower()
-    if kind != "LORA" or config.get("use_dora"):
-        raise WeightsError(other_kind(where, "DoRA" if config.get("use_dora") else str(kind), "says so"))
+    variant = next((name for entry, name in VARIANTS.items() if config.get(entry)), "")
+    if kind != "LORA" or variant:
+        raise WeightsError(other_kind(where, variant or str(kind), "says so"))
     if begun.startswith(BASE_CHANGING):
         raise WeightsError(
             f"{where} says init_lora_weights {begun}, which changed the weights below the adapters, too: save it with "
-            "peft's path_initial_model_for_weight_conversion, or bring the merged weights"
+            "peft's path_initial_model_for_weight_conversion, or use the merged weights"
         )
     if config.get("lora_alpha") is None:
         return None
@@ -150,14 +166,15 @@ def other_kind(whose: str, kind: str, why: str) -> str:
     """The sentence about an adapter that is no LoRA."""
     return (
         f"{whose} is of a {kind} adapter ({why}), and of adapters only LoRA is known here: merge it into its base with "
-        "the tool that made it, and bring the merged weights"
+        "the tool that made it, and use the merged weights"
     )
 
 
 def _matching(patterns: Mapping[str, Any], module: str, prefix: str) -> Any:
     """The value of the first pattern that is the end of a module's name, in either naming; None without one."""
-    names = [m for m in (module, to_diffusers(module)) if m]
-    names += [f"{prefix.removeprefix('base_model.model.')}{name}" for name in names]
+    bare = [m for m in (module, to_diffusers(module)) if m]
+    names = [f"{prefix.removeprefix(PEFT)}{name}" for name in bare]
+    names += [] if prefix.startswith(PEFT) else bare  # diffusers' patterns are below the part's name
     for pattern, value in patterns.items():
         try:
             if any(re.match(rf"(.*\.)?({unwrap(pattern)})$", name) for name in names):

@@ -1,4 +1,4 @@
-"""Our own files: safetensors under Wan's names, with the geometry and what else is known in the header."""
+"""Our own files: safetensors under Wan's names, with the geometry and other facts in the header."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = ["BUILTIN", "header_facts", "load_network", "load_weights", "mismatch"
 
 
 def save_weights(net: VideoNetwork, path: Path, half: bool = False, stream: Mapping[str, Any] | None = None) -> None:
-    """Writes `net` as safetensors under Wan's names, whole or not at all.
+    """Writes `net` as safetensors under Wan's names; the file is complete or absent.
 
-    The header carries its size, and with `stream` (the fields of a StreamSpec) how it was trained to stream. Adapters
-    are merged, and lie alone in a second file beside it, `x.lora.safetensors` beside `x.safetensors`.
+    The header has its size, and with `stream` (the fields of a StreamSpec) the stream that it was trained for. Adapters
+    are merged, and also written alone to a second file, `x.lora.safetensors` next to `x.safetensors`.
 
     Raises:
-        NotFinite: a weight is no number; what lay there is as it was.
+        NotFinite: a weight is not finite; an existing file is unchanged.
     """
     dtype = torch.float16 if half else None
     entries = {name: _of_numbers(name, entry.cast(dtype)) for name, entry in plain_weights(net).items()}
@@ -107,10 +107,10 @@ def weights_header(geometry: Mapping[str, Any], stream: Mapping[str, Any] | None
 
 
 def load_weights(net: VideoNetwork, source: str) -> LoadReport:
-    """Loads any source that `read` knows (or "builtin", the tiny teacher that ships) into `net`, in its own dtype.
+    """Loads any source that `read` knows (or "builtin", the bundled tiny teacher) into `net`, in its own dtype.
 
-    What was taken is logged. Anything missing, unexpected or of another shape is an error, and then `net` is as before;
-    but for the layer of actions, which older weights lack: it is zero then, and the network as good as they are.
+    The log says what was loaded. Anything missing, unexpected or of another shape is an error, which leaves `net`
+    unchanged. An exception is the layer of actions, which older weights lack: it is set to zero, which changes nothing.
     """
     take, report = fitting_weights(net, source)
     for name, tensor in net.state_dict().items():
@@ -178,7 +178,7 @@ def load_network(size: Size, weights: str | None = None, **options: Any) -> Vide
 
 
 def header_facts(source: str | Path) -> dict[str, Any]:
-    """What the header of our own file says, read without its tensors: `size`, `stream`; empty for any other source."""
+    """The header of our own file, read without its tensors: `size`, `stream`; empty for any other source."""
     files = locate(BUILTIN.get(str(source), Path(source)))
     return parse_header(files[0], read_header(files[0]))
 
@@ -186,8 +186,8 @@ def header_facts(source: str | Path) -> dict[str, Any]:
 def mismatch(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """One sentence if weights trained with one anchor are used with another, else None.
 
-    Both are fields of a StreamSpec, of which `anchor` and `state_frames` are compared; if `trained` does not name its
-    anchor, nothing is known and nothing is said.
+    Both are fields of a StreamSpec, of which `anchor` and `state_frames` are compared; None if `trained` does not name
+    its anchor.
     """
     if "anchor" not in trained:
         return None
@@ -197,4 +197,4 @@ def mismatch(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | Non
     had = ", ".join(f"{name}: {trained[name]}" for name in names)
     has = ", ".join(f"{name}: {wanted[name]}" for name in names)
     set_ = " ".join(f"--stream.{name}={trained[name]}" for name in names)
-    return f"these weights were trained with {had} and are used with {has}, which they have not learnt: set {set_}"
+    return f"these weights were trained with {had} and are used with {has}, for which they were not trained: set {set_}"

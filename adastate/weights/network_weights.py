@@ -1,4 +1,4 @@
-"""One network out of a source of weights, whatever wrote it, under Wan's names."""
+"""One network from a source of weights of any origin, under Wan's names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adastate.weights.sources import Stored, open_source
 
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 OTHERS = re.compile(r"critic|fake_score|real_score|teacher")
-"""Networks that lie beside a student in a training checkpoint, and are taken only when asked for."""
+"""Networks next to a student in a training checkpoint, which are taken only on request."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Section:
 
 @dataclass(frozen=True)
 class NetworkWeights:
-    """A network's weights, unread yet, under Wan's names, with what is known about them."""
+    """A network's weights, not read yet, under Wan's names, with what is known about them."""
 
     path: Path
     entries: Mapping[str, StoredTensor]
@@ -52,9 +52,9 @@ class NetworkWeights:
     def require(self) -> NetworkWeights:
         """Itself; an error if it is not one whole network."""
         if not self.entries:
-            raise WeightsError(f"{self.path} is a LoRA and no network: give the weights that it changes with --base")
+            raise WeightsError(f"{self.path} is a LoRA, not a network: give its base weights with --base")
         if not self.report.geometry:
-            raise WeightsError(f"{self.path} lacks what tells its size: {self.report.fit}")
+            raise WeightsError(f"{self.path} does not give its size: {self.report.fit}")
         if not self.report.fit.whole:
             raise WeightsError(f"{self.path} is not a whole network of this kind: {self.report.fit}")
         return self
@@ -67,14 +67,14 @@ def open_weights(
     lora_alpha: float | None = None,
     heads: int | None = None,
 ) -> NetworkWeights:
-    """Opens a source; tensors are read when asked for.
+    """Opens a source; tensors are read on demand.
 
     Args:
         source: .safetensors, .pt, .pth, .ckpt or .bin file; a run folder; a network's or pipeline's folder; "builtin".
-        key: which network of several ("generator", "student.net"); without, the averaged one if there is one.
-        base: weights that a LoRA changes.
-        lora_alpha: its alpha; without, what the file or its neighbours tell, or the rank (`lora_scale.Scaling`).
-        heads: attention heads, where nothing else tells.
+        key: which of several networks ("generator", "student.net"); default: the average, if there is one.
+        base: base weights of a LoRA.
+        lora_alpha: its alpha; default: from the file or its folder, or the rank (`lora_scale.Scaling`).
+        heads: attention heads, if the source does not give them.
 
     Raises:
         WeightsError: in one sentence, what was found and what was looked for.
@@ -100,7 +100,7 @@ def open_weights(
         scaling = lora_scale.scaling(stored, section.prefix, lora_alpha)
         return _over_base(stored.path, made, entries, about, base, scaling, heads)
     if base is not None:
-        raise WeightsError(f"{stored.path} is a whole network and no LoRA: leave --base out")
+        raise WeightsError(f"{stored.path} is a whole network, not a LoRA: leave --base out")
     packing = eight_bit.packing_in_words(stored.header)
     notes: tuple[str, ...] = (packing,) if packing else ()
     notes += released.note_of(stored.path)
@@ -140,7 +140,7 @@ def _over_base(
     if others:
         raise WeightsError(
             f"{path} is a LoRA with more than low-rank factors: {key_maps.groups(list(others))}; merge it into its "
-            "base with the tool that made it, and bring the merged weights"
+            "base with the tool that made it, and use the merged weights"
         )
     below = open_weights(base, heads=heads).require()
     merged, note = lora_merge.merge_adapters(below.entries, made, scaling)

@@ -175,4 +175,6 @@ def _may_write_pipeline(out: Path, force: bool) -> None:
         raise WeightsError(f"{out} exists and is not empty; give another folder or --force")
     known = {INDEX, PIPELINE_FILE, "transformer", "scheduler", *PARTS}
     if others := sorted(p.name for p in out.iterdir() if p.name not in known):
-        raise WeightsError(f"{out} holds what is no export, {others[0]}; it is not written over, give another folder")
+        raise WeightsError(
+            f"{out} holds files that are not from an export, {others[0]}; it is not overwritten, give another folder"
+        )

@@ -53,10 +53,10 @@ RELEASED = (
         "Self-Forcing", "gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt", "generator_ema", "self_forcing"
     ),
     ReleasedStudent(
-        "LongLive 1", "Efficient-Large-Model/LongLive", "models/longlive_base.pt", "generator", "longlive"
+        "LongLive 1", "Efficient-Large-Model/LongLive-1.3B", "models/longlive_base.pt", "generator", "longlive"
     ),
     ReleasedStudent(
-        "LongLive 1, tuned", "Efficient-Large-Model/LongLive", "models/lora.pt", "generator_lora", "longlive",
+        "LongLive 1, tuned", "Efficient-Large-Model/LongLive-1.3B", "models/lora.pt", "generator_lora", "longlive",
         base="models/longlive_base.pt",
     ),
     ReleasedStudent(
@@ -97,7 +97,7 @@ def note_of(source: Path) -> tuple[str, ...]:
     if student is None:
         return ()
     options = f" {student.options}" if student.options else ""
-    return (f"named as {student.name}'s student, which streams with --system {student.system}{options}",)
+    return (f"named as the student of {student.name}, which streams with --system {student.system}{options}",)
 
 
 SPARSE = ".to_gate_compress."
@@ -130,5 +130,5 @@ def _refuse_pictures(entries: Mapping[str, StoredTensor], path: Path) -> None:
     raise WeightsError(
         f"{path} is an image-to-video network{form} ({why}); the networks here are text-to-video, and are given a "
         "first picture through their cache, for a chunk has no place for the picture's mask, latents and embedding "
-        "that such a network wants beside every frame: bring Wan2.1-T2V weights"
+        "that such a network wants beside every frame: use Wan2.1-T2V weights"
     )

@@ -121,7 +121,7 @@ def read_shards(folder: Path, name: str, held: ShardedNetwork) -> SavedShards:
     if saved.shapes != held.shapes:
         raise ShardedCheckpointError(
             f"{folder} holds another {name} than is trained: {saved.difference(held.shapes)}; resume it with the "
-            "config that lies beside it"
+            "config in its folder"
         )
     held.bring(saved)
     for i, piece in enumerate(held.pieces):

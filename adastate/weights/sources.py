@@ -107,10 +107,12 @@ def _indexed(index: Path) -> list[Path]:
     try:
         names = sorted(set(load_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is no index of shards (it has no weight_map): copy it again") from error
+        raise WeightsError(f"{index} is not an index of shards (it has no weight_map): copy it again") from error
     outside = [n for n in names if not isinstance(n, str) or Path(n).name != n]
     if outside:
-        raise WeightsError(f"{index} names a shard outside its folder, {outside[0]}; shards lie beside their index")
+        raise WeightsError(
+            f"{index} names a shard outside its folder, {outside[0]}; shards must be in the folder of their index"
+        )
     return _whole([index.parent / n for n in names], f"{index.name} names it")
 
 

@@ -11,7 +11,7 @@ from adastate.media.video import to_float
 from adastate.runtime.secrets import redacted
 from datamodules.shards.decode import decode
 from datamodules.shards.index import find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 
 KINDS = ("latent.npy", "trajectory.npy", "mp4")
 """What is taken of a sample, in this order: latents, the end of a trajectory, or video, which is encoded."""

@@ -18,8 +18,9 @@ from adastate.types import Batch
 from datamodules.shards.decode import DecodedSample, decode, read_facts, require_usable
 from datamodules.shards.index import BadSample, Places, Sample
 from datamodules.shards.patience import Patience
-from datamodules.shards.safe_decode import MAX_PIXELS, ShardError
+from datamodules.shards.safe_decode import MAX_PIXELS
 from datamodules.shards.sampler import BatchStream, EpochShuffle
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.skip_log import Ledger, Skip
 
 _PROBES = 7
@@ -105,7 +106,9 @@ class ShardDataset:
                 return row
             if time.monotonic() > end:
                 break
-        raise ShardError(f"nothing but bad samples in {self.shards} from number {position} on: is its storage there?")
+        raise ShardError(
+            f"nothing but bad samples in {self.shards} from number {position} on: is its storage available?"
+        )
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -201,7 +204,9 @@ class ShardDataset:
         has, others = (
             f"actions {[*shape]}" if shape else "no actions.npy" for shape in (_shapes(row)[1], self.steered)
         )
-        told = f"has {has}, the others {others}: a batch is steered as a whole or not at all, so keep such sets apart"
+        told = (
+            f"has {has}, the others {others}: all samples of a batch have actions or none has, so keep such sets apart"
+        )
         return BadSample("other actions", sample, told)
 
     def _mark(self, n: int, sample: Sample, error: BadSample) -> Skip:
@@ -247,7 +252,9 @@ class ShardDataset:
             return
         excess = self.excess()
         if trainer.strategy.reduce_boolean_decision(excess is not None, all=False):
-            raise ShardError(excess or f"too many samples of {self.shards} cannot be used: another process tells which")
+            raise ShardError(
+                excess or f"too many samples of {self.shards} cannot be used: see the message of another process"
+            )
 
 
 def _shapes(row: DecodedSample) -> tuple[torch.Size, torch.Size]:

@@ -121,9 +121,9 @@ def _fetch(sample: Sample, kinds: Sequence[str], patience: Patience | None) -> d
         work = partial(sample.fetch, kinds)
         return patience(work, sample.shard) if patience else work()
     except FileNotFoundError as error:
-        raise BadSample("vanished shard", sample, "is gone: its shard is not there any more, or has shrunk") from error
+        raise BadSample("vanished shard", sample, "is gone: its shard was deleted or has shrunk") from error
     except ChangedError as error:
-        told = f"{error}, which mixes what the run knows of it with other bytes: put it back, or begin anew"
+        told = f"{error}, which mixes what the run knows of it with other bytes: put it back, or start a new run"
         raise BadSample("changed shard", sample, told) from error
     except OSError as error:
         raise BadSample("out of reach", sample, f"cannot be read ({error})") from error

@@ -38,7 +38,7 @@ from datamodules.shards.remote import (
     stamp,
     stamp_of,
 )
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.skip_log import Skip
 from datamodules.shards.tar_index import Fault, Listing, Member, list_members
 

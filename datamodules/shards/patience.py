@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from adastate.runtime import secrets
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 
 T = TypeVar("T")
 
@@ -20,10 +20,10 @@ AGAIN = (408, 425, 429)
 """HTTP answers beside those of 500 and more after which it is worth while to ask again."""
 
 ANSWERS = {
-    401: "asks who you are (HTTP 401): put a user or a token in its URL, as ${oc.env:NAME}",
-    403: "may not be read by you (HTTP 403): its token or signature is wrong or has expired",
-    404: "is not there (HTTP 404): check its name",
-    410: "is not there any more (HTTP 410): check its name",
+    401: "requires authentication (HTTP 401): put a user or a token in its URL, as ${oc.env:NAME}",
+    403: "denies access (HTTP 403): its token or signature is wrong or has expired",
+    404: "does not exist (HTTP 404): check its name",
+    410: "no longer exists (HTTP 410): check its name",
 }
 
 

@@ -22,7 +22,8 @@ from adastate.runtime.plain_json import load_json
 from adastate.runtime.secrets import HIDDEN
 from datamodules.shards import web
 from datamodules.shards.patience import Patience
-from datamodules.shards.safe_decode import ChangedError, ShardError
+from datamodules.shards.safe_decode import ChangedError
+from datamodules.shards.shard_error import ShardError
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ def _whole(file: Remote) -> bytes:
     told = filesystem.info(path).get("size") or 0
     if told > _MAX_WHOLE:
         raise ShardError(
-            f"{file} lies on a server without byte ranges and is large: copy it here, or serve it otherwise"
+            f"{file} is large and on a server without byte ranges: copy it here, or serve it in another way"
         )
     return bytes(filesystem.cat_file(path))
 
@@ -235,10 +236,10 @@ def read_index(folder: File) -> dict[str, Listed]:
     except (FileNotFoundError, PermissionError):  # a bucket that must not be listed says so of what is not there
         return {}
     except OSError as error:
-        raise ShardError(f"{index} cannot be read ({error}): try again when its storage is there") from error
+        raise ShardError(f"{index} cannot be read ({error}): try again when its storage is available") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{index} is not readable ({error}): delete the folder and make it again") from error
     for name, (samples, *_) in listed.items():
         if not re.fullmatch(r"\w[\w.-]*\.tar", name) or not 0 <= samples < 2**31:
-            raise ShardError(f"{index} lists {name!r} with {samples} samples, which is no shard of its folder")
+            raise ShardError(f"{index} lists {name!r} with {samples} samples, which is not a shard of its folder")
     return listed

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from adastate.media.video_reader import GAP, ShownVideo, VideoError, upright
 from adastate.runtime.text_files import decode_text
+from datamodules.shards.shard_error import ShardError
 
 MAX_WORDS = 1 << 20
 """Bytes of a caption or of facts."""
@@ -39,10 +40,6 @@ DTYPES = ("float16", "float32", "float64")
 _COLUMNS = ("uint8", "bool", "int8", "int32", "int64", *DTYPES)
 _MAX_NPY_HEADER = 4096
 _BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof", b"traf"}
-
-
-class ShardError(ValueError):
-    """Shards that cannot be used; the sentence names the shard and the remedy."""
 
 
 class ChangedError(ShardError):

@@ -164,7 +164,9 @@ class ResumeCursor:
         """
         self._trainer, self._identity = trainer, identity
         if trainer is not None and trainer.ckpt_path and not self._restored:
-            warnings.warn(f"{trainer.ckpt_path} does not tell where in the data it stopped: begin anew", stacklevel=2)
+            warnings.warn(
+                f"{trainer.ckpt_path} does not say where in the data it stopped: start a new run", stacklevel=2
+            )
         mine = sample_rank(trainer)
         self._loader = together(trainer, lambda: self._made(batches, mine.rank, mine.world))
         if trainer is not None and trainer.world_size > 1:
@@ -249,6 +251,6 @@ def together(trainer: pl.Trainer | None, make: Callable[[], T]) -> T:
     except ValueError as found:
         error = found
     if trainer.strategy.reduce_boolean_decision(error is not None, all=False):
-        raise error or ValueError("another process cannot read the data: its message tells why")
+        raise error or ValueError("another process cannot read the data: see its message")
     assert made is not None
     return made

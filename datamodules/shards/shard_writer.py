@@ -24,7 +24,7 @@ from adastate.runtime import atomic
 from adastate.runtime.plain_json import load_json
 from datamodules.shards.identity import spots
 from datamodules.shards.index import read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 
 
 class ShardWriter:
@@ -65,7 +65,9 @@ class ShardWriter:
         self.out, self.per_shard = out, per_shard
         manifest = read_manifest(out)
         if not manifest and any(out.glob("*.tar")):
-            raise ShardError(f"{out} holds .tar files and no index.json, so they are not ours: choose another folder")
+            raise ShardError(
+                f"{out} holds .tar files and no index.json, so they are not from this project: choose another folder"
+            )
         stored = manifest.get("settings", settings or {})
         self.settings: dict[str, Any] = stored if settings is None else settings
         if stored != self.settings:

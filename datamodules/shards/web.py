@@ -8,7 +8,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem  # type: ignore[import-untyped]
 
-from datamodules.shards.safe_decode import ChangedError, ShardError
+from datamodules.shards.safe_decode import ChangedError
+from datamodules.shards.shard_error import ShardError
 
 MOST_WHOLE = 1 << 30
 """Bytes of a file that is fetched whole, where a server has no byte ranges."""

@@ -56,7 +56,9 @@ def _patiently(batches: Iterator[T], watch: _Watch) -> Iterator[T]:
                 raise
             silent += 1
             if silent == SILENT_LOOKS:
-                raise _silent(batches, _processes(batches), silent, "hangs: see whether its storage is there") from None
+                raise _silent(
+                    batches, _processes(batches), silent, "hangs: check that its storage is available"
+                ) from None
             continue
         silent = 0
         yield batch
@@ -67,7 +69,7 @@ def _silent(batches: Any, workers: list[int], looks: int, how: str) -> WorkerSil
     _end(_processes(batches))
     return WorkerSilent(
         f"no batch for {LOOK_S * looks:.0f} s: a worker of the data loader (process {', '.join(map(str, workers))}) "
-        f"{how}; then go on with --ckpt_path=auto"
+        f"{how}; then resume with --ckpt_path=auto"
     )
 
 

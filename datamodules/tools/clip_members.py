@@ -54,7 +54,7 @@ def clip_members(
 
 
 def load_codec(weights: str | None) -> Codec:
-    """A codec by the name of one that ships, its .safetensors file, or a Wan VAE's diffusers folder or hub name.
+    """A codec by the name of a bundled one, its .safetensors file, or a Wan VAE's diffusers folder or hub name.
 
     None is the tiny world's. Which of the small codecs a file is for its tensors tell.
 

@@ -27,7 +27,8 @@ from av.container import InputContainer
 from torch import Tensor
 
 from adastate.media.video import fit
-from adastate.media.video_reader import GAP, ShownFrame, ShownVideo, VideoError, upright
+from adastate.media.video_error import VideoError
+from adastate.media.video_reader import GAP, ShownFrame, ShownVideo, upright
 from adastate.runtime.file_kind import stand_in
 from datamodules.shards.safe_decode import MAX_PIXELS
 

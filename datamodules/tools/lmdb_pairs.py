@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.shards.safe_decode import MAX_CONTENT, MAX_WORDS, ShardError
+from datamodules.shards.safe_decode import MAX_CONTENT, MAX_WORDS
+from datamodules.shards.shard_error import ShardError
 
 _AXES = "N J F C H W"
 _MOST = 1 << 24
@@ -72,7 +73,9 @@ def _pair(read: Any, path: Path, row: int, shape: tuple[int, ...]) -> tuple[Tens
     data, words = read(f"latents_{row}_data"), read(f"prompts_{row}_data")
     if data is None or words is None:
         missing = "latents" if data is None else "prompts"
-        raise ShardError(f"{path}: it has no {missing}_{row}_data, though its shape tells of it: fetch the file again")
+        raise ShardError(
+            f"{path}: it has no {missing}_{row}_data, although its shape includes it: download the file again"
+        )
     wanted = 2 * math.prod(shape)
     if len(data) != wanted:
         raise ShardError(f"{path}: pair {row} has {len(data)} bytes, its shape {list(shape)} in float16 has {wanted}")
@@ -90,7 +93,7 @@ def _shape(path: Path) -> tuple[int, ...]:
         found, entries = read("latents_shape"), read.entries
         told = None if found is None else bytes(found[:200])  # the buffer is gone with the environment
     if told is None:
-        raise ShardError(f"{path} has no latents_shape, so it holds no pairs in the public layout")
+        raise ShardError(f"{path} has no latents_shape, so its pairs are not in the public layout")
     words = told.split()
     if len(words) != 6 or not all(word.isdigit() and len(word) < 10 for word in words):
         raise ShardError(f"{path}: latents_shape is {told[:80]!r}, not six whole numbers {_AXES}")

@@ -19,15 +19,15 @@ from rich.progress import Progress
 
 from adastate.encoders import Codec
 from adastate.media.video import to_float
-from adastate.media.video_reader import VideoError
+from adastate.media.video_error import VideoError
 from adastate.runtime.secrets import printable
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name
 from datamodules.tools.footage import longest_step, probe, read_clips
 from datamodules.tools.shard_set import ShardReport, check_disk, open_set, stored_clip_bytes
-from datamodules.tools.video_actions import actions_beside, actions_of_frames, actions_of_latents, latent_starts
-from datamodules.tools.video_folder import VideoFolder, caption_of, look_into, name_in_folder
+from datamodules.tools.video_actions import actions_of_frames, actions_of_latents, latent_starts
+from datamodules.tools.video_folder import VideoFolder, actions_beside, caption_of, look_into, name_in_folder
 
 METHOD = 2  # among the settings: raise it when the way clips are cut changes, and old sets are made again
 

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from adastate.encoders import Codec
 from adastate.runtime.secrets import printable
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 from datamodules.tools.clip_members import Facts
 
@@ -34,7 +34,7 @@ class ShardReport:
 
     def __str__(self) -> str:
         lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
-        lines += [f"  no caption, its file name serves: {name}" for name in self.captioned_by_name]
+        lines += [f"  no caption, its file name is used: {name}" for name in self.captioned_by_name]
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
         lines += [f"  {self.others}"] if self.others else []
@@ -52,7 +52,8 @@ def open_set(out: Path, per_shard: int, before: Facts, settings: Facts, can_rema
         )
         if not can_remake or stored.get("kind") != settings["kind"]:
             raise ShardError(
-                f"{out} holds clips made otherwise ({changed}), not to be remade now: choose another --out"
+                f"{out} holds clips made with other settings ({changed}), which cannot be made again now: choose "
+                "another --out"
             )
         for path in [*out.glob("shard-*.tar"), out / "index.json"]:  # the index last: it says that these files are ours
             path.unlink()

@@ -1,17 +1,21 @@
-"""`adastate shards`: a folder of captioned videos, or clips of a built-in world, made into WebDataset shards.
+"""`adastate shards`: writes a folder of captioned videos, or clips of a built-in world, as WebDataset shards.
 
-A second run knows what is done, what has changed and what an interruption left out.
+A second run skips what is complete, replaces what has changed, and adds what an interruption left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
+from adastate.media.video_error import VideoError
 from adastate.runtime.argument_types import above_zero, there, whole
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.writable import check_writable
+from datamodules.shards.shard_error import ShardError
+from datamodules.tools.video_folder import look_into
 from datamodules.worlds.kinds import WORLDS
 
 
@@ -44,7 +48,7 @@ def check_source(options: Arguments, args: argparse.Namespace) -> None:
     """Refuses no source of clips, several, and options that are about another one."""
     sources = [name for name in ("videos", "world", "fetch_clips") if getattr(args, name) is not None]
     if not sources:
-        options.error("say what to make: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
+        options.error("give a source of clips: --videos FOLDER, --world NAME or --fetch-clips FOLDER")
     told = [f"--{name.replace('_', '-')}" for name in sources]
     if len(told) > 1:
         options.error(f"{' and '.join(told)} are two sources of clips: give one of them")
@@ -62,11 +66,13 @@ def main(argv: list[str]) -> None:
     args.out = args.out or own_run(args.world) / "shards"
     try:
         check_writable(args.fetch_clips or args.out)
+        if args.videos is not None:
+            look_into(args.videos)
+    except ShardError as error:
+        raise SystemExit(f"adastate shards: {error}") from error
     except ValueError as error:
         options.error(str(error))
     # up to here nothing has imported torch
-    from adastate.media.video_reader import VideoError
-    from datamodules.shards.safe_decode import ShardError
     from datamodules.tools.clip_members import load_codec
     from datamodules.tools.footage import import_clips
     from datamodules.tools.make_shards import make_shards
@@ -105,9 +111,15 @@ def main(argv: list[str]) -> None:
     except (ShardError, VideoError, FileNotFoundError) as error:
         raise SystemExit(f"adastate shards: {error}") from error
     except OSError as error:
-        raise SystemExit(f"adastate shards: {error}; whole shards are kept, mend that and run again") from error
+        raise SystemExit(
+            f"adastate shards: {error}; complete shards are kept; fix this and run the command again"
+        ) from error
     print(report)
     if not report.clips:
+        told = (
+            f"{args.pictures / args.fps:.3g} s, {args.pictures} pictures at {args.fps:g} a second (--pictures, --fps)"
+        )
+        print(f"adastate shards: no clips: see above why; a clip needs a scene of {told}", file=sys.stderr)
         raise SystemExit(1)
     print(f"next: {next_command(args)}")
 
@@ -119,18 +131,20 @@ def parser() -> Arguments:
     add(
         "--videos",
         type=there("folder of videos", "give one that is there"),
-        help="folder of videos, each with its caption in a .txt of the same name beside it, and its actions, if it has "
+        help="folder of videos, each with its caption in a .txt file of the same name, and its actions, if it has "
         "any, in an .actions.npy",
     )
-    add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight carry actions")
-    add("--clips", type=whole(1), default=256, help="of the world (default: %(default)s)")
+    add("--world", choices=WORLDS, help="clips of a built-in world instead; those of flight have actions")
+    add("--clips", type=whole(1), default=256, help="number of clips of the world (default: %(default)s)")
     add(
         "--workers",
         type=whole(0),
         default=0,
-        help="processes that render and encode the world's clips (0: this one does)",
+        help="processes that render and encode the clips of the world (0: no extra processes)",
     )
-    add("--fetch-clips", type=Path, metavar="FOLDER", help="fetch three short real clips with captions into a folder")
+    add(
+        "--fetch-clips", type=Path, metavar="FOLDER", help="download three short real clips with captions into a folder"
+    )
     add(
         "--out",
         type=Path,
@@ -138,26 +152,26 @@ def parser() -> Arguments:
     )
     add("--height", type=whole(1), default=32, help="of a picture")
     add("--width", type=whole(1), default=32, help="of a picture")
-    add("--pictures", type=whole(1), default=21, help="pictures of a clip (default: %(default)s)")
-    add("--fps", type=above_zero, default=8, help="pictures a second (default: %(default)s)")
+    add("--pictures", type=whole(1), default=21, help="frames per clip (default: %(default)s)")
+    add("--fps", type=above_zero, default=8, help="frames per second (default: %(default)s)")
     add(
         "--stride",
         type=whole(1),
-        help="pictures between the starts of clips of one scene (default: --pictures, no overlap)",
+        help="frames between the starts of clips of one scene (default: --pictures, no overlap)",
     )
     add(
         "--action-frames",
         type=whole(1),
         default=3,
-        help="frames a row of actions, for clips kept as video (default: 3)",
+        help="frames per row of actions, for clips kept as video (default: 3)",
     )
-    add("--seed", type=int, default=0, help="of the world")
-    add("--clips-per-shard", type=whole(1), default=256, help="at most")
-    add("--latents", action="store_true", help="write latents in place of video")
+    add("--seed", type=int, default=0, help="seed of the world")
+    add("--clips-per-shard", type=whole(1), default=256, help="maximum number of clips per shard")
+    add("--latents", action="store_true", help="write latents instead of video")
     add(
         "--codec-weights",
         help="builtin, journey, fog, flight, a .safetensors file of such a codec, or folder or hub name of a Wan VAE "
         "(default: the world's own, builtin for videos)",
     )
-    add("--caption-from-name", action="store_true", help="let file names caption videos that have no .txt")
+    add("--caption-from-name", action="store_true", help="use the file name as caption for videos without a .txt file")
     return found

@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 
 from adastate.encoders import Codec
-from adastate.media.video_reader import VideoError
+from adastate.media.video_error import VideoError
 from datamodules.shards.safe_decode import Refused, read_actions
-
-SUFFIX = ".actions.npy"
-
-
-def actions_beside(video: Path) -> Path | None:
-    """The file of actions of a video, if there is one."""
-    path = video.with_name(video.stem + SUFFIX)
-    return path if path.is_file() else None
 
 
 def actions_of_frames(path: Path, frames: int) -> Tensor:
@@ -62,7 +54,9 @@ def latent_starts(frames: int, codec: Codec | None, group: int) -> list[int]:
     alone = frames % group == 1 and group > 1
     starts = [0, *range(1 if alone else group, frames + 1, group)]
     if starts[-1] != frames:
-        raise VideoError(f"clips of {frames} frames have no whole rows of actions of {group} frames: change either")
+        raise VideoError(
+            f"clips of {frames} frames are not a whole number of action rows of {group} frames: change either"
+        )
     return starts
 
 

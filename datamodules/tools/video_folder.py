@@ -7,15 +7,15 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from adastate.media.video_reader import VideoError
+from adastate.media.video_error import VideoError
 from adastate.runtime.text_files import read_text
-from datamodules.shards.safe_decode import ShardError
-from datamodules.tools.video_actions import SUFFIX, actions_beside
+from datamodules.shards.shard_error import ShardError
 
 SUFFIXES = set(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .gif".split()  # noqa: SIM905
 )
 CAPTIONS = (".txt", ".TXT")
+ACTIONS = ".actions.npy"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def look_into(folder: Path) -> VideoFolder:
     files, hidden, closed = _walk(folder)
     videos = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     others = Counter({"hidden": hidden} if hidden else {})
-    beside = {path.with_name(path.stem + ending) for path in videos for ending in (*CAPTIONS, SUFFIX)}
+    beside = {path.with_name(path.stem + ending) for path in videos for ending in (*CAPTIONS, ACTIONS)}
     others.update(path.suffix.lower() or "without an ending" for path in files - {*videos} - beside)
     found = VideoFolder(videos, others, closed)
     if not videos:
@@ -60,8 +60,8 @@ def look_into(folder: Path) -> VideoFolder:
     without = [path for path in videos if actions_beside(path) is None]
     if 0 < len(without) < len(videos):
         raise ShardError(
-            f"{len(without)} of {len(videos)} videos have no {SUFFIX} beside them, {without[0].name} the first: give "
-            "actions to all of them or to none, because a batch is steered as a whole or not at all"
+            f"{len(without)} of {len(videos)} videos have no {ACTIONS} beside them, {without[0].name} the first: give "
+            "actions to all of them or to none, because all samples of a batch have actions or none has"
         )
     return found
 
@@ -96,6 +96,12 @@ def _walk(folder: Path) -> tuple[set[Path], int, dict[str, str]]:
 def name_in_folder(path: Path, folder: Path) -> str:
     """Its name in the folder; bytes that are no UTF-8 are spelled out."""
     return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def actions_beside(video: Path) -> Path | None:
+    """The file of actions of a video, if there is one."""
+    path = video.with_name(video.stem + ACTIONS)
+    return path if path.is_file() else None
 
 
 def caption_of(video: Path) -> str:

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from torch import nn
 
 from adastate.encoders import Codec
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import read_manifest
 from datamodules.tools.clip_members import clip_members, codec_name
 from datamodules.tools.shard_set import ShardReport, check_disk, open_set, stored_clip_bytes

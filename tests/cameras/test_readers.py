@@ -157,12 +157,12 @@ def test_vllm_omni_s_axes_have_y_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "sentence"),
     [
-        ("w3", "hy-worldplay", "'w3' is no piece of a string of keys such as"),
+        ("w3", "hy-worldplay", "'w3' is not part of a key string such as"),
         ("q-3", "sana-wm", "asks for 'q'"),
         ("w-0.5", "hy-worldplay", "holds no key for a whole frame"),
         ("roll:left:60@4", "wrbench", "a movement that no key makes"),
         ("nowhere.json", "matrix-game", "there is no file nowhere.json"),
-        ("nowhere", "lingbot", "has no poses.npy"),
+        ("nowhere", "lingbot", "there is no folder nowhere: give the folder that holds poses.npy"),
     ],
 )
 def test_what_is_amiss_is_told(source: str, kind: str, sentence: str) -> None:
@@ -174,8 +174,8 @@ def test_what_is_amiss_is_told(source: str, kind: str, sentence: str) -> None:
     ("poses", "sentence"),
     [
         (np.zeros((3, 4, 3)), r"shape \[3, 4, 3\], and not \[F, 4, 4\]"),
-        (2 * np.eye(4)[None], "no rotation"),
-        (np.diag([1.0, -1, 1, 1])[None], "no rotation"),
+        (2 * np.eye(4)[None], "not a rotation"),
+        (np.diag([1.0, -1, 1, 1])[None], "not a rotation"),
         (moved(1, 2, 3).T[None], "transposed"),
     ],
 )

@@ -21,7 +21,7 @@ from datamodules.clips import ShardData
 from datamodules.shards.dataset import ShardDataset
 from datamodules.shards.decode import rows_of_actions
 from datamodules.shards.index import find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.footage import encode_clip
 from tests.support.cases import thinned
@@ -328,11 +328,11 @@ BAD_ACTIONS: dict[str, tuple[bytes | None, str]] = {
     "a row too few": (steered(F - 1), "has 4 rows of actions for 5 frames, of which 4 are wanted"),
     "other keys": (
         steered(keys=4),
-        r"has actions \[4, 4\], the others actions \[4, 8\]: a batch is steered as a whole",
+        r"has actions \[4, 4\], the others actions \[4, 8\]: all samples of a batch have actions",
     ),
     "none at all": (
         None,
-        r"has no actions\.npy, the others actions \[4, 8\]: a batch is steered as a whole or not at all",
+        r"has no actions\.npy, the others actions \[4, 8\]: all samples of a batch have actions or none has",
     ),
 }
 
@@ -357,5 +357,5 @@ def test_one_steered_clip_among_others_is_skipped_too_and_half_of_them_are_refus
     few = ShardData(write(tmp_path / "few", 20, change=only(19, actions_npy=steered())), batch=5)
     assert all(batch.actions is None for batch in take(few, 8)) and dict(few.skipped) == {"other actions": 1}
     half = write(tmp_path / "half", 20, change=only(*range(0, 20, 2), actions_npy=steered()))
-    with pytest.raises(ShardError, match=r"other actions, the first: shard-.*a batch is steered as a whole"):
+    with pytest.raises(ShardError, match=r"other actions, the first: shard-.*all samples of a batch have actions"):
         take(ShardData(half, batch=5), 8)

@@ -97,7 +97,7 @@ def test_lines_are_prompts_and_blank_ones_are_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "there is no file of prompts .*one prompt a line"),
+        (None, "there is no file of prompts .*one prompt per line"),
         (b" \n\n", "holds no prompt"),
         (b"caf\x01\xe9\n", "not a text file: save it as UTF-8"),
     ],

@@ -83,7 +83,7 @@ def test_an_identity_tells_the_worlds_apart() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="say how many `clips`"):
+    with pytest.raises(ValueError, match="set `clips`, their number"):
         WorldData(codec=StubCodec())
     with pytest.raises(ValueError, match="`excerpt` 30 is cut from kept video"):
         WorldData(clips=4, excerpt=30)

@@ -48,6 +48,18 @@ def test_the_student_that_ships_streams_in_diffusers_as_here(folder: Path, tmp_p
     assert StreamingWanPipeline.from_pretrained(folder).config.stream["anchor"] == "state"
 
 
+def test_diffusers_loads_the_folder_and_gets_pictures_in_its_own_layout(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = {name: told[1] for name, told in index.items() if isinstance(told, list) and told[0] == "diffusers"}
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+    assert isinstance(pipe, StreamingWanPipeline)
+    assert parts == {name: type(getattr(pipe, name)).__name__ for name in ("transformer", "scheduler")}
+    told = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert told["_class_name"] == parts["scheduler"] and pipe.scheduler.config.shift == told["shift"]
+    call = {"prompt": "a ball", "num_frames": 1, "seed": 0}
+    assert pipe(**call).frames.shape == (1, 1, 32, 32, 3) and pipe(**call, output_type="pt").frames.shape[2] == 3
+
+
 def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     back = import_(open_weights(folder), tmp_path / "back.safetensors")
     own = open_weights("tiny_student")
@@ -88,7 +100,7 @@ def test_a_folder_is_not_written_over_and_parts_are_looked_for(folder: Path, tmp
         main([*EXPORT, str(folder), "--layout", "diffusers-pipeline"])
     main([*EXPORT, str(folder), "--layout", "diffusers-pipeline", "--force"])
     (folder / "thesis.tex").touch()
-    with pytest.raises(SystemExit, match=r"holds what is no export, thesis\.tex"):
+    with pytest.raises(SystemExit, match=r"holds files that are not from an export, thesis\.tex"):
         main([*EXPORT, str(folder), "--layout", "diffusers-pipeline", "--force"])
     (folder / "thesis.tex").unlink()
     with pytest.raises(SystemExit, match="--parts belongs to --layout diffusers-pipeline"):

@@ -38,7 +38,7 @@ def test_streaming_is_decoding_the_whole() -> None:
 
 @pytest.mark.parametrize(("pictures", "height", "width"), [(5, 16, 16), (6, 18, 16), (6, 16, 30)])
 def test_video_that_does_not_divide(pictures: int, height: int, width: int) -> None:
-    with pytest.raises(ValueError, match=f"video of {pictures} pictures of {height} x {width}: .*multiple of 3 pict"):
+    with pytest.raises(ValueError, match=f"video of {pictures} frames of {height} x {width}: .*multiple of 3 frames"):
         TinyCodec(None, width=4).encode(torch.zeros(1, pictures, 3, height, width))
 
 

@@ -33,7 +33,7 @@ def test_no_pixel_depends_on_its_own_latent_alone() -> None:
 
 
 def test_video_that_does_not_divide() -> None:
-    with pytest.raises(ValueError, match=r"video of 6 pictures of 20 x 16: .*divisible by 8"):
+    with pytest.raises(ValueError, match=r"video of 6 frames of 20 x 16: .*divisible by 8"):
         ResidualCodec(None, widths=WIDTHS).encode(torch.zeros(1, 6, 3, 20, 16))
 
 

@@ -102,7 +102,7 @@ def test_pictures_are_in_range_and_nothing_trains(codec: TAEHV, latents: Tensor)
 
 @pytest.mark.parametrize(("pictures", "height", "width"), [(12, 16, 16), (9, 20, 16), (9, 16, 20)])
 def test_video_that_does_not_divide(codec: TAEHV, pictures: int, height: int, width: int) -> None:
-    with pytest.raises(ValueError, match=f"video of {pictures} pictures of {height} x {width}: TAEHV takes 4F - 3"):
+    with pytest.raises(ValueError, match=f"video of {pictures} frames of {height} x {width}: TAEHV takes 4F - 3"):
         codec.encode(torch.zeros(1, pictures, 3, height, width))
 
 

@@ -280,7 +280,7 @@ def test_offline_mode_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE forbids to ask the hub"):
+    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE forbids access to the hub"):
         UMT5("nobody/nothing-there")
 
 

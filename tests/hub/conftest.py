@@ -1,4 +1,4 @@
-"""A run folder as `make train` leaves one, with the student that ships in it, and a Hub on this machine."""
+"""A run folder as `make train` leaves one, with the bundled student in it, and a Hub on this machine."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_one_that_keeps_breaking_off_leaves_nothing_under_the_name_and_is_gone_o
     with pytest.raises(SystemExit) as stop:
         pull("anna/flyover", out)
     told = str(stop.value.code)
-    assert "broke off; give the same command again, which goes on from there" in told and "\n" not in told
+    assert "broke off; run the same command again to resume" in told and "\n" not in told
     assert not out.exists()
     pushed.breaks = 0
     pull("anna/flyover", out)
@@ -75,7 +75,7 @@ def test_one_that_keeps_breaking_off_leaves_nothing_under_the_name_and_is_gone_o
 
 def test_other_bytes_than_the_hub_says(pushed: StandIn, tmp_path: Path) -> None:
     pushed.spoils = True
-    with pytest.raises(SystemExit, match="came with other bytes than the Hub says: give the same command again"):
+    with pytest.raises(SystemExit, match="has other bytes than the Hub reports: run the same command again"):
         pull("anna/flyover", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     pushed.spoils = False
@@ -104,8 +104,8 @@ def test_a_name_that_leads_out_of_the_folder(hub: StandIn, tmp_path: Path) -> No
     [
         (["anna/none"], "has no repository anna/none, or it is private and your token may not read it: check the name"),
         (["anna/flyover", "--revision", "v9"], "anna/flyover has no revision 'v9': give a branch, a tag or a commit"),
-        (["bert/gated"], "bert/gated asks for its terms to be accepted first: do so at"),
-        (["flyover/"], "is no name of a repository"),
+        (["bert/gated"], "bert/gated requires you to accept its terms first, at"),
+        (["flyover/"], "is not the name of a repository"),
     ],
 )
 def test_mistakes(pushed: StandIn, tmp_path: Path, words: list[str], sentence: str) -> None:
@@ -131,5 +131,9 @@ def test_a_folder_that_is_there_is_kept(pushed: StandIn, tmp_path: Path) -> None
     with pytest.raises(SystemExit, match="exists; give another folder or --force"):
         pull("anna/flyover", out)
     assert (out / "mine.txt").read_text() == "mine" and pushed.asked == []
+    with pytest.raises(SystemExit, match="out holds no weights, and --force replaces folders of weights alone"):
+        pull("anna/flyover", out, "--force")
+    assert (out / "mine.txt").read_text() == "mine" and pushed.asked == []
+    (out / "student.safetensors").write_bytes(b"old")
     pull("anna/flyover", out, "--force")
     assert not (out / "mine.txt").exists() and (out / "README.md").is_file()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
 
+from adastate.hub.hub_client import HubError, hub_errors
 from adastate.main import main
 from adastate.models.video_network import Size
 from adastate.weights import load_network
@@ -81,13 +83,13 @@ def test_a_dry_run_sends_nothing_and_asks_for_no_token(
 @pytest.mark.parametrize(
     ("change", "repository", "sentence"),
     [
-        ("no token", "anna/x", "asks for a token of whoever writes to anna/x; make one with the right to write"),
-        ("a token that nobody knows", "anna/x", "does not know your token"),
+        ("no token", "anna/x", "requires a token to write to anna/x; create one with write permission"),
+        ("a token that nobody knows", "anna/x", "rejected your token"),
         ("a token of somebody else", "bert/x", "your token may not write to bert/x"),
-        ("a name that is none", "anna/x/y", "'anna/x/y' is no name of a repository: it has the form owner/name"),
-        ("a Hub that is ill", "anna/x", "answered 500; nothing was published; give the same command again"),
+        ("a name that is none", "anna/x/y", "'anna/x/y' is not the name of a repository: it has the form owner/name"),
+        ("a Hub that is ill", "anna/x", "answered 500; nothing was published; run the same command again"),
         ("a Hub that is not there", "anna/x", "cannot be reached"),
-        ("offline", "anna/x", "HF_HUB_OFFLINE forbids to ask the Hub"),
+        ("offline", "anna/x", "HF_HUB_OFFLINE forbids access to the Hub"),
     ],
 )
 def test_mistakes(
@@ -122,3 +124,21 @@ def test_a_source_that_is_none(tmp_path: Path, hub: StandIn, run: Path) -> None:
     with pytest.raises(SystemExit, match="is damaged"):
         push(run, "anna/x")
     assert hub.repositories == {}
+
+
+def _by_xet(error: Exception) -> None:
+    with hub_errors("anna/x", broken="again"):
+
+        def upload_xet_files() -> None:
+            raise error
+
+        upload_xet_files()
+
+
+def test_what_xet_raises_is_one_sentence_and_a_full_disk_is_none_of_it() -> None:
+    for error in (ConnectionError("Network error:\n 404"), PermissionError("no right"), RuntimeError("Shard error")):
+        with pytest.raises(HubError, match=r"^the transfer broke off \([\w: ]+\); again, with HF_HUB_DISABLE_XET=1"):
+            _by_xet(error)
+    with pytest.raises(OSError, match="No space left") as full:
+        _by_xet(OSError(errno.ENOSPC, "No space left on device"))
+    assert not isinstance(full.value, HubError)

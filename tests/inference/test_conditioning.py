@@ -74,9 +74,9 @@ def test_mistakes_are_answered_with_both_sizes(tmp_path: Path) -> None:
         ("a.npy", SHAPE, 3, "latents for 2 streams, and there are 3 prompts"),
         ("flat.npy", SHAPE, 1, r"latents of shape \[3, 4\]: \[F, C, H, W\] or"),
         ("nan.npy", SHAPE, 1, "not finite"),
-        ("objects.npy", SHAPE, 1, "is no NumPy file of numbers"),
+        ("objects.npy", SHAPE, 1, "is not a NumPy file of numbers"),
         ("x.safetensors", SHAPE, 1, "has no tensor 'latents'; it has x"),
-        ("x.txt", SHAPE, 1, "is no file of latents"),
+        ("x.txt", SHAPE, 1, "is not a file of latents"),
         ("none.npy", SHAPE, 1, "there is no file of latents"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -93,5 +93,5 @@ def test_mistakes_are_answered_with_both_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["(1000000, 1000000)", "(4294967296, 4294967296, 2)"])
 def test_an_array_that_promises_what_is_not_there_is_refused(tmp_path: Path, shape: str) -> None:
     (tmp_path / "a.npy").write_bytes(array("'<f4'", shape))
-    with pytest.raises(ValueError, match=r"a\.npy is no NumPy file of numbers"):
+    with pytest.raises(ValueError, match=r"a\.npy is not a NumPy file of numbers"):
         latents(tmp_path / "a.npy", SHAPE, 1, CPU)

@@ -1,4 +1,4 @@
-"""What is streamed without a run folder: the student that ships, and weights of any origin at a size of conf/."""
+"""What is streamed without a run folder: the bundled student, and weights of any origin at a size of conf/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from adastate.training.load_run import student_of
 from adastate.weights import save_weights
 from datamodules.worlds.flyover import flight
 from datamodules.worlds.world_clips import DRAWN, world_prompts
-from tests.support.tiny import randomise
+from tests.support.tiny import ROOT, randomise
 
 SMALL = Size(
     width=48,
@@ -110,7 +110,16 @@ def test_weights_of_any_origin_stream_without_a_run_folder(
     assert all(torch.equal(loaded[name], weights[name].to(loaded[name].dtype)) for name in weights)
 
 
-def test_a_finished_run_goes_before_the_student_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundled_size_may_be_given_as_its_file(tmp_path: Path) -> None:
+    by_name = student_source(None, None, "tiny", None, [])
+    for size in ("conf/sizes/tiny.yaml", str(ROOT / "conf/sizes/tiny.yaml")):
+        assert student_source(None, None, size, None, []) == by_name
+    (tmp_path / "tiny.yaml").write_text((ROOT / "conf/sizes/tiny.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"no student of the size .*tiny\.yaml is bundled"):
+        student_source(None, None, str(tmp_path / "tiny.yaml"), None, [])  # of the same name, and the user's own
+
+
+def test_a_finished_run_goes_before_the_bundled_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert not student_source(None, None, None, None, []).run
     run = Path("runs/tiny")
@@ -126,7 +135,7 @@ def test_a_finished_run_goes_before_the_student_that_ships(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("size", "words", "told"),
     [
-        ("wan_1_3b", [], "no student of the size wan_1_3b ships: give --weights FILE"),
+        ("wan_1_3b", [], "no student of the size wan_1_3b is bundled: give --weights FILE"),
         ("wan_1_4b", [], "no size 'wan_1_4b': known are flight, tiny, wan22_5b, wan_14b, wan_1_3b"),
         (None, ["--stream.past_frame=3"], "did you mean 'past_frames'"),
         (None, ["--trainer.max_steps=3"], "'--trainer.max_steps=3' is for training"),

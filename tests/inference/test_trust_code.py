@@ -31,7 +31,7 @@ STAGE = [Path(f"conf/{name}.yaml") for name in ("base", "sizes/tiny", "stages/di
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny student that ships in a run folder whose codec is a class of the user's own."""
+    """The bundled tiny student in a run folder whose codec is a class of the user's own."""
     monkeypatch.delenv("ADASTATE_TRUST_CODE", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_codec.py").write_text(MINE)

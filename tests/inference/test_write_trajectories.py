@@ -23,7 +23,7 @@ from adastate.models.video_network import Size
 from adastate.runtime.ranks import Rank
 from adastate.weights import save_weights
 from datamodules.shards.index import read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryData
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_paths_whatever_batch_and_processes(
 def test_devices_are_processes_of_this_machine(run: Path, tmp_path: Path) -> None:
     main(command(run, "--clips", "4", "--devices", "2", "--out", str(tmp_path)))
     assert {p.name for p in tmp_path.iterdir()} == {"index.json", "shard-000-000000.tar", "shard-001-000000.tar"}
-    with pytest.raises(SystemExit, match=r"process [01] of 2 ended with 2; what is whole is kept"):
+    with pytest.raises(SystemExit, match=r"process [01] of 2 ended with 2; completed work is kept"):
         process_group.processes(["no such command"], 2)
 
 

@@ -98,7 +98,10 @@ def test_attention_of_each(session: Make) -> None:
     alone, together = aged(session, [7, 9, 11]), aged(session, [7, 9, 11])
     for some in (alone, together):
         some[1].measure_attention = some[2].measure_attention = True
-    steps = SessionBatch().step(together)
+    batch = SessionBatch()
+    steps = batch.step(together)
+    assert set(batch.rows) == {3}, "what is measured is in the others' passes"
     for one, step in zip(alone, steps, strict=True):
         assert isinstance(step, Step) and step.attention == pytest.approx(one.step().attention, abs=1e-4)
+        assert sum(step.attention.values()) == pytest.approx(1 if one.measure_attention else 0, abs=1e-4)
     assert not steps[0].attention and steps[1].attention != steps[2].attention  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def model() -> LiveModel:
-    """The student that ships."""
+    """The bundled student."""
     return LiveModel.of(student_source(None, None, "tiny", None, []))
 
 
@@ -75,7 +75,7 @@ def test_a_snapshot_s_file_goes_on_in_another_session_and_rubbish_does_not(live:
         shown = {c.told["chunk"]: c.frames for c in take(stream, 6)}
         with live.open(PROMPTS[1], seed=2) as other:
             for rubbish in (b"", b"\x00" * 100, file[:-50], b"\xff" * 8 + file):
-                with pytest.raises(LiveError, match="the file is no snapshot"):
+                with pytest.raises(LiveError, match="the file is not a snapshot"):
                     live.request("PUT", f"/v1/sessions/{other.id}/snapshot", rubbish)
             live.request("PUT", f"/v1/sessions/{other.id}/snapshot", file)
             chunks = [c for c in take(other, 4) if c.told["chunk"] >= at]
@@ -90,7 +90,7 @@ def test_a_snapshot_s_file_goes_on_in_another_session_and_rubbish_does_not(live:
         (["--host", "0.0.0.0", "--token", "short"], "16 characters"),
         (["--port", "99999"], "ports are numbers up to"),
         (["--sessions", "0"], "--sessions: 0 is too small; give at least 1"),
-        (["--origin", "lab"], "is no origin"),
+        (["--origin", "lab"], "is not an origin"),
         (["--prot", "1"], "--port"),
     ],
 )

@@ -88,10 +88,10 @@ def test_a_snapshot_of_other_shapes_fails_in_its_own_session_alone(session: Make
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x80\x04N.", b"x" * 4096])
 def test_files_that_are_no_snapshots(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(ValueError, match="is no snapshot of a session"):
+    with pytest.raises(ValueError, match="is not a snapshot of a session"):
         Snapshot.load(tmp_path / "x")
     with pytest.raises(ValueError, match="there is no snapshot"):
         Snapshot.load(tmp_path / "y")
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="is no snapshot of a session"):
+    with pytest.raises(ValueError, match="is not a snapshot of a session"):
         Snapshot.load(tmp_path / "w.safetensors")

@@ -15,7 +15,8 @@ from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 
-from adastate.media.video_reader import ShownVideo, VideoError, upright
+from adastate.media.video_error import VideoError
+from adastate.media.video_reader import ShownVideo, upright
 from datamodules.shards.safe_decode import Refused, read_mp4
 from datamodules.tools.footage import probe, read_clips
 from tests.support.odd_videos import beside_each_other, cut_without_encoding, numbers, steps, with_cover, write

@@ -1,4 +1,4 @@
-"""No recipe that ships is told to be wrong where a GPU would run it."""
+"""The rehearsal reports no fault in a recipe of this project that a GPU would run."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ MORE = {
     "distill_rolling": ("--config", "conf/systems/rolling_forcing.yaml", "--rollout.frames=6",
                         "--rollout.rolling_frames=12"),
 }  # fmt: skip
+
+
+def test_nothing_is_told_where_every_rank_holds_everything() -> None:
+    """Under DDP, whose replicas are pretended."""
+    files = [w for n in ("base", "sizes/tiny", "stages/distill") for w in ("--config", f"conf/{n}.yaml")]
+    config, rest = read_command([*files, *SHORT, "--rollout.frames=3"])
+    override(config, ["--model.global_batch=4", *rest], "adastate rehearse")
+    assert rehearse(config, "h100", gpus=2).errors == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -150,7 +150,7 @@ def test_flights_that_exchange_anchors_fly_alike() -> None:
 
 @pytest.mark.slow
 def test_the_student_that_ships_is_experimented_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no run stands in for what ships
+    monkeypatch.chdir(tmp_path)  # where no run stands in for the bundled student
     out = tmp_path / "found.json"
     words = ["--world", "mist", "--pairs", "1", "--rows", "2", "--chunks", "3"]
     study_cli.main(["intervene", *words, "--hidden", "7", "--json", str(out)])

@@ -54,7 +54,7 @@ def test_memory_is_told_with_its_baselines_and_experiments_with_what_was_done(tm
     rows = told.split("## Memory at 2x-6x")[1].split("## ")[0]
     assert re.search(r"\| state \| 3 \| (1\.0|0\.9)\d* \[0\.9", rows), rows
     assert re.search(r"\| none \| 3 \| -?0\.0", rows)
-    for name in ("holds still", "the mean distance", "nothing to do with it", "the teacher", "true flights"):
+    for name in ("a constant hue", "the mean distance", "an unrelated hue", "the teacher", "true flights"):
         assert name in rows, name
     done = told.split("## Experiments in the fog")[1].split("## ")[0]
     assert re.search(r"\| state \| swap \| 9 \| 0\.[45]\d* \[", done), done

@@ -119,7 +119,7 @@ def test_pairs_name_what_an_arm_is_set_against() -> None:
             "arm none: anchor is 'none' with state_",
         ),
         (lambda c: c["groups"]["alpha"]["arms"].append("alpha_9"), "did you mean 'alpha_"),
-        (lambda c: c["budgets"]["short"].update(horizons=[6, 1]), "have to ascend"),
+        (lambda c: c["budgets"]["short"].update(horizons=[6, 1]), "must ascend"),
         (lambda c: c["budgets"]["short"].pop("rollouts"), "rollouts missing"),
         (lambda c: c.pop("arms"), "has no 'arms'"),
         (lambda c: c["arms"]["memrope"].update(student="self_forced"), "did you mean 'self_forcing'"),

@@ -101,6 +101,33 @@ class SaveVideo:
         return {"ui": {"images": [video.get_components()]}}
 
 
+def prompt_of(page: dict[str, Any], classes: dict[str, Any]) -> dict[str, Any]:
+    """What the page sends for a workflow in its own form: nodes whose widgets stand in the order of their inputs, and
+    links [number, from, output, to, input, type]; a seed has a second widget, what becomes of it after a run."""
+    links = {link[0]: link for link in page["links"]}
+    made = {}
+    for node in page["nodes"]:
+        told = classes[node["type"]].INPUT_TYPES()
+        inputs: dict[str, Any] = {}
+        values = iter(node["widgets_values"])
+        for name, spec in {**told.get("required", {}), **told.get("optional", {})}.items():
+            if isinstance(spec[0], list) or spec[0] in WIDGETS:
+                inputs[name] = next(values)
+                if len(spec) > 1 and spec[1].get("control_after_generate"):
+                    assert next(values) in ("fixed", "increment", "decrement", "randomize")
+        assert not list(values), f"{node['type']} has no widget for them"
+        for slot, socket in enumerate(node["inputs"]):
+            if socket["link"] is not None:
+                _, source, output, target, at, kind = links.pop(socket["link"])
+                (there,) = (n for n in page["nodes"] if n["id"] == source)
+                assert (target, at, kind) == (node["id"], slot, socket["type"])
+                assert there["outputs"][output]["type"] == kind and classes[there["type"]].RETURN_TYPES[output] == kind
+                inputs[socket["name"]] = [str(source), output]
+        made[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    assert not links, "no node has them"
+    return made
+
+
 def check(workflow: dict[str, Any], classes: dict[str, Any]) -> None:
     """Raises Refused as the server does, before anything is run."""
     for number, node in workflow.items():

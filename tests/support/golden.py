@@ -113,7 +113,7 @@ def fit(run: Path, stage: str, *words: str) -> None:
 
 
 def streams(out: Path) -> None:
-    """Chunks and states of every system from the weights that ship, with a prompt switch halfway."""
+    """Chunks and states of every system from the bundled weights, with a prompt switch halfway."""
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 

@@ -1,7 +1,8 @@
 """A Hub on this machine: the part of its HTTP API that its client asks when a repository is made, written and read.
 
 Made after what huggingface_hub 2.4 sends and expects (`_commit_api.py`, `lfs.py`, `file_download.py`, `hf_api.py`):
-small texts travel in the commit, other files through Git LFS's batch, both by the digests that the client has taken.
+small texts travel in the commit, other files through Git LFS's batch or, with `xet`, through a Xet store, all by the
+digests that the client has taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import yaml
+
+from tests.support.xet_store import XetStore
 
 TOKEN = "hf_" + "stand" * 5
 TEXTS = (".md", ".json", ".yaml", ".txt", ".gitattributes")
@@ -43,6 +46,7 @@ class StandIn:
         tokens: token -> owners to whose repositories it may write.
         breaks: downloads of LFS files that break off in their middle, one after another.
         spoils: whether a byte of every LFS file changes on its way.
+        xet: where files travel that are no small texts; None: through Git LFS.
         down: status with which everything is answered; 0: as it should be.
         asked: (method, path) of every request.
     """
@@ -52,6 +56,7 @@ class StandIn:
     objects: dict[str, bytes] = field(default_factory=dict)
     tokens: dict[str, tuple[str, ...]] = field(default_factory=lambda: {TOKEN: ("anna",)})
     gated: set[str] = field(default_factory=set)
+    xet: XetStore | None = None
     breaks: int = 0
     spoils: bool = False
     down: int = 0
@@ -138,6 +143,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ---- what it answers
 
+    def whoami(self, body: bytes) -> None:
+        owners = self._owners()
+        if owners is None:
+            raise _Answer(401, "", "Invalid username or password.")
+        token = {"displayName": "of the tests", "role": "write", "createdAt": "2026-01-01T00:00:00.000Z"}
+        told = {"type": "user", "id": "0" * 24, "name": owners[0], "fullname": owners[0].title(), "isPro": False}
+        self._json({**told, "orgs": [], "auth": {"type": "access_token", "accessToken": token}})
+
     def create(self, body: bytes) -> None:
         told = json.loads(body)
         owner = told.get("organization") or next(iter(self._owners() or [""]))
@@ -198,6 +211,14 @@ class _Handler(BaseHTTPRequestHandler):
             objects.append({**told, **({} if told["oid"] in self.hub.objects else {"actions": upload})})
         self._json({"transfer": "basic", "objects": objects})
 
+    def xet_access(self, body: bytes, name: str, kind: str, revision: str) -> None:
+        self._may_write(name.partition("/")[0]) if kind == "write" else self._read(name, revision)
+        if self.hub.xet is None:
+            raise _Answer(404, "", "no Xet here")
+        told = self.hub.xet.access
+        names = {"casUrl": "X-Xet-Cas-Url", "accessToken": "X-Xet-Access-Token", "exp": "X-Xet-Token-Expiration"}
+        self._send(json.dumps(told).encode(), 200, {names[key]: str(value) for key, value in told.items()})
+
     def store(self, body: bytes, oid: str) -> None:
         if _sha(body) != oid:
             raise _Answer(400, "", "the content has another digest")
@@ -214,6 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
             if told["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif told["key"] == "lfsFile":
+                if self.hub.xet is not None and value["oid"] in self.hub.xet.hashes():
+                    self.hub.objects[value["oid"]] = self.hub.xet.content(value["oid"], value["size"])
                 if value["oid"] not in self.hub.objects:
                     raise _Answer(400, "", f"no object {value['oid']} was uploaded")
                 files[value["path"]] = self.hub.objects[value["oid"]]
@@ -233,6 +256,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if lfs:
             headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{etag}"'}
+        if self.hub.xet is not None and etag in (hashes := self.hub.xet.hashes()):
+            route = f"{self.hub.url}/api/models/{name}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": hashes[etag], "X-Xet-Refresh-Route": route}
         if lfs and self.hub.spoils:
             content = bytes([content[0] ^ 1]) + content[1:]
         begin = int(asked[1]) if (asked := re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")) else 0
@@ -263,12 +289,14 @@ def _blob(content: bytes) -> str:
 
 _REPOSITORY = r"(?P<name>[\w.-]+/[\w.-]+)"
 ROUTES: dict[tuple[str, str], Any] = {
+    ("GET", r"/api/whoami-v2"): _Handler.whoami,
     ("POST", r"/api/repos/create"): _Handler.create,
     ("POST", r"/api/validate-yaml"): _Handler.validate,
     ("GET", rf"/api/models/{_REPOSITORY}/tree/(?P<revision>[\w.-]+)"): _Handler.tree,
     ("GET", rf"/api/models/{_REPOSITORY}(?:/revision/(?P<revision>[\w.-]+))?"): _Handler.info,
     ("POST", rf"/api/models/{_REPOSITORY}/preupload/(?P<revision>[\w.-]+)"): _Handler.preupload,
     ("POST", rf"/api/models/{_REPOSITORY}/commit/(?P<revision>[\w.-]+)"): _Handler.commit,
+    ("GET", rf"/api/models/{_REPOSITORY}/xet-(?P<kind>read|write)-token/(?P<revision>[\w.-]+)"): _Handler.xet_access,
     ("POST", rf"/{_REPOSITORY}\.git/info/lfs/objects/batch"): _Handler.batch,
     ("PUT", r"/lfs/(?P<oid>\w+)"): _Handler.store,
     ("ANY", rf"/{_REPOSITORY}/resolve/(?P<revision>[\w.-]+)/(?P<path>.+)"): _Handler.resolve,

@@ -156,6 +156,7 @@ CASES = {
     "rolling": Case("distill", "zero2", {"stream": STAIRS}),
     "windows": Case("distill", "ddp", {"long_rollout": LongRollout(12)}),
     "streaming": Case("distill", "zero2", {"long_rollout": LongRollout(12, "streaming")}, 4),
+    "through states fsdp2": Case("distill", "fsdp2", {"stream": {"state_grad": 1}, "checkpointing": True}),
 }
 RESUMED = {"distill": 1, "streaming": 2}
 """Cases that are saved after so many iterations, for other degrees to go on with."""

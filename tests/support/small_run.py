@@ -252,7 +252,7 @@ def digest(module: Any, trainer: pl.Trainer) -> str:
     else:
         tensors = [v for _, v in sorted(module.state_dict().items()) if isinstance(v, Tensor)]
         for optimizer in trainer.optimizers:
-            for state in optimizer.state_dict()["state"].values():
+            for _, state in sorted(optimizer.state_dict()["state"].items()):  # as ranks may hold them in any order
                 tensors += [v for _, v in sorted(state.items()) if isinstance(v, Tensor)]
     made = hashlib.sha256()
     for tensor in (t.full_tensor() if hasattr(t, "full_tensor") else t for t in tensors):

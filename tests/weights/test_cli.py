@@ -98,7 +98,7 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path: Path, released: Path, n
         (["inspect", str(alien)], "alien.pt is of unknown origin: it holds encoder.weight; looked for"),
         (["inspect", str(tmp_path / "gone")], "no weights at .*gone"),
         (["inspect", str(released), "--key", "critic"], "no network 'critic'; it holds generator, generator_ema"),
-        (["import", str(tmp_path / "lora.pt"), str(tmp_path / "x.safetensors")], "is a LoRA and no network"),
+        (["import", str(tmp_path / "lora.pt"), str(tmp_path / "x.safetensors")], "is a LoRA, not a network"),
         (["import", str(released), str(tmp_path / "x.safetensors")], "give --heads"),
         (["import", str(own), str(own)], "own.safetensors exists; give another name or --force"),
         (["export", str(own), str(released), "--layout", "wan"], "exists"),

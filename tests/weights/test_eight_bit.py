@@ -98,10 +98,10 @@ def test_another_base_than_the_one_that_belongs_is_refused(tmp_path: Path, teach
     kept = base.read_bytes()
     save_weights(near(teacher, 0.1), tmp_path / "other.safetensors")
     import_(open_weights(tmp_path / "other.safetensors"), base, torch.int8, force=True)
-    with pytest.raises(WeightsError, match=r"another teacher\.safetensors than lies beside it"):
+    with pytest.raises(WeightsError, match=r"another teacher\.safetensors than the one in its folder"):
         open_weights(out)
     base.unlink()
-    with pytest.raises(WeightsError, match="does not lie beside it: copy it there"):
+    with pytest.raises(WeightsError, match="is not in the same folder: copy it there"):
         open_weights(out)
     base.write_bytes(kept)
     open_weights(out).require()

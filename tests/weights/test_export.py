@@ -121,7 +121,9 @@ def test_nothing_is_written_over_unasked(tmp_path: Path, own: NetworkWeights) ->
     export(own, out, "diffusers", force=True)
     assert open_weights(out).report.origin == "diffusers' layout"
     (out / "thesis.tex").touch()
-    with pytest.raises(WeightsError, match=r"holds what is no export, thesis.tex; it is not written over"):
+    with pytest.raises(
+        WeightsError, match=r"holds files that are not from an export, thesis.tex; it is not overwritten"
+    ):
         export(own, out, "wan", force=True)
     with pytest.raises(WeightsError, match="is a file; give a folder"):
         export(own, tmp_path / "student.safetensors", "wan", force=True)
@@ -155,7 +157,7 @@ def test_what_is_not_whole_is_not_written(tmp_path: Path, net: DiT) -> None:
 
 def test_unknown_heads_are_asked_for(tmp_path: Path, net: DiT) -> None:
     torch.save(state(net), tmp_path / "x.pt")
-    with pytest.raises(WeightsError, match="how many attention heads"):
+    with pytest.raises(WeightsError, match="the number of attention heads"):
         export(open_weights(tmp_path / "x.pt"), tmp_path / "out", "diffusers")
     export(open_weights(tmp_path / "x.pt", heads=4), tmp_path / "out", "diffusers")
 

@@ -64,7 +64,7 @@ def test_heads_shape_no_tensor(size: Size, heads: int | None, told: str) -> None
     assert told in whence and bool(told) == bool(whence)
     assert geometry.get("heads") == (heads or (size.heads if told else None))
     if not told:
-        with pytest.raises(WeightsError, match=r"how many attention heads .* --heads"):
+        with pytest.raises(WeightsError, match=r"the number of attention heads .* --heads"):
             geo.size_of(geometry)
 
 

@@ -54,7 +54,7 @@ def test_longlive_s_is_merged_exactly(
     path = put(tmp_path, {"generator_lora": peft(factors, prefix, adapter), "step": 3})
     note = check(path, base, expected(net, factors, scale), alpha)
     assert f"LoRA of 20 layers merged: rank 3, alpha {alpha or 3:g}, scale {scale:g}" in note
-    assert ("taken as the rank" in note) == (alpha is None)
+    assert ("assumed to equal the rank" in note) == (alpha is None)
 
 
 def test_the_report_names_both(tmp_path: Path, net: DiT, base: Path) -> None:
@@ -105,18 +105,18 @@ def test_a_lora_without_base_is_told(tmp_path: Path, net: DiT) -> None:
     found = open_weights(put(tmp_path, {"generator_lora": peft(lora(net))}))
     assert found.report.origin == "LoRA, a released student"
     assert found.report.notes == ("rank 3, 20 layers; it needs the weights that it changes: --base",)
-    with pytest.raises(WeightsError, match=r"lora.pt is a LoRA and no network: give the weights .* --base"):
+    with pytest.raises(WeightsError, match=r"lora.pt is a LoRA, not a network: give its base weights .* --base"):
         found.require()
 
 
 def test_a_base_without_lora_is_told(base: Path) -> None:
-    with pytest.raises(WeightsError, match="a whole network and no LoRA: leave --base out"):
+    with pytest.raises(WeightsError, match="a whole network, not a LoRA: leave --base out"):
         open_weights(base, base=base)
 
 
 def test_a_lora_is_no_base(tmp_path: Path, net: DiT) -> None:
     path = put(tmp_path, {"generator_lora": peft(lora(net))})
-    with pytest.raises(WeightsError, match="is a LoRA and no network"):
+    with pytest.raises(WeightsError, match="is a LoRA, not a network"):
         open_weights(path, base=path)
 
 

@@ -87,8 +87,18 @@ PLACES: dict[str, tuple[dict[str, str], dict[str, Any] | None, Scale, str]] = {
     "both headers": ({"ss_network_alpha": "9"} | pipeline(**WHOLE), None, lambda _: 2.0, "lora_adapter_metadata"),
     "kohya and file": ({"ss_network_alpha": "6"}, {"lora_alpha": 9}, lambda _: 2.0, "ss_network_alpha"),
     "a header that tells nothing": ({"ss_network_alpha": "Dynamic"}, WHOLE, lambda _: 2.0, "adapter_config.json"),
-    "another part's": ({HEADER: '{"text_encoder.lora_alpha": 9}'}, None, lambda _: 1.0, "found nowhere, taken as the"),
-    "nowhere": ({}, None, lambda _: 1.0, "rank 3, alpha 3, scale 1 (alpha found nowhere, taken as the rank; --lora-al"),
+    "another part's": (
+        {HEADER: '{"text_encoder.lora_alpha": 9}'},
+        None,
+        lambda _: 1.0,
+        "not found, assumed to equal the",
+    ),
+    "nowhere": (
+        {},
+        None,
+        lambda _: 1.0,
+        "rank 3, alpha 3, scale 1 (alpha not found, assumed to equal the rank; --lora-al",
+    ),
 }
 
 
@@ -157,7 +167,8 @@ def test_peft_s_own_folder(tmp_path: Path, net: DiT, base: Path, rslora: bool) -
 
     config = LoraConfig(
         r=4, lora_alpha=6, use_rslora=rslora, target_modules=["self_attn.q", "ffn.0", "head.head"],
-        alpha_pattern={"blocks.1.ffn.0": 3, "self_attn.q": 10}, rank_pattern={"ffn.0": 2}, init_lora_weights=False,
+        alpha_pattern={"blocks.1.ffn.0": 3, "^blocks.0.ffn.0": 9, "self_attn.q": 10}, rank_pattern={"ffn.0": 2},
+        init_lora_weights=False,
     )  # fmt: skip
     wrapped = get_peft_model(Holder(random_net()), config)  # type: ignore[arg-type]
     wrapped.save_pretrained(tmp_path / "adapters")
@@ -266,7 +277,10 @@ def test_adapters_that_are_no_lora_are_refused_by_name(
         ({"peft_type": "LOKR"}, "adapter_config.json is of a LOKR adapter"),
         ({"use_dora": True, "lora_alpha": 3}, "is of a DoRA adapter"),
         ({"init_lora_weights": "pissa_niter_4", "lora_alpha": 3}, "which changed the weights below the adapters, too"),
-        ({"lora_alpha": 6, "r": 8}, "has rank 3, and adapter_config.json says 8: it is of another file"),
+        ({"init_lora_weights": "lora_ga", "lora_alpha": 3}, "which changed the weights below the adapters, too"),
+        ({"kasa_config": {"beta": 1}, "lora_alpha": 3}, "is of a KaSA adapter"),
+        ({"alora_invocation_tokens": [1], "lora_alpha": 3}, "is of a aLoRA adapter"),
+        ({"lora_alpha": 6, "r": 8}, "has rank 3, and adapter_config.json says 8: it belongs to another file"),
         ({"lora_alpha": 6, "r": 3, "rank_pattern": {"ffn.0": 4}}, "LoRA of blocks.0.ffn.0 has rank 3, and .* says 4"),
         ({"lora_alpha": "much"}, "adapter_config.json cannot be read"),
         ({"lora_alpha": 6, "alpha_pattern": {"(": 3}}, r"the pattern '\(' of a LoRA cannot be read"),

@@ -208,7 +208,7 @@ def test_a_whole_layer_short(tmp_path: Path, net: DiT) -> None:
 def test_what_tells_the_size_is_missing(tmp_path: Path, net: DiT) -> None:
     weights = state(net)
     del weights["patch_embedding.weight"]
-    with pytest.raises(WeightsError, match=r"lacks what tells its size: .*1 missing \(patch_embedding.weight\)"):
+    with pytest.raises(WeightsError, match=r"does not give its size: .*1 missing \(patch_embedding.weight\)"):
         open_weights(put(tmp_path / "x.pt", weights)).require()
 
 

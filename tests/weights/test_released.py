@@ -42,8 +42,8 @@ def test_each_is_read_as_it_is_released_and_told_how_it_streams(
     found = open_weights(written(tmp_path, student, net), heads=4).require()
     same(found, net)
     assert found.report.key == student.network
-    assert found.report.notes == (f"named as {student.name}'s student, which streams with --system {student.system}"
-                                  + f" {student.options}".rstrip(),)  # fmt: skip
+    told = f"named as the student of {student.name}, which streams with --system {student.system} {student.options}"
+    assert found.report.notes == (told.rstrip(),)
     assert student_at(found.path) == student
 
 
@@ -67,7 +67,8 @@ def test_the_table_of_the_documents_is_this_one_and_its_commands_make_their_stre
     text = (ROOT / "docs/reference/students.md").read_text()
     for student in RELEASED:
         (row,) = (line for line in text.splitlines() if line.startswith(f"| {student.name} |"))
-        assert student.repository in row and student.file in row and student.network in row
+        assert f"`{student.repository}`" in row and f"`{student.file}`" in row
+        assert not student.network or f" below `{student.network}`" in row
         weights = "longlive.safetensors" if student.base else Path(student.file).name
         weights = student.known_by[-1] if student.file.endswith("/") else weights
         assert student.start(weights) in text, student.name

@@ -161,7 +161,7 @@ def test_heads_are_compared_only_where_something_tells_them(tmp_path: Path) -> N
 
 def test_a_lora_without_base_is_told(tmp_path: Path, net: DiT) -> None:
     torch.save({"generator_lora": peft(lora(net))}, tmp_path / "lora.pt")
-    with pytest.raises(ValueError, match=r"lora.pt is a LoRA and no network: give the weights that it changes"):
+    with pytest.raises(ValueError, match=r"lora.pt is a LoRA, not a network: give its base weights"):
         load_weights(net, str(tmp_path / "lora.pt"))
 
 
@@ -196,7 +196,7 @@ def test_facts_of_what_says_nothing(tmp_path: Path, net: DiT) -> None:
         ({"past_frames": 9, "denoising_steps": (1000,)}, ""),
         ({"anchor": "static"}, "trained with anchor: state, state_frames: 1 and are used with anchor: static"),
         ({"anchor": "none", "state_frames": 0}, "--stream.anchor=state --stream.state_frames=1"),
-        ({"state_frames": 3}, "used with anchor: state, state_frames: 3, which they have not learnt"),
+        ({"state_frames": 3}, "used with anchor: state, state_frames: 3, for which they were not trained"),
     ],
 )
 def test_weights_under_another_anchor(wanted: dict[str, object], told: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.shards.clip_reader import Clips
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, npy
 from datamodules.tools.world_shards import write_world
 from datamodules.trajectories import TrajectoryWriter

@@ -18,7 +18,7 @@ from datamodules.clips import ShardData
 from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.patience import Patience
 from datamodules.shards.remote import Remote, is_remote, read_index
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from tests.datamodules.test_clips import captions, take, write
 
 
@@ -200,7 +200,7 @@ def test_an_index_out_of_reach_is_not_taken_for_none(
 @pytest.mark.parametrize("name", ["../a.tar", "/etc/a.tar", "a/b.tar", "..", "a.zip", ".tar"])
 def test_an_index_names_files_of_its_folder_only(tmp_path: Path, name: str) -> None:
     (tmp_path / "index.json").write_text(f'{{"shards": [{{"name": "{name}", "samples": 3}}]}}')
-    with pytest.raises(ShardError, match="which is no shard of its folder"):
+    with pytest.raises(ShardError, match="which is not a shard of its folder"):
         read_index(tmp_path)
 
 

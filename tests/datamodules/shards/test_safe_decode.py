@@ -17,7 +17,8 @@ from adastate.media.video_reader import upright
 from datamodules.clips import ShardData
 from datamodules.shards import safe_decode
 from datamodules.shards.index import read_shard
-from datamodules.shards.safe_decode import ShardError, all_finite, read_json, read_mp4, read_npy
+from datamodules.shards.safe_decode import all_finite, read_json, read_mp4, read_npy
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools.footage import encode_clip
 from tests.support.hostile_shards import ARRAYS, TARS, VIDEOS, WORDS, latents, sample, tar, video
 from tests.support.sample_videos import frames

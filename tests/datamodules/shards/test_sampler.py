@@ -124,7 +124,7 @@ def test_a_checkpoint_that_tells_no_place_is_told(tmp_path: Path) -> None:
     old = torch.load(path, weights_only=True)
     del old["PromptData"]
     torch.save(old, path)
-    with pytest.warns(UserWarning, match="does not tell where in the data it stopped"):
+    with pytest.warns(UserWarning, match="does not say where in the data it stopped"):
         assert run(make("prompts", tmp_path, 0)(), Notes(2), tmp_path, ckpt_path=path)[0][0] == 0
 
 

@@ -23,8 +23,8 @@ from callbacks import Skipped
 from datamodules.clips import ShardData
 from datamodules.shards.index import Sample, index_shard
 from datamodules.shards.patience import Patience
-from datamodules.shards.safe_decode import ShardError
 from datamodules.shards.sampler import BatchStream
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import npy
 from datamodules.shards.skip_log import Ledger, Skip
 from tests.datamodules import test_clips
@@ -256,7 +256,10 @@ def test_when_all_is_gone_it_ends(tmp_path: Path) -> None:
     batches: BatchStream = data.batches(0, 2)
     for path in (tmp_path / "s").iterdir():
         path.unlink()
-    with warnings.catch_warnings(), pytest.raises(ShardError, match=r"nothing but bad samples .* is its storage there"):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ShardError, match=r"nothing but bad samples .* is its storage available"),
+    ):
         warnings.simplefilter("ignore")
         next(iter(batches))
 

@@ -17,7 +17,7 @@ from datamodules.clips import ShardData
 from datamodules.shards.clip_reader import Clips
 from datamodules.shards.patience import Patience
 from datamodules.shards.remote import Remote, find_files, read_index, read_range, size
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.shards.skip_log import Ledger
 from tests.datamodules.test_clips import captions, take, write
 from tests.support.cases import thinned
@@ -106,8 +106,8 @@ def to(place: str) -> Answer:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (401, r"asks who you are \(HTTP 401\)"),
-        (403, r"may not be read by you \(HTTP 403\)"),
+        (401, r"requires authentication \(HTTP 401\)"),
+        (403, r"denies access \(HTTP 403\)"),
         (404, r"is not there"),
         (410, r"is not there"),
         (503, r"cannot be read \(HTTP 503 Service Unavailable, asked 3 times\)"),

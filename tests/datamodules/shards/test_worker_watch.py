@@ -74,7 +74,7 @@ def test_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         list(watched(batches))
     told = sentence(failed.value)
     assert told and "\n" not in told
-    assert f"(process {worker}) was stopped, and is ended; then go on with --ckpt_path=auto" in told
+    assert f"(process {worker}) was stopped, and is ended; then resume with --ckpt_path=auto" in told
     del batches, failed
     with pytest.raises((ChildProcessError, ProcessLookupError)):
         os.waitpid(worker, 0), os.kill(worker, 0)
@@ -110,7 +110,7 @@ def test_a_worker_that_goes_on_in_time_costs_nothing(monkeypatch: pytest.MonkeyP
 def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, worker = begin(hangs_at=5)
     monkeypatch.setattr(worker_watch, "SILENT_LOOKS", 4)
-    with pytest.raises(WorkerSilent, match=rf"\(process {worker}\) hangs: see whether its storage is there"):
+    with pytest.raises(WorkerSilent, match=rf"\(process {worker}\) hangs: check that its storage is available"):
         list(watched(batches))
 
 
@@ -122,7 +122,7 @@ def test_a_killed_worker() -> None:
     told = sentence(failed.value)
     assert told and "--ckpt_path=auto" in told
     assert re.search(
-        rf"\(process {worker}\) (is killed by signal: killed|exited unexpectedly): see how much memory", told
+        rf"\(process {worker}\) (is killed by signal: killed|exited unexpectedly): check its memory limit", told
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from adastate.media.video import fit, to_float, to_uint8
-from adastate.media.video_reader import VideoError
+from adastate.media.video_error import VideoError
 from datamodules.tools.footage import (
     SAMPLE_CLIPS,
     THUMB,

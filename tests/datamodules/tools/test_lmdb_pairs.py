@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools.lmdb_pairs import LmdbPairs
 from tests.support.lmdbs import write_pairs
 

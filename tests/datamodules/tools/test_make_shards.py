@@ -17,7 +17,7 @@ from adastate.media.video import fit, to_float
 from datamodules.clips import ShardData
 from datamodules.shards.decode import decode
 from datamodules.shards.index import Sample, find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools import make_shards as tool
 from datamodules.tools.clip_members import codec_name
 from datamodules.tools.make_shards import make_shards
@@ -167,7 +167,9 @@ def test_clips_of_videos_that_are_gone_stay(videos: Path, tmp_path: Path) -> Non
     cut(videos, out)
     shutil.rmtree(videos / "more")
     assert cut(videos, out).clips == 8
-    with pytest.raises(ShardError, match=r"made otherwise \(size \[16, 16\] -> \[8, 8\]\), not to be remade now"):
+    with pytest.raises(
+        ShardError, match=r"made with other settings \(size \[16, 16\] -> \[8, 8\]\), which cannot be made again now"
+    ):
         cut(videos, out, size=(8, 8))
     assert len(samples(out)) == 8
 
@@ -240,7 +242,7 @@ def test_the_clips_before_a_break_are_kept(videos: Path, tmp_path: Path, monkeyp
 def test_the_words_of_a_file_name_may_serve_as_caption(tmp_path: Path) -> None:
     film(tmp_path / "videos" / "a_red-car 2.mp4", 10, caption=None)
     report = cut(tmp_path / "videos", tmp_path / "out", caption_from_name=True)
-    assert report.captioned_by_name == ("a_red-car 2.mp4",) and "its file name serves: a_red-car 2.mp4" in str(report)
+    assert report.captioned_by_name == ("a_red-car 2.mp4",) and "its file name is used: a_red-car 2.mp4" in str(report)
     assert decode(samples(tmp_path / "out")[0], "mp4").prompt == "a red car 2"
 
 
@@ -270,7 +272,7 @@ def test_folders_that_will_not_do_are_refused(videos: Path, tmp_path: Path, monk
         cut(videos, videos / "a.txt")
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "shard-000000.tar").write_bytes(b"precious")
-    with pytest.raises(ShardError, match="not ours: choose another folder"):
+    with pytest.raises(ShardError, match="not from this project: choose another folder"):
         cut(videos, tmp_path / "theirs")
     assert (tmp_path / "theirs" / "shard-000000.tar").read_bytes() == b"precious"
     usage = namedtuple("usage", "total used free")
@@ -306,7 +308,7 @@ def test_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFi
         main(["--videos", out + "3", "--out", out])
     with pytest.raises(SystemExit):
         main([])
-    assert "say what to make: --videos FOLDER" in capsys.readouterr().err
+    assert "give a source of clips: --videos FOLDER" in capsys.readouterr().err
 
 
 def test_the_command_line_fails_only_if_there_is_nothing_at_all(

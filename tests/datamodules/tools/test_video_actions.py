@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from adastate.media.video_reader import VideoError
+from adastate.media.video_error import VideoError
 from datamodules.clips import ShardData
 from datamodules.shards.decode import decode
 from datamodules.shards.index import find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools.make_shards import ShardReport, make_shards
 from datamodules.tools.video_actions import actions_of_frames, actions_of_latents, latent_starts
 from tests.support.sample_videos import StubCodec, film
@@ -61,7 +61,7 @@ def test_latent_frames_begin_where_the_codec_says() -> None:
     assert latent_starts(9, StubCodec(), 4) == [0, 3, 6, 9]
     assert latent_starts(6, None, 3) == [0, 3, 6]
     assert latent_starts(9, None, 4) == [0, 1, 5, 9]
-    with pytest.raises(VideoError, match="no whole rows of actions of 4 frames"):
+    with pytest.raises(VideoError, match="not a whole number of action rows of 4 frames"):
         latent_starts(10, None, 4)
 
 

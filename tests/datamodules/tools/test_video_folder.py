@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adastate.media.video_reader import VideoError
-from datamodules.shards.safe_decode import ShardError
+from adastate.media.video_error import VideoError
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools.shard_set import ShardReport
 from datamodules.tools.video_folder import caption_of, look_into, name_in_folder
 

@@ -13,7 +13,7 @@ from adastate.media.video import to_uint8
 from datamodules.clips import ShardData
 from datamodules.shards.decode import decode
 from datamodules.shards.index import Sample, find_shards, read_shard
-from datamodules.shards.safe_decode import ShardError
+from datamodules.shards.shard_error import ShardError
 from datamodules.tools.shards_command import main
 from datamodules.tools.world_shards import write_world
 from datamodules.worlds.flight.flight_clips import flight_batch
