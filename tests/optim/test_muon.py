@@ -60,12 +60,16 @@ def test_a_linear_layer_is_moved_as_torch_s_muon_moves_it_and_a_bias_as_adamw_do
     assert torch.allclose(ours.bias, theirs.bias, atol=10 * apart**2)
 
 
-def test_on_a_processor_it_iterates_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_iterates_in_the_numbers_that_are_fast_on_its_device(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[torch.dtype] = []
-    monkeypatch.setattr(muon_module, "orthogonal", lambda matrix, dtype: seen.append(dtype) or matrix)
+    monkeypatch.setattr(muon_module, "fast_dtype", {"cpu": dtype}.__getitem__)
+    monkeypatch.setattr(muon_module, "orthogonal", lambda matrix, told: seen.append(told) or matrix)
     whole = net()
     step(whole, Muon(whole.parameters(), 0.01, 1e-3))
-    assert seen == [torch.float32] * 2
+    assert seen == [dtype] * 2
 
 
 def test_the_update_of_a_kernel_is_nearly_orthogonal() -> None:
