@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adastate.config.compose import build
 from adastate.rehearsal.pretended_machine import Cluster, forget_data, pretended_machine
+from adastate.rehearsal.preview_trial import preview_settings, preview_trial
 from adastate.rehearsal.recorder import DeviceRecorder
 from adastate.rehearsal.shallow import channels_of
 from adastate.rehearsal.source_lines import line_of
@@ -54,10 +55,10 @@ class Trial:
 
 
 class Conductor(pl.Callback):
-    """Ends the run after two iterations, of which the second is the one that counts: moments are there by then."""
+    """Ends the run after two iterations and a preview. The second iteration counts: moments are there by then."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial, self.record = trial, trial.record
+    def __init__(self, trial: Trial, preview: dict[str, Any] | None = None) -> None:
+        self.trial, self.record, self.preview = trial, trial.record, preview
         self._before = self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -95,6 +96,8 @@ class Conductor(pl.Callback):
         else:
             self.trial.grown = self.record.memory.now - self._before
             self.trial.checkpoint = checkpoint_bytes(pl_module, trainer)
+            if self.preview is not None:
+                preview_trial(pl_module, trainer, self.preview, self.record)
             trainer.should_stop = True
             self.record.enter("end")
 
@@ -136,7 +139,7 @@ def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster,
     shape = batch_shape(lightning["data"], variables, module)
     data: Any = StandInData(shape) if shape is not None else build(lightning["data"], pl.LightningDataModule)
     told = dict(lightning.get("trainer") or {})
-    trainer = _trainer(told, cluster, [*_users_callbacks(told), Conductor(trial)])
+    trainer = _trainer(told, cluster, [*_users_callbacks(told), Conductor(trial, preview_settings(told))])
     recorder.enter("set-up")
     trainer.fit(module, data)
 

@@ -62,8 +62,8 @@ def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> No
 def _phases(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     title = f"one {verdict.unit}, of this rank; seconds on {name}: {ESTIMATE}"
     table = Table(
-        "phase", *(Column(head, justify="right") for head in COLUMNS),
-        "bound by", box=None, title=title, title_justify="left",
+        Column("phase", no_wrap=True), *(Column(head, justify="right") for head in COLUMNS),
+        "bound by", box=None, padding=(0, 1, 0, 0), title=title, title_justify="left",
     )  # fmt: skip
     for phase in verdict.phases:
         table.add_row(

@@ -10,10 +10,13 @@ from adastate.rehearsal.accelerators import ACCELERATORS, LAUNCH, USABLE, Accele
 from adastate.rehearsal.fit_trial import Trial
 from adastate.rehearsal.recorder import BETWEEN
 from adastate.rehearsal.shallow import drawn_on, per_layer
-from adastate.rehearsal.training_phases import ALL_PROMPTS, ONCE
+from adastate.rehearsal.training_phases import ALL_PROMPTS, ONCE, PREVIEW, PREVIEW_DECODE
 
 OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
 """Phases in which nothing is learnt: what happens there happens once."""
+
+BESIDE = ("warm-up", PREVIEW, PREVIEW_DECODE)
+"""Phases whose seconds are not those of an iteration or of a chunk."""
 
 KINDS = ("product", "attention", "other", "communication")
 SPARED = ("prompts", "decode")
@@ -91,7 +94,7 @@ class RehearsalVerdict:
 
     def seconds(self, device: str) -> float:
         """Of a unit."""
-        return sum(phase.seconds[device] for phase in self.phases if phase.name != "warm-up")
+        return sum(phase.seconds[device] for phase in self.phases if phase.name not in BESIDE)
 
 
 def fill_verdict(
@@ -225,10 +228,13 @@ def _memory(verdict: RehearsalVerdict, first: Trial) -> list[str]:
         return []
     size, line = first.record.memory.largest.get(worst.name, (0, ""))
     largest = f", the largest piece {size / 2**30:.1f} GiB at {line}" if line else ""
+    remedy = "`adastate plan` names the fewest changes with which it fits"
+    if worst.name in (PREVIEW, PREVIEW_DECODE):
+        remedy = "give fewer prompts in `preview.prompts`, or `--preview.every=0` for no previews"
     return [
         f"{worst.name} holds {worst.peak / 2**30:.1f} GiB a rank, and {verdict.device.name} has "
         f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} can be used{largest}: "
-        "`adastate plan` names the fewest changes with which it fits"
+        f"{remedy}"
     ]
 
 

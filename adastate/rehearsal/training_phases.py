@@ -7,7 +7,10 @@ from typing import Any
 
 from adastate.rehearsal.recorder import DeviceRecorder
 
-ONCE = ("optimiser", "average", "warm-up", "between")
+PREVIEW, PREVIEW_DECODE = "preview", "preview: decode"
+"""Phases of a preview, which comes between iterations and is no part of one."""
+
+ONCE = ("optimiser", "average", "warm-up", "between", PREVIEW, PREVIEW_DECODE)
 """Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
 
 ALL_PROMPTS = "all prompts"

@@ -23,23 +23,27 @@ class AttentionShare:
 
     def __init__(self) -> None:
         self.cache: StateCache | None = None
-        self._sums: dict[int, list[float]] = {}  # by chunk: a chunk's clean pass comes after the chunk has been shown
+        # By chunk, because a chunk's clean pass comes after the chunk has been shown. On the device until somebody asks
+        # for them, so that the host does not wait in every layer.
+        self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, int] = {}
 
     @property
     def shares(self) -> dict[str, list[float]]:
         """Per kind, the share in every chunk so far."""
-        return {kind: [s[i] / self._counts[c] for c, s in self._sums.items()] for i, kind in enumerate(KINDS)}
+        if not self._sums:
+            return {kind: [] for kind in KINDS}
+        means = torch.stack([total / self._counts[chunk] for chunk, total in self._sums.items()])
+        return dict(zip(KINDS, means.T.tolist(), strict=True))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, visible: FrameMask | None) -> None:
         assert self.cache is not None and self.cache.latest is not None
         cache, places = self.cache, self.cache.latest.places
         if cache.anchor is not None and not places.anchor:
             return  # a clean pass that is barred from the old state
-        so_far = self._sums.setdefault(cache.chunks, [0.0, 0.0, 0.0])
-        parts = attention_shares(q, k, visible, places).tolist()
-        self._sums[cache.chunks] = [a + part for a, part in zip(so_far, parts, strict=True)]
-        self._counts[cache.chunks] = self._counts.get(cache.chunks, 0) + 1
+        part, chunk = attention_shares(q, k, visible, places), cache.chunks
+        self._sums[chunk] = self._sums[chunk] + part if chunk in self._sums else part
+        self._counts[chunk] = self._counts.get(chunk, 0) + 1
 
 
 class PassShare:

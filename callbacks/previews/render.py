@@ -74,23 +74,14 @@ def render_preview(
         cues: how all streams are steered, if the module's network can be.
     """
     frames = horizon * module.rollout_frames
-    # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training.
+    actions = preview_actions(module, frames, cues)
     # Everything that all ranks do together comes before anything that only one does, so that an error in the
     # decoder cannot leave the others waiting.
-    rows, actions = portions(len(prompts), module.latent_size), _actions(module, frames, cues)
-    with torch.no_grad(), forward():
-        made = [
-            list(module.stream([prompts[i] for i in some], frames, seed, index=some, **_steered(actions, len(some))))
-            for some in rows
-        ]
-        shares: dict[str, list[float]] = {}
-        if attention and isinstance(module, SharesAttention):
-            shares = module.attention_share([prompts[i] for i in rows[0]], frames, seed)
+    made, shares = stream_rows(module, prompts, frames, seed, forward, attention, actions)
     chunks = made[0]
     if not keep or sum(chunk.frames for chunk in chunks) < frames:
         return None
-    with torch.no_grad():
-        decoded = [_decoded(module.codec, part) for part in made]
+    decoded = [decode_rows(module.codec, part) for part in made]
     pictures = [torch.cat(parts) for parts in zip(*(p for p, _ in decoded), strict=True)]
     states = [
         None if one is None else torch.cat([one, *others])
@@ -117,7 +108,35 @@ def render_preview(
     )
 
 
-def _actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | None:
+def stream_rows(
+    module: Streams,
+    prompts: list[str],
+    frames: int,
+    seed: int,
+    forward: Forward,
+    attention: bool,
+    actions: Tensor | None = None,
+) -> tuple[list[list[Chunk]], dict[str, list[float]]]:
+    """The network passes of a preview: (chunks of each portion of the prompts, attention shares of the first portion).
+
+    Args:
+        frames: latent frames.
+        attention: ask the module for its attention shares as well, if it can tell.
+        actions: of every latent frame `[1, F, A]`, the same for all streams.
+    """
+    rows = portions(len(prompts), module.latent_size)
+    # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training
+    with torch.no_grad(), forward():
+        made = [
+            list(module.stream([prompts[i] for i in some], frames, seed, index=some, **_steered(actions, len(some))))
+            for some in rows
+        ]
+        if attention and isinstance(module, SharesAttention):
+            return made, module.attention_share([prompts[i] for i in rows[0]], frames, seed)
+    return made, {}
+
+
+def preview_actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | None:
     """Of every latent frame `[1, F, A]`; None without cues, or where the network cannot be steered."""
     network = next(iter(getattr(module, "trained", {}).values()), None)  # the one that streams
     if network is None or not network.net.size.actions or not cues:
@@ -131,7 +150,8 @@ def _steered(actions: Tensor | None, streams: int) -> dict[str, Any]:
     return {} if actions is None else {"actions": actions.expand(streams, -1, -1)}
 
 
-def _decoded(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:
+@torch.no_grad()
+def decode_rows(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:
     """(pictures, states) of every chunk, in bytes on the CPU. A state is a clip of its own, decoded apart."""
     decoder = codec.stream()
     pictures = [to_uint8(decoder.decode(chunk.content)) for chunk in chunks]

@@ -152,7 +152,7 @@ class Rollouts(pl.Callback):
         first = not self._ended
         previews: list[Preview] = []
         exhausted = False
-        with isolate_rng(), _evaluating(pl_module):
+        with isolate_rng(), evaluating(pl_module):
             for horizon in horizons:
                 start = time.monotonic()
                 self._done[horizon] = now  # tried: ranks stay in step even if it fails on one of them
@@ -240,7 +240,7 @@ def _measurements(preview: Preview) -> dict[str, float]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """eval() for every submodule, and afterwards the mode that each was in: the frozen ones are not in train mode."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
