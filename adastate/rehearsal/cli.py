@@ -33,6 +33,11 @@ def parser() -> Arguments:
         "--what", choices=WHAT, default=WHAT[0], help="the stage, a stream of its student, or live sessions"
     )
     made.add_argument("--sessions", type=whole(1), default=4, help="number of sessions, with --what live")
+    made.add_argument(
+        "--full-depth",
+        action="store_true",
+        help="run all layers, not two and three of them (slow)",
+    )
     made.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     return made
 
@@ -56,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     from adastate.rehearsal.rehearsal_report import show_rehearsal, verdict_as_json
     from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
 
-    verdict = rehearse(config, args.device, gpus, nodes, args.rank, args.what, args.sessions)
+    verdict = rehearse(config, args.device, gpus, nodes, args.rank, args.what, args.sessions, args.full_depth)
     if args.json:
         print(json.dumps(verdict_as_json(verdict), indent=1))
     else:

@@ -33,9 +33,11 @@ def verdict_as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
 def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> None:
     """Prints it, for the device of that name."""
     about = verdict.device
+    depths = ", ".join(map(str, verdict.depths))
+    how = "all of them run" if verdict.full_depth else "extrapolated from two and three layers"
     console.print(
         f"[bold]{verdict.stage}[/bold], rank {verdict.rank} of {verdict.ranks} on {about.name}: {verdict.parts} micro "
-        f"batches, depths {', '.join(map(str, verdict.depths))} drawn on from two and three layers"
+        f"batches, depths {depths}, {how}"
     )
     if verdict.phases:
         _phases(verdict, name, console)

@@ -75,6 +75,7 @@ class RehearsalVerdict:
     rank: int
     parts: int
     depths: list[int]
+    full_depth: bool = False
     phases: list[PhaseCost] = field(default_factory=list)
     waits: list[HostEvent] = field(default_factory=list)
     copies: list[HostEvent] = field(default_factory=list)
@@ -111,7 +112,7 @@ def fill_verdict(
     verdict.errors += dict.fromkeys(said for trial in trials for said in trial.record.mistakes.values())
     if any(trial.failed for trial in trials):
         return verdict
-    full = _Full(trials, verdict.depths, runs)
+    full = _Full(trials, [] if verdict.full_depth else verdict.depths, runs)
     first = trials[0]
     verdict.phases = [full.phase(phase, name) for phase in first.record.memory.peaks if phase not in OUTSIDE]
     verdict.waits, verdict.copies = full.waits(), full.copies()

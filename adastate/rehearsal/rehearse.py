@@ -12,12 +12,21 @@ from adastate.rehearsal.stream_trial import stream_trial, student_node
 
 
 def rehearse(
-    config: Config, device: str, gpus: int = 1, nodes: int = 1, rank: int = 0, what: str = "fit", sessions: int = 4
+    config: Config,
+    device: str,
+    gpus: int = 1,
+    nodes: int = 1,
+    rank: int = 0,
+    what: str = "fit",
+    sessions: int = 4,
+    full_depth: bool = False,
 ) -> RehearsalVerdict:
     """Of a training stage, on `nodes` machines with `gpus` of `device` each, as process `rank` sees it.
 
     Args:
         what: `fit` is the stage; `stream` a stream of its student on one device, `live` some `sessions` of it.
+        full_depth: run all layers once, in place of two and three layers from which the rest is extrapolated. What
+            happens in every layer can't be told apart then.
 
     Raises:
         NoDeviceError: no device can be pretended here.
@@ -25,7 +34,7 @@ def rehearse(
     cluster = Cluster(ACCELERATORS[device], gpus, nodes, rank)
     lightning = config.lightning if what == "fit" else {"model": student_node(config.lightning)}
     found = depths(lightning)
-    runs, done = depth_trials(found), []
+    runs, done = [{depth: depth for depth in found}] if full_depth else depth_trials(found), []
     for run in runs:
         shallow = at_depth(lightning, run)
         if what == "fit":
@@ -35,5 +44,5 @@ def rehearse(
         if done[-1].failed:
             break
     stage = str((config.variables.get("run") or {}).get("stage") or "fit") if what == "fit" else what
-    verdict = RehearsalVerdict(stage, cluster.device, cluster.world, rank, done[0].parts, found)
+    verdict = RehearsalVerdict(stage, cluster.device, cluster.world, rank, done[0].parts, found, full_depth)
     return fill_verdict(verdict, done, runs[: len(done)], device, gpus)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -57,7 +58,9 @@ def parser() -> Arguments:
     found.add_argument("--codec", default="", help="the same for the codec, which must match the teacher")
     found.add_argument("--table", type=Path, help="file to use instead of conf/study/arms.yaml")
     found.add_argument(
-        "--record", type=Path, help="folder for one JSON file per run; default: records in the study's folder"
+        "--record",
+        type=Path,
+        help="folder for one JSON file per run; runs that it has are not repeated (default: in the study's folder)",
     )
     found.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     return found
@@ -93,11 +96,16 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     table, console = read_table(args.table), Console()
     study = setting(args, table)
     tasks = table.tasks(study.budget, args.only)
-    from adastate.study import records, report  # which bring torch with them
+    from adastate.study import made_from, records, report  # which bring torch with them
 
     prepare_study(study, console)
-    open_ = [t for t in tasks if not _is_done(study, t)]
-    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done, {args.jobs} at a time from here")
+    elsewhere: list[Task] = []
+    if args.record is not None:
+        folder = records.records_folder(study.root, study.world, args.record)
+        elsewhere = made_from.recorded_elsewhere(study, tasks, folder)
+    open_ = [t for t in tasks if t not in elsewhere and not _is_done(study, t)]
+    known = f" ({len(elsewhere)} of them made elsewhere, by their records in {folder})" if elsewhere else ""
+    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done{known}, {args.jobs} at a time from here")
     failed = runner.run_all(
         [t for t in runner.in_order(open_) if isinstance(t, Task) or not _has_begun(study, t)],
         lambda task: runner.command(task, words),
@@ -106,7 +114,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
         lambda text: console.print(text, highlight=False),
         lambda task: isinstance(task, Beginning) or _may_begin(study, task),
     )
-    records.write_records(study.root, table, args.record)
+    records.write_records(study.root, table, args.record, made_from=partial(made_from.made_from, study))
     page = report.write_report(study.root, table, args.budget, args.only)
     console.print(f"report     {page}\n           {page.with_name('report.md')}")
     if failed:
@@ -190,12 +198,13 @@ def main(argv: list[str]) -> None:
         if args.arm not in table.arms:
             raise ConfigError(f"no arm {args.arm!r}; {meant(args.arm, table.arms)}")
         study, task = setting(args, table), Task(table.arms[args.arm], args.seed)
-        from adastate.study import records
+        from adastate.study import made_from, records
 
         prepare_study(study, Console())
         runner.make_beginning(study, task.beginning, Console())
         runner.run_one(study, task, Console(), args.keep)
-        records.write_records(study.root, table, args.record, only=task)
+        told = partial(made_from.made_from, study)
+        records.write_records(study.root, table, args.record, only=task, made_from=told)
     elif what == "report":
         args = parser().parse_args(rest)
         table = read_table(args.table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,32 @@ DEEDS = ("nothing", "swap", "drop", "freeze")
 """Measures of a bank of fog begin with one of them: `swap donor_error`, at `9 hidden`."""
 
 
-def write_records(root: Path, table: Table, out: Path | None = None, only: Task | None = None) -> Path:
-    """One file for each measured run, or for one of them, and one for the true flights; returns their folder."""
+def records_folder(root: Path, world: str, out: Path | None = None) -> Path:
+    """Of a study: in its own folder, or in `out`, which holds those of several worlds."""
+    return root / "records" if out is None else out / world
+
+
+def write_records(
+    root: Path,
+    table: Table,
+    out: Path | None = None,
+    only: Task | None = None,
+    made_from: Callable[[Task], dict[str, str]] | None = None,
+) -> Path:
+    """One file for each measured run, or for one of them, and one for the true flights; returns their folder.
+
+    Args:
+        made_from: what a run's record says of what it was made from, see `adastate.study.made_from`.
+    """
     results = Results.read(root, list(table.arms))
-    folder = (out or root / "records") / (results.world if out else "")
+    folder = records_folder(root, results.world, out)
     for arm, runs in results.arms.items():
         for seed in runs:
             if only is None or (only.arm.name, only.seed) == (arm, seed):
-                atomic.write_json(folder / f"{arm}-seed{seed}.json", record_of(results, arm, seed))
+                told = record_of(results, arm, seed)
+                if made_from is not None:
+                    told["made_from"] = made_from(Task(table.arms[arm], seed))
+                atomic.write_json(folder / f"{arm}-seed{seed}.json", told)
     real: dict[str, Any] = {"arm": REAL, "seed": 0, **_common(results, REAL, 0)}
     gate = root / "base" / "gate.json"
     if gate.is_file():
