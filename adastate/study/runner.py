@@ -144,6 +144,8 @@ def run_all(
                     running[task] = subprocess.Popen(
                         start(task), stdout=out, stderr=out, env=run_environment(jobs), start_new_session=True
                     )
+                if signals.heard():  # while the process was being started, when nobody could pass it on
+                    running[task].send_signal(signal.SIGTERM)
                 began[task] = time.monotonic()
                 say(f"{task} begins ({done + len(running)} of {len(tasks)})")
             if not running and not signals.heard():

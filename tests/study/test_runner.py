@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,28 @@ def test_a_signal_is_passed_on_and_the_rest_is_left_for_another_time(tmp_path: P
         assert sum("begins" in line for line in said) == 1 and "run the same command again" in said[-1]
     finally:
         signals.forget()
+
+
+def test_a_signal_that_comes_while_a_process_is_started_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *a: sys.exit(75)); print(1); time.sleep(60)"
+    asked = "SIGTERM" if "SIGINT" in signals.UNHEARD else "SIGINT"
+
+    class Slow(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "stdout": subprocess.PIPE})
+            assert self.stdout is not None and self.stdout.readline()  # it listens
+            os.kill(os.getpid(), getattr(signal, asked))
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    began = time.monotonic()
+    try:
+        with pytest.raises(SystemExit):
+            run_all(TASKS[:1], lambda t: [sys.executable, "-uc", code], lambda t: tmp_path / "log", 1, lambda _: None)
+    finally:
+        signals.forget()
+    assert time.monotonic() - began < 50
 
 
 def test_a_run_is_done_by_one_process_and_free_again_when_that_is_killed(tmp_path: Path) -> None:
