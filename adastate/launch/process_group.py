@@ -34,12 +34,19 @@ def run_command(argv: list[str]) -> int:
         return signals.AGAIN
     logs = os.environ.get(LOGS)
     command = [sys.executable, "-m", "adastate.main", *argv]
-    child = subprocess.Popen(
-        srun(command, argv, os.environ, logs) if logs else command, env=process_environment(os.environ)
-    )
-    before = signals.listen(tell=child.send_signal)
+    words = srun(command, argv, os.environ, logs) if logs else command
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    before = signals.listen(tell=pass_on)
     try:
-        code = child.wait()
+        children.append(subprocess.Popen(words, env=process_environment(os.environ)))
+        if signals.heard():  # while the process was being started, when nobody could pass it on
+            children[0].send_signal(signal.SIGTERM)
+        code = children[0].wait()
     finally:
         signals.set_handlers(before)
     # when a task fails srun ends the others with SIGTERM, and tells of them: nobody has asked the run to stop
@@ -79,10 +86,7 @@ def processes(argv: list[str], world: int) -> None:
         SystemExit: one has failed, or a signal has ended them.
     """
     command = [sys.executable, "-m", "adastate.main", *argv]
-    children = [
-        subprocess.Popen(command, env={**os.environ, "RANK": str(r), "WORLD_SIZE": str(world), "LOCAL_RANK": str(r)})
-        for r in range(world)
-    ]
+    children: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int = signal.SIGTERM) -> None:
         for child in children:
@@ -92,6 +96,11 @@ def processes(argv: list[str], world: int) -> None:
     before = signals.listen(tell=stop)
     failed: list[tuple[int, int]] = []  # (process, exit code), the first first
     try:
+        for r in range(world):
+            told = {**os.environ, "RANK": str(r), "WORLD_SIZE": str(world), "LOCAL_RANK": str(r)}
+            children.append(subprocess.Popen(command, env=told))
+        if signals.heard():  # while they were being started, when not all could be told
+            stop()
         while (codes := [child.poll() for child in children]).count(None):
             if any(codes):
                 failed = failed or [(r, code) for r, code in enumerate(codes) if code]
