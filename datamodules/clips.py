@@ -7,15 +7,20 @@ its own rows only and any place in the order can be gone to directly.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from adastate.media.video import to_float
 from adastate.types import Batch
 from datamodules.from_shards import FromShards
 from datamodules.shards.dataset import ShardDataset
+from datamodules.shards.few_clips import few_clips
 from datamodules.shards.sampler import BatchStream
+from datamodules.shards.shard_error import ShardError
+from datamodules.shards.shard_writer import read_manifest
 
 
 class ShardData(FromShards):
@@ -57,11 +62,25 @@ class ShardData(FromShards):
     def read(self) -> ShardDataset:
         return self.open_rows("mp4" if self.want == "video" else "latent.npy", self.frames)
 
+    def setup(self, stage: str | None = None) -> None:
+        begins = self.rows is None and stage == "fit"
+        super().setup(stage)
+        if begins and (told := few_clips(len(self.there()), self.there().shards, _index(Path(self.shards)))):
+            rank_zero_info(f"[adastate] {told}")
+
     def batches(self, rank: int = 0, world: int = 1) -> BatchStream:
         return self.there().batches(_clip_batch, self.batch, rank, world)
 
     def identity(self) -> dict[str, Any]:
         return self.identity_as(f"shards of {self.want}")
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What is told of the set in its folder; nothing of a pattern or a server."""
+    try:
+        return read_manifest(folder) if folder.is_dir() else {}
+    except ShardError:  # whoever reads the shards has said so, or can do without
+        return {}
 
 
 def _clip_batch(rows: ShardDataset, indices: range) -> Batch:

@@ -24,6 +24,9 @@ KNOWN = {
 }
 """The sizes of conf/sizes/, whatever steers them."""
 
+TI2V_CHANNELS = 48
+"""Of the latents of Wan2.2 TI2V's VAE; all other VAEs of Wan have 16."""
+
 MOST_LAYERS = 1000
 
 SHAPING = ("width", "layers", "ffn", "channels", "text_width", "time_embedding_dim", "patch")
@@ -68,6 +71,8 @@ def from_config(config: Mapping[str, Any]) -> Geometry:
     found = {ours: config[theirs] for ours, theirs in names.items() if isinstance(config.get(theirs), plain)}
     if isinstance(config.get("attention_head_dim"), int) and "heads" in found:
         found["width"] = config["attention_head_dim"] * found["heads"]
+    if config.get("model_type") == "ti2v":  # as Wan's own files say; diffusers' say nothing
+        found["backbone"] = "wan22"
     return found
 
 
@@ -79,6 +84,21 @@ def size_name(geometry: Mapping[str, Any]) -> str:
         if all(plain.get(k) == known[k] for k in SHAPING) and plain.get("heads") in (None, known["heads"]):
             return name
     return "other"
+
+
+def is_ti2v(geometry: Mapping[str, Any]) -> bool:
+    """Whether the shapes are of Wan2.2 TI2V's kind, of any size: Wan's text, and the latents of its VAE."""
+    return geometry.get("text_width") == _WAN["text_width"] and geometry.get("channels") == TI2V_CHANNELS
+
+
+def ti2v_note(geometry: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the report says of a network of Wan2.2 TI2V's kind that is not its 5B, whose VAE and text encoder it has."""
+    if not is_ti2v(geometry) or size_name(geometry) != "other":
+        return ()
+    return (
+        f"{TI2V_CHANNELS} latent channels are those of Wan2.2 TI2V, so it is taken as such a network (backbone wan22) "
+        "of another size than wan22_5b: give a size of its own, --size FILE, with backbone: wan22",
+    )
 
 
 SAID = "as the source says"
@@ -96,6 +116,8 @@ def _complete(geometry: Geometry, heads: int | None) -> tuple[Geometry, str]:
     told = ["text_tokens", "rope_max_frames", "eps"]
     if usual.get("backbone") not in (None, Size.backbone):  # that of Wan2.1's shapes is left open: others share them
         told.append("backbone")
+    elif is_ti2v(geometry):  # of another size than the 5B
+        usual, told = {**usual, "backbone": "wan22"}, [*told, "backbone"]
     geometry = {**{k: usual[k] for k in told if k in usual}, **geometry}
     if "heads" in geometry:
         if heads not in (None, geometry["heads"]):

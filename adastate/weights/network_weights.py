@@ -117,7 +117,7 @@ def open_weights(
         dtypes=_dtypes(entries),
         parameters=sum(entry.count for entry in entries.values()),
         fit=compare(entries, geo.shapes(geometry)) if geometry else Fit(missing=untold),
-        notes=notes + odd,
+        notes=notes + odd + (geo.ti2v_note(geometry) if "size" not in stored.header else ()),
     )
     return NetworkWeights(stored.path, entries, about)
 

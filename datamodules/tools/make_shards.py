@@ -21,6 +21,7 @@ from adastate.encoders import Codec
 from adastate.media.video import to_float
 from adastate.media.video_error import VideoError
 from adastate.runtime.secrets import printable
+from datamodules.shards.few_clips import few_clips
 from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter, read_manifest, sha256
 from datamodules.tools.clip_members import Facts, clip_members, codec_name
@@ -115,7 +116,8 @@ def make_shards(
     )
     written = len(writer.keys() - present)
     skipped |= faults
-    return ShardReport(out, written, len(present), len(writer.shards), skipped, by_name, notes, found.told())
+    few = few_clips(written + len(present), str(out), read_manifest(out))
+    return ShardReport(out, written, len(present), len(writer.shards), skipped, by_name, notes, found.told(), few)
 
 
 def _cut(source: _Source, writer: ShardWriter, present: set[str], settings: Facts, codec: Codec | None) -> None:

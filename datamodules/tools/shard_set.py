@@ -27,6 +27,7 @@ class ShardReport:
     captioned_by_name: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)  # video -> what was the matter with its pictures
     others: str = ""  # files beside the videos, in words
+    few: str = ""  # that the clips are few, in a sentence
 
     @property
     def clips(self) -> int:
@@ -38,6 +39,7 @@ class ShardReport:
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]
         lines += [f"  {self.others}"] if self.others else []
+        lines += [f"note: {self.few}"] if self.few and self.clips else []
         return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
 
 

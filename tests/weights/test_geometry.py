@@ -139,3 +139,20 @@ def test_actions_show_in_their_layer_alone() -> None:
     for wrong in (-1, 0.5, "8"):
         with pytest.raises(WeightsError, match="these weights are said to have actions"):
             geo.size_of({**asdict(SIZE), "actions": wrong})
+
+
+def test_a_ti2v_network_of_another_size_is_told_from_its_channels_or_its_config() -> None:
+    """And not taken as one of Wan2.1's."""
+    shown = geo.infer(entries(Size(width=256, heads=2, layers=1, channels=48, text_width=4096)))
+    assert geo.size_name(shown) == "other" and geo.complete(shown, None)[0]["backbone"] == "wan22"
+    (note,) = geo.ti2v_note(shown)
+    assert "48 latent channels are those of Wan2.2 TI2V" in note and "give a size of its own, --size FILE" in note
+    here = geo.size_of(geo.complete(shown, None)[0])
+    assert (
+        geo.geometry_difference(asdict(here), replace(here, backbone="wan")) == "backbone wan22 in the file, wan here"
+    )
+    assert geo.ti2v_note(geo.infer(entries(geo.KNOWN["wan22_5b"]))) == ()
+    small = replace(SIZE, backbone="wan22")
+    assert geo.complete({**geo.infer(entries(small)), **geo.from_config(geo.wan_config(small))}, None)[0][
+        "backbone"
+    ] == ("wan22")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from adastate.models.video_network import Size
 from adastate.models.wan import DiT
-from adastate.weights import WeightsError, open_weights
+from adastate.weights import WeightsError, open_weights, save_weights
 from adastate.weights import geometry as geo
 from tests.support.rig import Prompts, fit, tiny_distill, tiny_student
 from tests.support.tiny import SIZE, random_net
@@ -232,3 +233,14 @@ def test_tensors_are_read_when_asked_for(tmp_path: Path, net: DiT) -> None:
     found = open_weights(path)
     assert found.report.parameters == sum(p.numel() for p in net.parameters())
     assert found.report.dtypes == {"float32": len(found.entries)}
+
+
+def test_a_diffusers_folder_of_ti2v_of_another_size_is_named(tmp_path: Path) -> None:
+    size = Size(width=256, heads=2, layers=1, ffn=64, channels=48, text_width=4096, backbone="wan22")
+    net = random_net(size)
+    folder(tmp_path / "ti2v" / "transformer", diffusers_names(state(net)), geo.diffusers_config(size))
+    report = open_weights(tmp_path / "ti2v").require().report
+    assert report.geometry["backbone"] == "wan22"
+    assert any(note.startswith("48 latent channels are those of Wan2.2 TI2V, so") for note in report.notes)
+    save_weights(net, tmp_path / "own.safetensors")
+    assert open_weights(tmp_path / "own.safetensors").report.notes == (), "a file of our own says what it is"

@@ -366,7 +366,8 @@ def test_the_next_command_is_told_and_reads_what_was_written(
     monkeypatch.chdir(tmp_path)
     argv = words.format(videos=videos, tmp=tmp_path).split()
     main([*argv, *(["--clips", "1"] if "--world" in argv else ["--pictures", "9"])])
-    summary, last = capsys.readouterr().out.rstrip().splitlines()
+    summary, *few, last = capsys.readouterr().out.rstrip().splitlines()
+    assert ["learns so few by heart" in line for line in few] == [True] * ("--videos" in argv), few
     command = last.removeprefix("next: ")
     assert command.startswith(told.format(tmp=tmp_path))
     made = subprocess.run(
