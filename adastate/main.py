@@ -9,6 +9,7 @@ from adastate.config.trusted import FLAG as TRUST
 from adastate.config.trusted import VARIABLE as TRUSTED
 from adastate.launch.commands import COMMANDS
 from adastate.runtime import secrets, signals, threads
+from adastate.runtime.foreign_words import command_for
 from adastate.runtime.own_variables import misspelt_variables
 from adastate.runtime.spelling import likeliest_word, meant
 
@@ -78,6 +79,8 @@ def _no_command(word: str) -> str:
         return f"a command has no dashes before it: adastate {word.lstrip('-')}"
     if word.startswith("-") and not likeliest_word(word, ("--version", "--help")):
         return f"{word!r} stands where the command has to: adastate generate {word} ..., say"
+    if ours := command_for(word):
+        return f"no command {word!r}; did you mean {ours!r}?"
     return f"no command {word!r}; {meant(word, (*COMMANDS, '--version', '--help'))}"
 
 

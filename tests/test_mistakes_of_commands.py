@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.test_mistakes import DRIVER
@@ -124,6 +125,38 @@ ROWS = {
     f"generate {PROMPT} --prompts-extended conf/base.yaml": "goes line by line with --prompts alone",
     "generate --prompt '0s: a' --prompt b": "0s",
     f"generate {PROMPT} --actions up": "'up' asks for 'up': actions are straight, left, right",
+    # what goes by another name elsewhere, or has no place here
+    f"generate {PROMPT} --guidance_scale 5": "'--guidance_scale'; a distilled student takes no guidance",
+    f"generate {PROMPT} --num_inference_steps=4": "the weights determine the denoising steps: leave it out, or try",
+    f"generate {PROMPT} --fps 24": "the weights determine the frame rate: leave it out",
+    f"generate {PROMPT} --width 512": "the weights determine the size of the video: leave it out",
+    f"generate {PROMPT} --lora x.safetensors": "`adastate weights import LORA out.safetensors --base WEIGHTS`",
+    f"generate {PROMPT} --config conf/base.yaml": "a run folder has its own configuration (--run); weights without one",
+    f"generate {PROMPT} --codec.init_args.fps=0": "fps is 0; it has to be at least 1",
+    "live --prompt a": "no option '--prompt'; prompts, seeds, first frames and actions are given on the page",
+    "live --open": "the command prints the address of its page: open that",
+    "live --host lab.example": "too, by --token (`adastate live --help` lists what it accepts)",
+    f"rehearse {TINY} --config conf/stages/distill.yaml --zero 2": "'--zero'; use --config conf/strategy/zero2.yaml",
+    f"rehearse {TINY} --config conf/stages/distill.yaml --memory 80": "the GPU determines it: give --device",
+    f"plan {TINY} --config conf/stages/distill.yaml --sp 2": "every degree that is possible is planned: leave it out",
+    "train --config conf/base.yaml": "the pipeline has its own files of conf/: change keys by --KEY=VALUE",
+    "train --overwrite": "a stage whose settings have changed begins anew by itself",
+    "compare longlive memrope": "it takes no 'longlive' here; values follow their options, --systems longlive",
+    "fit distill": "'distill' does not belong to an option: give --config conf/stages/distill.yaml",
+    "fit --stage distill": "--stage is not an option of `adastate fit`: use --config conf/stages/distill.yaml",
+    # what files hold, and what comes after the end
+    f"generate {PROMPT} --image empty.txt": "empty.txt cannot be read as a picture: save it as a PNG or JPEG",
+    f"generate {PROMPT} --image conf": "conf holds no picture: give a file, or a folder of files that end in .png",
+    f"generate {PROMPT} --latents conf": "conf is a folder: give a file of latents, .safetensors, .npy, .pth, .pt",
+    f"generate {PROMPT} --latents README.md": "README.md is not a file of latents: .safetensors",
+    f"generate {PROMPT} --actions left": "leave out --actions, or take one that can, as --size flight",
+    f"generate {PROMPT} --size flight --actions lefft": "'lefft' asks for 'lefft': did you mean 'left'?",
+    f"generate {PROMPT} --size flight --actions left,climb": "several actions are joined by +, left+climb",
+    f"generate {PROMPT} --size flight --actions halves.npy": "halves.npy holds no actions: one row of 0 and 1",
+    f"generate {PROMPT} --size flight --actions '0s: left' --actions '9s: right' --seconds 4": "(--seconds), or",
+    "generate --prompt '0s: a' --prompt '9s: b' --seconds 4": "make it longer (--seconds), or leave the prompt out",
+    f"generate {PROMPT} --engine graph": "--engine graph: CUDA_VISIBLE_DEVICES= hides every GPU; take --engine compile",
+    f"generate {PROMPT} --engine graph --device cpu": "--engine graph: a CPU has no graphs; take --engine compile",
     # fit, train
     f"fit {TINY} --allow_change": "--allow_change needs keys: give those that may change",
     f"fit {TINY} --ckpt_path=auot": "no checkpoint at auot; did you mean 'auto'",
@@ -216,7 +249,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     empty.write_text("\n\n")
     wrong = tmp_path_factory.mktemp("wrong")
     (wrong / "none.json").write_text("{}")
-    files = {"empty.txt": str(empty), "wrong": str(wrong)}
+    np.save(wrong / "halves.npy", np.full((4, 8), 0.5))
+    files = {"empty.txt": str(empty), "wrong": str(wrong), "halves.npy": str(wrong / "halves.npy")}
     asked = [[files.get(word, word) for word in shlex.split(row)] for row in ROWS]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],

@@ -238,7 +238,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
         return {name: entry.read().float().numpy() for name, entry in open_file(path)[0].items()}
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} holds no arrays ({' '.join(str(error).split())})") from error
+        told = " ".join(str(error).split())
+        raise ValueError(f"{path} holds no arrays of numbers ({told}): save them again, with numbers alone") from error
 
 
 def _json(path: Path) -> Any:

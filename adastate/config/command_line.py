@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from adastate.config.compose import compose
+from adastate.config.conf_files import FOLDERS, as_file, conf_path
 from adastate.config.file_order import check_order
 from adastate.config.key_places import key_place
 from adastate.config.schema import LIGHTNING, VARIABLES, Config, ConfigError
+from adastate.runtime.foreign_words import answer
 from adastate.runtime.spelling import likeliest_option, likeliest_word
 
 CHECKPOINTS = ("auto", "last", "best")
@@ -83,6 +85,8 @@ def check_flags(words: Sequence[str]) -> None:
     for before, word in pairwise(("", *words, "")):
         flag, equals, value = before.partition("=")
         given = value if equals else word if not word.startswith("--") else ""
+        if flag in FOLDERS:
+            raise ConfigError(as_file(flag, given, "adastate fit"))
         if flag == "--allow_change" and not given:
             raise ConfigError("--allow_change needs keys: give those that may change, separated by commas")
         if flag == "--overwrite" and equals:
@@ -99,14 +103,15 @@ def check_flags(words: Sequence[str]) -> None:
         if word.startswith("-") and word[1:2] != "-" and "=" in word and not takes:
             raise ConfigError(f"{word!r} has one dash: keys are overridden with two, -{word}")
         if word and not word.startswith("-") and not takes:
-            raise ConfigError(
-                f"{word!r} does not belong to an option: give "
-                + (
-                    f"--config {word}"
-                    if word.endswith((".yaml", ".yml"))
-                    else f"--KEY={word}, and put text with spaces in quotes"
-                )
-            )
+            file = word if word.endswith((".yaml", ".yml")) else stage_file(word)
+            remedy = f"--config {file}" if file else f"--KEY={word}, and put text with spaces in quotes"
+            raise ConfigError(f"{word!r} does not belong to an option: give {remedy}")
+
+
+def stage_file(word: str) -> str:
+    """The file of conf/stages/ or conf/sizes/ that has this name; empty if none has."""
+    files = (f"conf/{folder}/{word}.yaml" for folder in ("stages", "sizes"))
+    return next((file for file in files if "/" not in word and conf_path(file).is_file()), "")
 
 
 def _names_a_class(word: str) -> bool:
@@ -163,6 +168,8 @@ def unknown_option(words: Sequence[str], known: Sequence[str], stages: bool = Fa
             continue
         if not word.startswith("-"):
             return f"there is no option {word!r}: values follow their options, and text with spaces needs quotes"
+        if remedy := answer(head, known):
+            return f"there is no option {head!r}; {remedy}"
         near = likeliest_option(head, known) or likeliest_option(head, heads)
         if stages and not near and (place := key_place(head.lstrip("-"))):
             if place == "ckpt_path":

@@ -16,3 +16,14 @@ def conf_path(path: str | Path) -> Path:
             if (root / here).exists():
                 return root / here
     return here
+
+
+FOLDERS = {"--stage": "stages", "--recipe": "recipes", "--strategy": "strategy", "--size": "sizes"}
+"""Folders of conf/ whose files are asked for as if an option named them."""
+
+
+def as_file(option: str, name: str, command: str) -> str:
+    """A sentence for an option of FOLDERS, whose value names a file of conf/."""
+    folder = FOLDERS[option]
+    there = (conf_path(f"conf/{folder}") / f"{name}.yaml").is_file()
+    return f"{option} is not an option of `{command}`: use --config conf/{folder}/{name if there else 'NAME'}.yaml"

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adastate.config.command_line import unknown_option
-from adastate.config.conf_files import conf_path
+from adastate.config.conf_files import FOLDERS, as_file
 from adastate.config.schema import LIGHTNING, Config, ConfigError
 from adastate.config.text import read_value
 from adastate.config.validate import check_words
-
-FOLDERS = {"--stage": "stages", "--recipe": "recipes", "--strategy": "strategy", "--size": "sizes"}
-"""Folders of conf/ whose files are asked for as if an option named them."""
 
 
 def override(config: Config, words: Sequence[str], command: str, options: Sequence[str] = ()) -> None:
@@ -35,20 +32,12 @@ def _read(words: Sequence[str], command: str, options: Sequence[str]) -> Iterato
     for word in rest:
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or key.split(".")[0] not in LIGHTNING:
-            folder = FOLDERS.get(word.partition("=")[0])
-            if folder is not None:
-                raise ConfigError(_as_file(f"--{key}", folder, value if equals else next(rest, ""), command))
+            if f"--{key}" in FOLDERS:
+                raise ConfigError(as_file(f"--{key}", value if equals else next(rest, ""), command))
             raise ConfigError(unknown_option([word], options, stages=True))
         if not equals:
             value = next(rest, "")
         yield key, value
-
-
-def _as_file(option: str, folder: str, name: str, command: str) -> str:
-    """That what an option seems to name is a file of conf/."""
-    there = (conf_path(f"conf/{folder}") / f"{name}.yaml").is_file()
-    file = f"conf/{folder}/{name if there else 'NAME'}.yaml"
-    return f"{option} is not an option of `{command}`: use --config {file}"
 
 
 def _put(config: Config, key: str, value: Any) -> None:

@@ -65,7 +65,7 @@ LEAST = {
     **dict.fromkeys(("frames", "video_frames", "long_frames", "stream_frames", "latent_size"), 1),
     **dict.fromkeys(("every", "long", "warmup", "ema", "ema_start", "lr_decay_fraction", "weight_decay", "betas"), 0),
     **dict.fromkeys(("lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm"), 0),
-    **dict.fromkeys(("global_batch", "log_every_n_steps"), 1),
+    **dict.fromkeys(("global_batch", "log_every_n_steps", "fps"), 1),
     **dict.fromkeys(("seed", "workers", "decay", "horizon_weight"), 0),
     "max_epochs": -1,
     "max_steps": -1,
@@ -77,7 +77,7 @@ ABOVE = {"timestep_shift": 0}
 ALIKE = (
     "lr", "muon_lr", "student_lr", "critic_lr", "gradient_clip_norm", "betas", "decay", "weight_decay",
     "lr_decay_fraction", "global_batch", "rank", "workers", "seed", "max_steps", "max_epochs", "log_every_n_steps",
-    "horizon_weight", "timestep_shift",
+    "horizon_weight", "timestep_shift", "fps",
 )  # fmt: skip
 """Keys whose bounds hold for arguments of classes, too; others mean something else there: `frames: 0` is off."""
 

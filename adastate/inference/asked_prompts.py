@@ -52,15 +52,28 @@ def asked_prompts(args: argparse.Namespace) -> AskedPrompts:
     _check(args, scheduled=timed is not None)
     prompts, told = _prompts(args)
     if timed:
+        prompt_schedule.check_prompt_times(timed, args.seconds)
         prompts, told = [" | ".join(f"{prompt.at}: {prompt.text}" for prompt in timed)], [timed[0].text]
     if not prompts:
         raise ValueError('no prompt; give --prompt "..." or --prompts file')
     actions: Sequence[ActionCue] | Path = action_schedule.parse_actions([] if _is_file(args.actions) else args.actions)
+    if not isinstance(actions, Path):
+        action_schedule.check_cue_times(actions, args.seconds)
     if _is_file(args.actions):
         actions = Path(args.actions[0])
         if not actions.is_file():
             raise ValueError(f"there is no file of actions {actions}; `adastate cameras` writes one")
     return AskedPrompts(prompts[: args.most], told[: args.most], len(prompts), timed or [], actions)
+
+
+def scheduled_lines(file: Path, lines: Sequence[str]) -> str:
+    """That the lines of a file of prompts look like one schedule, of which each will be a stream; empty otherwise."""
+    try:
+        looks = len(lines) > 1 and prompt_schedule.parse_prompts(lines) is not None
+    except ValueError:
+        looks = True
+    told = "each line of a file is a stream of its own; the parts of one stream are given by several --prompt"
+    return f"adastate generate: note: the lines of {file} begin with times, and {told}" if looks else ""
 
 
 def _is_file(actions: Sequence[str]) -> bool:

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from adastate.encoders import Codec
-from adastate.media.picture_file import pictures_in, read_picture
+from adastate.inference.given_files import check_latents, check_pictures
+from adastate.media.picture_file import read_picture
+from adastate.media.picture_kinds import pictures_in
 from adastate.weights.files import open_file
 
 
@@ -37,11 +39,11 @@ def picture_prefix(
     path: str | Path | Image.Image, codec: Codec, grid: tuple[int, int], prompts: int, device: torch.device
 ) -> Prefix:
     """The first frame from a picture for all prompts, or from a folder with one for each, in order of their names."""
-    path = path if isinstance(path, Image.Image) else Path(path)
+    path = Path(path) if isinstance(path, str) else path
     each = isinstance(path, Path) and path.is_dir()
     files = pictures_in(path) if isinstance(path, Path) and path.is_dir() else [path]
-    if each and len(files) != prompts:
-        raise ValueError(f"{path} holds {len(files)} pictures for {prompts} prompts: give one for each, or one file")
+    if isinstance(path, Path):
+        check_pictures(path, prompts)
     size = (grid[0] * codec.scale, grid[1] * codec.scale)
 
     def of(row: int) -> Tensor:
@@ -75,16 +77,13 @@ def latents(path: Path, shape: tuple[int, int, int], prompts: int, device: torch
 
 
 def _read_latents(path: Path) -> Tensor:
-    if not path.is_file():
-        raise ValueError(f"there is no file of latents {path}")
+    check_latents(path)
     if path.suffix == ".npy":
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # holds its header against the bytes that are there
             return torch.from_numpy(np.array(array, np.float32))
         except (ValueError, OverflowError, OSError) as error:
             raise ValueError(f"{path} is not a NumPy file of numbers ({' '.join(str(error).split())})") from error
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(f"{path} is not a file of latents: .safetensors, .npy, .pth and .pt are read")
     entries, _ = open_file(path)
     entry = entries.get("latents", entries.get(""))  # a .pth may hold the bare tensor
     if entry is None:

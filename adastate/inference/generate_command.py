@@ -15,6 +15,7 @@ each video. docs/guide/generating.md has an example of every option.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -26,12 +27,12 @@ from adastate.config.described import described
 from adastate.config.systems import system_names
 from adastate.config.world_words import strange_words, vocabularies
 from adastate.inference import vbench
-from adastate.inference.asked_prompts import asked_prompts
-from adastate.inference.student_source import student_source
+from adastate.inference.asked_prompts import AskedPrompts, asked_prompts, scheduled_lines
+from adastate.inference.student_source import StudentSource, student_source
 from adastate.launch import shared_ranks
 from adastate.runtime.argument_types import above_zero, device, prompt_file, there, whole
 from adastate.runtime.arguments import Arguments
-from adastate.runtime.gpu_driver import check_device
+from adastate.runtime.gpu_driver import check_device, why_none
 from adastate.runtime.ranks import this_rank
 from adastate.runtime.writable import check_writable
 from adastate.stream.action_schedule import WORDS
@@ -61,8 +62,10 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"--out {args.out} names a file: give the folder that the videos shall lie in")
         args.out = args.out or source.folder / ("vbench" if args.layout == "vbench" else "generated")
         check_writable(args.out, "give another folder with --out")
-        note = strange_words("generate", asked.texts, source.world)
-        if note and leads:
+        _check(args, source, asked)
+        notes = [strange_words("generate", asked.texts, source.world)]
+        notes += [scheduled_lines(args.prompts, asked.told)] if args.prompts else []
+        for note in filter(None, notes if leads else ()):
             print(note, file=sys.stderr)
         # up to here nothing has imported torch
         from adastate.inference.generate import generate
@@ -74,6 +77,30 @@ def main(argv: list[str]) -> None:
         if isinstance(error, FileNotFoundError) and error.errno:
             raise  # the system's, see adastate/config/mistakes.py
         raise SystemExit(f"adastate generate: {' '.join(str(error).split())}") from error
+
+
+def _check(args: argparse.Namespace, source: StudentSource, asked: AskedPrompts) -> None:
+    """Refuses what the files and the network that are asked for cannot do together.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    if asked.actions and not source.actions:
+        raise ValueError(
+            f"this {'run' if source.run else 'size'}'s network cannot be steered, for its size has no `actions`: leave "
+            "out --actions, or take one that can, as --size flight"
+        )
+    from adastate.cameras import read_rows  # not above: NumPy and PIL are for files alone
+    from adastate.inference.given_files import check_latents, check_pictures
+
+    if isinstance(asked.actions, Path):
+        read_rows(asked.actions, source.actions)
+    if args.image:
+        check_pictures(args.image, asked.listed)
+    if args.latents:
+        check_latents(args.latents)
+    if args.engine == "graph" and (why := why_none() if args.device in (None, "cuda") else "a CPU has no graphs"):
+        raise ValueError(f"--engine graph: {why}; take --engine compile, or leave it out")
 
 
 def parser() -> Arguments:

@@ -96,12 +96,9 @@ def prompts_by_chunk(timed: Sequence[TimedPrompt], starts: Sequence[float], seco
         starts: second at which every chunk of the stream starts.
         seconds: length that was asked for.
     """
+    check_prompt_times(timed, seconds)
     chunks: dict[int, TimedPrompt] = {}
     for prompt in timed[1:]:
-        if prompt.seconds >= seconds:
-            raise ValueError(
-                f"the prompt at {prompt.seconds:g}s comes after the end: the stream has {seconds:g} seconds"
-            )
         chunk = bisect_left(starts, prompt.seconds - 1e-6)
         if chunk == len(starts):
             raise ValueError(
@@ -115,6 +112,20 @@ def prompts_by_chunk(timed: Sequence[TimedPrompt], starts: Sequence[float], seco
             )
         chunks[chunk] = prompt
     return chunks
+
+
+def check_prompt_times(timed: Sequence[TimedPrompt], seconds: float) -> None:
+    """Refuses prompts that a stream of this length does not reach.
+
+    Raises:
+        ValueError: for the first of them.
+    """
+    for prompt in timed[1:]:
+        if prompt.seconds >= seconds:
+            raise ValueError(
+                f"the prompt at {prompt.seconds:g}s comes after the end: the stream has {seconds:g} seconds; make it "
+                "longer (--seconds), or leave the prompt out"
+            )
 
 
 def _timed(match: re.Match[str]) -> TimedPrompt:

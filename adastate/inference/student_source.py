@@ -58,6 +58,11 @@ class StudentSource:
         check_degree(degree, size.heads, size.tokens(tuple(student["latent_size"])))
 
     @property
+    def actions(self) -> int:
+        """Columns of actions that steer the network; 0: it cannot be steered."""
+        return int(self.config["model"]["init_args"]["student"]["init_args"]["size"].get("actions") or 0)
+
+    @property
     def world(self) -> str | None:
         """The built-in world whose words its prompts have; None where they are free."""
         return prompt_world(self.config)

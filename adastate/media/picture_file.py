@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from adastate.media.picture_kinds import opened_picture, unlimited
 from adastate.media.video import BACKDROP, fit
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-
-KINDS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-"""What is opened, whatever the name: of other kinds some are programs, which PIL has another program run (EPS)."""
 
 MOST_PIXELS = 2**28
 """Of a picture, before any of it is decoded. PIL by itself refuses those of today's telephones, 200 megapixels."""
@@ -41,10 +35,14 @@ def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
         ValueError: no picture there, a damaged one, or one too large.
     """
     opened = isinstance(path, Image.Image)
+    if not isinstance(path, Image.Image | Path):
+        raise ValueError(
+            f"a picture is the path of a file, or what PIL has opened or made, and not {type(path).__name__}"
+        )
     if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"there is no picture {path}")
     try:
-        with _unlimited(), nullcontext(path) if isinstance(path, Image.Image) else _open(path) as image:
+        with unlimited(), nullcontext(path) if isinstance(path, Image.Image) else opened_picture(path) as image:
             shown = _reduced(image.copy() if opened else image, 2 * max(height, width))
     except (OSError, SyntaxError, ValueError) as error:  # PIL has all three for damaged files
         name = "the picture" if opened else path
@@ -54,11 +52,6 @@ def read_picture(path: Path | Image.Image, height: int, width: int) -> Tensor:
         ) from error
     picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     return fit(picture, (height, width)) / 127.5 - 1
-
-
-def _open(path: Path) -> Image.Image:
-    Image.init()  # which kinds there are PIL knows from here on
-    return Image.open(path, formats=[kind for kind in KINDS if kind in Image.OPEN])
 
 
 def _reduced(image: Image.Image, enough: int) -> Image.Image:
@@ -81,15 +74,6 @@ def _reduced(image: Image.Image, enough: int) -> Image.Image:
     return shown
 
 
-@contextmanager
-def _unlimited() -> Iterator[None]:
-    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = most
-
-
 def _in_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are decimal numbers, which have no fixed white")
@@ -99,12 +83,3 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     clear = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", clear.size, (BACKDROP,) * 3), clear).convert("RGB")
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Its pictures, by name, where 2 stands before 10."""
-
-    def key(path: Path) -> list[tuple[int, str]]:  # of texts and, in between, numbers
-        return [(int(part), "") if n % 2 else (-1, part) for n, part in enumerate(re.split(r"(\d+)", path.name))]
-
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.name[0] != "."), key=key)

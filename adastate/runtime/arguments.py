@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from adastate.runtime.foreign_words import answer
 from adastate.runtime.spelling import likeliest_option, likeliest_word, meant
 
 TAKES = {"int": "a whole number", "float": "a number"}
@@ -92,10 +93,18 @@ class Arguments(argparse.ArgumentParser):
             return f"{found[1]} cannot be {found[2]!r}; {meant(found[2], known, cutoff=0.6)}"
         if found := re.match(r"unrecognized arguments: (\S*)", message):
             if not found[1].startswith("-"):
-                return f"it takes no {found[1]!r} here; put text with spaces in quotes"
+                several = next((a.option_strings[0] for a in self._actions if a.nargs == "+"), "")
+                remedy = (
+                    f"values follow their options, {several} {found[1]}"
+                    if several
+                    else "put text with spaces in quotes"
+                )
+                return f"it takes no {found[1]!r} here; {remedy}"
             if elsewhere := OTHERS.get(found[1].partition("=")[0]):
                 return f"there is no option {found[1]!r} here; {elsewhere}"
             options = self._options_here()
+            if remedy := answer(found[1], options):
+                return f"there is no option {found[1].partition('=')[0]!r}; {remedy}"
             near = likeliest_option(found[1].partition("=")[0], options)
             remedy = f"did you mean {near!r}?" if near else f"known are {', '.join(options)}"
             return f"there is no option {found[1]!r}; {remedy}"

@@ -40,7 +40,7 @@ _FIELD = re.compile(
     r"(?P<value>[^\s'\",;&}\]]+)",
     re.IGNORECASE,
 )
-_FLAG = re.compile(r"(?P<name>(?<!\S)--?[\w.-]+)(?P<sign>\s+)(?P<value>[^\s'\"-][^\s'\"]*)")
+_FLAG = re.compile(r"(?P<name>(?<!\S)--?[\w.-]+)(?P<sign>\s+)(?P<value>[^\s'\"(`-][^\s'\"]*)")
 _USER_FLAG = re.compile(r"((?<!\S)(?:-u|--user|--proxy-user)[\s=]*['\"]?[^\s:'\"]+:)[^\s'\"]+")
 _COOKIE = re.compile(r"(\bcookie:\s*)[^'\"\n]+", re.IGNORECASE)
 _BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[A-Za-z0-9+/_.~=-]{8,}", re.IGNORECASE)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
+from adastate.runtime.spelling import likeliest_word
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -78,7 +80,7 @@ def action_rows(
         if at == len(starts) or (seconds is not None and cue.seconds >= seconds):
             if seconds is None:
                 break
-            raise ValueError(f"the actions at {cue.seconds:g}s come after the end: no frame begins then or later")
+            raise ValueError(_beyond(cue))
         if at == before:
             raise ValueError(
                 f"the actions at {cue.seconds:g}s fall to the same latent frame as those before them, which starts at "
@@ -87,6 +89,24 @@ def action_rows(
         found[:, at:] = columns_of(cue.keys, columns)
         before = at
     return found
+
+
+def check_cue_times(cues: Sequence[ActionCue], seconds: float) -> None:
+    """Refuses cues that a stream of this length does not reach.
+
+    Raises:
+        ValueError: for the first of them.
+    """
+    for cue in cues:
+        if cue.seconds >= seconds:
+            raise ValueError(_beyond(cue))
+
+
+def _beyond(cue: ActionCue) -> str:
+    return (
+        f"the actions at {cue.seconds:g}s come after the end: no frame begins then or later; make the stream longer "
+        "(--seconds), or leave them out"
+    )
 
 
 def columns_of(keys: Iterable[str], columns: int) -> Tensor:
@@ -132,9 +152,15 @@ def _keys(text: str) -> frozenset[str]:
     for part in text.lower().split("+"):
         word = " ".join(part.split())
         if word not in WORDS and word not in KEYS:
-            raise ValueError(
-                f"{' '.join(text.split())!r} asks for {word!r}: actions are {', '.join(WORDS)}, or the keys "
-                f"{', '.join(KEYS)}, several of them joined by +"
-            )
+            raise ValueError(f"{' '.join(text.split())!r} asks for {word!r}: {_instead(word)}")
         keys.update(WORDS.get(word, word))
     return frozenset(keys)
+
+
+def _instead(word: str) -> str:
+    """The remedy for a word that is no action."""
+    if re.search(r"[,&/;|]| and ", word):
+        return "several actions are joined by +, left+climb"
+    if near := likeliest_word(word, WORDS, cutoff=0.7):
+        return f"did you mean {near!r}?"
+    return f"actions are {', '.join(WORDS)}, or the keys {', '.join(KEYS)}, several of them joined by +"

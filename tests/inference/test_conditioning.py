@@ -84,7 +84,7 @@ def test_mistakes_are_answered_with_both_sizes(tmp_path: Path) -> None:
     for path, sentence in (
         (tmp_path / "x.png", "cannot be read as a picture"),
         (tmp_path / "none.png", "there is no picture"),
-        (tmp_path, "holds 1 pictures for 2 prompts"),
+        (tmp_path, "holds 1 picture for 2 prompts"),
     ):
         with pytest.raises(ValueError, match=sentence):
             picture_prefix(path, TinyCodec(), (6, 8), 2, CPU)

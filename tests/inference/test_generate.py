@@ -356,7 +356,7 @@ def test_mistakes_are_answered_in_one_sentence(run: Path, tmp_path: Path) -> Non
             "latent frames of 16 x 8 x 9 .*, the network makes 16 x 8 x 8",
         ),
         ([*one, "--latents", str(tmp_path / "two.npy"), "--image", str(tmp_path / "a.png")], "give one of them"),
-        ([*file, "--image", str(tmp_path)], "holds 1 pictures for 2 prompts"),
+        ([*file, "--image", str(tmp_path)], "holds 1 picture for 2 prompts"),
         ([*file, "--prompts-extended", str(short)], "short.txt has 1 lines, .*prompts.txt has 2"),
         ([*one, "--prompts-extended", str(short)], "goes line by line with --prompts alone"),
         ([*one, "--samples", "2"], "--samples belongs to --layout vbench"),

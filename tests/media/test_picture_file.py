@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from adastate.media import picture_file
-from adastate.media.picture_file import pictures_in, read_picture
+from adastate.media.picture_file import read_picture
+from adastate.media.picture_kinds import pictures_in
 
 
 def levels(path: Path, height: int = 20, width: int = 30) -> np.ndarray:
