@@ -26,6 +26,8 @@ from adastate.live.snapshot import Snapshot
 from adastate.live.step import Step
 from adastate.media.strip import strip
 from adastate.media.video import file_name
+from adastate.runtime.python_arguments import prompt_texts, whole_number
+from adastate.runtime.writable import check_writable
 from adastate.stream import PromptSwitch, action_schedule
 from adastate.weights.sources import SUFFIXES
 
@@ -160,7 +162,7 @@ class Model:
         Raises:
             ValueError: invalid arguments; raised by the call itself, not with the first step.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = prompt_texts(prompt)
         timed = prompt_schedule.parse_prompts(prompts)
         if timed is None and len(prompts) != 1:
             raise ValueError(f"a stream has one prompt, or a schedule of prompts with times, not {len(prompts)}")
@@ -204,9 +206,11 @@ class Model:
             out: folder of the files.
             states: show the decoded state to the right of the video.
         """
-        told = [prompts] if isinstance(prompts, str) else list(prompts)
+        told, folder = prompt_texts(prompts), Path(out)
         if not told:
             raise ValueError("no prompt: give at least one text")
+        whole_number("seed", seed)
+        check_writable(folder, "give another folder as out")
         student, spec = self.live.student, self.live.spec(None)
         timed = prompt_schedule.parse_prompts(told)
         texts = [timed[0].text] if timed else told
@@ -217,7 +221,6 @@ class Model:
         starts = chunk_starts(frames, student.codec, spec, before)
         turns = prompt_schedule.prompts_by_chunk(timed or [], starts, seconds)
         switches = {at: PromptSwitch([turn.text], turn.policy(spec.switch)) for at, turn in turns.items()}
-        folder = Path(out)
         held = self._actions(actions, frames, before, seconds)
         plan = Plan(frames, seed, spec, folder, folder, given, switches, states, held)
         split = self.live.split
@@ -236,7 +239,11 @@ class Model:
             horizon: their length in training horizons.
             prompts: None: prompts of the model's world, for which the truth is known.
         """
-        told = None if prompts is None else list(prompts)
+        told = None if prompts is None else prompt_texts(prompts)
+        if told == []:
+            raise ValueError("no prompt: give at least one text, or none for prompts of the model's world")
+        whole_number("rollouts", rollouts, 1)
+        whole_number("horizon", horizon, 1)
         return evaluate_student(self.live.student, rollouts, horizon, told, seed, world=self.live.world)
 
     def strip(self, steps: Sequence[Step]) -> Image.Image:

@@ -46,7 +46,7 @@ class AdaStateLoad:
         return {
             "required": {
                 "source": ("STRING", {"default": "", "tooltip": cls.DESCRIPTION}),
-                "size": ([FROM_RUN, *sizes], {"tooltip": "size size of weights without a run folder"}),
+                "size": ([FROM_RUN, *sizes], {"tooltip": "size of weights that lie outside a run folder"}),
                 "system": (
                     [AS_TRAINED, *systems.system_names()],
                     {"tooltip": "system whose stream is used with these weights"},

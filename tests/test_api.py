@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -107,6 +108,26 @@ def test_figures(model: adastate.Model) -> None:
         (lambda m: m.stream("a", image="/none.png"), "there is no picture /none.png"),
         (lambda m: m.generate([], "x"), "no prompt"),
         (lambda m: m.strip([]), "no steps"),
+        (lambda m: adastate.load(device="gpu"), "there is no device 'gpu'; say cuda"),
+        (lambda m: m.stream(None), "a prompt is a text, or a list of texts, and not None"),
+        (lambda m: m.stream([3]), "a prompt is a text, and not 3"),
+        (lambda m: m.stream("a", seconds="4"), "'4' seconds is not a length"),
+        (lambda m: m.stream("a", seed=1.5), "seed is 1.5: give a whole number"),
+        (lambda m: m.stream("a", seed="x"), "seed is 'x': give a whole number"),
+        (lambda m: m.stream("a", image=np.zeros((4, 4, 3))), "a picture is the path of a file, or what PIL has opened"),
+        (lambda m: m.generate([""], "x"), "a prompt is a text, and not '': describe what to show"),
+        (lambda m: m.generate("a", "/dev/null/x"), "cannot write to /dev/null/x (/dev/null is not a folder); give"),
+        (lambda m: m.evaluate(rollouts=0), "rollouts is 0: give at least 1"),
+        (lambda m: m.evaluate(1, 0), "horizon is 0: give at least 1"),
+        (lambda m: m.evaluate(1, 1, prompts=[]), "no prompt: give at least one text"),
+        (lambda m: m.session("a", history="x"), "history is 'x': give a whole number"),
+        (lambda m: m.session("a", script=[3]), "a script is a list of controls, as Session.script has them, and not 3"),
+        (lambda m: m.session("a").rollback(chunks=-1), "chunks is -1: give at least 0"),
+        (
+            lambda m: m.session("a").snapshot().save("/dev/null/x"),
+            "cannot write to /dev/null (/dev/null is not a folder",
+        ),
+        (lambda m: m.restore("/dev"), "/dev is a folder: give the file of a snapshot"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(

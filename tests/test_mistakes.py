@@ -60,6 +60,7 @@ READ = {  # words after `adastate fit` of a tiny distillation
     "--config=conf/data/teacher_shards.yaml": "changes conf/stages/teacher.yaml, and here is distill",
     "--run=5": "run has keys of its own (dir, stage, seed",
     "--preview.every=often": "preview cannot have every 'often'; it takes a whole number",
+    "--preview.long=1": "preview.long is 1, and one horizon is always shown: give 0 for no longer one, or 2 and more",
     "--preview.every=-1": f"preview.every is -1; {LEAST} 0",
     "--preview.prompts=six.txt": "preview.prompts: no prompts at six.txt: give a text file with one prompt per line",
     "--data.file=all.txt": "data.file: no prompts at all.txt: give a text file with one prompt per line",

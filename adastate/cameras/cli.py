@@ -17,6 +17,23 @@ from adastate.runtime.arguments import Arguments
 from adastate.runtime.writable import check_writable
 from adastate.stream.action_schedule import KEYS
 
+OTHERS = (
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".json",
+    ".txt",
+    ".csv",
+    ".png",
+)
+"""Endings of files, which no folder of cameras has."""
+
 
 def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
@@ -25,6 +42,8 @@ def main(argv: list[str]) -> None:
             raise ValueError(
                 f"{args.out} is not a file name for keys: name it {args.out.stem}{SUFFIX}, or give a folder"
             )
+        if args.out.suffix in OTHERS and not args.out.is_dir():
+            raise ValueError(f"{args.out} names a file: give a folder, or {args.out.stem}{SUFFIX} for the keys alone")
         check_writable(args.out.parent if args.out.suffix == ".npy" else args.out)
         control = read_control(args.source, args.format, _size(args.size))
         for path in control.save(args.out):
@@ -39,7 +58,7 @@ def _size(text: str | None) -> PictureSize | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None:
+    if found is None or not int(found[1]) * int(found[2]):
         raise ValueError(f"--size is {text!r}: write width and height, 832x480")
     return int(found[1]), int(found[2])
 

@@ -21,6 +21,8 @@ SUFFIX = ".actions.npy"
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 """Suffixes of files of arrays."""
 
+NO_STRING = "give one that is there; strings of keys are read by --format hy-worldplay, minwm, sana-wm and wrbench"
+
 PictureSize = tuple[int, int]
 """Width and height in pixels."""
 
@@ -101,7 +103,10 @@ def _hy_worldplay(source: str, size: PictureSize | None) -> CameraControl:
         poses = np.array([latent["extrinsic"] for latent in latents])
         matrices = np.array([latent["K"] for latent in latents])
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f'{source} is not {{"0": {{"extrinsic": ..., "K": ...}}, ...}} ({error!r})') from error
+        raise ValueError(
+            f'{source} is not {{"0": {{"extrinsic": 4 x 4, "K": 3 x 3}}, "1": ...}}, an entry for each latent: give '
+            "the file that HY-WorldPlay reads"
+        ) from error
     return CameraControl.by(CameraTrack.of(poses, _pinhole(matrices)))
 
 
@@ -227,7 +232,7 @@ def _one(path: Path) -> NDArray[Any]:
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Arrays of a file by name, the only one of a .npy as ""; nothing in it is executed."""
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}: {NO_STRING}")
     if path.suffix not in ARRAYS:
         raise ValueError(f"{path} is no file of arrays: give one of {', '.join(ARRAYS)}")
     try:
@@ -244,7 +249,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _json(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}: {NO_STRING}")
     try:
         return load_json(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -60,7 +60,9 @@ def check_systems(names_or_paths: Sequence[str], others: Sequence[str] = ()) -> 
     Raises:
         ConfigError: with the nearest that is.
     """
-    for name in names_or_paths:
+    for i, name in enumerate(names_or_paths):
+        if name in names_or_paths[:i]:
+            raise ConfigError(f"{name} is named twice: leave one of them out")
         if "," in name and set(name.split(",")) <= {*others, *system_names()}:
             raise ConfigError(f"{name!r} has commas: put blanks between the names of systems")
         if whole := next((other for other in others if name in other.split()), ""):

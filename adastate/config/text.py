@@ -63,7 +63,8 @@ def read_yaml(file: Path, lines: Lines, words: Words) -> dict[str, Any]:
 def _no_file(file: Path) -> str:
     """A sentence about a config file that is not there: the nearest beside it, or all there; the nearest of conf/."""
     if file.is_dir():
-        return f"{file} is a folder: name a file of it, {', '.join(sorted(p.name for p in file.glob('*.yaml')))}"
+        there = ", ".join(sorted(p.name for p in file.glob("*.yaml")))
+        return f"{file} is a folder{f': name a file of it, {there}' if there else ' without a .yaml file: name a file'}"
     beside = conf_path(file.parent)
     known = sorted(p.stem for p in beside.glob("*.yaml")) if file.parts[:1] == ("conf",) else []
     if known:

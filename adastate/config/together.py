@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ AUTOMATIC = {
     "accumulate_grad_batches": "the stage accumulates to the global_batch of the model by itself: set that",
 }
 """Arguments of the trainer that a distillation, which runs its own optimisers, cannot obey."""
+
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
+"""What Lightning's loggers need beside it."""
 
 LENGTHS = ("max_steps", "max_epochs", "limit_train_batches", "max_time")
 """Arguments of the trainer that end a run; -1 is no end."""
@@ -59,6 +63,11 @@ def check_together(config: Config, words: Sequence[str]) -> None:
         for key, remedy in AUTOMATIC.items():
             if value(f"trainer.{key}") not in (None, 0, 1) or (key == "gradient_clip_val" and value(f"trainer.{key}")):
                 raise ConfigError(f"trainer.{key} is for stages with one optimiser; {remedy}")
+    if (config.variables.get("preview") or {}).get("long") == 1:
+        raise ConfigError(
+            "preview.long is 1, and a rollout of one horizon is always shown: give 0 (none), or 2 and more"
+        )
+    _check_loggers(value("trainer.logger"))
     _check_length(value)
     _check_shared(value)
     _check_patches(value)
@@ -71,6 +80,15 @@ def check_together(config: Config, words: Sequence[str]) -> None:
     for part in ("model", "model.student", "model.teacher", "model.critic"):
         _check_weights(value(f"{part}.weights"))
     _check_trajectories(value)
+
+
+def _check_loggers(told: Any) -> None:
+    """A logger whose package is not installed is found when it is made, which is after torch is imported."""
+    for node in told if isinstance(told, list) else [told]:
+        path = str((node.get("class_path") if isinstance(node, dict) else node) or "").rpartition(".")[2]
+        package = PACKAGES.get(path)
+        if package and find_spec(package) is None:
+            raise ConfigError(f"the logger {path} needs {package}: pip install {package}")
 
 
 def _check_length(value: Any) -> None:

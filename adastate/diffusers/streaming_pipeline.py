@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from adastate.config.systems import read_system, system_names
+from adastate.diffusers.call_checks import changes_of, check_call, check_options
 from adastate.diffusers.pipeline_parts import (
     GeneratorNoise,
     PromptEncoder,
@@ -167,6 +169,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
         Returns:
             `frames`: numpy [B, T, h, w, 3] or torch [B, T, 3, h, w] in [0, 1], lists of PIL pictures, or latents.
         """
+        check_options(options, [*signature(self.stream).parameters])
         parts = [
             chunk.frames
             for chunk in self.stream(
@@ -216,19 +219,14 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
                 or "prompt_embeds", to which the stream turns with its next chunk in its own way, or as "switch" says
                 (keep, recache, flush, cut).
         """
+        words = check_call(prompt, prompt_embeds, seconds, num_frames, output_type, seed, generator)
         spec, rows = self.spec(system)
-        timed = prompt_schedule.parse_prompts([prompt] if isinstance(prompt, str) else list(prompt or ()))
+        timed = prompt_schedule.parse_prompts(words or [])
         unknown = set(callback_on_chunk_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"callback_on_chunk_end_tensor_inputs has {unknown}: there are {self._callback_tensor_inputs}"
             )
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("give prompt or prompt_embeds, and not both")
-        if seconds is not None and num_frames is not None:
-            raise ValueError("seconds and num_frames both give the length: give one of them")
-        if output_type not in ("np", "pt", "pil", "latent"):
-            raise ValueError(f"output_type is {output_type!r}: there are np, pt, pil and latent")
         codec, device = self.codec, self._execution_device
         place_codec(codec, device)
         grid = grid_of(codec, self.network.size, self.config.latent_size, height, width)
@@ -238,9 +236,9 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
             given = conditioning.picture_prefix(image, codec, grid, 1, device).of(0)
         before = 0 if given is None else span(codec, 0, given.shape[1])
         pictures = (num_frames or 81) if seconds is None else None
-        length = (pictures - before) / codec.fps if pictures is not None else float(seconds or 0)
+        length: Any = seconds if pictures is None else (pictures - before) / codec.fps
         frames = frames_for(length, codec, spec, 0 if given is None else given.shape[1])
-        texts = [timed[0].text] if timed else prompt
+        texts = [timed[0].text] if timed else words
         embeds = prompt_embeds if texts is None else self.encode_prompt(texts, max_sequence_length)
         assert embeds is not None
         turns = PromptTurns()
@@ -250,8 +248,6 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
             spec.check_switch(turn.policy(spec.switch) or spec.switch)
         batch = embeds.shape[0]
         if noise is None and seed is not None:
-            if generator is not None:
-                raise ValueError("seed and generator both determine the noise: give one of them")
             noise = SampleNoise(seed, 0, range(batch), "stream", device)
         noise = noise or GeneratorNoise(generator, batch, device)
         show_levels(self.scheduler, spec)
@@ -286,7 +282,7 @@ class StreamingWanPipeline(DiffusionPipeline, WanLoraLoaderMixin):  # type: igno
                     if callback_on_chunk_end is not None:
                         told = {"latents": chunk.content.transpose(1, 2), "prompt_embeds": now}
                         asked = {name: told[name] for name in callback_on_chunk_end_tensor_inputs}
-                        changes = dict(callback_on_chunk_end(self, chunk.index, asked) or {})
+                        changes = changes_of(callback_on_chunk_end(self, chunk.index, asked), told["latents"].shape)
                         if "latents" in changes:
                             chunk.content.copy_(changes["latents"].transpose(1, 2))
                         if "prompt" in changes or "prompt_embeds" in changes:

@@ -12,7 +12,10 @@ import argparse
 import re
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from adastate.hub.hub_client import HubError
+from adastate.inference.student_source import RUN_FILE
 from adastate.runtime import file_kind
 from adastate.runtime.arguments import Arguments
 from adastate.runtime.writable import check_writable
@@ -49,6 +52,15 @@ def _check(args: argparse.Namespace) -> None:
         raise SystemExit(f"adastate: {args.repository!r} is not the name of a repository: it has the form owner/name")
     if args.verb == "push" and not args.source.exists():
         raise SystemExit(f"adastate: there is no {args.source}: give a run folder, or a .safetensors file of our own")
+    known = (RUN_FILE, Path("student.safetensors"), Path("model.safetensors"))
+    if args.verb == "push" and args.source.is_dir() and not any((args.source / name).is_file() for name in known):
+        raise SystemExit(
+            f"adastate: {args.source} has no student.safetensors: give a run folder, or a .safetensors file of our own"
+        )
+    if args.verb == "pull" and args.out.is_file():
+        raise SystemExit(f"adastate: {args.out} is a file: give a folder")
+    if args.verb == "push" and args.dry_run is not None and args.dry_run.exists():
+        raise SystemExit(f"adastate: {args.dry_run} exists; give another folder with --dry-run")
     if args.verb == "push" and args.source.is_file():
         file_kind.kind(args.source)
     folder = args.dry_run if args.verb == "push" else args.out
@@ -67,12 +79,8 @@ def _push(args: argparse.Namespace) -> None:
     found = publication(args.source, args.repository, args.license)
     for name, content in found.files.items():
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        print(f"{size / 1e6:10.3f} MB  {name}")
+        print(f"{decimal(size):>12}  {name}")
     if args.dry_run is not None:
-        if args.dry_run.exists():
-            from adastate.weights import WeightsError
-
-            raise WeightsError(f"{args.dry_run} exists; give another folder")
         found.write(args.dry_run)
         print(f"nothing was sent; {args.repository} would hold what lies in {args.dry_run}")
         return
@@ -83,7 +91,7 @@ def _pull(args: argparse.Namespace) -> None:
     from adastate.hub.pull import pull
 
     for file in pull(args.repository, args.out, args.revision, args.include or (), args.force):
-        print(f"{file} ({file.stat().st_size / 1e9:.3f} GB)")
+        print(f"{file} ({decimal(file.stat().st_size)})")
 
 
 def _add(verbs: argparse._SubParsersAction[Arguments]) -> None:

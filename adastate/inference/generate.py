@@ -37,6 +37,7 @@ from adastate.models import attention
 from adastate.models.size import check_degree
 from adastate.runtime import atomic
 from adastate.runtime.ranks import Rank, device_for, this_rank
+from adastate.runtime.spelling import how_many
 from adastate.stream import PromptSwitch, StreamSpec, action_schedule
 from adastate.stream.action_schedule import ActionCue
 from adastate.training.load_run import student_file, student_of
@@ -161,7 +162,7 @@ def _report(plan: Plan, items: Sequence[Item], rank: Rank, timing: Timing | None
     if timing is not None:
         file = "timing.json" if alone else f"timing-{rank.rank:03d}.json"
         write_record(plan.records / file, asdict(timing))
-        print(f"{timing.streams} videos of {timing.pictures} pictures in {plan.folder}")
+        print(f"{how_many(timing.streams, 'video')} of {how_many(timing.pictures, 'picture')} in {plan.folder}")
         for item in items[:SHOWN] if alone else ():
             print(plan.folder / item.name)
         print(

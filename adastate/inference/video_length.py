@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from adastate.encoders import Codec
 from adastate.stream import StreamSpec
@@ -17,8 +18,8 @@ def span(codec: Codec, before: int, frames: int) -> int:
 
 def frames_for(seconds: float, codec: Codec, spec: StreamSpec, given: int = 0) -> int:
     """Latent frames, whole chunks, that make at least so many seconds after `given` others."""
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{seconds} seconds is not a length; give --seconds above 0")
+    if not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+        raise ValueError(f"{seconds!r} seconds is not a length; give --seconds above 0")
     frames, chunk = spec.frames_of(0), spec.chunk_frames
     while (have := span(codec, given, frames)) < seconds * codec.fps:
         per_chunk = span(codec, given + frames, chunk)

@@ -32,6 +32,10 @@ NEEDED_GB = 2.0
 """Free disk space that a run at the tiny size requires; it writes about a third of it."""
 
 
+FORMATS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Endings of files of weights."""
+
+
 def _require_room(run: Path, console: Console) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -113,6 +117,12 @@ def main(argv: list[str]) -> None:
             "adastate train: the pipeline is for the tiny size, whose clips and prompts it makes. The stages of "
             f"{args.size} are called one by one, with prompts of your own: docs/guide/wan.md has the commands"
         )
+    for option, remedy in {
+        "--run.dir": "the folder is given by --run",
+        "--run.stage": "each stage names itself",
+    }.items():
+        if any(word.partition("=")[0] == option for word in rest):
+            raise SystemExit(f"adastate train: {option} is not for the pipeline: {remedy}; leave it out")
     if args.teacher not in ("builtin", "scratch") and not Path(args.teacher).exists():
         raise SystemExit(
             f"adastate train: no teacher at {args.teacher}: give builtin, scratch to train one, or a safetensors file"
@@ -122,6 +132,15 @@ def main(argv: list[str]) -> None:
             file_kind.kind(Path(args.teacher))  # and not after the stages that come before it
         except ValueError as error:
             raise SystemExit(f"adastate train: {error}") from error
+    if Path(args.teacher).is_dir() and not any(p.suffix in FORMATS for p in Path(args.teacher).rglob("*")):
+        raise SystemExit(f"adastate train: {args.teacher} holds no weights: give a teacher's .safetensors file")
+    if args.data != "world" and args.teacher not in ("builtin", "scratch"):
+        raise SystemExit(
+            f"adastate train: with --data {args.data} a teacher is trained on these clips: leave out --teacher "
+            f"{args.teacher}"
+        )
+    if Path(args.data).is_file():
+        raise SystemExit(f"adastate train: {args.data} is a file: give the folder that holds the videos")
     if args.data not in ("world", "clips") and not Path(args.data).is_dir():
         near = likeliest_word(args.data, ("world", "clips"), cutoff=0.7)
         remedy = f"did you mean {near}?" if near else "give the one that holds the videos, world or clips"

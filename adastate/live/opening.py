@@ -17,6 +17,8 @@ from adastate.launch.shared_ranks import meet
 from adastate.live.model import LiveModel
 from adastate.live.session import HISTORY, Session
 from adastate.live.snapshot import Snapshot
+from adastate.runtime.argument_types import DEVICE
+from adastate.runtime.python_arguments import whole_number
 from adastate.runtime.ranks import Rank, device_for, this_rank
 
 ALONE = Rank(0, 1, 0)
@@ -45,6 +47,9 @@ def load_live(
         ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
         ValueError: processes that are not there, or that the network does not divide over.
     """
+    if isinstance(device, str) and not DEVICE.fullmatch(device):
+        remedy = "say cuda" if device.lower() in ("gpu", "nvidia") else "give cpu, cuda, or cuda:1 for the second"
+        raise ValueError(f"there is no device {device!r}; {remedy}")
     path = None if run_or_weights is None else Path(run_or_weights)
     rank = this_rank(os.environ) if sequence_parallel > 1 else ALONE
     if sequence_parallel > 1 and rank.world != sequence_parallel:
@@ -80,6 +85,11 @@ def open_session(
     Raises:
         ValueError: no such system, no prompt, a file that is no picture, or a script with a control that is none.
     """
+    whole_number("seed", seed)
+    whole_number("history", history)
+    for entry in script if isinstance(script, Sequence) else [script]:
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"a script is a list of controls, as Session.script has them, and not {entry!r}")
     given = None if image is None else picture_before(model, image).batch([0])
     return Session(model, prompt, seed, system, given, history, script)
 

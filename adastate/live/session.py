@@ -25,6 +25,7 @@ from adastate.live.step import Receipt, Step
 from adastate.live.stream_state import StreamState
 from adastate.media.video import to_uint8
 from adastate.models.actions import Steering, given
+from adastate.runtime.python_arguments import whole_number
 from adastate.stream import StateCache
 from adastate.stream.action_schedule import held_keys
 from adastate.stream.attention_probe import PassShare
@@ -266,7 +267,9 @@ class Session:
         self._idle()
         if (chunks is None) == (to is None):
             raise ValueError("rollback goes back by `chunks`, or to a chunk: give one of them")
-        target = to if to is not None else self.chunk - (chunks or 0)
+        if to is None:
+            whole_number("chunks", chunks, 0)
+        target = whole_number("to", to) if to is not None else self.chunk - (chunks or 0)
         if target == self.chunk:
             return
         if target not in self.history:

@@ -22,6 +22,7 @@ from adastate.live.model import LiveModel
 from adastate.live.stream_state import StreamState, check_shapes
 from adastate.runtime.atomic import replacing
 from adastate.runtime.plain_json import load_json
+from adastate.runtime.writable import check_file
 from adastate.stream import StreamSpec
 
 FORMAT = "adastate session 1"
@@ -89,6 +90,7 @@ class Snapshot:
             "identity": self.identity,
         }
         path = Path(path)
+        check_file(path, "give another file")
         with replacing(path) as scratch:
             save_file(tensors, scratch, metadata={"adastate": json.dumps(told)})
         return path
@@ -100,6 +102,8 @@ class Snapshot:
         Raises:
             ValueError: the file is no snapshot.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder: give the file of a snapshot, as its save wrote it")
         try:
             with safe_open(path, "pt") as file:
                 told = load_json((file.metadata() or {})["adastate"])

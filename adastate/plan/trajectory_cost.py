@@ -12,6 +12,7 @@ from adastate.models.size import Size
 from adastate.plan.configured import encoders
 from adastate.plan.cost import CountedPass, clip_flops, frame_tokens, parameters
 from adastate.plan.memory import BFLOAT16, CAST, FLOAT32, scoring_bytes
+from adastate.runtime.spelling import how_many
 from adastate.stream import StreamSpec
 
 GIB = 2**30
@@ -69,7 +70,10 @@ def show_trajectories(found: dict[str, Any], console: Console, order: PathOrder,
     """Prints what `trajectories` has found, for GPUs of `memory` GiB of which `usable` bytes can be planned with."""
     fits = "fits" if found["rank"] <= usable else "does not fit"
     every = order.gpus * order.nodes
-    console.print(f"[bold]trajectories[/bold], a teacher of {found['parameters']:,} parameters, {every} processes")
+    console.print(
+        f"[bold]trajectories[/bold], a teacher of {found['parameters']:,} parameters, "
+        f"{how_many(every, 'process', 'processes')}"
+    )
     console.print(f"{found['rank'] / GIB:.1f} GiB a process, which {fits} {memory:g} GiB")
     console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     console.print(f"{found['clips']:,} clips: {found['disk'] / GIB:.2f} GiB of shards")

@@ -20,7 +20,7 @@ def whole(least: int) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError:
-            raise ArgumentTypeError(f"{text!r} is no whole number") from None
+            raise ArgumentTypeError(f"{text!r} is no whole number{_as_number(text, True)}") from None
         if number < least:
             raise ArgumentTypeError(f"{number} is too small; give at least {least}")
         return number
@@ -33,10 +33,21 @@ def above_zero(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no number") from None
+        raise ArgumentTypeError(f"{text!r} is no number{_as_number(text)}") from None
     if not 0 < number < math.inf:
         raise ArgumentTypeError(f"{text} will not do; give a number above 0")
     return number
+
+
+def _as_number(text: str, whole_alone: bool = False) -> str:
+    """How a number with a unit, a comma or minutes is written; empty where none shows."""
+    if clock := re.fullmatch(r"(\d+):([0-5]\d)", text):
+        return f": write {60 * int(clock[1]) + int(clock[2])}"
+    plain = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", text).replace(",", ".")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d)?)\s*[A-Za-z]*", plain)
+    if found is None or (whole_alone and not float(found[1]).is_integer()):
+        return ""
+    return f": write {float(found[1]):.12g}"
 
 
 def prompt_file(text: str) -> Path:

@@ -54,6 +54,11 @@ def meant(word: object, known: Iterable[str], otherwise: str = "", cutoff: float
     return f"did you mean {near!r}?" if near else otherwise or f"known are {', '.join(known)}"
 
 
+def how_many(number: int, what: str, several: str = "") -> str:
+    """A number and what it counts, in the singular or plural: 1 video, 2,000 videos."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 def one_line(error: BaseException, most: int) -> str:
     """The first `most` characters of what an error says; its class where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     """Does what a verb of `parser` asks for."""
     if args.verb == "export" and args.parts is not None and args.layout != "diffusers-pipeline":
         raise SystemExit("adastate: --parts belongs to --layout diffusers-pipeline")
+    if args.verb != "inspect":
+        _check_out(args)
     for source in (args.source, args.base):
         if source is not None and source not in BUILTIN and not Path(source).exists():
             raise SystemExit(f"adastate: no weights at {source}; {to_come_by(Path(source), BUILTIN)}")
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         check_writable(args.out.parent)
     # up to here nothing has imported torch
     from rich.console import Console
+    from rich.filesize import decimal
 
     from adastate.weights.files import WeightsError
     from adastate.weights.network_weights import open_weights
@@ -45,9 +48,28 @@ def run(args: argparse.Namespace) -> None:
             checkpoint.require()
         console.print(checkpoint.report.table())
         for file in _write(args, checkpoint):
-            console.print(f"{file} ({file.stat().st_size / 1e9:.3f} GB)", highlight=False, markup=False)
+            console.print(f"{file} ({decimal(file.stat().st_size)})", highlight=False, markup=False)
     except WeightsError as error:
         raise SystemExit(f"adastate: {error}") from error
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Refuses what cannot be written, and parts that are not there."""
+    if args.verb == "import":
+        if args.out.suffix != ".safetensors":
+            raise SystemExit(
+                f"adastate: {args.out} does not end in .safetensors, the format of our own files: name it "
+                f"{args.out / 'student' if args.out.is_dir() else args.out.with_suffix('')}.safetensors"
+            )
+        return
+    if args.out.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
+        raise SystemExit(
+            f"adastate: an export is a folder, and {args.out} names a file: give {args.out.with_suffix('')}"
+        )
+    if args.out.is_file():
+        raise SystemExit(f"adastate: {args.out} is a file, and an export is a folder: give another name")
+    if args.parts is not None and not args.parts.is_dir():
+        raise SystemExit(f"adastate: there is no folder {args.parts}: give that of a pipeline in diffusers' layout")
 
 
 def _write(args: argparse.Namespace, checkpoint: NetworkWeights) -> list[Path]:

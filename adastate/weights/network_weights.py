@@ -194,7 +194,8 @@ def _choose(found: list[Section], key: str | None, stored: Stored) -> Section:
         exact = [s for s in found if key in (s.label, s.prefix.rstrip("."))]
         matching = exact or [s for s in found if f".{key}." in f".{s.prefix}"]
         if not matching:
-            raise WeightsError(f"{stored.path} has no network {key!r}; it holds {held}")
+            alone = ": leave --key out" if len(found) == 1 else ""
+            raise WeightsError(f"{stored.path} has no network {key!r}; it holds {held}{alone}")
         found = matching
     best = [s for s in found if s.rank == min(s.rank for s in found)]
     if len(best) > 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adastate.runtime.spelling import how_many
+
 FEW = 1000
 """Clips without overlap below which one is warned. Assumed: 95 of three videos were memorised (docs/results/tiny.md),
 24,000 flights were not, and nothing between them was measured."""
@@ -23,13 +25,9 @@ def few_clips(clips: int, where: str, index: Mapping[str, Any]) -> str:
     if clips * share >= FEW:
         return ""
     used = sum(not isinstance(source, dict) or source.get("clips") != 0 for source in sources.values())
-    videos = f" of {_count(used, 'video')}" if used else ""
+    videos = f" of {how_many(used, 'video')}" if used else ""
     overlap = ", which overlap" if share < 1 else ""
     return (
-        f"{where} has only {_count(clips, 'clip')}{videos}{overlap}: a network learns so few by heart and repeats "
+        f"{where} has only {how_many(clips, 'clip')}{videos}{overlap}: a network learns so few by heart and repeats "
         f"them; add {'videos' if used else 'clips'} until there are {FEW:,} clips without overlap, or more"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

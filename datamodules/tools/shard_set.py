@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from adastate.encoders import Codec
 from adastate.runtime.secrets import printable
+from adastate.runtime.spelling import how_many
 from datamodules.shards.shard_error import ShardError
 from datamodules.shards.shard_writer import ShardWriter
 from datamodules.tools.clip_members import Facts
@@ -34,7 +35,8 @@ class ShardReport:
         return self.written + self.kept
 
     def __str__(self) -> str:
-        lines = [f"{self.out}: {self.clips} clips in {self.shards} shards, {self.written} of them written now"]
+        there = f"{how_many(self.clips, 'clip')} in {how_many(self.shards, 'shard')}"
+        lines = [f"{self.out}: {there}, {self.written} of them written now"]
         lines += [f"  no caption, its file name is used: {name}" for name in self.captioned_by_name]
         lines += [f"  {name}: {note}" for name, note in self.notes.items()]
         lines += [f"  skipped {name}: {reason}" for name, reason in self.skipped.items()]

@@ -46,6 +46,8 @@ def look_into(folder: Path) -> VideoFolder:
     Raises:
         ShardError: no folder there, or no video in it.
     """
+    if folder.is_file():
+        raise ShardError(f"{folder} is a file: give the folder that holds the videos")
     if not folder.is_dir():
         raise ShardError(f"no folder {folder}: give the folder that holds the videos")
     files, hidden, closed = _walk(folder)

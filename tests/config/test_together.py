@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from adastate.config import together
 from adastate.config.compose import compose
 from adastate.config.schema import ConfigError
 from adastate.config.together import check_together
@@ -47,3 +49,19 @@ def test_ranks_that_share_a_sample_count_as_one_for_the_global_batch() -> None:
     words = ["--trainer.devices=12", "--training.batch=1"]
     assert "12 processes" in checked("wan_1_3b", "distill", *words)
     assert "no weights" in checked("wan_1_3b", "distill", *words, f"{DEGREE}3")
+
+
+@pytest.mark.parametrize(
+    ("logger", "package"), [("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow"), ("CSVLogger", ""), ("", "")]
+)
+def test_a_logger_needs_its_package_before_torch_is_imported(
+    monkeypatch: pytest.MonkeyPatch, logger: str, package: str
+) -> None:
+    monkeypatch.setattr(together, "find_spec", lambda name: None)
+    told = f"lightning.pytorch.loggers.{logger}" if logger else "false"
+    for form in (told, f"[{told}]", f"[{{class_path: {told}}}]") if logger else (told,):
+        if not package:
+            together._check_loggers(yaml.safe_load(form))
+            continue
+        with pytest.raises(ConfigError, match=f"the logger {logger} needs {package}: pip install {package}"):
+            together._check_loggers(yaml.safe_load(form))

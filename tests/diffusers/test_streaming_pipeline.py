@@ -195,7 +195,7 @@ def test_the_transformer_still_serves_other_pipelines(folder: Path) -> None:
 
 
 def wrong() -> Iterator[tuple[dict[str, Any], str]]:
-    yield {"prompt": None}, "give prompt or prompt_embeds"
+    yield {"prompt": None}, "give prompt, or prompt_embeds"
     yield {"seconds": 1.0, "num_frames": 9}, "both give the length"
     yield {"output_type": "mp4"}, "there are np, pt, pil and latent"
     yield {"height": 30}, "height is 30; it has to be a multiple of 16"

@@ -101,7 +101,7 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path: Path, released: Path, n
         (["import", str(tmp_path / "lora.pt"), str(tmp_path / "x.safetensors")], "is a LoRA, not a network"),
         (["import", str(released), str(tmp_path / "x.safetensors")], "give --heads"),
         (["import", str(own), str(own)], "own.safetensors exists; give another name or --force"),
-        (["export", str(own), str(released), "--layout", "wan"], "exists"),
+        (["export", str(own), str(released), "--layout", "wan"], "an export is a folder, and .* names a file: give"),
         (
             ["export", str(own), str(own / "out"), "--layout", "wan"],
             "is not a folder.; give another folder",

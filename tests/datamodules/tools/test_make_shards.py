@@ -297,7 +297,7 @@ def test_codecs_are_told_apart_by_their_weights() -> None:
 def test_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     main(["--world", "plain", "--clips", "3", "--pictures", "3", "--out", out])
-    assert f"{out}: 3 clips in 1 shards, 3 of them written now" in capsys.readouterr().out
+    assert f"{out}: 3 clips in 1 shard, 3 of them written now" in capsys.readouterr().out
     flags = ["--pictures", "9", "--fps", "10", "--height", "16", "--width", "24", "--clips-per-shard", "5"]
     main(["--videos", str(videos), "--out", out + "2", *flags])
     assert [decode(s, "mp4").content.shape for s in samples(Path(out + "2"))] == [(9, 3, 16, 24)] * 8
