@@ -11,12 +11,26 @@
 #SBATCH --signal=USR1@120
 set -euo pipefail
 
+refuse() {
+  echo "conf/slurm.sh: $1" >&2
+  exit 2
+}
+
+if [[ ${1:-} == submit ]]; then
+  for name in NODES GPUS TASKS CPUS; do
+    [[ ${!name:-1} =~ ^[0-9]+$ ]] || refuse "$name=${!name} is no whole number: give one, $name=2 say"
+  done
+  [[ ${NODES:-1} != 0 ]] || refuse "NODES=0: give at least 1"
+  [[ ${TIME:-1} =~ ^([0-9]+-)?[0-9]+(:[0-9]{1,2}){0,2}$ ]] || refuse "TIME=$TIME: write hours, minutes and seconds, TIME=24:00:00"
+fi
 GPUS=${GPUS:-0}
 TASKS=${TASKS:-$((GPUS > 0 ? GPUS : 1))}
 export ADASTATE_SLURM_LOGS=${ADASTATE_SLURM_LOGS:-${RUN:-runs/tiny}/slurm}
 
 if [[ ${1:-} == submit ]]; then
   shift
+  command -v sbatch > /dev/null ||
+    refuse "SLURM is not installed here (there is no sbatch): call it on a login node, leave out SLURM=1, or \`make slurm-lab\`"
   mkdir -p "$ADASTATE_SLURM_LOGS"
   options=(--nodes="${NODES:-1}" --ntasks-per-node="$TASKS" --cpus-per-task="${CPUS:-$((GPUS > 0 ? 8 : 1))}"
     --output="$ADASTATE_SLURM_LOGS/%j.log")
