@@ -325,6 +325,8 @@ def test_mistakes_that_show_when_it_is_made(word: str, tmp_path: Path) -> None:
     start = [] if word.startswith(f"{STUDENT}.weights") else [f"{STUDENT}.weights=builtin"]
     told = said([*DISTILL, f"--run.dir={tmp_path}", *start, word])
     assert told.startswith("adastate: ") and MADE[word] in told and "\n" not in told, told
+    lock = tmp_path / "distill" / "run.lock"
+    assert not lock.exists() or not lock.read_bytes(), "a run that ended in a sentence holds its folder no longer"
 
 
 def test_no_gpu_where_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

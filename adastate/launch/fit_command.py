@@ -23,7 +23,7 @@ from adastate.config.systems import system_names
 from adastate.config.together import check_together
 from adastate.config.validate import check_words
 from adastate.config.variables_page import trainer_page, variables_page
-from adastate.runtime import atomic, run_paths, signals, threads
+from adastate.runtime import atomic, folder_lock, run_paths, signals, threads
 from adastate.runtime.arguments import Arguments
 
 if TYPE_CHECKING:
@@ -90,7 +90,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "config.yaml"
         merged.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        leader = _lightning(["fit", "--config", str(merged), *rest], composed)
+        try:
+            leader = _lightning(["fit", "--config", str(merged), *rest], composed)
+        except BaseException:
+            if root:  # a mistake found while the parts are made is an end, too
+                folder_lock.release(Path(root))
+            raise
     if leader and signals.heard():
         print(f"[adastate] {signals.heard()} was received while the run was ending; the run is complete")
         raise SystemExit(signals.ENDED)
@@ -157,8 +162,6 @@ def _lightning(argv: list[str], composed: Config) -> bool:
 def _hold(folder: Path) -> None:
     """Keeps other runs out of the folder from now on; `callbacks.Checkpoints` lets it go, or this process's end."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    from adastate.runtime import folder_lock
 
     left = rank_zero_only(folder_lock.acquire)(folder)
     if left:
