@@ -1,5 +1,5 @@
-"""What a run keeps and shows while it trains: checkpoints and preemption; previews with decoded states, a gallery, an
-overview; throughput, heartbeats, one line of progress.
+"""What a run saves and shows while it trains: checkpoints and preemption; previews with decoded states, a gallery, an
+overview; throughput, heartbeats, a progress line.
 
 Callbacks call public methods of the LightningModule (see `callbacks.protocols`) and never touch nets or caches.
 """

@@ -1,4 +1,4 @@
-"""The little that callbacks ask of a LightningModule."""
+"""The few things that callbacks require of a LightningModule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Counts(Protocol):
 
 @runtime_checkable
 class Streams(Counts, Protocol):
-    """A module that can be watched: Teacher, Student and Distill."""
+    """A module that can generate previews: Teacher, Student and Distill."""
 
     @property
     def codec(self) -> Codec: ...
@@ -37,20 +37,20 @@ class Streams(Counts, Protocol):
     def stream(
         self, prompts: list[str], frames: int, seed: int, *, index: Sequence[int] | None = None
     ) -> Iterator[Chunk]:
-        """Averaged weights; row i's noise is that of (seed, index[i]), and without an index of (seed, i)."""
+        """Generates with averaged weights; row i's noise is that of (seed, index[i]), without an index of (seed, i)."""
 
 
 @runtime_checkable
 class StopsOnSignals(Protocol):
-    """A callback that ends a run when a signal asks for it; in a run without one, signals do what they usually do."""
+    """A callback that ends a run at a signal; in a run without one, signals have their usual effect."""
 
     def asked_to_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether any rank was; afterwards every rank knows."""
+        """Whether any rank received a signal; afterwards every rank knows."""
 
 
 @runtime_checkable
 class SavesCheckpoints(Protocol):
-    """A callback that writes checkpoints, and holds the one that a run resumes from against its manifest."""
+    """A callback that writes checkpoints, and verifies the one that a run resumes from against its manifest."""
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path | None: ...
 
@@ -59,7 +59,7 @@ class SavesCheckpoints(Protocol):
 class HasIterations(Protocol):
     @property
     def iterations(self) -> int:
-        """Of the whole stage, for a module that ends it by itself."""
+        """Iterations of the whole stage, for a module that ends it by itself."""
 
 
 @runtime_checkable
@@ -69,12 +69,12 @@ class SharesAttention(Protocol):
 
 
 def iteration(trainer: pl.Trainer, module: pl.LightningModule) -> int:
-    """The module's own count; Lightning's for a module with one optimiser that keeps none."""
+    """The module's own count; for a module with one optimiser that keeps none, Lightning's."""
     return module.iteration if isinstance(module, Counts) else trainer.global_step
 
 
 def iterations_apart(every: int) -> int:
-    """`every` as a callback's argument.
+    """Checks a callback's argument `every` and returns it.
 
     Raises:
         ValueError: below 1.

@@ -1,1 +1,1 @@
-"""Checkpoints that are whole or absent, resuming from them, and preemption."""
+"""Atomic checkpoints, resuming from them, and preemption."""

@@ -1,7 +1,7 @@
-"""What a run that goes on has been told otherwise than its checkpoint was: printed, applied, or refused.
+"""Differences between a resumed run's configuration and its checkpoint's: printed, applied, or refused.
 
-A checkpoint brings its optimisers' rates with it, and would have them in force whatever the command line says; and a
-run that goes on with another stream, seed, batch or data is no continuation of anything.
+A checkpoint restores its optimisers' learning rates, which would override those of the command line; and a run that
+resumes with another stream, seed, batch or data does not continue the run of the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WITHOUT_EFFECT = re.compile(
     r"(ckpt_path|weights_only|trainer\.(default_root_dir|callbacks|logger)|data\.(batch|workers)$|.*\bdirpath$)"
 )
 KEPT = re.compile(r"(data\.|seed_everything$|model\.class_path$|.*\b(stream|seed|global_batch)\b)")
-"""What a continuation has to share with what it continues, unless the change is named."""
+"""Keys that must agree with the checkpoint's configuration, unless `--allow_change` names them."""
 
 GLOBAL_BATCH = "model.global_batch"
 SHAPES = re.compile(r"model\..*\b(size|lora)\b")
@@ -33,12 +33,12 @@ SHAPES = re.compile(r"model\..*\b(size|lora)\b")
 TAKEN = ("lr", "initial_lr", "betas", "weight_decay")
 
 allowed: list[str] = []
-"""Keys that may change, as `--allow_change` names them: whole, or some of their words."""
+"""Keys that may change, as `--allow_change` names them: complete, or some of their parts."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Lines of `key: then -> now`; `rates` are taken over after the checkpoint is loaded, `refused` is a sentence."""
+    """Lines of `key: then -> now`; `rates` are applied after the checkpoint is loaded; `refused` is an error, or ""."""
 
     told: list[str] = field(default_factory=list)
     rates: list[str] = field(default_factory=list)
@@ -46,19 +46,19 @@ class Changes:
 
 
 def changes(then: Path, now: Path, names: Sequence[str] = (), worlds: tuple[int, int] = (1, 1)) -> Changes:
-    """Compares the resolved configurations of two files; nothing where one is missing.
+    """Compares the resolved configurations in two files; no changes if either file is missing.
 
     Args:
         names: keys that may change.
-        worlds: processes then and now: they share a batch.
+        worlds: number of processes then and now, by which the global batch is computed.
     """
     if not (then.is_file() and now.is_file()):
         return Changes()
     earlier, later = _stored(then), _stored(now)
     before, after = dict(_flat(earlier)), dict(_flat(later))
-    # what the earlier version did not know yet was then as the default has it now
+    # a key that the earlier version did not have yet had the value that is now its default
     before |= {key: value for key, value in defaults_of(earlier).items() if key in after and key not in before}
-    if GLOBAL_BATCH not in after:  # each process's is all that is told
+    if GLOBAL_BATCH not in after:  # the configuration has only the batch per process
         for told, world in ((before, worlds[0]), (after, worlds[1])):
             told[GLOBAL_BATCH] = world * told.get("data.batch", 0) * told.get("trainer.accumulate_grad_batches", 1)
     found = {key: f"{key}: {before.get(key)} -> {after.get(key)}" for key in {**before, **after}}
@@ -82,7 +82,7 @@ def changes(then: Path, now: Path, names: Sequence[str] = (), worlds: tuple[int,
 
 
 def apply_rates(trainer: pl.Trainer) -> None:
-    """Gives optimisers and schedules, which a checkpoint has set, the rates, betas and decays of the configuration."""
+    """Sets the configured rates, betas and decays on optimisers and schedules that a checkpoint has restored."""
     optimizers, schedules = _init_optimizers_and_lr_schedulers(trainer.lightning_module)
     for live, fresh in zip(trainer.optimizers, optimizers, strict=True):
         for group, told in zip(live.param_groups, fresh.param_groups, strict=True):
@@ -98,14 +98,14 @@ def apply_rates(trainer: pl.Trainer) -> None:
 
 
 def _stored(path: Path) -> Any:
-    """What a file holds, with the paths of the run folder as they are stored; older files name where it lay."""
+    """The configuration in a file, with paths relative to the run folder; older files have absolute ones."""
     config = plain_yaml.load_yaml(path.read_text(encoding="utf-8"))
     root = str((config.get("trainer") or {}).get("default_root_dir") or run_paths.RUN)
     return config if root.startswith(run_paths.RUN) else run_paths.stored_paths(config, Path(root).parent)
 
 
 def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted keys, as a command line has them: without `init_args`."""
+    """Leaves with dotted keys as on the command line, without `init_args`."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
             yield from _flat(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))

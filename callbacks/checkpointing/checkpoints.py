@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and a run that goes on from them as if it had never stopped."""
+"""Atomic checkpoints, and runs that continue from them as if never interrupted."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ LOG = "run.log.jsonl"
 
 
 class Checkpoints(Checkpoint):
-    """Saves the whole run every so many iterations, keeps the newest and the best, and loses none to a full disk.
+    """Saves the complete run at regular intervals, keeps the newest and best checkpoints, and survives a full disk.
 
     A checkpoint is a folder `<dirpath>/<iteration>/`: the strategy's state, the resolved config, and a manifest with
-    checksums, the seed, the iteration, the world and the versions. It appears when it is complete. Networks that are
-    frozen are left out where the module says so.
+    checksums, the seed, the iteration, the world and the versions. It appears only once it is complete. Frozen networks
+    are left out where the module says so.
 
-    The folder belongs to one run at a time. A run that goes on from an earlier checkpoint has the later ones moved
-    aside, into `aside-1`, `aside-2`, ...; one that goes on from none is refused where checkpoints lie.
+    The folder belongs to one run at a time. If a run resumes from an earlier checkpoint, later ones are moved to
+    `aside-1`, `aside-2`, ...; a run that starts from scratch is refused if the folder holds checkpoints.
 
     Args:
         dirpath: folder of the checkpoints.
-        every: iterations between them.
-        every_minutes: and at least so often; 0 is off.
-        keep: newest ones to keep.
+        every: iterations between checkpoints.
+        every_minutes: also save after this many minutes; 0 is off.
+        keep: how many of the newest to keep.
         monitor: a logged metric; the checkpoint with its lowest (or highest) value is kept as well.
         mode: "min" or "max".
     """
@@ -55,21 +55,21 @@ class Checkpoints(Checkpoint):
     ) -> None:
         super().__init__()
         if every < 1 or keep < 1:
-            raise ValueError(f"every {every} and keep {keep}: both are at least 1")
+            raise ValueError(f"every {every} and keep {keep}: both must be at least 1")
         if mode not in ("min", "max"):
-            raise ValueError(f"mode {mode!r}: 'min' or 'max'")
+            raise ValueError(f"mode {mode!r} must be 'min' or 'max'")
         self.root, self.every, self.every_minutes = Path(dirpath), every, every_minutes
         self.keep, self.monitor, self.mode = keep, monitor, mode
         self._saved_at, self._saved_time = -1, time.monotonic()
         self.last: Path | None = None
         """The newest checkpoint of this run."""
         self.last_good: Path | None = None
-        """The newest that was saved after an iteration of which no update was left out."""
+        """The newest checkpoint saved after an iteration in which no update was skipped."""
         self._resumed: Path | None = None
         self._losses_then: dict[str, float] = {}
         self._changes = changed_config.Changes()
         self.run_id = ""
-        """The same for all that go on from one another, in every manifest and in every rank's files."""
+        """Shared by a run and all runs that resume from it; stored in every manifest and in every rank's files."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         error = ""
@@ -94,7 +94,7 @@ class Checkpoints(Checkpoint):
         folder_lock.release(Path(trainer.default_root_dir))
 
     def _found(self, trainer: pl.Trainer, state: Path) -> None:
-        """Looks at a checkpoint before it is read."""
+        """Checks a checkpoint's configuration before the checkpoint is loaded."""
         self._resumed = state.parent
         then, now = (folder / changed_config.CONFIG for folder in (state.parent, Path(trainer.default_root_dir)))
         told, now_world = self._told(state.parent), sample_rank(trainer).world
@@ -102,13 +102,13 @@ class Checkpoints(Checkpoint):
         found = changed_config.changes(then, now, changed_config.allowed, worlds)
         self._changes = trainer.strategy.broadcast(found)
         if self._changes.refused:
-            if trainer.is_global_zero:  # the run folder goes on to tell of what is in it
+            if trainer.is_global_zero:  # the run folder's config keeps describing its checkpoints
                 atomic.write_bytes(now, then.read_bytes())
             raise ValueError(self._changes.refused)
         self.run_id = self._told(state.parent).get("run") or self.run_id
 
     def _told(self, folder: Path) -> dict[str, Any]:
-        """A checkpoint's manifest; nothing for one that is not ours."""
+        """A checkpoint's manifest; empty if the folder has none."""
         return atomic_folder.checked_manifest(folder) if (folder / atomic_folder.MANIFEST).is_file() else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -130,19 +130,19 @@ class Checkpoints(Checkpoint):
             rank_zero_info(f"[adastate] resumes with another configuration: {'; '.join(self._changes.told)}")
 
     def _begin(self, trainer: pl.Trainer) -> str:
-        """Why the run must not begin here; moves aside what it goes back behind."""
+        """Why the run must not begin here, or ""; moves checkpoints later than the resumed one aside."""
         there = atomic_folder.folders(self.root)
         if self._resumed is None:
             return used(self.root) if there else ""
         later = [p for p in there if int(p.name[-8:]) > self._saved_at]
         if self._resumed.absolute().parent != self.root.absolute():
-            later = there  # it begins with a copy, or with another run's
+            later = there  # resumed from a copy, or from another run
         if aside := atomic_folder.set_aside(self.root, later):
             log_event(
                 trainer, "set aside", iteration=self._saved_at, folder=str(aside), checkpoints=[p.name for p in later]
             )
             names = ", ".join(p.name for p in later)
-            rank_zero_warn(f"the run goes on from {self._resumed}: what came after it, {names}, is moved to {aside}")
+            rank_zero_warn(f"the run resumes from {self._resumed}: later checkpoints ({names}) are moved to {aside}")
         return ""
 
     def on_save_checkpoint(
@@ -165,7 +165,7 @@ class Checkpoints(Checkpoint):
         if self._losses_then and now != self._saved_at:
             losses = _losses(trainer)
             rank_zero_info(
-                f"[adastate] losses at iteration {now}: {_spelt(losses)}; before the stop {_spelt(self._losses_then)}"
+                f"[adastate] losses at iteration {now}: {_spelt(losses)}; before the stop: {_spelt(self._losses_then)}"
             )
             self._losses_then = {}
         if getattr(pl_module, "skip_reason", ""):
@@ -184,7 +184,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path | None:
-        """Saves now, on all ranks together; None where the disk did not take it, or a weight is no number."""
+        """Saves now, on all ranks together; None if writing failed or a weight is not finite."""
         now = iteration(trainer, pl_module)
         self._saved_at, self._saved_time = now, time.monotonic()
         name, began, error, unpruned = f"{now:08d}", time.monotonic(), "", ""
@@ -195,7 +195,7 @@ class Checkpoints(Checkpoint):
                 atomic_folder.begin(self.root, name)
             except OSError as failure:
                 error = disk.reason(failure, self.root)
-        # what any rank's disk refuses all have to know, or they would wait for each other
+        # every rank has to know of a write error on any rank, or they would wait for each other
         error = first(trainer, error) or first(trainer, self._write(trainer, scratch / STATE))
         if not error:
             written, error = self._digests(trainer, scratch)
@@ -220,18 +220,18 @@ class Checkpoints(Checkpoint):
         return final
 
     def _write(self, trainer: pl.Trainer, path: Path) -> str:
-        """Has the strategy write; returns why a disk did not take it, on those ranks that found out."""
+        """Has the strategy write; returns the write error on the ranks that encountered it, else ""."""
         try:
             trainer.save_checkpoint(path, weights_only=False)
         except (OSError, RuntimeError) as failure:
             if not disk.is_fault(failure):
                 raise
-            trainer.strategy.barrier("Trainer.save_checkpoint")  # the others stand there
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # the other ranks wait in this barrier
             return disk.reason(failure, self.root)
         return ""
 
     def _digests(self, trainer: pl.Trainer, scratch: Path) -> tuple[dict[str, atomic_folder.File], str]:
-        """(all that was written, why it cannot be read); each rank reads a part, or one would keep the rest waiting."""
+        """(all written files, read error or ""); each rank reads a share, as one rank alone would take too long."""
         mine, error = dict[str, atomic_folder.File](), ""
         try:
             mine = atomic_folder.digests(scratch, trainer.global_rank, trainer.world_size)
@@ -264,7 +264,7 @@ class Checkpoints(Checkpoint):
         }
 
     def _prune(self, saved: Path) -> str:
-        """Deletes what need not be kept, never what was just saved; why something could not be deleted, or ""."""
+        """Deletes checkpoints that need not be kept, never the one just saved; returns why a deletion failed, or ""."""
         every = [p for p in atomic_folder.folders(self.root) if not atomic_folder.is_copy(p)]
         spared = {*every[-self.keep :], saved, self.last_good, best(every, self.monitor, self.mode)}
         try:
@@ -278,12 +278,12 @@ class Checkpoints(Checkpoint):
 
 
 def at_boundary(module: pl.LightningModule) -> bool:
-    """Whether the module stands between two iterations, with no gradient half accumulated."""
+    """Whether the module is between two iterations, with no partially accumulated gradient."""
     return bool(getattr(module, "at_boundary", True)) and not half_accumulated(module)
 
 
 def half_accumulated(module: pl.LightningModule) -> int:
-    """Micro batches since the last step, where Lightning accumulates them; its count of them goes into checkpoints."""
+    """Micro batches since the last step if Lightning accumulates gradients; checkpoints contain its count of them."""
     trainer = module.trainer
     if not module.automatic_optimization:
         return 0
@@ -291,7 +291,7 @@ def half_accumulated(module: pl.LightningModule) -> int:
 
 
 def log_event(trainer: pl.Trainer, event: str, **told: Any) -> None:
-    """One line in the run's log: every save, resume, preemption and guard action."""
+    """Appends a line to the run's log: every save, resume, preemption and guard action."""
     if not trainer.is_global_zero:
         return
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **told}
@@ -300,7 +300,7 @@ def log_event(trainer: pl.Trainer, event: str, **told: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         json_lines.append(path, secrets.without_secrets(line))
     except OSError:
-        return  # a full disk: what happened is on the screen as well
+        return  # a full disk; the event is printed on the console as well
 
 
 def _losses(trainer: pl.Trainer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What `--ckpt_path`, `--overwrite` and `--allow_change` of a command line mean."""
+"""Resolves `--ckpt_path`, `--overwrite` and `--allow_change` of a command line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ OVERWRITE, ALLOW = "--overwrite", "--allow_change"
 
 
 def resolve_ckpt_path(words: Sequence[str], root: Path | None, saving: Mapping[str, Any] | None) -> list[str]:
-    """The words with a path after `--ckpt_path`, and without `--overwrite` and `--allow_change`.
+    """The arguments with a path after `--ckpt_path`, and without `--overwrite` and `--allow_change`.
 
-    `auto` is the newest whole checkpoint of the run folder, if there is one; `last` is the same, and there has to be
-    one; `best` is the one whose monitored value is best. A checkpoint of this project is a folder; either it or the
-    state in it may be named. Without `--ckpt_path` the folder has to hold no checkpoints, or they are moved aside.
+    `auto` is the newest complete checkpoint of the run folder, if there is one; `last` is the same, but fails if there
+    is none; `best` is the one with the best monitored value. A checkpoint of this project is a folder; the argument may
+    be the folder or the state file in it. Without `--ckpt_path` there must be no checkpoints; `--overwrite` moves them.
 
     Args:
         root: the run folder of the stage.
-        saving: arguments of the Checkpoints of the run, which later hold the checkpoint against its manifest, on all
-            ranks together; None where there is none, and this process does it now.
+        saving: arguments of the run's Checkpoints callback, which later verifies the checkpoint on all ranks;
+            None if the run has none: then this process verifies it now.
 
     Raises:
-        Damaged: the named checkpoint is not what its manifest says.
-        ValueError: there is no such checkpoint, or the run folder is used.
+        Damaged: the named checkpoint does not match its manifest.
+        ValueError: there is no such checkpoint, or the run folder already holds checkpoints.
     """
     asked, rest = _taken(words, "--ckpt_path")
     changed_config.allowed.clear()
@@ -44,12 +44,12 @@ def resolve_ckpt_path(words: Sequence[str], root: Path | None, saving: Mapping[s
     elif asked is None and every is not None and atomic_folder.folders(every):
         raise ValueError(used(every))
     state = None if asked is None else _state(asked, every, saving)
-    # What is ours holds plain data only, so no other kind of object is let in.
+    # Our checkpoints hold plain data only, so no other objects are unpickled.
     return rest if state is None else [*rest, f"--ckpt_path={state}", "--weights_only=true"]
 
 
 def _taken(words: Sequence[str], flag: str, once: bool = False) -> tuple[str | None, list[str]]:
-    """(the value of a flag, the other words); the last value, or `once` the first, and then the flag may come again."""
+    """(a flag's value, the other arguments); the last value wins, or with `once` the first, and repeats stay."""
     found, rest, left = None, list[str](), iter(words)
     for word in left:
         if word.partition("=")[0] == flag and not (once and found is not None):
@@ -66,7 +66,7 @@ def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> 
             require_whole_checkpoint(state)
         return state
     if every is None:
-        raise ValueError(f"--ckpt_path={asked} looks in the run folder, and trainer.default_root_dir is not set")
+        raise ValueError(f"--ckpt_path={asked} looks in the run folder, but trainer.default_root_dir is not set")
     there = atomic_folder.folders(every)
     if asked == "best":
         told = saving or {}
@@ -74,7 +74,7 @@ def _state(asked: str, every: Path | None, saving: Mapping[str, Any] | None) -> 
             raise ValueError("--ckpt_path=best: set `monitor` of callbacks.Checkpoints to a logged metric, or use last")
         found = best(there, told["monitor"], told.get("mode", "min"))
         if found is None:
-            raise ValueError(f"--ckpt_path=best: no checkpoint in {every} has a value of {told['monitor']}; use last")
+            raise ValueError(f"--ckpt_path=best: no checkpoint in {every} has a value for {told['monitor']}; use last")
         return found / STATE
     if asked == "last" and not there:
         raise ValueError(f"--ckpt_path=last: there is no checkpoint in {every}; leave it out, or use auto")

@@ -1,4 +1,4 @@
-"""What ranks tell one another."""
+"""Exchange of small objects between ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def gathered(trainer: pl.Trainer | None, mine: Any) -> list[Any]:
-    """What each rank has, on all of them; without a trainer there is one."""
+    """Every rank's object, on all ranks; without a trainer, a list of this one."""
     if trainer is None or trainer.world_size == 1:
         return [mine]
     found: list[Any] = [None] * trainer.world_size
@@ -18,5 +18,5 @@ def gathered(trainer: pl.Trainer | None, mine: Any) -> list[Any]:
 
 
 def first(trainer: pl.Trainer | None, error: str) -> str:
-    """What the first rank that has an error says of it, on all ranks."""
+    """The error of the first rank that has one, on all ranks; "" if none has."""
     return next(filter(None, gathered(trainer, error)), "")

@@ -1,4 +1,4 @@
-"""Checkpoints of one file, written where they are asked for."""
+"""Writes single-file checkpoints directly to their path."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from adastate.runtime import plain_data
 
 
 class DirectIO(TorchCheckpointIO):
-    """Writes straight to the path: Lightning's own has the file in memory first, and in TMPDIR, whatever fits there.
+    """Writes straight to the path; Lightning's own holds the file in memory and in TMPDIR first, where it may not fit.
 
-    That is for a file that is whole or absent, which here the folder around it is.
+    Lightning does this to make the file atomic; here the enclosing folder is atomic already.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -22,7 +22,7 @@ class DirectIO(TorchCheckpointIO):
 
 
 def write_directly(trainer: pl.Trainer) -> None:
-    """Gives the strategy a DirectIO in the place of Lightning's."""
+    """Replaces the strategy's checkpoint IO by a DirectIO."""
     strategy: Any = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = DirectIO()

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint would hold is made of numbers."""
+"""Whether everything that a checkpoint would hold is finite."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from adastate.weights.sharded_checkpoint import WEIGHT
 
 
 def not_finite(trainer: pl.Trainer, module: pl.LightningModule) -> str:
-    """The first weight, average or moment of this rank that holds NaN or an infinity, in words; "" if none does."""
+    """Names this rank's first weight, average or moment with NaN or infinity; "" if all are finite."""
     named = [(name, tensor) for name, tensor in _held(trainer, module) if tensor.is_floating_point()]
     whole = [torch.isfinite(tensor).all() for _, tensor in named]
-    if not whole or bool(torch.stack([one.to(whole[0].device) for one in whole]).all()):  # one wait for the device
+    if not whole or bool(torch.stack([one.to(whole[0].device) for one in whole]).all()):  # a single device sync
         return ""
     return f"{next(name for (name, _), one in zip(named, whole, strict=True) if not one)} is not finite"
 
 
 def _held(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
     strategy: Any = trainer.strategy
-    if hasattr(strategy, "held"):  # networks in pieces
+    if hasattr(strategy, "held"):  # sharded networks
         for network, held in strategy.held.items():
             for piece in held.pieces:
                 for part in (WEIGHT, *held.moments(piece)):

@@ -1,4 +1,4 @@
-"""What a configuration of an earlier version does not say, and the classes of today have by default."""
+"""Defaults of arguments that a configuration of an earlier version does not contain."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TRAINER = "lightning.pytorch.Trainer"
 
 
 def defaults_of(config: Any) -> dict[str, Any]:
-    """Keys, dotted and without `init_args`, that the classes of a stored configuration take and it does not have, with
-    their defaults as a file has them; nothing of a class that cannot be imported."""
+    """Arguments (dotted keys without `init_args`) that the classes of a stored configuration take but it does not set,
+    with their defaults as written in a file; classes that cannot be imported are skipped."""
     trainer = {"class_path": TRAINER, "init_args": config.get("trainer") or {}}
     return dict(_missing({**config, "trainer": trainer}, ""))
 
@@ -60,7 +60,7 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _dataclass(cls: Any, name: str) -> Any:
-    """The dataclass that an argument is made of, if it is."""
+    """The dataclass in an argument's type; None if it has none."""
     try:
         hint = typing.get_type_hints(cls.__init__).get(name)
     except (NameError, TypeError):

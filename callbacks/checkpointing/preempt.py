@@ -1,4 +1,4 @@
-"""Stops a run that is asked to by a signal: all ranks after the same step, saved whole, ready to go on."""
+"""Stops a run at a signal: all ranks after the same step, with a complete checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from callbacks.checkpointing.checkpoints import Checkpoints, at_boundary, half_a
 from callbacks.protocols import iteration, iterations_apart
 
 WORKER_S = 600
-"""Seconds that a loader worker outlives a SIGTERM: its process has to finish a step and a save first."""
+"""Seconds that a loader worker survives a SIGTERM, because its process has to finish a step and save first."""
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop, and has: `code` says so to whoever started it."""
+    """The run was asked to stop and did; the exit `code` reports this to the launcher."""
 
 
 class Preempt(pl.Callback):
-    """Obeys signals at a batch boundary: every rank stops after the same step, and they save together.
+    """Handles signals at a batch boundary: every rank stops after the same step, and they save together.
 
-    The handler only notes the signal. After each iteration the ranks agree, in one reduction of one number, whether any
-    has heard one; then the trainer's `Checkpoints` saves, rank 0 requeues the SLURM job, and all leave with the exit
-    code `signals.AGAIN`. An iteration that has not updated anything yet is given up, between two micro batches or, in a
-    module that has `updates` (adastate.training.manual_optimization), two passes; any other is finished first. A
-    signal that comes while the run is set up stops it before the first step; one that comes at its end lets it finish.
-    A second one changes nothing.
+    The handler only notes the signal. After each iteration the ranks check, with an all-reduce of one number, whether
+    any of them received one; then the trainer's `Checkpoints` saves, rank 0 requeues the SLURM job, and all exit with
+    `signals.AGAIN`. An iteration that has not updated anything yet is abandoned between two micro batches, or in a
+    module with `updates` (adastate.training.manual_optimization) between two passes; any other is finished first. A
+    signal during setup stops the run before the first step; one at the end of the run lets it finish. A second signal
+    changes nothing.
 
-    Lightning's own handlers are not installed: it would save inside the handler, where ranks stand at different
-    places, and at SIGTERM begin a broadcast there, which no other rank answers.
+    Lightning's own handlers are not installed: it would save inside the handler, where ranks are at different places,
+    and at SIGTERM start a broadcast there that no other rank joins.
 
     Args:
-        signals: what to listen to.
-        every: iterations between agreements. At 1 a signal is obeyed at the end of the step in which it comes.
-        requeue: whether to put the SLURM job back into the queue, if it may be.
+        signals: names of the signals to handle.
+        every: iterations between checks. At 1 the run stops at the end of the step in which the signal arrives.
+        requeue: whether to requeue the SLURM job, if that is allowed.
     """
 
     def __init__(self, signals: Sequence[str] = signals.SIGNALS, every: int = 1, requeue: bool = True) -> None:
@@ -67,7 +67,7 @@ class Preempt(pl.Callback):
             updates.asked_to_stop = lambda: self._gives_up(trainer, pl_module)
 
     def _gives_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether the iteration under way, which would end with an agreement, is not finished."""
+        """Whether to abandon the current iteration; asks only if the ranks would check for signals at its end."""
         if (iteration(trainer, pl_module) + 1) % self.every == 0:
             self._given_up = self.asked_to_stop(trainer)
         return self._given_up
@@ -85,11 +85,11 @@ class Preempt(pl.Callback):
             saved = checkpoints[0].save(trainer, pl_module)
         else:
             rank_zero_warn("no callbacks.Checkpoints among the callbacks: nothing was saved")
-        given_up = ", the one under way given up" if self._given_up else ""
+        given_up = ", the current iteration abandoned" if self._given_up else ""
         self._stop(trainer, now, (f"saved {saved}" if saved else "not saved") + given_up)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.asked_to_stop(trainer)  # so that rank 0 can tell with its exit code what any rank heard
+        self.asked_to_stop(trainer)  # so that rank 0's exit code reports a signal to any rank
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         signals.set_handlers(self._before)
@@ -99,7 +99,7 @@ class Preempt(pl.Callback):
             signals.set_handlers(self._before)
 
     def asked_to_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether any rank was asked to stop; afterwards every rank knows."""
+        """Whether any rank received a signal; afterwards every rank knows."""
         asked = trainer.strategy.reduce_boolean_decision(bool(signals.heard()), all=False)
         if asked and not signals.heard():
             signals.note_signal("a signal to another rank")
@@ -112,7 +112,7 @@ class Preempt(pl.Callback):
     def _stop(self, trainer: pl.Trainer, now: int | None, how: str) -> None:
         trainer.strategy.barrier("preempted")
         if trainer.is_global_zero:
-            # SLURM ends every process of a requeued job, so what there is to say is said first
+            # SLURM ends every process of a requeued job, so print and log first
             at = "" if now is None else f" at iteration {now}"
             rank_zero_info(f"[adastate] {signals.heard()}: stopped{at}, {how}")
             told: dict[str, Any] = {} if now is None else {"iteration": now}
@@ -122,14 +122,14 @@ class Preempt(pl.Callback):
             queued = signals.requeue() if self.requeue else ""
             if queued:
                 log_event(trainer, "requeue", said=queued)
-            rank_zero_info(f"[adastate] {queued or f'go on with: {_command()}'}")
+            rank_zero_info(f"[adastate] {queued or f'resume with: {_command()}'}")
         raise Preempted(0 if _started_by_lightning(trainer) else signals.AGAIN)
 
 
 class Patient:
-    """First call of a loader worker: a signal to the whole job must not end it while its process saves.
+    """A loader worker's init function: a signal to the whole job must not end the worker while its process saves.
 
-    SIGTERM is also how that process ends a worker that hangs, so it is obeyed, later.
+    SIGTERM is also how that process ends a worker that hangs, so it still ends the worker, but later.
     """
 
     def __init__(self, names: Sequence[str], then: Callable[[int], None] | None) -> None:
@@ -142,7 +142,7 @@ class Patient:
 
 
 def spare_workers(data: Any, names: Sequence[str]) -> None:
-    """Makes the loader workers of a datamodule patient; Lightning starts them before any later hook of a callback."""
+    """Makes a datamodule's loader workers patient; in `setup`, as Lightning starts them before any later hook."""
     make = data.train_dataloader
 
     def train_dataloader() -> Any:
@@ -160,23 +160,23 @@ def _in_a_while(*_: Any) -> None:
 
 
 def _leave_signals_alone() -> None:
-    """In place of Lightning's registration of handlers."""
+    """Replaces Lightning's registration of signal handlers by nothing."""
 
 
 def _rewind(trainer: pl.Trainer, batches: int) -> None:
-    """The count of micro batches, by which Lightning knows when to step, as it was so many ago."""
+    """Subtracts micro batches from the counter by which Lightning decides when to step."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     progress.total.increment_by(-batches)
     progress.current.increment_by(-batches)
 
 
 def _last(trainer: pl.Trainer) -> bool:
-    """Whether the run ends by itself after this step; then it had better finish."""
+    """Whether the run ends anyway after this step; then it should simply finish."""
     return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _started_by_lightning(trainer: pl.Trainer) -> bool:
-    """Lightning kills a run when one of the processes that it started ends with an error, whatever the others do."""
+    """If so, Lightning kills the whole run when this process exits with an error, whatever the others do."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
 

@@ -1,7 +1,7 @@
-"""From which checkpoint a run goes on: found, and held against its manifest by all ranks together, before it is read.
+"""Finds the checkpoint that a run resumes from; all ranks verify it together before it is loaded.
 
-Each rank reads its share of the files, so that sixteen ranks do not read a large checkpoint sixteen times; what any of
-them finds wrong all of them say, or pass over.
+Each rank reads its share of the files, so that sixteen ranks do not read a large checkpoint sixteen times; if any of
+them finds damage, all raise the error or skip the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from adastate.runtime import atomic_folder
 from callbacks.checkpointing.collectives import first, gathered
 
 STATE = "state.ckpt"
-"""What the strategy saves: a file, or with sharded engines a folder."""
+"""What the strategy saves: a file, or a folder for sharded engines."""
 
 FORMAT = 1
-"""Of what a checkpoint holds. One from a later format is refused; raise it when an older reader would go wrong."""
+"""Format of a checkpoint. Later formats are refused; raise it when an older reader would misread the new one."""
 
 PACKAGES = ("adastate", "torch", "lightning", "deepspeed", "webdataset")
 
 
 def newest_checkpoint(root: Path, trainer: pl.Trainer | None = None) -> Path | None:
-    """The state to resume from: of the newest checkpoint whose checksums hold. Damaged ones are named and left out.
+    """The state to resume from: that of the newest checkpoint with valid checksums; damaged ones are reported.
 
     Args:
-        trainer: whose ranks look at it together, and all call this; without one this process reads everything.
+        trainer: its ranks verify together, so all have to call this; None: this process reads everything.
     """
     for folder in reversed(gathered(trainer, atomic_folder.folders(root))[0]):
         wrong = _wrong(folder, trainer)
@@ -43,7 +43,7 @@ def newest_checkpoint(root: Path, trainer: pl.Trainer | None = None) -> Path | N
 
 
 def best(every: Sequence[Path], monitor: str | None, mode: str = "min") -> Path | None:
-    """The checkpoint with the lowest (or highest) value of a metric; those that cannot be read count for nothing."""
+    """The checkpoint with the lowest (or highest) value of a metric; unreadable ones are skipped."""
     values: list[tuple[float, Path]] = []
     for folder in every if monitor else ():
         try:
@@ -56,7 +56,7 @@ def best(every: Sequence[Path], monitor: str | None, mode: str = "min") -> Path 
 
 
 def used(root: Path) -> str:
-    """Why no run may begin in a folder of checkpoints."""
+    """The error for a new run in a folder that already holds checkpoints."""
     return (
         f"{root} holds checkpoints of an earlier run: resume from them with --ckpt_path=auto, choose another folder "
         "with RUN=another/folder, or start over here with --overwrite, which moves them aside"
@@ -64,8 +64,8 @@ def used(root: Path) -> str:
 
 
 def require_whole_checkpoint(state: Path, trainer: pl.Trainer | None = None) -> None:
-    """Raises atomic_folder.Damaged unless the checkpoint that this state belongs to is what its manifest says, and
-    readable. A file of another name than ours is somebody else's, and has none."""
+    """Raises atomic_folder.Damaged unless the checkpoint of this state is readable and matches its manifest. A file
+    with another name was not written by this project; without a manifest it is not checked."""
     if state.name == STATE or gathered(trainer, (state.parent / atomic_folder.MANIFEST).is_file())[0]:
         wrong = _wrong(state.parent, trainer)
         if wrong:
@@ -73,17 +73,17 @@ def require_whole_checkpoint(state: Path, trainer: pl.Trainer | None = None) -> 
 
 
 def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
-    """Has all ranks look at a checkpoint together before the strategy reads it.
+    """Makes all ranks verify a checkpoint together before the strategy loads it.
 
-    Lightning tells nobody the path before that, so the strategy's own method is wrapped. Given a folder of checkpoints
-    it reads the newest that is whole.
+    Lightning passes the path to no earlier hook, so the strategy's own method is wrapped. Given a folder of
+    checkpoints, it loads the newest complete one.
 
     Args:
-        found: is told the state that is read.
+        found: called with the state that is going to be loaded.
     """
     strategy: Any = trainer.strategy
     if "load_checkpoint" in vars(strategy):
-        return  # by an earlier fit
+        return  # already wrapped by an earlier fit
     read = strategy.load_checkpoint
 
     def load_checkpoint(path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,7 +104,7 @@ def look_first(trainer: pl.Trainer, found: Callable[[Path], None]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the project and the packages that a checkpoint depends on."""
+    """Versions of the project and of the packages that a checkpoint depends on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -115,10 +115,10 @@ def versions() -> dict[str, str]:
 
 
 def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
-    """What the first rank that finds damage in its share says of it, on all ranks; "" for a whole folder.
+    """The damage that the first rank found in its share, on all ranks; "" for a complete checkpoint.
 
     Raises:
-        atomic_folder.Damaged: it is whole, and of a later format.
+        atomic_folder.Damaged: it is complete but of a later format.
     """
     rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
     said, manifest = "", dict[str, Any]()
@@ -126,10 +126,10 @@ def _wrong(folder: Path, trainer: pl.Trainer | None) -> str:
         manifest = atomic_folder.verify(folder, rank, world)
         lacking = [name for name in ("iteration", "format", "versions") if name not in manifest]
         if lacking or not any(name.split("/")[0] == STATE for name in manifest["files"]):
-            said = f"{folder / atomic_folder.MANIFEST} does not give the {(*lacking, STATE)[0]} of a checkpoint"
+            said = f"{folder / atomic_folder.MANIFEST} lacks the {(*lacking, STATE)[0]} of a checkpoint"
     except atomic_folder.Damaged as error:
         said = str(error)
-    except OSError as error:  # the others wait for what this rank has to say
+    except OSError as error:  # the other ranks wait for this one's result
         said = f"{folder} cannot be read ({error.strerror or error})"
     said = first(trainer, said)
     if not said:
@@ -148,4 +148,4 @@ def _readable(folder: Path, manifest: dict[str, Any]) -> None:
     for name in ("lightning", "deepspeed"):
         there, here = written.get(name, ""), mine.get(name, "")
         if there and here and there.split(".")[:2] != here.split(".")[:2]:
-            rank_zero_warn(f"{folder} was saved with {name} {there}, and is read with {here}")
+            rank_zero_warn(f"{folder} was saved with {name} {there}, and is loaded with {here}")

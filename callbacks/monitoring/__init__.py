@@ -1,1 +1,1 @@
-"""Progress, speed, heartbeats and what was skipped."""
+"""Progress, speed, heartbeats and skipped samples."""

@@ -1,4 +1,4 @@
-"""TensorBoard's curves, which a disk may refuse without ending the run."""
+"""TensorBoard curves whose write errors do not end the run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from callbacks.previews.tags import CRITIC_LEVELS
 
 
 class CurveLogger(TensorBoardLogger):
-    """Lightning's TensorBoardLogger; points that the disk does not take are lost, and told of once.
+    """Lightning's TensorBoardLogger, except that points which cannot be written are dropped, with one warning.
 
-    TensorBoard's writer keeps the error of its thread and raises it at every later call, so another one is begun.
+    TensorBoard's writer stores its thread's error and raises it at every later call, so a new writer is opened.
     """
 
     _told = False
@@ -31,12 +31,12 @@ class CurveLogger(TensorBoardLogger):
         default_hp_metric: bool = True,
         prefix: str = "",
         sub_dir: str | None = None,
-    ) -> None:  # Lightning's takes any word, and so would not see a misspelt one
+    ) -> None:  # Lightning's accepts any keyword, so a misspelt one would go unnoticed
         super().__init__(save_dir, name, version, log_graph, default_hp_metric, prefix, sub_dir)
 
     @property
     def experiment(self) -> Any:
-        """TensorBoard's writer; one that takes everything and keeps nothing where its folder cannot be written."""
+        """TensorBoard's writer, or a dummy one if its folder cannot be written."""
         try:
             return super().experiment
         except OSError as failure:
@@ -45,7 +45,7 @@ class CurveLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        # a band of noise of which the batch had no sample has no point; the critic does not wait to find out
+        # a noise level without samples in the batch is NaN; the critic does not check, as that would sync the device
         known = {k: v for k, v in metrics.items() if k not in CRITIC_LEVELS or v == v}
         self._guarded(lambda: super(CurveLogger, self).log_metrics(known, step))
 
@@ -65,7 +65,7 @@ class CurveLogger(TensorBoardLogger):
         try:
             write()
         except (OSError, ValueError) as told:
-            # Lightning takes whatever stops a point for a point of a wrong type
+            # Lightning reports every exception at a point as a point of a wrong type
             failure = told if isinstance(told, OSError) else told.__cause__
             if failure is None or not disk.is_fault(failure):
                 raise

@@ -1,4 +1,4 @@
-"""Ends a run in which a rank no longer answers, and says which one and where it stood."""
+"""Ends a run in which a rank no longer responds, and reports which one and where it was."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ LOST = 69
 """Exit code of a rank that gave up on another: EX_UNAVAILABLE of sysexits.h."""
 
 SIZE = 1024
-"""Bytes of a beat. It is overwritten in place and never grows, so that a full disk does not silence a rank."""
+"""Bytes of a beat. It is overwritten in place and never grows, so that a rank still beats when the disk is full."""
 
 OURS = ("adastate", "datamodules", "callbacks")
 
 
 @dataclass
 class Beat:
-    """What a rank tells of itself.
+    """A rank's report of itself.
 
     Args:
-        run: token of this start of the run; files of an earlier one mean nothing.
+        run: token of this start of the run; files of an earlier start are ignored.
         count: grows with every beat.
         moves: grows with every phase of the main thread.
         where: the main thread's innermost line, and the innermost one of this project.
-        over: the rank has ended its training, well or with an error.
+        over: the rank has ended its training, normally or with an error.
     """
 
     run: str
@@ -63,7 +63,7 @@ class Beat:
 
     @classmethod
     def read(cls, path: Path) -> Beat | None:
-        """None if there is none, or half of one because it is being written."""
+        """None if there is no file, or an incomplete one that is being written."""
         try:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -71,7 +71,7 @@ class Beat:
 
 
 class Watch:
-    """What one rank has seen of another: when its beat and its place last changed, by this rank's own clock."""
+    """One rank's view of another: when its beat and its phase last changed, by this rank's own clock."""
 
     def __init__(self, now: float) -> None:
         self.beat: Beat | None = None
@@ -87,7 +87,7 @@ class Watch:
         self.beat = beat
 
     def wrong(self, now: float, timeout_s: float) -> str:
-        """What is the matter with the rank, or ""."""
+        """What is wrong with the rank, or ""."""
         if self.beat is not None and self.beat.over:
             return ""
         if now - self.beaten > timeout_s:
@@ -96,16 +96,16 @@ class Watch:
 
 
 class Heartbeat(pl.Callback):
-    """Each rank writes into `<run>/<stage>/ranks/` where it stands; who sees another stand still ends the run.
+    """Each rank writes its position to `<run>/<stage>/ranks/`; a rank that sees another hang ends the run.
 
-    A thread beats every few seconds, so a process that is stopped or gone falls silent; the beats tell when the main
-    thread last came to another phase, so one that waits forever shows, too. Every rank watches itself and the next one.
-    What is found out is printed with the place of every rank, and the process ends at once with exit code `LOST`, upon
-    which torchrun or srun end the others: nothing less frees a rank that waits in a collective. A run of one process is
-    not watched.
+    A thread beats every few seconds, so a process that is stopped or gone falls silent; the beats also say when the
+    main thread last entered another phase, so one that waits forever is detected too. Every rank watches itself and
+    the next one. The finding is printed with the position of every rank, and the process exits at once with `LOST`,
+    upon which torchrun or srun end the others: nothing less frees a rank that waits in a collective. A run of one
+    process is not watched.
 
     Args:
-        timeout_s: seconds without a beat, or in one phase. Longer than the longest preview, save or evaluation.
+        timeout_s: seconds without a beat, or in one phase. Must exceed the longest preview, save or evaluation.
         every_s: seconds between beats.
     """
 
@@ -185,7 +185,7 @@ class Heartbeat(pl.Callback):
             now = time.monotonic()
             self._mine.where = standing(self._main)
             if not self._write() or now - before > self.timeout_s / 2:
-                # who cannot write, or was stopped for a while itself, is no judge of the others
+                # a rank that cannot write, or was itself stopped for a while, cannot judge the others
                 watched = {rank: Watch(now) for rank in watched}
             before = now
             for rank, watch in watched.items():
@@ -196,17 +196,17 @@ class Heartbeat(pl.Callback):
 
     def _give_up(self, rank: int, wrong: str) -> None:
         first = self._beats()
-        for _ in range(2):  # whoever lives has beaten once by then, this rank included
+        for _ in range(2):  # every live rank, including this one, has beaten once by then
             self._ended.wait(0.75 * self.every_s)
             self._write()
         if self._ended.is_set():
-            return  # it moved after all
+            return  # it did move
         beats = self._beats()
         told = [f"[adastate] rank {rank} {wrong}; {verdict(first, beats)}. Ended; start it again to resume."]
-        told += [f"  rank {r}: {'never heard of' if b is None else b.place()}" for r, b in beats.items()]
+        told += [f"  rank {r}: {'no heartbeat yet' if b is None else b.place()}" for r, b in beats.items()]
         print("\n".join(told), file=sys.stderr, flush=True)
         log_event(self._trainer, "rank lost", said=told)
-        self._mine.over = True  # who looks after this one has gone shall not take it for the cause
+        self._mine.over = True  # ranks that look after this one has exited must not take it for the cause
         self._write()
         os._exit(LOST)
 
@@ -215,7 +215,7 @@ class Heartbeat(pl.Callback):
 
 
 def verdict(first: dict[int, Beat | None], then: dict[int, Beat | None]) -> str:
-    """Which ranks it is about, from two looks at all of them: the silent ones, or else those that are behind."""
+    """The ranks at fault, from two readings of all beats: the silent ones, or else those that are behind."""
 
     def ranks(found: list[int]) -> str:
         return f"rank{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
@@ -233,7 +233,7 @@ def verdict(first: dict[int, Beat | None], then: dict[int, Beat | None]) -> str:
 
 
 def standing(thread: int) -> str:
-    """Where a thread of this process is: `file:line function`, and where in this project that was called from."""
+    """Position of a thread of this process: `file:line function`, and the line of this project that called it."""
     frame = sys._current_frames().get(thread)
     places: list[str] = []
     while frame is not None and len(places) < 2:

@@ -1,4 +1,4 @@
-"""One line of progress: a bar in a terminal, a plain line now and then in a log file."""
+"""Progress on one line: a bar in a terminal, an occasional plain line in a log file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_METRICS = 4
 class Progress(ProgressBar):
     """Iteration, losses and time left, in place of Lightning's bar, which counts batches and epochs.
 
-    The losses are what the modules log with `prog_bar=True`, or else all that ends in `loss`. The time left follows
-    from the module's own `iterations` or from whichever limit of the Trainer (max_steps, max_epochs, max_time) is
-    nearest; without any, there is none.
+    The losses are what the modules log with `prog_bar=True`, or else all metrics whose names end in `loss`. The time
+    left follows from the module's own `iterations` or from the Trainer's nearest limit (max_steps, max_epochs,
+    max_time); it is not shown if there is none.
 
     Args:
-        total: iterations of the stage; None asks the module, and then the Trainer's limits.
+        total: iterations of the stage; None: the module's, or else the Trainer's limits.
         every_s: seconds between lines when the output is not a terminal.
     """
 
@@ -62,7 +62,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Seldom, because reading a metric waits for the device.
+        # Rarely, because reading a metric synchronises the device.
         pause = 0.5 if self._bar is not None else self.every_s
         if time.monotonic() - self._drawn >= pause:
             self._draw(trainer, pl_module)
@@ -109,7 +109,7 @@ class Progress(ProgressBar):
         return "  ".join(parts)
 
     def _share(self, trainer: pl.Trainer, module: pl.LightningModule, now: int) -> float | None:
-        """Done of the whole stage, 0 to 1, by the limit that comes first; None if nothing limits it."""
+        """Fraction of the stage done, 0 to 1, by the nearest limit; None if nothing limits it."""
         total = module.iterations if self.total is None and isinstance(module, HasIterations) else self.total
         if total is not None:
             return min(1.0, now / max(total, 1))

@@ -12,11 +12,11 @@ from callbacks.protocols import iteration, iterations_apart, log_scalars
 
 @runtime_checkable
 class Skips(Protocol):
-    """A datamodule that tells what it skipped."""
+    """A datamodule that reports the samples it skipped."""
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Samples by cause, of all processes."""
+        """Number of samples by cause, summed over all processes."""
 
 
 class Skipped(pl.Callback):

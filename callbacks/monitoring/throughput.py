@@ -1,4 +1,4 @@
-"""How fast training goes, and what it waits for."""
+"""Training speed, and the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from callbacks.protocols import Streams, iteration, iterations_apart, log_scalar
 class FetchTimer(PassThroughProfiler):
     """Adds up the seconds that Lightning's training loop spends asking for the next batch.
 
-    The gap between two batches would not tell: other callbacks and the writing of checkpoints lie in it too.
+    The gap between two batches would not do: it also contains other callbacks and checkpoint writing.
     """
 
     FETCH = ".train_dataloader_next"
@@ -42,8 +42,8 @@ class FetchTimer(PassThroughProfiler):
 class Throughput(pl.Callback):
     """Logs iterations/s, latent frames/s, the share of time spent waiting for data, and peak memory.
 
-    Rates are wall-clock: previews and checkpoints count. Frames are those of all ranks. Data wait is not logged if the
-    Trainer has a profiler of its own, as it is measured in the profiler's place.
+    Rates are wall-clock: they include previews and checkpoints. Frames are summed over all ranks. The data wait is
+    measured by a profiler, so it is not logged if the Trainer has a profiler of its own.
 
     Args:
         every: iterations between entries.
@@ -99,6 +99,6 @@ def _frames(module: pl.LightningModule, batch: Any) -> int:
 
 
 def _peak_rss() -> int:
-    """Bytes; getrusage counts in KiB on Linux and in bytes on macOS."""
+    """In bytes; getrusage reports KiB on Linux and bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Two small figures over the chunks of a rollout. Without pyplot, whose state is global: previews have their thread."""
+"""Two small figures over the chunks of a rollout. Without pyplot: its state is global, and previews run in a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Series = Mapping[str, Sequence[float]]
 
 
 def line_figure(series: Series, title: str, first: int = 0, horizon: int | None = None) -> Image.Image:
-    """One line a series; value i belongs to chunk `first` + i, and what is not finite leaves a hole."""
+    """One line per series; value i belongs to chunk `first` + i, and values that are not finite leave a gap."""
     ax = _axes(title)
     for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
         finite = np.where(np.isfinite(values), values, np.nan)
@@ -33,11 +33,11 @@ def line_figure(series: Series, title: str, first: int = 0, horizon: int | None 
 
 
 def areas(shares: Series, title: str, horizon: int | None = None) -> Image.Image:
-    """Shares of a whole, stacked from the bottom up; each chunk's are divided by their sum."""
+    """Shares stacked from the bottom up, normalised to sum to 1 in each chunk."""
     parts = np.array(list(shares.values()), dtype=float)
     whole = parts.sum(0)
     parts = parts / np.where(whole == 0, 1, whole)
-    if parts.shape[1] == 1:  # a single chunk has no width: a bar over all
+    if parts.shape[1] == 1:  # a single chunk has no width: draw it as a bar
         parts = parts.repeat(2, 1)
     ax = _axes(title)
     ax.stackplot(range(parts.shape[1]), parts, colors=COLOURS, labels=list(shares), edgecolor=GROUND, linewidth=0.5)
@@ -46,7 +46,7 @@ def areas(shares: Series, title: str, horizon: int | None = None) -> Image.Image
 
 
 def _axes(title: str) -> Axes:
-    """A dark plot with grid and title, in a frame that is the same for all: what belongs to a chunk stays in place."""
+    """Dark axes with grid and title, of the same size in all figures, so that a chunk keeps its place."""
     figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI, facecolor=GROUND)
     ax = figure.add_axes((48 / 640, 42 / 300, 572 / 640, 206 / 300), facecolor=GROUND)
     ax.set_title(title, loc="left", x=0, y=1.12, color=INK, fontsize=10)
@@ -62,7 +62,7 @@ def _axes(title: str) -> Axes:
 
 
 def _image(ax: Axes, last: int, horizon: int | None) -> Image.Image:
-    """Legend and a mark at every multiple of the training horizon, and the pixels of it all."""
+    """Adds the legend and a mark at every multiple of the training horizon, and renders the image."""
     for chunk in range(horizon, last + 1, horizon) if horizon else ():
         ax.axvline(chunk, -0.03, 0, color=AMBER, linewidth=2, clip_on=False)
     ax.legend(

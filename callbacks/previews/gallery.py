@@ -10,7 +10,7 @@ from adastate.media import html_page
 from adastate.runtime import atomic, json_lines
 
 INDEX = "previews.jsonl"
-"""One line a preview: iteration, horizon, prompts and the paths of its files, relative to the run folder."""
+"""One line per preview: iteration, horizon, prompts and the paths of its files, relative to the run folder."""
 
 CLIPS = (("video", "videos"), ("hidden state", "states"))
 """Label of a clip on the page, and its list in the index."""
@@ -23,7 +23,7 @@ def write_gallery(run: Path) -> Path:
     """
     run = Path(run)
     entries: dict[tuple[int, int], dict[str, Any]] = {}
-    for entry in json_lines.whole_records(run / INDEX):  # an iteration again, after a resume: the later one counts
+    for entry in json_lines.whole_records(run / INDEX):  # after a resume an iteration may repeat: the later entry wins
         entries[entry["iteration"], entry["horizon"]] = entry
     newest = [_existing(run, entry) for _, entry in sorted(entries.items(), reverse=True)]
     iterations = [(i, list(previews)) for i, previews in groupby(newest, lambda entry: entry["iteration"])]
@@ -35,7 +35,7 @@ def write_gallery(run: Path) -> Path:
 
 
 def _existing(run: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry with those of its files that are there, and `cards`: (prompt, its (label, path)) where it has any."""
+    """An entry reduced to files that exist, with `cards`: (prompt, list of (label, path)) for prompts that have any."""
     kept = {
         kind: [path if (run / path).is_file() else None for path in entry[kind]]
         for kind in ("videos", "states", "strips", "figures")

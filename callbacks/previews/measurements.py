@@ -1,4 +1,4 @@
-"""What a preview's pictures say in numbers, as curves over training: does it keep its colours, and does it move?"""
+"""Measurements of a preview's pictures, as curves over training: does it keep its colours, and does it move?"""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from adastate import metrics
 from adastate.media.video import to_float
 
 KEPT = {"contrast": metrics.contrast, "saturation": metrics.saturation, "sharpness": metrics.sharpness}
-"""Qualities that a good stream neither gains nor loses."""
+"""Qualities that should stay constant along a stream."""
 
 
 def measure_last_second(chunks: list[Tensor], fps: int) -> dict[str, float]:
-    """Of the last second of a rollout, mean over the prompts; names as in `callbacks.previews.tags.measured`.
+    """Measures the last second of a rollout, averaged over the prompts; names as in `callbacks.previews.tags.measured`.
 
-    `chunks` are its pictures `[B, T, 3, h, w]` in bytes, `fps` of them a second.
+    `chunks` are its pictures `[B, T, 3, h, w]`, uint8, at `fps` pictures per second.
 
-    `contrast`, `saturation`, `sharpness` as in adastate.metrics; `change` from picture to picture and
-    `change_half_second`, both over the contrast: what flickers has much of the first and no more of the second. And
-    `<quality>_drift`, |log(last / first second)|. A rollout of less than a second is measured whole.
+    `contrast`, `saturation`, `sharpness` as in adastate.metrics; `change` between successive pictures and
+    `change_half_second`, both divided by the contrast: flicker raises the first but not the second. And
+    `<quality>_drift`, |log(last / first second)|. A rollout shorter than a second is measured in full.
     """
     clip = torch.cat(_ends(chunks, fps), 1)
     first, last = (to_float(part) for part in (clip[:, :fps], clip[:, -fps:]))
@@ -34,7 +34,7 @@ def measure_last_second(chunks: list[Tensor], fps: int) -> dict[str, float]:
 
 
 def _ends(chunks: list[Tensor], pictures: int) -> list[Tensor]:
-    """The chunks at both ends that hold so many pictures each: a long rollout of large video is not put together."""
+    """The chunks that cover this many pictures at both ends, so that a long rollout need not be concatenated."""
     total, ahead, kept = sum(c.shape[1] for c in chunks), 0, []
     for chunk in chunks:
         if ahead < pictures or ahead + chunk.shape[1] > total - pictures:

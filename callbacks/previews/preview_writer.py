@@ -25,19 +25,19 @@ from callbacks.previews.render import Preview
 from callbacks.previews.trackers import Shown
 
 EVENT_FILE_BYTES = 100_000_000
-"""TensorBoard reads an event file from its start: a new one is begun beyond this size."""
+"""TensorBoard reads an event file from its start, so a new one is opened beyond this size."""
 
 GIF_PICTURES = 40
 
 WATCHABLE = 128
-"""Shorter side of the mp4s of tiny video; the gallery enlarges them further, and a run writes many."""
+"""Shorter side of the mp4s of tiny video, in pixels; the gallery enlarges them further, and a run writes many."""
 
 
 class PreviewFiles:
     """Writes previews into a run folder: `videos/`, `strips/`, `figures/`, `media/` for TensorBoard, `gallery.html`.
 
-    TensorBoard has no video; an animated GIF inside an image summary is what it plays. `loggers` that have videos get
-    the files themselves.
+    TensorBoard has no video, but plays an animated GIF inside an image summary. `loggers` that support video get the
+    files themselves.
     """
 
     def __init__(self, run: Path, loggers: Sequence[Logger] = ()) -> None:
@@ -46,7 +46,7 @@ class PreviewFiles:
         self._written = 0
 
     def write(self, previews: list[Preview]) -> dict[int, float]:
-        """Writes all, and gives the processor seconds that each horizon took."""
+        """Writes all, and returns the processor seconds that each horizon took."""
         seconds, shown = {}, {}
         for preview in previews:
             begun = time.thread_time()
@@ -55,7 +55,7 @@ class PreviewFiles:
         if self._events is not None:
             self._events.flush()
         write_gallery(self.run)
-        for preview in previews:  # last: a tracker that cannot be reached takes nothing from the run's own files
+        for preview in previews:  # last: an unreachable tracker must not cost the run its own files
             trackers.log_media(self.loggers, preview.horizon, preview.iteration, shown[preview.horizon])
         return seconds
 
@@ -86,7 +86,7 @@ class PreviewFiles:
             k = math.ceil(len(video) / GIF_PICTURES)
             shown = video[::k] if state is None else beside(video[::k], state[::k])
             self._image(preview, f"video_{row}", gif_bytes(shown, preview.fps / k), preview.prompts[row])
-        json_lines.append(self.run / INDEX, entry)  # last: the gallery lists only what is complete
+        json_lines.append(self.run / INDEX, entry)  # last: the gallery lists only complete previews
         return self._shown(preview, entry)
 
     def _shown(self, preview: Preview, entry: dict[str, Any]) -> list[Shown]:
@@ -143,7 +143,7 @@ class PreviewFiles:
     def _image(self, preview: Preview, what: str, data: bytes, prompt: str = "") -> None:
         if self._events is None or self._written + len(data) > EVENT_FILE_BYTES:
             self.close()
-            # In a sub-run of its own, so that the scalars' event file stays small and quick to load.
+            # In a sub-run of its own, so that the scalars' event file stays small and loads quickly.
             self._events, self._written = FileWriter(str(self.run / "media")), 0
         width, height = Image.open(io.BytesIO(data)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
@@ -154,7 +154,7 @@ class PreviewFiles:
 
 
 def _held(preview: Preview, row: int) -> Tensor | None:
-    """The states of one row as a video in step with it: each state lasts as long as its chunk. Black without one."""
+    """The states of one row as a video in step with it: each lasts as long as its chunk; black where there is none."""
     if all(s is None for s in preview.states):
         return None
     clips = []

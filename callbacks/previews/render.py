@@ -1,4 +1,4 @@
-"""One preview: a stream with fixed prompts and fixed noise, decoded, with the measurements that belong to it."""
+"""One preview: a stream with fixed prompts and fixed noise, decoded, with its measurements."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Drift:
 
     first: int  # chunk of the first state
     step: list[float]  # |s_c - s_(c-1)| / |s_c| for every state after the first
-    cosine: list[float]  # cos(s_c, s_first) for every state, so it begins with 1
+    cosine: list[float]  # cos(s_c, s_first) for every state, starting at 1
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A decoded rollout, in bytes on the CPU: B x 42 chunks of 480x832 are 0.6 GB a prompt."""
+    """A decoded rollout, uint8 on the CPU: 42 chunks of 480x832 are 0.6 GB per prompt."""
 
     iteration: int
     horizon: int  # length in training horizons
@@ -43,12 +43,12 @@ class Preview:
     prompts: list[str]
     seed: int
     fps: int
-    chunks: list[Tensor]  # pictures [B, T, 3, h, w] that each chunk added
+    chunks: list[Tensor]  # pictures [B, T, 3, h, w] of each chunk
     states: list[Tensor | None]  # its decoded hidden state, [B, T', 3, h, w]
     drift: Drift | None
     attention: dict[str, list[float]]  # mean share of each kind of key, chunk by chunk
     quality: dict[str, float] = field(default_factory=dict)  # see callbacks.previews.measurements
-    steered: list[str] = field(default_factory=list)  # the keys that steered each chunk; empty: none was
+    steered: list[str] = field(default_factory=list)  # the keys that steered each chunk; empty: not steered
 
     @property
     def name(self) -> str:
@@ -68,15 +68,15 @@ def render_preview(
     """Streams `horizon` training horizons; None if the module ends the stream earlier, as a teacher does.
 
     Args:
-        forward: makes the precision context of a network pass; decoding stays outside of it.
-        attention: ask the module for its attention shares as well, if it can tell.
-        keep: False only runs the passes, for ranks that have to take part in them and write nothing. Gives None.
+        forward: creates the precision context of a network pass; decoding runs outside it.
+        attention: also measure the module's attention shares, if it offers them.
+        keep: False only runs the passes, for ranks that take part in them but write nothing; returns None.
         cues: how all streams are steered, if the module's network can be.
     """
     frames = horizon * module.rollout_frames
     actions = preview_actions(module, frames, cues)
-    # Everything that all ranks do together comes before anything that only one does, so that an error in the
-    # decoder cannot leave the others waiting.
+    # What all ranks do together comes before what only one does, so that an error in the decoder cannot leave the
+    # other ranks waiting.
     made, shares = stream_rows(module, prompts, frames, seed, forward, attention, actions)
     chunks = made[0]
     if not keep or sum(chunk.frames for chunk in chunks) < frames:
@@ -121,11 +121,11 @@ def stream_rows(
 
     Args:
         frames: latent frames.
-        attention: ask the module for its attention shares as well, if it can tell.
+        attention: also measure the module's attention shares, if it offers them.
         actions: of every latent frame `[1, F, A]`, the same for all streams.
     """
     rows = portions(len(prompts), module.latent_size)
-    # no_grad and not inference_mode: a text embedding that the module remembers must stay usable in training
+    # no_grad rather than inference_mode: a text embedding that the module caches must stay usable in training
     with torch.no_grad(), forward():
         made = [
             list(module.stream([prompts[i] for i in some], frames, seed, index=some, **_steered(actions, len(some))))
@@ -137,7 +137,7 @@ def stream_rows(
 
 
 def preview_actions(module: Any, frames: int, cues: Sequence[ActionCue]) -> Tensor | None:
-    """Of every latent frame `[1, F, A]`; None without cues, or where the network cannot be steered."""
+    """Actions of every latent frame `[1, F, A]`; None without cues, or if the network cannot be steered."""
     network = next(iter(getattr(module, "trained", {}).values()), None)  # the one that streams
     if network is None or not network.net.size.actions or not cues:
         return None
@@ -152,14 +152,14 @@ def _steered(actions: Tensor | None, streams: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def decode_rows(codec: Codec, chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[Any]]:
-    """(pictures, states) of every chunk, in bytes on the CPU. A state is a clip of its own, decoded apart."""
+    """(pictures, states) of every chunk, uint8 on the CPU. Each state is decoded separately, as its own clip."""
     decoder = codec.stream()
     pictures = [to_uint8(decoder.decode(chunk.content)) for chunk in chunks]
     return pictures, [None if chunk.state is None else to_uint8(codec.decode(chunk.state)) for chunk in chunks]
 
 
 def state_drift(states: Sequence[Tensor | None]) -> Drift | None:
-    """Of latents `[B, S, C, H, W]`, chunk by chunk; None if no chunk has a state."""
+    """Drift of the state latents `[B, S, C, H, W]`, chunk by chunk; None if no chunk has a state."""
     rows = [(c, s.float().flatten(1)) for c, s in enumerate(states) if s is not None]
     if not rows:
         return None

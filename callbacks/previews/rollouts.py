@@ -1,4 +1,4 @@
-"""Rollouts with fixed prompts and noise while training goes on: video, hidden states, and curves of what they show."""
+"""Rollouts with fixed prompts and noise during training: video, hidden states, and curves of their measurements."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from callbacks.protocols import Streams, log_scalars
 
 
 class Rollouts(pl.Callback):
-    """Renders previews at the start, every so many iterations, and at the end of fit.
+    """Renders previews at the start, at regular intervals, and at the end of fit.
 
-    A preview changes nothing in training: no weight, mode or random state. It never ends a run either: an exception is
-    reported once as a warning and counted in `preview/failures`. Encoding and writing happen on one thread of their
-    own; a preview that comes while the last one is still being written is skipped. On several ranks all of them run
-    the stream (sharded weights need every rank in every pass), and rank 0 alone decodes and writes.
+    A preview changes nothing in training: no weight, mode or random state. Nor does it ever end a run: an exception is
+    reported once as a warning and counted in `preview/failures`. Encoding and writing run in a thread of their own; a
+    preview that is due while the last one is still being written is skipped. All ranks run the stream (sharded weights
+    need every rank in every pass), and rank 0 alone decodes and writes.
 
     Args:
-        prompts: a list, or a text file with one prompt a line.
-        every: iterations between previews; 0: there are none, not even at the end.
-        long: length of a long rollout in training horizons, rendered besides the 1x; 0 renders none.
-        long_every: every so manieth preview has the long rollout too, and so has the last.
+        prompts: a list, or a text file with one prompt per line.
+        every: iterations between previews; 0: no previews, not even at the end.
+        long: length of a long rollout in training horizons, rendered in addition to the 1x; 0 renders none.
+        long_every: the long rollout is rendered with every n-th preview, and with the last.
         seed: of the noise, the same for all previews of a run.
-        max_share: of the training time that previews may take. One that would take more, judged by what the last
-            one took, is put off until enough time has been trained. On a CPU, writing counts as well as rendering. The
-            first and the last always run.
+        max_share: of the training time that previews may take. A preview that would exceed it, judged by the cost
+            of the last one, is postponed until enough training time has passed. On a CPU, writing counts as well as
+            rendering. The first and the last always run.
         attention: also measure attention shares, if the module offers `attention_share`.
-        actions: how all previews are steered, "0s: straight", "2s: left", ..., see adastate.stream.action_schedule; a
-            network that cannot be steered is not.
+        actions: how all previews are steered, "0s: straight", "2s: left", ..., see adastate.stream.action_schedule;
+            ignored if the network cannot be steered.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Rollouts(pl.Callback):
         self.failures = 0
         self._previews = 0
         self._due = 0
-        self._cost: dict[int, float] = {}  # seconds that a horizon took from training when last rendered
+        self._cost: dict[int, float] = {}  # seconds of training time that a horizon cost when last rendered
         self._done: dict[int, int] = {}  # iteration at which a horizon was last rendered
         self._ended, self._ended_at = 0.0, 0  # time and iteration at the end of the last preview
         self._on_cpu = False
@@ -99,7 +99,7 @@ class Rollouts(pl.Callback):
             now = _streams(pl_module).iteration
             try:
                 trackers.log_texts(trainer.loggers, self.prompts, Path(trainer.default_root_dir) / "config.yaml", now)
-            except Exception as error:  # as with previews, whatever a tracker is unhappy with
+            except Exception as error:  # as with previews: whatever a tracker raises
                 self._failed(error, now)
         if self.every:
             self._preview(trainer, pl_module, [1])
@@ -111,7 +111,7 @@ class Rollouts(pl.Callback):
         if not self.every or now < self._due:
             return
         horizons = [1, self.long] if self.long and (self._previews + 1) % self.long_every == 0 else [1]
-        # Clocks differ from rank to rank, so rank 0 decides, and only at iterations that all agree on.
+        # Clocks differ between ranks, so rank 0 decides, and only at iterations that all agree on.
         self._due = trainer.strategy.broadcast(self._next_due(now, horizons))
         if self._due <= now:
             self._preview(trainer, pl_module, horizons)
@@ -133,7 +133,7 @@ class Rollouts(pl.Callback):
             self._files.close()
 
     def _next_due(self, now: int, horizons: list[int]) -> int:
-        """`now` if the preview may run; else the iteration at which to ask again."""
+        """`now` if the preview may run; else the iteration at which to check again."""
         if self._writing is not None and not self._writing.done():
             return _next_multiple(now, self.every)
         self._collect(now)
@@ -155,18 +155,18 @@ class Rollouts(pl.Callback):
         with isolate_rng(), evaluating(pl_module):
             for horizon in horizons:
                 start = time.monotonic()
-                self._done[horizon] = now  # tried: ranks stay in step even if it fails on one of them
+                self._done[horizon] = now  # even if it fails on one rank: ranks must stay in step
                 try:
                     made = render_preview(
                         module, self.prompts, horizon, self.seed, trainer.precision_plugin.forward_context,
                         self.attention, trainer.is_global_zero, self.cues,
                     )  # fmt: skip
                     previews += [made] if made else []
-                except Exception as error:  # the run is worth more than its preview
+                except Exception as error:  # a preview must not end the run
                     self._failed(error, now)
                     exhausted = exhausted or isinstance(error, torch.OutOfMemoryError)
                 self._cost[horizon] = time.monotonic() - start
-        if exhausted:  # only here: inside the except clause the error still holds the tensors
+        if exhausted:  # not inside the except clause, where the error still references the tensors
             torch.cuda.empty_cache()
         if previews and self._files is not None and self._thread is not None:
             self._writing = self._thread.submit(self._files.write, previews)
@@ -182,13 +182,13 @@ class Rollouts(pl.Callback):
         log_scalars(trainer, scalars, now)
 
     def _collect(self, now: int) -> None:
-        """Takes note of what the writing thread took, and of its failure."""
+        """Records the time that the writing thread took, or its failure."""
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             error = writing.exception()
             if error is not None:
                 self._failed(error, now)
-            elif self._on_cpu:  # there it takes the processor from training
+            elif self._on_cpu:  # there it competes with training for the processor
                 for horizon, seconds in writing.result().items():
                     self._cost[horizon] += seconds
 
@@ -241,7 +241,7 @@ def _measurements(preview: Preview) -> dict[str, float]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """eval() for every submodule, and afterwards the mode that each was in: the frozen ones are not in train mode."""
+    """eval() for every submodule, and afterwards each one's previous mode: the frozen ones are not in train mode."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Names of the curves in TensorBoard, in one place: what callbacks log, and what they expect of the modules."""
+"""Names of the TensorBoard curves, in one place: those that callbacks log, and those expected of the modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREVIEW_FAILURES = "preview/failures"
 
 
 def state_step(horizon: int) -> str:
-    """Mean distance between successive states over the norm of the newer one."""
+    """Mean distance between successive states, divided by the norm of the newer one."""
     return f"state_{horizon}x/step"
 
 
@@ -47,15 +47,15 @@ def measured_anywhere(what: str) -> str:
 
 
 LONGEST_PROMPT = 100
-"""Characters of a prompt that a tag takes."""
+"""Longest part of a prompt in a tag, in characters."""
 
 
 def media_tag(horizon: int, what: str, prompt: str = "") -> str:
-    """Media of the sub-run `media`; TensorBoard folds them by the part before the slash. One prompt's carry it."""
+    """Tag of media in the sub-run `media`, with the prompt if any; TensorBoard groups by the part before the slash."""
     told = prompt if len(prompt) <= LONGEST_PROMPT else f"{prompt[: LONGEST_PROMPT - 3]}..."
     return f"rollout_{horizon}x/{what}" + (f": {told}" if told else "")
 
 
 def skipped(cause: str) -> str:
-    """Samples that could not be used so far, by what was the matter with them."""
+    """Samples skipped so far for one cause."""
     return f"data/skipped/{cause.replace(' ', '_')}"

@@ -28,20 +28,20 @@ OVERVIEW: dict[str, list[str]] = {
     "share of time waiting for data": [tags.DATA_WAIT],
     "iterations per second": [tags.ITERATIONS_PER_S],
 }
-"""For Distill. A chart draws all curves of a run in one colour, with different markers: student and critic have charts
-of their own. The charts of curves that a stage does not log stay empty: give other `charts` there."""
+"""For Distill. A chart draws all curves of a run in one colour, with different markers, so student and critic have
+separate charts. Charts of curves that a stage does not log stay empty: pass other `charts` there."""
 
 ROLLOUTS = ("contrast", "saturation", "sharpness", "change", "contrast_drift", "saturation_drift")
-"""Measurements of the previews, each a chart with a curve for every horizon: the second category."""
+"""Measurements of the previews, one chart each with a curve per horizon: the second category."""
 
 
 class Layout(pl.Callback):
-    """Writes a custom-scalars layout: at most 12 curves that tell at a glance whether the run is healthy.
+    """Writes a custom-scalars layout: at most 12 curves that show at a glance whether the run is healthy.
 
-    A second category has what the previews measure, 1x beside the long rollout (docs/results/health.md).
+    A second category shows what the previews measure, 1x beside the long rollout (docs/results/health.md).
 
     Args:
-        charts: title of each chart to the tags of its curves; None takes the overview of a distillation.
+        charts: from the title of each chart to the tags of its curves; None: the overview of a distillation.
         title: of the category.
     """
 
@@ -54,19 +54,19 @@ class Layout(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             if trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
-                # The plugin takes tags for regular expressions that match from the start on.
+                # The plugin reads tags as regular expressions that match from the start.
                 own = {title: [f"^{re.escape(tag)}$" for tag in curves] for title, curves in self.charts.items()}
                 watched = {what.replace("_", " "): [tags.measured_anywhere(what)] for what in ROLLOUTS}
                 summary = layout_summary({self.title: own, "rollouts": watched})
                 try:
                     logger.experiment._get_file_writer().add_summary(summary)
-                except OSError as failure:  # the logger tells of what the disk does not take
+                except OSError as failure:  # the logger warns about write errors
                     if not disk.is_fault(failure):
                         raise
 
 
 def layout_summary(categories: dict[str, dict[str, list[str]]]) -> Summary:
-    """Category to chart to patterns of tags, as TensorBoard's custom-scalars plugin reads it."""
+    """Maps category to chart to tag patterns, as TensorBoard's custom-scalars plugin reads it."""
     layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(title=title, chart=[_chart(name, curves) for name, curves in charts.items()])

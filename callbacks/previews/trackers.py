@@ -1,6 +1,6 @@
-"""What a run's loggers get beside scalars: previews for Weights & Biases and MLflow, the configuration and prompts.
+"""What loggers get besides scalars: previews for Weights & Biases and MLflow, the configuration and prompts.
 
-TensorBoard's pictures are written by PreviewFiles itself. Other loggers, CSV say, get scalars only.
+TensorBoard's pictures are written by PreviewFiles itself. Other loggers, such as CSV, get scalars only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONFIGURATION, PROMPTS = "configuration", "preview_prompts"
 
 @dataclass(frozen=True)
 class Shown:
-    """A file of a preview: `what` it shows ("strip", "video_0", "state_0"), of which prompts."""
+    """A file of a preview: `what` it shows ("strip", "video_0", "state_0"), and for which prompts."""
 
     what: str
     file: Path
@@ -29,13 +29,13 @@ class Shown:
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where previews go: beside TensorBoard's events, or else the folder of the stage; all ranks call it."""
+    """Folder for previews: beside TensorBoard's events, or else the folder of the stage; all ranks have to call it."""
     beside = trainer.log_dir if isinstance(trainer.logger, TensorBoardLogger) else None  # a broadcast
     return Path(beside or trainer.default_root_dir)
 
 
 def log_texts(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, step: int) -> None:
-    """The configuration, if there is such a file, and the prompts of the previews, as texts."""
+    """Logs the configuration, if the file exists, and the prompts of the previews, as texts."""
     written = config.read_text(encoding="utf-8") if config.is_file() else ""
     listed = "".join(f"{row}. {prompt}\n" for row, prompt in enumerate(prompts))
     for logger in loggers:
@@ -51,7 +51,7 @@ def log_texts(loggers: Iterable[Logger], prompts: Sequence[str], config: Path, s
 
 
 def log_media(loggers: Iterable[Logger], horizon: int, step: int, files: Sequence[Shown]) -> None:
-    """Pictures and videos of one preview, under names that stay the same from preview to preview."""
+    """Logs pictures and videos of one preview, under names that stay the same from preview to preview."""
     for logger in loggers:
         for shown in files:
             key, video = tags.media_tag(horizon, shown.what), shown.file.suffix == ".mp4"

@@ -235,7 +235,7 @@ def test_a_manifest_without_what_has_to_be_in_it_lets_nothing_in(tmp_path: Path,
 def test_gone_back_to_an_earlier_one_the_later_ones_are_moved_aside_and_nothing_new_is_lost(tmp_path: Path) -> None:
     train(tmp_path, 4, keep=4)
     root = tmp_path / "checkpoints"
-    with pytest.warns(UserWarning, match=r"what came after it, 00000003, 00000004, is moved to .*aside-1"):
+    with pytest.warns(UserWarning, match=r"later checkpoints \(00000003, 00000004\) are moved to .*aside-1"):
         train(tmp_path, 3, resume=root / "00000002" / STATE, keep=1)
     assert [p.name for p in atomic_folder.folders(root)] == ["00000003"]
     assert [p.name for p in atomic_folder.folders(root / "aside-1")] == ["00000003", "00000004"]

@@ -40,12 +40,12 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     assert resolve_ckpt_path(["--ckpt_path=auto"], tmp_path, SAVING) == []
     for words, saving, sentence in (
         (["--ckpt_path=last"], SAVING, "there is no checkpoint in .*; leave it out, or use auto"),
-        (["--ckpt_path=best"], SAVING, "no checkpoint in .* has a value of gap; use last"),
+        (["--ckpt_path=best"], SAVING, "no checkpoint in .* has a value for gap; use last"),
         (["--ckpt_path=best"], {}, "set `monitor` of callbacks.Checkpoints to a logged metric, or use last"),
     ):
         with pytest.raises(ValueError, match=sentence):
             resolve_ckpt_path(words, tmp_path, saving)
-    with pytest.raises(ValueError, match=r"looks in the run folder, and trainer\.default_root_dir is not"):
+    with pytest.raises(ValueError, match=r"looks in the run folder, but trainer\.default_root_dir is not"):
         resolve_ckpt_path(["--ckpt_path=last"], None, SAVING)
 
 

@@ -93,7 +93,7 @@ def test_what_is_written_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert (saved["event"], saved["iteration"]) == ("saved", 8)
     assert (preempted["event"], preempted["iteration"], preempted["signal"]) == ("preempted", 8, "SIGUSR1")
     said = caplog.text
-    assert "SIGUSR1: stopped at iteration 8, saved" in said and "go on with: adastate" in said
+    assert "SIGUSR1: stopped at iteration 8, saved" in said and "resume with: adastate" in said
     assert "--ckpt_path=auto" in said
 
 

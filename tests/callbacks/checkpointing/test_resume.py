@@ -150,7 +150,7 @@ def test_another_version_of_what_it_depends_on_is_told(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         require_whole_checkpoint(folder / STATE)
-    expected = f"{folder} was saved with {package} {of[package]}, and is read with 3.4.5"
+    expected = f"{folder} was saved with {package} {of[package]}, and is loaded with 3.4.5"
     assert [str(w.message) for w in warned] == [expected] * told
 
 
