@@ -193,7 +193,7 @@ ROWS = {
     "train extra": "there is no option 'extra': values follow their options",
     # live
     "live --port 99999": "--port is 99999; ports are numbers up to 65535",
-    "live --host 0.0.0.0": "admits other machines: give a token of 16 characters or more, too, by --token",
+    "live --host 0.0.0.0": "admits other machines: set a token of 16 characters or more with --token",
     "live --run runs/none": "runs/none is not a run folder",
     "live --sessions 0": "--sessions: 0 is too small; give at least 1",
     # evaluate, compare
@@ -232,7 +232,7 @@ ROWS = {
     f"plan {TINY} --zero 4": "--zero cannot be '4'; known are 0, 1, 2, 3, 3_teacher",
     "plan --config conf/sizes/tny.yaml": "no config file conf/sizes/tny.yaml; did you mean conf/sizes/tiny.yaml",
     # study, weights, parity, shards, completion
-    "study reprt": "there is no part 'reprt'; did you mean 'report'",
+    "study reprt": "no subcommand 'reprt'; did you mean 'report'",
     "study --budget shrt": "no budget 'shrt'; did you mean 'short'",
     "study --jobs 0": "--jobs: 0 is too small; give at least 1",
     "study run stae 0": "no arm 'stae'; did you mean 'state'",

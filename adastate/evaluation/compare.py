@@ -34,16 +34,16 @@ from adastate.training.student import Student
 from adastate.weights import header_facts, mismatch
 
 MAIN = ("heading", "speed", "scene", "residual", "dynamics", "displacement", "change", "contrast", "contrast_drift")
-"""Measures shown in a terminal."""
+"""Measures shown in the terminal."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one system made of the prompts.
+    """A system's rollouts of the prompts.
 
     Attributes:
-        chunks, states: decoded pictures `[B, T, 3, h, w]` of every chunk; states None where there is none.
-        seconds: of denoising, decoding not counted.
+        chunks, states: decoded pictures `[B, T, 3, h, w]` of every chunk; states are None if there are none.
+        seconds: of denoising, without decoding.
     """
 
     chunks: list[Tensor]
@@ -59,7 +59,7 @@ class Rollout:
 def roll(
     student: Student, system: System, prompts: Sequence[str], frames: int, seed: int, batch: int | None = None
 ) -> Rollout:
-    """Streams of `frames` latent frames, a row a prompt."""
+    """Streams of `frames` latent frames, one row per prompt."""
     codec, parts, batch = student.codec, list[Rollout](), batch or streams_at_once(student.latent_size)
     size = student.net.size
     if system.rope_max_frames > size.rope_max_frames:
@@ -91,7 +91,7 @@ def roll(
 
 
 def chosen(systems: Sequence[str], student: Student) -> Iterator[System]:
-    """The systems of a command line, in its order, for this student."""
+    """The systems named on a command line, in that order, for this student."""
     for name in systems:
         if name == TRAINED:
             yield System(TRAINED, "The stream that these weights were trained with.", student.spec, 0)
@@ -100,7 +100,7 @@ def chosen(systems: Sequence[str], student: Student) -> Iterator[System]:
 
 
 def stream_in_words(spec: StreamSpec) -> str:
-    """A stream in a few words."""
+    """Describes a stream in a few words."""
     window = "all frames" if spec.past_frames is None else f"{spec.past_frames} past"
     schedule = f"{len(spec.denoising_steps)} levels, {spec.schedule}"
     return f"{spec.anchor_kind.describe(spec)}; {window} + {spec.chunk_frames}; {spec.position}; {schedule}"
@@ -112,7 +112,7 @@ class SystemResult:
 
     title: str
     system: System
-    warning: str  # that the weights were trained with another anchor; empty where not
+    warning: str  # set if the weights were trained with another anchor, else empty
     videos: list[Path]
     strip: Path
     figures: list[MetricsRow]
@@ -120,7 +120,7 @@ class SystemResult:
 
 
 def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None:
-    """`adastate compare`: runs every system, shows tables and writes the page."""
+    """`adastate compare`: runs every system, prints tables and writes the page."""
     device = device_for(args.device, this_rank(os.environ))
     runs: list[Path] = args.run
     out: Path = args.out or runs[0] / "compare"
@@ -155,7 +155,7 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
     page = write_page(out, entries, truth.prompts[: args.shown], ", ".join(map(str, runs)), args.horizon)
     strangers = [e.title for e in entries if e.warning]
     if strangers:
-        print(f"not trained for their anchor: {', '.join(strangers)} (the page says more)")
+        print(f"not trained for their anchor: {', '.join(strangers)} (details on the page)")
     console = Console()
     for part in _by_stretch(figures):
         for table in tables(part, console.width):
@@ -164,7 +164,7 @@ def compare_run(args: argparse.Namespace, prompts: Sequence[str] | None) -> None
 
 
 def told_apart(runs: Sequence[Path]) -> list[str]:
-    """Names of run folders, with as many of the folders above as it takes."""
+    """Names of run folders, with as many parent folders as needed to tell them apart."""
     for depth in range(1, max(len(run.parts) for run in runs) + 1):
         found = ["/".join(run.parts[-depth:]) for run in runs]
         if len(set(found)) == len(found):
@@ -173,7 +173,7 @@ def told_apart(runs: Sequence[Path]) -> list[str]:
 
 
 def tables(figures: Sequence[MetricsRow], width: int) -> Iterator[Table]:
-    """A row a system and a column a measure of MAIN, in as many tables as a terminal of `width` characters needs."""
+    """One row per system, one column per measure of MAIN, split into tables that fit into `width` characters."""
     room = width - max(len(word) for row in figures for word in (row.name, row.stretch)) - 2
     columns, used = list[str](), 0
     for measure in (m for m in MAIN if m in measures_of(figures)):
@@ -244,14 +244,14 @@ def _entry(
 
 
 def _by_stretch(figures: Sequence[MetricsRow]) -> list[list[MetricsRow]]:
-    """The rows of each stretch of the rollouts, one a system."""
+    """The rows grouped by stretch of the rollouts, one per system."""
     return [[row for row in figures if row.stretch == stretch] for stretch in dict.fromkeys(r.stretch for r in figures)]
 
 
 def write_page(
     out: Path, entries: Sequence[SystemResult], prompts: Sequence[str], run: Path | str, horizon: int
 ) -> Path:
-    """`compare.html` beside the files that it shows, by relative paths; needs no server."""
+    """Writes `compare.html` beside the files that it shows, with relative paths; it needs no server."""
     text = html_page.fill(
         Path(__file__).with_name("compare.html.jinja"),
         out=out,

@@ -1,11 +1,11 @@
 """`adastate compare`: the same weights, prompts and noise under several systems, side by side.
 
 Every system is a file of conf/systems/, rescaled to the checkpoint's chunk; "as trained" is the checkpoint's own
-stream. Noise is given by its place in the stream (chunk, level, state or content), so all systems denoise the same
-noise into the same content wherever their schedules agree. What is written: one page with videos, strips and the
-figures of `adastate evaluate`, and the figures as JSON.
+stream. Noise is a function of the position in the stream (chunk, level, state or content), so all systems denoise the
+same noise into the same content wherever their schedules agree. Output: one page with videos, strips and the metrics
+of `adastate evaluate`, and the metrics as JSON.
 
-Weights are not neutral: a student trained with one anchor is at home there. The page says with which it was trained. So
+The comparison is not neutral: a student works best with the anchor that it was trained with, which the page names. So
 several runs may be given, `--run A --run B`, and each is then shown under the system that it was trained with.
 """
 
@@ -36,7 +36,7 @@ DEFAULT = (
     "memrope",
     "rolling_sink",
 )
-"""Causal-Forcing streams as Self-Forcing does (they differ in training), so one of them stands for both."""
+"""Causal-Forcing streams like Self-Forcing (they differ in training), so one of them represents both."""
 
 
 def main(argv: list[str]) -> None:
@@ -55,14 +55,14 @@ def main(argv: list[str]) -> None:
         if note := strange_words("compare", prompts or [], prompt_world(config)):
             print(note, file=sys.stderr)
     check_writable(args.out or args.run[0] / "compare", "give another folder with --out")
-    # up to here nothing has imported torch
+    # nothing has imported torch up to here
     from adastate.evaluation.compare import compare_run
 
     compare_run(args, prompts)
 
 
 def parser() -> Arguments:
-    """What `adastate compare` takes."""
+    """Parser of the arguments of `adastate compare`."""
     found = Arguments("adastate compare", description=__doc__.split("\n\n")[0], epilog=vocabularies())
     found.add_argument("--run", type=Path, action="append", help="run folder; can be repeated; default: runs/tiny")
     found.add_argument("--checkpoint", type=Path, action="append", default=[], help="safetensors file; can be repeated")

@@ -1,4 +1,4 @@
-"""Rollouts measured against their prompts: figures of the student, of its teacher and of real clips."""
+"""Measures rollouts against their prompts: metrics of the student, of its teacher and of real clips."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from datamodules.worlds.flyover import HEADINGS, PALETTES, SPEEDS, Flight, fligh
 ROLLOUTS = 32
 
 Clips = Callable[[list[str], Tensor | None], Tensor]
-"""A teacher's clips, decoded, for prompts and actions `[B, F, A]`, if any: a row each."""
+"""Decoded clips of a teacher, one row per prompt; takes prompts and actions `[B, F, A]`, if any."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What rollouts are measured against, row by row."""
+    """Ground truth that rollouts are measured against, row by row."""
 
     prompts: list[str]
     flights: list[Flight] | None = None  # of the tiny world
@@ -47,7 +47,7 @@ class Truth:
 
 
 def even_flights(count: int, seed: int) -> list[Flight]:
-    """Flights whose headings and speeds are spread evenly."""
+    """Flights with evenly spread headings and speeds."""
     headings, speeds = list(HEADINGS), list(SPEEDS)
     return [
         flight(seed, i, heading=headings[i % 8], speed=speeds[(i // 8) % 2], palette=list(PALETTES)[i % len(PALETTES)])
@@ -56,7 +56,7 @@ def even_flights(count: int, seed: int) -> list[Flight]:
 
 
 def measure_stretch(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | None = None) -> Figures:
-    """Figures of one stretch of video; means over the clips, the residual's median. Those of `flow` with one only."""
+    """Metrics of one stretch of video; means over the clips, the residual's median. Flow metrics only with `flow`."""
     motion = metrics.displacement(video)
     found = {
         "displacement": motion.norm(dim=1).mean().item(),
@@ -91,14 +91,14 @@ def measure_stretch(video: Tensor, fps: int, truth: Truth, flow: metrics.Flow | 
 
 
 def _lengths(flow: Tensor) -> Tensor:
-    """Mean length of all vectors of `[B, T, 2, h, w]` and of the largest of each picture, `[B, 2]`."""
+    """Mean length of all vectors of `[B, T, 2, h, w]`, and of the largest in each picture, `[B, 2]`."""
     return torch.stack([flow.norm(dim=2).mean((1, 2, 3)), metrics.dynamic_degree(flow).mean(1)], 1)
 
 
 def stretch_rows(
     video: RolloutEnds, name: str, once: int, fps: int, truth: Truth, flow: metrics.Flow | None = None
 ) -> list[MetricsRow]:
-    """The 1x stretch and, of a longer rollout, its last second, with the drift from the first second to it."""
+    """The 1x stretch and, for a longer rollout, its last second, with the drift from the first second to it."""
     found = [MetricsRow(name, "1x", measure_stretch(video.first[:, :once], fps, truth, flow))]
     if video.pictures > once:
         first, last = video.first[:, :fps], video.last
@@ -124,7 +124,7 @@ def evaluate(
     flow: metrics.Flow | None = None,
     system: str | None = None,
 ) -> list[MetricsRow]:
-    """The figures of a run; see `evaluate_student`. `system` is another stream on its weights."""
+    """Metrics of a run; see `evaluate_student`. `system` is another stream on its weights."""
     student = load_student(run, weights).to(device)
 
     def teacher(prompts: list[str], actions: Tensor | None) -> Tensor:
@@ -146,15 +146,15 @@ def evaluate_student(
     world: str | None = None,
     spec: StreamSpec | None = None,
 ) -> list[MetricsRow]:
-    """The figures of a student's streams, of its teacher's clips, and of real ones.
+    """Metrics of a student's streams, of its teacher's clips, and of real ones.
 
     Args:
-        count: streams, at least; each prompt equally often.
+        count: minimum number of streams; each prompt is used equally often.
         horizon: their length in training horizons.
-        prompts: None: those of the student's world, with truth.
+        prompts: None: those of the student's world, with ground truth.
         teacher: None: it is left out.
-        shards: folder of clips with the captions of `prompts`; None: there are none.
-        world: the built-in one whose prompts the student knows; any but "flight" is measured as the tiny one.
+        shards: folder of clips whose captions are `prompts`; None: there are none.
+        world: built-in world whose prompts the student knows; any but "flight" is measured like the tiny world.
         spec: another stream than the student's own.
     """
     frames, codec = student.rollout_frames, student.codec
@@ -182,7 +182,7 @@ def evaluate_student(
 def load_teacher_clips(
     run: Path, prompts: list[str], frames: int, seed: int, device: str = "cpu", actions: Tensor | None = None
 ) -> Tensor:
-    """Decoded clips of the run's teacher, a row a prompt; on the CPU."""
+    """Decoded clips of the run's teacher, one row per prompt; on the CPU."""
     teacher = load_teacher(run).to(device)
     assert teacher.codec is not None
     out = []
@@ -194,7 +194,7 @@ def load_teacher_clips(
 
 
 def stream_of(student: Student, system: str) -> System:
-    """A system of conf/systems, or a file, for the chunks of a student, whose positions it may have to lengthen."""
+    """A system of conf/systems, or of a file, with a student's chunk size; may extend the student's RoPE positions."""
     found = read_system(system, student.chunk_frames)
     if found.rope_max_frames > student.net.size.rope_max_frames:
         for net in (student.net, student.ema.net):
@@ -203,7 +203,7 @@ def stream_of(student: Student, system: str) -> System:
 
 
 def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
-    """RAFT on `device`; None, and a line that says why, where it is not to be had."""
+    """RAFT on `device`; None, after printing the reason, if it is not available."""
     try:
         return metrics.raft_flow(file, device)
     except metrics.NoRaft as why:
@@ -212,7 +212,7 @@ def flow_or_why(file: Path | None, device: str) -> metrics.Flow | None:
 
 
 def look_away(args: argparse.Namespace) -> None:
-    """`--look-away`: figures of memory, of the run's own stream and of the systems that are asked for."""
+    """`--look-away`: memory metrics of the run's own stream and of the requested systems."""
     student = load_student(args.run, args.weights).to(args.device)
     own = System(TRAINED, "The stream that these weights were trained with.", student.spec)
     systems = [stream_of(student, name) for name in args.system or ()] or [own]
@@ -224,7 +224,7 @@ def look_away(args: argparse.Namespace) -> None:
 
 
 def evaluate_run(args: argparse.Namespace, prompts: list[str] | None) -> None:
-    """`adastate evaluate`: measures, shows a table and writes the figures."""
+    """`adastate evaluate`: measures, prints a table and writes the metrics."""
     args.device = str(device_for(args.device, this_rank(os.environ)))
     if args.look_away:
         look_away(args)

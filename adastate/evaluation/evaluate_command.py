@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     options = parser()
     args = options.parse_args(argv)
     if not args.look_away and (args.drifting or len(args.system or ()) > 1):
-        options.error("--drifting, and more than one --system, belong to --look-away")
+        options.error("--drifting, and more than one --system, need --look-away")
     check_device(args.device)
     check_systems(args.system or ())
     config = run_config(args.run, "distill")
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
     if note := strange_words("evaluate", prompts or [], prompt_world(config)):
         print(note, file=sys.stderr)
     check_file(args.json or args.run / "evaluation.json", "give a file elsewhere with --json")
-    # up to here nothing has imported torch
+    # nothing has imported torch up to here
     from adastate.evaluation.evaluate import evaluate_run
 
     evaluate_run(args, prompts)
 
 
 def parser() -> Arguments:
-    """What `adastate evaluate` takes."""
+    """Parser of the arguments of `adastate evaluate`."""
     found = Arguments("adastate evaluate", description=__doc__, epilog=vocabularies())
     found.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder, as `make train` writes it")
     found.add_argument("--weights", type=Path, help="safetensors to measure; default: the run's student.safetensors")

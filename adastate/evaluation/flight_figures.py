@@ -1,7 +1,8 @@
-"""Flights of a student at once and long after, beside its teacher's and renders: steering, scene, coherence, drift.
+"""Metrics of a student's flights, at the start and long after, beside its teacher's and renders: steering, scene,
+coherence, drift.
 
-Figures of the long rollout are those of its last pictures, and are held against the same figures of as many pictures of
-the teacher's clip. What drifts is the camera's exposure, contrast and grain, which no prompt tells: how fast they
+Metrics of the long rollout are those of its last pictures, and are compared with the same metrics of as many pictures
+of the teacher's clip. Drift is that of the camera's exposure, contrast and grain, which no prompt states: how fast they
 change within a stretch as long as a clip of the teacher, and how far they are from where they began.
 """
 
@@ -24,15 +25,15 @@ from adastate.training.student import Student
 from datamodules.worlds.flight.voxel_render import render_flights
 
 LATENTS = 3
-"""Latent frames that the last figures are of: a little more than a second."""
+"""Latent frames at the end that are measured: a little more than a second."""
 
 
 STILL = "holds still"
-"""The baseline's name among the rows."""
+"""The baseline's name in the table."""
 
 
 def flight_measure(video: Tensor, task: Asked, settled: int, group: int) -> Figures:
-    """Steering, scene and coherence of `video` [B, T, 3, h, w]; means over the clips, of tilts the median error."""
+    """Steering, scene and coherence of `video` [B, T, 3, h, w]; means over the clips, for tilts the median error."""
     flown = steered(video, task, settled)
     turns = max(1, flown["turns asked for"])
     return {
@@ -46,10 +47,10 @@ def flight_measure(video: Tensor, task: Asked, settled: int, group: int) -> Figu
 
 
 def drift_measure(video: Tensor, fps: int) -> Figures:
-    """How fast exposure, contrast and grain change, a second, of the clips of which it is known.
+    """Rate of change of exposure, contrast and grain per second, over the clips for which it is known.
 
-    `_drift` is the median over the clips, which is what errors that gather have in common; `_spread` the median without
-    sign, which has the measure's own noise in it.
+    `_drift` is the median over the clips, which shows accumulating errors that they have in common; `_spread` is the
+    median absolute value, which includes the noise of the measure.
     """
     found: Figures = {}
     for name, rate in drift_rates(video, fps).items():
@@ -58,7 +59,7 @@ def drift_measure(video: Tensor, fps: int) -> Figures:
 
 
 def away_from_beginning(first: Tensor, last: Tensor) -> Figures:
-    """How far exposure, contrast (a ratio's logarithm) and grain of `last` are from those of `first`, median."""
+    """Median distance of exposure, contrast (as log ratio) and grain of `last` from those of `first`."""
     early, late = hidden_constants(first), hidden_constants(last)
     found = {name: (late[name] / early[name].clamp(min=1e-3)).log() for name in ("exposure", "contrast")}
     found["grain"] = late["grain"] - early["grain"]
@@ -74,11 +75,11 @@ def flight_rows(
     spec: StreamSpec | None = None,
     name: str = "student",
 ) -> list[MetricsRow]:
-    """Rows of a student's streams of `horizon` training horizons, of its teacher's clips and of rendered ones; and of
-    the picture at the end of the first horizon, held: what a frozen stream would score.
+    """Rows of a student's streams of `horizon` training horizons, of its teacher's clips and of renders; and of the
+    last picture of the first horizon, held: the score of a frozen stream.
 
     Args:
-        teacher: clips for prompts and actions `[B, F, 8]`, decoded; None leaves it out.
+        teacher: returns decoded clips for prompts and actions `[B, F, 8]`; None leaves it out.
         spec: another stream than the student's own.
     """
     codec, frames = student.codec, student.rollout_frames
@@ -114,6 +115,6 @@ def _ending(video: Tensor, task: Asked, end: int, group: int, fps: int) -> Figur
 
 
 def shares_of(mine: Figures, theirs: Figures) -> Figures:
-    """Figures that are better when larger, over those of another; what the other has at 0 is left out."""
+    """Ratios of metrics for which larger is better, to those of another; metrics that are 0 there are left out."""
     larger = ("turn_sign", "tilt_sign", "tilt_within_3_degrees", "time", "weather", "biome", "match_across_latents")
     return {name: mine[name] / theirs[name] for name in larger if name in mine and theirs.get(name)}

@@ -1,4 +1,4 @@
-"""Flights that are asked for, prompt and keys, and whether a video did as it was asked."""
+"""Requested flights, with prompt and keys, and whether a video follows them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COMMANDS = {"straight": (0, ""), "right": (1, "d"), "left": (-1, "a")}
 """Sign of the turn, and the keys held."""
 
 SETTLED = 6
-"""Pictures after which a bank and a turn have come about."""
+"""Pictures until a bank and a turn are established."""
 
 TURNS, BANKS = 0.01, 0.03
-"""Radians a picture, and radians, from which a sign counts."""
+"""Minimum radians per picture, and radians, for a sign to count."""
 
 LEVELLED = 3.0
-"""Degrees by which a bank may be off."""
+"""Tolerance of a bank in degrees."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Flights and the command that each keeps to, with its sign `[B]`, actions `[B, F, 8]` and poses `[B, T, 8]`."""
+    """Flights, each with one constant command: its sign `[B]`, actions `[B, F, 8]` and poses `[B, T, 8]`."""
 
     flights: list[Voyage]
     commands: list[str]
@@ -46,7 +46,7 @@ class Asked:
 
 
 def asked_flights(seed: int, count: int, frames: int = 7) -> Asked:
-    """`count` flights: 36 are each biome six times, in every time of day and weather, with each command twice."""
+    """`count` flights: 36 cover each biome six times, in every time of day and weather, and each command twice."""
     biomes, times, weathers, names = list(BIOMES), list(TIMES), list(WEATHERS), list(COMMANDS)
     flights = [
         voyage(
@@ -68,7 +68,7 @@ def asked_flights(seed: int, count: int, frames: int = 7) -> Asked:
 
 
 def steered(video: Tensor, task: Asked, settled: int = SETTLED) -> dict[str, Any]:
-    """Turns and banks of `video` [B, T, 3, h, w] against what was asked for, from its picture `settled` on."""
+    """Turns and banks of `video` [B, T, 3, h, w] compared with the requested ones, from its picture `settled` on."""
     found, sign = turning(video), task.sign
     banks = tilt(video)[:, settled:].median(1).values
     rate, sure = found.rate[:, settled:], found.sure[:, settled:] > SURE
@@ -91,7 +91,7 @@ def steered(video: Tensor, task: Asked, settled: int = SETTLED) -> dict[str, Any
 
 
 def scenes(video: Tensor, task: Asked) -> dict[str, float]:
-    """Shares of clips whose biome, time and weather are read as prompted."""
+    """Shares of clips whose biome, time and weather are recognised as prompted."""
     return {
         fact: sum(a == getattr(v, fact) for a, v in zip(likeliest_facts(video, fact), task.flights, strict=True))
         / len(video)

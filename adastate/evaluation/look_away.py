@@ -1,10 +1,10 @@
-"""Look away and return: what of a landmark that has left the view is there when the camera looks at it again.
+"""Look away and return: how much of a landmark that has left the view remains when the camera looks at it again.
 
-A stream begins with given frames of a rendered flight in which a landmark is in sight. Then the camera looks left,
-right or back for so many latent frames, and forward again. It flies slowly, and banks for a moment while it looks away,
-so that the landmark stands elsewhere in the view when it comes back. The pictures after the return are held against the
-exact render of the same poses: where does the landmark stand, and which colour has it? With `drifting` it is a balloon
-that the wind has carried on meanwhile, and the camera hovers.
+A stream begins with given frames of a rendered flight in which a landmark is visible. Then the camera looks left, right
+or back for a number of latent frames, and forward again. It flies slowly, and banks for a moment while it looks away,
+so that the landmark is elsewhere in the view when it comes back. The pictures after the return are compared with the
+exact render of the same poses: position and colour of the landmark. With `drifting` it is a balloon that the wind has
+moved in the meantime, and the camera hovers.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from datamodules.worlds.flight.voxel_render import render_flight
 from datamodules.worlds.flight.voyages import Rules, Voyage, voyage
 
 GIVEN, AFTER = 4, 2
-"""Latent frames of a rendered flight that stand before a stream, and those that are measured after the return."""
+"""Latent frames of a rendered flight that precede a stream, and those that are measured after the return."""
 
 RETURN = 6
-"""Latent frames within which the slowest head has turned from back to front."""
+"""Latent frames in which the slowest head turns from back to front."""
 
 LOOKS = {"left": "j", "right": "l", "back": "jl"}
 """Where the camera looks, and the keys for it."""
 
 NEAR, FAR, INNER = 9.0, 50.0, 0.42
-"""Units ahead between which a landmark is large enough, and radians from the middle of the view within which it is
-well inside."""
+"""Units ahead between which a landmark is large enough, and maximum radians from the middle of the view."""
 
 CLOSE = 0.06
-"""Radians by which what is spotted in the exact render may be beside where the landmark truly stands."""
+"""Maximum radians between the landmark spotted in the exact render and its true direction."""
 
 MOST_TRIED = 400
-"""Flights that are looked at for each one that is wanted."""
+"""Flights that are tried for each one that is wanted."""
 
 CLEAR = [name for name in WEATHERS if name != "thick haze"]
 
@@ -56,12 +55,12 @@ class Outing:
     """One flight that looks away and returns.
 
     Attributes:
-        flight, prompt, look: of LOOKS.
-        actions: keys of the latent frames after those given `[F, 8]`.
-        poses: of all its pictures `[T, 8]`, those given first.
-        first: number of the first picture after the return, counted from the first one that is given.
-        hidden: pictures in which the landmark is out of view.
-        kept: bearing of the landmark at the pictures after the return if it had stayed where it was, radians.
+        flight, prompt, look: the flight, its prompt and a key of LOOKS.
+        actions: keys of the latent frames after the given ones `[F, 8]`.
+        poses: of all its pictures `[T, 8]`, the given ones first.
+        first: index of the first picture after the return, counted from the first given one.
+        hidden: number of pictures in which the landmark is out of view.
+        kept: bearing of the landmark in the pictures after the return if it had not moved, in radians.
         given, true: pictures before, `[3 GIVEN, 3, 64, 64]`, and exact ones after, `[3 AFTER, 3, 64, 64]`.
     """
 
@@ -78,11 +77,11 @@ class Outing:
 
 
 def script(look: str, away: int, bank: str) -> Tensor:
-    """Keys `[GIVEN + away + RETURN + AFTER, 8]`: a look aside for `away` latent frames after those given.
+    """Keys `[GIVEN + away + RETURN + AFTER, 8]`: a look aside for `away` latent frames after the given ones.
 
     Args:
-        look: of LOOKS.
-        bank: a or d, held in the first frame that looks aside; without either the camera hovers all the while.
+        look: key of LOOKS.
+        bank: a or d, held in the first frame that looks aside; without either the camera hovers all the time.
     """
     frames = torch.zeros(GIVEN + away + RETURN + AFTER, len(KEYS))
     frames[:, [KEYS.index(k) for k in ("s" if bank else "ws")]] = 1
@@ -92,7 +91,7 @@ def script(look: str, away: int, bank: str) -> Tensor:
 
 
 def turned_head(flight: Voyage, keys: Tensor, poses: Tensor) -> Tensor:
-    """Radians by which the camera looks aside from where it flies, at each of `poses` [T, 8]."""
+    """Radians between the viewing direction and the flight direction, at each of `poses` [T, 8]."""
     ahead = keys.clone()
     ahead[:, [KEYS.index(k) for k in "jl"]] = 0
     return poses[:, 3] - path(flight, ahead)[:, 3]
@@ -102,7 +101,7 @@ def outings(seed: int, count: int, away: int, drifting: bool = False) -> list[Ou
     """`count` flights of the world `seed`, a third of them looking each way, with a landmark before and after.
 
     Raises:
-        ValueError: landmarks come into view again in too few flights, after so long a time.
+        ValueError: too few flights have a landmark in view again after so long a time.
     """
     if count < 1 or away < 1:
         raise ValueError(f"{count} flights that look away for {away} latent frames: give 1 or more of both")
@@ -152,7 +151,7 @@ def outing(seed: int, index: int, look: str, away: int, drifting: bool) -> Outin
 
 
 def _kept(flight: Voyage, poses: Tensor, last: int, after: Tensor) -> Tensor:
-    """Bearing after the return of the place where the drifting balloon was seen last, radians."""
+    """Bearing, after the return, of the place where the drifting balloon was last seen, in radians."""
     away = drifted(flight, poses[last : last + 1, 7])[0, :2] - poses[after, :2]
     sin, cos = poses[after, 3].sin(), poses[after, 3].cos()
     return torch.atan2(away[:, 0] * cos - away[:, 1] * sin, away[:, 0] * sin + away[:, 1] * cos)
@@ -160,7 +159,7 @@ def _kept(flight: Voyage, poses: Tensor, last: int, after: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream_outings(student: Student, tasks: Sequence[Outing], spec: StreamSpec | None = None, seed: int = 0) -> Tensor:
-    """What a student shows after the return, `[B, 3 AFTER, 3, 64, 64]`: a stream for each outing."""
+    """A student's pictures after the return, `[B, 3 AFTER, 3, 64, 64]`: one stream per outing."""
     return torch.cat(list(_streamed(student, tasks, spec or student.spec, seed)))
 
 
@@ -183,13 +182,13 @@ def _streamed(student: Student, tasks: Sequence[Outing], spec: StreamSpec, seed:
 
 
 def standing_still(student: Student, tasks: Sequence[Outing]) -> Tensor:
-    """The baseline: the last picture before the camera looks away, kept, as the codec gives it back."""
+    """The baseline: the last picture before the camera looks away, held, after the codec."""
     kept = torch.stack([task.given[-PICTURES:] for task in tasks])
     shown = torch.cat([student.codec.decode(student.codec.encode(v.to(student.device))).cpu() for v in kept.split(8)])
     return shown[:, -1:].expand(-1, AFTER * PICTURES, -1, -1, -1)
 
 
 def rendered(student: Student, tasks: Sequence[Outing]) -> Tensor:
-    """The ceiling: the exact render after the return, as the codec gives it back."""
+    """The ceiling: the exact render after the return, after the codec."""
     true = torch.stack([task.true for task in tasks])
     return torch.cat([student.codec.decode(student.codec.encode(v.to(student.device))).cpu() for v in true.split(8)])

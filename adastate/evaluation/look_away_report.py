@@ -1,4 +1,4 @@
-"""Memory of what left the view, system by system: figures with intervals over rollouts, as table, JSON and pictures."""
+"""Memory of what left the view, by system: metrics with intervals over rollouts, as table, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 LEAST_ROLLOUTS = 64
-"""Of each time out of view and system, by default."""
+"""Default number of rollouts per system and time out of view."""
 
 STILL, RENDER = "last picture kept", "render"
 """The baseline and the ceiling."""
@@ -38,15 +38,15 @@ SHOWN_OUTINGS = 3
 
 @dataclass(frozen=True)
 class MemoryRow:
-    """What one system remembers after one time out of view; intervals of 95% over its rollouts.
+    """Memory of one system after one time out of view; 95% intervals over its rollouts.
 
     Attributes:
         away: latent frames for which the keys look aside.
         seconds: mean time that the landmark is out of view.
-        found: share of the pictures after the return in which a landmark is there.
-        bearing: its error in degrees; half the view (35) where none is there.
-        colour: share of wrong colours; wrong where none is there.
-        gone_on: of a balloon that drifts: share of its way that it has gone on; None for those that stand.
+        found: share of the pictures after the return in which a landmark is present.
+        bearing: its error in degrees; half the view (35) if missing.
+        colour: share of wrong colours; wrong if missing.
+        gone_on: for a drifting balloon: the share of its path that it has moved; None for landmarks that do not move.
     """
 
     system: str
@@ -62,7 +62,7 @@ class MemoryRow:
 def memory_row(
     system: str, away: int, tasks: Sequence[Outing], made: Spotted, true: Spotted, fps: float, drifting: bool
 ) -> MemoryRow:
-    """The figures of one system after one time out of view."""
+    """Metrics of one system after one time out of view."""
     again, kept = seen_again(made, true), torch.stack([task.kept for task in tasks])
     return MemoryRow(
         system,
@@ -85,12 +85,12 @@ def compare_memories(
     out: Path,
     drifting: bool = False,
 ) -> list[MemoryRow]:
-    """Streams of every system after every time out of view, with baseline and ceiling; writes what was found.
+    """Runs every system after every time out of view, with baseline and ceiling, and writes the results.
 
     Args:
         away: latent frames.
-        count: rollouts of each system and time, the same flights for all systems.
-        out: file of the figures, .json; pictures lie beside it: the curves (.png) and examples (_examples.png).
+        count: rollouts per system and time, with the same flights for all systems.
+        out: .json file of the metrics; pictures are written beside it: curves (.png) and examples (_examples.png).
     """
     if not student.net.size.actions:
         raise ValueError("this network cannot be steered, so it cannot look away: its size has no `actions`")
@@ -116,7 +116,7 @@ def compare_memories(
 
 
 def return_examples(tasks: Sequence[Outing], made: Mapping[str, Tensor]) -> tuple[list[Tensor], list[str]]:
-    """Rows of pictures, a few given ones and those after the return, and what is to be read above them."""
+    """Rows of pictures, a few given ones and those after the return, and their labels."""
     rows, labels = [], []
     for i, task in enumerate(tasks[:SHOWN_OUTINGS]):
         before = task.given[::PICTURES]
@@ -127,7 +127,7 @@ def return_examples(tasks: Sequence[Outing], made: Mapping[str, Tensor]) -> tupl
 
 
 def draw_return_errors(found: Sequence[MemoryRow], drifting: bool, out: Path) -> None:
-    """Errors against the time out of view, a line a system, with intervals."""
+    """Errors against the time out of view, one line per system, with intervals."""
     panels = {"bearing": "error of bearing (degrees)", "colour": "wrong colour (share)"}
     panels |= {"gone_on": "share of its way gone on"} if drifting else {"found": "found again (share)"}
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), constrained_layout=True)
@@ -151,7 +151,7 @@ def draw_return_errors(found: Sequence[MemoryRow], drifting: bool, out: Path) ->
 
 
 def show_memories(found: Sequence[MemoryRow], console: Console) -> None:
-    """A line a system and time out of view."""
+    """Prints one line per system and time out of view."""
     table = Table("system", "out of view (s)", "found again", "bearing (deg)", "colour wrong", "gone on")
     for row in found:
         told = [_told(row.found), _told(row.bearing, 1), _told(row.colour), _told(row.gone_on)]

@@ -1,4 +1,4 @@
-"""Figures of what was made, stretch by stretch, and how people read them."""
+"""Metrics by stretch of video, and their display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARES = (
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """Figures of one stretch of what `name` made."""
+    """Metrics of one stretch of the video of `name`."""
 
     name: str
     stretch: str
@@ -31,12 +31,12 @@ class MetricsRow:
 
 
 def measures_of(rows: Iterable[MetricsRow]) -> list[str]:
-    """All that any row has."""
+    """All measures that any row has."""
     return list(dict.fromkeys(m for row in rows for m in row.figures))
 
 
 def show_metrics(found: list[MetricsRow], console: Console) -> None:
-    """One column a stretch of video, one line a measure."""
+    """One column per stretch of video, one line per measure."""
     table = Table("", *(f"{row.name}\n{row.stretch}" for row in found))
     for measure in measures_of(found):
         table.add_row(measure.replace("_", " "), *(spelt(measure, row.figures.get(measure)) for row in found))
@@ -44,7 +44,7 @@ def show_metrics(found: list[MetricsRow], console: Console) -> None:
 
 
 def spelt(column: str, value: float | None) -> str:
-    """A figure as people read it: shares in percent, nothing where it was not measured."""
+    """A metric for display: shares in percent, empty if not measured."""
     if value is None:
         return ""
     return f"{value:.0%}" if column in SHARES else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""Real clips of a run's shards, through its codec: what rollouts are held against."""
+"""Real clips of a run's shards, passed through its codec: the reference for rollouts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from datamodules.shards.safe_decode import read_words
 
 @dataclass(frozen=True)
 class Footage:
-    """Real clips as the codec gives them back."""
+    """Real clips after encoding and decoding."""
 
     video: Tensor  # [N, T, 3, h, w]
     captions: list[str]
 
 
 def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
-    """A clip for each prompt, spread evenly over the clips that have it for a caption, or over all if none has."""
+    """One clip per prompt, spread evenly over the clips that have it as caption, or over all if none has."""
     chosen: list[int] = []
     turn: Counter[str] = Counter()
     for prompt in prompts:
@@ -39,7 +39,7 @@ def choose(captions: Sequence[str], prompts: Sequence[str]) -> list[int]:
 def read_footage(
     shards: Path, prompts: Sequence[str], pictures: int, codec: Codec, device: torch.device
 ) -> Footage | None:
-    """A real clip for each prompt, through the codec, one at a time; None if the folder holds no video."""
+    """One real clip per prompt, passed through the codec one at a time; None if the folder contains no video."""
     found = [sample for path in sorted(shards.glob("*.tar")) for sample in read_shard(path) if "mp4" in sample.members]
     if not found:
         return None
@@ -50,5 +50,5 @@ def read_footage(
 
 
 def through_codec(codec: Codec, video: Tensor, device: torch.device) -> Tensor:
-    """Video `[B, T, 3, h, w]` as the codec, which is on `device`, gives it back; on the CPU."""
+    """Video `[B, T, 3, h, w]` encoded and decoded by the codec, which is on `device`; returned on the CPU."""
     return codec.decode(codec.encode(video.to(device))).cpu()

@@ -1,4 +1,4 @@
-"""Beginning and end of rollouts: what is measured of videos that as a whole would fill a machine's memory."""
+"""Beginning and end of rollouts: the measured parts of videos that would not fit into memory as a whole."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from adastate.training.student import Student
 
 @dataclass(frozen=True)
 class RolloutEnds:
-    """What is measured of videos: a beginning and the last second.
+    """The measured parts of videos: a beginning and the last second.
 
     Attributes:
-        first: `[B, T, 3, h, w]`, the horizon and at least a second.
+        first: `[B, T, 3, h, w]`, the horizon, but at least a second.
         last: the last second, likewise.
-        pictures: of each video.
+        pictures: number of pictures of each video.
     """
 
     first: Tensor
@@ -31,7 +31,7 @@ class RolloutEnds:
 
 
 def ends(parts: Iterable[Tensor], once: int, fps: int) -> RolloutEnds:
-    """Of videos `[B, T, 3, h, w]` that come in parts, with a horizon of `once` pictures."""
+    """Ends of videos `[B, T, 3, h, w]` that arrive in parts, with a horizon of `once` pictures."""
     first, last, count, wanted = list[Tensor](), list[Tensor](), 0, max(once, fps)
     for part in parts:
         if count < wanted:
@@ -54,12 +54,12 @@ def stream_ends(
     spec: StreamSpec | None = None,
     actions: Tensor | None = None,
 ) -> RolloutEnds:
-    """Of streams of `frames` latent frames, decoded as they come; on the CPU.
+    """Ends of streams of `frames` latent frames, decoded as they are generated; on the CPU.
 
     Args:
-        last: pictures that are kept of the end; those of a second without.
+        last: number of pictures kept of the end; None: those of a second.
         spec: another stream than the student's own.
-        actions: `[B, F, A]`, whose last row holds for all frames beyond.
+        actions: `[B, F, A]`, whose last row holds for all further frames.
     """
     found = list[RolloutEnds]()
     with Progress(transient=True) as progress:

@@ -1,1 +1,1 @@
-"""Live streams: sessions that are steered, kept, forked and rolled back, several of them in one pass."""
+"""Live streams: sessions that can be steered, saved, forked and rolled back, with shared network passes."""

@@ -1,8 +1,8 @@
-"""One chunk of several sessions, whose passes run together where their shapes are equal.
+"""Generates one chunk of several sessions; passes of equal shape run as one batch.
 
 A network pass takes a batch. With relative time, the passes of all sessions with a full window fit into one batch: they
-have the same number of keys at the same indices, however old each session is. So sessions join and leave between two
-chunks at no cost to the others. With absolute time this holds only for sessions of the same age.
+have the same number of keys at the same indices, whatever the age of each session. So sessions can join and leave
+between chunks at no cost to the others. With absolute time this holds only for sessions of the same age.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adastate.types import Chunk, host_level, one_level
 
 
 class SessionBatch:
-    """Steps sessions together, and reuses buffers as long as the sessions are the same.
+    """Steps sessions together, and reuses buffers while the set of sessions stays the same.
 
     Attributes:
         rows: number of rows of each pass of the latest step.
@@ -34,9 +34,9 @@ class SessionBatch:
         self.rows: list[int] = []
 
     def step(self, sessions: Sequence[Session]) -> list[Step | Exception]:
-        """One chunk of each session, in order; if one raises, the exception takes its place, and the others go on."""
+        """Generates one chunk per session, in order; a failed session returns its exception, the others continue."""
         if len({id(session) for session in sessions}) < len(sessions):
-            raise ValueError("a session is there twice: its chunks are made one after the other")
+            raise ValueError("a session is given twice, but its chunks can only be generated one after the other")
         began = perf_counter()
         self.rows = []
         streams = [_Stream(session, session.requests()) for session in sessions]
@@ -51,7 +51,7 @@ class SessionBatch:
     def _run(self, alike: list[_Stream], memories: dict[tuple[int, ...], StackedMemory]) -> None:
         try:
             velocities = self._together(alike, memories) if len(alike) > 1 else [_alone(alike[0])]
-        except Exception as error:  # one of them may be to blame, and the others are not
+        except Exception as error:  # one session may have caused it: run them separately
             if len(alike) == 1:
                 alike[0].fail(error)
                 return
@@ -73,12 +73,12 @@ class SessionBatch:
         level = host_level(t)
         t = t.expand(len(x), -1) if level is None else one_level(*x.shape[:2], level, x.device)
         velocity = network(x, t, memories[key])
-        return velocity.split(1) if len(velocity) == len(x) else [velocity] * len(x)  # a clean pass has none
+        return velocity.split(1) if len(velocity) == len(x) else [velocity] * len(x)  # a clean pass returns no velocity
 
 
 @dataclass
 class _Stream:
-    """A session on its way to its next chunk."""
+    """A session while its next chunk is generated."""
 
     session: Session
     requests: Requests[Chunk]

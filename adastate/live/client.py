@@ -1,4 +1,4 @@
-"""A client of `/v1/sessions`, in Python: chunks as arrays, controls as calls.
+"""A Python client of `/v1/sessions`: chunks as arrays, controls as method calls.
 
 live = LiveClient("http://127.0.0.1:7860")
 with live.open("a slow flight north over a green meadow, a red ball bounces", seed=7) as stream:
@@ -34,7 +34,7 @@ Pictures = NDArray[np.uint8]
 
 
 class LiveError(ValueError):
-    """What the server refused; `code` is its word for programs."""
+    """The server refused a request; `code` is the error code for programs."""
 
     def __init__(self, message: dict[str, Any]) -> None:
         super().__init__(message.get("message", "the server refused"))
@@ -43,11 +43,11 @@ class LiveError(ValueError):
 
 @dataclass(frozen=True)
 class LiveChunk:
-    """One chunk as it came.
+    """One chunk as received.
 
     Attributes:
-        told: its message, see docs/reference/live.md.
-        frames: uint8 `[T, h, w, 3]`; `states`: the decoded hidden state, None where there is none.
+        told: the chunk's message, see docs/reference/live.md.
+        frames: uint8 `[T, h, w, 3]`; `states`: the decoded hidden state, None if there is none.
     """
 
     told: dict[str, Any]
@@ -56,22 +56,22 @@ class LiveChunk:
 
 
 class LiveClient:
-    """A server.
+    """Connection settings of a server.
 
     Args:
-        url: as the server prints it.
-        token: that it was started with.
+        url: address that the server prints.
+        token: token that the server was started with.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:7860", token: str | None = None) -> None:
         self.url, self.token = url.rstrip("/"), token
 
     def info(self) -> dict[str, Any]:
-        """What it streams, and what it allows."""
+        """The model that the server streams, and the server's limits."""
         return self.get("/v1/info")
 
     def open(self, prompt: str, hello: dict[str, Any] | None = None, **more: Any) -> LiveStream:
-        """A session; `more` are fields of `POST /v1/sessions`, `hello` those of the first message."""
+        """Opens a session; `more` are fields of `POST /v1/sessions`, `hello` those of the first message."""
         told = self.request("POST", "/v1/sessions", json.dumps({"v": 1, "prompt": prompt, **more}).encode())
         return LiveStream(self, json.loads(told)["session"], hello or {})
 
@@ -80,7 +80,7 @@ class LiveClient:
         return told
 
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """A body; raises LiveError where the server refuses."""
+        """The body of the answer; raises LiveError if the server refuses."""
         asked = urllib.request.Request(self.url + path, body, method=method)
         if self.token:
             asked.add_header("Authorization", f"Bearer {self.token}")
@@ -93,7 +93,7 @@ class LiveClient:
 
 
 class LiveStream:
-    """A session and its socket. Iterating gives its chunks; each is acknowledged when the next one is asked for."""
+    """A session and its socket. Iterating yields its chunks; each is acknowledged when the next one is requested."""
 
     def __init__(self, client: LiveClient, session: dict[str, Any], hello: dict[str, Any]) -> None:
         self.client, self.session, self.hello = client, session, hello
@@ -106,7 +106,7 @@ class LiveStream:
         self._numbers = itertools.count()
 
     def connect(self) -> LiveStream:
-        """Opens the socket, and after a loss opens it again where it was."""
+        """Opens the socket; after a lost connection, reopens it where the stream was."""
         self.drop()
         address = f"ws{self.client.url.removeprefix('http')}{self.session['stream']}"
         self._socket = self._held.enter_context(connect(address, max_size=None, compression=None))
@@ -123,12 +123,12 @@ class LiveStream:
         self._socket = None
 
     def say(self, kind: str, /, **fields: Any) -> None:
-        """A message, without waiting for its answer."""
+        """Sends a message without waiting for an answer."""
         assert self._socket is not None, "connect first"
         self._socket.send(json.dumps({"v": 1, "type": kind, **fields}))
 
     def ask(self, kind: str, /, **fields: Any) -> dict[str, Any]:
-        """The answer to a message; chunks that come before it are kept."""
+        """Sends a message and returns the answer; chunks that arrive before it are kept."""
         ident = f"c{next(self._numbers)}"
         self.say(kind, id=ident, **fields)
         while True:
@@ -171,7 +171,7 @@ class LiveStream:
         self.say("ack", seq=chunk.told["seq"])
 
     def snapshot(self) -> bytes:
-        """A file that `PUT` takes back, for this session or another one of the same weights and stream."""
+        """Snapshot file that `PUT` accepts, for this session or another one of the same weights and stream."""
         return self.client.request("GET", f"/v1/sessions/{self.id}/snapshot")
 
     def __enter__(self) -> LiveStream:
@@ -180,7 +180,7 @@ class LiveStream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Ends the session."""
         self.drop()
-        with suppress(LiveError, OSError):  # it may have ended by itself
+        with suppress(LiveError, OSError):  # it may have ended already
             self.client.request("DELETE", f"/v1/sessions/{self.id}")
 
     # ---- messages

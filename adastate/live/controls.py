@@ -1,6 +1,6 @@
-"""What may be asked of a running stream: {"kind": "prompt", "text", "switch", "anchor"} and {"kind": "act", "keys"}.
+"""Controls of a running stream: {"kind": "prompt", "text", "switch", "anchor"} and {"kind": "act", "keys"}.
 
-Controls come from anyone: each is checked for itself before it is kept.
+Controls come from untrusted clients: each is validated before it is stored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from adastate.stream.switches import Fate, Kind, SwitchPolicy
 
 
 def check_control(told: Mapping[str, Any], spec: StreamSpec, actions: int) -> None:
-    """Raises ValueError for what is no control of this stream.
+    """Raises ValueError for an invalid control of this stream.
 
     Args:
-        actions: columns of the network.
+        actions: number of the network's action columns.
     """
     kind = told.get("kind")
     if kind == "prompt":
@@ -28,36 +28,36 @@ def check_control(told: Mapping[str, Any], spec: StreamSpec, actions: int) -> No
     elif kind == "act":
         columns_held(told, actions)
     else:
-        raise ValueError(f"a control is a prompt or an act, and not {kind!r}")
+        raise ValueError(f"a control is a prompt or an act, not {kind!r}")
 
 
 def check_scripted(told: Mapping[str, Any], spec: StreamSpec, actions: int) -> None:
-    """The same of one of a script, which has the number of its chunk."""
+    """The same for a control of a script, which also has its chunk number."""
     at = told.get("chunk")
     if not isinstance(at, int) or isinstance(at, bool) or at < 0:
-        raise ValueError(f"a control of a script has the number of its chunk, 0 or above, and not {at!r}")
+        raise ValueError(f"a control of a script has the number of its chunk, 0 or above, not {at!r}")
     check_control(told, spec, actions)
 
 
 def check_prompt(prompt: Any) -> str:
-    """The prompt; raises ValueError for what is none."""
+    """Returns the prompt; raises ValueError if it is empty or not a string."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"a prompt is a text, and not {prompt!r}")
+        raise ValueError(f"a prompt is a non-empty text, not {prompt!r}")
     return prompt
 
 
 def policy_of(told: Mapping[str, Any], spec: StreamSpec) -> SwitchPolicy:
-    """What becomes of the past when this prompt comes in."""
+    """What happens to the cache when this prompt takes effect."""
     kind, anchor = told.get("switch"), told.get("anchor")
     if kind not in (None, *get_args(Kind)):
-        raise ValueError(f"no kind of switch {kind!r}; there are {', '.join(get_args(Kind))}")
+        raise ValueError(f"no kind of switch {kind!r}; the kinds are {', '.join(get_args(Kind))}")
     if anchor not in (None, *get_args(Fate)):
         raise ValueError(f"an anchor is kept or reset, so anchor is {' or '.join(get_args(Fate))}, not {anchor!r}")
     return spec.switch.turned(kind, anchor)
 
 
 def columns_held(told: Mapping[str, Any], actions: int) -> Tensor:
-    """The columns `[1, 1, A]` of an act."""
+    """The action columns `[1, 1, A]` of an act."""
     if not actions:
         raise ValueError("this network cannot be steered: its size has no `actions`")
     return columns_of(held_keys(told.get("keys", "")), actions)

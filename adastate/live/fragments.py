@@ -1,4 +1,4 @@
-"""Pictures as one continuous fragmented mp4, taken piece by piece as it is made."""
+"""Pictures as one continuous fragmented mp4, available piece by piece as it is encoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLAGS = "frag_every_frame+empty_moov+default_base_moof"
 
 
 class _Pieces:
-    """A file that is written once and never looked at again."""
+    """A write-only file whose bytes are taken out as they are written."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -29,11 +29,11 @@ class _Pieces:
 
 
 class FragmentedVideo:
-    """H.264 in yuv420p, a fragment for each picture, none of which waits for a later one.
+    """H.264 in yuv420p, one fragment per picture; no fragment waits for a later picture.
 
     Args:
-        fps: pictures a second.
-        height, width: of the pictures; odd sides are padded by one, as h264 needs even ones.
+        fps: pictures per second.
+        height, width: of the pictures; odd sides are padded by one pixel, as H.264 needs even ones.
     """
 
     def __init__(self, fps: float, height: int, width: int) -> None:
@@ -47,7 +47,7 @@ class FragmentedVideo:
         self._stream.options = {"preset": "ultrafast", "tune": "zerolatency", "bf": "0", "threads": "1"}
 
     def append(self, pictures: Tensor) -> bytes:
-        """The bytes of uint8 pictures `[T, h, w, 3]`; the head of the file comes with the first."""
+        """The bytes of uint8 pictures `[T, h, w, 3]`; the first call includes the file header."""
         for picture in pictures.numpy():
             pad = [(0, side % 2) for side in picture.shape[:2]]
             even = np.ascontiguousarray(np.pad(picture, (*pad, (0, 0)), mode="edge"))
@@ -55,7 +55,7 @@ class FragmentedVideo:
         return self._pieces.take()
 
     def close(self) -> bytes:
-        """What stands at the end."""
+        """The trailing bytes of the file."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._pieces.take()

@@ -1,4 +1,4 @@
-"""Pictures as bytes on the wire: raw where they are tiny, files of Pillow's where they are not."""
+"""Encodes pictures for the wire: raw bytes for tiny ones, else image files written by Pillow."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 TINY = 64 * 64
-"""Pixels up to which "auto" sends raw bytes: a file is hardly smaller then, and takes longer."""
+"""Pixels up to which "auto" sends raw bytes: a file would hardly be smaller, and encoding takes longer."""
 
 OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 1}, "webp": {"method": 0}, "jpeg": {}}
 
 
 def encoded_pictures(pictures: Tensor | None, encoding: str, quality: int) -> tuple[dict[str, Any] | None, list[bytes]]:
-    """What a message tells of uint8 pictures `[T, h, w, 3]`, and their bytes; nothing of none.
+    """Message fields that describe uint8 pictures `[T, h, w, 3]`, and their bytes; (None, []) without pictures.
 
     Args:
         encoding: auto, raw, png, webp or jpeg.

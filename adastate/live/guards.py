@@ -1,4 +1,4 @@
-"""Who may come in: the token, compared in constant time, and pages of this server alone."""
+"""Access control: the token, compared in constant time, and only pages of this server or of allowed origins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adastate.live.messages import Refusal
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/v1/health", "/page/")
-"""What needs no token: it tells nothing of a session."""
+"""Paths that need no token: they reveal nothing about a session."""
 
 POLICY = "; ".join(
     (
@@ -40,15 +40,16 @@ HEADERS = [
 
 
 class Guards:
-    """Around the whole application.
+    """Access checks around the application.
 
-    A page of another origin is refused whatever it asks, and so is a request for a name that is not this machine's own
-    as long as only this machine can reach the server: else a name that was made to point here would pass for ours.
+    Requests from pages of another origin are refused. While the server listens on this machine only, so are requests
+    whose Host header names another host: otherwise a foreign domain that resolves to this address (DNS rebinding) would
+    count as the server's own origin.
 
     Args:
-        host: to which the server is bound.
-        token: that clients have to tell; None: no one has to.
-        origins: pages elsewhere that may come in all the same, such as "https://lab.example".
+        host: address that the server is bound to.
+        token: token that clients must send; None: no token is needed.
+        origins: other origins whose pages may connect, such as "https://lab.example".
     """
 
     def __init__(self, host: str, token: str | None = None, origins: Sequence[str] = ()) -> None:
@@ -56,21 +57,21 @@ class Guards:
         self.origins = frozenset(origin.rstrip("/").lower() for origin in origins)
 
     def right(self, token: str | None) -> bool:
-        """Whether that is the token."""
+        """Whether the token is correct."""
         if self._token is None:
             return True
         return hmac.compare_digest((token or "").encode("utf-8", "replace"), self._token.encode())
 
     def told(self, authorization: str | None) -> bool:
-        """Whether a header has it."""
+        """Whether an Authorization header contains the correct token."""
         scheme, _, token = (authorization or "").partition(" ")
         return self.right(token.strip() if scheme.lower() == "bearer" else None)
 
     def check(self, headers: dict[str, str]) -> None:
-        """Raises Refusal for a page, or a name, of somewhere else."""
+        """Raises Refusal for a foreign origin or host name."""
         host = headers.get("host", "")
         if self.loopback and _name(host) not in LOOPBACK:
-            raise Refusal("origin", "this server answers to 127.0.0.1 and localhost alone", 403)
+            raise Refusal("origin", "this server answers only to 127.0.0.1 and localhost", 403)
         origin = headers.get("origin")
         if origin is None or origin.lower() in self.origins:
             return
@@ -78,7 +79,7 @@ class Guards:
             raise Refusal("origin", "pages of another origin are not allowed: start the server with --origin", 403)
 
     def around(self, app: ASGIApp, names: Sequence[str]) -> ASGIApp:
-        """The application with these before it; `names` are paths of the page, which need no token."""
+        """Wraps the application with these checks; `names` are paths of the page, which need no token."""
         return _Guarded(app, self, frozenset(("/", *names)))
 
 
@@ -123,7 +124,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, error: Refusal) ->
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without the port and brackets."""
+    """The host name in a Host header, without port and brackets."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:

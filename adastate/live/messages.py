@@ -1,6 +1,6 @@
-"""What clients of `/v1/sessions` may say, and how a mistake is answered: JSON with a version, each field with its type.
+"""Messages of clients of `/v1/sessions` and the errors that answer invalid ones: versioned JSON with typed fields.
 
-Nothing beyond these fields is taken, and what they hold is data: no field becomes a path, an address or markup.
+Unknown fields are refused, and the values are only data: no field becomes a path, an address or markup.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Encoding = Literal["auto", "raw", "png", "webp", "jpeg"]
 
 
 class Limits(BaseModel):
-    """What one server allows; all of it is told by `GET /v1/info`.
+    """Limits of one server; `GET /v1/info` reports all of them.
 
     Attributes:
-        sessions: open at a time; those whose snapshot alone is kept do not count.
+        sessions: open at the same time; sessions of which only the snapshot is kept do not count.
         prompt_chars, message_bytes, messages_per_s: of a client's messages.
         image_bytes, image_pixels: of a picture that a stream begins with.
         script: controls of a replay.
-        history: chunks to go back to.
-        unacknowledged: chunks that are made ahead.
+        history: chunks that a session can roll back.
+        unacknowledged: chunks that are generated ahead.
         idle_s: after which a session is closed that is paused or takes no chunk; `detached_s`: one without a socket.
-        kept_s: how long the snapshot of a closed one is kept; `kept`: how many are.
-        record_s: of a recording.
+        kept_s: how long the snapshot of a closed session is kept; `kept`: how many snapshots are kept.
+        record_s: seconds of a recording.
         snapshot_bytes: of an uploaded snapshot.
     """
 
@@ -56,12 +56,12 @@ class Limits(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that is answered with an error.
+    """Refuses a request; answered with an error message.
 
     Args:
-        code: for programs; `sentence`: for people.
-        status: of HTTP.
-        ident: the client's word for the message that it answers.
+        code: error code for programs; `sentence`: error text for people.
+        status: HTTP status.
+        ident: the client's id of the message that this answers.
     """
 
     def __init__(self, code: str, sentence: str, status: int = 400, ident: str | None = None) -> None:
@@ -154,18 +154,18 @@ _IDENT = TypeAdapter(dict[str, Any])
 
 
 def server_message(kind: str, /, **fields: Any) -> dict[str, Any]:
-    """A message of the server."""
+    """Builds a message of the server."""
     return {"v": VERSION, "type": kind, **fields}
 
 
 def read_message(text: str, limits: Limits) -> Said:
-    """A client's message.
+    """Parses a client's message.
 
     Raises:
-        Refusal: it is none.
+        Refusal: it is invalid.
     """
     if len(text.encode("utf-8", "replace")) > limits.message_bytes:
-        raise Refusal("too_large", f"a message has at most {limits.message_bytes} bytes", 413)
+        raise Refusal("too_large", f"a message may have at most {limits.message_bytes} bytes", 413)
     try:
         said = _SAID.validate_json(text)
     except ValidationError as error:
@@ -189,7 +189,7 @@ def read_opening(body: bytes, limits: Limits) -> Opening:
     for entry in opening.script:
         refuse_long_prompt(str(entry.get("text", " ")), limits)
         if type(entry.get("chunk")) is not int or entry["chunk"] < 0:
-            raise Refusal("bad_value", "every control of a script gives its chunk, a number from 0 on")
+            raise Refusal("bad_value", "every control of a script needs its chunk, a number of 0 or above")
     return opening
 
 
@@ -199,14 +199,14 @@ def refuse_long_prompt(text: str, limits: Limits, ident: str | None = None) -> N
 
 
 def decoded_picture(coded: str, limits: Limits) -> Image.Image:
-    """A picture out of base64, decoded; raises Refusal."""
+    """Decodes a picture from base64; raises Refusal."""
     rest = coded.partition(",")[2] if coded.startswith("data:") else coded
     if len(rest) > limits.image_bytes * 4 / 3 + 4:
         raise Refusal("too_large", f"a picture has at most {limits.image_bytes} bytes", 413)
     try:
         data = base64.b64decode(rest, validate=True)
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > limits.image_pixels:  # told by its head, before anything is decoded
+            if image.width * image.height > limits.image_pixels:  # read from its header, before anything is decoded
                 raise Refusal("too_large", f"a picture has at most {limits.image_pixels} pixels", 413)
             image.load()
             return image.copy()
@@ -215,7 +215,7 @@ def decoded_picture(coded: str, limits: Limits) -> Image.Image:
 
 
 def _refusal(error: ValidationError, ident: str | None) -> Refusal:
-    """One sentence about the first mistake; what the client wrote is not repeated."""
+    """One sentence about the first mistake, without repeating what the client wrote."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = [str(part) for part in first["loc"]]
     kind, field = first["type"], place[-1] if place else ""
@@ -227,13 +227,13 @@ def _refusal(error: ValidationError, ident: str | None) -> Refusal:
         known = "hello, ack, prompt, act, pause, resume, speed, rollback, fork, record, script, ping, close"
         return Refusal("unknown_type", f"the type of a message is one of {known}", ident=ident)
     if kind == "extra_forbidden":
-        return Refusal("bad_message", "the message has a field that is not known here: leave it out", ident=ident)
+        return Refusal("bad_message", "the message has an unknown field: leave it out", ident=ident)
     where = f"field {field}: " if field.isidentifier() and len(field) <= 32 else ""
     return Refusal("bad_message", where + first["msg"][0].lower() + first["msg"][1:], ident=ident)
 
 
 def _ident(text: str) -> str | None:
-    """The id of a message that is wrong elsewhere."""
+    """The id of a message that is otherwise invalid."""
     try:
         ident = _IDENT.validate_json(text).get("id")
     except ValidationError:
@@ -242,13 +242,13 @@ def _ident(text: str) -> str | None:
 
 
 class Bucket:
-    """So many messages a second, and for a moment twice as many."""
+    """Rate limit of messages per second, with bursts of up to twice as many."""
 
     def __init__(self, rate: float) -> None:
         self._rate, self._left, self._at = rate, 2 * rate, time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more may come now."""
+        """Whether one more message is allowed now."""
         now = time.monotonic()
         self._left, self._at = min(2 * self._rate, self._left + (now - self._at) * self._rate), now
         if self._left < 1:
@@ -257,7 +257,7 @@ class Bucket:
         return True
 
     async def wait(self) -> bool:
-        """Until one more may come; whether that was later than now."""
+        """Waits until one more is allowed; returns whether it had to wait."""
         waited = False
         while not self.take():
             waited = True

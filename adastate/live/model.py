@@ -1,4 +1,4 @@
-"""The weights that sessions share: one network, its codec and text encoder, and the streams that they can run."""
+"""The weights that sessions share: one network, its codec and text encoder, and the streams that they support."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from adastate.training.prompted_network import PromptedNetwork
 from adastate.training.student import Student
 
 PROMPTS = 32
-"""Whose embeddings and text keys are kept."""
+"""Number of prompts whose embeddings and text keys are cached."""
 
 
 class LiveModel:
-    """What the sessions of a server, or of a program, have in common.
+    """What all sessions of a server or program share.
 
     Args:
         student: frozen, on its device.
-        source: where it comes from.
-        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+        source: where the weights come from.
+        system: name in conf/systems of the stream to run; None: the one that the weights were trained for.
     """
 
     def __init__(self, student: Student, source: StudentSource, system: str | None = None) -> None:
@@ -66,10 +66,10 @@ class LiveModel:
         system: str | None = None,
         split: SequenceSplit | None = None,
     ) -> LiveModel:
-        """`split`: over the ranks that share all passes.
+        """`split`: splits all passes over the ranks that share them.
 
         Raises:
-            ValueError: the network's heads, or the tokens of its frames, do not divide over them.
+            ValueError: the network's heads, or the tokens of its frames, are not divisible by the number of ranks.
         """
         attention.use("auto")
         student = student_of(source.config, source.weights).to(device)
@@ -82,7 +82,7 @@ class LiveModel:
 
     @property
     def world(self) -> str | None:
-        """The built-in world whose words its prompts have; None where they are free."""
+        """The built-in world from whose vocabulary prompts are built; None if prompts are free text."""
         return self.source.world
 
     @property
@@ -92,33 +92,33 @@ class LiveModel:
 
     @property
     def examples(self) -> list[str]:
-        """Prompts to begin with."""
+        """Example prompts."""
         return list(self.source.previewed)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights' file."""
+        """Checksum of the weights file."""
         return content_fingerprint(Path(self.source.weights))
 
     # ---- streams
 
     @cached_property
     def systems(self) -> list[str]:
-        """Names in conf/systems of the streams that these weights can run."""
+        """Names in conf/systems of the streams that these weights support."""
         found = []
         for name in systems.system_names():
             try:
                 self.spec(name)
-            except ValueError:  # as a ConfigError is
+            except ValueError:  # includes ConfigError
                 continue
             found.append(name)
         return found
 
     def spec(self, system: str | None) -> StreamSpec:
-        """The stream of a system, for this network's chunks; None: the model's own.
+        """The stream of a system, with this network's chunk size; None: the model's own.
 
         Raises:
-            ConfigError: there is no such system; files are none, for whoever asks may be far away.
+            ConfigError: there is no such system. File paths are refused, as the request may come from another machine.
         """
         if system not in self._specs:
             if system not in systems.system_names():
@@ -129,17 +129,17 @@ class LiveModel:
             if read.rope_max_frames > size.rope_max_frames:
                 for net in (self.student.net, self.student.ema.net, self._root.net):
                     net.size = replace(size, rope_max_frames=read.rope_max_frames)
-                # passes hold the size that they began with
+                # passes are bound to the network's size at their creation
                 self._root, self._bound = self.student.averaged(torch.empty(0)), OrderedDict()
             self._specs[system] = read.spec
         return self._specs[system]
 
     def identity(self, spec: StreamSpec) -> dict[str, Any]:
-        """What a snapshot has to agree in with whoever goes on from it."""
+        """What a snapshot must have in common with the model that continues from it."""
         return {"weights": self.fingerprint, "shape": list(self.shape), "stream": asdict(spec)}
 
     def network(self, prompt: str, steering: Steering | None = None) -> PromptedNetwork:
-        """The network with a prompt bound."""
+        """The network with a prompt bound to it."""
         if prompt in self._bound:
             self._bound.move_to_end(prompt)
         else:
@@ -148,18 +148,18 @@ class LiveModel:
             while len(self._bound) > PROMPTS:
                 self._bound.popitem(last=False)
         bound = self._bound[prompt]
-        _ = bound.quiet_keys  # made once for all sessions of this prompt
+        _ = bound.quiet_keys  # computed once for all sessions with this prompt
         return bound.steered(steering)
 
     # ---- what a session costs
 
     def session_bytes(self, system: str | None = None, history: int = 0) -> int:
-        """The most bytes that a session with `history` chunks to go back to ever holds.
+        """Maximum memory in bytes of a session that can roll back `history` chunks.
 
-        Text keys, which sessions of one prompt share, are not counted.
+        Text keys, which sessions with the same prompt share, are not counted.
 
         Raises:
-            ValueError: the stream keeps all frames, so there is no most.
+            ValueError: the stream keeps all frames, so its memory is unbounded.
         """
         spec = self.spec(system)
         if spec.past_frames is None:
@@ -178,19 +178,19 @@ class LiveModel:
 
     @property
     def frame_numbers(self) -> int:
-        """Keys and values of one latent frame, in all layers."""
+        """Number of elements in the keys and values of one latent frame, over all layers."""
         return 2 * prod(self.frame_keys)
 
     @property
     def frame_keys(self) -> tuple[int, int, int, int]:
-        """Layers, tokens, heads and head dim of the keys of one latent frame; a rank has its own heads alone."""
+        """Layers, tokens, heads and head dim of the keys of one latent frame; a rank holds only its own heads."""
         size, (_, height, width), split = self.student.net.size, self.shape, self._root.net.split
         tokens = (height // size.patch[1]) * (width // size.patch[2])
         return size.layers, tokens, size.heads // (1 if split is None else split.degree), size.width // size.heads
 
     @property
     def key_bytes(self) -> int:
-        """Of one number of them."""
+        """Bytes per element of the keys and values."""
         dtype = self._root.net.compute_dtype or self._root.net.weight_dtype
         return dtype.itemsize
 

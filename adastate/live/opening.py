@@ -1,4 +1,4 @@
-"""How a model is loaded, and how a session of it begins."""
+"""Loads a model for streaming, and opens sessions of it."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def load_live(
     overrides: Sequence[str] = (),
     sequence_parallel: int = 1,
 ) -> LiveModel:
-    """A model that streams.
+    """Loads a model for streaming.
 
     Args:
-        run_or_weights: folder of a run, or weights of any form of docs/reference/weights.md, for which `size` says the
-            geometry; None: the bundled tiny student.
+        run_or_weights: folder of a run, or weights in any format of docs/reference/weights.md, for which `size` gives
+            the geometry; None: the bundled tiny student.
         size: name in conf/sizes, or a file of that form.
-        system: name in conf/systems of the stream to run; None: the one that the weights have learnt.
+        system: name in conf/systems of the stream to run; None: the one that the weights were trained for.
         device: None: a GPU if there is one.
         overrides: keys of the size's configuration, "--stream.past_frames=6".
-        sequence_parallel: processes that share every pass; each has to make the same calls.
+        sequence_parallel: number of processes that share every pass; each has to make the same calls.
 
     Raises:
-        ConfigError, FileNotFoundError, WeightsError: no such run, size, system or weights, in one sentence.
-        ValueError: processes that are not there, or that the network does not divide over.
+        ConfigError, FileNotFoundError, WeightsError: the run, size, system or weights do not exist or do not fit.
+        ValueError: the program runs as another number of processes, or the network is not divisible by it.
     """
     if isinstance(device, str) and not DEVICE.fullmatch(device):
         remedy = "say cuda" if device.lower() in ("gpu", "nvidia") else "give cpu, cuda, or cuda:1 for the second"
@@ -75,15 +75,15 @@ def open_session(
     history: int = HISTORY,
     script: Sequence[Mapping[str, Any]] = (),
 ) -> Session:
-    """A stream that is steered as it is made, see Session.
+    """Opens a stream that can be steered while it is generated, see Session.
 
     Args:
-        system: another than the model's; the noise of a seed is the same for all.
-        image: a picture that stands before the stream.
-        script: of an earlier session, whose controls are given again, each in its chunk.
+        system: another system than the model's; for a given seed the noise is the same in all systems.
+        image: a picture that precedes the stream.
+        script: controls of an earlier session, each applied again in its chunk.
 
     Raises:
-        ValueError: no such system, no prompt, a file that is no picture, or a script with a control that is none.
+        ValueError: unknown system, empty prompt, a file that is not a picture, or an invalid control in the script.
     """
     whole_number("seed", seed)
     whole_number("history", history)
@@ -95,10 +95,10 @@ def open_session(
 
 
 def restore_session(model: LiveModel, snapshot: Snapshot | str | Path, history: int = HISTORY) -> Session:
-    """A session that goes on from a snapshot, or from the file of one.
+    """Opens a session that continues from a snapshot, or from a snapshot file.
 
     Raises:
-        ValueError: it is none, or of other weights.
+        ValueError: it is not a snapshot, or was made with other weights.
     """
     if not isinstance(snapshot, Snapshot):
         snapshot = Snapshot.load(snapshot)
@@ -108,5 +108,5 @@ def restore_session(model: LiveModel, snapshot: Snapshot | str | Path, history: 
 
 
 def picture_before(model: LiveModel, image: str | Path | Image.Image) -> Prefix:
-    """What stands before a stream that begins with a picture."""
+    """The latents that precede a stream which begins with a picture."""
     return conditioning.picture_prefix(image, model.codec, model.student.latent_size, 1, model.device)

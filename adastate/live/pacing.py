@@ -1,7 +1,7 @@
-"""When the next chunk of which sessions is made: at the video's rate, together where they are due together.
+"""Schedules chunks: at the video's rate, with sessions that are due together in one batch.
 
-A chunk is begun so long before it is due as chunks took of late, and leaves when it is due. Sessions that are due a
-moment later are taken along, because one pass for several costs little more than for one; what is early waits.
+Generation of a chunk starts ahead of its due time by the recent duration of a chunk; a finished chunk is sent when it
+is due. Sessions due slightly later join the batch, because a pass for several costs little more than a pass for one.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from adastate.live.worker import Worker
 from adastate.runtime.spelling import one_line
 
 ALONG = 0.05
-"""Seconds before it is due in which a session is taken along with others."""
+"""Seconds before its own start time from which a session joins the batch of others."""
 
 LEAD = 0.1
-"""Seconds at most that a chunk is begun before it is due: a control that comes in between waits for the next one."""
+"""Maximum seconds by which a chunk starts early: a control that arrives after the start waits for the next chunk."""
 
 
 class Pacing:
-    """Makes the chunks of all groups.
+    """Generates the chunks of all groups.
 
     Args:
-        worker: that steps the sessions.
-        paced: whether chunks keep to the video's rate; else they are made as fast as they are acknowledged.
+        worker: thread that steps the sessions.
+        paced: whether chunks keep to the video's rate; else they are generated as fast as they are acknowledged.
     """
 
     def __init__(self, worker: Worker, paced: bool = True) -> None:
@@ -41,7 +41,7 @@ class Pacing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self.wake.clear()
@@ -76,7 +76,7 @@ class Pacing:
 
         try:
             made = dict(zip(channels, await self.worker.call(job), strict=True))
-        except Exception as error:  # of all sessions at once
+        except Exception as error:  # fails all sessions at once
             made = {channel: (error, channel.facts) for channel in channels}
         for group in groups:
             task = asyncio.create_task(self._deliver(group, made, began, len(channels)))
@@ -86,7 +86,7 @@ class Pacing:
     async def _deliver(
         self, group: Lockstep, made: dict[Channel, tuple[Step | Exception, dict[str, Any]]], began: float, batch: int
     ) -> None:
-        """Packs the chunks of a group, while others are being made, and sets its clock."""
+        """Packs the chunks of a group, while others are being generated, and updates its due time."""
         loop = asyncio.get_running_loop()
         packed, seconds = [], 0.0
         try:
@@ -129,7 +129,7 @@ def _pack(channel: Channel, step: Step, facts: dict[str, Any]) -> tuple[dict[str
 
 
 def _in_step(group: Lockstep, made: dict[Channel, Step | Exception]) -> None:
-    """Of two that go on in step neither does where one could not."""
+    """If one session of a pair failed, rolls back the other, so that both stay in step."""
     failed = [step for member in group.members if isinstance(step := made[member], Exception)]
     for member in group.members if failed else ():
         if member.session is not None and isinstance(made[member], Step) and len(member.session.history):

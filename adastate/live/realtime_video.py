@@ -1,7 +1,7 @@
-"""`WS /v1/realtime/video`: the message set of vLLM-Omni's streaming video output, so that its clients work here.
+"""`WS /v1/realtime/video`: the messages of vLLM-Omni's streaming video output, so that its clients work here.
 
-One socket is one stream; JSON controls it, and each `video.chunk_metadata` is followed at once by one binary message of
-a continuous fragmented mp4. Prompts and cameras take effect at the border of two chunks.
+One socket is one stream, controlled with JSON; each `video.chunk_metadata` is directly followed by one binary message
+of a continuous fragmented mp4. Prompts and cameras take effect at chunk boundaries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ START_S, STALL_S = 10, 60
 START_BYTES, INTERACTION_BYTES = 4 * 2**20, 128 * 2**10
 
 KEYS = {0: ("a", "d"), 1: ("k", "i"), 2: ("s", "w")}
-"""Of each axis of a camera's translation, +X right, +Y up, +Z forward, those that go back and forth along it."""
+"""For each axis of a camera's translation, +X right, +Y up, +Z forward: the keys for its negative and positive side."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -44,7 +44,7 @@ class _Reference(_Open):
 
 
 class _Start(_Open):
-    """Of what may stand in `session.start` that which has a meaning here; the rest is passed over."""
+    """The fields of `session.start` that are supported here; all others are ignored."""
 
     type: Literal["session.start"]
     prompt: str
@@ -94,7 +94,7 @@ _SAID: TypeAdapter[_Interaction | _Word] = TypeAdapter(Annotated[_Interaction | 
 
 @dataclass
 class _Under:
-    """An event that waits for its chunk, or is under way: `left` chunks of it are to come."""
+    """An event that waits for its chunk, or is in effect: `left` is the number of its remaining chunks."""
 
     ident: str
     left: int
@@ -103,7 +103,7 @@ class _Under:
 
 
 class RealtimeVideo:
-    """Serves one socket after the other."""
+    """Serves sockets, each for one stream."""
 
     def __init__(self, hub: Hub, guards: Guards) -> None:
         self.hub, self.guards = hub, guards
@@ -120,7 +120,7 @@ class RealtimeVideo:
                 start = _read_start(text)
                 channel, _ = await self.hub.open(_opening(start, self.hub))
             except TimeoutError:
-                await _say(socket, _error(f"session.start comes within {START_S} seconds"))
+                await _say(socket, _error(f"no session.start arrived within {START_S} seconds"))
             except Refusal as error:
                 await _say(socket, _error(str(error)))
             else:
@@ -238,7 +238,7 @@ class _Rollout:
 
     async def _obey(self, text: str) -> None:
         if len(text.encode("utf-8", "replace")) > INTERACTION_BYTES:
-            raise Refusal("too_large", f"a message has at most {INTERACTION_BYTES} bytes after the first")
+            raise Refusal("too_large", f"a message may have at most {INTERACTION_BYTES} bytes after the first")
         try:
             said = _SAID.validate_json(text)
         except ValidationError as error:
@@ -251,7 +251,7 @@ class _Rollout:
         body = said.interaction
         ident = body.event_id or f"event-{secrets.token_hex(6)}"
         if ident in self.events:
-            raise Refusal("event_id_conflict", "an event of this event_id is under way", ident=ident)
+            raise Refusal("event_id_conflict", "an event with this event_id is still in effect", ident=ident)
         event = self.events[ident] = _Under(ident, body.transition_chunks or 1, set())
         await self._told("session.interaction.queued", event_id=ident)
         try:
@@ -263,9 +263,9 @@ class _Rollout:
     async def _interact(self, asked: _Event, event: _Under) -> None:
         camera = asked.multi_modal_data.camera if asked.multi_modal_data else None
         if asked.negative_prompt is not None:
-            raise Refusal("bad_value", "there is no negative prompt here: leave it out")
+            raise Refusal("bad_value", "negative prompts are not supported: leave it out")
         if asked.prompt is None and camera is None:
-            raise Refusal("bad_value", "an event has a prompt, a camera, or both")
+            raise Refusal("bad_value", "an event needs a prompt, a camera, or both")
         keys = None if camera is None else _held(camera, self.hub.model.actions)
         text = asked.prompt
         if text is not None:
@@ -277,15 +277,15 @@ class _Rollout:
 
 
 def _held(camera: _Camera, actions: int) -> str:
-    """The keys that move as a velocity says."""
+    """The keys that correspond to a camera velocity."""
     if not actions:
-        raise Refusal("bad_value", "these weights are not steered: they take no camera")
+        raise Refusal("bad_value", "these weights cannot be steered: leave the camera out")
     if camera.mode == "target":
-        raise Refusal("bad_value", "a camera's mode is velocity here: these weights do not support absolute poses")
+        raise Refusal("bad_value", "a camera's mode must be velocity: these weights do not support absolute poses")
     known, (x, y, z) = "wasdijkl"[:actions], camera.data.translation
     held = [KEYS[axis][value > 0] for axis, value in enumerate((x, y, z)) if abs(value) > 1e-6]
     _, turn, _, _ = camera.data.rotation
-    if abs(turn) > 1e-6:  # about the axis that points up
+    if abs(turn) > 1e-6:  # about the vertical axis
         held.append("d" if turn > 0 else "a")
     return "".join(dict.fromkeys(key for key in held if key in known))
 
@@ -305,7 +305,7 @@ def _read_start(text: str) -> _Start:
 def _opening(start: _Start, hub: Hub) -> Opening:
     image = start.image_reference.image_url if start.image_reference else None
     if image is not None and not image.startswith("data:"):
-        raise Refusal("bad_value", "image_url is a data: URL here; this server fetches nothing")
+        raise Refusal("bad_value", "image_url must be a data: URL; this server downloads nothing")
     system = start.extra_params.get("system")
     told = {"v": 1, "prompt": start.prompt, "seed": start.seed or 0, "system": system, "history": 0, "image": image}
     return read_opening(json.dumps(told).encode(), hub.limits)
@@ -314,7 +314,7 @@ def _opening(start: _Start, hub: Hub) -> Opening:
 def _first(error: ValidationError, known: str) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "json_invalid":
-        return "this is no JSON"
+        return "this is not JSON"
     place = [str(part) for part in first["loc"] if str(part).isidentifier() and len(str(part)) <= 32]
     if not place or first["type"].startswith("union_tag") or place[-1] == "type":
         return f"the type of a message is one of {known}"

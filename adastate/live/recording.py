@@ -1,4 +1,4 @@
-"""A session's chunks as an mp4, written while they are shown."""
+"""Records a session's chunks as an mp4 while they are shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from adastate.media.video import VideoWriter, beside
 
 
 class Recording:
-    """A file that grows; it is whole after `close`.
+    """A growing file; it is complete after `close`.
 
     Args:
         path: of the mp4.
         fps: of the video.
-        states: whether the hidden state stands beside it.
-        most_s: seconds after which nothing is added.
+        states: whether the hidden state is shown beside the video.
+        most_s: maximum length in seconds; later chunks are dropped.
     """
 
     def __init__(self, path: Path, fps: float, states: bool, most_s: float) -> None:
@@ -30,7 +30,7 @@ class Recording:
         return self.seconds >= self.most_s
 
     def append(self, step: Step) -> None:
-        """The chunk that is shown next."""
+        """Adds the next chunk that is shown."""
         video = step.video.permute(0, 3, 1, 2)
         if self.states:
             video = beside(video, _fitting(step.state, video))
@@ -40,21 +40,21 @@ class Recording:
         self.seconds += len(video) / self.fps
 
     def close(self) -> bool:
-        """Completes the file; whether there is one."""
+        """Completes the file; returns whether there is one."""
         if self._writer is None:
             return False
         self._writer.close()
         return True
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes the file."""
         if self._writer is not None:
             self._writer.discard()
         self.path.unlink(missing_ok=True)
 
 
 def _fitting(state: Tensor | None, video: Tensor) -> Tensor | None:
-    """States as `[t, 3, h, w]`, where they have the video's size."""
+    """States as `[t, 3, h, w]` if they have the video's size, else None."""
     if state is None or state.shape[1:3] != video.shape[-2:]:
         return None
     return state.permute(0, 3, 1, 2)

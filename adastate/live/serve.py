@@ -26,7 +26,7 @@ PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = "ADASTATE_LIVE_TOKEN"
 LAST_CHUNK_S = 600.0
-"""Seconds that processes which share a chunk have to finish it when they end."""
+"""Seconds that processes which share a chunk have to finish it at shutdown."""
 
 
 def main(argv: list[str]) -> None:
@@ -44,17 +44,17 @@ def main(argv: list[str]) -> None:
             return
         told = _serve(args, source, token, began)
     except KeyboardInterrupt:
-        raise SystemExit("adastate live: stopped before it was ready") from None
+        raise SystemExit("adastate live: interrupted before it was ready") from None
     except (ValueError, FileNotFoundError) as error:
         if int(os.environ.get("RANK", 0)):
-            raise SystemExit(1) from error  # the first process says it
+            raise SystemExit(1) from error  # the first process reports it
         raise SystemExit(f"adastate live: {' '.join(str(error).split())}") from error
     if told is not None:
-        print(f"[adastate] {told or 'the server'} came, and all sessions are closed", flush=True)
+        print(f"[adastate] {told or 'the server'} received, all sessions are closed", flush=True)
 
 
 def parser() -> Arguments:
-    """What `adastate live` takes."""
+    """Parser of the arguments of `adastate live`."""
     found = Arguments("adastate live", description=__doc__, epilog=vocabularies())
     add = found.add_argument
     add("--run", type=Path, help="run folder, as `make train` writes it; default: runs/tiny, or the bundled student")
@@ -92,13 +92,11 @@ def parser() -> Arguments:
 
 
 def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> None:
-    """What can be said before torch is imported."""
+    """Checks that need no import of torch."""
     if args.host not in LOOPBACK and not token:
-        parser.error(
-            f"--host {args.host} admits other machines: give a token of 16 characters or more, too, by --token"
-        )
+        parser.error(f"--host {args.host} admits other machines: set a token of 16 characters or more with --token")
     if token and len(token) < 16:
-        parser.error("a token has 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
+        parser.error("a token needs 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'")
     if not 0 <= args.port < 65536:
         parser.error(f"--port is {args.port}; ports are numbers up to 65535")
     if bad := next((o for o in args.origin if not o.startswith(("http://", "https://"))), None):
@@ -106,8 +104,8 @@ def _check(parser: Arguments, args: argparse.Namespace, token: str | None) -> No
 
 
 def _serve(args: argparse.Namespace, source: StudentSource, token: str | None, began: float) -> str | None:
-    """What has ended the server; None of a process that only follows another's."""
-    # up to here nothing has imported torch
+    """The name of the signal that ended the server; None in a process that only follows the first one."""
+    # nothing has imported torch up to here
     from adastate.live import shared_session
     from adastate.live.messages import Limits
     from adastate.live.model import LiveModel
@@ -125,7 +123,7 @@ def _serve(args: argparse.Namespace, source: StudentSource, token: str | None, b
     if line is None:
         hub = Hub(model, name, limits, not args.unpaced)
     else:
-        _ = model.systems  # which may change the network: before the first session, on all ranks
+        _ = model.systems  # may change the network, so call it before the first session, on all ranks
         if not line.leads:
             for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the first process
                 signal.signal(number, signal.SIG_IGN)
@@ -134,7 +132,7 @@ def _serve(args: argparse.Namespace, source: StudentSource, token: str | None, b
         hub = Hub(model, name, limits, not args.unpaced, shared_session.SharedOpening(line))
 
     def listening(address: str) -> None:
-        gc.freeze()  # else a full collection looks through all that was imported: 0.3 s, nearly a chunk
+        gc.freeze()  # else a full collection scans all imported modules: 0.3 s, nearly a chunk
         took = time.monotonic() - began
         print(
             f"[adastate] live: {address} ({source.weights.name}, ready after {took:.1f} s; Ctrl-C ends it)", flush=True
@@ -144,5 +142,5 @@ def _serve(args: argparse.Namespace, source: StudentSource, token: str | None, b
         return serve(hub, args.host, args.port, token, args.origin, listening)
     finally:
         if line is not None:
-            hub.worker.close(LAST_CHUNK_S)  # or its calls would come among the last one
+            hub.worker.close(LAST_CHUNK_S)  # or its calls would mix with those of the last chunk
             line.tell("end")

@@ -28,11 +28,11 @@ from adastate.live.session_hub import Hub
 PAGE = Path(__file__).with_name("page")
 KINDS = {".html", ".js", ".mjs", ".css", ".svg", ".json", ".png", ".ico", ".woff2"}
 WS_BYTES = START_BYTES + 2**16
-"""Of one message; a socket is closed at a longer one. What each message may have is said, and answered, below that."""
+"""Maximum bytes of a message; a longer one closes the socket. The limits by message type are lower and answered."""
 
 
 def page_files() -> dict[str, tuple[bytes, str]]:
-    """The page's files by their names, with their types: all that can be asked for."""
+    """The page's files with their types, by name: the only files that can be requested."""
     found = {}
     for path in sorted(PAGE.iterdir()) if PAGE.is_dir() else []:
         if path.is_file() and path.suffix in KINDS:
@@ -44,7 +44,7 @@ def page_files() -> dict[str, tuple[bytes, str]]:
 
 
 def application(hub: Hub, guards: Guards) -> ASGIApp:
-    """All that is served, behind its guards; the hub lives as long as it does."""
+    """The application behind its access checks; the hub starts and stops with it."""
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ def application(hub: Hub, guards: Guards) -> ASGIApp:
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> JSONResponse:
         code = "no_session" if error.status_code == 404 else "bad_message"
-        return JSONResponse(Refusal(code, "there is nothing of that name here").message, error.status_code)
+        return JSONResponse(Refusal(code, "there is nothing at this address").message, error.status_code)
 
     @app.get("/v1/health")
     async def health() -> dict[str, Any]:
@@ -91,7 +91,7 @@ def application(hub: Hub, guards: Guards) -> ASGIApp:
     @app.get("/{name}", include_in_schema=False)
     async def page(name: str = "index.html") -> Response:
         if name not in files:
-            raise Refusal("no_session", "there is nothing of that name here", 404)
+            raise Refusal("no_session", "there is nothing at this address", 404)
         data, kind = files[name]
         return Response(data, media_type=kind)
 
@@ -137,22 +137,22 @@ def _sessions(app: FastAPI, hub: Hub) -> None:
     async def recording(ident: str) -> Response:
         made = hub.get(ident).recorded
         if made is None:
-            raise Refusal("no_session", "this session has no recording: send record, and stop it", 404)
+            raise Refusal("no_session", "this session has no recording: start one with record, and stop it", 404)
         return FileResponse(made.path, media_type="video/mp4", filename="session.mp4")
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """What was sent; raises Refusal as soon as it is too much."""
+    """The request body; raises Refusal as soon as it is too large."""
     data = bytearray()
     async for part in request.stream():
         data += part
         if len(data) > most:
-            raise Refusal("too_large", f"a body has at most {most} bytes", 413)
+            raise Refusal("too_large", f"a body may have at most {most} bytes", 413)
     return bytes(data)
 
 
 class LiveServer(uvicorn.Server):
-    """uvicorn, whose signals end it without a trace, and with the exit code 0."""
+    """uvicorn, but a signal ends it without a traceback and with exit code 0."""
 
     heard = ""
 
@@ -173,24 +173,22 @@ class LiveServer(uvicorn.Server):
 
 
 def bound(hub: Hub, guards: Guards, host: str, port: int) -> tuple[LiveServer, socket.socket, str]:
-    """A server, the socket that it is to have, and its address.
+    """A server, the socket that it listens on, and its address.
 
     Args:
-        port: 0 for any that is free.
+        port: 0 selects a free one.
 
     Raises:
-        ValueError: nothing can listen there.
+        ValueError: the address or port is not available.
     """
     kept = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.bind((host, port))
-        kept.listen(128)  # from now on, so that whoever is told the address can come
+        kept.listen(128)  # from now on, so that clients can connect once the address is printed
     except OSError as error:
         kept.close()
-        raise ValueError(
-            f"nothing can listen to {host}, port {port} ({error.strerror}): choose another --port"
-        ) from error
+        raise ValueError(f"cannot listen on {host}, port {port} ({error.strerror}): choose another --port") from error
     config = uvicorn.Config(
         application(hub, guards),
         log_level="error",
@@ -213,7 +211,7 @@ def serve(
     origins: Sequence[str] = (),
     listening: Callable[[str], object] = print,
 ) -> str:
-    """Until SIGINT or SIGTERM; the name of the signal. `listening` is told the address. See `bound`."""
+    """Serves until SIGINT or SIGTERM; returns the signal's name. Calls `listening` with the address. See `bound`."""
     server, kept, address = bound(hub, Guards(host, token, origins), host, port)
     with kept:
         listening(address)

@@ -71,7 +71,7 @@ class Session:
             have the same noise, whichever system they run.
         system: name in conf/systems; None for the stream that the weights were trained for.
         given: clean latents `[1, F, C, H, W]` that precede the stream.
-        history: chunks to which it can go back.
+        history: number of chunks that it can roll back.
         script: controls of an earlier session, see `Session.script`.
     """
 
@@ -86,7 +86,7 @@ class Session:
         script: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if history < 0:
-            raise ValueError(f"history is {history}; it counts the chunks to which a session can go back")
+            raise ValueError(f"history is {history}; it is the number of chunks that a session can roll back")
         self.model, self.seed, self.system, self.spec = model, seed, system, model.spec(system)
         self.measure_attention = False
         self._image = given is not None
@@ -105,7 +105,7 @@ class Session:
         self._pending: _Pending | None = None
         self._closed = False
 
-    # ---- what it is
+    # ---- properties
 
     @property
     def fps(self) -> int:
@@ -141,7 +141,7 @@ class Session:
         held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for s in states for t in s.tensors}
         return sum(held.values())
 
-    # ---- controls, which any thread may give
+    # ---- controls, which may be called from any thread
 
     def prompt(self, text: str, kind: Kind | None = None, anchor: Fate | None = None) -> int:
         """Sets a new prompt from the next chunk on; returns the number of the control.
@@ -187,7 +187,7 @@ class Session:
         """The next chunk, as passes for the caller to run; `finish` or `undo` must follow. `step` does all of it."""
         self._open()
         if self._pending is not None:
-            raise RuntimeError("a chunk of this session is being made")
+            raise RuntimeError("a chunk of this session is being generated")
         self._pending = _Pending(_Moment(self._state.fork(), self._script, self._scripted))
         return self._requests(self._pending)
 
@@ -197,7 +197,7 @@ class Session:
         self._scripted = tuple(entry for entry in self._scripted if entry["chunk"] > number)
         pending.controls, measured = self._take()
         due += [{**control.told, "chunk": number} for control in pending.controls]
-        last = {entry["kind"]: entry for entry in due}  # of two prompts for one chunk the later is in force
+        last = {entry["kind"]: entry for entry in due}  # of two prompts for one chunk the later wins
         if told := last.get("prompt"):
             network = self.model.network(told["text"], state.steering)
             yield from state.turn(network, told["text"], policy_of(told, self.spec))
@@ -256,7 +256,7 @@ class Session:
             with self._lock:
                 self._asked = pending.controls + self._asked
 
-    # ---- back, and elsewhere
+    # ---- rollback, snapshots, forks
 
     def rollback(self, chunks: int | None = None, to: int | None = None) -> None:
         """Rolls back by `chunks`, or to the moment before chunk `to`.
@@ -266,7 +266,7 @@ class Session:
         """
         self._idle()
         if (chunks is None) == (to is None):
-            raise ValueError("rollback goes back by `chunks`, or to a chunk: give one of them")
+            raise ValueError("rollback takes either `chunks` or `to`: give exactly one of them")
         if to is None:
             whole_number("chunks", chunks, 0)
         target = whole_number("to", to) if to is not None else self.chunk - (chunks or 0)
@@ -275,7 +275,7 @@ class Session:
         if target not in self.history:
             there = self.history
             reach = f"to chunk {there[0]} at most" if there else "nowhere, as it has no history"
-            raise ValueError(f"this session can go back {reach}, and not to chunk {target}")
+            raise ValueError(f"this session can roll back {reach}, not to chunk {target}")
         while self.chunk > target:
             self._go(self._history.pop())
 
@@ -290,7 +290,7 @@ class Session:
         """Continues from a snapshot of this or another session of these weights; the history starts there.
 
         Raises:
-            ValueError: the snapshot is of other weights, or of another stream.
+            ValueError: the snapshot was made with other weights or another stream.
         """
         self._idle()
         state = snapshot.state_for(self.model, self.spec)
@@ -316,13 +316,13 @@ class Session:
         self._state.flight, self._state.unwritten, self._state.decoded = [], None, {}
 
     def _go(self, moment: _Moment) -> None:
-        self._state = moment.state.fork()  # a fork may share the moment
+        self._state = moment.state.fork()  # a forked session may share the moment
         self._script, self._scripted = moment.script, moment.scripted
 
     def _idle(self) -> None:
         self._open()
         if self._pending is not None:
-            raise RuntimeError("a chunk of this session is being made")
+            raise RuntimeError("a chunk of this session is being generated")
 
     def _open(self) -> None:
         if self._closed:

@@ -31,22 +31,22 @@ from adastate.live.session_hub import Hub
 from adastate.live.stream_channel import Attachment, Channel, Entry
 
 HELLO_S = 10
-"""Seconds within which a client says hello."""
+"""Seconds within which a client must send hello."""
 
 UNAUTHORIZED, NO_SESSION, REPLACED = 4401, 4404, 4409
 BUSY, SHUTDOWN = 1013, 1001
 GONE_SOCKET = (WebSocketDisconnect, RuntimeError)
-"""What a socket raises that is closed: of the second kind where it was closed by ourselves."""
+"""Exceptions of a closed socket: RuntimeError if this side closed it."""
 
 
 class SessionDoor:
-    """Serves one socket after the other, each for one session."""
+    """Serves sockets, each for one session."""
 
     def __init__(self, hub: Hub, guards: Guards) -> None:
         self.hub, self.guards = hub, guards
 
     async def __call__(self, socket: WebSocket, ident: str) -> None:
-        """From the first message to the last."""
+        """Serves a socket from its first message to its last."""
         await socket.accept()
         with suppress(*GONE_SOCKET):
             try:
@@ -61,7 +61,7 @@ class SessionDoor:
             await self._serve(socket, channel, hello, resumed)
 
     async def _hello(self, socket: WebSocket) -> Hello:
-        """The first message; rubbish before it is answered, and may be mended."""
+        """The first message; invalid messages before it are answered, and the client may try again."""
         known = self.guards.told(socket.headers.get("authorization"))
         bucket = Bucket(self.hub.limits.messages_per_s)
         deadline = time.monotonic() + HELLO_S
@@ -71,7 +71,7 @@ class SessionDoor:
                 await bucket.wait()
                 said = read_message(text, self.hub.limits)
             except TimeoutError:
-                raise Refusal("unauthorized", f"a client says hello within {HELLO_S} seconds") from None
+                raise Refusal("unauthorized", f"no hello arrived within {HELLO_S} seconds") from None
             except Refusal as error:
                 if error.code == "unauthorized":
                     raise
@@ -81,7 +81,7 @@ class SessionDoor:
                 raise Refusal("unauthorized", "this server was started with a token: send it in hello", 401)
             if isinstance(said, Hello):
                 return said
-            await _say(socket, Refusal("bad_message", "the first message is hello", ident=said.id).message)
+            await _say(socket, Refusal("bad_message", "the first message must be hello", ident=said.id).message)
 
     async def _serve(self, socket: WebSocket, channel: Channel, hello: Hello, resumed: bool) -> None:
         resumed = resumed or bool(channel.seq)
@@ -106,7 +106,7 @@ class SessionDoor:
             await socket.close(REPLACED)
 
     async def _out(self, socket: WebSocket, channel: Channel, attached: Attachment) -> None:
-        """All that is sent goes through here, so that nothing comes between a chunk's two messages."""
+        """Sends all messages, so that nothing comes between the two messages of a chunk."""
         async for item in channel.leaving(attached):
             if isinstance(item, Entry):
                 await _say(socket, item.message | {"sent": round(time.time(), 4)})
@@ -125,17 +125,17 @@ class SessionDoor:
                 text = await next_text(socket)
                 if await bucket.wait() and time.monotonic() - complained > 1:
                     complained = time.monotonic()
-                    slow = Refusal("rate", f"more than {most} messages a second are read no faster than that", 429)
+                    slow = Refusal("rate", f"messages are read at most at {most} a second", 429)
                     channel.notices.append(slow.message)
                 await self._obey(channel, read_message(text, self.hub.limits))
             except Refusal as error:
                 channel.notices.append(error.message)
                 channel.bell.set()
-            while len(channel.notices) > 64:  # a client that asks and does not read waits
+            while len(channel.notices) > 64:  # a client that sends but does not read has to wait
                 await asyncio.sleep(0.05)
 
     async def _obey(self, channel: Channel, said: Said) -> None:
-        """One message; raises Refusal where it cannot be done."""
+        """Executes one message; raises Refusal if that is impossible."""
         if not isinstance(said, Plain) or said.type != "ping":
             channel.active = time.monotonic()
         try:
@@ -172,7 +172,7 @@ class SessionDoor:
             case Plain():
                 await self._plain(channel, said)
             case Hello():
-                raise Refusal("bad_message", "hello comes once, at the beginning")
+                raise Refusal("bad_message", "hello may be sent only once, at the beginning")
 
     async def _plain(self, channel: Channel, said: Plain) -> None:
         match said.type:
@@ -193,13 +193,13 @@ class SessionDoor:
 
 
 async def next_text(socket: WebSocket) -> str:
-    """The next message, which is a text; raises Refusal where it is bytes, WebSocketDisconnect at the end."""
+    """The next text message; raises Refusal if it is binary, WebSocketDisconnect at the end."""
     message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))
     text = message.get("text")
     if text is None:
-        raise Refusal("bad_message", "messages are JSON in text frames, and this one was bytes")
+        raise Refusal("bad_message", "messages must be JSON in text frames, but this one was binary")
     return str(text)
 
 

@@ -1,4 +1,4 @@
-"""All sessions of a server: opened, forked, put aside with their snapshot, opened again, closed."""
+"""All sessions of a server: opens, forks and closes them, parks idle ones as snapshots and reopens those."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from adastate.live.worker import Worker
 from adastate.runtime.spelling import one_line
 
 CONTROLS = 256
-"""That wait for a session's next chunk at most."""
+"""Maximum number of controls that wait for a session's next chunk."""
 
-GONE = "there is no such session: it was closed, or is older than a snapshot is kept"
+GONE = "there is no such session: it was closed, or its snapshot has expired"
 
 
 class Hub:
-    """Sessions by their id. All of it is called in the loop's thread; what touches a session is done by the worker.
+    """Sessions by their id. All methods run in the event loop's thread; the worker thread does what touches a session.
 
     Args:
-        model: whose sessions they are.
-        run: name of what is streamed, for people.
+        model: model of the sessions.
+        run: name of the streamed run, for display.
         paced: see Pacing.
-        opened: makes a session, as open_session does.
+        opened: opens a session, as open_session does.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Hub:
         self._folder = tempfile.TemporaryDirectory(prefix="adastate-live-")
         self._tasks: list[asyncio.Task[None]] = []
 
-    # ---- the server's own life
+    # ---- start and stop
 
     def start(self) -> None:
-        """In the loop that it lives in from now on."""
+        """Starts the tasks in the running event loop."""
         self._tasks = [asyncio.create_task(self.pacing.run()), asyncio.create_task(self.shelf.watch())]
 
     async def stop(self) -> None:
-        """Tells every client, and lets go of everything."""
+        """Notifies every client and releases everything."""
         for task in self._tasks:
             task.cancel()
         for channel in self.channels.values():
@@ -78,7 +78,7 @@ class Hub:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `GET /v1/info` tells of the model."""
+        """The answer to `GET /v1/info`."""
         model = self.model
         return {
             "v": VERSION,
@@ -108,7 +108,7 @@ class Hub:
         return self.channels[ident]
 
     async def open(self, opening: Opening) -> tuple[Channel, Channel | None]:
-        """A session, and its twin under another system where one is asked for; raises Refusal."""
+        """Opens a session, and its twin under another system if one is requested; raises Refusal."""
         systems = [opening.system] if opening.pair is None else [opening.system, opening.pair]
         coded, limits = opening.image, self.limits
         image = None if coded is None else await asyncio.to_thread(decoded_picture, coded, limits)
@@ -132,7 +132,7 @@ class Hub:
         return session
 
     def _join(self, *channels: Channel) -> None:
-        """These go on in step from now on."""
+        """Puts these sessions into one group, which runs in step."""
         group = Lockstep(list(channels))
         for channel in channels:
             channel.group = group
@@ -140,10 +140,10 @@ class Hub:
 
     @contextmanager
     def room(self, count: int) -> Iterator[None]:
-        """Holds places for so many sessions while they are opened."""
+        """Reserves room for this many sessions while they are opened."""
         there = sum(channel.parked is None for channel in self.channels.values())
         if there + self._opening + count > self.limits.sessions:
-            raise Refusal("limit", f"this server has {self.limits.sessions} sessions at most: close one, or wait", 429)
+            raise Refusal("limit", f"this server allows {self.limits.sessions} sessions: close one, or wait", 429)
         self._opening += count
         try:
             yield
@@ -151,7 +151,7 @@ class Hub:
             self._opening -= count
 
     async def fork(self, channel: Channel, to: int | None) -> Channel:
-        """A second session that goes on by itself from here, or from chunk `to`."""
+        """Opens a second session that continues independently from here, or from chunk `to`."""
         with self.room(1):
             async with channel.group.between_chunks():
 
@@ -170,17 +170,17 @@ class Hub:
         return twin
 
     async def rollback(self, channel: Channel, said: Rollback) -> int:
-        """Goes back, with its twin; the number of the next chunk."""
+        """Rolls back the session and its twin; returns the number of the next chunk."""
         async with channel.group.between_chunks():
 
             def job() -> int:
                 members = [open_of(member) for member in channel.group.members]
                 to = said.to if said.to is not None or said.chunks is None else members[0].chunk - said.chunks
                 if to is None or (said.to is not None and said.chunks is not None):
-                    raise ValueError("a rollback goes back by `chunks`, or `to` a chunk: give one of them")
+                    raise ValueError("a rollback takes either `chunks` or `to`: give exactly one of them")
                 if any(to != member.chunk and to not in member.history for member in members):
                     there = members[0].history
-                    raise ValueError(f"one can go back to chunk {there.start} up to {members[0].chunk}, not to {to}")
+                    raise ValueError(f"rollback can reach chunks {there.start} to {members[0].chunk}, not {to}")
                 for member in members:
                     member.rollback(to=to)
                 return to
@@ -191,14 +191,14 @@ class Hub:
         return to
 
     def _anew(self, channel: Channel) -> None:
-        """What was made is of another branch now."""
+        """Discards generated chunks after a change of branch."""
         channel.note()
         channel.held.clear()
         channel.group.due = None
         self.pacing.wake.set()
 
     async def control(self, channel: Channel, ident: str | None, ask: Callable[[Session], int]) -> int:
-        """A prompt or an act, also for the twin, for the same chunk; the control's number."""
+        """Applies a prompt or an act, to the twin in the same chunk too; returns the control's number."""
         if channel.twin is None:
             numbers = [self._numbered(channel, ident, ask)]
         else:
@@ -208,7 +208,7 @@ class Hub:
 
     def _numbered(self, channel: Channel, ident: str | None, ask: Callable[[Session], int]) -> int:
         if len(channel.idents) >= CONTROLS:
-            raise Refusal("limit", f"{CONTROLS} controls wait for the next chunk: let it come first", 429)
+            raise Refusal("limit", f"{CONTROLS} controls already wait for the next chunk: let it come first", 429)
         try:
             number = ask(open_of(channel))
         except ValueError as error:
@@ -217,7 +217,7 @@ class Hub:
         return number
 
     async def close(self, channel: Channel, reason: str = "asked") -> None:
-        """Ends a session; its twin goes on alone."""
+        """Closes a session; its twin continues alone."""
         twin, group = channel.twin, channel.group
         async with group.between_chunks():
             self.channels.pop(channel.id, None)
@@ -242,7 +242,7 @@ class Hub:
     # ---- snapshots and scripts
 
     async def snapshot(self, channel: Channel) -> bytes:
-        """A snapshot's file."""
+        """The bytes of a snapshot file."""
         if channel.parked is not None:
             return channel.parked.read_bytes()
         path = self.file(".safetensors")
@@ -258,9 +258,9 @@ class Hub:
         return await asyncio.to_thread(write)
 
     async def restore(self, channel: Channel, data: bytes) -> None:
-        """Goes on from a snapshot's file, which may come from anyone; raises Refusal."""
+        """Continues from a snapshot file, which is untrusted; raises Refusal."""
         if channel.twin is not None:
-            raise Refusal("bad_value", "a snapshot is of one session, and this is one of a pair", 409)
+            raise Refusal("bad_value", "a pair cannot be restored from a snapshot, which holds one session", 409)
         path = self.file(".safetensors")
         async with channel.group.between_chunks():
 
@@ -276,18 +276,18 @@ class Hub:
             try:
                 channel.prompt = await self.told(job)
             except Refusal as error:
-                told = str(error).replace(str(path), "the file")  # our own folders are nobody's business
+                told = str(error).replace(str(path), "the file")  # do not reveal the server's paths
                 raise Refusal("bad_value", told) from None
             channel.seed = channel.session.seed if channel.session else channel.seed
-            channel.replays = False  # how it began is not known here
+            channel.replays = False  # the beginning of the restored stream is unknown
             self._anew(channel)
         channel.post("rolled_back", id=None, to=channel.facts["chunk"], session=channel.told)
 
     def script(self, channel: Channel) -> dict[str, Any]:
-        """What makes the same stream again."""
+        """Everything needed to generate the same stream again."""
         session = channel.session
         if session is None:
-            raise Refusal("bad_value", "this session is put aside: connect to it first", 409)
+            raise Refusal("bad_value", "this session is parked: connect to it first", 409)
         return {
             "v": VERSION,
             "run": self.run,
@@ -304,7 +304,7 @@ class Hub:
         return Path(self._folder.name) / f"{time.monotonic_ns()}{suffix}"
 
     async def told(self, job: Callable[[], Any]) -> Any:
-        """By the worker; what a session refuses is the client's mistake."""
+        """Runs a job in the worker thread; a ValueError of the session becomes a Refusal."""
         try:
             return await self.worker.call(job)
         except ValueError as error:
@@ -313,7 +313,7 @@ class Hub:
     # ---- recordings
 
     async def record(self, channel: Channel, on: bool, states: bool) -> dict[str, Any]:
-        """Begins or ends a recording; what the answer tells."""
+        """Starts or stops a recording; returns the fields of the answer."""
         async with channel.group.between_chunks():
             running, channel.recording = channel.recording, None
             if on:
@@ -322,9 +322,9 @@ class Hub:
                 channel.recording = Recording(self.file(".mp4"), channel.fps, states, self.limits.record_s)
                 return {"on": True}
             if running is None:
-                raise Refusal("bad_value", "nothing is recorded: begin with on, true")
+                raise Refusal("bad_value", "nothing is being recorded: start with on, true")
             if not await asyncio.to_thread(running.close):
-                raise Refusal("bad_value", "no chunk was made while it was recorded")
+                raise Refusal("bad_value", "no chunk was generated during the recording")
         if channel.recorded is not None:
             channel.recorded.discard()
         channel.recorded = running
@@ -334,7 +334,7 @@ class Hub:
 
 def open_of(channel: Channel) -> Session:
     if channel.session is None:
-        raise ValueError("this session is put aside or closed: connect to it first")
+        raise ValueError("this session is parked or closed: connect to it first")
     return channel.session
 
 

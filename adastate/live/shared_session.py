@@ -1,8 +1,8 @@
-"""Sessions whose passes several ranks share: the first rank serves them, the others follow it call by call.
+"""Sessions whose passes several ranks share: the first rank serves them, the others repeat its calls.
 
-A session is a function of how it began, its controls and the chunk of each. So a follower that hears these in the
-leader's order makes the same passes, with its own share of tokens and heads, and remembers its own share of the past.
-Only the leader decodes.
+A session is a function of its opening arguments, its controls and the chunk of each. So a follower that receives these
+in the leader's order makes the same passes, with its own share of tokens and heads, and caches its own share of the
+past. Only the leader decodes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from adastate.stream.passes import Requests
 from adastate.types import Chunk
 
 PATIENCE = timedelta(days=365)
-"""For which a follower waits for the next call."""
+"""How long a follower waits for the next call."""
 
 
 class CallLine:
-    """From the leader to its followers: calls, in one order. All ranks make one, the only group that there is."""
+    """Sends the leader's calls to its followers in one order, over the only process group. All ranks construct it."""
 
     def __init__(self, split: SequenceSplit) -> None:
         self.leads = split.rank == 0
@@ -39,11 +39,11 @@ class CallLine:
         self._sessions = 0
 
     def tell(self, verb: str, *told: Any) -> None:
-        """By the leader alone; what is told can be pickled."""
+        """Sends a call; leader only. The arguments must be picklable."""
         distributed.broadcast_object_list([(verb, *told)], 0, self._group)
 
     def hear(self) -> Any:
-        """(verb, what was told), by followers."""
+        """Receives (verb, *arguments); followers only."""
         if self._kept:
             return self._kept.pop()
         heard = [None]
@@ -51,11 +51,11 @@ class CallLine:
         return heard[0]
 
     def keep(self, heard: Any) -> None:
-        """Has it heard again."""
+        """Makes the next `hear` return this again."""
         self._kept.append(heard)
 
     def number(self) -> int:
-        """Of another session."""
+        """The number of a new session."""
         self._sessions += 1
         return self._sessions
 
@@ -64,7 +64,7 @@ class SharedSession(Session):
     """A session on each of the ranks that share it.
 
     Args:
-        ident: the same on all of them.
+        ident: the same on all ranks.
         arguments: of Session, after the model.
     """
 
@@ -75,7 +75,7 @@ class SharedSession(Session):
         self._tell("open", arguments)
 
     def _tell(self, verb: str, *told: Any) -> None:
-        """After the leader has done it, so that followers never hear what is refused."""
+        """Sent after the leader has made the call, so that followers never receive one that fails."""
         if self.line.leads:
             self.line.tell(verb, self.ident, *told)
 
@@ -91,7 +91,7 @@ class SharedSession(Session):
             return taken, measured
         verb, ident, controls, measured = self.line.hear()
         if (verb, ident) != ("take", self.ident):
-            raise RuntimeError(f"the leader goes on with {verb} of session {ident}, not with session {self.ident}")
+            raise RuntimeError(f"the leader called {verb} of session {ident}, but session {self.ident} was expected")
         return [Control(0, 0.0, told) for told in controls], measured
 
     def finish(self, chunk: Chunk, denoise_s: float) -> Step:
@@ -100,12 +100,12 @@ class SharedSession(Session):
         assert self._pending is not None
         self._made, self._pending = self._pending.before, None
         self._history.append(self._made)
-        return cast(Step, None)  # nobody looks at a follower's pictures
+        return cast(Step, None)  # a follower's pictures are never used
 
     def undo(self) -> None:
         if self.line.leads or self._pending is not None:
             super().undo()
-        else:  # the leader could not decode what is finished here
+        else:  # the leader failed to decode a chunk that is finished here
             self._go(self._made)
             if self._history:
                 self._history.pop()
@@ -118,7 +118,7 @@ class SharedSession(Session):
     def snapshot(self) -> Snapshot:
         self._idle()
         self._tell("snapshot")
-        state = _on_processor(self._state.saved())  # a rank has its own heads: all of them put the whole together
+        state = _on_processor(self._state.saved())  # each rank has its own heads: all ranks assemble the full state
         identity = self.model.identity(self.spec)
         return Snapshot(state, self._script, self._scripted, self.seed, self.system, identity)
 
@@ -139,7 +139,7 @@ class SharedSession(Session):
 
 
 class SharedOpening:
-    """Opens sessions of the leader, as adastate.live.opening.open_session does."""
+    """Opens sessions on the leader, as adastate.live.opening.open_session does."""
 
     def __init__(self, line: CallLine) -> None:
         self.line = line
@@ -159,7 +159,7 @@ class SharedOpening:
 
 
 def follow(line: CallLine, model: LiveModel) -> None:
-    """Does what the leader does, until that ends."""
+    """Repeats the leader's calls until it ends."""
     sessions: dict[int, SharedSession] = {}
     batch, asked = SessionBatch(), list[SharedSession]()
     while True:
@@ -171,7 +171,7 @@ def follow(line: CallLine, model: LiveModel) -> None:
             sessions[ident] = SharedSession(line, ident, model, *rest[0])
         elif verb == "requests":
             asked.append(sessions[ident])
-        elif verb == "take":  # the first of the sessions that go on together
+        elif verb == "take":  # the first of the sessions that are stepped together
             line.keep(heard)
             failed = [found for found in batch.step(asked) if isinstance(found, Exception)]
             if failed:
@@ -191,7 +191,7 @@ def follow(line: CallLine, model: LiveModel) -> None:
         elif verb == "close":
             sessions.pop(ident).close()
         else:
-            raise RuntimeError(f"the leader told of {verb!r}, which is no call of a session")
+            raise RuntimeError(f"the leader sent {verb!r}, which is not a call of a session")
 
 
 def _on_processor(node: Any) -> Any:

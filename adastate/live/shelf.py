@@ -1,4 +1,4 @@
-"""Sessions that nobody watches: closed, with their snapshot kept, and opened again when their client comes back."""
+"""Parks sessions that nobody watches: closes them, keeps their snapshots, and reopens them when the client returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adastate.live.worker import Worker
 
 
 class ShelfOwner(Protocol):
-    """What a shelf asks of the hub that it belongs to."""
+    """What a shelf needs of its hub."""
 
     model: LiveModel
     limits: Limits
@@ -36,13 +36,13 @@ class ShelfOwner(Protocol):
 
 
 class Shelf:
-    """Of one hub."""
+    """The parked sessions of one hub."""
 
     def __init__(self, hub: ShelfOwner) -> None:
         self.hub = hub
 
     async def take_down(self, channel: Channel) -> bool:
-        """Opens a session again that was put aside, with its twin; whether it was."""
+        """Reopens a parked session and its twin; returns whether it was parked."""
         if channel.parked is None:
             return False
         members = channel.group.members
@@ -82,7 +82,7 @@ class Shelf:
                 channel.post("closed", reason="idle")
 
     async def watch(self) -> None:
-        """Until it is cancelled."""
+        """Runs until cancelled."""
         limits = self.hub.limits
         pause = max(0.05, min(limits.idle_s, limits.detached_s, limits.kept_s, 4.0) / 4)
         while True:

@@ -63,7 +63,7 @@ class Snapshot:
         told, wanted = _plain(self.identity), _plain(model.identity(spec))
         if differ := [name for name in wanted if told.get(name) != wanted[name]]:
             raise ValueError(
-                f"this snapshot was made with other {' and '.join(differ)}: it goes on with those that made it alone"
+                f"this snapshot was made with other {' and '.join(differ)}: it continues only with those that made it"
             )
         if isinstance(self.state, StreamState):
             return self.state.fork()
@@ -108,7 +108,7 @@ class Snapshot:
             with safe_open(path, "pt") as file:
                 told = load_json((file.metadata() or {})["adastate"])
                 if told["format"] != FORMAT:
-                    raise ValueError(f"its format is {told['format']!r}, and {FORMAT!r} is read")
+                    raise ValueError(f"its format is {told['format']!r}, but only {FORMAT!r} is supported")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             state = _with_tensors(told["state"], tensors)
             seed, system, identity = int(told["seed"]), told["system"], dict(told["identity"])
@@ -121,9 +121,9 @@ class Snapshot:
 
 
 def _without_tensors(node: Any, name: str, found: dict[str, Tensor]) -> Any:
-    """The same with names in the place of tensors, which go to `found`."""
+    """The same node with each tensor replaced by its name; the tensors go to `found`."""
     if isinstance(node, Tensor):
-        found[name] = node.detach().cpu().contiguous().clone()  # whatever larger tensor it may be a view of
+        found[name] = node.detach().cpu().contiguous().clone()  # it may be a view of a larger tensor
         return {"tensor": name}
     if isinstance(node, Mapping):
         return {"map": {str(k): _without_tensors(v, f"{name}.{k}", found) for k, v in node.items()}}
@@ -149,5 +149,5 @@ def _moved(node: Any, device: torch.device) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """As JSON has it: tuples are lists."""
+    """The node as JSON represents it: tuples become lists."""
     return json.loads(json.dumps(node))

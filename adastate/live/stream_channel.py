@@ -1,4 +1,4 @@
-"""What stands between a session and whoever watches it: chunks that are not acknowledged yet, notices, and a clock."""
+"""Connects a session and its client: unacknowledged chunks, pending messages, and a clock."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from adastate.live.session import Session
 from adastate.live.step import Step
 
 NOTICES = 256
-"""Messages that wait for a socket at most; older ones go first."""
+"""Maximum number of messages that wait for a socket; the oldest are dropped first."""
 
 
 @dataclass
 class Entry:
-    """A chunk on its way.
+    """A chunk that waits to be sent.
 
     Attributes:
-        due: when it may leave, in seconds of the loop's clock.
+        due: when it may be sent, in seconds of the event loop's clock.
     """
 
     seq: int
@@ -38,24 +38,24 @@ class Entry:
 
 @dataclass(eq=False)
 class Attachment:
-    """One socket of a channel; `sent` is the highest chunk that went into it."""
+    """One socket of a channel; `sent` is the newest chunk that was sent to it."""
 
     sent: int
     replaced: bool = False
 
 
 class Channel:
-    """A session as the server holds it.
+    """A session on the server.
 
     Attributes:
-        id: a secret, by which its owner finds it again.
-        session: None while its snapshot alone is kept, in `parked`.
-        facts: of the session as it stood after the latest job: chunk, bytes, history.
-        idents: the client's words for its controls, by their numbers.
-        held: chunks that are made and not acknowledged.
-        replays: whether its script makes the same stream again, for nothing but the prompt stood at its beginning.
-        history: chunks to which the session can go back.
-        active, detached: when its client last took something or asked for something, and when its socket went.
+        id: a secret, by which the client finds its session again.
+        session: None while only its snapshot is kept, in `parked`.
+        facts: state of the session after the latest job: chunk, bytes, history.
+        idents: the client's ids of its controls, by their numbers.
+        held: generated chunks that are not acknowledged yet.
+        replays: whether its script reproduces the stream, which requires that it began with the prompt alone.
+        history: number of chunks that the session can roll back.
+        active, detached: when its client last took or requested something, and when its socket was closed.
     """
 
     def __init__(self, session: Session, prompt: str, limits: Limits, history: int) -> None:
@@ -79,10 +79,10 @@ class Channel:
         self.group = Lockstep([self])
         self.note()
 
-    # ---- what it is
+    # ---- description
 
     def note(self) -> None:
-        """Looks at the session; in the worker's thread, or while nothing is made."""
+        """Updates `facts`; in the worker's thread, or while nothing is generated."""
         if self.session is not None:
             first, chunk = self.session.history.start, self.session.chunk
             self.facts = {"chunk": chunk, "bytes": self.session.bytes, "history": [first, chunk]}
@@ -119,7 +119,7 @@ class Channel:
     # ---- chunks
 
     def pictures(self, step: Step, facts: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """The message of a chunk but for its number, and its bytes; not in the loop's thread."""
+        """A chunk's message without its number, and its bytes; not in the event loop's thread."""
         began = time.perf_counter()
         frames, parts = encoded_pictures(step.video, self.encoding, self.quality)
         hidden, more = encoded_pictures(step.state if self.states else None, self.encoding, self.quality)
@@ -141,7 +141,7 @@ class Channel:
         return message, b"".join(parts + more)
 
     def hold(self, step: Step, message: dict[str, Any], data: bytes, due: float) -> None:
-        """A chunk that is packed, to leave at `due`."""
+        """Queues a packed chunk, to be sent at `due`."""
         receipts = [
             {
                 "number": receipt.number,
@@ -159,19 +159,19 @@ class Channel:
         self.bell.set()
 
     def acknowledge(self, seq: int) -> None:
-        """All chunks up to that one were taken."""
+        """Records that all chunks up to this one were received."""
         while self.held and self.held[0].seq <= seq:
             self.held.popleft()
 
     def post(self, kind: str, /, **fields: Any) -> None:
-        """A message beside the chunks."""
+        """Queues a message other than a chunk."""
         self.notices.append(server_message(kind, **fields))
         self.bell.set()
 
     # ---- sockets
 
     def attach(self, seen: int | None) -> Attachment:
-        """A socket whose client has seen that chunk; one that was there before is sent away."""
+        """Attaches a socket whose client has received chunks up to `seen`; replaces the previous socket."""
         if self.socket is not None:
             self.socket.replaced = True
         if seen is not None:
@@ -187,7 +187,7 @@ class Channel:
             self.socket, self.detached = None, time.monotonic()
 
     async def leaving(self, socket: Attachment) -> AsyncIterator[Entry | dict[str, Any]]:
-        """What goes into a socket, each when it is due, until another one takes its place."""
+        """Yields what to send to a socket, each when it is due, until another socket replaces it."""
         loop = asyncio.get_running_loop()
         while not socket.replaced:
             self.bell.clear()
@@ -202,17 +202,17 @@ class Channel:
                 continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.bell.wait(), wait)
-        self.bell.set()  # for the one that came after
+        self.bell.set()  # for the socket that replaced it
 
 
 @dataclass(eq=False)
 class Lockstep:
-    """One session, or two under two systems that go on in step.
+    """One session, or two under two systems that run in step.
 
     Attributes:
-        due: when the next chunk's first frame is to leave; None: as soon as it is made.
-        in_flight: a chunk is being made or packed; `waiting`: jobs that want to come between two chunks.
-        work: seconds that a chunk took of late.
+        due: when the next chunk's first frame is to be sent; None: as soon as it is generated.
+        in_flight: a chunk is being generated or packed; `waiting`: jobs that wait for the gap between two chunks.
+        work: recent duration of a chunk in seconds.
     """
 
     members: list[Channel]
@@ -232,7 +232,7 @@ class Lockstep:
 
     @asynccontextmanager
     async def between_chunks(self) -> AsyncIterator[None]:
-        """While none of its chunks is being made."""
+        """Holds off the generation of chunks for the duration of the context."""
         self.waiting += 1
         try:
             async with self.lock:

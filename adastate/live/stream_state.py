@@ -1,7 +1,7 @@
-"""Where a stream stands between two chunks, and how it goes on from there: everything that a snapshot has to hold.
+"""State of a stream between two chunks, and how it continues: everything that a snapshot has to contain.
 
-Nothing that it refers to is changed in place, so a copy costs a handful of references, and a stream that goes on from
-a copy is bit-equal to one that was never interrupted.
+Nothing that it references is changed in place, so a copy costs a handful of references, and a stream that continues
+from a copy is bit-equal to one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from adastate.training.prompted_network import PromptedNetwork
 from adastate.types import Chunk
 
 Watch = Callable[[PassRequest], None]
-"""Called with the last denoising pass of a chunk before it is run."""
+"""Called with the last denoising pass of a chunk before it runs."""
 
 
 Bound = Callable[[str, Steering | None], PromptedNetwork]
-"""Binds a prompt and a steering."""
+"""Binds a prompt and a steering to the network."""
 
 PLAIN = ("prompt", "keys", "flight", "given", "decoded")
 
@@ -40,14 +40,14 @@ class StreamState:
     """A stream between two chunks.
 
     Attributes:
-        noise: by its place in the stream, which is the chunk's number.
-        cache: what it remembers.
+        noise: a function of the position in the stream, which is the chunk's number.
+        cache: what the stream remembers.
         network: with the prompt and the steering bound.
-        prompt, keys: that are in force, as they were told.
-        unwritten: [state | content] of the newest chunk, whose clean pass is still to come, and its state frames: the
-            chunk is shown before.
-        flight: of a staircase, the chunks that are being denoised.
-        given: clean latents that stand before the stream, until they are written.
+        prompt, keys: in effect, as they were requested.
+        unwritten: [state | content] of the newest chunk, whose clean pass is still to come, and its number of state
+            frames: the chunk is shown before that pass.
+        flight: in a staircase, the chunks that are being denoised.
+        given: clean latents that precede the stream, until they are written to the cache.
         decoded: memory of the stream's decoder.
     """
 
@@ -66,7 +66,7 @@ class StreamState:
         return self.network.steering
 
     def fork(self) -> StreamState:
-        """A second state that goes on without this one."""
+        """A second state that continues independently."""
         network = self.network
         if network.steering is not None:
             network = network.steered(network.steering.fork())
@@ -76,7 +76,7 @@ class StreamState:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it holds, but for the network and its text."""
+        """All tensors that it holds, except those of the network and its text."""
         frames = [f for f in (self.cache.anchor, self.cache.window, self.cache.last_places) if f is not None]
         held = [t for f in frames for t in (*f.keys, *f.values)]
         held += [t for t in (self.cache.recent, self.cache.shared_noise, self.given, *self.flight) if t is not None]
@@ -95,7 +95,7 @@ class StreamState:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], noise: PlacedNoise, spec: StreamSpec, network: Bound) -> StreamState:
-        """The state of which `saved` told; `network` binds the prompt and the steering."""
+        """The inverse of `saved`; `network` binds the prompt and the steering."""
         steering = None if state["steering"] is None else Steering.restored(state["steering"])
         bound = network(state["prompt"], steering)
         made = cls(noise, restored_cache(spec, state["cache"], bound.net.split), bound, state["prompt"])
@@ -106,14 +106,14 @@ class StreamState:
         return made
 
     def turn(self, network: PromptedNetwork, prompt: str, policy: SwitchPolicy) -> Requests[None]:
-        """A new prompt from the next chunk on. The latest chunk is written under the old one first."""
+        """Sets a new prompt from the next chunk on. The latest chunk is first written under the old prompt."""
         yield from self._write()
         self.network, self.prompt = network, prompt
         if self.cache.frames and self.cache.spec.schedule != "staircase":
             yield from switching(network, self.cache, policy)
 
     def advance(self, shape: tuple[int, int, int], reencode: Reencode | None, watch: Watch) -> Requests[Chunk]:
-        """The next chunk."""
+        """Generates the next chunk."""
         yield from self._write()
         cache = self.cache
         if self.given is not None:
@@ -145,13 +145,13 @@ class StreamState:
             x0, _ = yield from _watched(joint_pass(self.network, cache, self.flight, levels, taught=False), 1, watch)
             self.flight = one_level_down(self.noise, cache, x0, levels, shape)
             if levels[0] == last:
-                content = x0[0].clone()  # no view that holds the others
+                content = x0[0].clone()  # not a view, which would keep the others in memory
                 self.unwritten = (content, 0)
                 return Chunk(cache.generated, cache.origin + cache.frames, content, None, last + 2)
 
 
 def _watched(requests: Requests[Any], passes: int, watch: Watch) -> Generator[PassRequest, Tensor, Any]:
-    """The same requests; `watch` sees the last of `passes` before it is run."""
+    """Passes on the requests; calls `watch` with the last of `passes` before it runs."""
     count, velocity = 0, None
     try:
         request = next(requests)
@@ -166,13 +166,13 @@ def _watched(requests: Requests[Any], passes: int, watch: Watch) -> Generator[Pa
 
 
 def frames_in_reach(spec: StreamSpec) -> int:
-    """Latent frames back from the end of what is written for which a pass may ask, those of a restart or a prompt
-    switch that encodes again."""
+    """How many latent frames back from the newest written one a pass may need, including restarts and prompt switches
+    that encode again."""
     return max(spec.window_frames or 0, spec.restart_overlap) + 2 * spec.chunk_frames
 
 
 def check_shapes(state: StreamState, frame_keys: tuple[int, int, int, int], shape: tuple[int, int, int]) -> None:
-    """Raises ValueError for a state that no stream of this network can have left.
+    """Raises ValueError for a state whose shapes do not fit this network.
 
     Args:
         frame_keys: layers, tokens, heads and head dim of the keys of one latent frame.
@@ -185,8 +185,8 @@ def check_shapes(state: StreamState, frame_keys: tuple[int, int, int, int], shap
             wanted = (1, frames.count * tokens, heads, head_dim)
             found = {tuple(t.shape) for t in (*frames.keys, *frames.values)}
             if found != {wanted} or not len(frames.keys) == len(frames.values) == layers:
-                raise ValueError(f"{name} has keys of shape {sorted(found)}, {layers} of {wanted} are needed")
+                raise ValueError(f"{name} has keys of shape {sorted(found)}, but {layers} of {wanted} are needed")
     latents = [state.cache.recent, state.cache.shared_noise, state.given, *state.flight]
     for t in [*latents, *(() if state.unwritten is None else state.unwritten[:1])]:
         if t is not None and (t.dim() != 5 or t.shape[0] != 1 or tuple(t.shape[2:]) != shape):
-            raise ValueError(f"latents have shape {list(t.shape)}, [1, F, {', '.join(map(str, shape))}] is needed")
+            raise ValueError(f"latents have shape {list(t.shape)}, but [1, F, {', '.join(map(str, shape))}] is needed")

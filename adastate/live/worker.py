@@ -1,4 +1,4 @@
-"""The one thread that owns the model: whatever touches a session or the weights is done there, one job at a time."""
+"""The one thread that owns the model: all access to sessions and weights runs there, one job at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 class Worker:
     """A thread with a queue of jobs, for one asyncio loop.
 
-    What a job raises is raised to whoever waits for it; the thread lives on.
+    Exceptions of a job are raised in its caller; the thread keeps running.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class Worker:
         self._thread.start()
 
     async def call(self, job: Callable[[], Result]) -> Result:
-        """What the job returns; it is done even if nobody waits for it any more."""
+        """The job's result; the job is done even if its caller no longer waits."""
         future: Future[Result] = Future()
         self._jobs.put((job, future))
         return await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self, timeout: float = 10.0) -> None:
-        """Waits for the job that is being done; those behind it are left."""
+        """Waits for the running job; queued jobs are dropped."""
         self._jobs.put(None)
         self._thread.join(timeout)
 

@@ -1,10 +1,10 @@
-"""What a video does, as pure functions of pixels. Video is `[B, T, 3, h, w]` in [-1, 1].
+"""Measures of video, as pure functions of pixels. Video is `[B, T, 3, h, w]` in [-1, 1].
 
-`motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` from picture to picture and
-at the borders of chunks, `scene_memory` (departure from the first view, repetition, what is kept while out of view),
-`quality` (distance from real video), `raft` (optical flow by a network of torchvision's, where it is installed).
-`passages` tells memory, `hidden_constants` drift of what no prompt says, `forgetting` how long a past matters. `curves`
-makes curves over time of them; `seed_interval` says how sure a mean over seeds is, `uncertainty` one over rollouts.
+`motion` of camera and scene, `colour`, `picture` (contrast, sharpness, change), `coherence` between successive pictures
+and at chunk boundaries, `scene_memory` (departure from the first view, repetition, what is kept while out of view),
+`quality` (distance from real video), `raft` (optical flow by torchvision's network, if it is installed). `passages`
+measures memory, `hidden_constants` drift of what no prompt says, `forgetting` how long a past matters. `curves` turns
+measures into curves over time; `seed_interval` gives the uncertainty of a mean over seeds, `uncertainty` over rollouts.
 """
 
 # ruff: noqa: F401 - all of these are exported

@@ -1,4 +1,4 @@
-"""Whether a picture follows from the one before it: what no motion explains, and what happens where chunks meet."""
+"""Whether a picture follows from the previous one: the part that no motion explains, and changes where chunks meet."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from adastate.metrics.motion import _overlap
 
 
 def spread(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
-    """Variance over the pixels of a picture, mean over channels and pictures: the yardstick of what follows."""
+    """Variance over the pixels of a picture, mean over channels and pictures; the unit of the measures below."""
     return video.flatten(3).var(-1).mean((1, 2)).clamp_min(1e-6)
 
 
 def warp_error(video: Float[Tensor, "B T 3 h w"], reach: int = 3) -> Float[Tensor, "B T-1"]:
-    """What no motion of the camera explains, for every picture and the one before it.
+    """The difference between successive pictures that no camera motion explains.
 
-    The smallest mean squared difference that a whole-pixel shift within `reach` leaves over the common area, over the
-    clip's `spread`. 0 for a still and for a sheet that slides; a little where things move by themselves; at most 2, for
-    unrelated pictures somewhat less, as the best of many shifts is taken.
+    The smallest mean squared difference, over the common area, that a whole-pixel shift within `reach` leaves, divided
+    by the clip's `spread`. 0 for a still and for uniform translation; small where objects move by themselves; at most
+    2, and somewhat less for unrelated pictures, because the best of many shifts is taken.
     """
     before, after = video[:, :-1], video[:, 1:]
     height, width = video.shape[-2:]
@@ -34,13 +34,13 @@ def warp_error(video: Float[Tensor, "B T 3 h w"], reach: int = 3) -> Float[Tenso
 
 
 def border_flicker(video: Float[Tensor, "B T 3 h w"], chunk: int) -> Float[Tensor, " B"]:
-    """Change from picture to picture across borders of chunks over that within chunks; 1 is none.
+    """Change between pictures across chunk boundaries, over that within chunks; 1 means no flicker.
 
     Args:
-        chunk: pictures of a chunk; the clip begins with the first picture of one.
+        chunk: pictures per chunk; the clip begins with the first picture of a chunk.
     """
     change = (video[:, 1:] - video[:, :-1]).abs().mean((2, 3, 4))
     if chunk < 2 or change.shape[1] < chunk:
-        raise ValueError(f"{video.shape[1]} pictures in chunks of {chunk}: take chunks of 2 or more, and two of them")
+        raise ValueError(f"{video.shape[1]} pictures in chunks of {chunk}: at least two chunks of 2 or more are needed")
     at_border = (torch.arange(1, video.shape[1]) % chunk == 0).to(video.device)
     return change[:, at_border].mean(1) / change[:, ~at_border].mean(1).clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""Colours of a clip. A hue is counted in turns, 0 to 1: the direction of a colour in the plane of the chroma."""
+"""Colours of a clip. A hue is given in turns, 0 to 1: the direction of a colour in the chroma plane."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def ground(video: Float[Tensor, "B T 3 h w"], colours: Float[Tensor, "colours 3"
 
 
 def saturation(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
-    """Spread between the largest and the smallest colour channel, mean over the clip."""
+    """Difference between the largest and the smallest colour channel, mean over the clip."""
     return (video.amax(2) - video.amin(2)).mean((1, 2, 3))
 
 
 def hue(colour: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:
-    """Hue of colours; brightness and strength do not matter."""
+    """Hue of colours, independent of brightness and saturation."""
     angle = torch.arange(3, device=colour.device) * (2 * math.pi / 3)
     x, y = (colour * angle.cos()).sum(-1), (colour * angle.sin()).sum(-1)
     return torch.atan2(y, x) / (2 * math.pi) % 1.0
@@ -33,9 +33,9 @@ def ground_hue(
     """Hue of the ground in every picture: of the pixels less than `margin` brighter than the median.
 
     Args:
-        strength: least distance of their mean colour from grey; nan where it is less.
-        middle: side of the square in the middle of the view that is looked at; None for all of it. Where hues change
-            within the view, the mean over all of it is pale.
+        strength: minimum distance of their mean colour from grey; nan below it.
+        middle: side of the central square that is used; None for the whole view. Where hues change within the view, the
+            mean over all of it is pale.
     """
     if middle is not None:
         top, left = ((side - middle) // 2 for side in video.shape[-2:])
@@ -51,11 +51,11 @@ def ground_hue(
 def bright_hue(
     video: Float[Tensor, "B T 3 h w"], above: float = 0.3, strength: float = 0.42, least: int = 8
 ) -> Float[Tensor, "B T"]:
-    """Hue of what is bright and coloured in every picture; nan where fewer than `least` pixels are.
+    """Hue of the bright, coloured pixels in every picture; nan if there are fewer than `least`.
 
     Args:
-        above: least brightness of a pixel, the mean of its channels.
-        strength: least distance of its colour from grey; it keeps white out, and its blends with the ground.
+        above: minimum brightness of a pixel, the mean of its channels.
+        strength: minimum distance of its colour from grey; excludes white and its blends with the ground.
     """
     pixels = video.flatten(3).transpose(2, 3)
     grey = pixels.mean(-1, keepdim=True)
@@ -65,11 +65,11 @@ def bright_hue(
 
 
 def turned(hues: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Turns since the first picture, laps counted: each step is taken the shorter way round."""
+    """Turns since the first picture, including full laps: each step is taken the shorter way round."""
     step = (hues[:, 1:] - hues[:, :-1] + 0.5) % 1.0 - 0.5
     return torch.cat([torch.zeros_like(hues[:, :1]), step.cumsum(1)], 1)
 
 
 def apart(a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
-    """Turns between two hues the shorter way round, 0 to 0.5."""
+    """Distance between two hues the shorter way round, in turns, 0 to 0.5."""
     return ((a - b + 0.5) % 1.0 - 0.5).abs()

@@ -1,4 +1,4 @@
-"""One number for many, shown beside its parts only."""
+"""One number that summarises several, shown only beside its parts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 def composite(
     parts: dict[str, Float[Tensor, "*shape"]], real: dict[str, Float[Tensor, "*#shape"]]
 ) -> Float[Tensor, "*shape"]:
-    """Geometric mean over `parts` of min(x, r) / max(x, r), the likeness of each to that of real video.
+    """Geometric mean over `parts` of min(x, r) / max(x, r), each part's similarity to its value r of real video.
 
-    A summary and no more: it says nothing that its parts do not, and is shown beside them only. Parts are what is
-    positive and has a real value; what is not positive counts as 0.01 of it.
+    Only a summary: it contains nothing beyond its parts, and is shown only beside them. Parts are positive and have a
+    real value; a part that is not positive counts as 0.01 of it.
     """
     alike = []
     for name, x in parts.items():

@@ -1,4 +1,4 @@
-"""How exposure and contrast, and grain, drift from a clip's own beginning."""
+"""Drift of exposure, contrast and grain from a clip's own beginning."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from adastate.metrics.flight_pose import SURE, VIEW, cylinder, tilt, turning
 from adastate.metrics.flight_scene import grain
 
 PIVOT = 0.45
-"""The brightness, from 0 to 1, that the flight world's contrast leaves as it is."""
+"""The brightness, from 0 to 1, that is unaffected by the flight world's contrast."""
 
 DARK, LIGHT = 0.02, 0.98
-"""Brightness beyond which a pixel may be cut off and tells nothing."""
+"""Brightness above which a pixel may be clipped and is ignored."""
 
 
 SURE_OF_LENS = 0.9
@@ -23,13 +23,13 @@ SURE_OF_LENS = 0.9
 
 @dataclass(frozen=True)
 class LensDrift:
-    """Of each picture against the clip's first ones, `[B, T]` each.
+    """Each picture relative to the clip's first ones, `[B, T]` each.
 
     Attributes:
-        exposure, contrast: factors; 1 has not changed. As the world's lens has them, for a clip that began with
-            contrast 1: another beginning scales both of them a little.
-        sure: how much of what the sky and the far land have in common with the first pictures' the relation explains,
-            0 to 1; where it is above `SURE_OF_LENS` the factors may be trusted.
+        exposure, contrast: factors; 1 is unchanged. In units of the world's lens for a clip that began with contrast 1;
+            another beginning scales both a little.
+        sure: fraction of the variation shared by the sky and distant land with those of the first pictures that the
+            relation explains, 0 to 1; above `SURE_OF_LENS` the factors are reliable.
     """
 
     exposure: Float[Tensor, "B T"]
@@ -40,9 +40,10 @@ class LensDrift:
 def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: int = 6) -> LensDrift:
     """Change of a flight's lens, from what its pictures show in the same direction.
 
-    Light through another lens is a x + b, one a and b for all pixels and channels. Each picture is compared with one
-    `anchor` or fewer before it (of the numbers that `anchor` divides), turned by what has been turned since, and the
-    relations are chained. A line through pairs of equal errors: its slope is the ratio of their robust deviations.
+    Light through another lens is a x + b, with one a and b for all pixels and channels. Each picture is compared with
+    one at most `anchor` pictures before it (at a multiple of `anchor`), rotated by the turn since then, and the
+    relations are chained. The line is fitted for equal errors in both pictures: its slope is the ratio of their robust
+    deviations.
     """
     b, t = video.shape[:2]
     far, seen = cylinder(((video + 1) / 2).float(), tilt(video), view, rows=24, low=0.03)
@@ -61,7 +62,7 @@ def lens_drift(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, anchor: in
 
 
 def _relation(early: Tensor, late: Tensor, in_a: Tensor, in_b: Tensor, shift: int) -> tuple[float, float, float]:
-    """(a, b) of late = a early + b over `[3, rows, columns]` after a turn by `shift` columns, and what it explains."""
+    """(a, b) of late = a early + b over `[3, rows, columns]` after a turn by `shift` columns, and explained share."""
     columns = early.shape[-1]
     if abs(shift) > 0.7 * columns:
         return 1.0, 0.0, 0.0
@@ -83,15 +84,15 @@ def _relation(early: Tensor, late: Tensor, in_a: Tensor, in_b: Tensor, shift: in
 
 
 def drift_rates(video: Float[Tensor, "B T 3 h w"], fps: float, view: float = VIEW) -> dict[str, Float[Tensor, " B"]]:
-    """How fast each clip's exposure, contrast and grain leave those of its beginning, by the second.
+    """How fast each clip's exposure, contrast and grain drift from those of its beginning, per second.
 
-    Of exposure and contrast the logarithm of the factor, of grain the deviation of light in [0, 1]: from the first
-    third of the clip to the last one, positive where it grows. nan where the lens is not sure in the last third. Of
-    a single clip the scene decides much (land comes nearer, the view turns): take the median over many.
+    For exposure and contrast the logarithm of the factor, for grain the standard deviation of light in [0, 1]: from the
+    first third of the clip to the last, positive if it grows. nan where the lens is not reliable in the last third. In
+    a single clip the scene has a large influence (land comes nearer, the view turns): take the median over many.
     """
     third = video.shape[1] // 3
     if third < 2:
-        raise ValueError(f"{video.shape[1]} pictures: a drift is read from 6 or more")
+        raise ValueError(f"{video.shape[1]} pictures: a drift needs 6 or more")
     lens, seconds = lens_drift(video, view), (video.shape[1] - third) / fps
     sure = lens.sure[:, -third:] > SURE_OF_LENS
     rates = {}

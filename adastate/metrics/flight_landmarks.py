@@ -1,7 +1,7 @@
-"""Landmarks in a picture: in which direction they stand, how large they are, and which colour they have.
+"""Landmarks in a picture: their bearing, size and colour.
 
-A small convolutional network tells for every pixel whether it belongs to a landmark of one colour or another;
-`python -m datamodules.tools.fit_flight_scene landmarks` makes its weights from rendered flights.
+A small convolutional network classifies every pixel as one colour of landmark or none; `python -m
+datamodules.tools.fit_flight_scene landmarks` trains its weights on rendered flights.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from adastate.metrics.flight_pose import VIEW
 from adastate.metrics.flight_scene import scene_weights
 
 BALLOONS, TOWERS = 5, 4
-"""Colours of each, in the order of the world's; a balloon's last one is that of the balloon that drifts. In the
-network's output they come after the class of all that is no landmark."""
+"""Colours of each kind, in the world's order; a balloon's last colour is that of the drifting balloon. In the network's
+output they follow the class of everything that is not a landmark."""
 
 PREFIX = "landmark_"
-"""Of the names of the network's weights among those that are stored."""
+"""Prefix of the network's names among the stored weights."""
 
 FOUND = 7.0
-"""Pixels from which a landmark is taken to be there."""
+"""Minimum number of pixels for a landmark to count as present."""
 
 SOFT, FIRST, LARGEST = 2.0, 4.5, 16.0
-"""Pixels at a width of 64: deviation of the blur whose peak is the landmark's place, and radii about it, at first and
-at most."""
+"""In pixels at a width of 64: standard deviation of the blur whose peak is the landmark's position, and the initial and
+maximum radius around it."""
 
 
 Finder = Mapping[str, Float[Tensor, "..."]]
-"""Weights of the network, by the names of its layers."""
+"""Weights of the network, by layer name."""
 
 
 @dataclass(frozen=True)
 class Spotted:
-    """The most striking landmark of each picture, `[B, T]` each.
+    """The most prominent landmark of each picture, `[B, T]` each.
 
     Attributes:
-        score: expected number of its pixels, at a width of 64; above `FOUND` it is there.
+        score: expected number of its pixels, at a width of 64; above `FOUND` it is present.
         bearing: radians to the right of the middle of the view.
         row: in pixels from the top.
-        colour: number among the world's.
+        colour: index among the world's colours.
     """
 
     score: Float[Tensor, "B T"]
@@ -57,7 +57,7 @@ class Spotted:
 
 
 def blurred(x: Float[Tensor, "N C h w"], deviation: float) -> Float[Tensor, "N C h w"]:
-    """By a Gaussian of `deviation` pixels; borders are repeated."""
+    """Blurs with a Gaussian of `deviation` pixels; borders are repeated."""
     reach = math.ceil(2.5 * deviation)
     bell = torch.exp(-torch.arange(-reach, reach + 1).square() / (2 * deviation**2)).to(x)
     bell = (bell / bell.sum()).expand(x.shape[1], 1, 1, -1)
@@ -69,9 +69,9 @@ def marked(light: Float[Tensor, "N 3 h w"], finder: Finder) -> Float[Tensor, "N 
     """Logits of the classes of each pixel.
 
     Args:
-        light: pictures in [0, 1]. Brightness is taken relative to the picture's mean and deviation, so that exposure
-            and contrast say nothing, but for what they saturate.
-        finder: weights; three levels down, each half as fine, and up again.
+        light: pictures in [0, 1]. Brightness is normalised by the picture's mean and standard deviation, so that
+            exposure and contrast have no influence, except through saturated pixels.
+        finder: weights; three levels down, each at half the resolution, and up again.
     """
     grey = light.mean(1).flatten(1)
     mean, deviation = (part[:, None, None, None] for part in (grey.mean(1), grey.std(1)))
@@ -105,9 +105,9 @@ def spotted(
     view: float = VIEW,
     finder: Finder | None = None,
 ) -> Spotted:
-    """The most striking balloon of each picture, or tower.
+    """The most prominent balloon, or tower, of each picture.
 
-    Its place is the mean of its pixels (a tower's: of the part in view), its colour that of most of them.
+    Its position is the mean of its pixels (for a tower, of the visible part), its colour that of most of them.
 
     Args:
         finder: weights of `marked`; None: the bundled ones.
@@ -123,7 +123,7 @@ def spotted(
     y, x = (peak // w).float(), (peak % w).float()
     radius = torch.full_like(y, FIRST * scale)
     inside = total = whole
-    for _ in range(3):  # to its middle, and as far as it reaches
+    for _ in range(3):  # recentre on it and adapt the radius
         away = (rows - y[:, None, None]).square() + (columns - x[:, None, None]).square()
         inside = whole * (away <= radius.square()[:, None, None])
         total = inside.sum((1, 2))

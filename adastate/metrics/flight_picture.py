@@ -1,4 +1,4 @@
-"""Whether made pictures are whole: seams where a network's tokens meet, and one picture following from the other."""
+"""Quality of generated pictures: seams between a network's tokens, and coherence of successive pictures."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch import Tensor
 from adastate.metrics.flight_pose import VIEW, best_match, cylinder, tilt
 
 GROUND = -0.24
-"""Tangent of the elevation down to which pictures are matched: the land up to about 40 units away belongs to it."""
+"""Tangent of the elevation down to which pictures are matched: includes land from about 40 units away."""
 
 RISE = 1
-"""Rows by which a picture may be higher or lower than the next, for climbs."""
+"""Rows by which a picture may be shifted vertically against the next, for climbs."""
 
 
 def seam_ratio(video: Float[Tensor, "B T 3 h w"], step: int) -> float:
-    """Mean size of the steps between pixels across the borders of squares of `step` pixels over that within them.
+    """Mean difference of neighbouring pixels across the borders of squares of `step` pixels, over that within them.
 
-    In both directions, over all clips. 1: no seam shows. Real pictures are not at 1, either (a horizon may lie at a
-    border, and the middle has more in it than the rim), so compare with theirs.
+    In both directions, over all clips. 1: no visible seam. Real pictures are not at 1 either (a horizon may lie at a
+    border, and the middle has more detail than the rim), so compare with theirs.
     """
     ratios = []
     for change in (video.diff(dim=-1), video.diff(dim=-2).transpose(-1, -2)):
         size = change.abs().flatten(0, -2).mean(0)
         border = torch.arange(1, len(size) + 1) % step == 0
         if not border.any() or border.all():
-            raise ValueError(f"squares of {step} pixels in {len(size) + 1}: take from 2 to half of them")
+            raise ValueError(f"squares of {step} pixels in {len(size) + 1}: use squares of 2 pixels to half of them")
         ratios.append(size[border].mean() / size[~border].mean().clamp(min=1e-9))
     return float(sum(ratios)) / 2
 
 
 def match(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.3) -> Float[Tensor, "B T-1"]:
-    """Likeness of each picture's distance to that of the next one, after the turn (within `most` radians) that fits.
+    """Similarity of the distant part of successive pictures, after the turn (within `most` radians) that fits best.
 
-    The cosine of their reliefs (what differs from its surroundings of 9 pixels a side) in a cylinder from which the
-    banks are taken, or in one from which they are not, whichever is more alike: 1 for a picture that has only turned,
-    about .2 for two that have nothing to do with each other.
+    The cosine of their reliefs (each pixel minus the mean of 9 rows by 17 columns around it) in a cylinder with the
+    banks removed, or in one where they are not, whichever is larger: 1 for a picture that has only turned, about .2 for
+    unrelated pictures.
     """
     banks = tilt(video)
     unrolled = [cylinder(video, bank, view, rows=34, low=GROUND) for bank in (banks, torch.zeros_like(banks))]
@@ -48,16 +48,16 @@ def match(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0
 
 @dataclass(frozen=True)
 class Coherence:
-    """Mean `match` of neighbouring pictures of each clip `[B]`, both of one latent frame, and of two."""
+    """Mean `match` of successive pictures of each clip `[B]`, within one latent frame, and across two."""
 
     within: Float[Tensor, " B"]
     across: Float[Tensor, " B"]
 
 
 def match_across(video: Float[Tensor, "B T 3 h w"], group: int = 3) -> Coherence:
-    """Coherence of clips whose latent frames stand for `group` pictures each; the first begins with picture 0."""
+    """Coherence of clips whose latent frames decode to `group` pictures each; the first begins with picture 0."""
     pictures = video.shape[1]
     if group < 2 or pictures <= group:
-        raise ValueError(f"{pictures} pictures in groups of {group}: take groups of 2 or more, and two of them")
+        raise ValueError(f"{pictures} pictures in groups of {group}: at least two groups of 2 or more are needed")
     alike, border = match(video), torch.arange(1, pictures) % group == 0
     return Coherence(alike[:, ~border].mean(1), alike[:, border].mean(1))

@@ -1,7 +1,7 @@
-"""How a camera flies, read off its pictures: the tilt of the horizon and the turn from picture to picture.
+"""Camera motion of a flight, measured from its pictures: tilt of the horizon and turn between successive pictures.
 
-Angles are radians; positive is to the right: a bank to the right, a turn to the right. `view` is the width of what is
-seen at a distance of 1. Pictures may be sheared or rotated by a bank, which differ by less than the measures do.
+Angles are in radians, positive to the right: a bank to the right, a turn to the right. `view` is the width of the view
+at a distance of 1. Pictures may be sheared or rotated by a bank; the two differ by less than the measurement error.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 VIEW = 1.4
-"""Of the flight world: 70 degrees."""
+"""View of the flight world: 70 degrees."""
 
 LEVEL = -0.17
 """Pitch of the flight world's level flight."""
 
 ARM, ROUGH = 8, 0.02
-"""Of the lines that are tried as the horizon's direction: half their length in pixels; a square of differences (of
+"""For the candidate lines of the horizon's direction: half their length in pixels; and a squared difference (of
 pictures in [-1, 1]) so small that it may be noise."""
 
 
 def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Place of the largest score, between samples by a parabola through three, and the fall to its neighbours.
+    """Position of the largest score, interpolated by a parabola through three samples, and the fall to its neighbours.
 
-    `scores` is `[..., n]`; what comes back has no last axis.
+    `scores` is `[..., n]`; the results lack the last axis.
     """
     best = scores.argmax(-1).clamp(1, scores.shape[-1] - 2)
     left, top, right = (scores.gather(-1, (best + step)[..., None])[..., 0] for step in (-1, 0, 1))
@@ -39,9 +39,9 @@ def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
 def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.025) -> Float[Tensor, "B T"]:
     """Bank of the camera at each picture, within `most`.
 
-    Sky, haze and horizon have the same colours all along the horizon's direction. Of all slopes that one is taken along
-    which the upper two thirds of the picture change least over `2 ARM` pixels, against the change across them and in
-    the mean of a low power, so that what is steep (a slope of land, a landmark) has little to say.
+    Sky, haze and horizon have constant colours along the horizon's direction. The chosen slope is the one along which
+    the upper two thirds of the picture change least over `2 ARM` pixels, relative to the change across it, in a mean of
+    low power, so that steep features (a slope of land, a landmark) have little influence.
     """
     height = video.shape[-2]
     smooth = nnf.avg_pool2d(video.flatten(0, 1), (5, 7), 1)
@@ -51,7 +51,7 @@ def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.
     x, y = torch.linspace(-1, 1, wide), torch.linspace(-1, 1, tall)[:rows, None]
 
     def end(slope: float, arm: int) -> Tensor:
-        """What lies `arm` pixels to the right, along a line that rises by `slope`."""
+        """The pixels `arm` pixels to the right, along a line that rises by `slope`."""
         place = torch.stack(torch.broadcast_tensors(x[ARM + arm : wide - ARM + arm], y - slope * arm * 2 / (tall - 1)))
         at = place.movedim(0, -1).expand(len(smooth), -1, -1, -1).to(smooth)
         return nnf.grid_sample(smooth, at, padding_mode="border", align_corners=True)
@@ -65,13 +65,13 @@ def tilt(video: Float[Tensor, "B T 3 h w"], most: float = 0.45, step: float = 0.
 
 @dataclass(frozen=True)
 class Turning:
-    """Turn of the view from each picture to the next.
+    """Turn of the view between successive pictures.
 
     Attributes:
-        rate: radians a picture `[B, T-1]`, positive to the right; a head that turns counts.
-        sure: how sharply one shift fits better than its neighbours, over what it leaves unexplained `[B, T-1]`;
-            where it is above `SURE` the rate may be trusted. 0 where a picture is its own reflection in its middle, as
-            the walls of a tunnel are and a land below a sky never is: of a turn these say nothing.
+        rate: radians per picture `[B, T-1]`, positive to the right; includes turns of the head.
+        sure: how much better one shift fits than its neighbours, over what it leaves unexplained `[B, T-1]`; above
+            `SURE` the rate is reliable. 0 where a picture is symmetric under half a turn, as the walls of a tunnel are
+            and land below a sky never is: such pictures show no turn.
     """
 
     rate: Float[Tensor, "B T"]
@@ -81,13 +81,13 @@ class Turning:
 SURE = 0.02
 
 FAINT = 0.01
-"""Deviation of the far part's brightness below which there is nothing to match."""
+"""Standard deviation of the distant part's brightness below which there is nothing to match."""
 
 REFLECTED = 0.65
-"""Correlation of a picture with its reflection from which no turn is read off it."""
+"""Correlation of a picture with its half-turn reflection above which no turn is measured."""
 
 LOWEST, ROWS = -0.2, 32
-"""Tangent of the elevation down to which land is taken to be far away, and rows from there to the top."""
+"""Tangent of the elevation below which land counts as near, and number of rows from there to the top."""
 
 
 def cylinder(
@@ -99,10 +99,10 @@ def cylinder(
     low: float = -0.08,
     high: float = 0.42,
 ) -> tuple[Float[Tensor, "B T 3 rows columns"], Float[Tensor, "B T 1 rows columns"]]:
-    """The far part of each picture unrolled, so that a turn is a plain shift, and what of it was in view (0 or 1).
+    """The distant part of each picture unrolled, so that a turn is a plain shift, and which of it was in view (0 or 1).
 
     Columns are equal steps of bearing over the whole view, rows of the elevation's tangent from `high` down to `low`;
-    the bank is taken out, pitch is taken as that of level flight.
+    the bank is removed, pitch is assumed to be that of level flight.
     """
     half = math.atan(view / 2)
     bearing = (torch.arange(columns) + 0.5) / columns * 2 * half - half
@@ -118,9 +118,9 @@ def cylinder(
 
 
 def turning(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.5) -> Turning:
-    """Turn a picture, by the shift of what lies far away: sky, clouds, sun and the land at the horizon.
+    """Turn per picture, from the shift of distant things: sky, clouds, sun and the land at the horizon.
 
-    Where there is nothing to hold on to (haze, a plain sky over a level sea) any shift fits; `Turning.sure` tells.
+    Without features (haze, a plain sky over a level sea) any shift fits; `Turning.sure` shows this.
     """
     far, seen = cylinder(video, tilt(video), view, rows=ROWS, low=LOWEST)
     likeness, width = best_match(far, seen, (9, 41), most, view, rise=2)
@@ -132,7 +132,7 @@ def turning(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float =
 
 
 def reflected(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T"]:
-    """Correlation of each picture with itself turned upside down, by half a turn; 0 for a plain one."""
+    """Correlation of each picture with itself rotated by half a turn; 0 for a plain one."""
     grey = video.mean(2)
     off = grey - grey.mean((-1, -2), keepdim=True)
     return (off * off.flip((-1, -2))).sum((-1, -2)) / off.square().sum((-1, -2)).clamp(min=1e-3)
@@ -146,10 +146,10 @@ def best_match(
     view: float = VIEW,
     rise: int = 0,
 ) -> tuple[Float[Tensor, "B T-1 shifts"], float]:
-    """How like the next one a picture of a `cylinder` is at each turn, and the radians from a turn to the next.
+    """Similarity of successive pictures of a `cylinder` at each turn, and the radians between neighbouring turns.
 
-    The cosine of what both show, each less its mean over `around` (rows and columns, odd), the best of shifts up to
-    `rise` rows up or down. The middle one of the turns is none; they go to `most` radians to both sides.
+    The cosine of what both show, each minus its mean over `around` (rows and columns, odd), maximised over shifts of up
+    to `rise` rows up or down. The middle turn is 0; turns go to `most` radians on both sides.
     """
     columns = far.shape[-1]
     middle = (around[0] // 2, around[1] // 2)

@@ -1,7 +1,7 @@
-"""Whether a landmark is found again after the camera has looked away: where it stands and which colour it has.
+"""Whether a landmark is found again after the camera has looked away: its position and its colour.
 
-What is seen in made pictures is held against what is seen in the exact render of the same poses (`spotted`). A landmark
-that has gone counts as half the view off and as wrong in colour, so that forgetting is never better than a guess.
+Generated pictures are compared with the exact render of the same poses (`spotted`). A missing landmark counts as an
+error of half the view and as a wrong colour, so that forgetting is never better than a guess.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from adastate.metrics.flight_landmarks import FOUND, Spotted
 from adastate.metrics.flight_pose import VIEW
 
 HALF_VIEW = math.atan(VIEW / 2)
-"""Radians from the middle to the edge of what is seen: the error of a landmark that is not there."""
+"""Radians from the middle to the edge of the view: the error of a missing landmark."""
 
 DRIFTED = 0.06
-"""Radians by which a landmark must have gone on before it tells who has kept it where it was."""
+"""Radians that a landmark must have moved before the measure can tell whether it was kept in place."""
 
 
 @dataclass(frozen=True)
 class SeenAgain:
-    """Of each clip `[B]`, means over the pictures in which the exact render shows the landmark; nan if none does.
+    """For each clip `[B]`, means over the pictures in which the exact render shows the landmark; nan if none does.
 
     Attributes:
-        found: share of those in which a landmark is there at all.
-        bearing: mean error in radians; `HALF_VIEW` where none is there.
-        colour: share of wrong colours; wrong where none is there.
+        found: share of those in which any landmark is present.
+        bearing: mean error in radians; `HALF_VIEW` if missing.
+        colour: share of wrong colours; wrong if missing.
     """
 
     found: Float[Tensor, " B"]
@@ -39,7 +39,7 @@ class SeenAgain:
 
 
 def seen_again(made: Spotted, true: Spotted) -> SeenAgain:
-    """What of the landmarks of `true` [B, T] is there in `made`, picture by picture."""
+    """Compares the landmarks of `made` with those of `true` [B, T], picture by picture."""
     there, found = true.score > FOUND, made.score > FOUND
     off = torch.where(found, (made.bearing - true.bearing).abs().clamp(max=HALF_VIEW), HALF_VIEW)
     wrong = (~found | (made.colour != true.colour)).float()
@@ -47,14 +47,14 @@ def seen_again(made: Spotted, true: Spotted) -> SeenAgain:
 
 
 def gone_on(made: Spotted, true: Spotted, kept: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    """How far a landmark that moves by itself has gone on, as a share of the way that it truly went.
+    """How far a self-moving landmark has moved, as a share of the distance that it should have.
 
-    1 for the exact render, 0 for one that stands where it was seen last, within -1 and 2. nan for clips in which it is
-    not there, or has not gone far enough to tell.
+    1 for the exact render, 0 for one that stays where it was last seen, clamped to -1 to 2. nan for clips in which it
+    is missing, or has not moved far enough to tell.
 
     Args:
         made, true: after the return, `[B, T]`.
-        kept: bearing at which it would stand if it had kept its place, likewise, in radians.
+        kept: bearing that it would have if it had not moved, `[B, T]`, in radians.
     """
     both = (true.score > FOUND) & (made.score > FOUND)
     way = _mean(true.bearing - kept, both)

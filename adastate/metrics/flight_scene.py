@@ -1,7 +1,7 @@
-"""What a flight's pictures say of its scene: biome, time of day, weather, and the camera's hidden constants.
+"""The scene of a flight's pictures: biome, time of day, weather, and the camera's hidden constants.
 
-Time, weather and biome are read by a linear classifier of pooled colours, exposure and contrast by a linear regression
-of the same; `python -m datamodules.tools.fit_flight_scene` makes their weights from rendered flights. Grain is
+Time, weather and biome are predicted by a linear classifier on pooled colours, exposure and contrast by a linear
+regression on the same; `python -m datamodules.tools.fit_flight_scene` fits their weights on rendered flights. Grain is
 measured.
 """
 
@@ -24,14 +24,14 @@ FACTS = ("biome", "time", "weather")
 CONSTANTS = ("exposure", "contrast")
 
 BELL = (math.pi / 2) ** 0.5
-"""A normal number's deviation over its mean size."""
+"""Standard deviation of a normal variable over its mean absolute value."""
 
 
 def scene_features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B D"]:
     """Pooled colours of clips and their squares, unscaled.
 
-    Of each picture at half its size: mean colour of 8 rows by 2 columns, deviation and mean slope of 6 rows, colour
-    relative to brightness of 8 rows, and the deciles of brightness; then the mean over the pictures.
+    For each picture at half its size: mean colour of 8 rows by 2 columns, standard deviation and mean slope of 6 rows,
+    colour relative to brightness of 8 rows, and the deciles of brightness; then the mean over the pictures.
     """
     x = nnf.avg_pool2d((video.flatten(0, 1) + 1) / 2, 2)
     grey = x.mean(1, keepdim=True)
@@ -48,7 +48,7 @@ def scene_features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B D"]:
 
 @lru_cache(maxsize=1)
 def scene_weights() -> Mapping[str, np.ndarray]:
-    """What is stored: `<fact>` and `<constant>` weights, `<fact>_names`, and mean and deviation of the features."""
+    """Stored arrays: `<fact>` and `<constant>` weights, `<fact>_names`, and mean and deviation of the features."""
     with np.load(BytesIO((files("adastate") / "pretrained" / STORED).read_bytes())) as stored:
         return dict(stored)
 
@@ -67,12 +67,12 @@ def fact_names(fact: str) -> list[str]:
 def likeliest_facts(video: Float[Tensor, "B T 3 h w"], fact: str) -> list[str]:
     """The likeliest biome, time or weather of each clip."""
     if fact not in FACTS:
-        raise ValueError(f"{fact!r}: what is read is {', '.join(FACTS)}")
+        raise ValueError(f"{fact!r} is not a fact; facts are  {', '.join(FACTS)}")
     return [fact_names(fact)[i] for i in scores(video, fact).argmax(1).tolist()]
 
 
 def hidden_constants(video: Float[Tensor, "B T 3 h w"]) -> dict[str, Float[Tensor, " B"]]:
-    """Exposure and contrast as `Lens` has them, estimated, and grain as a deviation of light in [0, 1]."""
+    """Exposure and contrast as in `Lens`, estimated, and grain as a standard deviation of light in [0, 1]."""
     return {
         **{constant: scores(video, constant)[:, 0].exp() for constant in CONSTANTS},
         "grain": grain(video).mean(1),
@@ -80,12 +80,11 @@ def hidden_constants(video: Float[Tensor, "B T 3 h w"]) -> dict[str, Float[Tenso
 
 
 def grain(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T"]:
-    """Deviation of the pictures' grain, in light from 0 to 1, from the smoothest of their blocks.
+    """Standard deviation of the pictures' grain, in light from 0 to 1, from their smoothest blocks.
 
-    A Laplacian that no plane and no straight edge along an axis passes (Immerkaer 1996), its mean size over blocks of
-    8 x 8 pixels, of those one that is smaller than 85%. A plain sky reads a sixth too low, land without
-    grain .002. A codec that blurs
-    takes grain away, and so does this.
+    Mean absolute response, over blocks of 8 x 8 pixels, of a Laplacian that is zero on planes and on straight edges
+    along an axis (Immerkaer 1996); of all blocks the one at the 15th percentile. A plain sky reads a sixth too low,
+    land without grain .002. A codec that blurs reduces grain, and so this measure.
     """
     light = (video.flatten(0, 1).mean(1, keepdim=True) + 1) / 2
     bell = torch.tensor([1.0, -2.0, 1.0]).to(light)

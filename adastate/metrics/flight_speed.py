@@ -1,4 +1,4 @@
-"""How fast a camera flies, read off the ground that comes towards it, against the exact render of the same flight."""
+"""Speed of a camera, measured from the approaching ground, relative to the exact render of the same flight."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.nn import functional as nnf
 from adastate.metrics.flight_pose import FAINT, LEVEL, VIEW, _peak, tilt, turning
 
 SURE_OF_SPEED = 0.05
-"""`Pace.sure` from which a pace may be trusted."""
+"""`Pace.sure` above which a pace is reliable."""
 
 NEAREST_ROW, FARTHEST_ROW, ROWS_OF_GROUND = 0.75, 0.2, 28
-"""Tangents of the angles below the horizon between which ground is looked at, and rows between them."""
+"""Tangents of the angles below the horizon between which ground is used, and number of rows between them."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Of each picture and the next.
+    """Motion between successive pictures.
 
     Attributes:
-        rate: way flown over the height above the ground, a picture `[B, T-1]`.
-        sure: how sharply one pace fits better than others, over what it leaves unexplained `[B, T-1]`; it may be
-            trusted above `SURE_OF_SPEED`. 0 where the turn, which must be known first, is not.
+        rate: distance flown per picture over the height above the ground, `[B, T-1]`.
+        sure: how much better one pace fits than others, over what it leaves unexplained `[B, T-1]`; reliable above
+            `SURE_OF_SPEED`. 0 where the turn, which must be known first, is not reliable.
     """
 
     rate: Float[Tensor, "B T"]
@@ -34,12 +34,12 @@ class Pace:
 
 
 def pace(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.4, step: float = 0.02) -> Pace:
-    """Speed over a level ground, for a camera that looks where it flies.
+    """Speed over level ground, for a camera that looks where it flies.
 
-    What lies at a tangent y below the horizon is 1/y heights away, and after a way of s heights at y / (1 - s y). Of
-    all s that one is taken by which the later picture, its bank and its turn taken out, is most like the earlier one.
-    Hills change the scale (what is near counts for more), and a camera that looks aside sees another motion: so
-    compare with the same measure of the exact render.
+    A point at a tangent y below the horizon is 1/y heights away, and after a distance of s heights at y / (1 - s y).
+    The chosen s makes the later picture, with bank and turn removed, most similar to the earlier one. Hills change the
+    scale (near ground counts more), and a camera that looks aside sees another motion, so compare with the same measure
+    of the exact render.
     """
     banks, turns = tilt(video), turning(video, view)
     u = torch.linspace(-0.45, 0.45, 36) * view
@@ -61,7 +61,7 @@ def pace(video: Float[Tensor, "B T 3 h w"], view: float = VIEW, most: float = 0.
 
 
 def _ground(video: Tensor, banks: Tensor, u: Tensor, y: Tensor, view: float) -> tuple[Tensor, Tensor]:
-    """Pictures `[B, T, 3, rows, columns]` where u is to the right and y below the horizon, and what was in view."""
+    """Pictures `[B, T, 3, rows, columns]` sampled at u to the right and y below the horizon, and what was in view."""
     v = banks.tan()[..., None, None] * u - y - math.tan(LEVEL)
     at = torch.stack(torch.broadcast_tensors(u * 2 / view, -v * 2 / view * video.shape[-1] / video.shape[-2]), -1)
     at = at.expand(*video.shape[:2], *at.shape[-3:])
@@ -70,7 +70,7 @@ def _ground(video: Tensor, banks: Tensor, u: Tensor, y: Tensor, view: float) -> 
 
 
 def _likeness(early: Tensor, late: Tensor, seen: Tensor) -> Tensor:
-    """Cosine of the reliefs of what both show, `[B, T]`."""
+    """Cosine of the reliefs of the commonly visible part, `[B, T]`."""
     share = nnf.avg_pool2d(seen.flatten(0, 2), 9, 1, 4, count_include_pad=False).view(seen.shape).clamp(min=0.05)
 
     def relief(x: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ def _likeness(early: Tensor, late: Tensor, seen: Tensor) -> Tensor:
 def speed_ratio(
     video: Float[Tensor, "B T 3 h w"], exact: Float[Tensor, "B T 3 h w"], view: float = VIEW
 ) -> Float[Tensor, " B"]:
-    """Speed of each clip over that of the exact render of the same flight; nan where nothing is sure.
+    """Speed of each clip over that of the exact render of the same flight; nan where nothing is reliable.
 
-    The ratio of the sums over the pictures at which both measures may be trusted.
+    The ratio of the sums over the pictures at which both measures are reliable.
     """
     made, true = pace(video, view), pace(exact, view)
     both = ((made.sure > SURE_OF_SPEED) & (true.sure > SURE_OF_SPEED)).float()

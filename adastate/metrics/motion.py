@@ -1,4 +1,4 @@
-"""How the camera and the things in view move. Displacements are (x, y) pixels a picture of the *camera*, so the scene
+"""Motion of the camera and of things in view. Displacements are (x, y) pixels per picture of the *camera*, so the scene
 moves the other way; flow is of the scene."""
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 DIRECTIONS = ("east", "south-east", "south", "south-west", "west", "north-west", "north", "north-east")
-"""By angle, eighths of a turn from +x on; y points down."""
+"""By angle, in eighths of a turn from +x; y points down."""
 
 
 def displacement(
     video: Float[Tensor, "B T 3 h w"], gap: int = 2, reach: int = 5, colour: bool = False, cap: float | None = None
 ) -> Float[Tensor, "B 2"]:
-    """Camera motion of each clip by exhaustive block matching, in pixels a picture.
+    """Camera motion of each clip by exhaustive block matching, in pixels per picture.
 
-    The one whole-pixel shift within `reach` that best carries every picture to the one `gap` later, over their
-    common area; brightness only. Resolution is 1/gap pixel a picture.
+    The single whole-pixel shift within `reach` that best maps every picture to the one `gap` later, over their common
+    area; brightness only. The resolution is 1/gap pixel per picture.
 
     Args:
-        colour: compare all channels, for ground that has colours and no texture.
-        cap: differences count no more than this, so that a small thing that moves by itself is no match for faint
-            ground that moves with the camera.
+        colour: compare all channels, for ground that has colours but no texture.
+        cap: upper limit on differences, so that a small object that moves by itself does not outweigh faint ground that
+            moves with the camera.
     """
     seen = video if colour else video.mean(2, keepdim=True)
     before, after = seen[:, :-gap], seen[:, gap:]
@@ -49,7 +49,7 @@ def _overlap(x: Tensor, dx: int, dy: int, height: int, width: int) -> Tensor:
 
 
 def heading(motion: Float[Tensor, "B 2"], still: float = 0.4) -> list[str | None]:
-    """Name of the nearest of eight directions for each row of `motion`; None where it hardly moves."""
+    """Name of the nearest of eight directions for each row of `motion`; None if it hardly moves."""
     angle = torch.atan2(motion[:, 1], motion[:, 0])
     eighth = (torch.round(angle / (math.pi / 4)) % 8).long().tolist()
     moves = (motion.abs().amax(1) > still).tolist()
@@ -57,9 +57,9 @@ def heading(motion: Float[Tensor, "B 2"], still: float = 0.4) -> list[str | None
 
 
 def residual(video: Float[Tensor, "B T 3 h w"], velocity: Num[Tensor, "B 2"], margin: int = 4) -> Float[Tensor, " B"]:
-    """What the prompted motion does not explain: mean squared difference of each picture and its predecessor moved
-    by `velocity` whole pixels, relative to the clip's variance; real flights score about 0.05 to 0.2
-    because things move by themselves, unrelated pictures 2."""
+    """The part of the motion that the prompt does not explain: mean squared difference of each picture and its
+    predecessor shifted by `velocity` whole pixels, relative to the clip's variance; real flights score about 0.05 to
+    0.2 because things move by themselves, unrelated pictures 2."""
     out = []
     height, width = video.shape[-2:]
     for clip, (dx, dy) in zip(video, velocity.long().tolist(), strict=True):
@@ -70,9 +70,9 @@ def residual(video: Float[Tensor, "B T 3 h w"], velocity: Num[Tensor, "B 2"], ma
 
 
 def forward(motion: Float[Tensor, "B *rest 2"], velocity: Num[Tensor, "B 2"]) -> Float[Tensor, " B *rest"]:
-    """The part of `motion` that goes the way of `velocity`, over its speed.
+    """Component of `motion` along `velocity`, over its speed.
 
-    1 is a flight as prompted, 0 stands still or drifts sideways, what is negative flies backwards.
+    1 is a flight as prompted, 0 stands still or drifts sideways, negative values fly backwards.
     """
     v = velocity.to(motion).reshape(len(velocity), *(1,) * (motion.dim() - 2), 2)
     return (motion * v).sum(-1) / v.square().sum(-1)
@@ -81,12 +81,12 @@ def forward(motion: Float[Tensor, "B *rest 2"], velocity: Num[Tensor, "B 2"]) ->
 def flow(
     video: Float[Tensor, "B T 3 h w"], gap: int = 2, reach: int = 5, block: int = 7, least: float = 0.02
 ) -> Float[Tensor, "B T-{gap} 2 h w"]:
-    """Optical flow of the scene, (x, y) pixels a picture, by block matching around every pixel.
+    """Optical flow of the scene, (x, y) pixels per picture, by block matching around every pixel.
 
-    For each pixel of a picture the whole-pixel shift within `reach` whose block of `block` x `block` pixels, brightness
-    only, is most like it `gap` pictures later. A longer shift is taken only if its mean absolute error is smaller by
-    `least`, so that plain ground, whose noise fits any shift, stands still. Resolution is 1/gap. What is smaller than a
-    block shares it with its surroundings.
+    For each pixel, the whole-pixel shift within `reach` for which the `block` x `block` pixels around it, brightness
+    only, are most similar `gap` pictures later. A longer shift is chosen only if its mean absolute error is smaller by
+    `least`, so that plain ground, whose noise fits any shift, has no flow. The resolution is 1/gap. Things smaller than
+    a block share its flow with their surroundings.
     """
     grey = video.mean(2)
     before, after = grey[:, :-gap], grey[:, gap:]
@@ -107,7 +107,7 @@ def flow(
 
 
 def _boxed(error: Tensor, block: int) -> Tensor:
-    """Mean over the block around each pixel, as much of it as there is."""
+    """Mean over the part of the block around each pixel that is inside the picture."""
     flat = error.flatten(0, 1)[:, None]
     mean = torch.nn.functional.avg_pool2d(flat, block, 1, block // 2, count_include_pad=False)
     return mean[:, 0].reshape(error.shape)

@@ -1,10 +1,10 @@
-"""Memory, as the slope of what a hue has changed by on the distance that was flown.
+"""Memory, as the slope of a hue's change over the distance flown.
 
-A passage is a stretch of a stream at whose two ends the ground's hue is seen. A stream that remembers comes out with
-the hue that went in plus the distance flown, counted in laps of the ring of hues: slope 1. One that holds its hue has
-slope 0, one that always moves on by the same amount as well, and one whose hue has nothing to do with the one before
-has slope 0 with errors of a quarter of a turn. So the slope is told together with the error, and with what the error of
-the three would be on the same passages.
+A passage is a stretch of a stream at whose two ends the ground's hue is visible. A stream that remembers has, at the
+end, the initial hue plus the distance flown, counted in laps of the ring of hues: slope 1. One that holds its hue has
+slope 0, and so has one that always advances by the same amount, and one whose hue is unrelated to the previous one,
+with errors of a quarter of a turn. So the slope is reported with the error, and with the errors of these three
+baselines on the same passages.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from adastate.metrics.colour import apart
 
 CHANCE = 0.25
-"""Mean distance in turns between hues that have nothing to do with each other."""
+"""Mean distance in turns between unrelated hues."""
 
 LEAST = 8
-"""Passages from which a slope is told."""
+"""Minimum number of passages for a slope."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Passages:
     """Stretches of streams between two sights of the ground.
 
     Attributes:
-        change: hue at the end minus hue at the beginning, in turns; whole turns do not count.
-        due: distance flown meanwhile, in laps.
-        row, at: number of the stream, and of the picture with which the passage ends.
+        change: hue at the end minus hue at the beginning, in turns, modulo full turns.
+        due: distance flown in between, in laps.
+        row, at: index of the stream, and of the picture with which the passage ends.
     """
 
     change: Float[Tensor, " N"]
@@ -44,7 +44,7 @@ class Passages:
         return len(self.due)
 
     def between(self, first: int, end: int) -> Passages:
-        """Those that end with a picture from `first` on and before `end`."""
+        """Those that end with a picture in `first` to `end` - 1."""
         return self._where((self.at >= first) & (self.at < end))
 
     def _where(self, kept: Tensor) -> Passages:
@@ -53,14 +53,14 @@ class Passages:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """What passages tell; errors are mean distances in turns between the hue that came out and the one due.
+    """Figures of passages; errors are mean distances in turns between the final hue and the one due.
 
     Attributes:
-        slope: of the change on the distance; 1 remembers, 0 holds still or moves on by always the same. nan below
-            `LEAST` passages.
+        slope: of the change over the distance; 1 remembers, 0 holds still or always advances by the same amount. nan
+            below `LEAST` passages.
         error: of the stream.
-        hold: of one that keeps the hue that went in.
-        mean: of one that always moves on by the mean distance.
+        hold: error of keeping the initial hue.
+        mean: error of always advancing by the mean distance.
         passages: their number.
     """
 
@@ -72,19 +72,19 @@ class MemoryFigures:
 
     @property
     def relative(self) -> float:
-        """Error over that of holding still: 0 is perfect, 1 no better than a hue that never changes."""
+        """Error over that of a constant hue: 0 is perfect, 1 no better than a hue that never changes."""
         return self.error / self.hold if self.hold else float("nan")
 
 
 def hidden_passages(
     hues: Float[Tensor, "B T"], rate: Float[Tensor, " B"], least: int, most: int | None = None
 ) -> Passages:
-    """Passages through what hides the ground: from the last picture with a hue to the first with one again.
+    """Passages through hidden ground: from the last picture with a hue to the next one that has a hue again.
 
     Args:
         hues: in turns; nan where there is none.
-        rate: turns a picture that are due, of each stream.
-        least, most: pictures without a hue of the shortest and of the longest passage that counts.
+        rate: expected turns per picture, for each stream.
+        least, most: pictures without a hue in the shortest and longest passage that counts.
     """
     found: list[tuple[float, float, int, int]] = []
     for row, (line, pace) in enumerate(zip(hues, rate.tolist(), strict=True)):
@@ -98,8 +98,8 @@ def hidden_passages(
 
 
 def open_passages(hues: Float[Tensor, "B T"], rate: Float[Tensor, " B"], gap: int) -> Passages:
-    """Passages of `gap` pictures, one after the other, where nothing hides the ground; those without a hue at an end
-    are left out."""
+    """Consecutive passages of `gap` pictures, where nothing hides the ground; those without a hue at either end are
+    left out."""
     ends = torch.arange(gap, hues.shape[1], gap).tolist()
     found = [
         (float(hues[row, at] - hues[row, at - gap]), pace * gap, row, at)
@@ -123,8 +123,8 @@ def _passages(found: list[tuple[float, float, int, int]]) -> Passages:
 def memory(passages: Passages) -> MemoryFigures:
     """The slope and the errors.
 
-    A change is counted from the mean distance, the shorter way round, so that no memory makes a slope of 0 and not
-    one that depends on where the ring is cut. So distances may differ by less than half a lap from their mean.
+    A change is measured from the mean distance, the shorter way round, so that no memory gives a slope of 0 wherever
+    the ring of hues is cut. This requires that distances differ by less than half a lap from their mean.
 
     Raises:
         ValueError: they differ by more.

@@ -1,4 +1,4 @@
-"""What the pictures of a clip look like, apart from what they show."""
+"""Appearance of a clip's pictures, independent of what they show."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def contrast(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, " B"]:
 
 
 def change(video: Float[Tensor, "B T 3 h w"], gap: int = 1) -> Float[Tensor, " B"]:
-    """Mean absolute difference of pictures `gap` apart over the clip's contrast.
+    """Mean absolute difference of pictures `gap` apart, over the clip's contrast.
 
-    It sees motion of any part, where `displacement` needs the whole picture to move, but flicker as well: what moves
-    changes more over a larger gap, what flickers in place does not. 0 is a still; unrelated pictures score about 1.1.
+    Unlike `displacement` it detects motion of any part of the picture, but also flicker: motion changes more over a
+    larger gap, flicker does not. 0 is a still; unrelated pictures score about 1.1.
     """
     return (video[:, gap:] - video[:, :-gap]).abs().mean((1, 2, 3, 4)) / contrast(video).clamp_min(1e-6)
 
@@ -34,5 +34,5 @@ def nearest(video: Float[Tensor, "B T 3 h w"], others: Float[Tensor, "others _ 3
 
 
 def drift(first: Float[Tensor, " B"], last: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """How far a quality has moved from the first to the last second: |log(last / first)|; 0 is none."""
+    """Change of a quality from the first to the last second: |log(last / first)|; 0 is none."""
     return (last.clamp_min(1e-6) / first.clamp_min(1e-6)).log().abs()

@@ -1,9 +1,9 @@
 """Distance of pictures from real ones: a Frechet distance on fixed features.
 
-Features are of pairs of neighbouring pictures, so that they see motion as well: pooled outputs of a small random
-convolutional network whose weights come from a seed, and statistics of colour and gradient. Nothing is learnt or
-downloaded, so the numbers of two studies compare as long as `VERSION` is the same. Random features know nothing of what
-matters to people: a distance that grows says that a stream leaves the world's distribution, not that it looks bad.
+Features are of pairs of successive pictures, so that they capture motion as well: pooled outputs of a small random
+convolutional network whose weights come from a seed, and statistics of colour and gradient. Nothing is trained or
+downloaded, so numbers of two studies are comparable if `VERSION` is the same. Random features do not measure what
+matters to people: a growing distance means that a stream leaves the world's distribution, not that it looks bad.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 VERSION = 1
-"""Raise it with any change of the features."""
+"""Version of the features; raise it when they change."""
 
 SEED = 20260530
 CONVOLVED = 16
@@ -27,12 +27,12 @@ def _weights() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(SEED)
     first = torch.randn(24, 6, 5, 5, generator=g) / (6 * 25) ** 0.5
     second = torch.randn(CONVOLVED, 24, 3, 3, generator=g) / (24 * 9) ** 0.5
-    # filters without a mean: colour as such has features of its own
+    # zero-mean filters: colour itself has separate features
     return first - first.mean((2, 3), keepdim=True), second
 
 
 def features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T-1 D"]:
-    """D = CONVOLVED + 10 numbers, one row for each pair of neighbouring pictures."""
+    """D = CONVOLVED + 10 numbers, one row per pair of successive pictures."""
     before, after = video[:, :-1], video[:, 1:]
     pairs = torch.cat([before, after], 2).flatten(0, 1).float()
     first, second = (w.to(pairs) for w in _weights())
@@ -48,7 +48,7 @@ def features(video: Float[Tensor, "B T 3 h w"]) -> Float[Tensor, "B T-1 D"]:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over samples of features, which add up: 1 + D + D D numbers, count, sum and sum of products."""
+    """Additive sums over samples of features: 1 + D + D D numbers, count, sum and sum of products."""
 
     sums: Float64[Tensor, "... sums"]
 
@@ -68,7 +68,7 @@ class Moments:
 
 
 def moments(found: Float[Tensor, "... rows D"]) -> Moments:
-    """Of features over their rows."""
+    """Moments of features over their rows."""
     x = found.double()
     products = x.transpose(-1, -2) @ x
     count = torch.full((*x.shape[:-2], 1), float(x.shape[-2]), dtype=torch.float64, device=x.device)
@@ -80,7 +80,7 @@ def frechet(a: Moments, b: Moments, scale: Float[Tensor, " D"] | None = None) ->
     1982), never below 0.
 
     Args:
-        scale: deviation of each feature to measure in, so that none rules by its unit; those of `b` without.
+        scale: standard deviation to divide each feature by, so that none dominates by its unit; default: those of `b`.
     """
     std = b.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12).sqrt() if scale is None else scale.double()
     grow = 1 / (std[..., :, None] * std[..., None, :])

@@ -1,8 +1,8 @@
-"""How sure a mean over training seeds is: Student's t over the means of the seeds.
+"""Uncertainty of a mean over training seeds: Student's t over the means of the seeds.
 
-A seed has an initialisation, a distillation, prompts and noise of its own, so the means of seeds are independent draws,
-and an interval over them covers all that differs from one seed to the next. The bootstrap of `uncertainty` is for the
-rollouts of one seed: over three seeds its 95% excludes a null in 28% of the cases.
+Each seed has its own initialisation, distillation, prompts and noise, so the means of seeds are independent draws, and
+an interval over them covers everything that differs between seeds. The bootstrap of `uncertainty` is for the rollouts
+of one seed: over three seeds its 95% interval excludes a true null in 28% of the cases.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from adastate.metrics.uncertainty import Interval
 
 
 def seed_interval(means: Float[Tensor, " S"], level: float = 0.95, tests: int = 1) -> Interval:
-    """Mean of the seeds with its t-interval; without ends where fewer than two are known.
+    """Mean of the seeds with its t-interval; unbounded if fewer than two are known.
 
     Args:
-        means: one number a seed; nan where there is none.
-        tests: how many such intervals are to hold together with probability `level` (Bonferroni).
+        means: one number per seed; nan if missing.
+        tests: number of intervals that are to hold jointly with probability `level` (Bonferroni).
     """
     kept = means[~means.isnan()].double()
     count = len(kept)
@@ -33,7 +33,7 @@ def seed_interval(means: Float[Tensor, " S"], level: float = 0.95, tests: int = 
 
 
 def chance_of(means: Float[Tensor, " S"], null: float = 0.0) -> float:
-    """Two-sided p value of the t-test that the mean is `null`; nan where fewer than two seeds are known."""
+    """Two-sided p value of the t-test that the mean is `null`; nan if fewer than two seeds are known."""
     kept = means[~means.isnan()].double()
     if len(kept) < 2:
         return math.nan
@@ -44,7 +44,7 @@ def chance_of(means: Float[Tensor, " S"], null: float = 0.0) -> float:
 
 
 def student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0 and whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    """P(T <= t) for t >= 0 and integer degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine, total = math.cos(angle) ** 2, 0.0
     if freedom % 2:
@@ -64,7 +64,7 @@ def student_cdf(t: float, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def student_quantile(probability: float, freedom: int) -> float:
-    """The t with P(T <= t) = `probability`, which is at least one half."""
+    """The t with P(T <= t) = `probability`, which must be at least one half."""
     if freedom < 1 or not 0.5 <= probability < 1:
         raise ValueError(f"probability {probability}, {freedom} degrees of freedom: give 0.5 to 1, and at least 1")
     low, high = 0.0, 1.0

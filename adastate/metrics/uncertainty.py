@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap over seeds and prompts together (percentile intervals, Efron 1979)."""
+"""Uncertainty of a mean: bootstrap over seeds and prompts together (percentile intervals, Efron 1979)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Interval:
 class Resamples:
     """How often each seed and each prompt is drawn in each resample.
 
-    The same resamples for two systems make a paired comparison: seed s and prompt p of the one are set against seed s
-    and prompt p of the other. Seeds and prompts are drawn independently, as every seed is measured on every prompt.
+    Using the same resamples for two systems makes a paired comparison: seed s and prompt p of the one are compared with
+    seed s and prompt p of the other. Seeds and prompts are drawn independently, as every seed is measured on every
+    prompt.
     """
 
     seeds: Float64[Tensor, "draws seeds"]
@@ -43,7 +44,7 @@ class Resamples:
         return cls(counts(seeds), counts(prompts))
 
     def means(self, values: Float[Tensor, "seeds prompts"]) -> Float64[Tensor, " draws"]:
-        """Mean of `values` in every resample; what is nan is left out."""
+        """Mean of `values` in every resample; nan values are left out."""
         known = ~values.isnan()
         total = torch.einsum("ds,sp,dp->d", self.seeds, values.nan_to_num().double(), self.prompts)
         count = torch.einsum("ds,sp,dp->d", self.seeds, known.double(), self.prompts)
@@ -51,7 +52,7 @@ class Resamples:
 
 
 def interval(value: float, resampled: Float[Tensor, " draws"], level: float = 0.95) -> Interval:
-    """Percentiles of `resampled` around a value; draws that are nan are left out."""
+    """Percentiles of `resampled` around a value; nan draws are left out."""
     kept = resampled[~resampled.isnan()].double()
     if not len(kept):
         return Interval(value, float("nan"), float("nan"))
@@ -66,9 +67,9 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Mean of `values`, of all seeds on the same prompts, with its interval. A row alone is one seed.
+    """Mean of `values`, with all seeds on the same prompts, and its interval. A single row is one seed.
 
-    With few seeds the interval is about as wide as the seeds are apart, and with one it says nothing of seeds.
+    With few seeds the interval is about as wide as the spread of the seeds; with one it says nothing about seeds.
     """
     table = values[None] if values.dim() == 1 else values
     resamples = Resamples.draw(table.shape[0], table.shape[1], draws, seed)
@@ -78,7 +79,7 @@ def bootstrap(
 def difference(
     a: Float[Tensor, " ..."], b: Float[Tensor, " ..."], draws: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Mean of a - b, paired by seed and prompt; both of a shape that `bootstrap` takes."""
+    """Mean of a - b, paired by seed and prompt; both in a shape that `bootstrap` accepts."""
     if a.shape != b.shape:
-        raise ValueError(f"paired values have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"paired values must have equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
     return bootstrap(a - b, draws, seed, level)

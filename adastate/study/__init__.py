@@ -1,1 +1,1 @@
-"""The paper's study in miniature: which arms there are, how they are run and measured, and what may be said of them."""
+"""The paper's study in miniature: its arms, how they are trained and measured, and the verdicts on the claims."""

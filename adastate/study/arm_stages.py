@@ -1,4 +1,4 @@
-"""The stages of a study as command lines: what all runs share, and what a run is."""
+"""The stages of a study as command lines: those that all runs share, and those of one run."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from adastate.study.study_worlds import StudyWorld, study_world
 from adastate.study.table import Beginning, Budget, Task
 
 PROMPTS = 2048
-"""Journeys whose captions are gathered; there are 96 different ones."""
+"""Journeys whose captions are collected; 96 of them are different."""
 
 SCRATCH = "scratch"
 
 SHOWN = 4
-"""Prompts of the previews."""
+"""Number of preview prompts."""
 
 
 @dataclass(frozen=True)
 class StudySetting:
-    """Where a study lies and what all its runs share.
+    """A study's folder and the settings that all its runs share.
 
     Attributes:
         root: its folder.
         world: a name of STUDY_WORLDS.
-        teacher, codec: safetensors files; "" for the bundled ones of this world, "scratch" to train them first, as
-            also where none are bundled.
-        seed: of the prompts and the noise with which seed 0 is measured; every further seed has the next.
+        teacher, codec: safetensors files; "" for the bundled ones of this world; "scratch" trains them first, which
+            also happens if none are bundled.
+        seed: seed 0 is measured with prompts and noise of this seed; each further seed uses the next one.
     """
 
     root: Path
@@ -71,15 +71,15 @@ class StudySetting:
 
     @property
     def prompts(self) -> Path | None:
-        """File with the prompts to train on; the plain world has captions without end."""
+        """File with the training prompts; None for the plain world, which generates captions without limit."""
         return self.base / "prompts.txt" if self.world != "plain" else None
 
     def init(self, beginning: Beginning) -> Path:
-        """Weights from which the distillations of a seed begin."""
+        """Initial weights of a seed's distillations."""
         return beginning.folder(self.root) / "init.safetensors"
 
     def layers(self, *files: str) -> list[str]:
-        """Command-line words that every training stage begins with."""
+        """Command-line arguments that every training stage begins with."""
         words = [w for f in ("base.yaml", "sizes/tiny.yaml", *files) for w in ("--config", f"conf/{f}")]
         frames = self.known.horizon
         if frames == study_world("plain").horizon:
@@ -89,30 +89,30 @@ class StudySetting:
         return [*words, *(f"--rollout.{name}={value}" for name, value in told.items())]
 
     def window(self, chunk: int) -> list[str]:
-        """Words about the stream of an initialisation: all of a horizon is in view, and there is no anchor."""
+        """Stream arguments of an initialisation: the window spans the whole horizon, and there is no anchor."""
         return [f"--stream.chunk_frames={chunk}", f"--stream.past_frames={self.known.horizon - chunk}"]
 
     @property
     def networks(self) -> list[str]:
-        """Words about codec and teacher that all later stages are told."""
+        """Codec and teacher arguments of all later stages."""
         told = [f"--codec.init_args.weights={self.codec_weights}", f"--teacher.weights={self.teacher_weights}"]
         guidance = self.known.guidance
         return told if guidance is None else [*told, f"--teacher.guidance={guidance}"]
 
 
 def write_prompts(setting: StudySetting) -> None:
-    """The captions to train on."""
+    """Writes the training captions."""
     if setting.prompts is None or setting.prompts.is_file():
         return
-    from datamodules.worlds import journey  # which brings torch with it
+    from datamodules.worlds import journey  # imports torch
 
     captions = sorted({journey.journey(1, i).caption for i in range(PROMPTS)})
     atomic.write_text(setting.prompts, "\n".join(captions) + "\n")
 
 
 def shared(setting: StudySetting) -> list[Stage]:
-    """What comes before all runs: codec and teacher where there are none, the teacher's gate, and the true flights as
-    they are measured."""
+    """Stages before all runs: training of codec and teacher if none are bundled, the teacher's gate, and measurement of
+    the true flights."""
     base, budget, stages = setting.base, setting.budget, list[Stage]()
     if "codec" in setting.untrained:
         words = setting.layers("stages/codec.yaml", f"study/{setting.world}_codec.yaml")
@@ -132,10 +132,10 @@ def shared(setting: StudySetting) -> list[Stage]:
 
 
 def initialisation(setting: StudySetting, beginning: Beginning) -> list[Stage]:
-    """What a seed begins with, of its own from the teacher's noise on.
+    """Initialisation of a seed, from its own teacher noise on.
 
-    It is causal ODE distillation (Causal-Forcing): paths of the teacher, a network that denoises chunk by chunk after a
-    clean past, its paths, and the student that learns to jump to their ends.
+    Causal ODE distillation (Causal-Forcing): trajectories of the teacher, a network that denoises chunk by chunk after
+    a clean past, its trajectories, and the student that learns to jump to their ends.
     """
     here, budget = beginning.folder(setting.root), setting.budget
     extra = [*setting.networks, *_watch(setting), *setting.window(beginning.chunk_frames)]
@@ -151,8 +151,8 @@ def initialisation(setting: StudySetting, beginning: Beginning) -> list[Stage]:
 
 
 def stages_of_run(setting: StudySetting, task: Task) -> list[Stage]:
-    """The stages of one run: its distillation, unless it streams with another's student, its measurement, and its
-    experiments where it has some."""
+    """The stages of one run: its distillation, unless it uses another arm's student, its measurement, and its
+    experiments if it has any."""
     here, student = task.folder(setting.root), student_folder(setting, task)
     layers = ("stages/distill.yaml", "stages/distill_tiny.yaml", *task.arm.recipes, "study/distill.yaml")
     words = [*setting.layers(*layers), "--config", str(here / "arm.yaml"), f"--run.dir={here}", *setting.networks]
@@ -171,15 +171,15 @@ def stages_of_run(setting: StudySetting, task: Task) -> list[Stage]:
 
 
 def student_folder(setting: StudySetting, task: Task) -> Path:
-    """The run folder whose student a run streams with."""
+    """The run folder of the student that a run streams with."""
     arm = task.arm.student or task.arm.name
     return setting.root / "arms" / arm / f"seed{task.seed}"
 
 
 def arm_text(setting: StudySetting, task: Task) -> str:
-    """What sets a run apart, as a config file: `arm.yaml` in its folder.
+    """What distinguishes a run, as a config file: `arm.yaml` in its folder.
 
-    The digest of the initialisation stands in it, so that a run from another one is seen to have changed.
+    It contains the initialisation's digest, so that a run from another initialisation counts as changed.
     """
     weights = setting.init(task.beginning)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else "none"
@@ -196,9 +196,9 @@ def arm_text(setting: StudySetting, task: Task) -> str:
 
 
 def has_changed(setting: StudySetting, task: Task) -> bool:
-    """Whether a run was begun as another one than the table has now.
+    """Whether the table now defines a run differently than when it was started.
 
-    The initialisation is known by its digest: a study that was moved has it elsewhere.
+    The initialisation is compared by digest, since its path changes if the study is moved.
     """
     path = task.folder(setting.root) / "arm.yaml"
     texts = (path.read_text(encoding="utf-8"), arm_text(setting, task)) if path.is_file() else ("", "")
@@ -211,7 +211,7 @@ def _fit(run_folder: Path, name: str, words: list[str], extra: list[str]) -> Sta
 
 
 def _trajectories(setting: StudySetting, beginning: Beginning, kind: str = "") -> Stage:
-    """Paths of the teacher, or of the causal network."""
+    """Trajectories of the teacher, or of the causal network."""
     name = f"{kind} trajectories".strip()
     here = beginning.folder(setting.root)
     out = here / name.replace(" ", "_")
@@ -229,7 +229,7 @@ def _measured(setting: StudySetting, seed: int) -> list[str]:
 
 
 def _watch(setting: StudySetting) -> list[str]:
-    """Prompts of the previews: those of the world."""
+    """Arguments for the previews' prompts: those of the world."""
     if setting.world == "plain":
         return []
 

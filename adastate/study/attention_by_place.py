@@ -1,4 +1,4 @@
-"""Where attention goes, place by place: every anchor frame, every past frame, the pass's own, by layer and level."""
+"""Attention by position: on every anchor frame, every past frame and the chunk's own, by layer and level."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from adastate.training.student import Student
 from adastate.types import FrameMask
 
 Place = tuple[str, int]
-"""What kind of key, and which: ("anchor", i-th), ("past", -distance to the chunk), ("state", i-th), ("own", i-th)."""
+"""Kind of key, and which one: ("anchor", i-th), ("past", -distance to the chunk), ("state", i-th), ("own", i-th)."""
 
 
 class AttentionByPlace(AttentionShare):
-    """Mean attention of a chunk's queries on each visible frame, by layer, by level, and by place.
+    """Mean attention of a chunk's queries to each visible frame, by layer, level and position.
 
-    Averaged over heads, queries, samples, and the chunks from `first` on: those for which the window is full. A frame's
-    share is that of all its tokens, so the shares of a pass add up to 1.
+    Averaged over heads, queries, samples, and the chunks from `first` on, for which the window is full. A frame's share
+    is the sum over its tokens, so the shares of a pass add up to 1.
 
     Args:
-        levels: denoising passes of a chunk; the one after them is the clean pass.
-        first: chunk with which measuring begins.
+        levels: denoising passes of a chunk; the clean pass follows them.
+        first: first chunk that is measured.
     """
 
     def __init__(self, levels: int, first: int = 0) -> None:
@@ -38,12 +38,12 @@ class AttentionByPlace(AttentionShare):
 
     @property
     def places(self) -> list[Place]:
-        """All places that were seen, in the order of their keys."""
+        """All positions that were seen, in the order of their keys."""
         order = ("anchor", "past", "state", "own")
         return sorted({place for *_, place in self._totals}, key=lambda p: (order.index(p[0]), p[1]))
 
     def shares(self) -> Tensor:  # type: ignore[override]
-        """`[layers, levels + 1, places]`, the clean pass last; nan where a layer has none, as a clean pass's last."""
+        """`[layers, levels + 1, places]`, the clean pass last; nan if a layer computes none, as in the clean pass."""
         layers = 1 + max(layer for layer, _ in self._passes)
         found = torch.full((layers, self.levels + 1, len(self.places)), float("nan"))
         for (layer, level), count in self._passes.items():
@@ -78,7 +78,7 @@ class AttentionByPlace(AttentionShare):
 
 @dataclass(frozen=True)
 class AttentionShares:
-    """What one stream looks at.
+    """Attention of one stream.
 
     Attributes:
         past_frames: window size n.
@@ -91,19 +91,19 @@ class AttentionShares:
     shares: np.ndarray
 
     def kind(self, name: str, denoising: bool = True) -> float:
-        """Mean share of all frames of a kind, over layers and levels; the clean pass is left out unless asked for."""
+        """Mean share of all frames of a kind, over layers and levels; without the clean pass if `denoising`."""
         mine = [i for i, place in enumerate(self.places) if place.split()[0] == name]
         passes = self.shares[:, :-1] if denoising else self.shares
         return float(np.nanmean(passes[..., mine].sum(-1))) if mine else 0.0
 
     def excess(self, name: str) -> float:
-        """The same over what it would be if every visible frame had an equal share; 1 is no preference."""
+        """The same, divided by an equal share for every visible frame; 1 means no preference."""
         mine = sum(place.split()[0] == name for place in self.places)
         return self.kind(name) * len(self.places) / mine if mine else float("nan")
 
 
 def with_window(spec: StreamSpec, past_frames: int) -> StreamSpec | None:
-    """The same stream with another window; None where that is not possible."""
+    """The same stream with another window; None if that is not possible."""
     try:
         return replace(spec, past_frames=past_frames)
     except ValueError:
@@ -113,7 +113,7 @@ def with_window(spec: StreamSpec, past_frames: int) -> StreamSpec | None:
 def measure_attention_by_place(
     student: Student, prompts: Sequence[str], windows: Sequence[int], chunks: int, seed: int
 ) -> list[AttentionShares]:
-    """Attention of streams of `chunks` chunks past the filling of the window, for each window size."""
+    """Attention of streams that run `chunks` chunks after the window is full, for each window size."""
     found = []
     for past in windows:
         spec = with_window(student.spec, past)

@@ -1,4 +1,4 @@
-"""The paper's claims and their verdicts, from records alone, by the rule of conf/study/claims.yaml.
+"""The paper's claims and their verdicts, from records alone, by the rules of conf/study/claims.yaml.
 
 `adastate study decide` prints them.
 """
@@ -27,7 +27,7 @@ WITHDRAWN = "withdrawn"
 SUPPORTED, REFUTED, OPEN, MISSING = "supported", "refuted", "open", "missing"
 VERDICTS = (REPRODUCED, NOT, UNDECIDED, NOT_RUN, WITHDRAWN)
 NOW = ("confirmed", "changed", WITHDRAWN)
-"""What becomes of a claim's verdict of the first study."""
+"""How a claim's verdict relates to that of the first study."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Comparison:
 
     @property
     def arms(self) -> list[str]:
-        """Whose runs it needs, the claimed greater or lesser one first."""
+        """Arms that it compares; the one that is claimed to be greater or less first."""
         c = self.content
         return [str(c["arm"])] if "arm" in c else [str(c["more" if "more" in c else "less"]), str(c["than"])]
 
     @property
     def measures(self) -> list[str]:
-        """Of the first side and of the second."""
+        """Measures of the first side and of the second."""
         c = self.content
         if "measure" in c:
             return [str(c["measure"])] * 2
@@ -72,7 +72,7 @@ class Comparison:
         return f"{c['measure']} at {at[0]}: {c[word]} has {word} than {c['than']}, by at least {c['by']:g}"
 
     def differences(self, records: Records) -> tuple[list[int], Any]:
-        """The seeds that have both sides, and d of each, turned so that the claim says it is large."""
+        """The seeds that have both sides, and d of each, with the sign that makes the claim expect a positive d."""
         arms, measures, at = self.arms, self.measures, self.at
         one, other = (measures[0], arms[0], at[0]), (measures[1], arms[-1], at[1])
         seeds, d = records.difference(one, other)
@@ -87,8 +87,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A test with its numbers: `d` with an interval corrected for the number of tests, None where runs are missing;
-    `chance` that a null makes as much, not corrected."""
+    """A test with its numbers: `d` with an interval corrected for the number of tests, None if runs are missing;
+    `chance`: uncorrected probability of a difference this large under the null hypothesis."""
 
     test: Comparison
     verdict: str
@@ -99,7 +99,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Decision:
-    """A claim with its verdict, the outcomes that it follows from, and why it is undecided if it is."""
+    """A claim with its verdict, the outcomes of its tests, and the reason if it is undecided."""
 
     name: str
     sentence: str
@@ -109,19 +109,19 @@ class Decision:
 
 
 def read_claims(path: Path | None = None) -> dict[str, Any]:
-    """The file of the claims, checked.
+    """Reads and checks the file of claims.
 
     Raises:
-        ConfigError: with what is wrong in it.
+        ConfigError: with the mistake.
     """
     path = path or folder() / "claims.yaml"
     content = dict(plain_yaml.load_yaml(path.read_text(encoding="utf-8")))
     for claim in content["claims"]:
         told = f"{path}, claim {claim.get('id')!r}"
         if claim.get("verdict") not in VERDICTS:
-            raise ConfigError(f"{told}: its verdict is one of {', '.join(VERDICTS)}")
+            raise ConfigError(f"{told}: its verdict must be one of {', '.join(VERDICTS)}")
         if "first" in claim and claim["first"].get("now") not in NOW:
-            raise ConfigError(f"{told}: what the first study said is now one of {', '.join(NOW)}")
+            raise ConfigError(f"{told}: the verdict of the first study must now be one of {', '.join(NOW)}")
         for test in claim.get("tests", ()):
             for measure in Comparison(test).measures:
                 first = measure.split()[0]
@@ -131,12 +131,12 @@ def read_claims(path: Path | None = None) -> dict[str, Any]:
 
 
 def number_of_tests(content: Mapping[str, Any]) -> int:
-    """For which intervals are corrected: those of every claim, in whichever world."""
+    """Number of tests that the intervals are corrected for: those of all claims, in all worlds."""
     return sum(len(claim.get("tests", ())) for claim in content["claims"])
 
 
 def decide(records: Records, path: Path | None = None) -> list[Decision]:
-    """Every claim about the world of the records that has tests."""
+    """Decides all claims about the records' world that have tests."""
     content = read_claims(path)
     count = number_of_tests(content)
     mine = [c for c in content["claims"] if c.get("tests") and c["world"] == records.world]
@@ -158,7 +158,7 @@ def _decide(records: Records, claim: Mapping[str, Any], seeds: int, count: int) 
     elif all(o.verdict == SUPPORTED for o in outcomes):
         verdict = REPRODUCED
     else:
-        verdict, reason = UNDECIDED, "an interval leaves it open"
+        verdict, reason = UNDECIDED, "an interval is inconclusive"
     return Decision(claim["id"], claim["sentence"], verdict, outcomes, reason)
 
 

@@ -31,7 +31,7 @@ from datamodules.worlds.kinds import WORLDS as BUILT_IN
 
 
 def parser() -> Arguments:
-    """What `adastate study` takes."""
+    """Parser of the arguments of `adastate study`."""
     found = Arguments(
         "adastate study",
         description=__doc__,
@@ -73,7 +73,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
     if bool(args.teacher) != bool(args.codec) and args.world != "plain":
         raise ConfigError("a teacher works only with its own codec: give --teacher and --codec together")
     if args.codec == arm_stages.SCRATCH and (args.world == "plain" or args.teacher != arm_stages.SCRATCH):
-        raise ConfigError("--codec scratch: the study has recipes for journeys alone, and its teacher comes after it")
+        raise ConfigError("--codec scratch needs --teacher scratch too, and a world other than plain")
     for file in (args.teacher, args.codec):
         if file and file not in (arm_stages.SCRATCH, study_world(args.world).weights) and not Path(file).is_file():
             raise ConfigError(f"no weights at {file}")
@@ -85,7 +85,7 @@ def setting(args: argparse.Namespace, table: Table) -> StudySetting:
 
 
 def prepare_study(study: StudySetting, console: Console) -> None:
-    """What all runs share; done by one process, for which others wait."""
+    """Runs the stages that all runs share, in one process; other processes wait for it."""
     study.base.mkdir(parents=True, exist_ok=True)
     with runner.claimed(study.base, wait=True):
         arm_stages.write_prompts(study)
@@ -96,7 +96,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
     table, console = read_table(args.table), Console()
     study = setting(args, table)
     tasks = table.tasks(study.budget, args.only)
-    from adastate.study import made_from, records, report  # which bring torch with them
+    from adastate.study import made_from, records, report  # import torch
 
     prepare_study(study, console)
     elsewhere: list[Task] = []
@@ -104,8 +104,8 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
         folder = records.records_folder(study.root, study.world, args.record)
         elsewhere = made_from.recorded_elsewhere(study, tasks, folder)
     open_ = [t for t in tasks if t not in elsewhere and not _is_done(study, t)]
-    known = f" ({len(elsewhere)} of them made elsewhere, by their records in {folder})" if elsewhere else ""
-    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done{known}, {args.jobs} at a time from here")
+    known = f" ({len(elsewhere)} of them elsewhere, by their records in {folder})" if elsewhere else ""
+    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done{known}; running the rest, {args.jobs} at a time")
     failed = runner.run_all(
         [t for t in runner.in_order(open_) if isinstance(t, Task) or not _has_begun(study, t)],
         lambda task: runner.command(task, words),
@@ -134,14 +134,14 @@ def _has_begun(study: StudySetting, beginning: Beginning) -> bool:
 
 
 def _may_begin(study: StudySetting, task: Task) -> bool:
-    """Whether what a run needs is there: its initialisation, and the student that it streams with."""
+    """Whether a run's prerequisites exist: its initialisation, and the student that it streams with."""
     student = arm_stages.student_folder(study, task)
     lent = student == task.folder(study.root) or (student / "student.safetensors").is_file()
     return lent and _has_begun(study, task.beginning)
 
 
 def show_runs(table: Table, budget: str, only: Sequence[str]) -> None:
-    """The runs in their order."""
+    """Prints the runs in order."""
     told = Rich("", "arm", "seed", "what it is", title=budget)
     for i, task in enumerate(table.tasks(table.budgets[budget], only), 1):
         told.add_row(str(i), task.arm.name, str(task.seed), task.arm.about)
@@ -149,7 +149,7 @@ def show_runs(table: Table, budget: str, only: Sequence[str]) -> None:
 
 
 def _run_part(what: str, args: argparse.Namespace) -> None:
-    """A part of its own; up to here nothing has imported torch."""
+    """Runs one subcommand; nothing has imported torch up to here."""
     check_part(args)
     if what == "gate":
         if not (args.teacher and args.codec) and not study_world(args.world).weights:
@@ -218,6 +218,6 @@ def main(argv: list[str]) -> None:
         show_runs(read_table(args.table), args.budget, args.only)
     elif what:
         parts = ("list", "begin", "run", "report", *PART_PARSERS)
-        parser().error(f"there is no part {what!r}; {meant(what, parts)}")
+        parser().error(f"no subcommand {what!r}; {meant(what, parts)}")
     else:
         run_study(parser().parse_args(rest), rest)

@@ -1,8 +1,8 @@
 """`adastate study intervene`: experiments on the memory of one trained student, by inference alone.
 
-What is written is one JSON file: in worlds with fog what comes out of a bank when the anchor is exchanged, dropped or
-held still in it, for several lengths; in every world the forgetting curve under coupled noise, errors after noise in
-the window or in the anchor, and how far the cached keys carry.
+Writes one JSON file. In worlds with fog: the hue after a bank of fog inside which the anchor is exchanged, dropped or
+frozen, for several lengths. In every world: the forgetting curve under coupled noise, errors after noise in the window
+or in the anchor, and how far the cached keys carry.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from adastate.training.student import Student
 FOGGY = ("mist", "fog")
 
 FELT = 0.01
-"""Change of what is denoised, in deviations, from which something is felt."""
+"""Change of the denoised content, in standard deviations, from which an effect counts."""
 
 
 def occlusions(student: Student, world: str, pairs: int, lengths: Sequence[int], seed: int) -> list[dict[str, Any]]:
-    """One row for each length and deed."""
+    """One row per length and intervention."""
     known, rows = world_truth(world), list[dict[str, Any]]()
     flights = twins(known, pairs, seed)
     for hidden in lengths:
@@ -46,7 +46,7 @@ def occlusions(student: Student, world: str, pairs: int, lengths: Sequence[int],
 
 
 def experiments(student: Student, prompts: Sequence[str], chunks: int, seed: int) -> dict[str, Any]:
-    """The three that need no fog, each over `chunks` chunks from when the window is full."""
+    """The three experiments that need no fog, each over `chunks` chunks after the window is full."""
     spec = student.spec
     at = math.ceil((spec.window_frames or student.rollout_frames) / spec.chunk_frames) + 1
     curve = interventions.coupled(student, prompts, at + chunks, seed)
@@ -60,7 +60,7 @@ def experiments(student: Student, prompts: Sequence[str], chunks: int, seed: int
 
 
 def _key_reach(student: Student) -> int | None:
-    """Chunks over which cached keys can carry at most: layers times past chunks."""
+    """Maximum number of chunks over which cached keys can carry: layers times past chunks."""
     past = student.spec.past_frames
     return None if past is None else student.net.size.layers * math.ceil(past / student.spec.chunk_frames)
 
@@ -102,5 +102,5 @@ def show_interventions(found: dict[str, Any]) -> None:
     for where, errors in found["injection"].items():
         content = errors["content"]
         console.print(
-            f"noise in the {where}: content is changed by {content[0]:.3f} at first, {content[-1]:.3f} at last"
+            f"noise in the {where}: change of the content {content[0]:.3f} at first, {content[-1]:.3f} at the end"
         )

@@ -1,9 +1,9 @@
-"""Experiments on what a stream remembers: causes, where a comparison of arms shows correlations.
+"""Experiments on what a stream remembers: they show causes, where a comparison of arms shows correlations.
 
-`occlusion` drives all streams through one known bank of fog: until it lifts, the true flight's latents stand in for the
-content, so what went in, how far was flown and how long nothing was seen are known, and banks may be longer than any in
-training. Half way through, the anchor is exchanged, dropped or, from the bank's beginning on, held still. `coupled`,
-`injection` and `memory_reach` need no fog: they compare streams that differ in one thing only.
+`occlusion` drives all streams through one known bank of fog: until it lifts, the true flight's latents replace the
+content, so the hue before the bank, the distance flown and the length of the bank are known, and banks may be longer
+than any in training. In the middle the anchor is exchanged or dropped, or it is frozen from the start of the bank.
+`coupled`, `injection` and `memory_reach` need no fog: they compare streams that differ in one thing only.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ Deed = Literal["nothing", "swap", "drop", "freeze"]
 DEEDS: tuple[Deed, ...] = get_args(Deed)
 
 BEGIN, MIDDLE_OF_BANK = (CLEAR[1] - BRIGHTNESS[0]) / (BRIGHTNESS[1] - BRIGHTNESS[0]) / 2, 0.5
-"""Where in a period nothing but fog is seen from on, and its middle; it ends as long after that. A bank is `1 - 2
-BEGIN` of a period."""
+"""Fraction of a period from which on only fog is visible, and that of its middle; the fog is symmetric around it, so a
+bank lasts `1 - 2 BEGIN` of a period."""
 
 
 @dataclass(frozen=True)
 class BankPlan:
-    """Where a bank of fog lies in a stream that begins under a clear sky, in chunks of `pictures` pictures.
+    """Position of a bank of fog in a stream that begins under a clear sky, in chunks of `pictures` pictures.
 
     Attributes:
-        period: pictures from bank to bank of the flight that is rendered.
-        begin, middle, end: chunks before which the anchor is held still, or changed; and the first that is free.
+        period: pictures from one bank to the next in the rendered flight.
+        begin, middle: chunks before which the anchor is frozen, and exchanged or dropped.
+        end: the first chunk whose content is the stream's own again.
     """
 
     period: int
@@ -48,7 +49,7 @@ class BankPlan:
 
     @classmethod
     def of(cls, hidden: int, pictures: int) -> BankPlan:
-        """For a bank that hides `hidden` pictures. One bank of the same length lies before it: the stream has begun."""
+        """For a bank that hides `hidden` pictures; it follows another bank of the same length."""
         period = math.ceil(hidden / (1 - 2 * BEGIN))
         begin, middle, end = (math.floor((1 + at) * period / pictures) for at in (BEGIN, MIDDLE_OF_BANK, 1 - BEGIN))
         return cls(period, begin, middle, end)
@@ -56,12 +57,12 @@ class BankPlan:
 
 @dataclass(frozen=True)
 class OcclusionResult:
-    """What came out of the bank, over the rows in which a ground appeared.
+    """Hues after the bank, over the rows in which the ground appeared.
 
     Attributes:
-        memory: against the own flight.
-        donor_error: turns from the hue that was due in the flight that the anchor came from; only after a swap.
-        appeared: share of the rows.
+        memory: relative to the row's own flight.
+        donor_error: distance, in turns, from the hue due in the flight that the anchor came from; only after a swap.
+        appeared: share of the rows in which the ground appeared.
     """
 
     memory: MemoryFigures
@@ -75,7 +76,7 @@ class OcclusionResult:
 
 
 def twins(world: WorldTruth, pairs: int, seed: int) -> list[Foggy]:
-    """`pairs` flights, then others with the same headings and speeds: row i and row i + pairs may exchange anchors."""
+    """`pairs` flights, then others with the same headings and speeds: rows i and i + pairs may exchange anchors."""
     found = [f for s in (seed, seed + 1) for f in world.even(pairs, s)]
     if not all(isinstance(f, Foggy) for f in found):
         raise ValueError("an occlusion needs a world with fog: mist or fog")
@@ -85,7 +86,7 @@ def twins(world: WorldTruth, pairs: int, seed: int) -> list[Foggy]:
 def occlusion(
     student: Student, world: WorldTruth, flights: Sequence[Foggy], hidden: int, deed: Deed, seed: int, after: int = 6
 ) -> OcclusionResult:
-    """Streams through a bank that hides `hidden` pictures, and `after` chunks more."""
+    """Runs streams through a bank that hides `hidden` pictures, and `after` further chunks."""
     codec, size = student.codec, student.chunk_frames
     pictures, half = codec.video_frames(size), len(flights) // 2
     plan = BankPlan.of(hidden, pictures)
@@ -115,9 +116,9 @@ def occlusion(
 def came_out(
     out: Tensor, due: Tensor, flown: Sequence[Foggy], other: Sequence[int] | None, plan: BankPlan, pictures: int
 ) -> OcclusionResult:
-    """The first hue of every row `[B, T]` that is free, against the hues of the true flights `[B, all pictures]`."""
+    """Compares the first visible hue of every row `[B, T]` with the hues of the true flights `[B, all pictures]`."""
     first = plan.end * pictures
-    begin = math.ceil((1 + BEGIN) * plan.period)  # of nothing but fog
+    begin = math.ceil((1 + BEGIN) * plan.period)  # from here only fog
     rows, change, flight, donor = [], [], [], []
     for row, line in enumerate(out):
         seen = (~line.isnan()).nonzero()[:, 0].tolist()
@@ -140,7 +141,7 @@ def came_out(
 
 
 def _memory(passages: Passages) -> MemoryFigures:
-    """Without a slope where distances differ by so much that it is ambiguous."""
+    """Memory figures; without a slope where distances differ so much that it is ambiguous."""
     if len(passages) and float((passages.due - passages.due.mean()).abs().max()) >= 0.5:
         slow = passages.due <= passages.due.median()
         part = Passages(passages.change[slow], passages.due[slow], passages.row[slow], passages.at[slow])
@@ -152,8 +153,9 @@ def _memory(passages: Passages) -> MemoryFigures:
 
 
 def coupled(student: Student, prompts: Sequence[str], chunks: int, seed: int) -> Tensor:
-    """The forgetting curve `[chunks]`: streams of the same prompts and noise whose first chunks differ, over streams
-    with other noise throughout. What is left when the first chunk has long left the window is what the anchor keeps.
+    """The forgetting curve `[chunks]`: the distance between streams with the same prompts and noise but different first
+    chunks, over that between streams with entirely different noise. What remains long after the first chunk has left
+    the window is what the anchor keeps.
     """
     rows = range(len(prompts))
     noises = (PlacedNoise(seed, rows), CoupledNoise(seed, seed + 1, rows), PlacedNoise(seed + 2, rows))
@@ -165,12 +167,12 @@ def coupled(student: Student, prompts: Sequence[str], chunks: int, seed: int) ->
 def injection(
     student: Student, prompts: Sequence[str], where: str, at: int, chunks: int, seed: int, strength: float = 1.0
 ) -> dict[str, list[float]]:
-    """Root mean squared change of content and state in each of `chunks` chunks after noise has come into the memory.
+    """Root mean squared change of content and state in each of `chunks` chunks after noise was added to the memory.
 
     Args:
         where: `window`, the newest chunk's keys and values, or `anchor`.
-        at: chunk before which it comes.
-        strength: deviations of the noise, in those of what it is added to.
+        at: chunk before which the noise is added.
+        strength: standard deviation of the noise, relative to that of what it is added to.
     """
     rows = range(len(prompts))
     clean, noisy = (SteppedStream(student, prompts, PlacedNoise(seed, rows)) for _ in range(2))
@@ -186,11 +188,11 @@ def injection(
 
 
 def memory_reach(student: Student, prompts: Sequence[str], at: int, chunks: int, seed: int) -> list[float]:
-    """How far what is remembered from before chunk `at` is felt while both streams are shown the same content.
+    """How long memories from before chunk `at` have an effect while both streams are given the same content.
 
-    The rows of one stream exchange their windows there. From then on both remember the contents of the other one, so
-    what differs in what they denoise came through cached keys of deeper layers, or the state, alone; layers times
-    window is the most that keys can carry.
+    The rows of one stream exchange their windows at `at`. From then on both cache the contents of the other stream, so
+    any difference in what they denoise came through cached keys of deeper layers, or through the state; keys can carry
+    over layers times window at most.
     """
     rows = range(len(prompts))
     plain, mixed = (SteppedStream(student, prompts, PlacedNoise(seed, rows)) for _ in range(2))
@@ -220,5 +222,5 @@ def _contents(stream: SteppedStream, chunks: int) -> Tensor:
 
 
 def _change(a: Tensor, b: Tensor) -> float:
-    """Root mean squared difference, in deviations of `a`."""
+    """Root mean squared difference, in standard deviations of `a`."""
     return float((a - b).float().square().mean().sqrt() / a.float().std().clamp_min(1e-9))

@@ -1,8 +1,8 @@
-"""`adastate study measure` and `real`: a run's rollouts, or real flights, into one file of numbers and a few pictures.
+"""`adastate study measure` and `real`: measures a run's rollouts, or real flights; writes numbers and a few pictures.
 
-Every run is rolled out with the same prompts and the same noise, given by its place in the stream, so that two arms are
-compared pair by pair. What is written: `measures.npz` with curves `[rollouts, horizons]`, moments of features and the
-pictures of the strips; `measures.json` with the protocol and the attention.
+Every run is rolled out with the same prompts and the same noise, a function of the position in the stream, so arms are
+compared pair by pair. Output: `measures.npz` with curves `[rollouts, horizons]`, moments of features and the pictures
+of the strips; `measures.json` with the protocol and the attention.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from datamodules.worlds.flyover import Flight
 
 BATCH = 16
 SHOWN = 2
-"""Rollouts whose pictures are kept."""
+"""Number of rollouts whose pictures are kept."""
 
 STRIP = 4
-"""Chunks of a stretch that are kept as pictures."""
+"""Number of chunks of a stretch that are kept as pictures."""
 
 WINDOWS = (1, 2, 3, 4, 6)
 """Window sizes for which attention is measured."""
 
 APART = 5000
-"""Pictures between the real flights that are measured and those that they are measured against."""
+"""Pictures between the measured real flights and those that serve as the reference."""
 
 
 def write_measures(out: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
-    """`measures.npz` and, when that is complete, `measures.json`."""
+    """Writes `measures.npz` and, when that is complete, `measures.json`."""
     with atomic.replacing(out / "measures.npz") as part, part.open("wb") as file:  # savez adds .npz to a bare name
         np.savez_compressed(file, allow_pickle=False, **arrays)
     atomic.write_json(out / "measures.json", told)
 
 
 def arrays(found: Sequence[Curves], moments: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """Of several batches of rollouts, curves as `curve/<name>`."""
+    """Joins several batches of rollouts; curves are stored as `curve/<name>`."""
     joined = {f"curve/{name}": torch.cat([f[name] for f in found]).float().numpy() for name in found[0]}
     return {**joined, "moments": torch.cat(list(moments)).numpy()}
 
 
 def chunks_of_stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a_horizon: int) -> dict[str, list[Any]]:
-    """The first chunks of a rollout and the last ones of each told horizon."""
+    """The first chunks of a rollout, and the last ones of each given horizon."""
     found = {"start": list(chunks[:STRIP])}
     for h in horizons:
         end = h * chunks_a_horizon
@@ -67,7 +67,7 @@ def chunks_of_stretches(chunks: Sequence[Any], horizons: Sequence[int], chunks_a
 
 
 def passage_arrays(parts: Sequence[Passages | None]) -> dict[str, np.ndarray]:
-    """Passages of several batches as `passages/<field>`, rows counted through."""
+    """Passages of several batches as `passages/<field>`, with rows numbered consecutively."""
     known = [p for p in parts if p is not None]
     if not known:
         return {}
@@ -79,11 +79,11 @@ def passage_arrays(parts: Sequence[Passages | None]) -> dict[str, np.ndarray]:
 def measure_run(
     run: Path, kind: str, rollouts: int, horizons: Sequence[int], seed: int, out: Path | None = None, arm: str = ""
 ) -> None:
-    """Rolls the student of a run out and writes what is measured of it.
+    """Rolls out the student of a run, measures the rollouts and writes the results.
 
     Args:
-        out: folder to write into; the run's without.
-        arm: of the table, whose stream it is rolled out with; that of its training without.
+        out: folder to write to; default: the run's.
+        arm: arm of the table whose stream is used for the rollouts; default: that of its training.
     """
     student = load_student(run)
     codec, frames = student.codec, student.rollout_frames
@@ -131,7 +131,7 @@ def measure_run(
 
 @torch.no_grad()
 def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Sequence[int], seed: int) -> None:
-    """The same of the true flights, as the codec gives them back, and the moments that distances are taken from."""
+    """The same for the true flights, passed through the codec, plus the reference moments for the distances."""
     codec = TinyCodec(weights).eval().requires_grad_(False)
     world, frames = world_truth(kind), study_world(kind).horizon
     truth, once = list(world.even(rollouts, seed)), codec.video_frames(frames)
@@ -159,7 +159,7 @@ def measure_real(out: Path, weights: str, kind: str, rollouts: int, horizons: Se
 
 
 def _decoded(codec: TinyCodec, kind: str, some: Sequence[Flight], horizons: int, once: int, first: int) -> Tensor:
-    """Real flights through the codec, rendered a horizon at a time: a whole flight's ground would be large."""
+    """Passes real flights through the codec, one horizon at a time: the ground of a whole flight would be large."""
     parts = []
     for h in range(horizons):
         at = first + h * once

@@ -1,4 +1,4 @@
-"""What is measured of a rollout: curves over training horizons, each row a rollout, and moments of its features."""
+"""Measures of a rollout: curves over training horizons, one row per rollout, and moments of its features."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from datamodules.worlds.journey import Journey
 Curves = dict[str, Tensor]
 
 VERSION = 2
-"""Of the measures. Raise it when one changes: runs measured by another are left out of a report."""
+"""Version of the measures. Raise it when one changes: a report omits runs measured with another version."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is read.
+    """How a measure is displayed and interpreted.
 
     Attributes:
         about: one sentence for tables and axes.
-        better: 1 if more is better, -1 if less is, 0 if it should be as in real video.
-        digits: after the point.
+        better: 1 if more is better, -1 if less is, 0 if it should equal that of real video.
+        digits: after the decimal point.
     """
 
     about: str
@@ -37,13 +37,13 @@ class Measure:
 
 
 PARTS = ("forward", "flow", "warp_error", "contrast", "sharpness")
-"""Of the composite."""
+"""Parts of the composite."""
 
 CAP = 0.1
-"""Of differences in block matching: a horizon of a journey may show no disc, and a ball must not lead then."""
+"""Cap on differences in block matching: a horizon of a journey may show no disc, and a ball must not dominate then."""
 
 HUES = ("ground_hue", "livery_hue")
-"""Curves that are no measures: how far they are apart from rollout to rollout tells whether rollouts differ."""
+"""Curves that are not measures: their spread over the rollouts shows whether rollouts differ."""
 
 MEASURES = {
     "forward": Measure("displacement in the prompted direction over the prompted one", 0),
@@ -79,10 +79,10 @@ MEASURES = {
     "frechet": Measure("log(1 + Frechet distance from real flights), on normalised features", -1),
     "composite": Measure(f"geometric mean of the similarity to real flights in {', '.join(PARTS)}", 1),
 }
-"""In the order in which they are shown."""
+"""In display order."""
 
 MADE = {"frechet": (), "composite": PARTS, "from_start": ("ground_hue",)}
-"""Measures that are made when runs are compared, and the curves of which."""
+"""Measures that are computed when runs are compared, and the curves that they use."""
 
 
 def measure_curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk: int, fps: int) -> Curves:
@@ -90,12 +90,12 @@ def measure_curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk
 
     Args:
         video: `[B, T, 3, h, w]`, n whole horizons.
-        flights: the true one of each row.
-        chunk: pictures of a chunk.
+        flights: the true flight of each row.
+        chunk: pictures per chunk.
     """
     velocity = torch.tensor([f.velocity for f in flights])
     foggy = [f for f in flights if isinstance(f, Foggy)]
-    # Fog that grows brighter and darker is no motion, but it would outweigh what moves.
+    # Fog that grows brighter and darker is not motion, but it would outweigh what moves.
     level = video - video.mean((2, 3, 4), keepdim=True) if foggy else video
     motion = metrics.over_time(lambda v: metrics.displacement(v, colour=True, cap=CAP), level, horizon)  # [B, n, 2]
     named = [metrics.heading(m) for m in motion.unbind(1)]
@@ -125,12 +125,12 @@ def measure_curves(video: Tensor, flights: Sequence[Flight], horizon: int, chunk
 
 
 def _small_batches(video: Tensor) -> Tensor:
-    """Dynamic degree of every picture; dense flow of a few rows at a time, for it needs memory."""
+    """Dynamic degree of every picture; dense flow runs on a few rows at a time to save memory."""
     return torch.cat([metrics.dynamic_degree(metrics.flow(some, reach=5)) for some in video.split(4)])
 
 
 def _loop(video: Tensor, horizon: int) -> Tensor:
-    """`[B, n]`, of the three horizons that end with each; nan before there are three."""
+    """`[B, n]`, over the three horizons that end with each; nan before there are three."""
     n, strengths = video.shape[1] // horizon, []
     for last in range(n):
         if last < 2:
@@ -141,7 +141,7 @@ def _loop(video: Tensor, horizon: int) -> Tensor:
 
 
 def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves:
-    """How fast the ground turns, over how fast it should; and how far the livery has come from its first horizon."""
+    """Turning speed of the ground over the true one, and distance of the livery from its first horizon."""
     ground = hues_of(video, journeys)
     rate = torch.tensor([j.turning for j in journeys])[:, None]
     turned = metrics.turned(ground)
@@ -150,7 +150,7 @@ def _journey(video: Tensor, journeys: Sequence[Journey], horizon: int) -> Curves
 
 
 def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
-    """The same where fog hides the ground at times, and whether it comes out of the fog as it should."""
+    """The same in worlds with fog, plus whether the ground has the correct hue after the fog."""
     ground = hues_of(video, journeys)
     rate = torch.tensor([j.turning for j in journeys])
     step = (ground[:, 1:] - ground[:, :-1] + 0.5) % 1.0 - 0.5
@@ -164,10 +164,10 @@ def _fog(video: Tensor, journeys: Sequence[Foggy], horizon: int) -> Curves:
 
 
 def hidden_state_curves(video: Tensor, states: Tensor | None, flights: Sequence[Flight], horizon: int) -> Curves:
-    """What the hidden state has to do with what comes out of the fog, `[B, n]`; empty but in fog.
+    """How the hidden state relates to the hue after the fog, `[B, n]`; empty in worlds without fog.
 
     Args:
-        states: decoded, a picture a chunk, `[B, chunks, 3, h, w]`; None where a stream has none, and all is nan then.
+        states: decoded, one picture per chunk, `[B, chunks, 3, h, w]`; None if a stream has none; then all is nan.
     """
     foggy = [f for f in flights if isinstance(f, Foggy)]
     if not foggy:
@@ -177,7 +177,7 @@ def hidden_state_curves(video: Tensor, states: Tensor | None, flights: Sequence[
         return {name: video.new_full(shape, math.nan) for name in names}
     chunk = video.shape[1] // states.shape[1]
     has = ~metrics.ground_hue(states, strength=CLEAR * CHROMA).isnan()
-    before = has.roll(1, 1).repeat_interleave(chunk, 1)  # the state that a chunk found in the cache
+    before = has.roll(1, 1).repeat_interleave(chunk, 1)  # the state that was in the cache for each chunk
     recall = metrics.across_gaps(hues_of(video, foggy), torch.tensor([f.turning for f in foggy]), SHORT)
     return {
         "held": metrics.averaged(has.float(), horizon // chunk),
@@ -193,7 +193,7 @@ def _hues(video: Tensor, ground: Tensor, horizon: int) -> Curves:
 
 
 def _mean_hue(hue: Tensor, horizon: int) -> Tensor:
-    """`[B, n]`, of the pictures in which there is one."""
+    """`[B, n]`, mean over the pictures that have a hue."""
     angle = 2 * math.pi * hue
     x, y = (metrics.averaged(part, horizon) for part in (angle.cos(), angle.sin()))
     return torch.atan2(y, x) / (2 * math.pi) % 1.0

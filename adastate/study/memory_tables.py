@@ -1,4 +1,4 @@
-"""Tables of the report about memory and about experiments, every one with its baselines in it."""
+"""Report tables about memory and experiments, each with its baselines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ABOUT = (
 
 
 def interval_cell(i: Interval, digits: int = 2) -> str:
-    """A value with its interval, alone where there is none; nothing where there is no value."""
+    """A value with its interval, if it has one; empty if there is no value."""
     if math.isnan(i.value):
         return ""
     value = f"{i.value:.{digits}f}"
@@ -29,7 +29,7 @@ def interval_cell(i: Interval, digits: int = 2) -> str:
 
 
 def memory_blocks(records: Records) -> list[ReportBlock]:
-    """One table for each stretch of horizons."""
+    """One table per stretch of horizons."""
     if not records.real.get("memory"):
         return []
     heads = ("", "seeds", "slope", "error", "relative")
@@ -61,7 +61,7 @@ def _baselines(records: Records, at: str) -> list[tuple[str, ...]]:
 
 
 def experiment_blocks(records: Records) -> list[ReportBlock]:
-    """What came out of the experiments of all arms that have some."""
+    """Results of the experiments of all arms that have any."""
     arms = [arm for arm in records.runs if any("interventions" in r for r in records.runs[arm].values())]
     if not arms:
         return []

@@ -1,4 +1,4 @@
-"""What the parts of `adastate study` take; none of this imports torch."""
+"""Parsers for the subcommands of `adastate study`; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from adastate.runtime.arguments import Arguments
 from adastate.study.study_worlds import STUDY_WORLDS
 
 HIDDEN = (7, 9, 18, 27)
-"""Pictures that banks hide: two lengths of training, and two that are longer than keys can carry."""
+"""Pictures hidden by the banks: two lengths of training, and two longer than keys can carry."""
 
 UNSEEN = 7171
-"""Seed of the flights of a gate; teachers learn from the seeds 0, 1 and 2."""
+"""Seed of the gate's flights; teachers are trained on seeds 0, 1 and 2."""
 
 
 def measure_parser() -> Arguments:
-    """A run's rollouts into one file of numbers and a few pictures."""
+    """Measures a run's rollouts; writes one file of numbers and a few pictures."""
     found = _measured("measure", measure_parser.__doc__)
     found.add_argument("--run", type=Path, required=True, help="run folder of a distilled student")
     found.add_argument("--out", type=Path, help="folder to write into; default: the run's")
@@ -26,7 +26,7 @@ def measure_parser() -> Arguments:
 
 
 def real_parser() -> Arguments:
-    """The true flights into the same, as the codec gives them back."""
+    """Measures the true flights in the same way, passed through the codec."""
     found = _measured("real", real_parser.__doc__)
     found.add_argument("--out", type=Path, required=True, help="folder to write into")
     found.add_argument("--codec", default="builtin", help="safetensors of the codec")
@@ -34,7 +34,7 @@ def real_parser() -> Arguments:
 
 
 def gate_parser() -> Arguments:
-    """Whether the teacher itself remembers: the hue that comes out of its fog against the one due."""
+    """Whether the teacher itself remembers: compares the hue after its fog with the correct one."""
     found = Arguments("adastate study gate", description=gate_parser.__doc__)
     found.add_argument("--world", choices=[w for w in STUDY_WORLDS if w != "plain"], default="mist")
     found.add_argument("--teacher", default="", help="safetensors file; default: the bundled one of the world")
@@ -49,7 +49,7 @@ def gate_parser() -> Arguments:
 
 
 def intervene_parser() -> Arguments:
-    """Experiments on the memory of one trained student, by inference alone, into one JSON file."""
+    """Experiments on the memory of one trained student, by inference alone; writes one JSON file."""
     found = Arguments("adastate study intervene", description=intervene_parser.__doc__)
     found.add_argument("--run", type=Path, help="run folder of a distilled student; default: the bundled student")
     found.add_argument("--checkpoint", type=Path, help="safetensors; default: the run's student")
@@ -64,7 +64,7 @@ def intervene_parser() -> Arguments:
 
 
 def decide_parser() -> Arguments:
-    """The verdicts on the claims, from the records of one world alone."""
+    """Decides the claims from the records of one world alone."""
     found = Arguments("adastate study decide", description=decide_parser.__doc__)
     found.add_argument("--records", type=Path, required=True, help="folder with the records of one world")
     found.add_argument("--claims", type=Path, help="file to use instead of conf/study/claims.yaml")

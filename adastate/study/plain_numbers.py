@@ -1,4 +1,4 @@
-"""Numbers as JSON has them."""
+"""Numbers for JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def six_digits(value: Any) -> Any:
-    """The same with six digits a number, and None for what is not known, at any depth."""
+    """The same structure with numbers rounded to six digits and unknown values as None, at any depth."""
     if isinstance(value, Mapping):
         return {k: six_digits(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

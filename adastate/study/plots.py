@@ -1,4 +1,4 @@
-"""The report's figures, for print as well: markers and dashes tell the arms apart without their colours."""
+"""The report's figures, readable in black and white: markers and dashes distinguish the arms without their colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adastate.metrics import Interval
 from adastate.study.attention_by_place import AttentionShares
 from adastate.study.results import REAL, Measured, Results
 
-# Okabe and Ito's colours, which the colour-blind tell apart; neighbours differ in brightness.
+# Okabe and Ito's colours, distinguishable for the colour-blind; neighbours differ in brightness.
 COLOURS = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (8, 2, 1, 2, 1, 2)))
@@ -52,7 +52,7 @@ def style(i: int) -> dict[str, Any]:
 
 
 def plot_over_horizons(results: Results, arms: Sequence[str], measures: Sequence[str]) -> Figure:
-    """Each measure against the training horizon, a line an arm, real flights dashed in grey."""
+    """Each measure against the training horizon, one line per arm, real flights dashed in grey."""
     columns = 3
     rows = math.ceil(len(measures) / columns)
     figure, grid = plt.subplots(rows, columns, figsize=(10, 2.5 * rows), squeeze=False)
@@ -82,19 +82,19 @@ def _band(results: Results, measure: str, arm: str) -> tuple[np.ndarray, np.ndar
 
 
 def dynamics_against_drift(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how much it moves against how far it has gone from real video, with intervals over seeds."""
+    """One point per arm: motion against drift from real video, with intervals over seeds."""
     axes = ("drift: log(1 + Frechet distance from real flights)", "dynamics: forward displacement over the prompted")
     return _points(_at(results, arms, ("frechet", "forward"), at), axes, f"in horizon {at}")
 
 
 def following_against_forgetting(results: Results, arms: Sequence[str], at: int) -> Figure:
-    """One point an arm: how fast the ground turns against how far the livery has wandered, with intervals."""
+    """One point per arm: how fast the ground turns against how far the livery has drifted, with intervals."""
     axes = ("forgetting: turns of the livery from its first horizon", "following: turning over that of the true flight")
     return _points(_at(results, arms, ("livery", "turning"), at), axes, f"in horizon {at}")
 
 
 def remembering(results: Results, arms: Sequence[str]) -> Figure:
-    """One point an arm: how far the ground has left the first view against recall after fog, with intervals."""
+    """One point per arm: how far the ground has left the first view against recall after fog, with intervals."""
     axes = (
         "recall: turns of the hue after fog from the one due",
         "leaving: turns of the hue from the first horizon's",
@@ -104,7 +104,7 @@ def remembering(results: Results, arms: Sequence[str]) -> Figure:
 
 
 Point = tuple[str, Interval, Interval]
-"""Of an arm: its name, x and y."""
+"""An arm's name, x and y."""
 
 
 def _at(results: Results, arms: Sequence[str], measures: tuple[str, str], at: int) -> list[Point]:
@@ -124,7 +124,7 @@ def _points(points: Sequence[Point], axes: tuple[str, str], title: str) -> Figur
 
 
 def _around(i: Interval) -> np.ndarray:
-    """Lengths of the error bar below and above the value, `[2, 1]`; none where the interval has no end."""
+    """Lengths of the error bar below and above the value, `[2, 1]`; zero if the interval is unbounded."""
     around = np.array([[i.value - i.low], [i.high - i.value]])
     return np.where(np.isfinite(around), around, 0).clip(min=0)
 
@@ -132,7 +132,7 @@ def _around(i: Interval) -> np.ndarray:
 def differences(
     results: Results, pairs: Sequence[tuple[str, str]], measures: Sequence[str], stretches: Sequence[int]
 ) -> Figure:
-    """Paired differences with intervals over seeds: a panel a measure, a row a pair (arm, what it is set against)."""
+    """Paired differences with intervals over seeds: one panel per measure, one row per pair (arm, reference arm)."""
     figure, grid = plt.subplots(
         1, len(measures), figsize=(2.3 * len(measures) + 1.2, 0.42 * len(pairs) + 1.3), squeeze=False, sharey=True
     )
@@ -159,7 +159,7 @@ def differences(
 
 
 def attention_by_place(results: Results, arms: Sequence[str]) -> Figure:
-    """Share of each place, a bar an arm, over the equal share of all places."""
+    """Share of each position, one bar per arm, divided by the equal share of all positions."""
     known = [(arm, _trained(results, arm)) for arm in arms]
     shown = [(arm, a) for arm, a in known if a]
     figure, ax = plt.subplots(figsize=(7.5, 0.5 * len(shown) + 1.4))
@@ -183,7 +183,7 @@ def attention_by_place(results: Results, arms: Sequence[str]) -> Figure:
 
 
 def attention_by_window(results: Results, arms: Sequence[str]) -> Figure:
-    """Attention on the anchor over its equal share against the window size n; the oldest past frame where none is."""
+    """Attention to the anchor over its equal share, by window size n; without an anchor, to the oldest frame."""
     figure, ax = plt.subplots(figsize=(5.6, 3.4))
     for i, arm in enumerate(arms):
         points: dict[int, list[float]] = {}
@@ -207,7 +207,7 @@ def _first_excess(a: AttentionShares) -> float:
 
 
 def attention_by_layer(results: Results, arms: Sequence[str]) -> Figure:
-    """Share of the anchor by layer and level, a panel an arm; the clean pass is the last column."""
+    """Share of the anchor by layer and level, one panel per arm; the clean pass is the last column."""
     shown = [(arm, runs) for arm in arms if (runs := _trained(results, arm)) and runs[0].kind("anchor") > 0]
     figure, grid = plt.subplots(1, max(1, len(shown)), figsize=(2.1 * max(1, len(shown)) + 0.8, 2.6), squeeze=False)
     for ax, (arm, runs) in zip(grid[0], shown, strict=False):
@@ -258,7 +258,7 @@ def strips(results: Results, arms: Sequence[str], row: int = 0) -> Figure:
 
 
 def _sheet(pictures: np.ndarray, most: int = 6) -> np.ndarray:
-    """Pictures `[T, 3, h, w]` side by side, at most so many of them, a white line between."""
+    """At most `most` of the pictures `[T, 3, h, w]` side by side, separated by white lines."""
     pick = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
     padded = [np.pad(pictures[i].transpose(1, 2, 0), ((0, 0), (0, 2), (0, 0)), constant_values=255) for i in pick]
     return np.concatenate(padded, 1)

@@ -1,7 +1,7 @@
-"""What a study has found, as one small JSON file a run: what is committed, and what verdicts are made from.
+"""Results of a study as one small JSON file per run: these are committed, and verdicts are computed from them.
 
-A record holds the mean of every measure over the rollouts of its seed in every horizon, what its passages tell of
-memory, and its experiments if there were any. The folders of the runs, a hundred times as large, are not needed again.
+A record holds the mean of every measure over its seed's rollouts in every horizon, the memory figures of its passages,
+and its experiments if there were any. The run folders, a hundred times as large, are no longer needed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MEMORY = ("memory_slope", "memory_error", "memory_hold", "memory_mean", "memory_
 """Measures of passages, over a stretch of horizons such as `2x-6x`."""
 
 DEEDS = ("nothing", "swap", "drop", "freeze")
-"""Measures of a bank of fog begin with one of them: `swap donor_error`, at `9 hidden`."""
+"""Prefixes of the measures of a bank of fog: `swap donor_error`, at `9 hidden`."""
 
 
 def records_folder(root: Path, world: str, out: Path | None = None) -> Path:
-    """Of a study: in its own folder, or in `out`, which holds those of several worlds."""
+    """The records folder of a study: in its own folder, or in `out`, which contains those of several worlds."""
     return root / "records" if out is None else out / world
 
 
@@ -44,10 +44,10 @@ def write_records(
     only: Task | None = None,
     made_from: Callable[[Task], dict[str, str]] | None = None,
 ) -> Path:
-    """One file for each measured run, or for one of them, and one for the true flights; returns their folder.
+    """Writes one file per measured run, or for one of them, and one for the true flights; returns their folder.
 
     Args:
-        made_from: what a run's record says of what it was made from, see `adastate.study.made_from`.
+        made_from: returns the entries of a run's record about its inputs, see `adastate.study.made_from`.
     """
     results = Results.read(root, list(table.arms))
     folder = records_folder(root, results.world, out)
@@ -79,7 +79,7 @@ def record_of(results: Results, arm: str, seed: int) -> dict[str, Any]:
 
 
 def horizon_stretches(horizons: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """Names of stretches of horizons, and their first and last: the first alone, and all after it up to the last."""
+    """Names of stretches with their first and last horizon: the first alone, and all later ones up to the last."""
     last = horizons[-1]
     return {"1x": (1, 1)} if last == 1 else {"1x": (1, 1), f"2x-{last}x": (2, last)}
 
@@ -112,11 +112,12 @@ class Records:
         """
         Raises:
             ConfigError: there are none, or those of several protocols.
+        ConfigError: there are none, or they come from several protocols.
         """
         told = read_study_records(folder)
         protocols = {json.dumps(t["protocol"], sort_keys=True) for t in told}
         if len(protocols) > 1:
-            raise ConfigError(f"the records in {folder} were measured in {len(protocols)} ways: keep those of one way")
+            raise ConfigError(f"the records in {folder} were measured by {len(protocols)} protocols: keep those of one")
         runs: dict[str, dict[int, Any]] = {}
         for t in told:
             if t["arm"] != REAL:
@@ -130,14 +131,14 @@ class Records:
         return sorted(set.intersection(*sets)) if sets else []
 
     def values(self, measure: str, arm: str, at: str, seeds: Sequence[int]) -> Tensor:
-        """`[S]`; nan where a run does not have it."""
+        """`[S]`; nan if a run does not have it."""
         return torch.tensor([_value(self.runs[arm][s], measure, at) for s in seeds], dtype=torch.float64)
 
     def mean(self, measure: str, arm: str, at: str, tests: int = 1) -> Interval:
         return metrics.seed_interval(self.values(measure, arm, at, self.seeds(arm)), tests=tests)
 
     def difference(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> tuple[list[int], Tensor]:
-        """Of two (measure, arm, at), paired by seed: the seeds that have both, and the differences."""
+        """Differences of two (measure, arm, at), paired by seed: the seeds that have both, and the differences."""
         seeds = self.seeds(one[1], other[1])
         d = self.values(*one, seeds) - self.values(*other, seeds)
         return [s for s, known in zip(seeds, (~d.isnan()).tolist(), strict=True) if known], d[~d.isnan()]

@@ -1,4 +1,4 @@
-"""The report: one page and one Markdown file from whatever runs there are, with what is missing named."""
+"""The report: one page and one Markdown file from the runs that exist, with a list of the missing ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = 7
 
 
 def write_report(root: Path, table: Table, budget: str, only: Sequence[str] = ()) -> Path:
-    """Writes `<root>/report/`: index.html, which holds its pictures itself, report.md and the pictures beside it."""
+    """Writes `<root>/report/`: index.html with embedded pictures, report.md and the pictures beside it."""
     results = Results.read(root, list(table.arms))
     found = Records.read(records.write_records(root, table))
     blocks = report_blocks(results, found, table, table.tasks(table.budgets[budget], only))
@@ -190,13 +190,13 @@ def _compared(results: Results, name: str, pairs: Sequence[tuple[str, str]], tab
             cells = [_cell(m, results.between(m, a, b, at)) for m in known]
             rows.append((f"{a} - {b}", str(len(results.seeds(a, b))), *cells))
         blocks += _tables(f"at {at}x", known, rows)
-    if name not in ("core", "anchors"):  # whose pictures stand above
+    if name not in ("core", "anchors"):  # whose pictures are above
         blocks.append(_strips(results, list(arms), 0, f"strips-{name}.png"))
     return blocks
 
 
 def _recall(results: Results, table: Table) -> list[ReportBlock]:
-    """Over all horizons: banks of fog are too few in one of them."""
+    """Over all horizons: a single horizon has too few banks of fog."""
     if "recall" not in results.names:
         return []
     names = ("recall", "recall_long", "recall_held", "recall_lost", "held", "from_start")
@@ -222,7 +222,7 @@ def _recall(results: Results, table: Table) -> list[ReportBlock]:
 
 
 def _numbers(results: Results, at: int) -> list[ReportBlock]:
-    """Every measure of every arm in a horizon."""
+    """Every measure of every arm in one horizon."""
     known = results.measures
     rows = []
     for arm in (*results.arms, REAL):
@@ -232,7 +232,7 @@ def _numbers(results: Results, at: int) -> list[ReportBlock]:
 
 
 def _tables(corner: str, measures: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[ReportBlock]:
-    """A table of (name, seeds, one cell a measure), cut into several that fit on a page."""
+    """A table of (name, seeds, one cell per measure), split into several that fit on a page."""
     blocks = []
     for first in range(0, len(measures), COLUMNS):
         heads = (corner, "seeds", *(m.replace("_", " ") for m in measures[first : first + COLUMNS]))
@@ -242,7 +242,7 @@ def _tables(corner: str, measures: Sequence[str], rows: Sequence[tuple[str, ...]
 
 
 def _variety(results: Results) -> list[ReportBlock]:
-    """Whether rollouts differ in what no prompt tells; where they do not, nothing can be forgotten."""
+    """Whether rollouts differ in what no prompt determines; if not, there is nothing to forget."""
     known = [hue for hue in HUES if hue in results.names]
     if not known:
         return []

@@ -1,4 +1,4 @@
-"""The report as Markdown, and as one page of HTML with its figures inside."""
+"""The report as Markdown, and as a single HTML page with embedded figures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from adastate.runtime import atomic
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure; `name` is that of its file and says of which kind it is, .svg or .png."""
+    """A rendered figure; `name` is its file name, whose suffix gives its type, .svg or .png."""
 
     name: str
     content: bytes
 
     @classmethod
     def of(cls, figure: Figure, name: str) -> Picture:
-        """The same bytes for the same numbers; the figure is closed."""
+        """Renders and closes the figure; the same numbers give the same bytes."""
         out, kind = io.BytesIO(), Path(name).suffix[1:]
         figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
         plt.close(figure)
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReportBlock:
-    """A part of the report: a heading, text, rows of a table, a picture; whatever of these there is."""
+    """A part of the report: any of a heading, text, table rows and a picture."""
 
     title: str = ""
     text: str = ""
@@ -48,7 +48,7 @@ class ReportBlock:
 
 
 def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
-    """As Markdown; its pictures are written into a folder beside it."""
+    """The report as Markdown; its pictures are written to a folder beside it."""
     lines = ["# The study"]
     for block in blocks:
         lines += [f"## {block.title}"] * bool(block.title) + [block.text] * bool(block.text)
@@ -63,7 +63,7 @@ def markdown(blocks: Sequence[ReportBlock], pictures: Path) -> str:
 
 
 def page(blocks: Sequence[ReportBlock]) -> str:
-    """As one page that needs nothing beside it."""
+    """The report as one self-contained page."""
     return html_page.fill(Path(__file__).with_name("report.html.jinja"), blocks=blocks, kind=_kind)
 
 

@@ -1,4 +1,4 @@
-"""What the run folders of a study hold, as tables `[seeds, rollouts]`, and intervals over the means of seeds."""
+"""Contents of a study's run folders, as tables `[seeds, rollouts]`, and intervals over the means of seeds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Measured:
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
-        """None if the folder holds no whole measurement."""
+        """None if the folder has no complete measurement."""
         if not (folder / "measures.json").is_file() or not (folder / "measures.npz").is_file():
             return None
         arrays = plain_data.load_npz(folder / "measures.npz")
@@ -55,7 +55,7 @@ class Measured:
 
     @property
     def trained_attention(self) -> AttentionShares | None:
-        """Of the window that the run was trained with."""
+        """Attention with the window that the run was trained with."""
         return next((a for a in self.attention if a.past_frames == self.told.get("trained_window")), None)
 
 
@@ -74,7 +74,7 @@ class Results:
 
     @classmethod
     def read(cls, root: Path, names: Sequence[str]) -> Results:
-        """Runs measured by another protocol than the real flights are left out."""
+        """Reads the runs of a study, except those measured with another protocol than the real flights."""
         real = Measured.read(root / "real")
         if real is None:
             raise unmeasured(root)
@@ -101,12 +101,12 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """Of the curves."""
+        """Names of the curves."""
         return [k.removeprefix("curve/") for k in self.real.arrays if k.startswith("curve/")]
 
     @property
     def measures(self) -> list[str]:
-        """Those of MEASURES that this study has."""
+        """The entries of MEASURES that this study has."""
         return [m for m in MEASURES if set(MADE.get(m, (m,))) <= set(self.names)]
 
     def seeds(self, *arms: str) -> list[int]:
@@ -119,7 +119,7 @@ class Results:
         if measure == "from_start":
             hues = self.curve("ground_hue", arm, seeds)
             away = metrics.apart(hues, hues[..., :1])
-            away[..., 0] = torch.nan  # from itself
+            away[..., 0] = torch.nan  # distance from itself
             return away
         key = f"curve/{measure}"
         if arm == REAL:
@@ -128,14 +128,14 @@ class Results:
         return torch.stack([torch.from_numpy(runs[s].arrays[key]) for s in seeds or self.seeds(arm)]).double()
 
     def values(self, measure: str, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
-        """`[S, P]` in the horizon number `at`, counted from 1."""
+        """`[S, P]` in horizon `at`, counted from 1."""
         if measure == "composite":
             parts = {name: self.values(name, arm, at, seeds) for name in PARTS}
             real = {name: self.values(name, REAL, at).nanmean() for name in PARTS}
             return metrics.composite(parts, real)
         return self.curve(measure, arm, seeds)[..., at - 1]
 
-    # ---- the distance from real flights, which belongs to a set of rollouts: those of one seed
+    # ---- the distance from real flights, a property of a set of rollouts: those of one seed
 
     @cached_property
     def _reference(self) -> tuple[Moments, Tensor]:
@@ -143,10 +143,10 @@ class Results:
         return reference, reference.covariance.diagonal().clamp_min(1e-12).sqrt()
 
     def frechet(self, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
-        """log(1 + distance) of each seed's rollouts in the horizon `at`, `[S]`.
+        """log(1 + distance) of each seed's rollouts in horizon `at`, `[S]`.
 
-        The logarithm makes a margin a share of the distance; the 1 keeps what is as near as real flights from counting.
-        Sets of equal size are equally biased upwards, so seeds may be compared with each other.
+        The logarithm turns a margin into a fraction of the distance; the 1 makes differences near that of real flights
+        negligible. Sets of equal size have the same upward bias, so seeds can be compared with each other.
         """
         runs = [self.real] if arm == REAL else [self.arms[arm][s] for s in seeds or self.seeds(arm)]
         sums = torch.stack([torch.from_numpy(run.arrays["moments"][:, at - 1]).sum(0) for run in runs])
@@ -156,22 +156,22 @@ class Results:
     # ---- means of seeds, and intervals over them
 
     def seed_means(self, measure: str, arm: str, at: int, seeds: Sequence[int] | None = None) -> Tensor:
-        """`[S]` in the horizon `at`."""
+        """`[S]` in horizon `at`."""
         if measure == "frechet":
             return self.frechet(arm, at, seeds)
         return self.values(measure, arm, at, seeds).nanmean(1)
 
     def mean(self, measure: str, arm: str, at: int) -> Interval:
-        """Of an arm in the horizon `at`, over its seeds."""
+        """Mean of an arm in horizon `at`, over its seeds."""
         return metrics.seed_interval(self.seed_means(measure, arm, at))
 
     def between(self, measure: str, a: str, b: str, at: int) -> Interval:
-        """a - b in the horizon `at`, paired by seed, over the seeds that both have."""
+        """a - b in horizon `at`, paired by seed, over the seeds that both have."""
         seeds = self.seeds(a, b)
         return metrics.seed_interval(self.seed_means(measure, a, at, seeds) - self.seed_means(measure, b, at, seeds))
 
     def overall(self, measure: str, arm: str, other: str = "") -> Interval:
-        """Of an arm over all horizons, or paired with another one; for what happens seldom."""
+        """Mean of an arm over all horizons, or of its paired difference from another; for rare events."""
         seeds = self.seeds(arm, other) if other else None
         means = self.curve(measure, arm, seeds).nanmean(-1).nanmean(1)
         if other:
@@ -179,7 +179,7 @@ class Results:
         return metrics.seed_interval(means)
 
     def memory(self, arm: str, first: int, last: int) -> list[MemoryFigures]:
-        """Of each seed, over the passages that end in the horizons `first` to `last`, counted from 1."""
+        """Memory figures of each seed, over the passages that end in horizons `first` to `last`, counted from 1."""
         once = int(self.real.told["pictures"])
         runs = [self.real] if arm == REAL else [self.arms[arm][s] for s in self.seeds(arm)]
         found = []
@@ -189,14 +189,14 @@ class Results:
         return found
 
     def variety(self, hue: str, arm: str, at: int) -> float:
-        """How far the rollouts' hues are apart in the horizon `at`: 1 minus the length of the mean of their directions,
-        the mean over seeds. 0 if all are the same, about 1 if they are spread evenly."""
+        """Spread of the rollouts' hues in horizon `at`: 1 minus the length of the mean of their directions, averaged
+        over seeds. 0 if all are the same, about 1 if they are spread evenly."""
         angle = 2 * torch.pi * self.values(hue, arm, at)
         length = (angle.cos().nanmean(1).square() + angle.sin().nanmean(1).square()).sqrt()
         return float((1 - length).mean())
 
     def excess(self, arm: str, seeds: Sequence[int] | None = None) -> Tensor:
-        """Attention on the anchor over its share of the visible frames, `[S]`."""
+        """Attention to the anchor divided by its share of the visible frames, `[S]`."""
         runs = [self.arms[arm][s].trained_attention for s in seeds or self.seeds(arm)]
         return torch.tensor([a.excess("anchor") if a is not None else float("nan") for a in runs], dtype=torch.float64)
 
@@ -205,5 +205,5 @@ def _protocol(measured: Measured) -> tuple[Any, ...]:
     told = measured.told
     return tuple(
         str(told.get(key))
-        for key in ("world", "rollouts", "horizons", "pictures", "measures", "features")  # prompts are a seed's own
+        for key in ("world", "rollouts", "horizons", "pictures", "measures", "features")  # prompts differ by seed
     )

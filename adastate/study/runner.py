@@ -1,4 +1,4 @@
-"""Runs of a study as processes of their own, so many at a time; killed anywhere and started again, they go on."""
+"""Runs a study's runs as separate processes, several at a time; a study that is killed anywhere can be resumed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from adastate.study.table import Beginning, Task
 
 LOG = "study.log"
 POLL = 0.5
-"""Seconds between looks at the processes."""
+"""Seconds between polls of the processes."""
 
 T = TypeVar("T")
 
 ELSEWHERE = 77
-"""Exit code of a run that another process is at."""
+"""Exit code of a run that another process is working on."""
 
 
 def stage_runner(setting: StudySetting, folder: Path, console: Console | None = None) -> StageRunner:
@@ -37,39 +37,39 @@ def stage_runner(setting: StudySetting, folder: Path, console: Console | None = 
 
 
 def run_one(setting: StudySetting, task: Task, console: Console, keep: bool = False) -> None:
-    """One run, in this process: what is done is skipped, what was begun goes on, what has changed begins anew."""
+    """Runs one task in this process: finished stages are skipped, started ones resume, a changed run starts over."""
     here = task.folder(setting.root)
     here.mkdir(parents=True, exist_ok=True)
     with claimed(here) as mine:
         if not mine:
             raise SystemExit(ELSEWHERE)
         if arm_stages.has_changed(setting, task):
-            # the new text is written last: killed before that, it is seen to have changed again
+            # arm.yaml is written last: if killed before that, the run still counts as changed
             for old in ("stages", "distill"):
                 shutil.rmtree(here / old, ignore_errors=True)
         atomic.write_text(here / "arm.yaml", arm_stages.arm_text(setting, task))
         stage_runner(setting, here, console).run_stages(arm_stages.stages_of_run(setting, task))
-        if not keep:  # ten times what else a run leaves; nobody goes on from there
+        if not keep:  # ten times as large as the rest of a run, and never resumed from
             shutil.rmtree(here / "distill" / "checkpoints", ignore_errors=True)
 
 
 def make_beginning(setting: StudySetting, beginning: Beginning, console: Console) -> None:
-    """One initialisation, in this process; whoever needs it meanwhile waits."""
+    """Makes one initialisation in this process; other processes that need it wait."""
     here = beginning.folder(setting.root)
     here.mkdir(parents=True, exist_ok=True)
     with claimed(here, wait=True):
         stage_runner(setting, here, console).run_stages(arm_stages.initialisation(setting, beginning))
-        # what the weights were made of is fifty times as large as they are
+        # the checkpoints are fifty times as large as the weights
         shutil.rmtree(here / "ar" / "checkpoints", ignore_errors=True)
         shutil.rmtree(here / "init" / "checkpoints", ignore_errors=True)
 
 
 @contextmanager
 def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone is at the folder; given back by the system when the process ends, however it ends.
+    """Whether this process holds the folder's lock; the system releases it when the process ends, however it ends.
 
     Args:
-        wait: until the others are done, instead of answering no.
+        wait: until others release the lock, instead of returning False.
     """
     import fcntl
 
@@ -83,14 +83,14 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def command(task: Task | Beginning, words: Sequence[str]) -> list[str]:
-    """The process that does one run, or one initialisation; `words` say which study."""
+    """Command of the process for one run or initialisation; `words` identify the study."""
     what = ["begin", str(task.chunk_frames)] if isinstance(task, Beginning) else ["run", task.arm.name]
     return [sys.executable, "-m", "adastate.main", "study", *what, str(task.seed), *words]
 
 
 def in_order(tasks: Sequence[Task]) -> list[Task | Beginning]:
-    """The runs with the initialisation of each before the first that needs it, and always one more ahead, so that
-    nobody waits."""
+    """The runs, with each initialisation before the first run that needs it, and always one ahead, so that no run
+    waits."""
     beginnings = list(dict.fromkeys(task.beginning for task in tasks))
     found: dict[Task | Beginning, None] = {}
     for task in tasks:
@@ -100,7 +100,7 @@ def in_order(tasks: Sequence[Task]) -> list[Task | Beginning]:
 
 
 def run_environment(jobs: int) -> dict[str, str]:
-    """Of the runs: each has its share of the cores, one where there are as many runs as cores."""
+    """Environment of the runs: each gets its share of the cores, one if there are as many runs as cores."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
 
@@ -115,11 +115,11 @@ def run_all(
 ) -> list[T]:
     """Runs `start(task)` for every task, `jobs` at a time and in order; returns those that failed.
 
-    A failure does not stop the others. A signal that asks to stop is passed on, and ends in SystemExit.
+    A failure does not stop the others. A termination signal is passed on, and ends in SystemExit.
 
     Args:
-        log: file that takes what a run says.
-        ready: whether a task may begin; those for which it never holds are left.
+        log: file for a run's output.
+        ready: whether a task may begin; tasks for which it never becomes true are skipped.
     """
     waiting, running, failed = list(tasks), dict[T, subprocess.Popen[bytes]](), list[T]()
     began, done = {}, 0
@@ -140,14 +140,14 @@ def run_all(
                 path = log(task)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as out:
-                    # a session of its own: Ctrl-C in a terminal comes here, and from here in the order of things
+                    # a session of its own: Ctrl-C in a terminal reaches only this process, which passes it on
                     running[task] = subprocess.Popen(
                         start(task), stdout=out, stderr=out, env=run_environment(jobs), start_new_session=True
                     )
                 if signals.heard():  # while the process was being started, when nobody could pass it on
                     running[task].send_signal(signal.SIGTERM)
                 began[task] = time.monotonic()
-                say(f"{task} begins ({done + len(running)} of {len(tasks)})")
+                say(f"{task} started ({done + len(running)} of {len(tasks)})")
             if not running and not signals.heard():
                 break
             for task, process in list(running.items()):
@@ -158,9 +158,9 @@ def run_all(
                 done += 1
                 minutes, seconds = divmod(round(time.monotonic() - began[task]), 60)
                 if code == ELSEWHERE:
-                    say(f"{task} is being made by another process")
+                    say(f"{task} is being run by another process")
                 elif code in (0, signals.ENDED):
-                    say(f"{task} is done, {minutes}:{seconds:02d}")
+                    say(f"{task} done, {minutes}:{seconds:02d}")
                 elif not signals.heard():
                     failed.append(task)
                     say(f"{task} failed (exit {code}); its log is {log(task)}")

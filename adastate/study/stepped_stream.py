@@ -1,4 +1,4 @@
-"""A stream that is made chunk by chunk, between whose chunks its memory may be changed: for experiments."""
+"""A stream that is generated chunk by chunk, and whose cache may be changed between chunks: for experiments."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from adastate.types import Chunk
 
 
 class SteppedStream:
-    """A row a prompt; `cache` is what it remembers.
+    """One row per prompt; `cache` is the stream's memory.
 
     Args:
-        noise: by place, so that two streams can have the same.
+        noise: a function of the position in the stream, so that two streams can have the same.
     """
 
     def __init__(self, student: Student, prompts: Sequence[str], noise: PlacedNoise) -> None:
         if student.spec.schedule != "uniform":
-            raise ValueError(f"schedule {student.spec.schedule!r}: chunks are made one by one in a uniform stream only")
+            raise ValueError(f"schedule {student.spec.schedule!r}: only the uniform schedule generates single chunks")
         self.student, self.noise = student, noise
         net = student.ema.whole(student.net.weight_dtype)
         self.network = PromptedNetwork(net, student.embed(list(prompts)))
@@ -35,11 +35,11 @@ class SteppedStream:
 
     @torch.no_grad()
     def step(self, forced: Tensor | None = None) -> Chunk:
-        """The next chunk.
+        """Generates the next chunk.
 
         Args:
-            forced: latents `[B, F, C, H, W]` that are remembered as its content. The chunk that is returned is the
-                denoised one all the same, and the state is the stream's own.
+            forced: latents `[B, F, C, H, W]` that are cached as its content. The returned chunk is still the denoised
+                one, and the state is the stream's own.
         """
         made = run_passes(denoise_chunk(self.network, self.noise, self.cache, self.student.latent_shape))
         chunk, queries = made.chunk(self.cache), made.step.queries
@@ -50,7 +50,7 @@ class SteppedStream:
 
 
 class CoupledNoise(PlacedNoise):
-    """The noise of `seed`, but for the first chunk, whose noise is that of `first`."""
+    """The noise of `seed`, except for the first chunk, which has the noise of `first`."""
 
     def __init__(self, seed: int, first: int, index: Sequence[int]) -> None:
         super().__init__(seed, index)
@@ -60,11 +60,11 @@ class CoupledNoise(PlacedNoise):
         return self.first.at(chunk, level, kind) if chunk == 0 else super().at(chunk, level, kind)
 
 
-# ---- what may be done to the memory; each returns new frames and changes none
+# ---- changes to the memory; each returns new frames and changes none in place
 
 
 def exchanged(frames: TensorFrames, order: Sequence[int]) -> TensorFrames:
-    """Row i has what row `order[i]` remembered."""
+    """Gives row i the frames of row `order[i]`."""
     rows = torch.tensor(list(order))
     return replace(
         frames, keys=tuple(k[rows] for k in frames.keys), values=tuple(v[rows] for v in frames.values)
@@ -72,7 +72,7 @@ def exchanged(frames: TensorFrames, order: Sequence[int]) -> TensorFrames:
 
 
 def disturbed(frames: TensorFrames, strength: float, seed: int, newest: int | None = None) -> TensorFrames:
-    """Noise of `strength` deviations in keys and values of the `newest` frames, of all without."""
+    """Adds noise of `strength` standard deviations to keys and values of the `newest` frames; None: of all frames."""
     g = torch.Generator().manual_seed(seed)
     from_token = 0 if newest is None else (frames.count - newest) * frames.frame_tokens
 

@@ -1,4 +1,4 @@
-"""What the parts of `adastate study` read and write, looked at before anything imports torch."""
+"""Checks of the files that the subcommands of `adastate study` read and write, before anything imports torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from adastate.runtime.writable import check_file, check_writable
 
 
 def check_part(args: argparse.Namespace) -> None:
-    """Refuses files that a part is given and that are not there, and places that cannot be written.
+    """Refuses input files that do not exist, and output paths that cannot be written.
 
     Raises:
-        ValueError: the first of them, with what to do.
+        ValueError: the first problem, with its remedy.
     """
     told = vars(args)
     for name in ("teacher", "codec", "checkpoint"):
         if told.get(name) and str(told[name]) != "builtin":
             check_student(Path(), Path(told[name]))
     if told.get("checkpoint") is not None and told.get("run") is None:
-        raise ConfigError("--checkpoint goes with --run, whose configuration it is streamed in: give that, too")
+        raise ConfigError("--checkpoint goes with --run, whose configuration is used for the stream: give that too")
     if told.get("run") is not None:
         run_config(told["run"], "distill")
         check_student(told["run"], told.get("checkpoint"))
@@ -39,10 +39,10 @@ def check_part(args: argparse.Namespace) -> None:
 
 
 def read_study_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a folder, in the order of their files' names.
+    """Reads the records of a folder, ordered by file name.
 
     Raises:
-        ConfigError: there are none, or a file is none.
+        ConfigError: there are none, or a file is not a record.
     """
     found = []
     for file in sorted(folder.glob("*.json")):
@@ -69,5 +69,5 @@ def check_measured(root: Path) -> None:
 
 
 def unmeasured(root: Path) -> ConfigError:
-    """What is said of a folder without a measured study."""
+    """The error for a folder without a measured study."""
     return ConfigError(f"no measured study at {root}: run `make study` first, or give its folder with --out")

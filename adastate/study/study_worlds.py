@@ -1,5 +1,5 @@
-"""The worlds of the study, as far as a command line needs them: bundled weights, guidance of the teachers, how long a
-horizon is. What is true in them is in `world_truth`, which brings torch with it."""
+"""The worlds of the study, as far as command lines need them: bundled weights, guidance of the teachers, length of a
+horizon. What is true in a world is in `world_truth`, which imports torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from adastate.config.schema import ConfigError
 
 @dataclass(frozen=True)
 class StudyWorld:
-    """A world as the study trains in it.
+    """Training settings of a world in the study.
 
     Attributes:
-        weights: name of the bundled codec and teacher; "" where none are, and a study trains them first.
+        weights: name of the bundled codec and teacher; "" if none are bundled: then a study trains them first.
         guidance: of the teacher; None for that of the tiny size.
-        horizon: latent frames of a training rollout. Clips of 9 hold one or two whole banks of fog, of 7 often none.
+        horizon: latent frames of a training rollout. Clips of 9 hold one or two complete banks of fog, of 7 often none.
     """
 
     weights: str
@@ -26,7 +26,7 @@ class StudyWorld:
 STUDY_WORLDS: dict[str, StudyWorld] = {
     "mist": StudyWorld("", 0.5, 9),
     "circuit": StudyWorld("", 0.5, 9),
-    # of the first study; with a guidance of 1.5 its teacher flies at 0.73 of the told speed, with 0.5 at 0.89
+    # from the first study; with a guidance of 1.5 its teacher flies at 0.73 of the prompted speed, with 0.5 at 0.89
     # (docs/reference/pretrained.md)
     "journey": StudyWorld("journey", 0.5),
     "fog": StudyWorld("fog", 0.5),

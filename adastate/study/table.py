@@ -1,4 +1,4 @@
-"""conf/study/arms.yaml: the arms of the study, their groups, and what each budget spends."""
+"""conf/study/arms.yaml: the arms of the study, their groups, and the size of each budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adastate.stream import StreamSpec
 
 ARM_KEYS = ("about", "stream", "model", "against", "system", "taught", "recipes", "student", "experiments")
 ALWAYS = ("chunk_frames", "past_frames", "anchor", "state_frames", "position")
-"""Of a system's stream, told even where they are as by default."""
+"""Fields of a system's stream that are written even if they equal the default."""
 
 
 def folder() -> Path:
@@ -25,18 +25,18 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Arm:
-    """One choice changed.
+    """A student with one choice changed.
 
     Attributes:
-        stream: the study's stream with what the arm changes, as it goes into a config file.
-        model: arguments of the distillation that it changes.
-        against: the arms that it is set against; none for that of its group.
-        spec: the whole stream.
-        taught: the stream of its training where that is another one, as a published system may have it.
-        recipes: further files of conf/ that its distillation is layered with.
-        student: the arm whose student it streams with; nothing is trained then, as some published systems have it.
+        stream: the study's stream with the arm's changes, as in a config file.
+        model: arguments of the distillation that the arm changes.
+        against: the arms that it is compared with; empty for the reference arm of its group.
+        spec: the complete stream.
+        taught: the stream of its training if that differs, as in some published systems.
+        recipes: further files of conf/ that are added to its distillation.
+        student: the arm whose student it streams with, as in some published systems; then nothing is trained.
         rope_max_frames: time positions that its stream needs; 0 if any network has enough.
-        experiments: whether its memory is experimented on (`adastate study intervene`).
+        experiments: whether experiments on its memory are run (`adastate study intervene`).
     """
 
     name: str
@@ -54,19 +54,19 @@ class Arm:
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent.
+    """Size of a study.
 
     Attributes:
         iterations: of each distillation.
         ar_steps, init_steps: of the two stages of the initialisation.
-        codec_steps, teacher_steps: of the stages before it, where there are any.
-        teacher_clips: it learns from.
+        codec_steps, teacher_steps: of the stages before the initialisation, if any.
+        teacher_clips: training clips of the teacher.
         trajectories: of the teacher, and of the causal network, for the initialisation.
-        rollouts: measured of each run.
-        horizons: stretches that are told of, in training horizons, ascending; the last is the length of the rollouts.
+        rollouts: number that is measured of each run.
+        horizons: horizons that are reported, ascending; the last is the length of the rollouts, in training horizons.
         groups: seeds of each group.
         arms: only these; empty for all.
-        suffix: of the study's folder; budgets that differ in nothing but their groups share one.
+        suffix: of the study's folder; budgets that differ only in their groups share one.
     """
 
     iterations: int
@@ -85,7 +85,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Beginning:
-    """An initialisation of its own: what the runs of a seed with chunks of a size start from."""
+    """An initialisation: the weights that the runs of one seed and one chunk size start from."""
 
     chunk_frames: int
     seed: int
@@ -117,7 +117,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Group:
-    """Arms that belong together, and the one that they are set against."""
+    """Arms that belong together, and the arm that they are compared with."""
 
     arms: tuple[str, ...]
     against: str
@@ -131,9 +131,9 @@ class Table:
     budgets: Mapping[str, Budget]
 
     def tasks(self, budget: Budget, only: Sequence[str] = ()) -> list[Task]:
-        """The runs of a budget, in the order in which they tell most: all seeds of the budget's first group, seed 0 of
-        every arm before seed 1 of any; then seed 0 of the other groups, one group after another, then seed 1. A run
-        that streams with the student of another arm comes after that arm's."""
+        """The runs of a budget, most informative first: all seeds of the budget's first group, seed 0 of every arm
+        before seed 1 of any; then seed 0 of the other groups, one group after another, then seed 1. A run that uses
+        another arm's student comes after that arm's run."""
         for name in only:
             _known(name, self.groups, "group")
         seeds = {g: n for g, n in budget.groups.items() if not only or g in only}
@@ -147,16 +147,16 @@ class Table:
         return [Task(self.arms[name], seed) for name, seed in wanted]
 
     def pairs(self, group: str) -> list[tuple[str, str]]:
-        """(arm, what it is set against) for the arms of a group."""
+        """(arm, arm that it is compared with) for the arms of a group."""
         told = self.groups[group]
         return [(a, b) for a in told.arms for b in self.arms[a].against or (told.against,) if a != b]
 
 
 def read_table(path: Path | None = None) -> Table:
-    """The table of a file, checked.
+    """Reads and checks a table.
 
     Raises:
-        ConfigError: with the name that is wrong and the nearest right one.
+        ConfigError: with the wrong name and the nearest correct one.
     """
     path = path or folder() / "arms.yaml"
     if not path.is_file():
@@ -208,7 +208,7 @@ def _arm(name: str, entry: dict[str, Any], base: dict[str, Any], path: Path) -> 
 
 
 def _plain(spec: StreamSpec) -> dict[str, Any]:
-    """A stream's choices as a config file has them, without those that are as by default."""
+    """A stream's choices as in a config file, without those that equal the default."""
     default = asdict(StreamSpec())
     told = {name: value for name, value in asdict(spec).items() if value != default[name] or name in ALWAYS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}

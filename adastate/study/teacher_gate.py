@@ -1,8 +1,8 @@
-"""`adastate study gate`: whether the teacher itself remembers, without which no student can learn to.
+"""`adastate study gate`: whether the teacher itself remembers; if not, no student can learn to.
 
-Clips of the teacher, from prompts of unseen flights, are measured as every stream is: the hue that comes out against
-the one due. The gate is passed if the error is at most 0.3 of that of a hue that never changes. Real clips through the
-codec tell what the measure can see.
+Clips of the teacher, from prompts of unseen flights, are measured like every stream: the hue after the fog against the
+correct one. The gate is passed if the error is at most 0.3 of that of a hue that never changes. Real clips through the
+codec show the resolution of the measure.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from adastate.training.teacher import Teacher
 from datamodules.worlds.flyover import Flight
 
 LIMIT = 0.3
-"""Of the error over that of holding still."""
+"""Maximum error, relative to that of a constant hue."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """Memory of the teacher, and of real clips through the codec."""
+    """Memory figures of the teacher, and of real clips through the codec."""
 
     teacher: MemoryFigures
     real: MemoryFigures
@@ -46,7 +46,7 @@ class GateResult:
 
 
 def load_world_teacher(world: str, weights: str, codec: str, guidance: float | None = None) -> Teacher:
-    """The tiny teacher of a world, frozen and able to sample; empty names stand for the bundled weights."""
+    """The tiny teacher of a world, frozen and ready to sample; empty names select the bundled weights."""
     known = study_world(world)
     words = ["--config", "conf/base.yaml", "--config", "conf/sizes/tiny.yaml", "--config", "conf/stages/teacher.yaml"]
     words += [f"--training.teacher.weights={weights or known.weights}"]

@@ -1,4 +1,4 @@
-"""What is true in the worlds of the study, and how memory and drift are read there."""
+"""Ground truth of the worlds of the study, and how memory and drift are measured in them."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from datamodules.worlds.fog import Foggy
 from datamodules.worlds.journey import GROUND, Journey
 
 CHROMA = GROUND[1] * 1.5**0.5
-"""Distance from grey of the ground under a clear sky."""
+"""Distance of the ground from grey under a clear sky."""
 
 CLEAR = 0.5
-"""Share of it that the ground's hue is read from; what has less is fog."""
+"""Fraction of CHROMA that is needed to read the ground's hue; anything less is fog."""
 
 SHORT, LONG = 5, 10
-"""Pictures without a hue that count as a bank of fog, and as a long one. From 5 on a past latent holds nothing else."""
+"""Pictures without a hue that count as a bank of fog, and as a long one. From 5 on a past latent holds only fog."""
 
 LONGEST = 0.75
-"""Laps that the fastest flight comes in the longest bank that counts: a stream whose fog does not lift is left out."""
+"""Laps of the fastest flight in the longest bank that counts: a stream whose fog does not lift is left out."""
 
 MIDDLE = 16
-"""Side in pixels of the square in which the hue is read; over all of the view short laps would grow pale."""
+"""Side in pixels of the square in which the hue is read; over the whole view, short laps would look pale."""
 
 LENS_RANGES = {
     "exposure": EXPOSURE[1] - EXPOSURE[0],
     "contrast_constant": (CONTRAST[1] - CONTRAST[0]) * CHROMA,
     "grain": GRAIN[1] - GRAIN[0],
 }
-"""Of the constants of a lens, as they are measured; two flights are a third of it apart in the mean."""
+"""Ranges of the lens constants, as they are measured; two flights differ by a third of them on average."""
 
 STEP = 12
-"""Pictures of a passage where nothing hides the ground."""
+"""Pictures per passage in worlds where nothing hides the ground."""
 
 
 @dataclass(frozen=True)
 class WorldTruth:
-    """What is true in a world.
+    """Ground truth of a world.
 
     Attributes:
-        even: true flights spread evenly, of a count and a seed.
-        render: their pictures `[B, T, 3, 32, 32]`: how many, and the number of the first.
+        even: evenly spread true flights, from a count and a seed.
+        render: their pictures `[B, T, 3, 32, 32]`, from the number of pictures and the index of the first.
     """
 
     even: Callable[[int, int], Sequence[Flight]]
@@ -67,7 +67,7 @@ TRUTHS: dict[str, WorldTruth] = {
 
 
 def world_truth(name: str) -> WorldTruth:
-    """Of a name of STUDY_WORLDS."""
+    """The ground truth of a name in STUDY_WORLDS."""
     return TRUTHS[name]
 
 
@@ -78,7 +78,7 @@ def hues_of(video: Tensor, flights: Sequence[Flight]) -> Tensor:
 
 
 def passages_of(video: Tensor, flights: Sequence[Flight]) -> Passages | None:
-    """Where memory is read: the banks of fog, or stretches of `STEP` pictures; None in a world without hues."""
+    """Where memory is measured: banks of fog, or stretches of `STEP` pictures; None in a world without hues."""
     flown: list[Any] = [f for f in flights if isinstance(f, Journey)]
     if len(flown) < len(flights):
         return None
@@ -90,8 +90,8 @@ def passages_of(video: Tensor, flights: Sequence[Flight]) -> Passages | None:
 
 
 def lens_of(video: Tensor, flights: Sequence[Flight], horizon: int) -> dict[str, Tensor]:
-    """The constants in every horizon `[B, n]`, and how far they have come from the first one: `lens_drift` is 1 where
-    they are as far as those of another flight, the mean over the three. Nothing where flights have no lens."""
+    """The lens constants in every horizon `[B, n]`, and their distance from the first horizon: `lens_drift` is 1 if
+    they are as far away as those of another flight, averaged over the three. Empty if flights have no lens."""
     if not all(isinstance(f, (Circuit, Mist)) for f in flights):
         return {}
     found = metrics.lens_constants(video, horizon, circuit.pattern())

@@ -90,7 +90,7 @@ def test_sessions_of_several_models_and_systems_in_one_call(session: Make, model
     alone = [session(system=name) for name in (None, "longlive", "causvid", "rolling_forcing", None)]
     for _ in range(6):
         assert all(near(a, b.step()) for a, b in zip(SessionBatch().step(made), alone, strict=True))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a session is there twice"):
+    with pytest.raises(ValueError, match="a session is given twice"):
         SessionBatch().step([made[0], made[0]])
 
 

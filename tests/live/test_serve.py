@@ -86,7 +86,7 @@ def test_a_snapshot_s_file_goes_on_in_another_session_and_rubbish_does_not(live:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--host", "0.0.0.0"], "give a token of 16 characters or more, too, by --token"),
+        (["--host", "0.0.0.0"], "set a token of 16 characters or more with --token"),
         (["--host", "0.0.0.0", "--token", "short"], "16 characters"),
         (["--port", "99999"], "ports are numbers up to"),
         (["--sessions", "0"], "--sessions: 0 is too small; give at least 1"),
@@ -132,5 +132,5 @@ def test_a_signal_ends_it_with_one_line(number: signal.Signals) -> None:
         rest, errors = run.communicate(timeout=20)
     finally:
         run.kill()
-    assert (run.returncode, rest) == (0, f"[adastate] {number.name} came, and all sessions are closed\n"), errors
+    assert (run.returncode, rest) == (0, f"[adastate] {number.name} received, all sessions are closed\n"), errors
     assert "Traceback" not in errors

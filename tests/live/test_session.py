@@ -204,16 +204,16 @@ def test_it_takes_up_no_more_for_its_age(session: Make) -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda s: s.prompt(" "), "a prompt is a text, and not ' '"),
-        (lambda s: s.prompt(None), "a prompt is a text, and not None"),
-        (lambda s: s.prompt("a", kind="melt"), "no kind of switch 'melt'; there are keep, recache, flush, cut"),
+        (lambda s: s.prompt(" "), "a prompt is a non-empty text, not ' '"),
+        (lambda s: s.prompt(None), "a prompt is a non-empty text, not None"),
+        (lambda s: s.prompt("a", kind="melt"), "no kind of switch 'melt'; the kinds are keep, recache, flush, cut"),
         (lambda s: s.prompt("a", anchor="drop"), "anchor is keep or reset, not 'drop'"),
         (lambda s: s.act("x"), "asks for 'x': actions are straight, left"),
         (lambda s: s.act("i"), "this network is steered by 4 actions, w, a, s, d, and not by i"),
         (lambda s: s.act(3), "actions are a text"),
-        (lambda s: s.rollback(9), "can go back to chunk 0 at most, and not to chunk -7"),
-        (lambda s: s.rollback(to=7), "and not to chunk 7"),
-        (lambda s: s.rollback(), "give one of them"),
+        (lambda s: s.rollback(9), "can roll back to chunk 0 at most, not to chunk -7"),
+        (lambda s: s.rollback(to=7), "not to chunk 7"),
+        (lambda s: s.rollback(), "give exactly one of them"),
         (lambda s: s.close() or s.step(), "this session is closed"),
     ],
 )
@@ -229,7 +229,7 @@ def test_what_cannot_be_is_told(session: Make, wrong: Callable[[Session], Any], 
 def test_what_cannot_be_opened(model: LiveModel, session: Make) -> None:
     with pytest.raises(ConfigError, match=r"no system '\.\./x'; there are adastate"):
         session(system="../x")
-    with pytest.raises(ValueError, match="a control is a prompt or an act, and not 'sing'"):
+    with pytest.raises(ValueError, match="a control is a prompt or an act, not 'sing'"):
         session(script=[{"chunk": 1, "kind": "sing"}])
     for chunk in (None, -1, "2", True, 1.5):
         with pytest.raises(ValueError, match="a control of a script has the number of its chunk"):
@@ -259,7 +259,7 @@ def test_one_chunk_at_a_time(session: Make) -> None:
     one = session()
     one.requests()
     for again in (one.requests, one.snapshot, one.fork, lambda: one.rollback(1)):
-        with pytest.raises(RuntimeError, match="is being made"):
+        with pytest.raises(RuntimeError, match="is being generated"):
             again()
     one.undo()
     assert one.step().chunk == 0

@@ -95,7 +95,7 @@ def test_rollback_fork_pause_speed_and_script(live: LiveClient) -> None:
         assert not stream.ask("resume")["session"]["paused"]
         assert stream.ask("speed", value=2.0)["session"]["speed"] == 2.0
         assert stream.ask("script")["script"]["prompt"] == "one"
-        with pytest.raises(LiveError, match="one can go back to chunk 0 up to"):
+        with pytest.raises(LiveError, match="rollback can reach chunks 0 to"):
             stream.ask("rollback", to=99)
         with pytest.raises(LiveError, match="a prompt is a text"):
             stream.ask("prompt", text=" ")
@@ -154,7 +154,7 @@ def test_a_session_that_fails_says_so_and_goes_on(live: LiveClient) -> None:
 
 def test_a_recording_is_an_mp4_of_what_was_shown(live: LiveClient) -> None:
     with live.open("one") as stream:
-        with pytest.raises(LiveError, match="nothing is recorded"):
+        with pytest.raises(LiveError, match="nothing is being recorded"):
             stream.ask("record", on=False)
         stream.ask("record", on=True, states=True)
         take(stream, 6)
@@ -236,9 +236,9 @@ def test_sessions_are_limited() -> None:
     with serving(limits=Limits(sessions=1)) as (url, _):
         live = LiveClient(url)
         with live.open("one") as stream:
-            with pytest.raises(LiveError, match="1 sessions at most"):
+            with pytest.raises(LiveError, match="allows 1 sessions"):
                 live.open("two")
-            with pytest.raises(LiveError, match="1 sessions at most"):
+            with pytest.raises(LiveError, match="allows 1 sessions"):
                 stream.ask("fork")
             take(stream, 2)
         live.open("two")

@@ -46,7 +46,7 @@ def test_a_file_is_not_larger_than_the_session(session: Make, file: Path) -> Non
 
 def test_it_goes_on_with_its_own_weights_and_stream_alone(session: Make, file: Path) -> None:
     kept = Snapshot.load(file)
-    with pytest.raises(ValueError, match="made with other stream: it goes on with those that made it alone"):
+    with pytest.raises(ValueError, match="made with other stream: it continues only with those that made it"):
         session(system="longlive").restore(kept)
     other = live_model(actions=4, chunk_frames=1, past_frames=3)
     other.__dict__["fingerprint"] = "another"

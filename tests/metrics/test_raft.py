@@ -93,7 +93,7 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     for content in ({"other": torch.zeros(())}, {"factor": torch.zeros(3)}, [1, 2]):
         torch.save(content, path)
-        with pytest.raises(metrics.NoRaft, match=r"x\.pth holds no weights of torchvision's raft_small"):
+        with pytest.raises(metrics.NoRaft, match=r"x\.pth does not hold weights of torchvision's raft_small"):
             metrics.raft_flow(path)
     torch.save({"factor": Path("a Python object")}, path)
     with pytest.raises(metrics.NoRaft, match=r"x\.pth is refused"):

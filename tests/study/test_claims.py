@@ -128,8 +128,8 @@ def test_every_claim_names_arms_that_exist_and_at_most_three_of_them(tmp_path: P
         assert all(test.sentence and test.margin > 0 for test in tests)
     for change, told in (
         (lambda c: c["tests"][0].update(measure="beauty"), "no measure 'beauty'"),
-        (lambda c: c.update(verdict="true"), "its verdict is one of"),
-        (lambda c: c["first"].update(now="better"), "is now one of confirmed, changed, withdrawn"),
+        (lambda c: c.update(verdict="true"), "its verdict must be one of"),
+        (lambda c: c["first"].update(now="better"), "must now be one of confirmed, changed, withdrawn"),
     ):
         content = yaml.safe_load(yaml.safe_dump(FILE))
         change(content["claims"][0])

@@ -31,7 +31,7 @@ def test_chunk_by_chunk_it_is_the_same_stream() -> None:
     for chunk in whole:
         mine = stepped.step()
         assert torch.allclose(mine.content, chunk.content, atol=1e-5) and mine.start == chunk.start
-    with pytest.raises(ValueError, match="one by one in a uniform stream only"):
+    with pytest.raises(ValueError, match="only the uniform schedule generates single chunks"):
         SteppedStream(
             tiny_student(schedule="staircase", anchor="static", position="anchor_contiguous", state_frames=3),
             PROMPTS, PlacedNoise(3, range(2)),

@@ -45,7 +45,7 @@ def test_tasks_begin_in_order_and_so_many_at_a_time(tmp_path: Path) -> None:
         mine.unlink()"""
     logs = {t: tmp_path / "logs" / f"{i}.log" for i, t in enumerate(TASKS[:4])}
     assert run_all(TASKS[:4], lambda t: python(code), logs.__getitem__, 2, said.append) == []
-    begun = [line.split(" begins")[0] for line in said if "begins" in line]
+    begun = [line.split(" started")[0] for line in said if "started" in line]
     assert begun == [f"{t.arm.name}, seed {t.seed}" for t in TASKS[:4]]
     assert max(int(p.read_text()) for p in logs.values()) <= 2
 
@@ -74,7 +74,7 @@ def test_a_task_waits_for_what_it_needs_and_is_left_where_that_fails(tmp_path: P
         said.append,
         lambda name: name not in needs or needs[name].exists(),
     )
-    assert failed == [] and [s.split()[0] for s in said if "begins" in s] == ["first", "last"]
+    assert failed == [] and [s.split()[0] for s in said if "started" in s] == ["first", "last"]
 
 
 def test_a_signal_is_passed_on_and_the_rest_is_left_for_another_time(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_signal_is_passed_on_and_the_rest_is_left_for_another_time(tmp_path: P
         with pytest.raises(SystemExit) as stop:
             run_all(TASKS[:3], lambda t: [*python(code), str(up)], lambda t: tmp_path / t.arm.name, 1, said.append)
         assert stop.value.code == signals.AGAIN
-        assert sum("begins" in line for line in said) == 1 and "run the same command again" in said[-1]
+        assert sum("started" in line for line in said) == 1 and "run the same command again" in said[-1]
     finally:
         signals.forget()
 

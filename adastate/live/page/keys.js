@@ -1,4 +1,4 @@
-// The keyboard: keys that steer while they are held, and shortcuts. Neither while one types.
+// The keyboard: keys that steer while they are held, and shortcuts. Both are off while the user types.
 
 const ARROWS = { ArrowUp: "w", ArrowLeft: "a", ArrowDown: "s", ArrowRight: "d" };
 const PLACES = { w: "up", a: "left", s: "down", d: "right", i: "up", j: "left", k: "down", l: "right" };
@@ -6,7 +6,7 @@ const FLIGHT = { w: "faster", s: "slower", a: "bank", d: "bank", i: "climb", k: 
 const SPOKEN = { ...FLIGHT, a: "bank left", d: "bank right", j: "look left", l: "look right" };
 
 const typing = (target) => target.closest?.("input:not([type=radio], [type=checkbox]), textarea, select, dialog");
-const chooses = (target) => target.matches?.("[type=radio]"); // arrow keys are its own
+const chooses = (target) => target.matches?.("[type=radio]"); // arrow keys change the selection
 
 export class Steering {
   /** @param {HTMLElement} pad where the buttons go. @param {(keys: string) => void} act told whenever what is held changes */
@@ -47,7 +47,7 @@ export class Steering {
       for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
         button.addEventListener(end, (event) => this.release(`pointer ${event.pointerId}`));
       }
-      // by keyboard or screen reader a press holds, the next one lets go
+      // by keyboard or screen reader, one press holds the key and the next releases it
       button.addEventListener("click", (event) => {
         if (event.detail === 0) this.held.has(`held ${key}`) ? this.release(`held ${key}`) : this.press(`held ${key}`, key);
       });

@@ -52,7 +52,7 @@ function add(session, asked) {
 function drop(stream) {
   streams = streams.filter((other) => other !== stream);
   stream.close();
-  door.end(stream.id).catch(() => {}); // it may be gone already
+  door.end(stream.id).catch(() => {}); // it may have ended already
   arrange();
 }
 
@@ -72,7 +72,7 @@ async function start({ prompt: text, seed, system, pair = null, script = [] }) {
   try {
     const answer = await door.open({ prompt: text, seed, system, pair, script });
     const sessions = [answer.session, answer.pair].filter(Boolean);
-    if (turn !== opening) return sessions.forEach((session) => door.end(session.id).catch(() => {})); // asked again since
+    if (turn !== opening) return sessions.forEach((session) => door.end(session.id).catch(() => {})); // superseded
     streams.slice().forEach(drop);
     sessions.forEach((session) => add(session, asked));
     $("download").hidden = true;
@@ -111,7 +111,7 @@ const listener = {
     if (streams.length) arrange();
   },
   receipt(stream, { kind, chunk, what, seconds: took }) {
-    if (stream !== streams[0] && stream.session.pair) return; // the first one's is of both
+    if (stream !== streams[0] && stream.session.pair) return; // the first one's script covers both
     const where = streams.length > 1 ? `${"AB"[streams.indexOf(stream)]}: ` : "";
     const after = took === null ? `chunk ${chunk}` : `chunk ${chunk}, after ${seconds(took)}`;
     if (kind === "act") $("steer-note").textContent = `${where}${what}: ${after}`;
@@ -137,7 +137,7 @@ function connection(state = null) {
   $("connection").querySelector(".text").textContent = SAID[worst];
 }
 
-// ---- what the page says
+// ---- messages on the page
 
 function say(sentence) {
   $("notice").textContent = sentence;
@@ -188,7 +188,7 @@ async function recorded(stream, message) {
   if (message.on) return tell("recording", "");
   tell("recorded", seconds(message.seconds));
   URL.revokeObjectURL($("download").href);
-  // a link cannot carry a token: then the file is fetched
+  // a link cannot carry a token, so then the file is fetched
   $("download").href = token ? URL.createObjectURL(await (await door.ask(message.url)).blob()) : message.url;
   $("download").download = `${stream.session.system ?? "stream"}-${stream.session.seed}.mp4`;
   $("download").textContent = `Save mp4, ${seconds(message.seconds)}`;
@@ -305,7 +305,7 @@ function wire() {
   on("link", "click", link);
   on("help", "click", () => $("shortcuts").showModal());
   on("shortcuts-close", "click", () => $("shortcuts").close());
-  // the fragment stays what it is: it may hold the token
+  // keep the fragment: it may hold the token
   document.querySelector(".skip").addEventListener("click", (event) => (event.preventDefault(), $("prompt").focus()));
   addEventListener("hashchange", () => location.hash.includes("stream=") && begin());
   addEventListener("pagehide", (event) => event.persisted || streams.forEach((stream) => door.end(stream.id).catch(() => {})));

@@ -1,4 +1,4 @@
-// What one stream looks like: two pictures, attention, strip and numbers. It knows nothing of connections.
+// The view of one stream: two pictures, attention, strip and numbers. It knows nothing about connections.
 import { draw } from "./pictures.js";
 import { Strip } from "./strip.js";
 

@@ -1,11 +1,11 @@
-// Pictures of the wire as something a canvas can draw.
+// Decodes the server's pictures for a canvas.
 
 const TINY = 96; // pixels of width up to which a picture is scaled without smoothing
 
 /** A raw RGB picture as ImageData. */
 export function rawPicture(bytes, width, height) {
   const image = new ImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer); // little-endian everywhere that browsers run
+  const pixels = new Uint32Array(image.data.buffer); // browsers run only on little-endian machines
   for (let i = 0, at = 0; i < pixels.length; i++, at += 3) {
     pixels[i] = 0xff000000 | (bytes[at + 2] << 16) | (bytes[at + 1] << 8) | bytes[at];
   }

@@ -8,11 +8,11 @@ const MOST_LEAD_MS = 250;
 
 export class Player {
   /** @param {{show: (chunk: Chunk, frame: number) => void, taken: (chunk: Chunk) => void, late: (ms: number) => void}} to
-   *  `taken` is called when the first frame of a chunk is shown, `late` when the next one came too late. */
+   *  `taken` is called when the first frame of a chunk is shown, `late` when the next one arrived too late. */
   constructor(to) {
     this.to = to;
     this.paused = false;
-    this.lead = 80; // ms that a stream waits after it ran dry, so that the next hitch does not stop it again
+    this.lead = 80; // ms to wait after an underrun, so that the next delay does not stop the stream again
     this.times = [];
     this.clear();
     this.hidden = () => this.excuse();
@@ -69,11 +69,11 @@ export class Player {
       return;
     }
     if (this.dry !== null) this.wetAgain(now);
-    // a stream that begins shows its first frame at once and holds it a little: the slack for what comes after
+    // a new stream shows its first frame at once and holds it briefly, as a buffer for later chunks
     let pad = this.due === null ? this.lead : 0;
     this.due ??= now;
-    const step = (1000 / this.queue[0].rate) * (this.queue.length > 2 ? 0.9 : 1); // far behind, it hurries a little
-    if (now - this.due > 10 * step) this.due = now; // a page that was held up goes on; it does not rush
+    const step = (1000 / this.queue[0].rate) * (this.queue.length > 2 ? 0.9 : 1); // far behind: play slightly faster
+    if (now - this.due > 10 * step) this.due = now; // a page that was suspended continues at normal speed
     while (this.queue.length && now >= this.due) {
       this.next(now);
       this.due += step + pad;

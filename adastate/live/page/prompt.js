@@ -1,4 +1,4 @@
-// The prompt box: words of the vocabulary are suggested as one types, whole examples where it is empty.
+// The prompt box: suggests vocabulary words while the user types, and complete examples when it is empty.
 
 const MOST = 8;
 

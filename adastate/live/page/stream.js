@@ -1,4 +1,4 @@
-// One session as the page has it: its socket, its player and its pane.
+// One session on the page: its socket, its player and its pane.
 import { Pane, bytes, seconds } from "./pane.js";
 import { codedPicture, rawPicture } from "./pictures.js";
 import { Player } from "./player.js";
@@ -27,7 +27,7 @@ export class Stream {
     this.pane.number("bytes", bytes(session.bytes));
   }
 
-  // ---- what comes
+  // ---- incoming messages
 
   decode(head, data) {
     const turn = this.turn;
@@ -40,7 +40,7 @@ export class Stream {
       const [frames, states] = await pictures;
       const chunk = { ...head, number: head.chunk, rate, frames, states };
       if (turn === this.turn) this.player.push(chunk);
-      else this.socket.acknowledge(head.seq); // of a branch that was left
+      else this.socket.acknowledge(head.seq); // of an abandoned branch
     });
   }
 
@@ -100,7 +100,7 @@ export class Stream {
     this.to.state(this, sentence);
   }
 
-  // ---- what goes
+  // ---- outgoing messages
 
   /** @param {string} what said of it in its receipt */
   control(message, what) {

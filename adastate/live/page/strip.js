@@ -1,5 +1,5 @@
-// The strip of chunks: one button for each, video above and state below. A press goes back, with Shift (or F, or a long
-// press, or in the mode "forks") it forks there. One stop in the order of focus; arrow keys move within.
+// The strip of chunks: one button for each, video above and state below. A press rolls back; Shift (or F, or a long
+// press, or in the mode "forks") forks there. One tab stop; arrow keys move within.
 import { thumbnail } from "./pictures.js";
 
 const LONG_PRESS_MS = 550;
@@ -52,7 +52,7 @@ export class Strip {
     return button;
   }
 
-  /** Takes another strip's chunks from `first` to below `end`. */
+  /** Copies another strip's chunks from `first` up to, but not including, `end`. */
   copy(other, first, end) {
     for (const [number, old] of other.buttons) {
       if (number < first || number >= end) continue;

@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it: a choice that this browser remembers.
+// Light, dark, or the system setting: a choice that this browser remembers.
 
 const NAMES = { system: "system setting", light: "light", dark: "dark" };
 
@@ -7,7 +7,7 @@ export function theme(button) {
   try {
     now = localStorage.getItem("theme") ?? now;
   } catch {
-    // a browser that stores nothing starts as the system has it
+    // a browser without storage starts with the system setting
   }
   const show = () => {
     if (now === "system") delete document.documentElement.dataset.theme;
@@ -21,7 +21,7 @@ export function theme(button) {
     try {
       localStorage.setItem("theme", now);
     } catch {
-      // it lasts until the page is closed
+      // then the choice lasts until the page is closed
     }
     show();
   });

@@ -1,8 +1,8 @@
-// The server's messages (version 1): a few requests over HTTP, and one socket for each session that comes back by itself.
+// The server's messages (version 1): a few requests over HTTP, and one socket per session that reconnects by itself.
 
 const VERSION = 1;
-const WAITS_MS = [200, 500, 1000, 2000, 4000]; // between attempts to come back
-const MOST_WAITING = 16; // controls that are kept while the connection is lost
+const WAITS_MS = [200, 500, 1000, 2000, 4000]; // between attempts to reconnect
+const MOST_WAITING = 16; // maximum controls kept while the connection is lost
 const FINAL = { 4401: "The server needs a token: open the address that it printed.", 4403: "The server does not accept this page's address.",
   4404: "The server no longer has this session: start a new one.", 4409: "This session continues in another window." };
 
