@@ -1,1 +1,1 @@
-"""One folder per backbone; beside them what backbones share."""
+"""One folder per backbone, and the modules that backbones share."""

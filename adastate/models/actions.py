@@ -1,6 +1,5 @@
-"""Actions as a network takes them: the columns of a latent frame, and a last one that says whether they are given.
-
-All zeros is "not given": the layer that takes them has no bias, so that nothing is added.
+"""Actions in a network's format: the columns of a latent frame, and a last column that says whether they are given.
+All zeros means "not given": the layer that takes them has no bias, so nothing is added.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from torch import Tensor
 
 
 def given(actions: Num[Tensor, "B F A"]) -> Float[Tensor, "B F A1"]:
-    """Actions with the column that says so, float32."""
+    """Actions with the added flag column, set to given; float32."""
     return torch.cat([actions.float(), actions.new_ones(*actions.shape[:-1], 1, dtype=torch.float32)], -1)
 
 
 def not_given(flagged: Float[Tensor, "B F A1"], dropped: Bool[Tensor, " B"]) -> Float[Tensor, "B F A1"]:
-    """`flagged`, taken back in the samples that are `dropped`."""
+    """`flagged`, reset to not given in the samples that are `dropped`."""
     return flagged * (~dropped).to(flagged)[:, None, None]
 
 
 def check_actions(flagged: Float[Tensor, " ..."], columns: int, batch_frames: Sequence[int]) -> None:
-    """Raises ValueError for actions that are not `[B, F, columns + 1]`; B and F may be 1 of `batch_frames`, or it."""
+    """Raises ValueError for actions that are not `[B, F, columns + 1]`; B and F must be 1 or equal `batch_frames`."""
     if not columns:
         raise ValueError("this network cannot be steered: its size has no `actions`")
     fits = flagged.dim() == 3 and all(1 in (a, b) or a == b for a, b in zip(flagged.shape, batch_frames, strict=False))
@@ -37,30 +36,30 @@ def check_actions(flagged: Float[Tensor, " ..."], columns: int, batch_frames: Se
 
 
 class Steering:
-    """How streams are steered: the actions of every latent frame, by its number in the stream, on the host.
+    """How streams are steered: the actions of every latent frame, by its index in the stream, on the host.
 
-    A frame has the same ones in every pass over it, whichever chunk it belongs to: denoised, written, or written again
-    after a prompt switch or a restart. A state has no number and no actions. Nothing is given for frames before
-    `first`; beyond the last row that row holds, as a stick does that nobody moves.
+    A frame has the same actions in every pass over it, whichever chunk it belongs to: denoised, written, or written
+    again after a prompt switch or a restart. A state has no index and no actions. Nothing is given for frames before
+    `first`; frames beyond the last row use that row, like a stick that is held.
 
     Args:
-        flagged: `[B, F, A + 1]`, see `given`; one row serves any number of streams.
-        first: number of the frame of the first of F.
+        flagged: `[B, F, A + 1]`, see `given`; a single row serves any number of streams.
+        first: index of the first of the F frames.
     """
 
     def __init__(self, flagged: Float[Tensor, "B F A1"], first: int = 0) -> None:
         self.flagged, self.first = flagged.detach().float().cpu(), first
         self._next = first
-        """The first frame for which no pass has asked."""
+        """The first frame that no pass has requested."""
         self._lock = Lock()
 
     @classmethod
     def of(cls, actions: Steering | Num[Tensor, "B F A"] | None, first: int = 0) -> Steering | None:
-        """Of actions without a flag, all of them given; None of None, and what is one already stays it."""
+        """From actions without a flag, all of them given; None stays None, and a Steering is returned unchanged."""
         return actions if actions is None or isinstance(actions, Steering) else cls(given(actions), first)
 
     def rows(self, frames: Sequence[int | None]) -> Float[Tensor, "B n A1"] | None:
-        """Of frames with these numbers, and of states (None), on the host; None where nothing is given."""
+        """For frames with these indices, and for states (None), on the host; None if nothing is given."""
         with self._lock:
             flagged, first = self.flagged, self.first
             self._next = max([self._next, *(n + 1 for n in frames if n is not None)])
@@ -71,9 +70,9 @@ class Steering:
         return found if bool(found.any()) else None
 
     def steer(self, flagged: Float[Tensor, "B F A1"]) -> int:
-        """New actions from the first frame on for which no pass has asked yet; returns its number.
+        """Sets new actions from the first frame that no pass has requested yet; returns its index.
 
-        Another thread may call it while a stream runs: a chunk that has begun is finished as it began.
+        May be called from another thread while a stream runs: a chunk that has begun is finished with its old actions.
         """
         flagged = flagged.detach().float().cpu()
         with self._lock:
@@ -87,14 +86,14 @@ class Steering:
             return self._next
 
     def forget(self, before: int) -> None:
-        """Lets go of the actions of frames for which no pass will ask again, so that a stream without end may go on."""
+        """Discards the actions of frames that no pass will request again, to bound the memory of endless streams."""
         with self._lock:
             past = min(before - self.first, self.flagged.shape[1] - 1)
             if past > 0:
                 self.flagged, self.first = self.flagged[:, past:].clone(), self.first + past
 
     def fork(self) -> Steering:
-        """A second one that has told the same so far."""
+        """A second Steering with the same actions so far."""
         with self._lock:
             other = Steering(self.flagged, self.first)
             other._next = self._next

@@ -1,6 +1,6 @@
 """Equals functional.gelu in its tanh form, with its own backward: tests/models/test_activation.py.
 
-On a CPU torch's spends its time in tanh; through a sigmoid it takes half of it.
+On a CPU torch's version spends its time in tanh; through a sigmoid it takes half as long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LINEAR, CUBIC = 2 * ROOT, 2 * ROOT * 0.044715
 """2 u = LINEAR x + CUBIC x^3."""
 
 _LINEAR = torch.tensor(LINEAR, dtype=torch.float64)
-"""Made once, as that takes as long as a small product. It has no axes, and so leaves dtypes alone."""
+"""Created once, as that takes as long as a small product. It has no axes, and so does not change dtypes."""
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -41,9 +41,9 @@ def _sigmoid(f: Tensor) -> Tensor:
 
 
 class _Gelu(torch.autograd.Function):
-    """Keeps its derivative in place of its input, so that backward is one product.
+    """Saves its derivative instead of its input, so that backward is one product.
 
-    With s = sigmoid(2 u) and y = x s it is s + y (1 - s) (LINEAR + 3 CUBIC x^2).
+    With s = sigmoid(2 u) and y = x s the derivative is s + y (1 - s) (LINEAR + 3 CUBIC x^2).
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class _Gelu(torch.autograd.Function):
         s = _sigmoid(f)
         y = s * f
         out = y.to(x.dtype)
-        # In another dtype than the input's both are copies, and written over: fewer tensors leave a core's cache.
+        # If the input has another dtype, both are copies and are overwritten: fewer tensors stay in a core's cache.
         left = torch.addcmul(y, y, s, value=-1, out=y if out is not y else None)
         slope = torch.addcmul(_LINEAR, f, f, value=3 * CUBIC, out=f if f is not x else None)
         ctx.save_for_backward(s.addcmul_(left, slope).to(x.dtype))

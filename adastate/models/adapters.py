@@ -1,4 +1,4 @@
-"""Low-rank adapters on linear layers, W + scale B A, as peft wraps them. Duck-typed: networks know no peft."""
+"""Low-rank adapters on linear layers, W + scale B A, as wrapped by peft. Duck-typed: networks do not depend on peft."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def merged(linear: Any) -> tuple[Tensor, Tensor | None]:
-    """(weight `[out, in]`, bias `[out]`) by which `linear` acts without dropout, adapters added in float32; detached.
+    """(weight `[out, in]`, bias `[out]`) that `linear` applies without dropout, adapters added in float32; detached.
 
-    `linear` is an nn.Linear, whose own weights come back, or one that peft has wrapped.
+    `linear` is an nn.Linear, whose own weights are returned, or one that peft has wrapped.
     """
     base = getattr(linear, "base_layer", linear)
     weight, bias = base.weight.detach(), None if base.bias is None else base.bias.detach()
@@ -26,18 +26,18 @@ def merged(linear: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def adapted(net: nn.Module) -> dict[str, Any]:
-    """The layers of `net` that have adapters, by the names that they had before."""
+    """The layers of `net` that have adapters, by their names without adapters."""
     return {name: layer for name, layer in net.named_modules() if hasattr(layer, "base_layer")}
 
 
 def is_adapter(name: str) -> bool:
-    """Whether this is the name of a factor, which is all that trains of a network with adapters."""
+    """Whether a parameter is an adapter factor; in a network with adapters only these are trained."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 @torch.no_grad()
 def fold(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`weights`, a whole state dict of `net`, under the names and with the values that it has without adapters."""
+    """`weights`, a complete state dict of `net`, with adapters merged, and the names that it has without adapters."""
     layers = adapted(net)
     found = {k.replace(".base_layer.", "."): v for k, v in weights.items() if not is_adapter(k)}
     for module, layer in layers.items():

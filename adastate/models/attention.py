@@ -1,6 +1,6 @@
-"""Equals functional.scaled_dot_product_attention, by several kernels: tests/models/test_attention.py.
+"""Equals functional.scaled_dot_product_attention, with several kernels: tests/models/test_attention.py.
 
-The plain function is the default, and enough. In bf16 on a CPU it is spelled out, with a backward of its own.
+The plain function is the default, and sufficient. In bf16 on a CPU it is written out, with its own backward.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ _HOOKS = {"flash3": ("FA3", "flash-attn-3"), "flash4": ("FA4", "flash-attn-4")}
 """Implementations behind torch's own function: its name for them, and the package that registers them."""
 
 _OF_DEVICE: dict[int, tuple[Backend, ...]] = {9: ("flash3", "flash4"), 10: ("flash4",)}
-"""What is faster than torch's own kernels, by the major number of a device's compute capability, the fastest first."""
+"""Kernels faster than torch's own, by the major number of a device's compute capability, the fastest first."""
 
 _backend: Backend = "sdpa"
 
 _package: Callable[..., Any] | None = None
-"""flash_attn's function, while it is in use: what runs in a compiled pass must not import."""
+"""flash_attn's function while it is in use: code in a compiled pass must not import."""
 
 PACKAGE_DEVICE = "cuda"
-"""On which flash_attn runs."""
+"""Dtypes on which flash_attn runs."""
 
 DENSE_LIMIT = 2**21
-"""Up to so many (query, key) pairs a boolean mask is cheaper than one call per group of equal rows."""
+"""Up to this many (query, key) pairs a boolean mask is cheaper than one call per group of equal rows."""
 
 
 def use(backend: Backend) -> str:
-    """Chooses the kernels of this process; returns a line for the log.
+    """Selects the attention kernels of this process; returns a line for the log.
 
-    `auto`: the fastest that the device and its packages have, of flash3, flash4 and sdpa. `sdpa`: torch chooses.
-    `flash_attn`: that package, where nothing is masked and numbers are half. `flash3`, `flash4`: those kernels within
-    torch's function. `flex`: torch's flex_attention where frames are masked. Where a kernel does not apply, torch's
-    function does.
+    `auto`: the fastest that the device and the installed packages support, of flash3, flash4 and sdpa. `sdpa`: torch
+    chooses. `flash_attn`: that package, for unmasked attention in half precision. `flash3`, `flash4`: those kernels
+    within torch's function. `flex`: torch's flex_attention for frame masks. Where a kernel does not apply, torch's
+    function is used.
 
     Raises:
         ValueError: there is no such backend, or it is not installed.
@@ -70,7 +70,7 @@ def use(backend: Backend) -> str:
         _package = package.flash_attn_func
         told += f" {package.__version__}"
     elif backend not in ("sdpa", "flex"):
-        raise ValueError(f"attention {backend!r}: there are auto, sdpa, flash_attn, flash3, flash4 and flex")
+        raise ValueError(f"attention {backend!r}: available are auto, sdpa, flash_attn, flash3, flash4 and flex")
     _backend = backend
     return told
 
@@ -79,7 +79,7 @@ def _activate(backend: Backend) -> None:
     name, package = _HOOKS[backend]
     try:
         torch.nn.attention.activate_flash_attention_impl(name)  # type: ignore[attr-defined]
-    except Exception as error:  # whatever it is that the package cannot be imported for
+    except Exception as error:  # the import may fail with any exception
         raise ValueError(
             f"attention {backend!r} needs the package {package} and a torch with "
             f"torch.nn.attention.activate_flash_attention_impl: {error}"
@@ -87,7 +87,7 @@ def _activate(backend: Backend) -> None:
 
 
 def _best() -> str:
-    """Takes the fastest kernels of this device that are installed; torch's own without any."""
+    """Activates the fastest kernels of this device that are installed, else torch's own."""
     global _backend
     if not torch.cuda.is_available():
         return "attention: sdpa"
@@ -99,8 +99,8 @@ def _best() -> str:
             missing.append(_HOOKS[backend][1])
             continue
         _backend = backend
-        return f"attention: {backend}, the fastest that this device has"
-    return "attention: sdpa" + f" (this device would run {' or '.join(missing)}, not installed)" * bool(missing)
+        return f"attention: {backend}, the fastest on this device"
+    return "attention: sdpa" + f" (this device also supports {' or '.join(missing)}, not installed)" * bool(missing)
 
 
 def attend(
@@ -112,13 +112,13 @@ def attend(
 ) -> Float[Tensor, "B Lq N K"]:
     """Softmax attention; with `visible`, frame i's queries see the key frames of row i.
 
-    A large mask is never built: queries of equal rows run together over just the keys that they see, which
-    is exact, costs no more arithmetic than the mask leaves, and lets flash kernels do it.
+    A large mask is never built: queries of equal rows run together over only the keys that they see, which is exact,
+    costs no more arithmetic than the mask leaves, and allows flash kernels.
     """
     whole = visible is None or all(map(all, visible))
     half = q_BLNK.dtype in (torch.bfloat16, torch.float16)
     if whole and _package is not None and half and q_BLNK.device.type == PACKAGE_DEVICE:
-        # torch's own kernels look at this switch by themselves
+        # torch's own kernels check this setting themselves
         return _package(q_BLNK, k_BLNK, v_BLNK, deterministic=torch.are_deterministic_algorithms_enabled())
     q, k, v = (x.transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNK))
     if visible is None or whole:
@@ -137,7 +137,7 @@ def attend(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """On a CPU, attention in bf16 is spelled out: torch's flash kernel there is slower, its backward four times."""
+    """Writes attention in bf16 on a CPU out: torch's flash kernel is slower there, its backward four times."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if q.shape[2] * k.shape[2] > DENSE_LIMIT:
@@ -168,7 +168,7 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 
 SHORT_ROWS = 64
-"""Below so many keys torch's softmax backward in bf16 takes longer than in float32, conversions included."""
+"""Below this many keys torch's softmax backward takes longer in bf16 than in float32, conversions included."""
 
 
 class _Spelled(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The kinds of networks that `size.backbone` names, one folder each, and how one is made."""
+"""The kinds of networks that `size.backbone` names, one folder each, and their construction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKBONES = {"wan": WAN, "wan22": WAN22}
 
 
 def backbone_named(name: str) -> Backbone:
-    """The backbone of a name of `BACKBONES` or of a dotted path.
+    """The backbone with a name of `BACKBONES`, or at a dotted path.
 
     Raises:
         ValueError: there is none.
@@ -29,6 +29,6 @@ def build_network(size: Size, **options: Any) -> VideoNetwork:
 
 
 def fused(net: VideoNetwork, dtype: torch.dtype | None, engine: Engine, fp8: bool) -> FusedPasses | None:
-    """The faster passes of a network that is whole, where its backbone has them; arguments as of Backbone."""
+    """The fused passes of an unsharded network, if its backbone has them; arguments as for Backbone."""
     make = backbone_named(net.size.backbone).fused
     return None if make is None else make(net, dtype, engine, fp8)

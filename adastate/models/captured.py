@@ -1,8 +1,8 @@
 """Equals the passes that it captures, for any number of streams: tests/models/test_captured.py.
 
-A CUDA graph reads and writes the addresses that it was captured on: those of the stream's slab, too. So a graph holds
-on to its tensors, and a stream that comes after another has ended is moved to where that one was (`_Room`): one
-copy, and the graphs serve it as well. Streams side by side have a room each.
+A CUDA graph reads and writes the addresses that it was captured with, including those of the stream's slab. So a graph
+keeps its tensors, and a stream that starts after another has ended is moved to that one's memory (`_Room`): this takes
+one copy, and the same graphs serve it. Concurrent streams have a room each.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from adastate.models.engine_pass import EnginePass, Modulations, Run, written
 from adastate.types import SlabOwner, SlabTensors
 
 SPARE = 1
-"""Rooms that are kept for streams to come; each holds the memory of one."""
+"""Number of free rooms that are kept for future streams; each holds the memory of one."""
 
 
 class Captured:
-    """Passes by CUDA graphs: one a kind and a room, with the small inputs copied to where the graph reads them."""
+    """Passes as CUDA graphs: one per kind and room; small inputs are copied to where the graph reads them."""
 
     def __init__(self, run: Run) -> None:
         self._run = written(run)
@@ -39,7 +39,7 @@ class Captured:
         if kind not in room.graphs:
             keys, values, raw = room.tensors
 
-            # of tensors and numbers alone: a graph that held a pass would hold its stream, which then would never end
+            # a function of tensors and numbers alone: a graph that held a pass would keep its stream alive
             def call(
                 patches: Tensor, m: Tensor, h: Tensor, table: Tensor, index: Tensor, *text: Tensor
             ) -> Tensor | None:
@@ -51,11 +51,11 @@ class Captured:
         return room.graphs[kind](moving)
 
     def _room(self, stream: SlabOwner) -> _Room:
-        """Where `stream` is, or is from now on: in a room that has become free, if it fits, or in a new one."""
+        """The room of `stream`; if it has none, it moves into a free room of the same shapes, or into a new one."""
         for room in self._rooms:
             if room.stream() is stream and _same(room.tensors, _tensors(stream)):
                 return room
-        self._rooms = [room for room in self._rooms if room.stream() is not stream]  # it has grown out of that one
+        self._rooms = [room for room in self._rooms if room.stream() is not stream]  # its slab no longer fits there
         free = [room for room in self._rooms if room.stream() is None]
         found = next((room for room in free if _fit(room.tensors, _tensors(stream))), None)
         if found is None:
@@ -84,7 +84,7 @@ def _same(a: Tensors, b: Tensors) -> bool:
 
 
 def _fit(a: Tensors, b: Tensors) -> bool:
-    """Whether they could take each other's place."""
+    """Whether they have the same shapes and dtypes."""
 
     def form(t: Tensor | None) -> object:
         return None if t is None else (t.shape, t.stride(), t.dtype, t.device)
@@ -93,10 +93,10 @@ def _fit(a: Tensors, b: Tensors) -> bool:
 
 
 class _Room:
-    """Memory of one stream, and the graphs that were captured on it.
+    """Memory of one stream, and the graphs that were captured with it.
 
     Attributes:
-        stream: that is in it; of one that has ended it gives None.
+        stream: weak reference to the stream in it; returns None after the stream has ended.
     """
 
     def __init__(self, tensors: Tensors) -> None:
@@ -104,7 +104,7 @@ class _Room:
         self.stream: Callable[[], SlabOwner | None] = lambda: None
 
     def take(self, stream: SlabOwner) -> None:
-        """Moves a stream in: what it remembers is copied, and its own memory is free."""
+        """Moves a stream in: its slab is copied here, and its own memory is freed."""
         for mine, its in zip(self.tensors, _tensors(stream), strict=True):
             if mine is not None and its is not None:
                 mine.copy_(its)
@@ -118,19 +118,19 @@ class Graph:
         self._inputs, self._given = [t.clone() for t in inputs], list(inputs)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up on their first calls, which no graph may hold
+        with torch.cuda.stream(aside):  # libraries initialise on their first calls, which must not be captured
             for _ in range(2):
                 call(*self._inputs)
         torch.cuda.current_stream().wait_stream(aside)
-        self._call = call  # what it reads must not be freed
+        self._call = call  # keeps what it reads alive
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may be decoding the chunk before, and allocate
+        # thread_local: another thread may be decoding the previous chunk, and allocate
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._out = call(*self._inputs)
 
     def __call__(self, inputs: list[Tensor]) -> Tensor | None:
         for mine, before, given in zip(self._inputs, self._given, inputs, strict=True):
-            if before is not given:  # a prompt's keys are the same tensors from pass to pass
+            if before is not given:  # a prompt's keys are the same tensors in every pass
                 mine.copy_(given)
         self._given = list(inputs)
         self._graph.replay()

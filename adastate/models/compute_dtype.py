@@ -1,4 +1,4 @@
-"""The numbers that passes compute in, where a configuration leaves the choice to the device."""
+"""The dtype that passes compute in, if the configuration leaves the choice to the device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import lru_cache
 import torch
 
 AUTO = "auto"
-"""In place of a dtype's name: bfloat16 where the device computes in it, float32 elsewhere."""
+"""Instead of a dtype's name: bfloat16 if the device has instructions for it, else float32."""
 
 
 @lru_cache
 def fast_dtype(device_type: str) -> torch.dtype:
-    """bfloat16 on devices with instructions for it; float32 on others, which would take 2 to 3 times as long.
+    """bfloat16 on devices with instructions for it; float32 on others, where bfloat16 would take 2 to 3 times as long.
 
     Args:
-        device_type: "cuda", "cpu", ... On "meta", where nothing is computed, what a GPU would take.
+        device_type: "cuda", "cpu", ... For "meta", where nothing is computed, the result is that for a GPU.
     """
     if device_type == "meta":
         return torch.bfloat16
@@ -31,11 +31,11 @@ def _processor_has_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         told = torch.cpu.get_capabilities()
         return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
-    return torch.cpu._is_avx512_bf16_supported()  # torch before it had the public function
+    return torch.cpu._is_avx512_bf16_supported()  # older torch versions
 
 
 def named_dtype(name: str | None, device_type: str) -> torch.dtype | None:
-    """The dtype of a configuration's `compute_dtype`: None without one, that of the device for "auto".
+    """The dtype of a configuration's `compute_dtype`: None stays None, "auto" is the device's.
 
     Raises:
         ValueError: torch has no such dtype.
@@ -46,5 +46,5 @@ def named_dtype(name: str | None, device_type: str) -> torch.dtype | None:
         return None
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"compute_dtype {name!r} is none of torch's: auto, bfloat16, float16, float32 and float64 are")
+        raise ValueError(f"compute_dtype {name!r} is unknown: use auto, bfloat16, float16, float32 or float64")
     return dtype

@@ -1,10 +1,10 @@
-"""Equals Passes.run (wan/fused.py) for passes whose shape no longer changes: tests/models/test_engine.py.
+"""Equals Passes.run (wan/fused.py) for passes of constant shape: tests/models/test_engine.py.
 
 As soon as a stream's window is full, all its passes have the same shapes and read the same tensors: one program for
 the denoising passes and one for the clean ones serve an endless rollout, all levels and all prompts; steered passes,
-whose frames have modulations of their own, have two more, which serve all actions. `eager` runs every
-operation as it comes, `compile` has torch.compile fuse them, `graph` captures them as CUDA graphs, which spares their
-launches. Until the window is full, and where a mask hides something, passes run eagerly.
+whose frames have separate modulations, have two more, which serve all actions. `eager` runs every operation
+individually, `compile` has torch.compile fuse them, `graph` captures them as CUDA graphs, which saves their launches.
+Until the window is full, and where a mask hides frames, passes run eagerly.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from adastate.models.video_network import Engine
 from adastate.types import SlabTensors
 
 BACKEND = "inductor"
-"""Of torch.compile."""
+"""Options of torch.compile."""
 
 Steady = Callable[[Tensor, Modulations, EnginePass, SlabTensors, bool], Tensor | None]
-"""The same for a pass that writes its keys and values by itself."""
+"""The same for a pass that writes its keys and values itself."""
 
 
 def steady(engine: Engine, run: Run, device: torch.device) -> Steady | None:
-    """The engine's way to run a pass of fixed shape; None for `eager`.
+    """The engine's way to run passes of constant shape; None for `eager`.
 
     Raises:
-        ValueError: there is no such engine, or not on this device.
+        ValueError: the engine does not exist, or not on this device.
     """
     if engine == "eager":
         return None
@@ -38,13 +38,11 @@ def steady(engine: Engine, run: Run, device: torch.device) -> Steady | None:
         return Compiled(run)
     if engine == "graph" and device.type == "cuda":
         return Captured(run)
-    raise ValueError(
-        f"engine {engine!r} on {device.type}: there are eager, compile, and graph, which needs a CUDA device"
-    )
+    raise ValueError(f"engine {engine!r} on {device.type}: use eager, compile, or, on a CUDA device, graph")
 
 
 class Compiled:
-    """Passes by torch.compile: one program a kind, which takes all that changes as tensors."""
+    """Passes by torch.compile: one program per kind, with everything that changes passed as tensors."""
 
     def __init__(self, run: Run) -> None:
         self._run = torch.compile(written(run), backend=BACKEND, dynamic=False, fullgraph=True)
@@ -53,6 +51,6 @@ class Compiled:
         self, patches: Tensor, made: Modulations, pass_: EnginePass, slots: SlabTensors, clean: bool
     ) -> Tensor | None:
         assert made.stacked is not None
-        table = torch.view_as_real(pass_.table)  # compilers know no complex numbers
+        table = torch.view_as_real(pass_.table)  # compilers do not support complex numbers
         fixed = (slots.keys, slots.values, slots.raw, slots.rows)
         return self._run(patches, *made.stacked, table, *fixed, pass_.text, pass_.batch, pass_.frame_tokens, clean)

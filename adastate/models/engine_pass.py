@@ -1,4 +1,4 @@
-"""What one pass of a network asks of the engine that runs it, and that pass as a function of tensors alone."""
+"""What a pass of a network requires of the engine that runs it, and the pass as a function of tensors alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from adastate.models.video_network import TextKeys
 from adastate.types import FrameMask, Positions, Probe, Rotate, TokenSplit
 
 Join = Callable[[int, Tensor | None, Tensor, Tensor, Rotate], tuple[Tensor, Tensor]]
-"""As Memory.join."""
+"""Signature of Memory.join."""
 
 
 class Modulation(NamedTuple):
-    """What a timestep makes of a layer's norms and residuals, each `[D]` for one level or `[B F, D]`, one a frame."""
+    """Modulation of a layer's norms and residuals by a timestep: `[D]` for one level or `[B F, D]`, one per frame."""
 
     scale: Tensor  # 1 + scale
     shift: Tensor
@@ -27,31 +27,31 @@ class Modulation(NamedTuple):
 
 
 class Modulations(NamedTuple):
-    """Those of all layers, and (1 + scale, shift) of the head."""
+    """Modulations of all layers, and (1 + scale, shift) of the head."""
 
     blocks: list[Modulation]
     head: tuple[Tensor, Tensor]
     stacked: tuple[Tensor, Tensor] | None = None
-    """Both as tensors, `[layers, 6, D]` and `[2, D]`, or `[layers, 6, B F, D]` and `[2, B F, D]`, where an engine wants
-    them so."""
+    """Both as tensors, `[layers, 6, D]` and `[2, D]`, or `[layers, 6, B F, D]` and `[2, B F, D]`, for engines that need
+    them in this form."""
 
 
 class EnginePass(NamedTuple):
-    """What every block of one pass needs to know."""
+    """Settings that all blocks of one pass share."""
 
     batch: int
     frame_tokens: int
     table: Tensor
-    """RoPE of queries and keys `[L, 1, 1, K/2]`, or `[L, 2, 1, K/2]` where they stand apart."""
+    """RoPE of queries and keys `[L, 1, 1, K/2]`, or `[L, 2, 1, K/2]` if they differ."""
     keeps: bool
-    """Whether raw keys are wanted."""
+    """Whether raw keys are needed."""
     visible: FrameMask | None
     join: Join
     turn: Rotate
     text: TextKeys
     probe: Probe | None = None
     split: TokenSplit | None = None
-    """Over the ranks that share the pass."""
+    """Split over the ranks that share the pass."""
     key_positions: Positions = ()
 
 
@@ -60,7 +60,7 @@ Run = Callable[[Tensor, Modulations, EnginePass, bool], Tensor | None]
 
 
 def stacked(made: Modulations) -> Modulations:
-    """The same with everything in two tensors, too."""
+    """The same, with everything in two tensors as well."""
     return made._replace(stacked=(torch.stack([torch.stack(m) for m in made.blocks]), torch.stack(made.head)))
 
 
@@ -97,4 +97,4 @@ def written(run: Run) -> Callable[..., Tensor | None]:
 
 
 def _no_turn(k: Tensor, positions: tuple[int, ...]) -> Tensor:
-    raise RuntimeError("slots are turned before the pass")
+    raise RuntimeError("slots are rotated before the pass")

@@ -1,7 +1,7 @@
-"""Equals torch's create_block_mask of a frame mask: tests/models/test_frame_blocks.py.
+"""Equals torch's create_block_mask for a frame mask: tests/models/test_frame_blocks.py.
 
-That function first makes a boolean for every query and key, which are 4 GB for the two copies of a clip of 21 frames at
-480p. Which blocks of tokens are seen in whole, in part or not at all follows from the frames at their ends.
+That function first creates a boolean per query and key, which takes 4 GB for the two copies of a clip of 21 frames at
+480p. Whether a block of tokens is visible entirely, partly or not at all follows from the frames at its ends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from adastate.types import FrameMask
 
 BLOCK = 128
-"""Tokens of a side of a block: what flex_attention takes without being told."""
+"""Tokens per side of a block: flex_attention's default."""
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def block_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> Any:
-    """The BlockMask by which frame i's tokens see those of the key frames of row i, `frame_tokens` a frame."""
+    """The BlockMask in which frame i's tokens see those of the key frames in row i, with `frame_tokens` per frame."""
     from torch.nn.attention.flex_attention import BlockMask
 
     seen = torch.tensor(visible, dtype=torch.bool, device=device)
@@ -39,7 +39,7 @@ def block_mask(visible: FrameMask, frame_tokens: int, device: torch.device) -> A
 def _seen_pairs(visible: FrameMask, frame_tokens: int) -> tuple[Tensor, Tensor]:
     """(pairs of frames that see each other, all pairs) of every block of queries and keys, `[Q, K]` each.
 
-    A block that reaches beyond the last token counts one pair that is not seen.
+    A block that extends beyond the last token counts one more pair, which is not seen.
     """
     pairs = torch.tensor(visible, dtype=torch.int64)
     sums = torch.nn.functional.pad(pairs.cumsum(0).cumsum(1), (1, 0, 1, 0))
@@ -54,7 +54,7 @@ def _seen_pairs(visible: FrameMask, frame_tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _frames(frames: int, frame_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(first frame, end, whether it reaches beyond the last token) of every block."""
+    """(first frame, end, whether it extends beyond the last token) of every block."""
     tokens = frames * frame_tokens
     first = torch.arange(0, tokens, BLOCK)
     last = (first + BLOCK).clamp(max=tokens) - 1
@@ -62,7 +62,7 @@ def _frames(frames: int, frame_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ordered(blocks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(how many blocks of keys each row has, their numbers before those of the others), as BlockMask takes them."""
+    """(number of blocks of keys in each row, their indices followed by the others), as BlockMask expects them."""
     count = blocks.sum(1, dtype=torch.int32)
     indices = blocks.int().argsort(dim=1, descending=True, stable=True).int()
     return count[None, None].to(device), indices[None, None].contiguous().to(device)

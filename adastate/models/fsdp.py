@@ -1,4 +1,4 @@
-"""FSDP2: each block's weights in pieces over the processes, gathered for its own pass only."""
+"""FSDP2: each block's weights are sharded over the processes and gathered only for its own pass."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from adastate.models.video_network import VideoNetwork
 def shard(net: VideoNetwork, mesh: DeviceMesh) -> None:
     """Shards `net` in place over the one-dimensional `mesh`; call it before an optimiser takes the parameters.
 
-    Where the net has a compute_dtype, weights are gathered in it; gradients are reduced in float32.
+    If the net has a compute_dtype, weights are gathered in it; gradients are reduced in float32.
     """
     refuse_compiled(net, "FSDP")
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    dtype = named_dtype(net.compute_dtype_name, mesh.device_type)  # the net itself may be on meta still
+    dtype = named_dtype(net.compute_dtype_name, mesh.device_type)  # the net itself may still be on meta
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for module in (*net.blocks, net):
         fully_shard(module, mesh=mesh, mp_policy=policy)
-        # a second way in: without this, text keys would be made of pieces
+        # a second forward method: without this, text keys would be computed from shards
         register_fsdp_forward_method(module, "text_keys")
 
 
 def refuse_compiled(net: VideoNetwork, strategy: str) -> None:
-    """Raises ValueError where a compiled network would be cut into pieces."""
+    """Raises ValueError if a compiled network would be sharded."""
     if net.compiled:
-        raise ValueError(f"compiled blocks need whole weights, {strategy} cuts them: leave out precision.compiled=true")
+        raise ValueError(
+            f"compiled blocks need unsharded weights, but {strategy} shards them: leave out precision.compiled=true"
+        )
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's piece of a sharded tensor, or the tensor."""
+    """This process's shard of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def piece_of(held: Tensor, whole: Tensor) -> Tensor:
-    """Of the `whole` of a tensor what this process has in `held`, which may be cut along its first axis."""
+    """The part of the tensor `whole` that this process stores in `held`, which may be sharded along its first axis."""
     if not isinstance(held, DTensor):
         return whole
     shape, offset = compute_local_shape_and_global_offset(held.shape, held.device_mesh, held.placements)
@@ -52,5 +54,5 @@ def is_sharded(net: nn.Module) -> bool:
 
 
 def whole_weights(net: nn.Module) -> dict[str, Tensor]:
-    """The weights of a sharded net by name, on every process; all of them must call it."""
+    """The full weights of a sharded net by name, on every process; all of them must call it."""
     return {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in net.state_dict().items()}

@@ -1,6 +1,6 @@
-"""Equals nn.Linear without gradient, in FP8 within its rounding: tests/models/test_linear.py.
+"""Equals nn.Linear without gradient, in FP8 up to its rounding: tests/models/test_linear.py.
 
-One product with its bias, in the dtype of the pass or in FP8.
+One matrix product with bias, in the dtype of the pass or in FP8.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
 ALIGNED = 16
-"""Of what the FP8 products of GPUs want both sides of a weight to be a multiple."""
+"""FP8 products on GPUs need both sides of a weight to be a multiple of this."""
 
 
 class Linear(NamedTuple):
-    """One layer, or several joined.
+    """One layer, or several concatenated.
 
     Attributes:
         bias: `[out]`.
@@ -38,10 +38,10 @@ class Linear(NamedTuple):
 
 
 def apply(x: Tensor, layer: Linear) -> Tensor:
-    """`[L, in]` to `[L, out]`. In FP8 each token is scaled to the largest of its own values, and rounded."""
+    """`[L, in]` to `[L, out]`. In FP8 each token is scaled by the largest of its own values, and rounded."""
     if layer.scale is None:
         return torch.addmm(layer.bias, x, layer.weight)
-    # Seven operations over all tokens take longer than FP8 saves; as one program they read the tokens once.
+    # Seven operations over all tokens take longer than FP8 saves; fused, they read the tokens once.
     values, scale = _fused()(x) if x.is_cuda and not torch.compiler.is_compiling() else _rounded(x)
     return torch._scaled_mm(
         values,
@@ -55,14 +55,14 @@ def apply(x: Tensor, layer: Linear) -> Tensor:
 
 
 def in_fp8(layer: Linear) -> Linear:
-    """The layer with its weight in FP8, each output scaled to the largest of its own weights.
+    """The layer with its weight in FP8, each output scaled by the largest of its own weights.
 
     Raises:
-        ValueError: its sizes are not what FP8 products take.
+        ValueError: FP8 products do not support its sizes.
     """
     if any(n % ALIGNED for n in layer.weight.shape):
         raise ValueError(
-            f"fp8 takes widths that are multiples of {ALIGNED}; a layer of this network is "
+            f"fp8 needs widths that are multiples of {ALIGNED}; a layer of this network is "
             f"{layer.weight.shape[0]} x {layer.weight.shape[1]}: leave fp8 out"
         )
     rows, scale = _rounded(layer.weight.t())
@@ -70,11 +70,11 @@ def in_fp8(layer: Linear) -> Linear:
 
 
 def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
-    """Raises ValueError where there are no FP8 products for passes in `dtype`."""
+    """Raises ValueError if there are no FP8 products for passes in `dtype` on this device."""
     if dtype != torch.bfloat16:
-        raise ValueError(f"fp8 belongs to passes in bfloat16, these are in {dtype}: set compute_dtype: bfloat16")
+        raise ValueError(f"fp8 needs passes in bfloat16, but these are in {dtype}: set compute_dtype: bfloat16")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise ValueError(f"{torch.cuda.get_device_name(device)} has no FP8 products (Ada, Hopper and later do)")
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no FP8 products (Ada, Hopper and later have)")
 
 
 @lru_cache(maxsize=1)
@@ -83,7 +83,7 @@ def _fused() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(values in FP8 `[n, in]`, what to multiply each row with `[n, 1]`)."""
+    """(values in FP8 `[n, in]`, factors by which to multiply each row `[n, 1]`)."""
     rows = rows.float()
     scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / LARGEST
     return (rows / scale).clamp(-LARGEST, LARGEST).to(FP8).contiguous(), scale

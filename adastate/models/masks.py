@@ -1,4 +1,4 @@
-"""Frame masks of the training forwards; the streaming masks belong to the cache."""
+"""Frame masks of the training forwards; streaming masks are built by the cache."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def block_causal(frames: int, block: int, window: int | None = None, first: int 
 def teacher_forcing(frames: int, block: int, past: int | None = None, first: int | None = None) -> FrameMask:
     """Mask over [clean copy | noisy copy]: a noisy block sees the clean blocks before it and itself.
 
-    `past` limits both copies to so many clean frames before the block, as a streaming window does;
-    None is the public form, which knows no window here.
+    `past` limits both copies to this many clean frames before the block, like a streaming window; None is the published
+    form, which has no window here.
     """
     index = blocks(frames, block, first)
     start = [index.index(b) for b in index]

@@ -1,6 +1,6 @@
-"""Equals functional.rms_norm and rope.rotate after it, with its own backward: tests/models/test_norm.py.
+"""Equals functional.rms_norm followed by rope.rotate, with its own backward: tests/models/test_norm.py.
 
-On a CPU, torch makes a root mean square norm of eight operations, and in bf16 rounds after each of them.
+On a CPU, torch computes a root mean square norm in eight operations, and in bf16 rounds after each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from adastate.models.rope import rotate
 
 
 class RMSNorm(nn.Module):
-    """Over the full width, before the heads are split."""
+    """RMS norm over the full width, before the heads are split."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class RMSNorm(nn.Module):
         heads: int,
         table: Complex[Tensor, "L 1 _"] | Float[Tensor, "L 1 _ 2"] | None = None,
     ) -> Float[Tensor, "B L {heads} K"]:
-        """Split into heads, and turned where a `table` of rotary positions is given."""
+        """Splits into heads, and rotates if a `table` of rotary positions is given."""
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _Norm.apply(x, self.weight, self.eps, heads, table)  # type: ignore[no-any-return, no-untyped-call]
-        # Autocast makes this norm in float32 on a GPU, and would leave keys wider than values.
+        # On a GPU autocast computes this norm in float32, which would make keys wider than values.
         normed = nnf.rms_norm(x, self.weight.shape, self.weight, self.eps).to(x.dtype).unflatten(-1, (heads, -1))
         return normed if table is None else rotate(normed, table)
 
@@ -45,7 +45,7 @@ def _complex(x: Tensor, heads: int) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """With h = x / rms(x): y = R (w h). The division is made on the table, which all heads share."""
+    """With h = x / rms(x): y = R (w h). The table, which all heads share, is divided by the rms."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor | None) -> Tensor:

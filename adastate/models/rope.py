@@ -1,8 +1,8 @@
-"""Rotary positions in time, height and width, as Wan2.1 uses them.
+"""Rotary positions in time, height and width, as in Wan2.1.
 
-A head's K/2 complex pairs (adjacent entries) are split into time, height and width parts of
-K/2 - 2(K/6), K/6 and K/6 pairs; each part has its own geometric ladder of frequencies.
-Angles, cosines and sines are made in float64: at index 1000 a float32 angle is off by 1e-4.
+A head's K/2 complex pairs (adjacent entries) are split into time, height and width parts of K/2 - 2(K/6), K/6 and K/6
+pairs; each part has its own geometric sequence of frequencies. Angles, cosines and sines are computed in float64: at
+index 1000 a float32 angle is off by 1e-4.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def _ladder(dims: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # passes with gradient share it
+@torch.inference_mode(False)  # also used by passes with gradient
 def rope_table(
     positions: Positions, height: int, width: int, head_dim: int, rows: int, device: torch.device
 ) -> Complex64[Tensor, "L 1 {head_dim//2}"]:
     """Unit complex numbers for frames at `positions` of height x width tokens each.
 
-    `rows` bounds the time index, as the table of the pretrained network does: a larger one was never trained.
+    `rows` bounds the time index, like the table of the pretrained network: larger indices were never trained.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions need an even head dim, got {head_dim}")
@@ -58,9 +58,9 @@ def rope_table(
 def rotate(
     x: Float[Tensor, "*batch L N K"], table: Complex[Tensor, "L 1 K//2"] | Float[Tensor, "L 1 K//2 2"]
 ) -> Float[Tensor, "*batch L N K"]:
-    """Turns adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32.
+    """Rotates adjacent pairs (a, b) of every head, as complex numbers, by the angles of their token; in float32.
 
-    A table may also be given as real numbers, cosines and sines, for compilers.
+    The table may also be given as real numbers, cosines and sines, for compilers.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
     if not table.is_complex():

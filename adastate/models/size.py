@@ -1,4 +1,4 @@
-"""The geometry of a network as configurations tell it, read without torch."""
+"""The geometry of a network, as configured; importing it needs no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COUNTS = (
     "width", "layers", "heads", "ffn", "channels", "text_width", "text_tokens", "time_embedding_dim",
     "rope_max_frames",
 )  # fmt: skip
-"""Fields of a size of which there is at least one."""
+"""Fields of a size that must be at least 1."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Size:
         ffn: hidden width of the feed-forward layers.
         channels: latent channels C.
         text_width: width of the text embeddings.
-        text_tokens: length to which prompts are padded with zeros, which are attended, as in Wan.
+        text_tokens: length to which prompts are padded with zeros, which are attended to, as in Wan.
         time_embedding_dim: width of the sinusoidal time embedding.
         patch: patch size in time (1), height and width.
         rope_max_frames: rows of the RoPE table in time; a position beyond is an error.
-        actions: columns that steer each latent frame; 0: the network cannot be steered.
+        actions: number of columns that steer each latent frame; 0: the network cannot be steered.
         eps: of every normalisation.
-        backbone: a name of adastate.models.backbones.BACKBONES, or the dotted path of a Backbone of your own.
+        backbone: a name in adastate.models.backbones.BACKBONES, or the dotted path of your own Backbone.
     """
 
     width: int = 128
@@ -47,7 +47,7 @@ class Size:
     backbone: str = "wan"
 
     def tokens(self, latent_size: Sequence[int]) -> int:
-        """Of a frame of latent height and width."""
+        """Number of tokens in a frame of this latent height and width."""
         return latent_size[0] // self.patch[1] * (latent_size[1] // self.patch[2])
 
     def __post_init__(self) -> None:
@@ -61,9 +61,9 @@ class Size:
         if (self.width // self.heads) % 2:
             raise ValueError(f"head dim {self.width // self.heads} is odd, rotary positions need an even one")
         if self.actions < 0:
-            raise ValueError(f"actions is {self.actions}; it counts columns, 0 for a network that cannot be steered")
+            raise ValueError(f"actions is {self.actions}; it has to be at least 0 (0: the network cannot be steered)")
         if self.patch[0] != 1:
-            raise ValueError(f"the patch spans {self.patch[0]} latent frames; Wan2.1's spans 1, and so must this one")
+            raise ValueError(f"the patch spans {self.patch[0]} latent frames; it must span 1, as in Wan2.1")
 
 
 def divisors(n: int) -> list[int]:
@@ -71,23 +71,23 @@ def divisors(n: int) -> list[int]:
 
 
 def check_degree(degree: int, heads: int, tokens: int, world: int | None = None) -> None:
-    """Raises ValueError, with the degrees that would do, where `degree` ranks cannot share a sample.
+    """Raises ValueError, with the degrees that are possible, if `degree` ranks cannot share a sample.
 
     Args:
         tokens: of a latent frame.
-        world: ranks that there are; None: as many as are needed.
+        world: number of ranks; None: as many as needed.
     """
     fitting = [d for d in divisors(heads) if tokens % d == 0 and (world is None or world % d == 0)]
     if degree in fitting:
         return
     if degree < 1:
-        why = "it counts the ranks of a sample"
+        why = "the number of ranks that share a sample is at least 1"
     elif heads % degree:
-        why = f"{heads} heads do not divide by it"
+        why = f"{heads} heads are not divisible by it"
     elif tokens % degree:
-        why = f"frames of {tokens} tokens do not divide by it"
+        why = f"frames of {tokens} tokens are not divisible by it"
     elif world is not None and degree > world:
-        why = f"there are {world} ranks"
+        why = f"there are only {world} ranks"
     else:
-        why = f"{world} ranks do not divide into groups of it"
-    raise ValueError(f"sequence_parallel is {degree}, and {why}: take one of {', '.join(map(str, fitting))}")
+        why = f"{world} ranks cannot be divided into groups of it"
+    raise ValueError(f"sequence_parallel is {degree}, but {why}: use one of {', '.join(map(str, fitting))}")

@@ -1,7 +1,8 @@
-"""Networks whose weights still lie in their files, until it is known on which device they belong.
+"""Networks whose weights are not read from their files until their device is known.
 
-Until then a network is on torch's meta device, where it takes no memory. A process that reads its networks at once
-would hold all of them in float32 on the host before they go to its GPU, and so would every other process of a machine.
+Until then a network is on torch's meta device, where it takes no memory. If a process read its networks at once, it
+would hold all of them in float32 on the host before moving them to its GPU, and so would every other process of a
+machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from adastate.models.fsdp import local, piece_of
 
 Read = Callable[[str], Tensor]
-"""The weight of a name, whole, as its file has it."""
+"""Returns the full weight with a name, as stored in the file."""
 
 _LATER = ContextVar("later", default=False)
 _READERS: WeakKeyDictionary[nn.Module, Read] = WeakKeyDictionary()
@@ -26,7 +27,7 @@ _READERS: WeakKeyDictionary[nn.Module, Read] = WeakKeyDictionary()
 
 @contextmanager
 def reading_later() -> Iterator[None]:
-    """Within, networks that are made with the weights of a file are left unread."""
+    """Within this context, networks with weights from a file are created unread."""
     token = _LATER.set(True)
     try:
         yield
@@ -35,34 +36,34 @@ def reading_later() -> Iterator[None]:
 
 
 def may_wait() -> bool:
-    """Whether networks that are made now are to be left unread."""
+    """Whether networks that are created now are to be left unread."""
     return _LATER.get()
 
 
 def leave(net: nn.Module, read: Read) -> None:
-    """Notes by what the weights of `net`, which is on the meta device, are read when it is brought."""
+    """Registers how the weights of `net`, which is on the meta device, are read later."""
     _READERS[net] = read
 
 
 def leave_copy(copy: nn.Module, net: nn.Module) -> None:
-    """Of an unread `net`, `copy` has the same weights, unread as well; of another it has them already."""
+    """If `net` is unread, registers the same weights for `copy`; otherwise `copy` already has them."""
     if net in _READERS:
         _READERS[copy] = _READERS[net]
 
 
 def whole_weight(net: nn.Module, name: str) -> Tensor:
-    """One weight of `net`, where it is, or out of the file where the network is unread."""
+    """One weight of `net`: its own, or read from the file if the network is unread."""
     return _READERS[net](name) if net in _READERS else net.get_parameter(name).detach()
 
 
 @torch.no_grad()
 def bring(net: nn.Module, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
-    """Reads the weights of `net` straight to `device`, one at a time; does nothing to a network that has its own.
+    """Reads the weights of `net` straight to `device`, one at a time; does nothing for a network that is read already.
 
-    Of a network that FSDP2 has cut, each process keeps its piece alone.
+    If FSDP2 has sharded the network, each process keeps only its shard.
 
     Args:
-        dtype: in which the network holds them; None: float32.
+        dtype: of the network's weights; None: float32.
     """
     read = _READERS.pop(net, None)
     if read is None:
@@ -81,7 +82,7 @@ def bring_all(module: nn.Module, device: torch.device | str, dtype: torch.dtype 
 
 
 def give_up(net: nn.Module) -> None:
-    """Leaves an unread `net` without any weights, on the host: others hold them in pieces."""
+    """Leaves an unread `net` on the host without weights: other processes hold its shards."""
     if _READERS.pop(net, None) is not None:
         for weight in net.parameters():
             weight.data = weight.data.new_empty(0)
@@ -89,8 +90,8 @@ def give_up(net: nn.Module) -> None:
 
 
 class MayEndUnread(nn.Module):
-    """A module of a run that may be stopped, or fail, before its networks are read: Lightning moves all to the host at
-    its end, which would fail in place of what ended it."""
+    """A module whose run may end before its networks are read: Lightning then moves all weights to the host, which
+    would fail on the meta device and hide the cause."""
 
     def cpu(self) -> Self:
         return self if any(p.is_meta for p in self.parameters()) else super().cpu()

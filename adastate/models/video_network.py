@@ -20,10 +20,10 @@ TextKeys = list[tuple[Tensor, Tensor]]
 
 
 class FusedPasses(Protocol):
-    """Passes of a network without gradient: equal to its own forward, in fewer operations, with its current weights."""
+    """Passes of a network without gradient: equal to its forward, in fewer operations, with its current weights."""
 
     def text(self, keys: TextKeys) -> TextKeys:
-        """A prompt's keys, from `VideoNetwork.text_keys`, as the passes take them."""
+        """Converts a prompt's keys, from `VideoNetwork.text_keys`, for these passes."""
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None = None) -> Tensor:
         """Like VideoNetwork.forward with a memory; the result of a clean pass is not used."""
@@ -57,11 +57,11 @@ class VideoNetwork(nn.Module):
         self.size = size
         self.checkpointing, self.compiled = checkpointing, compiled
         self.compute_dtype_name = compute_dtype
-        named_dtype(compute_dtype, "cpu")  # a name that is wrong is told here
+        named_dtype(compute_dtype, "cpu")  # raises for an unknown name
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """To which weights are cast in a pass, on the device where they are; None: they are taken as they are."""
+        """The dtype that weights are cast to in a pass, on their current device; None: no cast."""
         return named_dtype(self.compute_dtype_name, next(self.parameters()).device.type)
 
     @property
@@ -106,8 +106,8 @@ class Backbone(NamedTuple):
 
     Attributes:
         network: its class.
-        fused: makes faster passes without gradient of a network of this class that is whole in its process, in a dtype
-            (None: the network's own), by an engine, with or without FP8; None: there are none, `forward` serves.
+        fused: creates faster passes without gradient for an unsharded network of this class, in a dtype (None: the
+            network's own), by an engine, with or without FP8; None: there are none, and `forward` is used.
     """
 
     network: type[VideoNetwork]

@@ -1,1 +1,1 @@
-"""`adastate parity`: replays recorded runs of the reference implementations and compares every tensor of theirs."""
+"""`adastate parity`: replays recorded runs of the reference implementations and compares all recorded tensors."""

@@ -1,4 +1,4 @@
-"""`adastate parity`: every fixture below a folder, one line each."""
+"""`adastate parity`: replays every fixture below a folder, with one line each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from adastate.runtime.arguments import Arguments
 def main(argv: list[str]) -> None:
     root: Path = parser().parse_args(argv).folder
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}: name the one that holds the fixtures")
+        raise FileNotFoundError(f"there is no folder {root}: give the one that contains the fixtures")
     folders = find_fixtures(root)
     if not folders:
         raise FileNotFoundError(
-            f"no fixtures in {root}: a fixture is a folder with meta.json; name theirs, make parity FIXTURES=folder"
+            f"no fixtures in {root}: a fixture is a folder with meta.json; name another, make parity FIXTURES=folder"
         )
-    # up to here nothing has imported torch
+    # nothing has imported torch up to here
     from adastate.parity.verdict import judge_all
 
     if not judge_all(root, folders):
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
 
 
 def parser() -> Arguments:
-    """What `adastate parity` takes."""
+    """Parser of the arguments of `adastate parity`."""
     found = Arguments("adastate parity", description=__doc__)
     found.add_argument("folder", type=Path, nargs="?", default=Path("tests/data"), help="default tests/data")
     return found

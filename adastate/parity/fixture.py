@@ -30,13 +30,13 @@ SIZE_OF = {
 """Wan's names in `config` -> ours in Size."""
 
 FIXED = {"model_type": "t2v", "qk_norm": True, "cross_attn_norm": True, "window_size": [-1, -1]}
-"""What the network does one way only."""
+"""Settings for which the network has only one option."""
 
 REQUIRED = object()
 
 
 class FixtureError(ValueError):
-    """What keeps a fixture from being replayed, in one sentence."""
+    """The reason why a fixture cannot be replayed, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fixture:
     """One run of a reference implementation.
 
     Attributes:
-        folder: where it lies; other files are named relative to it.
+        folder: its path; other files are named relative to it.
         meta: meta.json.
         inputs, outputs: recorded tensors by name.
     """
@@ -55,7 +55,7 @@ class Fixture:
     outputs: dict[str, Tensor]
 
     def setting(self, key: str, default: Any = REQUIRED) -> Any:
-        """`meta[key]`; one that is absent and has no default is an error."""
+        """`meta[key]`; raises FixtureError if it is absent and has no default."""
         if key in self.meta:
             return self.meta[key]
         if default is REQUIRED:
@@ -74,9 +74,9 @@ class Fixture:
             if key == "out_dim" and value == config.get("in_dim"):
                 continue
             if key in FIXED and value != FIXED[key]:
-                raise FixtureError(f"the config has {key} {value!r}; the network here knows {FIXED[key]!r} only")
+                raise FixtureError(f"the config has {key} {value!r}; only {FIXED[key]!r} is supported")
             if key not in SIZE_OF and key not in FIXED:
-                raise FixtureError(f"does not know the key 'config.{key}'")
+                raise FixtureError(f"unknown key 'config.{key}'")
         missing = sorted(SIZE_OF.keys() - config.keys())
         if missing:
             raise FixtureError(f"the config has no {missing[0]!r}")
@@ -86,12 +86,12 @@ class Fixture:
         return Size(**{**values, "patch": tuple(values["patch"])})
 
     def net(self, role: str = "model", **kwargs: Any) -> DiT:
-        """The reference's net with its weights, under Wan's names: a missing or additional one is an error."""
+        """The reference's net with its weights, under Wan's names: missing or additional weights are an error."""
         entry = self.setting("weights").get(role)
         if entry is None:
             raise FixtureError(f"meta.json has no weights of the {role}; it has {', '.join(self.meta['weights'])}")
         if strange := entry.keys() - {"file", "sha256"}:
-            raise FixtureError(f"does not know the key 'weights.{role}.{min(strange)}'")
+            raise FixtureError(f"unknown key 'weights.{role}.{min(strange)}'")
         path = self.folder / entry["file"]
         state = tensors(path)
         if "sha256" in entry and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != entry["sha256"]:
@@ -115,7 +115,7 @@ class Fixture:
 
 
 def read_fixture(folder: Path) -> Fixture:
-    """The fixture of a folder; what is missing or broken is a FixtureError."""
+    """Reads the fixture in a folder; raises FixtureError if anything is missing or broken."""
     path = folder / "meta.json"
     if not path.is_file():
         raise FixtureError(f"no meta.json in {folder}")
@@ -124,13 +124,13 @@ def read_fixture(folder: Path) -> Fixture:
     except ValueError as error:
         raise FixtureError(f"meta.json is not valid JSON: {error}") from error
     if not isinstance(meta, dict):
-        raise FixtureError("meta.json holds no object")
+        raise FixtureError("meta.json is not a JSON object")
     inputs = tensors(folder / meta.get("inputs_file", "inputs.safetensors"))
     return Fixture(folder, meta, inputs, tensors(folder / "outputs.safetensors"))
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file."""
+    """Reads a safetensors file."""
     if not path.is_file():
         raise FixtureError(f"no file {path.name} in {path.parent.name}")
     try:

@@ -1,4 +1,4 @@
-"""Where fixtures lie."""
+"""Finds fixtures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def find_fixtures(root: Path) -> list[Path]:
-    """Folders with meta.json or tensors at or below `root`, in order; those whose name begins with _ are passed over.
+    """Folders with meta.json or tensors at or below `root`, sorted; those whose name begins with _ are skipped.
 
-    A folder that lacks some of its files is found, too, so that it is told and not forgotten.
+    A folder that lacks some of its files is included, so that it is reported.
     """
     files = ("meta.json", "inputs.safetensors", "outputs.safetensors")
     found = {path.parent for name in files for path in root.rglob(name)}

@@ -1,4 +1,4 @@
-"""Formulas that a fixture tells in words, evaluated on tensors: arithmetic and a few functions, nothing else."""
+"""Evaluates formulas in a fixture's text on tensors: arithmetic and a few functions, nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def formula_value(key: str, text: str, values: Mapping[str, Tensor | float]) -> Tensor:
-    """The formula `text`, which the key `key` of meta.json holds, with the named `values`."""
+    """The value of the formula `text`, from the key `key` of meta.json, with the named `values`."""
 
     def value(node: ast.AST) -> Any:
         match node:
@@ -43,10 +43,10 @@ def formula_value(key: str, text: str, values: Mapping[str, Tensor | float]) -> 
                 name in FUNCTIONS and not node.keywords
             ):
                 return FUNCTIONS[name](*map(value, args))
-        raise FixtureError(f"does not know how to read {ast.unparse(node)!r} in the formula of the key {key!r}")
+        raise FixtureError(f"cannot evaluate {ast.unparse(node)!r} in the formula of the key {key!r}")
 
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
-        raise FixtureError(f"the key {key!r} holds no formula: {text!r}") from error
+        raise FixtureError(f"the key {key!r} is not a formula: {text!r}") from error
     return torch.as_tensor(value(tree))

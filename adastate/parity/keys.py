@@ -1,4 +1,4 @@
-"""Which keys of a fixture its replay heeds. Any other one is named, whatever its value, and never passed over."""
+"""Which keys of a fixture its replay uses. Any other key is reported as an error, whatever its value."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ DESCRIPTIVE = names_in_key(
     "grid valid_text flex_vs_dense_sdpa diffusers_max_abs_diff diffusers_key_map diffusers_config "
     "params_without_grad noise_order_window_block_step score_call_order"
 )
-"""Keys that tell about a run and do not change it. `system` has chosen the replay by then."""
+"""Keys that describe a run without changing it. `system` has already selected the replay."""
 
 NOTE = re.compile(r"_notes?$")
-"""So end the names of further remarks, which are sentences."""
+"""Suffixes of keys that hold further remarks, as sentences."""
 
 NET = names_in_key("config weights")
-"""Of a replay with a network; Fixture knows what may stand in them."""
+"""Keys of a replay with a network; Fixture checks their contents."""
 
 SHAPES = names_in_key("batch latent_hw frame_seqlen")
-"""What follows from the tensors too: `replay` holds the two against each other."""
+"""Keys that also follow from the tensors: `replay` compares the two."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Replay:
 
     Attributes:
         run: replays a fixture and compares each of its outputs.
-        keys: of meta.json that `run` heeds, besides DESCRIPTIVE; `a.b` for key b of the dict a, or of each dict in
+        keys: keys of meta.json that `run` uses, besides DESCRIPTIVE; `a.b` for key b of the dict a, or of each dict in
             the list a.
-        inputs: pattern of the names of the input tensors that it reads.
+        inputs: regular expression for the names of the input tensors that it reads.
     """
 
     run: Callable[[Fixture], list[Compared]]
@@ -51,7 +51,7 @@ class Replay:
 
 
 def unknown_keys(fixture: Fixture, replay: Replay) -> list[str]:
-    """Names of keys and input tensors that `replay` does not heed."""
+    """Names of keys and input tensors that `replay` does not use."""
     strange = sorted(f"input {name}" for name in fixture.inputs if not re.fullmatch(replay.inputs, name))
     return sorted(set(_unknown(fixture.meta, replay.keys | SHAPES))) + strange
 

@@ -18,15 +18,15 @@ from adastate.parity.tolerances import Compared, absolute
 from adastate.types import FrameMask
 
 PARTS = {"self_attn": "self_attn.o", "cross_attn": "cross_attn.o", "ffn": "ffn"}
-"""Probe names within a block -> the module whose output it is."""
+"""Probe names within a block -> the module whose output they record."""
 
 
 @torch.no_grad()
 def bidirectional(f: Fixture) -> list[Compared]:
     """Flow of `x` [B, C, F, H, W] at `t` [B], and at every other input NAME as the output `flow_NAME`.
 
-    Probes are those of the pass at `t`: `block{i}_out`, `block{i}_{self_attn|cross_attn|ffn}_out`, the embeddings and
-    `patch_embed_sample0`. They may hold the first rows of the batch only.
+    Probes are recorded in the pass at `t`: `block{i}_out`, `block{i}_{self_attn|cross_attn|ffn}_out`, the embeddings
+    and `patch_embed_sample0`. They may contain only the first rows of the batch.
     """
     x, text, net = f.input("x").transpose(1, 2), f.input("context"), f.net()
     with probes(net, f) as seen:
@@ -39,10 +39,10 @@ def bidirectional(f: Fixture) -> list[Compared]:
 
 @torch.no_grad()
 def causal(f: Fixture) -> list[Compared]:
-    """Flow of `x` [B, C, F, H, W] at `t` [B, F] under the block-causal mask, or with a clean copy before it.
+    """Flow of `x` [B, C, F, H, W] at `t` [B, F] under the block-causal mask, or after a clean copy.
 
     The clean half is modulated with `aug_t` [B, F], or with t = 0. `frame_mask` [Fq, Fk] is the share of token pairs
-    that the reference sees; below 1 it is its diagonal of tokens, where no frame sees a frame.
+    that the reference sees; values below 1 are its diagonal of tokens, where no frame sees another.
     """
     net, mask = f.net(), frame_mask(f)
     with probes(net, f) as seen:
@@ -55,7 +55,7 @@ def causal(f: Fixture) -> list[Compared]:
 
 
 def frame_mask(f: Fixture) -> FrameMask:
-    """Our mask of a block-causal fixture; with teacher forcing over [clean copy | noisy copy], without a window."""
+    """Our mask for a block-causal fixture; with teacher forcing over [clean copy | noisy copy], without a window."""
     frames, block = f.input("x").shape[2], f.setting("num_frame_per_block")
     first = 1 if f.setting("independent_first_frame", False) else None
     if f.setting("teacher_forcing", "clean_x" in f.inputs):
@@ -75,14 +75,14 @@ def masked_flow(f: Fixture, net: DiT, mask: FrameMask) -> Tensor:
         aug_t = f.inputs.get("aug_t", torch.zeros_like(t)).to(t)
         t = torch.cat([(aug_t if aug_t.dim() == 2 else aug_t[:, None]).expand_as(t), t], 1)
     elif "clean_x" in f.inputs or "aug_t" in f.inputs:
-        raise FixtureError("clean_x and aug_t belong to teacher_forcing, which meta.json turns off")
+        raise FixtureError("clean_x and aug_t need teacher_forcing, which meta.json disables")
     flow = net(x, t, f.input("context"), positions=[*range(frames)] * copies, visible=mask)
     return flow[:, -frames:].transpose(1, 2)
 
 
 @contextmanager
 def probes(net: DiT, f: Fixture) -> Iterator[dict[str, Tensor]]:
-    """What passes inside `net`, under the names of the fixture's probes."""
+    """Records intermediate tensors of `net` under the names of the fixture's probes."""
     seen: dict[str, Tensor] = {}
     handles = []
 
@@ -103,7 +103,7 @@ def probes(net: DiT, f: Fixture) -> Iterator[dict[str, Tensor]]:
         try:
             handles.append(net.get_submodule(path).register_forward_hook(keep(name)))
         except AttributeError:
-            raise FixtureError(f"the network has no {path}, of which {name} is the output") from None
+            raise FixtureError(f"the network has no {path} for the probe {name}") from None
     handles.append(net.blocks[0].register_forward_pre_hook(patches))
     try:
         yield seen
@@ -113,13 +113,13 @@ def probes(net: DiT, f: Fixture) -> Iterator[dict[str, Tensor]]:
 
 
 def _compare(f: Fixture, made: dict[str, Tensor], seen: dict[str, Tensor]) -> list[Compared]:
-    """Flows, and probes as far as they were recorded."""
+    """Compares flows, and those probes that were recorded."""
     made |= {name: _as_recorded(seen[name], f.outputs[name]) for name in f.outputs.keys() & seen.keys()}
     return [absolute(name, made[name], expected) for name, expected in f.outputs.items() if name in made]
 
 
 def _as_recorded(got: Tensor, expected: Tensor) -> Tensor:
-    """The part of a probe that was recorded: the first samples, or of an embedding by frame [B, F, D] one frame."""
+    """The recorded part of a probe: the first samples, or one frame of an embedding by frame [B, F, D]."""
     parts = [got[: len(expected)], got[0], got[:, 0]]
     if got.numel() == expected.numel():
         parts.append(got.reshape(expected.shape))

@@ -11,28 +11,28 @@ REPLAYS: dict[str, Replay] = {**networks.REPLAY, **scores.REPLAY, **sampling.REP
 
 
 def replay(fixture: Fixture) -> list[Compared]:
-    """Every output of a fixture compared; what this project does not know is named by a FixtureError."""
+    """Compares every output of a fixture; raises FixtureError for unsupported content."""
     system = fixture.setting("system")
     replays, what = REPLAYS, "system"
     if training_rollouts.is_training(fixture):
         replays, what = training_rollouts.REPLAY, "training rollouts of system"
     if system not in replays:
-        raise FixtureError(f"no replay for {what} {system!r}; there are {', '.join(replays)}")
+        raise FixtureError(f"no replay for {what} {system!r}; available are {', '.join(replays)}")
     strange = unknown_keys(fixture, replays[system])
     if strange:
-        raise FixtureError(f"does not know the key {', '.join(map(repr, strange))} of system {system!r}")
+        raise FixtureError(f"unknown key {', '.join(map(repr, strange))} of system {system!r}")
     _check_shapes(fixture)
     found = replays[system].run(fixture)
     left = sorted(fixture.outputs.keys() - {c.output for c in found})
     if left:
-        raise FixtureError(f"does not know the output {', '.join(map(repr, left))} of system {system!r}")
+        raise FixtureError(f"unknown output {', '.join(map(repr, left))} of system {system!r}")
     if not found:
-        raise FixtureError("nothing of it can be compared")
+        raise FixtureError("it has no outputs to compare")
     return found
 
 
 def _check_shapes(f: Fixture) -> None:
-    """Raises FixtureError where meta.json tells other shapes than the tensors have."""
+    """Raises FixtureError if meta.json gives other shapes than the tensors have."""
     x = f.inputs.get("noise", f.inputs.get("x"))
     if x is None or x.dim() != 5:
         return
@@ -43,4 +43,4 @@ def _check_shapes(f: Fixture) -> None:
         found["frame_seqlen"] = (height // down) * (width // right)
     for key, value in found.items():
         if f.setting(key, value) != value:
-            raise FixtureError(f"{key} is {f.meta[key]!r} in meta.json and {value} by the tensors")
+            raise FixtureError(f"{key} is {f.meta[key]!r} in meta.json, but {value} by the tensors")

@@ -1,4 +1,4 @@
-"""Replay of Wan2.1's UniPC sampler, driven by a made-up field instead of a network."""
+"""Replay of Wan2.1's UniPC sampler, driven by an artificial field instead of a network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from adastate.parity.keys import Replay, names_in_key
 from adastate.parity.tolerances import Compared
 
 MIXED = "W x over channels"
-"""How the formula calls the product of the matrix `W` with the channels of x."""
+"""The formula's name for the product of the matrix `W` with the channels of x."""
 
 
 @torch.no_grad()
 def replay_sampling(f: Fixture) -> list[Compared]:
-    """The path of UniPC (order 2, bh2) in `n` steps at `shift` from `x_init` [B, C, ...].
+    """The trajectory of UniPC (order 2, bh2) in `n` steps at `shift` from `x_init` [B, C, ...].
 
-    `semantics` has the field as "flow = ...", of the sample x, the integer timestep t, `target`, and `MIXED`. Outputs:
-    the tables `timesteps` and `sigmas`, and of step i `flow_stepII` and the sample after it, `x_after_stepII`.
+    `semantics` gives the field as "flow = ...", of the sample x, the integer timestep t, `target`, and `MIXED`.
+    Outputs: the tables `timesteps` and `sigmas`, and for step i `flow_stepII` and the sample after it,
+    `x_after_stepII`.
     """
     if (dtype := f.setting("timesteps_dtype", "torch.int64")) != "torch.int64":
-        raise FixtureError(f"timesteps_dtype is {dtype!r}; the solver here knows 'torch.int64' only")
+        raise FixtureError(f"timesteps_dtype is {dtype!r}; only 'torch.int64' is supported")
     levels, times = unipc_levels(int(f.setting("n")), float(f.setting("shift")))
     target, mixing, field = f.input("target"), f.input("W"), _field(f.setting("semantics"))
     flows: list[Tensor] = []
@@ -47,13 +48,13 @@ def replay_sampling(f: Fixture) -> list[Compared]:
         elif match := re.fullmatch(r"(flow|x_after)_step(\d+)", name):
             values, step = flows if match[1] == "flow" else path, int(match[2])
             if step >= len(values):
-                raise FixtureError(f"{name} lies beyond the {len(values)} steps")
+                raise FixtureError(f"{name} is beyond the {len(values)} steps")
             found.append(tolerances.absolute(name, values[step], expected))
     return found
 
 
 def _field(semantics: str) -> str:
-    """The formula after "flow =", up to the comma or full stop behind it."""
+    """The formula after "flow =", up to the next comma, semicolon or full stop."""
     match = re.search(r"flow = ((?:[^,(]|\([^)]*\))+?)(?:,|;|\.\s|\.?$)", semantics.replace(MIXED, "mixed"))
     if match is None:
         raise FixtureError("the key 'semantics' has no 'flow = ...', the field that drives the solver")

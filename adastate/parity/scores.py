@@ -1,4 +1,4 @@
-"""Replays of what training is made of: the noise table, distribution matching, and the teacher's UniPC solver."""
+"""Replays of the parts of training: the noise table, distribution matching, and the teacher's UniPC solver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flow_match(f: Fixture) -> list[Compared]:
     t = f.input("timestep")[None]
     table = flow.sigma_table(shift)
     noisy = flow.add_noise(rows["x0"], rows["noise"], t, shift)
-    # From here on the recorded sample, where there is one, so that a difference is of one conversion alone.
+    # Below, the recorded sample is used where there is one, so that a difference is due to one conversion alone.
     x_t = f.outputs["add_noise"][None] if "add_noise" in f.outputs else noisy
     x0 = f.outputs["x0_from_flow"][None] if "x0_from_flow" in f.outputs else flow.to_x0(x_t, rows["flow"], t, shift)
     entry = flow.entry(t[0], shift)
@@ -63,20 +63,20 @@ def flow_match(f: Fixture) -> list[Compared]:
 
 
 def _euler_step(x: Tensor, v: Tensor, entry: Tensor, table: Tensor) -> Tensor:
-    """The reference's solver step to the next entry; a batch that holds the last entry goes to 0 in every row."""
+    """The reference's solver step to the next entry; a batch that contains the last entry goes to 0 in every row."""
     then = torch.zeros(len(entry)) if bool((entry + 1 >= len(table)).any()) else table[(entry + 1) % len(table)]
     return x + v * (then - table[entry]).reshape(-1, 1, 1, 1)
 
 
 def _warped(f: Fixture, name: str, length: int, shift: float) -> Tensor:
-    """The one recorded raw list of the right length, warped; `with_0` has the data level at its end."""
+    """The one recorded raw list of the right length, warped; `with_0` appends the data level."""
     if "[1000 - raw]" not in f.setting("warp", "[1000 - raw]"):
-        raise FixtureError(f"warp is {f.meta['warp']!r}; the replay knows the entries 1000 - raw of the table only")
+        raise FixtureError(f"warp is {f.meta['warp']!r}; only the entries 1000 - raw of the table are supported")
     zero = [0.0] if name.endswith("_0") else []
     lists = {tuple(v.tolist()) for k, v in f.inputs.items() if k.startswith("denoising_step_list_raw")}
     fitting = [raw for raw in lists if len(raw) + len(zero) == length]
     if len(fitting) != 1:
-        raise FixtureError(f"{name} has {length} entries, which {len(fitting)} of the raw step lists would give")
+        raise FixtureError(f"{name} has {length} entries, as have {len(fitting)} of the raw step lists")
     return torch.tensor([*flow.warp_steps(fitting[0], shift), *zero])
 
 
@@ -86,8 +86,8 @@ def _warped(f: Fixture, name: str, length: int, shift: float) -> Tensor:
 def replay_dmd(f: Fixture) -> list[Compared]:
     """DMD gradient and loss of samples `x` [B, F, C, H, W], and the critic's loss with its parameters' gradients.
 
-    Two tables as the reference has them: samples are noised with `generator_scheduler_shift`, scores are converted
-    with `score_scheduler_shift`, and the critic's flow is taken back from its x0 with the first.
+    Two tables, as in the reference: samples are noised with `generator_scheduler_shift`, scores are converted with
+    `score_scheduler_shift`, and the critic's flow is recovered from its x0 with the first.
     """
     values, gradients, scalars, remark = Values(), Values(), Values(), ""
     mask, critic = gradient_mask(f), f.net("fake")
@@ -115,7 +115,7 @@ Values = dict[str, Tensor]
 
 @torch.no_grad()
 def _scores(f: Fixture, role: str, net: DiT, x_t: Tensor, t: Tensor, values: Values) -> Tensor:
-    """x0 by a score net, c + w (c - u) with its own guidance scale w; its parts go to `values`."""
+    """x0 by a score net, c + w (c - u) with its own guidance scale w; adds its parts to `values`."""
     args, key = f.setting("args", {}), f"{role}_guidance_scale"
     fallback = args.get("guidance_scale", 0.0) if role == "real" else 0.0
     w, shift = float(f.setting(key, args.get(key, fallback))), float(f.setting("score_scheduler_shift"))
@@ -152,7 +152,7 @@ def _critic(f: Fixture, critic: DiT, mask: Tensor | None, values: Values, gradie
     x, eps = f.input("x").detach(), f.input("critic_noise")
     kind = f.setting("args", {}).get("denoising_loss_type", "flow")
     if kind not in ("flow", "x0"):
-        raise FixtureError(f"denoising_loss_type is {kind!r}; the replay knows 'flow' and 'x0'")
+        raise FixtureError(f"denoising_loss_type is {kind!r}; only 'flow' and 'x0' are supported")
     t, x_t = _noised(f, "critic", x)
     v = critic(x_t, t, f.input("context_cond"))
     x0 = flow.to_x0(x_t, v, t, float(f.setting("score_scheduler_shift")))
@@ -172,15 +172,15 @@ def _critic(f: Fixture, critic: DiT, mask: Tensor | None, values: Values, gradie
 
 
 def _noised(f: Fixture, which: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(t `[B]`, x_t) of the generator's or the critic's draws, by the reference's own drawing of timesteps."""
+    """(t `[B]`, x_t) for the generator's or the critic's draws, with timesteps drawn as in the reference."""
     warp = float(f.setting("timestep_shift", f.setting("args", {}).get("timestep_shift", 1.0)))
     t = flow.draw_timesteps(f.input(f"{which}_randint")[:, 0], max(warp, 1.0))
     return t, flow.add_noise(x, f.input(f"{which}_noise"), t, float(f.setting("generator_scheduler_shift")))
 
 
 def gradient_mask(f: Fixture) -> Tensor | None:
-    """`[B, F]` frames that carry loss, from the input or meta.json's `gradient_mask`: flags by frame, or a number of
-    frames left out at the start."""
+    """`[B, F]` frames that carry loss, from the input or from meta.json's `gradient_mask`: flags by frame, or a number
+    of frames left out at the start."""
     given = f.inputs.get("gradient_mask", f.setting("gradient_mask", None))
     if given is None:
         return None
@@ -193,30 +193,30 @@ def gradient_mask(f: Fixture) -> Tensor | None:
         first = re.search(r"\[:, ?:(\d+)\]|first (\d+) (?:latent )?frame", given)
         if first is None:
             raise FixtureError(
-                f"gradient_mask is {given!r}; the replay takes flags by frame, or the input gradient_mask"
+                f"gradient_mask is {given!r}; only flags by frame, or the input gradient_mask, are supported"
             )
         given = torch.arange(frames) >= int(first[1] or first[2])
     mask = _by_frame(torch.as_tensor(given))
     if mask.dim() == 1:
         mask = mask.expand(batch, -1)
     if mask.shape != (batch, frames):
-        raise FixtureError(f"gradient_mask is {tuple(mask.shape)}, x has {batch} x {frames} frames")
+        raise FixtureError(f"gradient_mask is {tuple(mask.shape)}, but x has {batch} x {frames} frames")
     return mask
 
 
 def _by_frame(mask: Tensor) -> Tensor:
-    """`[B, F]` or `[F]` of a mask that may be given by element."""
+    """`[B, F]` or `[F]` from a mask that may be given by element."""
     if mask.dim() <= 2:
         return mask.bool()
     every = mask.bool().flatten(2)
     if not torch.equal(every.all(2), every.any(2)):
-        raise FixtureError("gradient_mask cuts through a frame; masks here are by frame")
+        raise FixtureError("gradient_mask divides a frame, but only masks by frame are supported")
     return every.all(2)
 
 
 def _critic_mask(f: Fixture, mask: Tensor | None, loss: Callable[[Tensor | None], Tensor]) -> tuple[Tensor | None, str]:
-    """(frames of the critic's loss, remark). Self-Forcing's critic learns on all frames, masked or not, its forks'
-    leave the masked ones out, and no key tells which: the recorded loss decides, and the remark says so."""
+    """(frames of the critic's loss, remark). Self-Forcing's critic is trained on all frames, masked or not, its forks
+    leave the masked ones out, and no key says which applies: the recorded loss decides, and the remark reports it."""
     if mask is None:
         return None, ""
     recorded = f.outputs.get("critic_loss", f.setting("critic_loss", None))
@@ -228,14 +228,14 @@ def _critic_mask(f: Fixture, mask: Tensor | None, loss: Callable[[Tensor | None]
 
 
 def _noted(f: Fixture, gradients: Values, scalars: Values) -> list[Compared]:
-    """Numbers that meta.json holds."""
+    """Compares the numbers in meta.json."""
     found = [tolerances.scalar(f"meta.{k}", v, f.meta[k]) for k, v in scalars.items() if f.meta.get(k) is not None]
     if f.meta.get("critic_param_grad_norms"):
         prefix = "critic_paramgrad."
         ours = {k.removeprefix(prefix): g for k, g in gradients.items() if k.startswith(prefix)}
         found.append(tolerances.norms("meta.critic_param_grad_norms", ours, f.meta["critic_param_grad_norms"]))
     for which, (low, high) in f.meta.get("randint_ranges", {}).items():
-        # A critic may be trained without the exit level's bounds.
+        # A critic may be trained without the bounds from the exit level.
         ranges = [drawn_range(f), *([(0, flow.TIMESTEPS)] if which == "critic" else [])]
         off = min(max(abs(a - low), abs(b - high)) for a, b in ranges)
         u = f.input(f"{which}_randint")
@@ -245,8 +245,8 @@ def _noted(f: Fixture, gradients: Values, scalars: Values) -> list[Compared]:
 
 
 def drawn_range(f: Fixture) -> tuple[float, float]:
-    """Raw timesteps are drawn from [low, high). With a schedule, low is the timestep that the rollout's exit level was
-    denoised to, and high the one it was denoised from."""
+    """Raw timesteps are drawn from [low, high). With a schedule, low is the timestep to which the rollout's exit level
+    was denoised, and high the one from which it was denoised."""
     args, bounds = f.setting("args", {}), f.setting("call_kwargs", {})
     low, high = (bounds.get(f"denoised_timestep_{end}") for end in ("to", "from"))
     scheduled = args.get("ts_schedule", True) and low is not None

@@ -1,4 +1,4 @@
-"""A fixture's settings as the stream of its system in conf/systems, with what the fixture sets otherwise."""
+"""A fixture's settings as a stream: that of its system in conf/systems, with the fixture's changes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ KEYS = names_in_key(
     "denoising_step_list_first_chunk_raw warp_denoising_step context_noise independent_first_frame rope_rows "
     "kv_cache_tokens max_attention_tokens warped warped_first_chunk"
 )
-"""What is heeded of every system; some have more of their own."""
+"""Keys that every system uses; some have more of their own."""
 
 LONGEST = 21
-"""Frames that the public code has room for where no window is set."""
+"""Frames that the public code reserves if no window is set."""
 
 
 def spec_of(f: Fixture, **changes: Any) -> StreamSpec:
-    """The system's own stream, but for the fixture's keys and `changes`."""
+    """The system's own stream, with the fixture's keys and `changes` applied."""
     base = read_system(f.setting("system"), f.setting("num_frame_per_block", 3)).spec
     steps = f.setting("denoising_step_list_raw", base.denoising_steps)
     settings: dict[str, Any] = {
@@ -37,7 +37,7 @@ def spec_of(f: Fixture, **changes: Any) -> StreamSpec:
     try:
         return replace(base, **{**settings, **changes})
     except ValueError as error:
-        raise FixtureError(f"these settings make no stream here: {error}") from error
+        raise FixtureError(f"these settings are not a valid stream: {error}") from error
 
 
 def _begins_with_one(f: Fixture, chunk: int) -> bool:
@@ -61,19 +61,19 @@ def _windowed(f: Fixture, base: StreamSpec) -> dict[str, Any]:
         anchor = "static"
     window = f.setting("local_attn_size", base.window_frames)
     past = window - sink - memories - base.chunk_frames
-    if window == -1:  # nothing leaves, also where an anchor would take in what does
+    if window == -1:  # nothing leaves the window, even if an anchor would absorb it
         past = base.chunk_frames * -(-LONGEST // base.chunk_frames)
     return {"anchor": anchor, "state_frames": sink, "decay": decay, "past_frames": past}
 
 
 def _memories(f: Fixture, base: StreamSpec) -> tuple[tuple[float, ...], str, int]:
-    """(decays, anchor, frames of memory) of MemRoPE; the reference tells the weight of the new, not of the old."""
+    """(decays, anchor, frames of memory) of MemRoPE; the reference gives the new frame's weight, not the old one's."""
     for key, value in (("memory_frames", 2), ("use_block_rope", True), ("ema_adaptive", False)):
         if f.setting(key, value) != value:
-            raise FixtureError(f"{key} is {f.meta[key]!r}; the replay knows {value!r} only")
+            raise FixtureError(f"{key} is {f.meta[key]!r}; only {value!r} is supported")
     method = f.setting("compression_method", "ema")
     if method not in ("ema", "eviction"):
-        raise FixtureError(f"compression_method is {method!r}; the replay knows 'ema' and 'eviction'")
+        raise FixtureError(f"compression_method is {method!r}; only 'ema' and 'eviction' are supported")
     if method == "eviction":
         return (), "static", 0
     new = [f.setting(f"ema_alpha_{which}", 1 - old) for which, old in zip(("long", "short"), base.decay, strict=True)]
@@ -81,7 +81,7 @@ def _memories(f: Fixture, base: StreamSpec) -> tuple[tuple[float, ...], str, int
 
 
 def _rolling(f: Fixture, base: StreamSpec) -> dict[str, Any]:
-    """The first block is the anchor, whatever `sink_size` says; cache and view are told in tokens."""
+    """The first block is the anchor, whatever `sink_size` says; cache and view are given in tokens."""
     chunk, tokens = base.chunk_frames, f.setting("frame_seqlen")
     kept = f.setting("kv_cache_tokens", (LONGEST + chunk) * tokens) // tokens
     return {
@@ -104,7 +104,7 @@ def _rolling_sink(f: Fixture, base: StreamSpec) -> dict[str, Any]:
 
 
 def _causvid(f: Fixture, base: StreamSpec) -> dict[str, Any]:
-    """Nothing leaves within a part."""
+    """Nothing leaves the window within a part."""
     frames = f.setting("restart_frames", base.restart_frames)
     return {
         "restart_frames": frames,

@@ -1,4 +1,4 @@
-"""What a replayed stream gives, pass by pass, held against what the reference recorded."""
+"""Compares the passes of a replayed stream with those recorded from the reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS = names_in_key(
     "calls.call calls.chunk calls.step calls.part calls.given calls.t calls.frames calls.start_frame "
     "calls.current_start_tokens calls.grad calls.query_positions calls.key_positions calls.key_frames"
 )
-"""What of a recorded pass is heeded: two forms, by chunk and step or by its first frame."""
+"""Keys of a recorded pass that are used: two forms, by chunk and step or by its first frame."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class RecordedPass:
 
     Attributes:
         x, t, flow: its input, timesteps `[B, F]` and flow.
-        start: index of its first frame since the cache began.
-        generated: whether it is about a generated chunk.
-        again: whether it is about frames that are encoded again.
+        start: index of its first frame since the start of the cache.
+        generated: whether it denoises or writes a generated chunk.
+        again: whether it encodes frames again.
         grad: whether it has a gradient.
-        query_positions, key_positions, key_frames: RoPE indices of queries and of all keys in view, and the frames
-            that the keys show.
+        query_positions, key_positions, key_frames: RoPE indices of queries and of all visible keys, and the frames that
+            the keys belong to.
     """
 
     x: Tensor
@@ -54,7 +54,7 @@ class RecordedPass:
 
 
 class Recorder:
-    """A net with a prompt bound, noting its passes in a list that several prompts may share."""
+    """A net with a prompt bound; records its passes in a list that several prompts may share."""
 
     def __init__(self, net: DiT, text: Tensor, passes: list[RecordedPass], cache: StateCache) -> None:
         self.net, self.text, self.passes, self.cache = net, text, passes, cache
@@ -94,13 +94,13 @@ def compare_latents(f: Fixture, made: Tensor, given: Tensor | None) -> list[Comp
 
 
 def compare_calls(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) -> list[Compared]:
-    """x0 and flow of single passes, and given frames, found by their place in the list of calls."""
+    """Compares x0 and flow of single passes, and given frames, found by their position in the list of calls."""
     calls: list[dict[str, Any]] = f.meta.get("calls") or []
     if calls and len(calls) != len(passes):
-        # Some recorders list the denoising and clean passes of generated chunks only.
+        # Some recorders list only the denoising and clean passes of generated chunks.
         passes = [p for p in passes if p.generated]
     if calls and len(calls) != len(passes):
-        raise FixtureError(f"the reference made {len(calls)} passes, the replay {len(passes)}")
+        raise FixtureError(f"the reference has {len(calls)} passes, the replay {len(passes)}")
     for i, (call, made) in enumerate(zip(calls, passes, strict=False)):
         _check_call(f, i, call, made)
     found = []
@@ -115,7 +115,7 @@ def compare_calls(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) -> l
 
 
 def _recorded(name: str, calls: list[dict[str, Any]], passes: list[RecordedPass], shift: float) -> Tensor | None:
-    """What the output `name` says of single passes: flow, x0, or the frames given to a part; None for another one."""
+    """The single-pass tensor that the output `name` denotes: flow, x0, or frames given to a part; None if neither."""
     pairs = list(zip(calls, passes, strict=False))
     if match := re.fullmatch(r"given_part(\d+)", name):
         chosen = [p for c, p in pairs if c.get("given") and c.get("part") == int(match[1])]
@@ -126,7 +126,7 @@ def _recorded(name: str, calls: list[dict[str, Any]], passes: list[RecordedPass]
     else:
         return None
     if not chosen:
-        raise FixtureError(f"the list of calls does not hold {name}")
+        raise FixtureError(f"the list of calls does not contain {name}")
     if name.startswith("given"):
         return torch.cat([p.x for p in chosen], 1)
     made = chosen[0]
@@ -134,10 +134,10 @@ def _recorded(name: str, calls: list[dict[str, Any]], passes: list[RecordedPass]
 
 
 def _check_call(f: Fixture, i: int, call: dict[str, Any], made: RecordedPass) -> None:
-    """Raises FixtureError where a pass is not the recorded one.
+    """Raises FixtureError if a pass differs from the recorded one.
 
-    Frames that have no place when a prompt switches are encoded again by the reference all the same, and then not kept
-    nor seen. Here they are left out, so such a pass is the last part of theirs.
+    At a prompt switch the reference also encodes frames again that have no room, and then neither keeps nor sees them.
+    Here they are left out, so such a pass is the last part of the reference's.
     """
     frames = call.get("frames", made.x.shape[1])
     left_out = frames - made.x.shape[1] if made.again and frames > made.x.shape[1] else 0
@@ -155,14 +155,14 @@ def _check_call(f: Fixture, i: int, call: dict[str, Any], made: RecordedPass) ->
     theirs |= {key: sorted(call[key]) for key in ("query_positions", "key_positions", "key_frames") if key in call}
     for key, value in theirs.items():
         if value is not None and value != ours[key]:
-            raise FixtureError(f"pass {i} has {key} {ours[key]} here, {value} in the reference")
+            raise FixtureError(f"pass {i} has {key} {ours[key]} here, but {value} in the reference")
     levels, expected = (sorted({round(t, 2) for t in some}) for some in (made.t[0].tolist(), call["t"]))
     if len(levels) != len(expected) or any(abs(a - b) >= 0.02 for a, b in zip(levels, expected, strict=True)):
-        raise FixtureError(f"pass {i} is at {levels} here, at {expected} in the reference")
+        raise FixtureError(f"pass {i} is at {levels} here, but at {expected} in the reference")
 
 
 def compare_windows(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) -> list[Compared]:
-    """x0 of the joint passes of a staircase."""
+    """Compares x0 of the joint passes of a staircase."""
     told = f.meta.get("windows")
     names_ = [n for n in f.outputs if re.fullmatch(r"window\d+_(x0|flow)", n)]
     joint = [p for p in passes if not bool((p.t == spec.context_noise).all())]
@@ -179,25 +179,27 @@ def compare_windows(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) ->
 
 
 def compare_sink_writes(f: Fixture, spec: StreamSpec) -> list[Compared]:
-    """Which of the first frames stand in for later ones, by the reference's own record."""
+    """Compares which of the first frames later frames are replaced by, with the reference's own record."""
     shown_by = spec.anchor_kind.positions
     for write in f.meta.get("sink_writes") or []:
         if shown_by is None:
-            raise FixtureError("sink_writes tells what a sink shows, and this one shows all that it keeps")
+            raise FixtureError("sink_writes needs a sink that shows only part of its frames, but this one shows all")
         last = max(write["at_frames"])
         which, places = shown_by(spec, spec.state_frames, spec.past_frames or 0, last + 1 + (spec.past_frames or 0))
         shows = dict(zip(places, which, strict=True))
         ours = [shows.get(at) for at in write["at_frames"]]
         if ours != write["shown_frames"]:
-            raise FixtureError(f"frames {write['at_frames']} are shown as {ours} here, {write['shown_frames']} there")
+            raise FixtureError(
+                f"frames {write['at_frames']} are shown as {ours} here, but as {write['shown_frames']} in the reference"
+            )
     return []
 
 
 def compare_cache(f: Fixture, cache: StateCache) -> list[Compared]:
-    """Keys and values at the end, as the last clean pass saw and left them.
+    """Compares final keys and values, as seen and left by the last clean pass.
 
-    A sink that is shown to and fro is written again after that pass, so there the next pass is compared, as far back
-    as it sees; the reference still holds what stands before that.
+    A sink in ping-pong order is rewritten after that pass, so there the next pass is compared, as far back as it sees;
+    the reference still holds what precedes that.
     """
     wanted = {n: m for n in f.outputs if (m := re.fullmatch(r"final_kv_layer(\d+)_([kv])", n))}
     if not wanted:
@@ -218,7 +220,7 @@ def compare_cache(f: Fixture, cache: StateCache) -> list[Compared]:
 
 
 def _held(f: Fixture, view: PassMemory, layer: int, kind: str, own: bool) -> list[Tensor]:
-    """Keys or values `[B, F, L, N, K]` that a pass saw, and its own, rotated where the reference keeps them so."""
+    """Keys or values `[B, F, L, N, K]` that a pass saw, and its own, rotated if the reference stores them rotated."""
     tokens = f.setting("frame_seqlen")
     parts = [(frames.take(layer, which), at) for frames, which, at in view._context]
     if own:
@@ -236,7 +238,7 @@ def _held(f: Fixture, view: PassMemory, layer: int, kind: str, own: bool) -> lis
 
 
 def _rotated(f: Fixture, frames: int, anchor: bool) -> int:
-    """How many of the first of these frames have their keys kept rotated by the reference."""
+    """How many of the first of these frames have their keys stored rotated in the reference."""
     system = f.setting("system")
     if system in ("self_forcing", "causal_forcing", "longlive", "rolling_sink", "causvid"):
         return frames

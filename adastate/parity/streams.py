@@ -1,4 +1,4 @@
-"""Replays of streams: the system's stream, the reference's noise and passes."""
+"""Replays of streams: the system's stream with the reference's noise; compares all passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from adastate.stream.rollout import rollout
 
 
 def stream(f: Fixture, **changes: Any) -> list[Compared]:
-    """A rollout at inference; `changes` to the stream's settings make it another one."""
+    """Compares a rollout at inference; `changes` override the stream's settings."""
     spec, net, passes = spec_of(f, **changes), f.net(), list[RecordedPass]()
     cache = StateCache(spec)
     given = f.inputs.get("initial_latent")
@@ -41,7 +41,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
     starts = _starts(f, spec)
     chunks = f.setting("chunks") if spec.shared_noise else spec.chunks(starts.shape[1])
     if given is None and not spec.first_chunk_frames and f.setting("chunks", chunks) != chunks:
-        raise FixtureError(f"there is noise for {chunks} chunks, not for {f.meta['chunks']}")
+        raise FixtureError(f"there is noise for {chunks} chunks, but {f.meta['chunks']} are needed")
     noise = RecordedNoise(list(draws(f, spec, chunks)))
     switches = _switches(f, spec, students, given.shape[1] if given is not None else 0)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def stream(f: Fixture, **changes: Any) -> list[Compared]:
 
 
 def draws(f: Fixture, spec: StreamSpec, chunks: int, exits: Exits = Exits()) -> Iterator[Tensor]:  # noqa: B008 - frozen
-    """The recorded normals in the order in which `rollout` asks for them."""
+    """The recorded normal draws in the order in which `rollout` asks for them."""
     if spec.schedule == "staircase":
         yield from _staircase_draws(f, spec, chunks)
         return
@@ -79,7 +79,7 @@ def draws(f: Fixture, spec: StreamSpec, chunks: int, exits: Exits = Exits()) -> 
         for _ in range(exits.at(spec, chunk) + spec.context_renoise):
             draw = next(injected, None)
             if draw is None:
-                raise FixtureError(f"too few recorded draws: chunk {chunk} asks for more")
+                raise FixtureError(f"too few recorded draws: chunk {chunk} needs more")
             yield draw.unflatten(0, (-1, frames))
     if next(injected, None) is not None:
         raise FixtureError("recorded draws are left over")
@@ -97,38 +97,38 @@ def _staircase_draws(f: Fixture, spec: StreamSpec, chunks: int) -> Iterator[Tens
 
 
 def _starts(f: Fixture, spec: StreamSpec) -> Tensor:
-    """What the chunks start from, one after the other. CausVid draws noise for the given frames of a part, too."""
+    """What the chunks start from, in order. CausVid draws noise for the given frames of a part too."""
     noise = f.input("noise")
     if not spec.restart_frames:
         return noise
     first, *later = noise.split(spec.restart_frames, 1)
     if f.setting("parts", 1 + len(later)) != 1 + len(later):
-        raise FixtureError(f"there is noise for {1 + len(later)} parts, not for {f.meta['parts']}")
+        raise FixtureError(f"there is noise for {1 + len(later)} parts, but {f.meta['parts']} are needed")
     return torch.cat([first, *(part[:, spec.restart_overlap :] for part in later)], 1)
 
 
 def _reencode(f: Fixture) -> Reencode:
-    """The stand-in for a VAE, on the latent frame whose picture would be encoded again."""
+    """The stand-in for a VAE, applied to the latent frame whose picture would be encoded again."""
     text = f.setting("reencode_formula", "x")
     return lambda latents, n: formula_value("reencode_formula", text, {"x": latents[:, -n:][:, :1]})
 
 
 def _prompts(f: Fixture) -> list[Tensor]:
-    """One embedding `[1 or B, L, D]` per prompt of the stream; `context_rows` tells the row of each, as "p0,p1,p0"."""
+    """One embedding `[1 or B, L, D]` per prompt of the stream; `context_rows` gives the row of each, as "p0,p1,p0"."""
     rows, told = f.input("context"), f.setting("context_rows", None)
     which = told if told is None or isinstance(told, list) else [int(n) for n in re.findall(r"\bp(\d+)\b", told)]
     changes = f.setting("switch_frame", None) is not None or bool(f.setting("scene_start_blocks", None))
     if which is None:
         which = list(range(len(rows)))
     elif not which or max(which) >= len(rows) or (len(which) > 1 and not changes):
-        raise FixtureError(f"context_rows {told!r} does not tell which of the {len(rows)} rows of context is read when")
+        raise FixtureError(f"context_rows {told!r} does not assign the {len(rows)} rows of context to prompts")
     if not changes:
         return [rows]
     return [rows[i][None] for i in which]
 
 
 def _switches(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int) -> dict[int, PromptSwitch[Any]]:
-    """The changes of the prompt, each as the system has it, at the first chunk that begins there or later."""
+    """The prompt changes, as the system makes them, each at the first chunk that begins there or later."""
     at = f.setting("switch_frame", None)
     if at is not None:
         policy = replace(spec.switch, frames=None, anchor="keep" if f.setting("global_sink", True) else "reset")
@@ -146,7 +146,7 @@ def _switches(f: Fixture, spec: StreamSpec, students: list[Recorder], given: int
 
 
 def compare_table(f: Fixture, spec: StreamSpec) -> list[Compared]:
-    """The warped step lists, where they are told."""
+    """Compares the warped step lists, if they are given."""
     found = []
     for suffix, times in (("", torch.tensor(spec.timesteps)), ("_first_chunk", torch.tensor(spec.levels(0)))):
         output, key = f"denoising_step_list{suffix}", f"warped{suffix}"

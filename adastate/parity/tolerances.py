@@ -1,4 +1,4 @@
-"""What a replay reports: one line per recorded quantity."""
+"""The result of a replay: one line per recorded quantity."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ GRADIENT = 1e-4
 """Norm of the difference relative to the norm."""
 
 TABLE = 1e-6
-"""Largest difference of a table relative to its largest entry: float32's own rounding, a few times over."""
+"""Largest difference of a table relative to its largest entry: a few times the rounding error of float32."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity held against the reference's.
+    """Comparison of one quantity with the reference's.
 
     Attributes:
-        what: name of the output tensor, which may be followed by a blank and a remark; or `meta.KEY`.
-        difference, tolerance: in the measure of its kind; it passes while the first does not exceed the second.
+        what: name of the output tensor, optionally followed by a blank and a remark; or `meta.KEY`.
+        difference, tolerance: in the unit of its kind; it passes if the first does not exceed the second.
     """
 
     what: str
@@ -45,7 +45,7 @@ class Compared:
 
     @property
     def share(self) -> float:
-        """Of the tolerance: what is largest across quantities of different kinds."""
+        """Fraction of the tolerance: comparable between quantities of different kinds."""
         if math.isnan(self.difference):
             return math.inf
         if not self.tolerance:
@@ -81,12 +81,12 @@ def norms(what: str, got: Mapping[str, Tensor], expected: Mapping[str, float]) -
     """The worst relative difference of gradient norms by parameter."""
     missing = sorted(expected.keys() - got.keys())
     if missing:
-        raise ValueError(f"{what} has {missing[0]!r}, of which the replay has no gradient")
+        raise ValueError(f"{what} has {missing[0]!r}, for which the replay has no gradient")
     worst = max(expected, key=lambda k: scalar("", got[k].norm(), expected[k]).difference)
     return scalar(f"{what} of {worst}", got[worst].norm(), expected[worst], GRADIENT)
 
 
 def _alike(what: str, got: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
     if got.shape != expected.shape:
-        raise ValueError(f"{what} is {tuple(got.shape)} here and {tuple(expected.shape)} in the fixture")
+        raise ValueError(f"{what} is {tuple(got.shape)} here, but {tuple(expected.shape)} in the fixture")
     return got.detach().to(torch.float64), expected.to(torch.float64)

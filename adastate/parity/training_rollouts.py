@@ -1,4 +1,4 @@
-"""Replays of training rollouts: their output, its loss, and the loss's gradients, through the cache and without it."""
+"""Replays of training rollouts: output, loss, and the loss's gradients, with and without gradient through the cache."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from adastate.stream import Exits, StateCache, StreamSpec
 from adastate.stream.rollout import rollout
 
 SCORED = 21
-"""Frames that the reference scores, the last ones of a rollout; those before them have no gradient."""
+"""Frames that the reference scores, at the end of a rollout; earlier ones have no gradient."""
 
 WAYS = (
     ("straight_through", "grad.", "grad_norms"),
     ("detached", "grad_detached_cache.", "grad_norms_detached_cache"),
 )
-"""(cache_grad, how its gradients are called, where their norms are told)."""
+"""(cache_grad, prefix of its gradients, key of their norms)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Trained:
 
 
 def is_training(f: Fixture) -> bool:
-    """Whether it is a training rollout, and not a stream."""
+    """Whether it is a training rollout rather than a stream."""
     return not {"exit_step", "exit_step_first_chunk", "window_phase", "training_schedule"}.isdisjoint(f.meta)
 
 
 def replay_training(f: Fixture) -> list[Compared]:
-    """A training rollout with its gradients, through the cache as the reference has them and with it detached."""
+    """A training rollout with its gradients, through the cache as in the reference and with the cache detached."""
     found: list[Compared] = []
     for cache_grad, prefix, norms in WAYS:
         if norms not in f.meta and not any(name.startswith(prefix) for name in f.outputs):
@@ -63,7 +63,7 @@ def replay_training(f: Fixture) -> list[Compared]:
 
 
 def train_rollout(f: Fixture, cache_grad: str, **changes: object) -> Trained:
-    """The training rollout, and a backward of its loss; `changes` to the stream's settings make it another one."""
+    """The training rollout, and a backward of its loss; `changes` override the stream's settings."""
     joint, noise = "window_phase" in f.meta, f.input("noise")
     settings = {"cache_grad": cache_grad, "context_renoise": not joint, "schedule": "staircase" if joint else "uniform"}
     spec = spec_of(f, **{**settings, **changes})
@@ -83,24 +83,24 @@ def train_rollout(f: Fixture, cache_grad: str, **changes: object) -> Trained:
 
 
 def exits_of(f: Fixture, spec: StreamSpec) -> Exits:
-    """The reference's draws."""
+    """The exit levels that the reference drew."""
     if f.setting("same_step_across_blocks", True) is not True:
-        raise FixtureError("the exit step differs between blocks: here it is one for the whole rollout")
+        raise FixtureError("the exit step differs between blocks, but only one for the whole rollout is supported")
     joint = spec.schedule == "staircase"
     if (said := f.setting("training_schedule", "chunk_by_chunk")) != "chunk_by_chunk" or (
         joint and "training_schedule" in f.meta
     ):
-        raise FixtureError(f"training_schedule is {said!r}: a rollout is 'chunk_by_chunk', or has a window_phase")
+        raise FixtureError(
+            f"training_schedule is {said!r}: it must be 'chunk_by_chunk', or there must be a window_phase"
+        )
     quiet = max(0, f.input("noise").shape[1] - SCORED)
     if joint:
         if "exit_step" in f.meta:
-            raise FixtureError("a rollout of joint windows has a window_phase and no exit_step")
+            raise FixtureError("a rollout of joint windows needs a window_phase and no exit_step")
         return Exits(window_phase=f.setting("window_phase"), quiet_frames=quiet)
     own = bool(spec.first_chunk_denoising_steps)
     if not own and "exit_step_first_chunk" in f.meta:
-        raise FixtureError(
-            "exit_step_first_chunk needs denoising_step_list_first_chunk_raw, the list that it counts in"
-        )
+        raise FixtureError("exit_step_first_chunk needs denoising_step_list_first_chunk_raw, the list that it indexes")
     return Exits(f.setting("exit_step"), f.setting("exit_step_first_chunk") if own else None, quiet_frames=quiet)
 
 
@@ -110,11 +110,11 @@ def _loss(f: Fixture, x: Tensor) -> Tensor:
         return x.square().mean()
     if said.startswith("sum(output * grad_weight_G)"):
         return (x * f.input("grad_weight_G")).sum()
-    raise FixtureError(f"loss is {said!r}; the replay knows 'mean(output ** 2)' and 'sum(output * grad_weight_G)'")
+    raise FixtureError(f"loss is {said!r}; only 'mean(output ** 2)' and 'sum(output * grad_weight_G)' are supported")
 
 
 def _compare_forward(f: Fixture, made: Trained) -> list[Compared]:
-    """All but the gradients; FixtureError where a pass has a gradient in one of the two only."""
+    """Compares everything except the gradients; raises FixtureError if only one of the two passes has a gradient."""
     found = [
         *streams.compare_table(f, made.spec),
         *compare_calls(f, made.spec, made.passes),
@@ -139,7 +139,7 @@ def _compare_forward(f: Fixture, made: Trained) -> list[Compared]:
 
 
 def _check_sources(f: Fixture, made: Trained) -> None:
-    """`output_from` says of each block the window that it comes from, and at what timestep; quiet ones are left out."""
+    """`output_from` gives each block's source window and timestep; blocks without gradient are left out."""
     if "output_from" not in f.meta:
         return
     times, size, phase = made.spec.timesteps, made.spec.chunk_frames, made.exits.window_phase
@@ -155,7 +155,7 @@ def _check_sources(f: Fixture, made: Trained) -> None:
 
 
 def _score_range(f: Fixture, made: Trained) -> list[Compared]:
-    """The timesteps, before the shift, from which and to which the exit pass denoises: they may bound the scores'."""
+    """Compares the timesteps, before the shift, between which the exit pass denoises: they may bound the scores'."""
     times = [*made.spec.timesteps]
     level = None if made.exits.level is None else made.exits.at(made.spec, 1)
     found = []

@@ -1,4 +1,4 @@
-"""What comes of replaying a fixture, in a line."""
+"""The result of replaying a fixture, in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adastate.parity.tolerances import Compared
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one fixture: what was compared, or why nothing could be."""
+    """Result of one fixture: the comparisons, or why nothing could be compared."""
 
     name: str
     compared: list[Compared]
@@ -24,7 +24,7 @@ class Verdict:
         return not self.error and all(c.passed for c in self.compared)
 
     def line(self, width: int) -> str:
-        """`pass  NAME  difference (tolerance)  quantity`, of the quantity that uses most of its tolerance."""
+        """`pass  NAME  difference (tolerance)  quantity`, for the quantity that uses most of its tolerance."""
         head = f"{'pass' if self.passed else 'fail'}  {self.name:<{width}}"
         if self.error:
             return f"{head}  {self.error}"
@@ -49,7 +49,7 @@ def judge(folder: Path, name: str) -> Verdict:
 
 
 def judge_all(root: Path, folders: Sequence[Path]) -> bool:
-    """A line for each fixture, and one at the end; whether all pass."""
+    """Prints a line for each fixture, and one at the end; returns whether all pass."""
     names = [str(folder.relative_to(root)) if folder != root else folder.resolve().name for folder in folders]
     width, passed = max(map(len, names)), 0
     for folder, name in zip(folders, names, strict=True):

@@ -31,11 +31,16 @@ DEGREE = "--trainer.strategy.init_args.sequence_parallel="
             "wan_1_3b",
             "teacher",
             [f"{DEGREE}8"],
-            "is 8, and 12 heads do not divide by it: take one of 1, 2, 3, 4, 6, 12",
+            "is 8, but 12 heads are not divisible by it: use one of 1, 2, 3, 4, 6, 12",
         ),
-        ("wan_14b", "distill", [f"{DEGREE}5"], "is 5, and 12 heads do not divide by it: take one of 1, 2, 3, 4"),
-        ("wan_14b", "distill", [f"{DEGREE}3"], "is 3, and 40 heads do not divide by it"),
-        ("wan_1_3b", "init", [f"{DEGREE}4", "--trainer.devices=2"], "is 4, and there are 2 ranks: take one of 1, 2"),
+        ("wan_14b", "distill", [f"{DEGREE}5"], "is 5, but 12 heads are not divisible by it: use one of 1, 2, 3, 4"),
+        ("wan_14b", "distill", [f"{DEGREE}3"], "is 3, but 40 heads are not divisible by it"),
+        (
+            "wan_1_3b",
+            "init",
+            [f"{DEGREE}4", "--trainer.devices=2"],
+            "is 4, but there are only 2 ranks: use one of 1, 2",
+        ),
     ],
 )
 def test_a_degree_that_does_not_fit_is_told_before_anything_runs(

@@ -115,13 +115,13 @@ def test_a_layer_exchanges_its_own_tokens_four_times_and_a_pass_its_flow() -> No
 @pytest.mark.parametrize(
     ("size", "degree", "latents", "world", "said"),
     [
-        (WAN_1_3B, 8, LATENTS, 8, "12 heads do not divide by it: take one of 1, 2, 4$"),
-        (WAN_14B, 3, LATENTS, 24, "40 heads do not divide by it: take one of 1, 2, 4, 8$"),
-        (WAN_14B, 16, LATENTS, 16, "40 heads do not divide by it: take one of 1, 2, 4, 8$"),
-        (WAN_14B, 8, (4, 6), 8, "frames of 6 tokens do not divide by it: take one of 1, 2$"),
-        (WAN_14B, 8, LATENTS, 4, "there are 4 ranks: take one of 1, 2, 4$"),
-        (WAN_14B, 4, LATENTS, 6, "6 ranks do not divide into groups of it: take one of 1, 2$"),
-        (WAN_14B, 0, LATENTS, 4, "it counts the ranks of a sample: take one of 1, 2, 4$"),
+        (WAN_1_3B, 8, LATENTS, 8, "12 heads are not divisible by it: use one of 1, 2, 4$"),
+        (WAN_14B, 3, LATENTS, 24, "40 heads are not divisible by it: use one of 1, 2, 4, 8$"),
+        (WAN_14B, 16, LATENTS, 16, "40 heads are not divisible by it: use one of 1, 2, 4, 8$"),
+        (WAN_14B, 8, (4, 6), 8, "frames of 6 tokens are not divisible by it: use one of 1, 2$"),
+        (WAN_14B, 8, LATENTS, 4, "there are only 4 ranks: use one of 1, 2, 4$"),
+        (WAN_14B, 4, LATENTS, 6, "6 ranks cannot be divided into groups of it: use one of 1, 2$"),
+        (WAN_14B, 0, LATENTS, 4, "the number of ranks that share a sample is at least 1: use one of 1, 2, 4$"),
     ],
 )
 def test_a_degree_that_does_not_fit_is_refused_with_those_that_do(
@@ -148,7 +148,7 @@ def test_a_time_for_every_token_is_split_with_the_tokens(steered: bool) -> None:
 def test_a_network_that_knows_no_split_is_refused() -> None:
     split, net = SequenceSplit(cast(Any, None), 2, 0), random_net()
     net.can_split = False
-    with pytest.raises(ValueError, match="a DiT runs its passes alone: leave sequence_parallel at 1"):
+    with pytest.raises(ValueError, match="a DiT cannot split its passes: leave sequence_parallel at 1"):
         split_networks([net], split)
     split_networks([net], None)
 

@@ -46,7 +46,9 @@ def test_a_degree_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     told = run("generate", "--prompt", PROMPT, "--out", str(tmp_path), "--sequence-parallel", "3")
     assert told.returncode == 1
     said = [line for line in told.stderr.splitlines() if line.startswith("adastate generate:")]
-    assert said == ["adastate generate: sequence_parallel is 3, and 4 heads do not divide by it: take one of 1, 2, 4"]
+    assert said == [
+        "adastate generate: sequence_parallel is 3, but 4 heads are not divisible by it: use one of 1, 2, 4"
+    ]
 
 
 PROGRAM = """

@@ -12,7 +12,7 @@ def test_windows_follow_each_other_and_a_rest_is_left_out() -> None:
     video = torch.arange(10.0).reshape(1, 10, 1, 1, 1).expand(2, -1, 3, 2, 2)
     assert metrics.over_time(lambda v: v.mean((1, 2, 3, 4)), video, 4).tolist() == [[1.5, 5.5]] * 2
     assert metrics.over_time(lambda v: v.mean((1, 2, 3, 4)), video, 4, 3).tolist() == [[1.5, 4.5, 7.5]] * 2
-    with pytest.raises(ValueError, match="no window of 11"):
+    with pytest.raises(ValueError, match="too few for a window of 11"):
         metrics.over_time(lambda v: v, video, 11)
 
 

@@ -83,7 +83,7 @@ def test_wrong_actions_name_both_numbers() -> None:
     for wrong in (ROWS[:, :4], given(ROWS)):
         with pytest.raises(ValueError, match=r"actions of shape .*takes 3 columns and their flag .* \[2, 4, 4\]"):
             random_net(STEERED)(X, T, TEXT, actions=wrong)
-    with pytest.raises(ValueError, match="actions is -1; it counts columns"):
+    with pytest.raises(ValueError, match="actions is -1; it has to be at least 0"):
         Size(actions=-1)
 
 

@@ -130,7 +130,7 @@ def test_flex_sees_what_the_mask_says(name: str) -> None:
     [
         ("flash_attn", "needs the package: pip install --no-build-isolation"),
         ("flash3", "needs the package flash-attn-3"),
-        ("cudnn", "there are auto, sdpa, flash_attn, flash3, flash4 and flex"),
+        ("cudnn", "available are auto, sdpa, flash_attn, flash3, flash4 and flex"),
     ],
 )
 def test_what_is_not_there_is_told(backend: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,5 +65,5 @@ def test_a_shape_has_a_program_of_its_own_and_a_stream_none() -> None:
 
 def test_pieces_are_refused() -> None:
     net = DiT(SIZE, compiled=True)
-    with pytest.raises(ValueError, match="FSDP cuts them: leave out precision"):
+    with pytest.raises(ValueError, match="FSDP shards them: leave out precision"):
         refuse_compiled(net, "FSDP")

@@ -54,7 +54,7 @@ def test_a_gpu_is_asked_for_what_it_does_itself(monkeypatch: pytest.MonkeyPatch)
 
 def test_names_mean_themselves_and_none_is_none() -> None:
     assert named_dtype("float64", "cuda") is torch.float64 and named_dtype(None, "cpu") is None
-    with pytest.raises(ValueError, match="'half4' is none of torch's: auto, bfloat16"):
+    with pytest.raises(ValueError, match="'half4' is unknown: use auto, bfloat16"):
         random_net(compute_dtype="half4")
 
 

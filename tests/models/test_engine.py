@@ -70,9 +70,7 @@ def test_masked_passes_run_eagerly() -> None:
 
 
 def test_an_engine_that_the_device_has_not_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="engine 'graph' on cpu: there are eager, compile, and graph, which needs a CUDA"
-    ):
+    with pytest.raises(ValueError, match="engine 'graph' on cpu: use eager, compile, or, on a CUDA device, graph"):
         Passes(random_net(), engine="graph")
 
 

@@ -70,6 +70,6 @@ def wrong(net: DiT, dtype: torch.dtype) -> str:
 
 
 def test_what_it_cannot_do_is_told() -> None:
-    assert "fp8 belongs to passes in bfloat16, these are in torch.float32" in wrong(random_net(), torch.float32)
+    assert "fp8 needs passes in bfloat16, but these are in torch.float32" in wrong(random_net(), torch.float32)
     narrow = random_net(replace(SIZE, width=24, heads=2))
     assert "multiples of 16; a layer of this network is 24 x 72" in wrong(narrow, torch.bfloat16)

@@ -330,12 +330,14 @@ def test_impossible_settings(change: dict[str, Any], sentence: str) -> None:
 
 
 def test_what_cannot_be_adapted(base: str) -> None:
-    with pytest.raises(ValueError, match="lora changes weights that lie in a file, and there are none"):
+    with pytest.raises(ValueError, match="lora needs a network with weights from a file, but none are given"):
         Critic(SIZE, lora=LORA)
     with pytest.raises(ValueError, match="replay runs passes again, in which lora's dropout would draw otherwise"):
         tiny_distill(base, lora=Lora(4, dropout=0.1), replay=True)
     for target in ("query", "norm_q", "patch_embedding"):
-        with pytest.raises(ValueError, match=f"lora target '{target}' ends the name of no linear layer; there are .*q"):
+        with pytest.raises(
+            ValueError, match=f"lora target '{target}' matches the end of no linear layer's name; available are .*q"
+        ):
             with_adapters(base, Lora(4, targets=(target,)))
 
 

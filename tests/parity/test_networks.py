@@ -64,5 +64,5 @@ def test_the_clean_half_has_aug_t(tmp_path: Path) -> None:
     assert not failed(replay(zero))
     aug = write(f, tmp_path / "aug", {"local_attn_size": 3}, {"aug_t": torch.full_like(f.inputs["t"], 50.0)})
     assert [c.what for c in failed(replay(aug))] == ["flow"], "the window does not enter this mask"
-    with pytest.raises(ValueError, match="clean_x and aug_t belong to teacher_forcing"):
+    with pytest.raises(ValueError, match="clean_x and aug_t need teacher_forcing"):
         replay(write(f, tmp_path / "off", {"teacher_forcing": False}))

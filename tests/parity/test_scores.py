@@ -61,7 +61,10 @@ def test_a_critic_loss_without_the_masked_frames_is_recognised(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("mask", "sentence"),
-    [([True] * 5, r"gradient_mask is \(2, 5\), x has 2 x 6"), ("later", "gradient_mask is 'later'; the replay takes")],
+    [
+        ([True] * 5, r"gradient_mask is \(2, 5\), but x has 2 x 6"),
+        ("later", "gradient_mask is 'later'; only flags by frame"),
+    ],
 )
 def test_a_mask_that_does_not_fit_is_refused(mask: Any, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence):
@@ -98,7 +101,7 @@ def test_the_exit_level_bounds_the_timestep(tmp_path: Path) -> None:
     assert named == {"meta.randint_ranges of gen", "meta.randint_ranges of critic"}
     beyond = {**meta, "randint_ranges": {"gen": [low, 1000], "critic": [0, 1000]}}
     assert not failed(replay(write(f, tmp_path / "d", beyond))), "the critic may be drawn without the bounds"
-    with pytest.raises(ValueError, match=r"does not know the key 'args\.ts_curve'"):
+    with pytest.raises(ValueError, match=r"unknown key 'args\.ts_curve'"):
         replay(write(f, tmp_path / "c", {"args": {**args, "ts_curve": 2}}))
 
 

@@ -60,14 +60,14 @@ def test_a_rollout_made_otherwise_differs(name: str, mistake: dict[str, Any]) ->
     [
         ("G_rolling_training_phase2", {"window_phase": 1}, "has no gradient here|output_from is|has a gradient here"),
         ("G_rolling_training_phase2", {"window_phase": 5}, "window phase 5 does not exist"),
-        ("G_rolling_training_phase2", {"exit_step": 1}, "has a window_phase and no exit_step"),
+        ("G_rolling_training_phase2", {"exit_step": 1}, "needs a window_phase and no exit_step"),
         ("G_rolling_training_phase2", {"training_schedule": "joint"}, "training_schedule is 'joint'"),
         ("G_rolling_training_phase2", {"denoised_timestep_to": 0}, "joint windows exit at all levels"),
         ("G_rolling_training_plain_exit2", {"exit_step": "gone"}, "has no 'exit_step'"),
         ("G_causal_training_first3_exit1", {"exit_step_first_chunk": "gone"}, "has no 'exit_step_first_chunk'"),
         ("G_causal_training_first3_exit1", {"same_step_across_blocks": False}, "the exit step differs between blocks"),
         ("G_causal_training_first3_exit1", {"loss": "sum(output)"}, "loss is 'sum\\(output\\)'"),
-        ("G_training_rollout_exit0", {"exit_step_first_chunk": 3}, "does not know the key 'exit_step_first_chunk'"),
+        ("G_training_rollout_exit0", {"exit_step_first_chunk": 3}, "unknown key 'exit_step_first_chunk'"),
         ("G_training_rollout_exit0", {"system": "infinity_rope"}, "no replay for training rollouts of system 'infini"),
     ],
 )

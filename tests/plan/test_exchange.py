@@ -100,7 +100,7 @@ def test_the_command_knows_the_degree_of_the_strategy(capsys: Any) -> None:
     assert found["shared"]["degree"] == 4
     assert found["accumulation"] * found["micro batch"] * 2 == found["global batch"]
     assert found["memory"]["3_teacher"]["peak"] == found["shared"]["peak"]["4"] < found["shared"]["peak"]["1"]
-    for wrong, said in ((3, "8 ranks do not divide into groups of it"), (8, "12 heads do not divide by it")):
+    for wrong, said in ((3, "8 ranks cannot be divided into groups of it"), (8, "12 heads are not divisible by it")):
         with pytest.raises((ConfigError, SystemExit), match=said):
             main(["plan", *words, f"{degree}{wrong}"])
 

@@ -28,14 +28,14 @@ from adastate.types import FrameMask, Memory, Positions, TokenSplit
 
 
 class PatchEmbedding(nn.Conv3d):
-    """Wan's convolution, as the matrix product over patches that it is: its stride is its kernel."""
+    """Wan's convolution as a matrix product over patches, which is equivalent as its stride equals its kernel."""
 
     def forward(self, patches: Tensor) -> Tensor:
         return nnf.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class Attention(nn.Module):
-    """Projections and q/k norms of one attention; what attends to what is decided in Block."""
+    """Projections and q/k norms of one attention; Block decides what attends to what."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         self.norm_k = RMSNorm(size.width, size.eps)
 
     def query(self, x: Tensor, table: Tensor | None = None) -> Tensor:
-        """`[B, L, N, K]`, turned by the `table` if one is given, as all here."""
+        """`[B, L, N, K]`, rotated by the `table` if given, as everywhere here."""
         return self.norm_q(self.q(x), self.heads, table)  # type: ignore[no-any-return]
 
     def keys(self, x: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
 
 class GELU(nn.Module):
-    """In its tanh form."""
+    """The tanh form."""
 
     def forward(self, x: Tensor) -> Tensor:
         return gelu(x)
@@ -88,11 +88,11 @@ class Block(nn.Module):
         memory: Memory | None,
         recompute: bool = False,
     ) -> Tensor:
-        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens a frame; with `recompute` backward runs it once more."""
+        """`x` [B, F*L, D], `e` [B, F, 6, D], L tokens per frame; `recompute` runs it again in backward."""
         plain = type(self)._forward
         run = _compiled(plain, BACKEND) if pass_.compiled else plain
         if recompute:
-            # within forward, so that a strategy's hooks on the module lie around it and do not run again
+            # inside forward, so that a strategy's hooks on the module enclose it and do not run again
             return checkpoint(run, self, x, e, text, pass_, memory, use_reentrant=False)  # type: ignore[no-any-return]
         return run(self, x, e, text, pass_, memory)
 
@@ -104,14 +104,14 @@ class Block(nn.Module):
         mixed = attend(q, k, v, pass_.visible, pass_.frame_tokens)
         mixed = mixed if pass_.split is None else pass_.split.tokens(mixed, pass_.frames)
         x = add_gated(x, self.self_attn.out(mixed), gate)
-        del k, v, mixed  # a pass without gradient has its peak in the ffn, where these would be a fifth of it
+        del k, v, mixed  # a pass without gradient has its memory peak in the ffn, of which these would be a fifth
         q = self.cross_attn.query(self.norm3(x))
         x = x + self.cross_attn.out(attend(q, text[0].to(q.dtype), text[1].to(q.dtype)))
         del q
         return add_gated(x, self.ffn(modulate(x, shift_ffn, scale_ffn, self.eps)), gate_ffn)
 
     def project(self, h: Tensor, pass_: PassSettings, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[B, F*L, N, K]`, and the keys and values that they see: those of `h` and what the memory adds."""
+        """Queries `[B, F*L, N, K]`, and the keys and values that they see: those of `h` and those from the memory."""
         q, split = self.self_attn.query(h, pass_.rope), pass_.split
         keeps = memory is not None and memory.keeps
         k, v = self.self_attn.keys(h, None if keeps else pass_.key_rope)
@@ -128,12 +128,12 @@ class Block(nn.Module):
 
 
 BACKEND = "inductor"
-"""Of torch.compile."""
+"""Options of torch.compile."""
 
 
 @lru_cache(maxsize=4)
 def _compiled(plain: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
-    """`plain` of a kind of block: one program for all layers of a network and all passes of a shape."""
+    """`plain` compiled for one kind of block: one program for all layers of a network and all passes of one shape."""
     return torch.compile(plain, backend=backend, dynamic=False)
 
 
@@ -152,7 +152,7 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class PassSettings:
-    """What every block of one pass needs to know."""
+    """Settings that all blocks of one pass share."""
 
     rope: Tensor
     key_rope: Tensor
@@ -172,8 +172,8 @@ class PassSettings:
 
 
 class DiT(VideoNetwork):
-    """Wan2.1's transformer. Autocast would cast weights at every use, which on a CPU costs more than bf16 gains: so a
-    compute_dtype casts once a forward. Passes have few shapes in a run, each of which `compiled` compiles once."""
+    """Wan2.1's transformer. Autocast would cast weights at every use, which on a CPU costs more than bf16 saves, so a
+    compute_dtype casts once per forward. Passes have few shapes in a run; `compiled` compiles each of them once."""
 
     can_split = True
 
@@ -189,7 +189,7 @@ class DiT(VideoNetwork):
         self.blocks = self.make_blocks(size)
         self.head = Head(size)
         self._initialise()
-        # Last, so that the others begin as they do without it.
+        # Last, so that the other layers are initialised as they are without it.
         self.action_embedding = nn.Linear(size.actions + 1, d, bias=False) if size.actions else None
         if self.action_embedding is not None:
             nn.init.zeros_(self.action_embedding.weight)
@@ -233,7 +233,7 @@ class DiT(VideoNetwork):
             arguments = (tokens, e, layer_keys, pass_, memory)
             recompute = self.checkpointing and torch.is_grad_enabled()
             if recompute and not isinstance(self.head.modulation, nn.Parameter):
-                # Recomputation comes when forward's cast weights are gone from the modules: hand them over.
+                # At recomputation forward's cast weights are no longer in the modules, so pass them on.
                 weights = dict(block.named_parameters())
                 tokens = checkpoint(torch.func.functional_call, block, weights, arguments, use_reentrant=False)
             else:
@@ -247,7 +247,7 @@ class DiT(VideoNetwork):
     def text_keys(self, text: Tensor) -> TextKeys:
         if text.shape[-1] != self.size.text_width:
             raise ValueError(f"text embeddings are {text.shape[-1]} wide, the network expects {self.size.text_width}")
-        # Float32 even where the passes run in compute_dtype: it happens once a prompt, and `Block` casts.
+        # In float32 even if passes run in compute_dtype: it happens once per prompt, and `Block` casts.
         context = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
         return [block.text_keys(context) for block in self.blocks]  # type: ignore[operator, union-attr]
 
@@ -275,15 +275,14 @@ class DiT(VideoNetwork):
         if self.split is not None:
             patches = self.split.own(patches, frames)
             rope, key_rope = (self.split.own(table, frames, 0) for table in (rope, key_rope))
-        if compiled:  # compilers know no complex numbers
+        if compiled:  # compilers do not support complex numbers
             rope = key_rope = torch.view_as_real(rope)
         return self.patch_embedding(patches), PassSettings(
             rope, key_rope, grid, visible, self.size.rope_max_frames, compiled, frames, self.split
         )
 
     def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:
-        """Embedding of time and, if they are given, actions `[B, F, D]`; the sinusoid is made in float64, cosines
-        first."""
+        """Embedding of time and, if given, actions `[B, F, D]`; the sinusoid is computed in float64, cosines first."""
         t = t if t.dim() == 2 else t[:, None].expand(batch_frames)
         half = self.size.time_embedding_dim // 2
         rates = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)

@@ -1,11 +1,11 @@
 """Equals DiT.forward (wan/dit.py) without gradient, up to rounding: tests/models/wan/test_fused.py.
 
 The same network, in fewer and larger operations. A stream runs it at a handful of timesteps, one for all frames of a
-pass. So what depends on the timestep alone is computed once for each: the six modulations of a layer become the weight
-and bias of its layer norms and the gate of its residual. Where frames are steered, that holds for each timestep with
-the same actions, frame by frame. Query, key and value come from one matrix product, and are normalised and rotated
-together. The weights are cast once, not once per pass. A clean pass ends with the last layer's keys and values. Nothing
-is approximated.
+pass. So everything that depends on the timestep alone is computed once per timestep: the six modulations of a layer
+become the weight and bias of its layer norms and the gate of its residual. With steered frames, that holds for each
+timestep with the same actions, frame by frame. Query, key and value come from one matrix product, and are normalised
+and rotated together. The weights are cast once, not once per pass. A clean pass ends with the last layer's keys and
+values. Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from adastate.models.wan.dit import Block, DiT
 from adastate.types import Memory, Positions, TokenSplit, host_level
 
 MOST_LEVELS = 64
-"""Timesteps whose modulations are kept; a step list has about five."""
+"""Timesteps whose modulations are cached; a step list has about five."""
 
 MOST_STEERED = 8
-"""The same with actions, of every frame of a pass: enough for the levels of one chunk, and a stick that is held."""
+"""The same with actions, for every frame of a pass: enough for the levels of one chunk, and for held actions."""
 
 
 class _Layer:
-    """Weights of one block, cast and joined."""
+    """Weights of one block, cast and concatenated."""
 
     def __init__(self, block: Block, dtype: torch.dtype, fp8: bool) -> None:
         own, cross = block.self_attn, block.cross_attn
@@ -58,21 +58,21 @@ class _Layer:
 
 
 class Passes:
-    """Passes of `net` without gradient, for any prompt. Weights are joined and cast when it is made, the others shared:
-    after a training step a new one is to be made.
+    """Passes of `net` without gradient, for any prompt. Weights are cast and concatenated at construction, or shared if
+    that is not needed: create new Passes after a training step.
 
     Args:
-        net: whole, not in shards.
-        dtype: of the passes; None takes the net's own.
-        engine: see adastate.models.engine; what it cannot serve runs eagerly. Steered passes are a kind of their own,
-            with one modulation a frame: two programs more.
-        fp8: the products of the blocks in FP8; embeddings and head stay in `dtype`, which has to be bfloat16.
+        net: unsharded.
+        dtype: of the passes; None: the net's own.
+        engine: see adastate.models.engine; passes that it does not support run eagerly. Steered passes are a separate
+            kind, with one modulation per frame: two more programs.
+        fp8: runs the products of the blocks in FP8; embeddings and head stay in `dtype`, which must be bfloat16.
     """
 
     def __init__(self, net: DiT, dtype: torch.dtype | None = None, engine: Engine = "eager", fp8: bool = False) -> None:
         self.net, self.size = net, net.size
         embedding = net.patch_embedding
-        # FP8 is for passes in bfloat16, so it decides where the device is to
+        # FP8 needs passes in bfloat16, so it overrides the device's choice
         own = torch.bfloat16 if fp8 and net.compute_dtype_name == AUTO else net.compute_dtype
         self.dtype = dtype or own or embedding.weight.dtype
         if fp8:
@@ -88,24 +88,24 @@ class Passes:
         self._levels: dict[float, Modulations] = {}
         self._steered: dict[tuple[float, bytes], Modulations] = {}
         self.steady = steady(engine, self.run, embedding.weight.device)
-        # In inference mode an operation costs less on the host; graphs and compiled programs have no use for it.
+        # In inference mode an operation costs less on the host; graphs and compiled programs do not benefit.
         self._quiet = torch.inference_mode if self.steady is None else torch.no_grad
 
     def text(self, keys: TextKeys) -> TextKeys:
-        """A prompt's keys, from `net.text_keys`, as `__call__` takes them."""
-        # The weight of the norm of the text's queries is moved to its keys, where it costs nothing.
+        """Converts a prompt's keys, from `net.text_keys`, for `__call__`."""
+        # The norm weight of the text attention's queries is moved to its keys, where it costs nothing.
         weights = [layer.norm_q_text.unflatten(0, (self.size.heads, -1)) for layer in self.layers]
         return [((k * w).to(self.dtype), v.to(self.dtype)) for (k, v), w in zip(keys, weights, strict=True)]
 
     def __call__(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None = None) -> Tensor:
         """As DiT.forward with a memory: `x` [B, F, C, H, W], `t` [B, F], `actions` [B, F, A + 1] on the host.
 
-        A clean pass returns nothing of use.
+        The result of a clean pass is not meaningful.
         """
         with torch.autocast(x.device.type, enabled=False):
             with self._quiet():
                 flow = self._forward(x, t, memory, text, actions)
-            # as any other tensor, which a graph may keep
+            # an ordinary tensor, which an autograd graph may save
             return flow.clone() if flow.is_inference() and not torch.is_inference_mode_enabled() else flow
 
     def _forward(self, x: Tensor, t: Tensor, memory: Memory, text: TextKeys, actions: Tensor | None) -> Tensor:
@@ -155,7 +155,7 @@ class Passes:
         return rearrange(out, "(b f h w) (p q c) -> b f c (h p) (w q)", **shape).to(x.dtype)
 
     def run(self, patches: Tensor, made: Modulations, pass_: EnginePass, clean: bool) -> Tensor | None:
-        """All layers: patches `[B L, C p q]` to what is to be put together as the velocity; a clean pass has none."""
+        """All layers: patches `[B L, C p q]` to velocity patches, still to be unpatched; None for a clean pass."""
         x = apply(patches, self.embedding)
         for i, (layer, m) in enumerate(zip(self.layers, made.blocks, strict=True)):
             if clean and i == len(self.layers) - 1:
@@ -165,7 +165,7 @@ class Passes:
         return apply(_norm(x, *made.head, self.size.eps), self.head)
 
     def _block(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: EnginePass) -> Tensor:
-        """`x` [B L, D]."""
+        """One block; `x` [B L, D]."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
         qkv = apply(_norm(x, m.scale, m.shift, eps), layer.qkv)
@@ -184,13 +184,13 @@ class Passes:
         out = (out if split is None else split.tokens(out, len(pass_.key_positions))).reshape(-1, width)
         x = _gated(x, apply(out, layer.out), m.gate)
         q = apply(_norm(x, *layer.norm_text, eps), layer.q_text)
-        q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is in the text's keys
+        q = q.mul_(_inverse_rms(q, self.eps)).view(apart)  # its weight is contained in the text's keys
         x = apply(attend(q, *pass_.text[index]).reshape(-1, width), layer.out_text).add_(x)
         h = apply(_norm(x, m.scale_ffn, m.shift_ffn, eps), layer.up)
         return _gated(x, apply(gelu(h), layer.down), m.gate_ffn)
 
     def _leave(self, index: int, layer: _Layer, m: Modulation, x: Tensor, pass_: EnginePass) -> None:
-        """What a block does for the cache alone: its keys and values."""
+        """The part of a block that is needed for the cache: its keys and values."""
         width, heads, eps = self.size.width, self.size.heads, self.size.eps
         apart = (pass_.batch, -1, heads, width // heads)
         k, v = apply(_norm(x, m.scale, m.shift, eps), layer.qkv.after(width)).split(width, 1)
@@ -201,9 +201,9 @@ class Passes:
         pass_.join(index, own, k, v, pass_.turn)
 
     def _turned(self, x: Tensor, weight: Tensor, table: Tensor, pass_: EnginePass) -> tuple[Tensor | None, Tensor]:
-        """(raw, where it is kept, and turned) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
+        """(raw, if it is kept, and rotated) from products `[B L, n, D]` of n kinds: both `[B, L, n, N, K]`, float32.
 
-        The norm's division is made on the table, which all heads share, and not on the products.
+        The norm's divisor is applied to the table, which all heads share, not to the products.
         """
         shape = (pass_.batch, -1, x.shape[1], self.size.heads, self.size.width // self.size.heads)
         inverse = _inverse_rms(x, self.eps).view(*shape[:3], 1, 1)
@@ -211,13 +211,13 @@ class Passes:
         pairs = weighted.unflatten(-1, (-1, 2))
         if table.is_complex():
             turned = torch.view_as_real(torch.view_as_complex(pairs) * (table * inverse)).flatten(-2)
-        else:  # for compilers, which know no complex numbers
+        else:  # for compilers, which do not support complex numbers
             (a, b), (cos, sin) = pairs.unbind(-1), (table * inverse[..., None]).unbind(-1)
             turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
         return (weighted * inverse if pass_.keeps else None), turned
 
     def _modulate(self, t: Tensor) -> Modulations:
-        """At timesteps `t` [B, F]."""
+        """Modulations at timesteps `t` [B, F]."""
         level = host_level(t)
         if level is None:
             return self._made(t)
@@ -262,8 +262,8 @@ class Passes:
 def _own_heads(
     raw: Tensor | None, k: Tensor, v: Tensor, pass_: EnginePass, split: TokenSplit, *q: Tensor
 ) -> tuple[Tensor | None, Tensor, Tensor, list[Tensor]]:
-    """(raw keys, turned ones, values, queries) of all tokens and this rank's heads, of those of its tokens; keys are
-    sent once, and turned where they arrive if they are kept."""
+    """(raw keys, rotated ones, values, queries) of all tokens and this rank's heads, from all heads of this rank's
+    tokens; keys are sent once, and rotated after arrival if the raw ones are kept."""
     k, v, *rest = split.heads(len(pass_.key_positions), k if raw is None else raw.to(v.dtype), v, *q)
     turned = k if raw is None else pass_.turn(k, pass_.key_positions)
     return (None if raw is None else k), turned, v, rest
@@ -274,8 +274,8 @@ class Streamer:
 
     Args:
         net, dtype, engine, fp8: see Passes.
-        text_keys: of `net.text_keys`.
-        passes: those of another Streamer of the same net, to be shared.
+        text_keys: from `net.text_keys`.
+        passes: shared Passes of another Streamer of the same net.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
 
 
 def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + gate y, with one gate for all or one a frame."""
+    """x + gate y, with one gate for all frames or one per frame."""
     if gate.dim() == 1:
         return torch.addcmul(x, y, gate)
     frames = (len(gate), -1)
@@ -311,6 +311,6 @@ def _gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
 
 
 def _inverse_rms(x: Tensor, eps: Tensor) -> Tensor:
-    """One over the root mean square along the last axis, which stays, in float32."""
+    """Inverse root mean square along the last axis, which is kept, in float32."""
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return torch.addcmul(eps, size, size, value=1 / x.shape[-1]).rsqrt_()

@@ -1,4 +1,4 @@
-"""The transformer of Wan2.2 TI2V: Wan2.1's, with a timestep of its own for every token."""
+"""The transformer of Wan2.2 TI2V: Wan2.1's, with a separate timestep for every token."""
 
 from adastate.models.video_network import Backbone
 from adastate.models.wan.fused import Passes

@@ -1,7 +1,7 @@
-"""Equals diffusers' WanTransformer3DModel with a timestep a token: tests/models/wan22/test_token_dit.py.
+"""Equals diffusers' WanTransformer3DModel with one timestep per token: tests/models/wan22/test_token_dit.py.
 
-Wan2.2 TI2V gives its first picture as a clean frame among noisy ones: tokens at timestep 0 beside tokens at t. Its
-weights have Wan2.1's names and meaning, at 48 latent channels.
+Wan2.2 TI2V passes its first picture as a clean frame among noisy ones: tokens at timestep 0 beside tokens at t. Its
+weights have Wan2.1's names and meaning, with 48 latent channels.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from adastate.models.wan.dit import DiT
 
 
 class TokenDiT(DiT):
-    """Takes timesteps `[B]`, one a frame `[B, F]`, or one a token `[B, F, h, w]` over the grid of patches.
+    """Takes timesteps `[B]`, one per frame `[B, F]`, or one per token `[B, F, h, w]` over the grid of patches.
 
-    A block modulates by frame; where every token has its own time, each is a frame of one token to it.
+    Blocks modulate by frame; if every token has its own timestep, each token is passed to them as a frame of one token.
     """
 
     def _time(self, t: Tensor, batch_frames: torch.Size, actions: Tensor | None = None) -> Tensor:

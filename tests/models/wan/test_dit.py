@@ -137,7 +137,7 @@ def test_wrong_sizes_name_both_numbers(net: DiT) -> None:
     [
         ({"width": 65, "heads": 4}, "width 65 is not divisible by heads 4"),
         ({"width": 20, "heads": 4}, "head dim 5 is odd"),
-        ({"patch": (2, 2, 2)}, "spans 2 latent frames; Wan2.1's spans 1"),
+        ({"patch": (2, 2, 2)}, "spans 2 latent frames; it must span 1"),
     ],
 )
 def test_an_impossible_size_is_refused(wrong: dict[str, int], sentence: str) -> None:
