@@ -8,7 +8,7 @@ from adastate.distributed import sample_groups
 
 
 class DdpStrategy(DDPStrategy):
-    """Lightning's, for modules in which a backward pass reaches one network of several.
+    """Lightning's DDP, for modules in which a backward pass reaches only one of several networks.
 
     Args:
         sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split.

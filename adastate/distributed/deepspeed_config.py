@@ -1,4 +1,4 @@
-"""What DeepSpeed is told."""
+"""DeepSpeed's configuration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def settings(
     nvme_path: str | None,
     config: dict[str, Any],
 ) -> dict[str, Any]:
-    """DeepSpeed's config for these arguments of ZeroStrategy, with `config` over it.
+    """DeepSpeed's config for these arguments of ZeroStrategy, overridden by `config`.
 
     Raises:
-        ValueError: for what does not go together.
+        ValueError: for incompatible arguments.
     """
     if stage not in (1, 2, 3):
-        raise ValueError(f"stage {stage}: ZeRO has 1, 2 and 3")
+        raise ValueError(f"stage {stage}: ZeRO has stages 1, 2 and 3")
     if stage != 3 and (shard_frozen or offload_parameters != "none"):
         raise ValueError(f"shard_frozen and offload_parameters need stage 3, not {stage}")
     if stage != 3 and offload_optimizer == "nvme":
@@ -43,7 +43,7 @@ def settings(
             zero[key] = {"device": device, "pin_memory": pinned} | ({"nvme_path": nvme_path} if nvme_path else {})
     return merge_blocks(
         {
-            "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own throughput log only
+            "train_micro_batch_size_per_gpu": 1,  # only for DeepSpeed's own throughput log
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31,
@@ -54,7 +54,7 @@ def settings(
 
 
 def merge_blocks(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, block by block; neither is changed."""
+    """`above` merged over `below`, block by block; neither is changed."""
     merged = {k: merge_blocks(v, {}) if isinstance(v, dict) else v for k, v in below.items()}
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

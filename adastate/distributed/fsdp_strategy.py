@@ -1,8 +1,8 @@
-"""FSDP2 for several networks in one run, by torch alone: every network in pieces, gathered layer by layer.
+"""FSDP2 for several networks in one run, with torch alone: every network is sharded, and gathered layer by layer.
 
-The module shards its networks itself (`configure_model`, adastate.models.fsdp.shard); this strategy says over how many
-processes, and saves the pieces as ZeroStrategy does: torch's own format asks for all that the module has, frozen
-networks included, and is a pickle. Written against Lightning 2.6.
+The module shards its networks itself (`configure_model`, adastate.models.fsdp.shard); this strategy determines over how
+many processes, and saves the shards like ZeroStrategy: torch's own format requires everything that the module has,
+frozen networks included, and is a pickle. Written for Lightning 2.6.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class FsdpStrategy(ModelParallelStrategy):
     """Trains a module that shards its networks, over all processes.
 
     Args:
-        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; weights are in pieces
-            over all ranks in any case.
+        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; weights are always
+            sharded over all ranks.
 
     Raises:
         TypeError: for a module that does not name its networks.
@@ -79,7 +79,7 @@ class FsdpStrategy(ModelParallelStrategy):
 
 
 class FsdpShards:
-    """What this rank holds of a network that FSDP2 has cut along the first axis, see
+    """This rank's part of a network that FSDP2 has sharded along the first axis, see
     adastate.weights.sharded_checkpoint.ShardedNetwork."""
 
     def __init__(self, net: VideoNetwork, optimizer: torch.optim.Optimizer, average: EMA | None) -> None:
@@ -115,7 +115,7 @@ class FsdpShards:
 
     def count(self, scalars: dict[str, Tensor]) -> None:
         for group in self.optimizer.param_groups:
-            for param in group["params"]:  # those of which this rank holds nothing, too
+            for param in group["params"]:  # including those of which this rank holds nothing
                 self.optimizer.state[param].update(counters(scalars, param, group))
 
     def bring(self, saved: SavedShards) -> None:
@@ -127,6 +127,6 @@ class FsdpShards:
 
 def _piece(name: str, param: Any) -> WeightShard:
     if not isinstance(param, DTensor):
-        raise TypeError(f"{name} is whole on every rank: configure_model must shard all trained networks")
+        raise TypeError(f"{name} is not sharded: configure_model must shard all trained networks")
     shape, offset = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
     return WeightShard(name, cast(torch.nn.Parameter, param), offset[0] * prod(param.shape[1:]), prod(shape))

@@ -1,4 +1,4 @@
-"""Reads the networks that a run has left in their files, as soon as it is known where they go."""
+"""Reads a run's unread networks from their files, as soon as their device is known."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from adastate.models import unread
 
 
 class NetworkReader(pl.Callback):
-    """Brings unread networks to the device of their process, before anything else looks at their weights.
+    """Reads unread networks to the device of their process, before anything else uses their weights.
 
-    Strategies with `brings_networks` do so themselves: each process reads what it will keep. Strategies that are not
-    known here find the networks whole on the host.
+    Strategies with `brings_networks` do so themselves: each process reads only what it keeps. For strategies that are
+    unknown here, the full networks are read on the host.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -23,6 +23,6 @@ class NetworkReader(pl.Callback):
         known = isinstance(strategy, (DDPStrategy, SingleDeviceStrategy)) and not isinstance(
             strategy, DeepSpeedStrategy
         )
-        precision = trainer.precision_plugin  # one that halves all weights does so before they are on a device
+        precision = trainer.precision_plugin  # a plugin that casts all weights does so before they are on a device
         low = precision._desired_input_dtype if isinstance(precision, HalfPrecision) else None
         unread.bring_all(pl_module, strategy.root_device if known else "cpu", low)

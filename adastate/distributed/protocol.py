@@ -1,4 +1,4 @@
-"""The networks that a module trains, and what a strategy does with each of them in its own way."""
+"""The networks that a module trains, and the operations on them that depend on the strategy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from adastate.weights import load_network
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network that learns, with what belongs to it.
+    """A trained network, with what belongs to it.
 
     Attributes:
         name: in logs, checkpoints and errors.
         net: its weights.
-        average: of them, where one is kept.
-        gradient_clip_norm: to which the norm of its gradient is clipped.
+        average: of the weights, if one is kept.
+        gradient_clip_norm: maximum norm of its gradient.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TrainedNetwork:
 
 
 class TrainedModule(Protocol):
-    """What strategies look at in a module: Distill, Teacher and Student have it."""
+    """What strategies need of a module: Distill, Teacher and Student have it."""
 
     @property
     def trained(self) -> Mapping[str, TrainedNetwork]:
@@ -47,38 +47,38 @@ class TrainedModule(Protocol):
 
     @property
     def accumulate(self) -> int:
-        """Micro batches a step."""
+        """Micro batches per step."""
 
 
 @runtime_checkable
 class NetworkStrategy(Protocol):
-    """What a strategy does for each trained network in its own way.
+    """Operations on each trained network that depend on the strategy.
 
-    A strategy of Lightning's that has not these methods, and FsdpStrategy, takes those of `PLAIN`. One that has them is
-    told by `manual_backward(loss, network=...)` which network a backward pass is for; where Lightning optimises, there
-    is only one.
+    A Lightning strategy without these methods, and FsdpStrategy, use those of `PLAIN`. A strategy that has them
+    receives the network of a backward pass through `manual_backward(loss, network=...)`; with Lightning's automatic
+    optimisation there is only one.
     """
 
     @property
     def one_backward_per_batch(self) -> bool:
-        """Whether a network must have exactly one backward pass a micro batch."""
+        """Whether a network must have exactly one backward pass per micro batch."""
 
     @property
     def averages_are_whole(self) -> bool:
-        """Whether `TrainedNetwork.average` can be run as it is, in the middle of training."""
+        """Whether `TrainedNetwork.average` holds full weights that can be run in the middle of training."""
 
     def clip_gradient(self, network: TrainedNetwork) -> Tensor:
-        """Clips before an automatic step, or leaves that to the step; returns the norm before."""
+        """Clips before an automatic step, or leaves that to the step; returns the norm before clipping."""
 
     def clipped_step(self, network: TrainedNetwork, optimizer: Any, permit: Callable[[Tensor], bool]) -> Tensor:
-        """One manual step with the gradient clipped, if `permit` says so of its norm before; returns that norm.
+        """One manual step with the gradient clipped, if `permit` accepts its norm; returns the norm before clipping.
 
-        The gradient is gone afterwards in either case.
+        The gradient is cleared in either case.
         """
 
 
 class PlainSteps:
-    """A NetworkStrategy by torch's own gradients: whole ones, or FSDP2's pieces."""
+    """A NetworkStrategy that uses torch's own gradients: full ones, or FSDP2's shards."""
 
     one_backward_per_batch = False
     averages_are_whole = True
@@ -99,16 +99,16 @@ def steps_of(strategy: Any) -> NetworkStrategy:
 
 
 def learner(size: Size, weights: str | None, lora: Lora | None, **options: Any) -> VideoNetwork:
-    """A network that is to learn: with `lora` only its adapters do. Arguments as of `network` and `adapt`."""
+    """A network to be trained; with `lora` only its adapters are. Arguments as for `network` and `adapt`."""
     net = load_network(size, weights, **options)
     if lora is not None:
-        unread.bring(net, "cpu")  # adapters are drawn where the weights are
+        unread.bring(net, "cpu")  # adapters are initialised on the device of the weights
     adapt(net, lora, weights)
     return net
 
 
 def trained_module(module: pl.LightningModule | None, strategy: str) -> TrainedModule:
-    """`module` as `strategy` looks at it.
+    """`module` as a TrainedModule.
 
     Raises:
         TypeError: it does not name its networks.
@@ -116,24 +116,24 @@ def trained_module(module: pl.LightningModule | None, strategy: str) -> TrainedM
     missing = [n for n in ("trained", "frozen", "accumulate") if not hasattr(type(module), n)]
     if missing:
         raise TypeError(
-            f"{strategy} cannot train {type(module).__name__}, which has no {', '.join(missing)} as Distill has; "
+            f"{strategy} cannot train {type(module).__name__}, which lacks {', '.join(missing)}, unlike Distill; "
             "use conf/strategy/ddp.yaml"
         )
     return cast(TrainedModule, module)
 
 
 def shard_all(module: Any) -> None:
-    """Cuts all networks of a module where its strategy leaves that to it, as FsdpStrategy does; for `configure_model`.
+    """Shards all networks of a module if its strategy leaves that to it, as FsdpStrategy does; for `configure_model`.
 
     Raises:
-        ValueError: for a mesh that has more to share than data.
+        ValueError: for a mesh with parallelism other than over data.
     """
     mesh = module.device_mesh
     if mesh is None:
         return
     if mesh["tensor_parallel"].size() > 1:
         raise ValueError(
-            "the networks are sharded over data only: set the strategy's data_parallel_size to the number of "
+            "networks are sharded over data only: set the strategy's data_parallel_size to the number of "
             "processes, and tensor_parallel_size to 1"
         )
     for net in all_networks(module):
@@ -142,7 +142,7 @@ def shard_all(module: Any) -> None:
 
 
 def all_networks(module: TrainedModule) -> list[VideoNetwork]:
-    """Those that learn, the frozen ones, and the averages."""
+    """Trained networks, frozen ones, and averages."""
     trained = list(module.trained.values())
     averages = [each.average.net for each in trained if each.average is not None]
     return [*(each.net for each in trained), *module.frozen.values(), *averages]

@@ -1,7 +1,7 @@
-"""What every strategy does that gives a sample to several ranks: it groups them, and has all networks split by them.
+"""Shared by all strategies in which several ranks share a sample: groups the ranks, and splits all networks over them.
 
-`sequence_parallel` of a strategy is how many ranks share a sample. Neighbours do, so that a group lies within a machine
-where it can. Whoever reads data asks adastate.runtime.ranks.sample_rank, by which the ranks of a group are one.
+`sequence_parallel` of a strategy is the number of ranks that share a sample. They are neighbours, so that a group is
+within one machine if possible. Data loading uses adastate.runtime.ranks.sample_rank, which counts a group as one rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adastate.models.size import check_degree
 
 
 class Grouping(Protocol):
-    """A strategy of Lightning's that has `sequence_parallel`."""
+    """A Lightning strategy with `sequence_parallel`."""
 
     sequence_parallel: int
 
@@ -31,11 +31,11 @@ class Grouping(Protocol):
 
 
 def group_ranks(self: Grouping) -> None:
-    """Splits the module's networks over groups of ranks; all ranks call it, once they know each other.
+    """Splits the module's networks over groups of ranks; all ranks call it after the process group is initialised.
 
     Raises:
         TypeError: the module does not name its networks.
-        ValueError: no such groups can share a sample; with those that can.
+        ValueError: groups of this size cannot share a sample; lists the sizes that can.
     """
     if self.sequence_parallel == 1:
         return
@@ -46,13 +46,13 @@ def group_ranks(self: Grouping) -> None:
         check_degree(self.sequence_parallel, net.size.heads, net.size.tokens(latent_size), self.world_size)
         if net.compiled:
             raise ValueError(
-                "compiled blocks run alone, and sequence_parallel exchanges within them: leave out "
+                "compiled blocks cannot exchange tokens, as sequence_parallel does within them: leave out "
                 "precision.compiled=true"
             )
     split_networks(networks, make_split(self.sequence_parallel))
 
 
 def distributed_sampler_kwargs(self: Grouping) -> dict[str, int]:
-    """For samplers that Lightning makes: the ranks of a group see the same samples."""
+    """For samplers made by Lightning: the ranks of a group see the same samples."""
     degree = self.sequence_parallel
     return {"num_replicas": self.world_size // degree, "rank": self.global_rank // degree}

@@ -1,12 +1,12 @@
 """One sample over several ranks: tokens split in space, heads split inside attention (Ulysses, arXiv 2309.14509).
 
-Each rank has the same share of every frame's tokens, and the whole of everything outside the network: latents, losses
-and noise are computed alike on all ranks of a group. Inside attention a rank has all tokens of its own heads, so what a
-stream remembers is divided by the degree, and is never sent. A layer exchanges its own tokens four times, as queries,
-keys, values and what attention made of them, in two collectives of torch.
+Each rank has the same share of every frame's tokens, but everything outside the network in full: latents, losses and
+noise are computed identically on all ranks of a group. Inside attention a rank has all tokens of its own heads, so a
+stream's cache is divided by the degree, and is never sent. A layer exchanges its own tokens four times, as queries,
+keys, values and attention outputs, in two collectives of torch.
 
-What reaches a weight is its gradient by a rank's own tokens, times the degree: the mean over all ranks, which every
-strategy takes anyway, is the mean over samples.
+A weight receives its gradient through a rank's own tokens, times the degree: the mean over all ranks, which every
+strategy takes anyway, is then the mean over samples.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class SequenceSplit:
     """The share of one rank, see adastate.types.TokenSplit.
 
     Attributes:
-        group: the ranks of one sample; gloo and NCCL can both exchange.
-        degree: how many they are.
-        rank: number of this one among them.
+        group: the ranks of one sample; gloo and NCCL both work.
+        degree: number of ranks in the group.
+        rank: index of this one in the group.
     """
 
     group: ProcessGroup
@@ -39,14 +39,14 @@ class SequenceSplit:
     rank: int
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SequenceSplit:
-        return self  # an average's copy of a network has the same group
+        return self  # an average's copy of a network uses the same group
 
     def own(self, tokens: Tensor, frames: int, axis: int = 1) -> Tensor:
-        """The share `[..., F L / P, ...]` of this rank of whole tokens `[..., F L, ...]` along `axis`."""
+        """This rank's share `[..., F L / P, ...]` of all tokens `[..., F L, ...]` along `axis`."""
         each = tokens.shape[axis] // frames
         if each % self.degree:
             raise ValueError(
-                f"frames of {each} tokens do not split over {self.degree} ranks; degrees that do: "
+                f"frames of {each} tokens cannot be split over {self.degree} ranks; possible degrees: "
                 f"{', '.join(map(str, divisors(each)))}"
             )
         share = each // self.degree
@@ -54,31 +54,31 @@ class SequenceSplit:
         return parts.flatten(axis, axis + 1)
 
     def whole(self, tokens: Tensor, frames: int) -> Tensor:
-        """All tokens `[B, F L, D]` of the shares `[B, F L / P, D]`, on every rank."""
+        """All tokens `[B, F L, D]` from the shares `[B, F L / P, D]`, on every rank."""
         shares = self._exchange(tokens.unflatten(1, (frames, -1)).expand(self.degree, -1, -1, -1, -1))
         return shares.permute(1, 2, 0, 3, 4).flatten(1, 3)
 
     def heads(self, frames: int, *parts: Tensor) -> tuple[Tensor, ...]:
-        """All tokens of this rank's heads, `[B, F L, N / P, K]` of each `[B, F L / P, N, K]`, in one exchange."""
+        """All tokens of this rank's heads, `[B, F L, N / P, K]` from each `[B, F L / P, N, K]`, in one exchange."""
         apart = [x.unflatten(1, (frames, -1)).unflatten(3, (self.degree, -1)) for x in parts]
         by_rank = self._exchange(torch.stack(apart).permute(4, 0, 1, 2, 3, 5, 6))
         return tuple(by_rank.permute(1, 2, 3, 0, 4, 5, 6).flatten(2, 4).unbind(0))
 
     def tokens(self, x: Tensor, frames: int) -> Tensor:
-        """The way back: all heads of this rank's tokens, `[B, F L / P, N, K]` of `[B, F L, N / P, K]`."""
+        """The inverse: all heads of this rank's tokens, `[B, F L / P, N, K]` from `[B, F L, N / P, K]`."""
         by_rank = self._exchange(x.unflatten(1, (frames, self.degree, -1)).permute(2, 0, 1, 3, 4, 5))
         return by_rank.permute(1, 2, 3, 0, 4, 5).flatten(3, 4).flatten(1, 2)
 
     def all_heads(self, x: Tensor) -> Tensor:
-        """Of `[B, L, N / P, K]` the heads of all ranks, `[B, L, N, K]`; for what looks at attention, or saves."""
+        """The heads of all ranks, `[B, L, N, K]` from `[B, L, N / P, K]`; for attention probes and saving."""
         return self._exchange(x.expand(self.degree, *x.shape)).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def own_heads(self, x: Tensor) -> Tensor:
-        """This rank's heads of all `[B, L, N, K]`."""
+        """This rank's heads of `[B, L, N, K]`."""
         return x.unflatten(2, (self.degree, -1))[:, :, self.rank]
 
     def _exchange(self, parts: Tensor) -> Tensor:
-        """Sends `parts[j]` to rank j; what came from rank i is `[i]`."""
+        """Sends `parts[j]` to rank j; `[i]` of the result came from rank i."""
         return wait_tensor(all_to_all_single_autograd(parts.contiguous(), None, None, self.group))
 
 
@@ -86,14 +86,14 @@ def make_split(degree: int) -> SequenceSplit | None:
     """This rank's place in a group of `degree` neighbouring ranks; None for groups of one. All ranks call it.
 
     Raises:
-        ValueError: the ranks do not divide into such groups.
+        ValueError: the number of ranks is not divisible by `degree`.
     """
     if degree == 1:
         return None
     world, me = torch.distributed.get_world_size(), torch.distributed.get_rank()
     if degree < 1 or world % degree:
         raise ValueError(
-            f"sequence_parallel is {degree}, and there are {world} ranks: take one of "
+            f"sequence_parallel is {degree}, but there are {world} ranks: use one of "
             f"{', '.join(map(str, divisors(world)))}"
         )
     mesh = torch.distributed.device_mesh.init_device_mesh(
@@ -105,7 +105,7 @@ def make_split(degree: int) -> SequenceSplit | None:
 
 
 def agreed(split: SequenceSplit, *found: Any) -> list[Any]:
-    """What the first rank of the group has found, on all of them."""
+    """The values of the group's first rank, on all of its ranks."""
     objects = list(found)
     first = torch.distributed.get_global_rank(split.group, 0)
     torch.distributed.broadcast_object_list(objects, first, split.group)
@@ -113,15 +113,15 @@ def agreed(split: SequenceSplit, *found: Any) -> list[Any]:
 
 
 def split_networks(networks: Iterable[VideoNetwork], split: SequenceSplit | None) -> None:
-    """Has networks run their passes over the ranks of `split`; None: alone again.
+    """Makes networks run their passes over the ranks of `split`; None: unsplit again.
 
     Raises:
-        ValueError: a network cannot.
+        ValueError: a network does not support this.
     """
     for net in networks:
         if split is not None and not net.can_split:
             raise ValueError(
-                f"a {type(net).__name__} runs its passes alone: leave sequence_parallel at 1 with backbone "
+                f"a {type(net).__name__} cannot split its passes: leave sequence_parallel at 1 with backbone "
                 f"{net.size.backbone!r}"
             )
         net.split = split

@@ -1,9 +1,8 @@
-"""How a strategy that keeps networks in pieces saves and resumes: the methods that Lightning asks it for.
+"""Saving and resuming for strategies with sharded networks: the methods that Lightning calls.
 
-A strategy takes these functions for its own methods, `save_checkpoint = sharded_strategies.save_checkpoint`, whatever
-class of Lightning's it is made of. Weights, moments and averages are in the pieces
-(adastate.weights.sharded_checkpoint), so Lightning is told that the module is its buffers and counters, and that
-optimisers have no state.
+A strategy assigns these functions to its own methods, `save_checkpoint = sharded_strategies.save_checkpoint`, whatever
+its Lightning base class. Weights, moments and averages are in the shards (adastate.weights.sharded_checkpoint), so
+Lightning gets only the buffers and counters as the module's state, and no optimiser state.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from adastate.weights.sharded_checkpoint import ShardedNetwork
 
 
 class Keeper(Protocol):
-    """A strategy that holds networks in pieces."""
+    """A strategy with sharded networks."""
 
     @property
     def held(self) -> Mapping[str, ShardedNetwork]:
-        """What this rank holds of each network that trains, by name."""
+        """This rank's shards of each trained network, by name."""
 
     @property
     def lightning_module(self) -> pl.LightningModule | None: ...
@@ -36,12 +35,12 @@ class Keeper(Protocol):
 
 
 def save_checkpoint(self: Keeper, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-    """Every rank's files into the folder that rank 0 names."""
+    """Writes every rank's files into the folder that rank 0 names."""
     sharded_checkpoint.save_sharded(Path(self.broadcast(os.fspath(filepath))), self.held, self.global_rank, checkpoint)
 
 
 def load_checkpoint(self: Keeper, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-    """Takes up networks and optimisers, and gives Lightning the rest."""
+    """Restores networks and optimisers, and returns the rest to Lightning."""
     return sharded_checkpoint.restore_sharded(Path(checkpoint_path), self.held)
 
 
@@ -51,12 +50,12 @@ def lightning_module_state_dict(self: Keeper) -> dict[str, Any]:
 
 
 def load_model_state_dict(self: Keeper, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-    """Loads what `lightning_module_state_dict` gave."""
+    """Loads the result of `lightning_module_state_dict`."""
     sharded_checkpoint.bring_rest(_module(self), checkpoint["state_dict"])
 
 
 def optimizer_state(self: Keeper, optimizer: Any) -> dict[str, Any]:
-    """Nothing: it is in the pieces."""
+    """Empty: the state is in the shards."""
     return {}
 
 

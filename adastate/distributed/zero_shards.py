@@ -1,4 +1,4 @@
-"""Which rank holds which piece of a network, and what an engine keeps of it: weights, gradient, moments."""
+"""Which rank holds which shard of a network, and an engine's data of it: weights, gradient, moments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ZeroShards:
 
     Args:
         engine: of the network.
-        average: of it, if there is one; it is cut into the same pieces.
-        device: where averages of the share are kept: the processor if the optimiser is offloaded to it.
+        average: of the network, if there is one; it is sharded in the same way.
+        device: where averages of the share are kept: the CPU if the optimiser is offloaded to it.
     """
 
     def __init__(self, engine: Any, average: EMA | None, device: torch.device) -> None:
@@ -52,16 +52,16 @@ class ZeroShards:
             if every.name in mine:
                 piece, share = mine[every.name]
                 full.view(-1)[piece.start : piece.start + piece.count] = share.to(full.device)
-            torch.distributed.all_reduce(full)  # every element is one rank's, so the sum is exact
+            torch.distributed.all_reduce(full)  # every element belongs to one rank, so the sum is exact
             found[every.name] = full
-        for name, param in self.frozen.items():  # what adapters leave as it was
+        for name, param in self.frozen.items():  # weights that adapters leave unchanged
             found[name] = _whole(param)
         return found
 
     # ---- for a step
 
     def gradient_norm(self) -> Tensor:
-        """Of the whole reduced gradient, before it is clipped; on every rank."""
+        """Norm of the full reduced gradient, before clipping; on every rank."""
         device = self.all[0].param.device
         parts = [_gradient(p).float().norm().to(device) for p in self.pieces]
         squared = torch.stack(parts).square().sum() if parts else torch.zeros((), device=device)
@@ -90,7 +90,7 @@ class ZeroShards:
                 if part == WEIGHT
                 else safe_get_local_optimizer_state(param, optim_state_key=part)
             )
-            # without the padding of the last one; DeepSpeed brings what is offloaded to the device
+            # without the padding of the last one; DeepSpeed moves offloaded data to the device
             return cast(Tensor, found).detach()[: piece.count].to(self.device)
         flat, at = self._flat(param)
         held = flat if part == WEIGHT else self.engine.basic_optimizer.state[flat][part]
@@ -124,7 +124,7 @@ class ZeroShards:
 
         prologue = getattr(self.engine.optimizer, "checkpoint_event_prologue", None)
         if prologue is not None:
-            prologue()  # in stage 3 small weights are kept whole beside their pieces
+            prologue()  # in stage 3 small weights are also kept unsharded
         for every in self.all:
             param: Any = every.param
             sharded = hasattr(param, "ds_id")
@@ -138,7 +138,7 @@ class ZeroShards:
         return cast(dict[str, Any], self.engine.basic_optimizer.state[self._flat(piece.param)[0]])
 
     def _flat(self, param: Any) -> tuple[Tensor, int]:
-        """The flat float32 tensor that the optimiser steps, and where in it this rank's piece of `param` begins."""
+        """The flat float32 tensor that the optimiser steps, and the offset of this rank's shard of `param` in it."""
         if hasattr(param, "ds_id"):
             zero = self.engine.optimizer
             group, at, _ = zero.grad_position[zero.get_param_id(param)]
@@ -148,7 +148,7 @@ class ZeroShards:
 
 
 def _whole(param: Any) -> Tensor:
-    """A copy of a weight that does not learn; all ranks call it."""
+    """A copy of a weight that is not trained; all ranks call it."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([param], enabled=hasattr(param, "ds_id")):
@@ -156,8 +156,8 @@ def _whole(param: Any) -> Tensor:
 
 
 def _piece(name: str, param: Any) -> WeightShard:
-    """This rank's piece of a parameter, as DeepSpeed cuts it: an even part of each one in stage 3, and in stages 1 and
-    2 what falls into the rank's part of all of them laid end to end."""
+    """This rank's shard of a parameter, as DeepSpeed divides it: an equal part of each one in stage 3; in stages 1 and
+    2 the part that falls into the rank's share of all parameters concatenated."""
     if hasattr(param, "ds_id"):
         even = param.partition_numel()
         start = even * torch.distributed.get_rank()
@@ -169,12 +169,12 @@ def _piece(name: str, param: Any) -> WeightShard:
 
 
 def _gradient(piece: WeightShard) -> Tensor:
-    """The reduced gradient of a piece, between the last backward and the step."""
+    """The reduced gradient of a shard, between the last backward and the step."""
     param: Any = piece.param
     if hasattr(param, "ds_id"):
         from deepspeed.utils import safe_get_local_grad
 
         return cast(Tensor, safe_get_local_grad(param)).flatten()[: piece.count]
     found = cast(Tensor, param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)).flatten()
-    # bf16 in stage 1 accumulates whole gradients
+    # bf16 in stage 1 accumulates full gradients
     return found if found.numel() == piece.count else found[piece.start : piece.start + piece.count]

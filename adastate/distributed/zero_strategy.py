@@ -1,4 +1,4 @@
-"""The strategy: one DeepSpeed engine for each network that trains."""
+"""The strategy: one DeepSpeed engine per trained network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from adastate.optim.muon import Muon
 
 class _Precision(DeepSpeedPrecision):
     def convert_input(self, data: Any) -> Any:
-        """Networks cast what they are given; Lightning's cast of a batch would round latents, and refuses ours."""
+        """Networks cast their inputs themselves; Lightning's cast of a batch would round latents, and rejects ours."""
         return data
 
 
 class _Root(nn.Module):
-    """What an engine wraps: the network is called directly, as often as a rollout needs it, and the engine's own
-    forward, which opens a backward pass, is that of the loss. DeepSpeed expects one forward a backward."""
+    """The module that an engine wraps: the network is called directly, as often as a rollout needs it, and the engine's
+    own forward, which prepares a backward pass, is that of the loss. DeepSpeed expects one forward per backward."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -44,25 +44,25 @@ class _Root(nn.Module):
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Trains the networks of a module in one DeepSpeed engine each, with ZeRO and without changing their forward.
+    """Trains each network of a module in its own DeepSpeed engine, with ZeRO and without changing its forward.
 
-    Gradients are clipped for each network by its own norm; a step that the module does not permit is not taken.
-    Micro batches are counted by the module's `accumulate`: the engine reduces to its shards and steps at the last.
-    Averages are kept on each rank's share of the float32 weights and gathered on request (EMA.whole).
+    Gradients are clipped per network by its own norm; a step that the module does not permit is skipped. Micro batches
+    are counted by the module's `accumulate`: the engine reduces to its shards, and steps at the last one. Averages are
+    kept on each rank's share of the float32 weights and gathered on request (EMA.whole).
 
     Args:
         stage: 1 shards the optimiser's state, 2 gradients too, 3 weights too. With 3 turn on activation checkpointing
-            (`checkpointing: true` of the networks): the gathered weights of a layer otherwise stay until backward.
-        shard_frozen: shard the frozen networks as well (stage 3 only); without, each rank has them whole.
-        offload_optimizer: where the optimiser's state and float32 weights lie, and its step runs.
-        offload_parameters: where the shards of the weights lie (stage 3 only).
-        nvme_path: folder for what is offloaded to nvme.
-        config: merged over the DeepSpeed config that these make; see DeepSpeed's documentation.
-        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; all that is sharded is
-            in pieces over all ranks in any case.
+            (`checkpointing: true` of the networks): otherwise the gathered weights of a layer stay until backward.
+        shard_frozen: shard the frozen networks as well (stage 3 only); otherwise each rank holds them in full.
+        offload_optimizer: where the optimiser's state and float32 weights are kept, and its step runs.
+        offload_parameters: where the shards of the weights are kept (stage 3 only).
+        nvme_path: folder for data offloaded to nvme.
+        config: merged over the DeepSpeed config that these arguments make; see DeepSpeed's documentation.
+        sequence_parallel: ranks that share a sample, see adastate.distributed.sequence_split; everything sharded is
+            always sharded over all ranks.
 
     Raises:
-        ValueError: for what does not go together.
+        ValueError: for incompatible arguments.
         TypeError: for a module that does not name its networks.
     """
 
@@ -81,12 +81,12 @@ class ZeroStrategy(DeepSpeedStrategy):
     ) -> None:
         told = settings(stage, shard_frozen, offload_optimizer, offload_parameters, nvme_path, config or {})
         if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for its device when first imported
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed detects its device when first imported
         try:
             import deepspeed  # noqa: F401
         except ImportError as error:
             raise ModuleNotFoundError(
-                "ZeroStrategy needs DeepSpeed: pip install -e '.[gpu]', or take conf/strategy/ddp.yaml or fsdp2.yaml"
+                "ZeroStrategy needs DeepSpeed: pip install -e '.[gpu]', or use conf/strategy/ddp.yaml or fsdp2.yaml"
             ) from error
         self.stage, self.shard_frozen = stage, shard_frozen
         self.offload_optimizer, self.offload_parameters = offload_optimizer, offload_parameters
@@ -100,7 +100,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         self.precision_plugin = _Precision(cast(Any, self.precision_plugin.precision))
-        DDPStrategy.setup_environment(self)  # DeepSpeedStrategy's refuses processors
+        DDPStrategy.setup_environment(self)  # DeepSpeedStrategy's refuses CPUs
         sample_groups.group_ranks(self)
 
     distributed_sampler_kwargs = property(sample_groups.distributed_sampler_kwargs)  # type: ignore[assignment]
@@ -111,7 +111,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         if self.root_device.type == "cpu":
             import deepspeed
 
-            # an operator for shared memory, which would be compiled for two minutes; gloo does without
+            # an operator for shared memory, which would take two minutes to compile; gloo does not need it
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._init_deepspeed_distributed()
 
@@ -134,7 +134,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         for net in networks.frozen.values():
             unread.bring(net, "cpu" if self.shard_frozen else self.root_device, low)
             net.to(low)
-        if module.trainer.training:  # engines take them in the dtype in which they compute; averages read their share
+        if module.trainer.training:  # engines need them in their compute dtype; averages read their share
             for network in networks.trained.values():
                 unread.bring(network.net, "cpu" if self.stage == 3 else self.root_device, low)
         else:
@@ -151,7 +151,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         owners = {id(p): network for network in networks.trained.values() for p in network.net.parameters()}
         for name, p in module.named_parameters():
             if p.requires_grad and id(p) not in owners:
-                raise ValueError(f"{name} learns but is in none of the networks {list(networks.trained)}")
+                raise ValueError(f"{name} is trainable but in none of the networks {list(networks.trained)}")
         wrapped = []
         extra: dict[str, Any] = {}
         if half:
@@ -203,19 +203,19 @@ class ZeroStrategy(DeepSpeedStrategy):
     # ---- a step
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        # Recomputation that stops early would skip the hooks by which ZeRO-3 lets go of a layer.
+        # Recomputation that stops early would skip the hooks by which ZeRO-3 frees a layer.
         with set_checkpoint_early_stop(self.stage < 3):
             result = super().training_step(*args, **kwargs)
         if not cast(pl.LightningModule, self.lightning_module).automatic_optimization:
             for name, count in self._backwards.items():
-                if count:  # the module gave an iteration up between two backward passes
+                if count:  # the module abandoned an iteration between two backward passes
                     self._discard(name)
         return result
 
     def backward(
         self, closure_loss: Tensor, optimizer: Any, *args: Any, network: TrainedNetwork | None = None, **kwargs: Any
     ) -> Tensor:
-        if network is None:  # Lightning optimises
+        if network is None:  # automatic optimisation by Lightning
             (network,) = self.networks.trained.values()
         name = network.name
         engine = self.engines[name]
@@ -236,13 +236,13 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.engines[name].step()
         return result
 
-    # ---- for each network, see adastate.distributed.protocol.NetworkStrategy
+    # ---- operations on each network, see adastate.distributed.protocol.NetworkStrategy
 
     one_backward_per_batch = True
     averages_are_whole = False
 
     def clip_gradient(self, network: TrainedNetwork) -> Tensor:
-        """The norm alone: an engine clips in its step."""
+        """Only the norm: an engine clips in its step."""
         return self.held[network.name].gradient_norm()
 
     def clipped_step(self, network: TrainedNetwork, optimizer: Any, permit: Callable[[Tensor], bool]) -> Tensor:
@@ -253,11 +253,11 @@ class ZeroStrategy(DeepSpeedStrategy):
             return norm
         optimizer.step()
         if not self.engines[name].was_step_applied():
-            raise RuntimeError(f"DeepSpeed left out a step of the {name}, whose gradient norm is {float(norm)}")
+            raise RuntimeError(f"DeepSpeed skipped a step of the {name}, whose gradient norm is {float(norm)}")
         return norm
 
     def _discard(self, name: str) -> None:
-        """Forgets the gradients that an engine has accumulated, as it does itself after an overflow."""
+        """Clears the gradients that an engine has accumulated, as it does itself after an overflow."""
         self._backwards[name] = 0
         zero = self.engines[name].optimizer
         zero.zero_grad()

@@ -1,1 +1,1 @@
-"""Reading, writing and checking WebDataset shards."""
+"""Reads, writes and checks WebDataset shards."""

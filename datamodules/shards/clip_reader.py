@@ -1,4 +1,4 @@
-"""Clips of a folder of shards by their number: what a causal teacher has for its past."""
+"""Clips of a folder of shards by index: the past of a causal teacher."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from datamodules.shards.index import find_shards, read_shard
 from datamodules.shards.shard_error import ShardError
 
 KINDS = ("latent.npy", "trajectory.npy", "mp4")
-"""What is taken of a sample, in this order: latents, the end of a trajectory, or video, which is encoded."""
+"""What is read from a sample, in this order of preference: latents, the end of a trajectory, or video to encode."""
 
 
 class Clips:
-    """Latents `[F, C, H, W]` and prompts by number.
+    """Latents `[F, C, H, W]` and prompts by index.
 
     Args:
-        shards: pattern, as `find_shards` takes it.
+        shards: pattern, as for `find_shards`.
         frames: latent frames of a clip, from its start.
-        pictures: pictures that these stand for.
+        pictures: video frames that these correspond to.
         encode: video `[1, T, 3, h, w]` to latents.
 
     Raises:
-        ShardError: no shards, damaged ones, or none of the kinds.
+        ShardError: the shards are missing or damaged, or have none of these kinds.
     """
 
     def __init__(self, shards: str, frames: int, pictures: int, encode: Callable[[Tensor], Tensor]) -> None:
@@ -45,7 +45,7 @@ class Clips:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> tuple[Tensor, str]:
-        """Clip `number` modulo their count. Raises BadSample, a ShardError, for one that cannot be used."""
+        """Clip `number` modulo their count. Raises BadSample, a ShardError, if it cannot be used."""
         sample = self._samples[number % len(self)]
         if self.kind == "mp4":
             row = decode(sample, self.kind, self.pictures)
@@ -63,6 +63,6 @@ class Clips:
 
 
 def with_past(levels: Sequence[float] | Tensor) -> bool:
-    """Whether the last entry of trajectories with these levels is the clip that was their past."""
+    """Whether the last entry of trajectories with these levels is the clip that served as their past."""
     told = [float(level) for level in levels]
     return len(told) > 2 and told[-2:] == [0.0, 0.0]

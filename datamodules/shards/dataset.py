@@ -1,4 +1,4 @@
-"""Decoded samples by their number in the endless order; bad ones give their place to the next good one."""
+"""Decoded samples by their index in the endless order; a bad sample is replaced by the next good one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from datamodules.shards.shard_error import ShardError
 from datamodules.shards.skip_log import Ledger, Skip
 
 _PROBES = 7
-"""Good samples that vote on the shape of a set."""
+"""Number of good samples whose majority determines the shape of a set."""
 
 CHECK_EVERY = 20
-"""Batches between two agreements of all processes that the data is good enough to go on."""
+"""Batches between two checks, by all processes together, that not too many samples are bad."""
 
 _PATIENCE_S = 300.0
 _MOST_IN_A_ROW = 10_000
@@ -39,24 +39,24 @@ Check = Callable[[Sample, dict[str, Any]], None]
 
 
 class ShardDataset:
-    """Decoded samples by global sample number; a bad sample gives its place to the next good one in the order.
+    """Decoded samples by global sample number; a bad sample is replaced by the next good one in the order.
 
-    So what a number stands for follows from the data and the seed alone, and not from the number of processes or from
-    who is slow. Samples are kept in memory up to a limit, because decoding must not slow the training of a tiny net.
+    So the sample at a number depends only on the data and the seed, not on the number of processes or their speed.
+    Samples are cached in memory up to a limit, because decoding must not slow down the training of a tiny net.
 
     Args:
-        shards: pattern, as `find_shards` takes it.
-        kind: member wanted of every sample.
-        frames: frames wanted, None for all.
+        shards: pattern, as for `find_shards`.
+        kind: member that is needed of every sample.
+        frames: number of frames, None for all.
         seed: of the order.
         max_skipped_share: share of bad samples above which the set is refused.
-        memory_gb: limit of the memory, in every loader worker.
-        ledger: file of the skipped samples; None counts them only.
-        patience: with slow and failing reads.
-        actions: read those that there are. All samples of a set have them, or none: what is otherwise than most is bad.
+        memory_gb: limit of the cache, in every loader worker.
+        ledger: file that lists the skipped samples; None only counts them.
+        patience: limits for slow and failing reads.
+        actions: read actions if there are any. All samples of a set must have them, or none: the minority is bad.
 
     Raises:
-        ShardError: nothing usable, or more bad samples than allowed.
+        ShardError: there is nothing usable, or more bad samples than allowed.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class ShardDataset:
         actions: bool = True,
     ) -> None:
         self.actions = actions
-        self.shards = redacted(shards)  # as sentences have it
+        self.shards = redacted(shards)  # for messages
         self.kind, self.frames, self.max_skipped_share = kind, frames, max_skipped_share
         self.patience = patience or Patience()
         self.places = Places(shards, self.patience)
         self.ledger = Ledger(ledger, self.places.digest)
-        self.alone = True  # among several processes none may stop by itself: see `excess`
+        self.alone = True  # with several processes none may stop alone: see `excess`
         self.check: Check | None = None
         self._warned: set[str] = set()
         self._memory: dict[int, DecodedSample] = {}
@@ -87,8 +87,8 @@ class ShardDataset:
         self._write(self.places.empty())
         self._look_over(lambda sample: require_usable(sample, kind))
         self.order = EpochShuffle([s.places for s in self.places.shards if s.places], seed)
-        self.shape, self.steered = torch.Size(), torch.Size()  # of content and actions; no axes: without actions
-        # Some good samples set the shape, and not the first to be read, which differs between processes.
+        self.shape, self.steered = torch.Size(), torch.Size()  # of content and actions; no axes: no actions
+        # Several good samples determine the shape, as the first one to be read differs between processes.
         self.probes = self._probe()
         if not self.probes:
             found = dict(self.ledger.counts())
@@ -99,25 +99,23 @@ class ShardDataset:
         return len(self.places)
 
     def __getitem__(self, position: int) -> DecodedSample:
-        """Raises ShardError if thousands in a row, or five minutes of them, cannot be used."""
+        """Raises ShardError if thousands in a row, or all within five minutes, cannot be used."""
         end = time.monotonic() + _PATIENCE_S
         for p in range(position, position + min(2 * len(self), _MOST_IN_A_ROW)):
             if row := self._load(self.order[p]):
                 return row
             if time.monotonic() > end:
                 break
-        raise ShardError(
-            f"nothing but bad samples in {self.shards} from number {position} on: is its storage available?"
-        )
+        raise ShardError(f"only bad samples in {self.shards} from number {position} on: is its storage available?")
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Bad samples by cause; with a ledger those that other processes have met, too."""
+        """Bad samples by cause; with a ledger, those that other processes found are included."""
         return dict(self.ledger.counts())
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the order is a function of."""
+        """Everything that determines the order."""
         return {
             "samples": len(self),
             "shards": len(self.places.shards),
@@ -135,14 +133,14 @@ class ShardDataset:
         """
         if batch * world > len(self):
             raise ShardError(
-                f"a batch of {batch} in each of {world} processes is more than the {len(self)} samples "
+                f"a batch of {batch} in each of {world} processes exceeds the {len(self)} samples "
                 f"of {self.shards}: lower data.batch or make more clips"
             )
         self.alone = world == 1
         return BatchStream(partial(collate, self), batch, batch * world, rank)
 
     def require_facts(self, check: Check) -> None:
-        """Holds the facts of every sample against `check`, those of indexed shards now and all others when read."""
+        """Checks the facts of every sample with `check`: of indexed shards now, of all others when they are read."""
         self.check = check
         self._look_over(lambda sample: check(sample, read_facts(sample)))
 
@@ -193,24 +191,24 @@ class ShardDataset:
         return row
 
     def _pixels(self) -> int:
-        """Of a picture that is decoded: once the shape of the set is known, somewhat more, as sides are
-        padded and pixels stretched."""
+        """Limit of pixels of a decoded picture: once the shape of the set is known, slightly more than that, as sides
+        are padded and pixels stretched."""
         return 4 * self.shape[-2] * self.shape[-1] + 2**16 if self.kind == "mp4" and self.shape else MAX_PIXELS
 
     def _unlike_others(self, sample: Sample, row: DecodedSample) -> BadSample:
         if row.content.shape != self.shape:
-            told = f"is {list(row.content.shape)}, the others {list(self.shape)}: keep sizes apart, or set data.frames"
+            told = (
+                f"is {list(row.content.shape)}, but the others {list(self.shape)}: separate sizes, or set data.frames"
+            )
             return BadSample("another shape", sample, told)
         has, others = (
             f"actions {[*shape]}" if shape else "no actions.npy" for shape in (_shapes(row)[1], self.steered)
         )
-        told = (
-            f"has {has}, the others {others}: all samples of a batch have actions or none has, so keep such sets apart"
-        )
+        told = f"has {has}, but the others {others}: all samples of a set must have actions, or none"
         return BadSample("other actions", sample, told)
 
     def _mark(self, n: int, sample: Sample, error: BadSample) -> Skip:
-        self._bad[n] = error.cause != "out of reach"  # what is only out of reach may come back
+        self._bad[n] = error.cause != "out of reach"  # an unreachable one may become available again
         if error.cause not in self._warned:
             self._warned.add(error.cause)
             warnings.warn(f"skipping a sample, {error}", stacklevel=2)
@@ -221,7 +219,7 @@ class ShardDataset:
             raise ShardError(excess)
 
     def excess(self) -> str | None:
-        """Why the set is refused, if it is: more skipped than allowed of all, or twice that of the first thousand."""
+        """Why the set is refused, or None: more skipped than allowed of all, or twice that of the first thousand."""
         causes, total = self.ledger.counts(), len(self)
         skipped, seen = causes.total(), total
         if self._tries >= _READ_BEFORE_GIVING_UP and self._failures > 2 * self.max_skipped_share * self._tries:
@@ -240,13 +238,13 @@ class ShardDataset:
         )
 
     def refuse_together(self, trainer: pl.Trainer | None, begun: int) -> None:
-        """Ends the run in all processes at the same batch, as one that ended alone would leave the others waiting.
+        """Ends the run in all processes at the same batch, because one that ended alone would leave the others waiting.
 
         Args:
-            begun: batches that went into training; every `CHECK_EVERY` of them the processes agree.
+            begun: batches that went into training; every `CHECK_EVERY` of them the processes check together.
 
         Raises:
-            ShardError: some process has met too many bad samples.
+            ShardError: a process found too many bad samples.
         """
         if trainer is None or trainer.world_size == 1 or begun % CHECK_EVERY != 1:
             return
@@ -258,5 +256,5 @@ class ShardDataset:
 
 
 def _shapes(row: DecodedSample) -> tuple[torch.Size, torch.Size]:
-    """Of content and of actions, the latter without axes where there are none."""
+    """Shapes of content and of actions, the latter without axes if there are none."""
     return row.content.shape, torch.Size() if row.actions is None else row.actions.shape

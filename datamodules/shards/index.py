@@ -1,9 +1,9 @@
-"""Where samples lie: tar shards indexed by their headers, and a set of shards as numbered places.
+"""Positions of samples: tar shards indexed by their headers, and a set of shards as numbered places.
 
     key.mp4  key.latent.npy [F, C, H, W]  key.trajectory.npy [J, F, C, H, W]  key.txt caption  key.json facts
 
-A place is a number that stands for the same sample whatever becomes of it: one that is damaged, or lies in a shard that
-has vanished, keeps its place, so that all others keep theirs.
+A place is a number that always refers to the same sample: one that is damaged, or is in a missing shard, keeps its
+place, so that all others keep theirs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from datamodules.shards.skip_log import Skip
 from datamodules.shards.tar_index import Fault, Listing, Member, list_members
 
 _TOGETHER = 1 << 16
-"""Members are fetched in one read if no more than so many bytes between them are not wanted."""
+"""Members are fetched in one read if at most this many bytes between them are not needed."""
 
 
 class BadSample(ShardError):
@@ -56,7 +56,7 @@ class BadSample(ShardError):
 
 @dataclass(frozen=True)
 class Sample:
-    """Where the members of one sample lie."""
+    """Positions of the members of one sample."""
 
     shard: File
     key: str
@@ -68,20 +68,20 @@ class Sample:
         return read_range(self.shard, *self.members[kind], self.stamp)
 
     def fetch(self, kinds: Sequence[str]) -> dict[str, bytes]:
-        """Some members, in one read if they lie together."""
+        """Bytes of some members, in one read if they are close together."""
         lie = {kind: self.members[kind] for kind in kinds if kind in self.members}
         first, last = min(o for o, _ in lie.values()), max(o + n for o, n in lie.values())
         if last - first > sum(n for _, n in lie.values()) + _TOGETHER:
             return {kind: self.read(kind) for kind in lie}
         data = read_range(self.shard, first, last - first, self.stamp)
         if len(data) < last - first:
-            raise FileNotFoundError(f"{self.shard} ends too early")
+            raise FileNotFoundError(f"{self.shard} is truncated")
         return {kind: data[offset - first : offset - first + n] for kind, (offset, n) in lie.items()}
 
 
 @dataclass
 class Shard:
-    """A tar file of a set, or what is known of one that cannot be read."""
+    """A tar file of a set, with its samples or the reason why it cannot be read."""
 
     file: File
     label: str  # its name within the set, the same on every machine
@@ -92,7 +92,7 @@ class Shard:
 
 
 def index_shard(file: File, patience: Patience | None = None) -> tuple[list[Sample], str | None]:
-    """(the samples, grouped as webdataset groups them, those with a fault included; why the file is not whole).
+    """(the samples, grouped as in webdataset, including those with a fault; why the file is incomplete).
 
     Raises:
         OSError: it cannot be read.
@@ -118,26 +118,26 @@ def _list_local(path: Path) -> tuple[Listing, Stamp]:
 
 
 def read_shard(path: File) -> list[Sample]:
-    """The samples of one tar file that must be in order.
+    """The samples of one tar file that must be intact.
 
     Raises:
-        ShardError: not a whole tar file, without samples, or with anything in it that is not plain and whole.
+        ShardError: not a complete tar file, no samples, or any member that is not a plain, intact file.
     """
     try:
         samples, torn = index_shard(path)
     except OSError as error:
-        raise ShardError(f"shard {path} cannot be read ({error}): check where it lies") from error
+        raise ShardError(f"shard {path} cannot be read ({error}): check its location") from error
     fault = next((f"{s.key} {s.fault.detail}" for s in samples if s.fault), None)
     if torn or fault:
-        raise ShardError(f"shard {path} is not a whole tar file ({torn or fault}): delete it and make it again")
+        raise ShardError(f"shard {path} is not a whole tar file ({torn or fault}): delete and recreate it")
     if not samples:
-        raise ShardError(f"shard {path} is empty: delete it, or make it again")
+        raise ShardError(f"shard {path} is empty: delete or recreate it")
     return samples
 
 
 def _group(file: File, listing: Listing) -> list[Sample]:
     samples: list[Sample] = []
-    beside: set[int] = set()  # numbers of the samples before and behind a damaged header
+    beside: set[int] = set()  # indices of the samples before and after a damaged header
     seen: set[str] = set()
     for member in listing.members:
         if not member.name:
@@ -148,7 +148,7 @@ def _group(file: File, listing: Listing) -> list[Sample]:
             continue
         last = samples[-1] if samples else None
         if last is None or last.key != key:
-            again = Fault("duplicate", "stands in its shard twice") if key in seen else None
+            again = Fault("duplicate", "occurs twice in its shard") if key in seen else None
             last = Sample(file, key, {}, again)
             samples.append(last)
             seen.add(key)
@@ -168,7 +168,7 @@ def _group(file: File, listing: Listing) -> list[Sample]:
 
 
 def _split(member: Member) -> tuple[str | None, str]:
-    """(key, kind) as webdataset has them: the key ends at the first dot of the last part of the name."""
+    """(key, kind) as in webdataset: the key ends at the first dot of the last part of the name."""
     match = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", member.name, re.DOTALL)
     if match:
         return match[1], match[2].lower()
@@ -176,16 +176,16 @@ def _split(member: Member) -> tuple[str | None, str]:
 
 
 def find_shards(shards: str) -> list[File]:
-    """Files of a folder, a glob or a brace pattern (`data/shard-{000000..000012}.tar`), in order of name.
+    """Files of a folder, a glob or a brace pattern (`data/shard-{000000..000012}.tar`), sorted by name.
 
     Raises:
-        ShardError: nothing matches, or it is no place of files.
+        ShardError: nothing matches, or it is not a location of files.
     """
     return [file for file in _expected(shards) if isinstance(file, Remote) or file.is_file()]
 
 
 def _expected(shards: str) -> list[File]:
-    """Also those that are gone: named in a brace pattern, or listed in an index.json."""
+    """Includes missing files that a brace pattern names or an index.json lists."""
     patterns = expand(shards) if not is_remote(shards) or "{" in shards else [shards]
     found: list[File] = []
     missing: list[str] = []
@@ -207,11 +207,11 @@ def _expected(shards: str) -> list[File]:
 class Places:
     """A set of shards as places 0..n-1.
 
-    Local shards are indexed at once, remote ones that an index.json counts when a sample of theirs is wanted.
+    Local shards are indexed at once; remote ones that an index.json counts when one of their samples is needed.
 
     Args:
-        shards: pattern, as `find_shards` takes it.
-        patience: with slow and failing reads.
+        shards: pattern, as for `find_shards`.
+        patience: limits for slow and failing reads.
 
     Raises:
         ShardError: nothing matches.
@@ -235,7 +235,7 @@ class Places:
             for shard in now:
                 self._index(shard, patience)
         if not any(s.places for s in self.shards):
-            fault = self.shards[0].fault or Fault("empty shard", "is empty: delete it, or make it again")
+            fault = self.shards[0].fault or Fault("empty shard", "is empty: delete or recreate it")
             raise ShardError(f"shard {files[0]} {fault.detail}")
         self.starts = list(accumulate([s.places for s in self.shards], initial=0))
         told_all = "\n".join(f"{s.label} {s.places}" for s in self.shards)
@@ -246,11 +246,11 @@ class Places:
         return self.starts[-1]
 
     def shard(self, n: int) -> Shard:
-        """The one that place `n` lies in."""
+        """The shard that contains place `n`."""
         return self.shards[bisect_right(self.starts, n) - 1]
 
     def __getitem__(self, n: int) -> Sample:
-        """The sample at place `n`, which may have a fault; its key is empty if nobody knows it."""
+        """The sample at place `n`, which may have a fault; its key is empty if it is unknown."""
         shard = self.shard(n)
         if shard.samples is None:
             self._index(shard, self.patience)
@@ -258,7 +258,7 @@ class Places:
         k = n - self.starts[bisect_right(self.starts, n) - 1]
         if k < len(samples):
             return replace(samples[k], fault=samples[k].fault or shard.fault)
-        lost = Fault("lost", f"is gone: its shard has {len(samples)} of {shard.places} samples")
+        lost = Fault("lost", f"is missing: its shard has {len(samples)} of {shard.places} samples")
         return Sample(shard.file, "", {}, shard.fault or lost)
 
     def indexed(self) -> Iterator[tuple[int, Sample]]:
@@ -268,14 +268,14 @@ class Places:
                 yield from ((n, self[n]) for n in range(start, start + shard.places))
 
     def empty(self) -> list[Skip]:
-        """Shards without a place: nothing in them, or out of reach with nobody to tell what was in them."""
+        """Shards without a place: empty ones, and unreachable ones whose contents are not listed."""
         usual = len(self) // max(1, sum(s.places > 0 for s in self.shards))
         gone = [s for s in self.shards if not s.places]
         empty = Fault("empty shard", "is empty")
         return [_whole(s, s.fault or empty, usual if s.fault else 1) for s in gone]
 
     def skip(self, n: int, sample: Sample, cause: str, detail: str) -> Skip:
-        """What the ledger says of place `n`; lost samples of a shard share a line, as nobody knows their keys."""
+        """The ledger's entry for place `n`; lost samples of a shard share a line, as their keys are unknown."""
         if sample.key:
             return Skip(self.shard(n).label, sample.key, cause, detail[:300])
         shard = self.shard(n)
@@ -286,7 +286,7 @@ class Places:
         try:
             shard.samples, torn = index_shard(shard.file, patience)
             if torn:
-                told = f"shard {shard.label} is not a whole tar file ({torn}): delete it and make it again"
+                told = f"shard {shard.label} is not a whole tar file ({torn}): delete and recreate it"
                 shard.fault = Fault("broken shard", f"cannot be trusted, {told}")
             elif told := patience(partial(unlike_index, shard.file, shard.listed, _stamp(shard)), shard.file):
                 shard.fault = Fault("changed shard", f"cannot be trusted, shard {shard.label} {told}")
@@ -294,9 +294,9 @@ class Places:
             gone = isinstance(error, FileNotFoundError)
             shard.samples = []
             shard.fault = Fault("vanished shard" if gone else "unreadable", "is not there" if gone else str(error))
-        except OSError as error:  # not for good: it is tried again when one of its samples is wanted
+        except OSError as error:  # not permanent: it is read again when one of its samples is needed
             shard.fault = Fault("out of reach", f"cannot be read ({error})")
-        if not self.starts:  # places are given out once
+        if not self.starts:  # places are assigned only once
             found = shard.samples or []
             whole = shard.fault is None and not any(s.fault for s in found)
             shard.places = len(found) if whole else max(shard.places, len(found))
@@ -307,7 +307,7 @@ def _whole(shard: Shard, fault: Fault, samples: int) -> Skip:
 
 
 def _listed(files: Sequence[File]) -> dict[File, Listed]:
-    """What the index.json beside the files tells of them."""
+    """Entries of the index.json beside the files."""
     found: dict[File, Listed] = {}
     for parent in dict.fromkeys(file.parent for file in files):
         index = read_index(parent if isinstance(parent, Path) else Remote(parent))
@@ -323,7 +323,7 @@ def _stamp(shard: Shard) -> Stamp:
 
 
 def _labels(files: Sequence[File]) -> list[str]:
-    """Names without what all of them have in common, so that a set keeps them when it moves."""
+    """Names without their common prefix, so that a set keeps them when it is moved."""
     if len({file.name for file in files}) == len(files):
         return [file.name for file in files]
     common = os.path.commonpath([str(file).rpartition("/")[0] for file in files])

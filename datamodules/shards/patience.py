@@ -1,4 +1,4 @@
-"""How long a read may take, how often it is tried, and what is said of one that fails."""
+"""Time limits and retries of reads, and the messages for failed ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datamodules.shards.shard_error import ShardError
 T = TypeVar("T")
 
 AGAIN = (408, 425, 429)
-"""HTTP answers beside those of 500 and more after which it is worth while to ask again."""
+"""HTTP statuses, besides 500 and above, that are worth a retry."""
 
 ANSWERS = {
     401: "requires authentication (HTTP 401): put a user or a token in its URL, as ${oc.env:NAME}",
@@ -29,13 +29,13 @@ ANSWERS = {
 
 @dataclass
 class Patience:
-    """How long a read may take, and how often it is tried.
+    """Time limit and number of tries of a read.
 
     Args:
-        seconds: of one try.
-        tries: before the file counts as out of reach; afterwards one is enough, so that a dead disk does not stop a
-            whole job for each of its samples.
-        pause: seconds before the second try, doubled before each one more.
+        seconds: time limit of one try.
+        tries: before the file counts as out of reach; afterwards a single try is made, so that a dead disk does not
+            stop a whole job for each of its samples.
+        pause: seconds before the second try, doubled before each further one.
     """
 
     seconds: float = 60.0
@@ -45,11 +45,11 @@ class Patience:
     _helper: _Helper | None = field(default=None, repr=False)
 
     def __call__(self, work: Callable[[], T], of: object) -> T:
-        """What `work` returns.
+        """Returns the result of `work`.
 
         Raises:
-            OSError: FileNotFoundError or PermissionError at once, or the last failure after all tries; none of
-                their sentences tells a secret.
+            OSError: FileNotFoundError or PermissionError at once, or the last failure after all tries; no message
+                contains a secret.
         """
         tries = 1 if str(of) in self._down else self.tries
         for i in range(tries):
@@ -59,7 +59,7 @@ class Patience:
                 return found
             except (FileNotFoundError, PermissionError, IsADirectoryError, ShardError):
                 raise
-            except Exception as error:  # every client has failures of its own
+            except Exception as error:  # every client has its own exceptions
                 status = getattr(error, "status", None)
                 if status in ANSWERS:
                     raise (PermissionError if status in (401, 403) else FileNotFoundError)(ANSWERS[status]) from None
@@ -68,13 +68,13 @@ class Patience:
                     self._down.add(str(of))
                     if isinstance(of, Path) and isinstance(error, OSError):
                         raise
-                    asked = "" if final else f", asked {tries} times" if tries > 1 else ", once more"
+                    asked = "" if final else f", tried {tries} times" if tries > 1 else ", tried once more"
                     raise OSError(f"{_said(error, status)}{asked}") from None
             time.sleep(self.pause * 2**i)
         raise AssertionError("unreachable")
 
     def _within(self, work: Callable[[], T]) -> T:
-        """Runs `work` in another thread, as a read of a dead disk cannot be interrupted, only left behind."""
+        """Runs `work` in another thread, as a read from a dead disk cannot be interrupted, only abandoned."""
         helper = self._helper
         if helper is None or helper.process != os.getpid():
             helper = self._helper = _Helper()
@@ -92,7 +92,7 @@ class Patience:
 
 
 class _Helper:
-    """A daemon thread that does one thing at a time and ends with it; a process that is forked needs one of its own."""
+    """A daemon thread that runs one job at a time and then ends; a forked process needs its own."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -105,11 +105,11 @@ class _Helper:
         try:
             return self.done.get(timeout=seconds)
         except Empty:
-            self.todo.put(None)  # it ends when what it waits for does
+            self.todo.put(None)  # it ends when its current job does
             raise
 
     def __del__(self) -> None:
-        self.todo.put(None)  # the thread holds the queues alone, and ends with what asked it
+        self.todo.put(None)  # the thread holds only the queues, and ends with its owner
 
     @staticmethod
     def _work(todo: SimpleQueue[Callable[[], Any] | None], done: SimpleQueue[tuple[Any, Exception | None]]) -> None:

@@ -1,6 +1,6 @@
-"""Files that lie here or behind a URL, read by byte ranges, with a time limit and again after a failure.
+"""Local files and files behind a URL, read by byte ranges, with a time limit and retries.
 
-Nothing is copied to disk: a shard is indexed by its headers and its samples are fetched where they lie.
+Nothing is copied to disk: a shard is indexed by its headers, and samples are fetched from where they are stored.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 PROTOCOLS = ("http", "https", "s3", "gs", "gcs", "memory")
 _AHEAD = 1 << 18
-"""Bytes fetched at once while headers are read; members are often smaller than a round trip is long."""
+"""Bytes fetched at once while headers are read; members are often so small that round trips would dominate."""
 
 _MAX_INDEX = 256 << 20
 _MAX_WHOLE = 1 << 30
 
 Stamp = tuple[Any, ...]
-"""What tells one content of a file from another: size, date and inode, or what its server calls it."""
+"""Identifies one content of a file: size, date and inode, or the server's version of it."""
 
 
 @dataclass(frozen=True, order=True, repr=False)
@@ -56,7 +56,7 @@ class Remote:
         return f"Remote({str(self)!r})"
 
     def __str__(self) -> str:
-        """Without query and password, as logs are read by others."""
+        """Without query and password, because logs are read by others."""
         return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", self.url)[0])
 
 
@@ -64,7 +64,7 @@ File = Path | Remote
 
 
 def stamp(file: File) -> Stamp:
-    """Raises OSError: it cannot be reached."""
+    """The file's stamp. Raises OSError if it cannot be reached."""
     if isinstance(file, Path):
         return stamp_of(file.stat())
     filesystem, path = _filesystem(file.url)
@@ -79,10 +79,10 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 
 def size(file: File) -> int:
-    """Bytes of a file.
+    """Size of a file in bytes.
 
     Raises:
-        OSError: it cannot be reached, or its server does not tell.
+        OSError: it cannot be reached, or its server does not report a size.
     """
     if isinstance(file, Path):
         return file.stat().st_size
@@ -95,7 +95,7 @@ def read_range(file: File, offset: int, count: int, known: Stamp = ()) -> bytes:
     """`count` bytes from `offset` on, fewer at the end of the file.
 
     Raises:
-        ChangedError: it is not what it was when its stamp was `known`.
+        ChangedError: the file has changed since its stamp was `known`.
     """
     if isinstance(file, Path):
         with file.open("rb") as opened:
@@ -108,7 +108,7 @@ def read_range(file: File, offset: int, count: int, known: Stamp = ()) -> bytes:
     filesystem, path = _filesystem(file.url)
     unless = {"unless": known[1]} if known and isinstance(filesystem, web.WebFiles) else {}
     found = filesystem.cat_file(path, start=offset, end=offset + count, **unless)
-    if len(found) > count:  # a server without ranges sends all it has
+    if len(found) > count:  # a server without range support sends everything
         _without_ranges.add(file)
         return _whole(file)[offset : offset + count]
     return bytes(found)
@@ -123,13 +123,13 @@ def _whole(file: Remote) -> bytes:
     told = filesystem.info(path).get("size") or 0
     if told > _MAX_WHOLE:
         raise ShardError(
-            f"{file} is large and on a server without byte ranges: copy it here, or serve it in another way"
+            f"{file} is large and on a server without byte ranges: copy it to this machine, or use another server"
         )
     return bytes(filesystem.cat_file(path))
 
 
 def reader(file: Remote, patience: Patience) -> Callable[[int, int], bytes]:
-    """(offset, bytes) -> bytes of a file that is read from front to back in small pieces."""
+    """(offset, bytes) -> bytes of a file that is read sequentially in small pieces."""
     total, start, held = patience(lambda: size(file), file), 0, b""
 
     def ahead(offset: int, count: int) -> bytes:
@@ -146,8 +146,8 @@ def reader(file: Remote, patience: Patience) -> Callable[[int, int], bytes]:
 def _filesystem(url: str) -> tuple[Any, str]:
     if HIDDEN in url:
         raise ShardError(
-            f"the secret in {Remote(url)} was left out when this was saved: give data.shards again, with "
-            "${oc.env:NAME} in place of it"
+            f"the secret in {Remote(url)} is not saved in files: set data.shards again, with "
+            "${oc.env:NAME} in its place"
         )
     if url.startswith(("http://", "https://")):
         return web.WebFiles(), url
@@ -163,19 +163,19 @@ def is_remote(pattern: str) -> bool:
     """Whether it is a URL.
 
     Raises:
-        ShardError: one that is no place of files: `pipe:` runs commands, `file://` and chains hide what is opened.
+        ShardError: the URL is not a location of files: `pipe:` runs commands, `file://` and chains hide what is opened.
     """
     protocol, separator, _ = pattern.partition("://")
     protocol = protocol.lower()
     if pattern.startswith("pipe:") or "::" in pattern or (separator and protocol not in PROTOCOLS):
         known = ", ".join(f"{p}://" for p in PROTOCOLS)
         told = f"{pattern.partition(':')[0]}:..." if pattern.startswith("pipe:") else secrets.redacted(pattern)
-        raise ShardError(f"shards are local .tar files or lie behind {known}, not {told!r}: give one of these")
+        raise ShardError(f"shards must be local .tar files or URLs with {known}, not {told!r}")
     return bool(separator)
 
 
 def find_files(pattern: str) -> list[File]:
-    """What a folder, a glob or a plain name stands for; files that an index.json lists count though they are gone."""
+    """Files of a folder, a glob or a plain name; files that an index.json lists are included even if missing."""
     if is_remote(pattern):
         return [*_find_remote(pattern)]
     if Path(pattern).is_dir():
@@ -191,7 +191,7 @@ def _find_remote(pattern: str) -> list[Remote]:
     if plain.name.endswith(".tar") and not re.search(r"[*\[]", pattern):
         return [plain]
     protocol = protocol.lower()
-    if "**" in place.partition("/")[2] and protocol in ("http", "https"):  # whose folders may have no end
+    if "**" in place.partition("/")[2] and protocol in ("http", "https"):  # which may have endless folders
         raise ShardError(f"{plain}: a web server is not searched with **: name the folder, or give a brace pattern")
     filesystem, path = _filesystem(pattern)
     if not re.search(r"[*\[]", pattern):
@@ -212,7 +212,7 @@ def expand(pattern: str) -> list[str]:
 
 
 class Listed(NamedTuple):
-    """What an index.json says of a shard; it may not tell the last three."""
+    """An index.json's entry for a shard; the last three fields may be missing."""
 
     samples: int
     bytes: int | None = None
@@ -221,7 +221,7 @@ class Listed(NamedTuple):
 
 
 def read_index(folder: File) -> dict[str, Listed]:
-    """The shards that the folder's index.json lists; empty without one.
+    """The shards that the folder's index.json lists; empty if there is none.
 
     Raises:
         ShardError: it is unreadable, too large, or names a file outside the folder.
@@ -233,12 +233,12 @@ def read_index(folder: File) -> dict[str, Listed]:
             str(entry["name"]): Listed(int(entry["samples"]), *(entry.get(k) for k in ("bytes", "sha256", "spots")))
             for entry in told.get("shards", [])
         }
-    except (FileNotFoundError, PermissionError):  # a bucket that must not be listed says so of what is not there
+    except (FileNotFoundError, PermissionError):  # a bucket that must not be listed reports missing files like this
         return {}
     except OSError as error:
         raise ShardError(f"{index} cannot be read ({error}): try again when its storage is available") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{index} is not readable ({error}): delete the folder and make it again") from error
+        raise ShardError(f"{index} is not readable ({error}): delete and recreate the folder") from error
     for name, (samples, *_) in listed.items():
         if not re.fullmatch(r"\w[\w.-]*\.tar", name) or not 0 <= samples < 2**31:
             raise ShardError(f"{index} lists {name!r} with {samples} samples, which is not a shard of its folder")

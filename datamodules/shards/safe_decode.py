@@ -1,7 +1,7 @@
-"""Decoding bytes that nobody vouches for: every count a file claims is checked before anything believes it.
+"""Decodes untrusted bytes: every count that a file claims is checked before it is used.
 
-A shard is data. Nothing here unpickles, opens another file, or allocates by a number in a header before that number has
-been compared with the bytes that are there.
+A shard is data. Nothing here unpickles, opens another file, or allocates memory by a number in a header before that
+number has been compared with the bytes that are there.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from adastate.runtime.text_files import decode_text
 from datamodules.shards.shard_error import ShardError
 
 MAX_WORDS = 1 << 20
-"""Bytes of a caption or of facts."""
+"""Maximum bytes of a caption or of facts."""
 
 MAX_CONTENT = 2 << 30
-"""Bytes of a video or of latents, stored or decoded."""
+"""Maximum bytes of a video or of latents, stored or decoded."""
 
 MAX_VIDEO = 1 << 30
-"""Bytes of a decoded video: a clip of 81 frames at 1080 x 1920 is half of it. What it claims is held against this."""
+"""Maximum bytes of a decoded video, twice a clip of 81 frames at 1080 x 1920. Checked against the file's claim."""
 
 MAX_PICTURES = 100_000
 MAX_PIXELS = 8192 * 8192
 MAX_DEPTH = 16
-"""Of facts: workers send them in pickles, which recurse."""
+"""Maximum nesting of facts: workers send them as pickles, which recurse."""
 
 DTYPES = ("float16", "float32", "float64")
 _COLUMNS = ("uint8", "bool", "int8", "int32", "int64", *DTYPES)
@@ -43,11 +43,11 @@ _BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof"
 
 
 class ChangedError(ShardError):
-    """A file that is another one than when it was looked at."""
+    """The file has changed since it was checked."""
 
 
 class Refused(ValueError):
-    """Bytes that are not what they should be; counted by `cause`."""
+    """Invalid bytes; counted by `cause`."""
 
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(detail)
@@ -55,13 +55,13 @@ class Refused(ValueError):
 
 
 def read_npy(data: bytes, dtypes: tuple[str, ...] = DTYPES) -> Tensor:
-    """A .npy file of numbers of one of these types, as a view of its bytes.
+    """Reads a .npy file of numbers of one of these types, as a view of its bytes.
 
     Raises:
-        Refused: `wrong dtype`, or `unreadable`: no .npy file, or its header and its bytes disagree.
+        Refused: `wrong dtype`, or `unreadable`: not a .npy file, or its header and its bytes disagree.
     """
     if data[:6] != b"\x93NUMPY" or len(data) < 12 or data[6] not in (1, 2, 3):
-        raise Refused("unreadable", "it is no .npy file")
+        raise Refused("unreadable", "it is not a .npy file")
     start, length = (
         (10, struct.unpack_from("<H", data, 8)[0]) if data[6] == 1 else (12, struct.unpack_from("<I", data, 8)[0])
     )
@@ -75,7 +75,7 @@ def read_npy(data: bytes, dtypes: tuple[str, ...] = DTYPES) -> Tensor:
         kind = np.dtype(dtype)
     except Refused:
         raise
-    except Exception as error:  # whatever a hostile literal makes of the parser
+    except Exception as error:  # a hostile literal may raise anything in the parser
         raise Refused("unreadable", f"its header cannot be read ({type(error).__name__})") from error
     if kind.hasobject:
         raise Refused("unreadable", "Object arrays cannot be loaded: they are pickles")
@@ -86,33 +86,35 @@ def read_npy(data: bytes, dtypes: tuple[str, ...] = DTYPES) -> Tensor:
     count = int(np.prod([*shape], dtype=object)) if shape else 1
     if count * kind.itemsize != len(data) - start - length:
         has = len(data) - start - length
-        raise Refused("unreadable", f"its header promises {count * kind.itemsize} bytes of numbers, it has {has}")
-    kind = np.dtype("uint8") if kind.name == "bool" else kind  # a byte that is neither 0 nor 1 is no bool
+        raise Refused("unreadable", f"its header claims {count * kind.itemsize} bytes of numbers, but it has {has}")
+    kind = np.dtype("uint8") if kind.name == "bool" else kind  # a byte other than 0 and 1 is not a valid bool
     array = np.frombuffer(bytearray(data), kind, count, start + length).reshape(shape, order="F" if fortran else "C")
     return torch.from_numpy(array if kind.isnative else array.astype(kind.newbyteorder("=")))
 
 
 def read_actions(data: bytes) -> Tensor:
-    """A .npy file of 0/1 columns, a row for each latent frame (or each frame, in a user's own file): uint8 `[F, A]`.
+    """Reads a .npy file of 0/1 columns, one row per latent frame (or per frame, in a user's own file): uint8 `[F, A]`.
 
     Raises:
-        Refused: as `read_npy`, or `bad actions`: not two axes, or something else than 0 and 1.
+        Refused: as `read_npy`, or `bad actions`: not two axes, or values other than 0 and 1.
     """
     columns = read_npy(data, _COLUMNS)
     if columns.ndim != 2:
-        raise Refused("bad actions", f"has actions of shape {[*columns.shape]}: a row a frame, a column a key")
+        raise Refused(
+            "bad actions", f"has actions of shape {[*columns.shape]}: they need one row per frame, one column per key"
+        )
     if not bool(((columns == 0) | (columns == 1)).all()):
         raise Refused("bad actions", "has actions that are neither 0 nor 1")
     return columns.to(torch.uint8)
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether no number is NaN or infinite; the sum tells at a third of the cost, unless it overflows by itself."""
+    """Whether no number is NaN or infinite; the sum shows this at a third of the cost, unless it overflows itself."""
     return bool(x.sum(dtype=torch.float32).isfinite()) or bool(x.isfinite().all())
 
 
 def read_words(data: bytes) -> str:
-    """A caption, in any encoding that `read_text` knows; Refused as `unreadable` if it is no text."""
+    """Reads a caption, in any encoding that `read_text` supports; Refused as `unreadable` if it is not text."""
     try:
         return decode_text(data).strip()
     except ValueError as error:
@@ -120,13 +122,13 @@ def read_words(data: bytes) -> str:
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """A JSON object nested at most 16 deep; Refused as `unreadable` otherwise."""
+    """Reads a JSON object nested at most 16 deep; Refused as `unreadable` otherwise."""
     try:
         facts = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Refused("unreadable", f"has a .json that is none ({str(error)[:80]})") from error
+        raise Refused("unreadable", f"has an invalid .json ({str(error)[:80]})") from error
     if not isinstance(facts, dict):
-        raise Refused("unreadable", "has a .json that is no object")
+        raise Refused("unreadable", "has a .json that is not an object")
     level: list[Any] = [facts]
     for _ in range(MAX_DEPTH):
         level = [x for v in level for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
@@ -136,20 +138,20 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def read_mp4(data: bytes, pixels: int = MAX_PIXELS) -> Tensor:
-    """An mp4 in memory -> `[T, 3, h, w]` uint8.
+    """Decodes an mp4 in memory to `[T, 3, h, w]` uint8.
 
     Args:
-        pixels: of a picture, at most; more are refused before any is decoded.
+        pixels: maximum per picture; larger ones are refused before any is decoded.
 
     Raises:
-        Refused: `too large` for what it claims or turns out to be, `unreadable` if it is not a whole mp4 video.
+        Refused: `too large` by its claims or its content, `unreadable` if it is not a complete mp4 video.
     """
     check_mp4(data, pixels)
     try:
-        # The format is given, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
+        # The format is fixed, not guessed: bytes that look like a playlist must not make FFmpeg open other files.
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
             shown = ShownVideo(container)
-            shown.gap = max(GAP, 4 / float(shown.stream.guessed_rate or 25))  # slow clips are whole clips
+            shown.gap = max(GAP, 4 / float(shown.stream.guessed_rate or 25))  # clips with a low frame rate are valid
             shown.stream.codec_context.thread_count = 1  # starting threads takes longer than decoding a short clip
             shown.stream.codec_context.options = {"max_pixels": str(pixels + 64 * 1024)}
             pictures: list[Tensor] = []
@@ -158,7 +160,7 @@ def read_mp4(data: bytes, pixels: int = MAX_PIXELS) -> Tensor:
                 _check_claim(len(pictures) + 1, round(frame.image.width * frame.stretch), frame.image.height, pixels)
                 pictures.append(upright(frame))
                 if pictures[-1].shape != pictures[0].shape:
-                    raise Refused("unreadable", "its pictures change their size")
+                    raise Refused("unreadable", "its pictures change size")
             missing = shown.missing()
     except VideoError as error:
         raise Refused("unreadable", f"it {error}") from error
@@ -169,13 +171,13 @@ def read_mp4(data: bytes, pixels: int = MAX_PIXELS) -> Tensor:
     if missing or len(pictures) < max(1, shown.expected):
         raise Refused("unreadable", f"truncated, {missing or f'{len(pictures)} of {shown.expected} pictures'}")
     video = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8)
-    for n in range(len(pictures)):  # each is let go of as it is copied, or both would be held
+    for n in range(len(pictures)):  # each is freed when it is copied, to avoid holding both
         video[n], pictures[n] = pictures[n], pictures[0][:0]
     return video
 
 
 def check_mp4(data: bytes, pixels: int = MAX_PIXELS) -> None:
-    """Reads the tables of an mp4 that FFmpeg allocates memory by, and refuses absurd ones."""
+    """Reads the tables of an mp4 from whose values FFmpeg allocates memory, and refuses absurd values."""
     view = memoryview(data)
     pictures, sides = 0, [(1, 1)]
     for kind, box in _boxes(view, 0):
@@ -188,7 +190,7 @@ def check_mp4(data: bytes, pixels: int = MAX_PIXELS) -> None:
         elif kind in (b"stts", b"ctts") and len(box) >= 8:
             counts = np.frombuffer(box[8 : 8 + (len(box) - 8) // 8 * 8], ">u4")[::2]
             pictures = max(pictures, int(counts.sum(dtype=np.uint64)))
-        elif kind == b"stsd" and len(box) >= 52 and _u32(box, 8) >= 86:  # a sample entry as long as those of video
+        elif kind == b"stsd" and len(box) >= 52 and _u32(box, 8) >= 86:  # a sample entry of the length of video entries
             sides.append(struct.unpack_from(">HH", box, 40))
         elif kind == b"tkhd" and len(box) >= 84:
             sides.append((_u32(box, len(box) - 8) >> 16, _u32(box, len(box) - 4) >> 16))
@@ -200,7 +202,7 @@ def check_mp4(data: bytes, pixels: int = MAX_PIXELS) -> None:
 
 def _check_claim(pictures: int, width: int, height: int, pixels: int) -> None:
     if width * height > pixels or pictures * width * height * 3 > MAX_VIDEO or pictures > MAX_PICTURES:
-        raise Refused("too large", f"it claims {pictures} pictures of {height} x {width}, more than is decoded")
+        raise Refused("too large", f"it claims {pictures} pictures of {height} x {width}, more than the limit")
 
 
 def _boxes(view: memoryview, depth: int) -> Iterator[tuple[bytes, memoryview]]:

@@ -1,7 +1,7 @@
-"""The endless, seeded order that every datamodule here gives its samples in, and how far training has come in it.
+"""The endless, seeded sample order of every datamodule here, and the position of training in it.
 
-Global sample number p stands for the same sample on every machine and for every number of processes: step k gives
-numbers k * global_batch and up, of which rank r takes rows r * batch and up. So the whole state is one number.
+Global sample number p refers to the same sample on every machine and for every number of processes: step k uses
+numbers from k * global_batch on, of which rank r takes rows from r * batch on. So the entire state is one number.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from datamodules.shards import worker_watch
 T = TypeVar("T")
 
 CONTENT = ("content", "files")
-"""Of an identity: a digest of what index.json says of the files; or of their sizes and dates, where there is none."""
+"""Keys of an identity: a digest of index.json's file entries, or of sizes and dates if there is no index.json."""
 
 
 class EpochShuffle:
-    """An endless sequence of item numbers: each epoch holds every item once, in an order drawn from (seed, epoch).
+    """An endless sequence of item indices: each epoch contains every item once, in an order drawn from (seed, epoch).
 
     Args:
-        groups: how many items each group has; items are numbered through all groups. For shards: samples a shard.
+        groups: number of items in each group; items are numbered consecutively over all groups. For shards: samples per
+            shard.
         seed: of the order.
-        mix: groups that are shuffled together. Items that come near each other in time then lie in few files, as disks
-            like it, and a set of up to `mix` groups is shuffled as one.
+        mix: groups that are shuffled together. Items that are close in time are then in few files, which suits disks,
+            and a set of up to `mix` groups is shuffled completely.
     """
 
     def __init__(self, groups: Sequence[int], seed: int, mix: int = 16) -> None:
         self.groups, self.seed, self.mix = list(groups), seed, mix
         self._total = sum(self.groups)
-        self._epoch = lru_cache(maxsize=2)(self._draw)  # a batch may reach into the next epoch
+        self._epoch = lru_cache(maxsize=2)(self._draw)  # a batch may extend into the next epoch
 
     def __len__(self) -> int:
-        """Items of an epoch."""
+        """Number of items in an epoch."""
         return self._total
 
     def __getitem__(self, position: int) -> int:
@@ -56,7 +57,7 @@ class EpochShuffle:
             self.groups,
             self.seed,
             self.mix,
-        )  # for spawned workers: the memory of _epoch stays behind
+        )  # for spawned workers: the cache of _epoch is not sent
 
     def _draw(self, epoch: int) -> Tensor:
         digest = hashlib.blake2b(f"order {self.seed} {epoch}".encode(), digest_size=8).digest()
@@ -70,11 +71,11 @@ class EpochShuffle:
 class BatchStream(IterableDataset[Batch]):
     """Endless batches of rank `rank`, one `make(global sample numbers)` each; loader workers take turns.
 
-    `position` is the first global sample number not yet given out. A trainer fetches ahead, so what it has consumed is
-    told by its ResumeCursor, not by this.
+    `position` is the first global sample number that has not been handed out. A trainer prefetches, so its own progress
+    is given by its ResumeCursor, not by this.
 
     Args:
-        make: batch of the given global sample numbers.
+        make: makes the batch of the given global sample numbers.
         batch: rows of this process.
         global_batch: rows of all processes in one step.
         rank: of this process.
@@ -106,10 +107,10 @@ class BatchStream(IterableDataset[Batch]):
 
 
 class _Loader(DataLoader[Batch]):
-    """Goes on where it stopped when it is iterated again, as for a next epoch; its workers cannot know where."""
+    """Continues where it stopped when it is iterated again, as for a next epoch; its workers cannot know where."""
 
     def __init__(self, batches: BatchStream, workers: int, start: Callable[[], int] | None) -> None:
-        # Memory that a GPU reads by itself, so that a batch's way there does not hold up the host.
+        # Pinned memory, so that a batch's copy to the GPU does not block the host.
         super().__init__(
             batches,
             batch_size=None,
@@ -131,11 +132,11 @@ class _Loader(DataLoader[Batch]):
 
 
 class ResumeCursor:
-    """How far training has come: the first global sample number that no finished iteration has used.
+    """Progress of training: the first global sample number that no finished iteration has used.
 
-    A trainer holds batches that it has fetched ahead, and with manual accumulation some that wait for the rest of
-    their iteration. Neither counts. What is saved is therefore read off the batches as they go into training, and off
-    the trainer's own counters: when those have moved since a batch went in, it has been used.
+    A trainer holds prefetched batches, and with manual accumulation some that wait for the rest of their iteration.
+    Neither count as used. So the state is taken from the batches as they go into training, and from the trainer's own
+    counters: when those have changed since a batch went in, it has been used.
     """
 
     def __init__(self) -> None:
@@ -144,8 +145,8 @@ class ResumeCursor:
         self._loader: BatchStream | None = None
         self._identity: dict[str, Any] = {}
         self._restored: dict[str, Any] = {}
-        self._first = self._end = 0  # of the iteration under way; of the last batch
-        self._counters: tuple[int, int] | None = None  # when the iteration under way began
+        self._first = self._end = 0  # of the current iteration; of the last batch
+        self._counters: tuple[int, int] | None = None  # at the start of the current iteration
 
     def loader(
         self,
@@ -154,10 +155,10 @@ class ResumeCursor:
         workers: int,
         identity: dict[str, Any],
     ) -> DataLoader[Batch]:
-        """Loader of `batches(rank, world)` for the trainer's process; without a trainer, of the only one.
+        """Loader of `batches(rank, world)` for the trainer's process; without a trainer, for a single process.
 
         Args:
-            identity: what the order is a function of; `samples` are those of an epoch.
+            identity: everything that determines the order; `samples` is the number in an epoch.
 
         Raises:
             ValueError: the checkpoint was made with other data, or processes see different data.
@@ -172,21 +173,21 @@ class ResumeCursor:
         if trainer is not None and trainer.world_size > 1:
             same = _anywhere(trainer.strategy.broadcast(identity)) == _anywhere(identity)
             if trainer.strategy.reduce_boolean_decision(not same, all=False):
-                raise ValueError(f"processes see different data, this one {identity}: is it whole on every machine?")
+                raise ValueError(f"processes see different data, this one {identity}: is it complete on every machine?")
         return _Loader(self._loader, workers, self.position if trainer else None)
 
     def _made(self, batches: Callable[[int, int], BatchStream], rank: int, world: int) -> BatchStream:
         saved = self._restored.get("data", self._identity)
-        # an older checkpoint tells less
+        # an older checkpoint has fewer keys
         changed = [k for k in {**saved, **self._identity} if k not in CONTENT or (k in saved and k in self._identity)]
         told = ", ".join(
             f"{k} {saved.get(k)} -> {self._identity.get(k)}" for k in changed if saved.get(k) != self._identity.get(k)
         )
         if told:
             raise ValueError(
-                f"this checkpoint stopped at sample {self._restored['cursor']} of other data ({told}): give the same "
+                f"this checkpoint stopped at sample {self._restored['cursor']} of other data ({told}): use the same "
                 "data again, or start a new run from its weights"
-                + "; without an index.json a copy of the files is other data"
+                + "; without an index.json a copy of the files counts as other data"
                 * ("files " in told)
             )
         made = batches(rank, world)
@@ -194,7 +195,7 @@ class ResumeCursor:
         return made
 
     def begin(self, batch: Batch, trainer: pl.Trainer | None) -> None:
-        """Takes note of a batch that goes into training, before it is moved to a device."""
+        """Records a batch that goes into training, before it is moved to a device."""
         if trainer is None or not trainer.training or self._loader is None:
             return
         now = _counters(trainer)
@@ -211,7 +212,7 @@ class ResumeCursor:
         return self._first if _counters(self._trainer) == self._counters else self._end
 
     def state_dict(self) -> dict[str, Any]:
-        """`epoch`, `cursor` in global sample numbers, and `data`, which tells whether it is the same data."""
+        """`epoch`, `cursor` in global sample numbers, and `data`, which identifies the data."""
         if self._loader is None:
             return self._restored
         at = self.position()
@@ -225,20 +226,20 @@ class ResumeCursor:
 
 
 def _anywhere(identity: dict[str, Any]) -> dict[str, Any]:
-    """What is the same for copies of the data on other machines, whose files have dates and places of their own."""
+    """The part that is equal for copies of the data on other machines, where dates and inodes differ."""
     return {k: v for k, v in identity.items() if k != "files"}
 
 
 def _counters(trainer: pl.Trainer) -> tuple[int, int]:
-    """What moves when an iteration ends. A module that steps by itself keeps a count of its own, which also moves when
-    it leaves an update out; others may count before the optimiser does."""
+    """Counters that change when an iteration ends. A module that steps by itself has its own count, which also changes
+    when an update is skipped; other counters may change before the optimiser steps."""
     module = trainer.lightning_module
     own = 0 if module.automatic_optimization else int(getattr(module, "iteration", 0))
     return trainer.global_step, own
 
 
 def together(trainer: pl.Trainer | None, make: Callable[[], T]) -> T:
-    """What `make` returns; if it fails in one process it fails in all, so that none waits for the others.
+    """Returns the result of `make`; if it fails in one process it fails in all, so that none waits for the others.
 
     Raises:
         ValueError: here or in another process.

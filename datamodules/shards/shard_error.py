@@ -1,7 +1,7 @@
-"""What is raised of shards; here, so that it is known without torch."""
+"""The error of shards, in a module of its own that does not import torch."""
 
 from __future__ import annotations
 
 
 class ShardError(ValueError):
-    """Shards that cannot be used; the sentence names the shard and the remedy."""
+    """Shards that cannot be used; the message names the shard and the remedy."""

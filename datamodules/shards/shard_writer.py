@@ -1,6 +1,6 @@
-"""Writing samples into WebDataset shards: whole or absent, and gone on with after an interruption.
+"""Writes samples into WebDataset shards, atomically, and continues after an interruption.
 
-Several processes can fill one folder, each with shards of its own name; `join` makes one index of them in the end.
+Several processes can fill one folder, each with its own shard names; `join` merges their indices at the end.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from datamodules.shards.shard_error import ShardError
 
 
 class ShardWriter:
-    """Writes samples into numbered tar shards; a shard is whole or absent.
+    """Writes samples into numbered tar shards; a shard is complete or absent.
 
-    A shard grows under a temporary name and is renamed when it is whole; then index.json, the list of whole shards,
-    is rewritten. Opened again it goes on: what an interruption left half-written is removed, a last shard with room
-    is filled up, and `keys` tells what is there.
+    A shard is written under a temporary name and renamed when it is complete; then index.json, the list of complete
+    shards, is rewritten. When reopened it continues: partial files of an interruption are removed, a last shard with
+    room is filled up, and `keys` gives the existing samples.
 
-    Process r of several writes shard-00r-000000.tar, ... and index-00r.json, and touches nothing of the others. It
-    takes over what processes r + world, r + 2 world, ... of an earlier, larger world have left half-done.
+    Process r of several writes shard-00r-000000.tar, ... and index-00r.json, and does not touch files of the others. It
+    takes over the partial work of processes r + world, r + 2 world, ... of an earlier, larger world.
 
     Args:
         out: folder of shard-000000.tar, ... and index.json.
-        per_shard: samples of a shard.
-        settings: all that the samples share, kept in index.json; None takes what is there.
+        per_shard: samples per shard.
+        settings: everything that the samples share, stored in index.json; None accepts the stored ones.
         rank, world: this process among those that write into the folder.
 
     Raises:
-        ShardError: the folder cannot be written to, holds shards without an index.json, or other settings.
+        ShardError: the folder cannot be written to, contains shards without an index.json, or has other settings.
     """
 
     def __init__(
         self, out: Path, per_shard: int, settings: dict[str, Any] | None = None, rank: int = 0, world: int = 1
     ) -> None:
         if per_shard < 1:
-            raise ShardError(f"{per_shard} clips a shard: give 1 or more")
+            raise ShardError(f"{per_shard} clips per shard: give 1 or more")
         self._alone, self._rank, self._world = world == 1, rank, world
         tag = "" if self._alone else f"-{rank:03d}"
         self._prefix, self._index = f"shard{tag}-", out / f"index{tag}.json"
@@ -59,22 +59,22 @@ class ShardWriter:
             out.mkdir(parents=True, exist_ok=True)
             self._temporary = out / f"writing{tag}.tmp"
             self._temporary.write_bytes(b"")
-            self._temporary.unlink()  # also what an interruption left there
+            self._temporary.unlink()  # may be left from an interruption
         except OSError as error:
             raise ShardError(f"cannot write to {out} ({error.strerror}): choose another folder") from error
         self.out, self.per_shard = out, per_shard
         manifest = read_manifest(out)
         if not manifest and any(out.glob("*.tar")):
             raise ShardError(
-                f"{out} holds .tar files and no index.json, so they are not from this project: choose another folder"
+                f"{out} contains .tar files but no index.json, so they are not from this project: choose another folder"
             )
         stored = manifest.get("settings", settings or {})
         self.settings: dict[str, Any] = stored if settings is None else settings
         if stored != self.settings:
-            raise ShardError(f"{out} holds samples made with {stored}, not {self.settings}: choose another folder")
+            raise ShardError(f"{out} contains samples made with {stored}, not {self.settings}: choose another folder")
         self.sources: dict[str, Any] = manifest.get("sources", {})
         self.shards: dict[str, dict[str, Any]] = {}
-        self._keys: dict[str, set[str]] = {}  # of the samples of each whole shard
+        self._keys: dict[str, set[str]] = {}  # of the samples in each complete shard
         self._others: dict[str, set[str]] = {}  # of those of other processes
         self._writing: set[str] = set()
         self._tar: TarWriter | None = None
@@ -82,15 +82,15 @@ class ShardWriter:
         self._save()
 
     def keys(self) -> set[str]:
-        """Of the samples in whole shards, those of other processes as they were when this one began included."""
+        """Keys of the samples in complete shards, including those of other processes at the time this one started."""
         return set().union(*self._keys.values(), *self._others.values())
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Appends one sample; `members` maps kinds (`txt`, `latent.npy`, ...) to bytes."""
         if not re.fullmatch(r"[\w-]+", key):
-            raise ShardError(f"key {key!r}: use letters, digits, _ and -, because a dot would end it")
+            raise ShardError(f"key {key!r}: use letters, digits, _ and -, as a dot would end it")
         if key in self._writing or any(key in keys for keys in (*self._keys.values(), *self._others.values())):
-            raise ShardError(f"key {key!r} is in {self.out} already: each sample needs one of its own")
+            raise ShardError(f"key {key!r} is already in {self.out}: each sample needs its own")
         if self._tar is None:
             self._begin()
         self._put(key, members)
@@ -98,7 +98,7 @@ class ShardWriter:
             self._finish()
 
     def retain(self, keep: Callable[[str], bool]) -> None:
-        """Removes the whole samples whose key is not to be kept; shards without such are not touched."""
+        """Removes all stored samples whose key `keep` rejects; shards without such samples are not touched."""
         for name in [name for name, keys in self._keys.items() if not all(map(keep, keys))]:
             self._open(name)
             self._copy(name, keep)
@@ -111,13 +111,13 @@ class ShardWriter:
                 (self.out / name).unlink()
 
     def close(self) -> None:
-        """Ends the last shard, however many samples it has, and writes index.json."""
+        """Finishes the last shard, however many samples it has, and writes index.json."""
         if self._tar is not None:
             self._finish()
         self._save()
 
     def abort(self) -> None:
-        """Drops the shard in the making; the whole ones stay."""
+        """Discards the unfinished shard; complete ones stay."""
         if self._tar is not None:
             with suppress(OSError):  # on a full disk even the end of the file cannot be written
                 self._tar.close()
@@ -132,7 +132,7 @@ class ShardWriter:
         self.close() if kind is None else self.abort()
 
     def _adopt(self, listed: dict[str, dict[str, Any]]) -> None:
-        """Takes over the whole shards of the folder, those included that an interruption kept out of index.json."""
+        """Registers the complete shards of the folder, including any that an interruption kept out of index.json."""
         for path in sorted(self.out.glob("shard-*.tar")):
             owner = owner_of(path.name)
             mine = self._alone or (owner or 0) % self._world == self._rank
@@ -140,7 +140,7 @@ class ShardWriter:
                 keys = {sample.key for sample in read_shard(path)}
             except ShardError as error:
                 if mine:
-                    warnings.warn(f"{error}; it is removed, and its samples are made again", stacklevel=3)
+                    warnings.warn(f"{error}; it is removed, and its samples are recreated", stacklevel=3)
                     path.unlink()
                 continue
             if not self._alone and owner != self._rank:
@@ -153,7 +153,7 @@ class ShardWriter:
                 path.unlink(missing_ok=True)
         if self._alone:
             for path in self.out.glob("index-*.json"):
-                path.unlink()  # what they tell is in index.json from now on
+                path.unlink()  # their contents are now in index.json
 
     def _register(self, path: Path, keys: set[str], entry: dict[str, Any] | None = None) -> None:
         self._keys[path.name] = keys
@@ -206,7 +206,7 @@ def write_index(
     sources: Mapping[str, Any],
     by: int | None = None,
 ) -> None:
-    """Replaces an index at once, if it would change; `by` is the process that does it, where several may."""
+    """Replaces an index atomically, if it changes; `by` identifies the process if there are several."""
     manifest = {"settings": settings, "shards": [shards[name] for name in sorted(shards)], "sources": sources}
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -214,10 +214,10 @@ def write_index(
 
 
 def join(out: Path, wanted: set[str], rank: int) -> bool:
-    """Makes one index.json of what several processes have written, if all the `wanted` keys are there.
+    """Merges the indices of several processes into one index.json, if all the `wanted` keys are there.
 
-    Every process calls it when it has written its share. The last one finds everything; should two be the last, they
-    write the same. Returns whether everything is there.
+    Every process calls it after writing its share. The last one finds everything; if two are last, they write the same.
+    Returns whether everything is there.
 
     Raises:
         ShardError: a key is in two shards, or the processes had different settings.
@@ -232,11 +232,11 @@ def join(out: Path, wanted: set[str], rank: int) -> bool:
         except ShardError:
             if path.exists():
                 raise
-            return False  # damaged, and removed by the process that makes it again
+            return False  # damaged: removed by the process that recreates it
         for key in keys:
             if key in where:
                 raise ShardError(
-                    f"{out}: {key} is in {where[key]} and in {path.name}, so two runs have written there at once: "
+                    f"{out}: {key} is in {where[key]} and in {path.name}, so two runs wrote there at the same time: "
                     f"delete {path.name} and run again"
                 )
             where[key] = path.name
@@ -252,38 +252,38 @@ def join(out: Path, wanted: set[str], rank: int) -> bool:
 
 
 def owner_of(name: str) -> int | None:
-    """The process that wrote shard-003-000001.tar, index-003.json or writing-003.tmp; None for one that was alone."""
+    """The process that wrote shard-003-000001.tar, index-003.json or writing-003.tmp; None if it was the only one."""
     found = re.fullmatch(r"(?:shard-(\d{3,})-\d{6}\.tar|index-(\d{3,})\.json|writing-(\d{3,})\.tmp)", name)
     return int(next(group for group in found.groups() if group)) if found else None
 
 
 def shard_facts(path: Path, samples: int) -> dict[str, Any]:
-    """What an index tells of a shard."""
+    """A shard's entry in an index."""
     size, digest = path.stat().st_size, sha256(path)
     return {"name": path.name, "samples": samples, "bytes": size, "sha256": digest, "spots": spots(path)}
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """What index.json, and those that several processes are writing, say of a folder of shards; empty without any.
+    """Merged contents of index.json and of the indices that several processes are writing in a folder; empty if none.
 
     Raises:
-        ShardError: one of them is not readable, or they tell of different settings.
+        ShardError: one of them is not readable, or they have different settings.
     """
     told: dict[str, Any] = {}
     for path in [*out.glob("index.json"), *sorted(out.glob("index-*.json"))]:
         try:
             found = load_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # another process has joined them meanwhile
+        except FileNotFoundError:  # another process has merged them in the meantime
             continue
         except ValueError as error:
-            raise ShardError(f"{path} is not readable ({error}): delete the folder and make it again") from error
+            raise ShardError(f"{path} is not readable ({error}): delete and recreate the folder") from error
         if not told:
             told = found
             continue
         for name, value in found.get("settings", {}).items():
             if told["settings"].setdefault(name, value) != value:
                 raise ShardError(
-                    f"{out}: {path.name} tells of {name} {value}, another index of {told['settings'][name]}: choose "
+                    f"{out}: {path.name} has {name} {value}, another index {told['settings'][name]}: choose "
                     "another folder"
                 )
         entries = {entry["name"]: entry for entry in [*told.get("shards", []), *found.get("shards", [])]}
@@ -305,7 +305,9 @@ def npy(values: Tensor, dtype: torch.dtype = torch.float16) -> bytes:
     """
     stored = values.detach().cpu().to(dtype)
     if not stored.isfinite().all():
-        raise ShardError("numbers not finite in float16 cannot be stored: the model that made them has diverged")
+        raise ShardError(
+            "numbers that are not finite in float16 cannot be stored: the model that made them has diverged"
+        )
     out = io.BytesIO()
     np.save(out, stored.numpy(), allow_pickle=False)
     return out.getvalue()

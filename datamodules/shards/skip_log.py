@@ -1,4 +1,4 @@
-"""Every sample that is skipped, written down once, whoever of a job's processes meets it and however often."""
+"""Records every skipped sample once, whichever of a job's processes finds it and however often."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 @dataclass(frozen=True)
 class Skip:
-    """What was skipped: one sample, or `samples` of a shard whose keys nobody knows (`key` None)."""
+    """A skipped sample, or `samples` of a shard whose keys are unknown (`key` None)."""
 
     shard: str
     key: str | None
@@ -31,15 +31,15 @@ class Skip:
 
 
 class Ledger:
-    """A file of JSON lines that all ranks and loader workers add to; without a path it is kept in memory.
+    """A file of JSON lines that all ranks and loader workers append to; without a path it is kept in memory.
 
-    Each line goes out in one write at the end of the file, under a lock, after what others wrote has been read. A run
-    that is resumed reads what it wrote before. Where locks do not work, as on some network disks, a line may come
-    twice in the file, and is counted once here.
+    Each line is appended in one write, under a lock, after the others' lines have been read. A resumed run reads its
+    earlier lines. Where locks do not work, as on some network disks, a line may occur twice in the file; it is counted
+    once here.
 
     Args:
-        path: of the file, made with the first line.
-        data: digest of the set; lines about another one do not count.
+        path: of the file, created with the first line.
+        data: digest of the set; lines about another set are ignored.
     """
 
     def __init__(self, path: Path | None, data: str = "") -> None:
@@ -49,7 +49,7 @@ class Ledger:
         self._works = path is not None
 
     def add(self, skips: Sequence[Skip]) -> list[Skip]:
-        """Writes down those that are not there yet, and returns them."""
+        """Records those that are not in the ledger yet, and returns them."""
         fresh = [s for s in skips if (s.shard, s.key) not in self._known]
         if not fresh or self.path is None or not self._works:
             self._learn(fresh)
@@ -62,7 +62,7 @@ class Ledger:
                     whole = self._read(file)
                     fresh = [s for s in fresh if (s.shard, s.key) not in self._known]
                     lines = "".join(json.dumps({"data": self.data, **asdict(s)}) + "\n" for s in fresh)
-                    # A process that was killed within a line left half of it.
+                    # A process that was killed while writing left half a line.
                     os.write(file, (lines if whole or not lines else f"\n{lines}").encode())
                     self._learn(fresh)
             finally:
@@ -71,12 +71,12 @@ class Ledger:
             self._works = False
             self._learn(fresh)
             warnings.warn(
-                f"{self.path} cannot be written ({error.strerror}): skipped samples are counted only", stacklevel=2
+                f"{self.path} cannot be written ({error.strerror}): skipped samples are only counted", stacklevel=2
             )
         return fresh
 
     def skips(self) -> list[Skip]:
-        """All that is known by now, other processes' included."""
+        """All skipped samples known so far, including those of other processes."""
         if self._works and self.path is not None and self.path.is_file():
             with suppress(OSError):
                 file = os.open(self.path, os.O_RDONLY)
@@ -94,7 +94,7 @@ class Ledger:
         return found
 
     def worst(self) -> tuple[str, str, int]:
-        """(shard, cause, samples) of the most."""
+        """(shard, cause, samples) with the most skipped samples."""
         found: Counter[tuple[str, str]] = Counter()
         for skip in self._known.values():
             found[skip.shard, skip.cause] += skip.samples
@@ -105,7 +105,7 @@ class Ledger:
         self._known.update({(s.shard, s.key): s for s in skips if (s.shard, s.key) not in self._known})
 
     def _read(self, file: int) -> bool:
-        """Takes in the whole lines not read yet; whether the file ends with a whole one."""
+        """Reads the complete lines not read yet; returns whether the file ends with a complete line."""
         end = os.fstat(file).st_size
         data = os.pread(file, max(0, end - self._read_to), self._read_to) if end > self._read_to else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -115,7 +115,7 @@ class Ledger:
                 if told.pop("data") == self.data:
                     self._learn([Skip(**told)])
             except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # half a line, of a process that was killed
+                continue  # half a line of a killed process
         self._read_to += len(whole)
         return len(whole) == len(data)
 

@@ -1,7 +1,7 @@
-"""What a tar file says it holds, read strictly and by its headers alone.
+"""Reads the contents of a tar file, strictly and from its headers alone.
 
-Python's tarfile takes a damaged header for the end of the file and follows what extended headers ask for. Here damage
-is stepped over and told, names stay within the folder, and only plain files are listed.
+Python's tarfile takes a damaged header for the end of the file and obeys extended headers. Here damage is skipped and
+reported, names stay within the folder, and only plain files are listed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ZEROS = bytes(BLOCK)
 
 MAX_NAME = 1024
 MAX_EXTENDED = 64 * 1024
-"""Bytes of a long name or of a pax header; honest ones have a few hundred."""
+"""Maximum bytes of a long name or of a pax header; honest ones have a few hundred."""
 
 MAX_EXTENSIONS = 4
-"""Extended headers before one member."""
+"""Maximum number of extended headers before one member."""
 
 MAX_MEMBERS = 2_000_000
 
@@ -30,7 +30,7 @@ Read = Callable[[int, int], bytes]
 
 @dataclass(frozen=True)
 class Fault:
-    """Why something is not used: a cause that is counted, and what is the matter as the rest of a sentence."""
+    """Why something is not used: a cause that is counted, and a description that completes a sentence."""
 
     cause: str
     detail: str
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Member:
-    name: str  # empty where a damaged header hides it
+    name: str  # empty if a damaged header hides it
     offset: int  # of its data
     size: int
     fault: Fault | None = None
@@ -47,12 +47,12 @@ class Member:
 @dataclass(frozen=True)
 class Listing:
     members: list[Member]
-    torn: str | None = None  # why this is not a whole tar file
+    torn: str | None = None  # why this is not a complete tar file
 
 
 @dataclass(frozen=True)
 class _Extended:
-    """What the extended headers before a member say of it."""
+    """What the extended headers before a member say about it."""
 
     name: str | None = None
     size: int | None = None
@@ -61,7 +61,7 @@ class _Extended:
 
 
 def list_members(read: Read, size: int) -> Listing:
-    """The plain files of a tar file of `size` bytes, and whatever else stands there as members with a fault."""
+    """The plain files of a tar file of `size` bytes, and everything else in it as members with a fault."""
     members: list[Member] = []
     at, extended = 0, _Extended()
     while True:
@@ -84,7 +84,7 @@ def list_members(read: Read, size: int) -> Listing:
         if kind in b"01234567\0" and extended.size is not None:
             length = extended.size
         if length is None or data + length > size:
-            return Listing(members, f"the member at byte {at} ends behind the end of the file")
+            return Listing(members, f"the member at byte {at} extends beyond the end of the file")
         at = data + -(-length // BLOCK) * BLOCK
         if kind in (b"L", b"K", b"x", b"g"):
             extended = _extend(extended, kind, read, data, length)
@@ -115,7 +115,7 @@ def _member(block: bytes, kind: bytes, data: int, length: int, extended: _Extend
 
 
 def unsafe_name(name: str) -> str | None:
-    """Why a member must not be called so, None if it may."""
+    """Why a member must not have this name; None if it may."""
     if len(name) > MAX_NAME:
         return f"has a name of {len(name)} characters, at most {MAX_NAME}"
     if not name or any(steers(c) for c in name):
@@ -149,11 +149,11 @@ def _extend(before: _Extended, kind: bytes, read: Read, data: int, length: int) 
             fault=Fault("not a file", "is a sparse file: write it whole") if sparse else after.fault,
         )
     except ValueError as error:
-        return replace(after, fault=Fault("corrupt member", f"has an extended header that is none ({error})"))
+        return replace(after, fault=Fault("corrupt member", f"has an invalid extended header ({error})"))
 
 
 def _pax(data: bytes) -> dict[str, str]:
-    """Records `length key=value\\n`, where length counts the whole record."""
+    """Records `length key=value\\n`, where length counts the entire record."""
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
@@ -172,7 +172,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int | None:
-    """Octal digits, or base 256 where the first bit is set; None if it is neither, or negative."""
+    """Octal digits, or base 256 if the first bit is set; None if it is neither, or negative."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0")[0].strip()
@@ -181,7 +181,7 @@ def _number(field: bytes) -> int | None:
 
 def _name(block: bytes) -> str:
     name = block[:100].split(b"\0")[0].decode()
-    # GNU tar keeps times where POSIX has the first part of a long name.
+    # GNU tar stores times where POSIX has the first part of a long name.
     prefix = block[345:500].split(b"\0")[0].decode() if block[257:263] == b"ustar\0" else ""
     return f"{prefix}/{name}" if prefix else name
 

@@ -1,4 +1,4 @@
-"""Files of a web server by byte ranges: as they are, no more than was asked for, from the host that was named."""
+"""Files of a web server by byte ranges: not decompressed, no more than requested, and only from the named host."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from datamodules.shards.safe_decode import ChangedError
 from datamodules.shards.shard_error import ShardError
 
 MOST_WHOLE = 1 << 30
-"""Bytes of a file that is fetched whole, where a server has no byte ranges."""
+"""Maximum bytes of a file that is fetched completely, from a server without byte ranges."""
 
 MOST_LISTED = 16 << 20
-"""Bytes of a page that lists files; one of a hundred thousand shards has a fifth of it."""
+"""Maximum bytes of a page that lists files; one of a hundred thousand shards has a fifth of it."""
 
 PORTS = {"http": 80, "https": 443}
 
 
 class _Page(aiohttp.ClientResponse):
-    """An answer that is read as a whole, which fsspec does with pages of files: no endless one."""
+    """An answer that fsspec reads completely, as it does with listings: limited, so that it cannot be endless."""
 
     async def read(self) -> bytes:
         found = bytearray()
@@ -38,7 +38,7 @@ class _Page(aiohttp.ClientResponse):
 
 
 class WebFiles(HTTPFileSystem):  # type: ignore[misc]
-    """fsspec's, with limits: a server is followed to no other host, and nothing is unpacked on the way."""
+    """fsspec's file system, with limits: no redirects to other hosts, and no decompression."""
 
     def __init__(self, **options: Any) -> None:
         trace = aiohttp.TraceConfig()
@@ -54,28 +54,28 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:
         try:
             return dict(await super()._info(url, **options))
-        except FileNotFoundError as error:  # which fsspec says of whatever a server answers
+        except FileNotFoundError as error:  # which fsspec raises for every answer of a server
             raise error.__cause__ or error from None
 
     async def _cat_file(
         self, url: str, start: int | None = None, end: int | None = None, unless: str = "", **options: Any
     ) -> bytes:
-        """Its bytes, one more than asked for where a server sends all it has.
+        """The bytes of a file; one more than requested if a server sends everything.
 
         Args:
-            unless: what `version` was when the file was looked at.
+            unless: `version` at the time the file was checked.
         """
         session = await self.set_session()
         ranged = start is not None and end is not None
         headers = {"Range": f"bytes={start}-{(end or 1) - 1}"} if ranged else {}
         async with session.get(self.encode_url(url), headers=headers) as answer:
-            if answer.status == 416:  # the file ends before
+            if answer.status == 416:  # the file ends before this range
                 return b""
             self._raise_not_found_for_status(answer, url)
             if unless and (now := version(answer.headers)) and now != unless:
                 raise ChangedError("was replaced on its server")
             if (packed := answer.headers.get("Content-Encoding", "identity")) not in ("identity", ""):
-                raise ShardError(f"its server sends files packed, with {packed}: have it send them as they are")
+                raise ShardError(f"its server compresses files with {packed}: disable that on the server")
             most = (end or 0) - (start or 0) + 1 if ranged else MOST_WHOLE
             found = bytearray()
             async for part in answer.content.iter_chunked(1 << 20):
@@ -86,12 +86,12 @@ class WebFiles(HTTPFileSystem):  # type: ignore[misc]
 
 
 def version(headers: Any) -> str:
-    """What a server calls this content of a file; empty if it does not say."""
+    """The server's identifier for this content of a file; empty if it sends none."""
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
 
 
 async def _stay(session: Any, context: Any, params: Any) -> None:
-    """Raises ShardError where a server leads elsewhere, as what a URL names and the token in it are for one host."""
+    """Raises ShardError if a server redirects elsewhere: the URL's path and its token are meant for one host."""
     asked = str(params.url)
     to = urlsplit(urljoin(asked, params.response.headers.get("Location") or params.response.headers.get("URI") or ""))
     here = urlsplit(asked)
@@ -99,6 +99,6 @@ async def _stay(session: Any, context: Any, params: Any) -> None:
     upgraded = (here.scheme, to.scheme) == ("http", "https") and ports == [80, 443]
     if to.hostname != here.hostname or not (upgraded or (to.scheme == here.scheme and ports[0] == ports[1])):
         raise ShardError(
-            f"{here.hostname} leads on to {to.scheme}://{to.hostname}, another place than was named: give that address "
+            f"{here.hostname} redirects to {to.scheme}://{to.hostname}, another host than was named: give that address "
             "itself if you trust it"
         )

@@ -1,4 +1,4 @@
-"""A loader whose workers do not answer ends the run with a sentence, in a stated time, where it would wait for ever."""
+"""Ends a run with a message, within a stated time, when loader workers do not respond and it would wait forever."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 LOOK_S = 10.0
-"""Seconds without a batch after which the workers are looked at, and between two such looks."""
+"""Seconds without a batch after which the workers are checked, and between two checks."""
 
 STOPPED_LOOKS = 6
-"""Looks in a row that find a worker stopped (SIGSTOP, a debugger): a minute."""
+"""Consecutive checks that find a worker stopped (SIGSTOP, a debugger): a minute."""
 
 SILENT_LOOKS = 180
-"""Looks without a batch from workers that run: half an hour, longer than any storage is waited for."""
+"""Checks without a batch from running workers: half an hour, longer than any storage is waited for."""
 
 
 class WorkerSilent(RuntimeError):
-    """A worker of the loader gives no batch."""
+    """A worker of the loader does not deliver batches."""
 
 
 def watched(batches: Iterator[T]) -> Iterator[T]:
-    """The batches of a torch loader's iterator that was made with a timeout of LOOK_S.
+    """Passes on the batches of a torch loader's iterator that has a timeout of LOOK_S.
 
     Raises:
-        WorkerSilent: a worker is stopped, or none has given a batch for too long.
+        WorkerSilent: a worker is stopped, or none has delivered a batch for too long.
     """
     watch = _Watch(batches)
     try:
         yield from _patiently(batches, watch)
-    except Exception as error:  # torch may tell of a worker that the watch has ended at any line above
+    except Exception as error:  # torch may report a worker that the watch has killed at any line above
         if not watch.stopped or isinstance(error, WorkerSilent):
             raise
-        raise _silent(batches, watch.stopped, STOPPED_LOOKS, "was stopped, and is ended") from None
+        raise _silent(batches, watch.stopped, STOPPED_LOOKS, "was stopped and has been killed") from None
     finally:
         watch.end()
 
@@ -65,7 +65,7 @@ def _patiently(batches: Iterator[T], watch: _Watch) -> Iterator[T]:
 
 
 def _silent(batches: Any, workers: list[int], looks: int, how: str) -> WorkerSilent:
-    """Ends all workers, those named in the sentence and the others."""
+    """Kills all workers; the message names `workers`."""
     _end(_processes(batches))
     return WorkerSilent(
         f"no batch for {LOOK_S * looks:.0f} s: a worker of the data loader (process {', '.join(map(str, workers))}) "
@@ -74,13 +74,13 @@ def _silent(batches: Any, workers: list[int], looks: int, how: str) -> WorkerSil
 
 
 class _Watch:
-    """Ends workers that are stopped while a batch is waited for, from a thread of its own: torch itself waits without
-    any timeout for a batch that such a worker has in its queue.
+    """Kills workers that are stopped while a batch is awaited, from its own thread: torch itself waits without any
+    timeout for a batch that such a worker has in its queue.
 
-    Looks are counted, not seconds: where this process has been stopped with its workers no time has passed.
+    Checks are counted, not seconds: while this process was stopped together with its workers, no time has passed.
 
     Attributes:
-        stopped: the workers that it has ended.
+        stopped: the workers that it has killed.
     """
 
     def __init__(self, batches: Any) -> None:
@@ -114,7 +114,7 @@ class _Watch:
 
 
 def is_stopped(process: int) -> bool:
-    """Whether a process is stopped by a signal or a debugger; False where the system does not tell."""
+    """Whether a process is stopped by a signal or a debugger; False if the system does not report it."""
     try:
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except OSError:
@@ -122,9 +122,9 @@ def is_stopped(process: int) -> bool:
 
 
 def _end(processes: list[int]) -> None:
-    """At once: this process would wait for them when it ends, and torch raises where it hears of it."""
+    """Kills immediately: this process would wait for them when it exits, and torch raises when it notices."""
     while threading.current_thread() is threading.main_thread():
-        with suppress(RuntimeError):  # of torch's handler, for a worker that is dead already
+        with suppress(RuntimeError):  # raised by torch's handler, for a worker that is already dead
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             break
     for process in processes:

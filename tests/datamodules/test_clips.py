@@ -193,9 +193,7 @@ def cuts(path: Path) -> dict[str, int]:
 def test_a_half_written_shard_is_refused_wherever_it_ends(tmp_path: Path, where: str) -> None:
     path = Path(write(tmp_path, 3)) / "shard-000000.tar"
     path.write_bytes(path.read_bytes()[: cuts(path)[where]])
-    with pytest.raises(
-        ShardError, match=r"shard .*000\.tar is not a whole tar file \(.+\): delete it and make it again"
-    ):
+    with pytest.raises(ShardError, match=r"shard .*000\.tar is not a whole tar file \(.+\): delete and recreate it"):
         ShardData(str(tmp_path)).setup()
 
 
@@ -223,7 +221,7 @@ def nan() -> bytes:
 
 
 BAD: dict[str, tuple[Members | dict[str, Any], str]] = {
-    "no caption": ({"txt": None}, r"clip-00\d has no \.txt, only json, latent\.npy: captions lie beside the videos"),
+    "no caption": ({"txt": None}, r"clip-00\d has no \.txt, only json, latent\.npy: put captions beside the videos"),
     "an empty caption": ({"txt": b" \n"}, r"has an empty \.txt: write its caption"),
     "no latents": (
         {"latent_npy": None, "mp4": b"film"},
@@ -233,12 +231,12 @@ BAD: dict[str, tuple[Members | dict[str, Any], str]] = {
     "half an array": ({"latent_npy": members(0)["latent.npy"][:150]}, r"cannot be decoded"),
     "one axis too few": ({"latent_npy": npy(latents(0)[0])}, r"of shape \(2, 4, 4\), not of 4 axes"),
     "nan": ({"latent_npy": nan()}, "numbers that are not finite"),
-    "too few frames": ({"latent_npy": npy(latents(0)[:3])}, r"has 3 frames of the 4 wanted: lower data\.frames"),
+    "too few frames": ({"latent_npy": npy(latents(0)[:3])}, r"has 3 frames of the 4 needed: lower data\.frames"),
     "another size": (
         {"latent_npy": npy(latents(0)[..., 1:])},
         r"is \[4, 2, 4, 3\], the others \[4, 2, 4, 4\]: keep sizes",
     ),
-    "broken facts": ({"json": b"{"}, r"has a \.json that is none"),
+    "broken facts": ({"json": b"{"}, r"has an invalid \.json"),
 }
 
 
@@ -288,7 +286,7 @@ def test_a_set_without_any_good_sample_is_refused_even_if_all_is_forgiven(tmp_pa
 def test_a_batch_larger_than_the_set_is_refused(tmp_path: Path) -> None:
     data = ShardData(write(tmp_path, 6), batch=4)
     take(data, 1)
-    with pytest.raises(ShardError, match="a batch of 4 in each of 2 processes is more than the 6 samples"):
+    with pytest.raises(ShardError, match="a batch of 4 in each of 2 processes exceeds the 6 samples"):
         data.batches(0, 2)
 
 
@@ -322,10 +320,10 @@ def test_rows_of_actions_of_a_video_are_of_latent_frames() -> None:
 BAD_ACTIONS: dict[str, tuple[bytes | None, str]] = {
     "no array": (b"left", r"it is no \.npy file: write 0/1 columns"),
     "a pickle": (pickled(), "Object arrays cannot be loaded"),
-    "strange numbers": (npy(torch.ones(F, 8), torch.float64)[:-8], "its header promises"),
+    "strange numbers": (npy(torch.ones(F, 8), torch.float64)[:-8], "its header claims"),
     "a two": (steered(value=2), "has actions that are neither 0 nor 1"),
     "nan": (nan(), "has actions of shape"),
-    "a row too few": (steered(F - 1), "has 4 rows of actions for 5 frames, of which 4 are wanted"),
+    "a row too few": (steered(F - 1), "has 4 rows of actions for 5 frames, of which 4 are needed"),
     "other keys": (
         steered(keys=4),
         r"has actions \[4, 4\], the others actions \[4, 8\]: all samples of a batch have actions",

@@ -32,7 +32,7 @@ def test_another_module_is_refused(strategy: str) -> None:
     class Other(pl.LightningModule):
         trained = frozen = ()
 
-    said = f"{strategy} cannot train Other, which has no accumulate as Distill has; use conf/strategy/ddp.yaml"
+    said = f"{strategy} cannot train Other, which lacks accumulate, unlike Distill; use conf/strategy/ddp.yaml"
     with pytest.raises(TypeError, match=said):
         trained_module(Other(), strategy)
 

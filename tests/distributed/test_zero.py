@@ -209,7 +209,7 @@ def test_what_does_not_go_is_refused(ranks: list[Found]) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"stage": 0}, "stage 0: ZeRO has 1, 2 and 3"),
+        ({"stage": 0}, "stage 0: ZeRO has stages 1, 2 and 3"),
         ({"stage": 2, "shard_frozen": True}, "need stage 3, not 2"),
         ({"stage": 2, "offload_parameters": "cpu"}, "need stage 3, not 2"),
         ({"stage": 1, "offload_optimizer": "nvme", "nvme_path": "/x"}, "nvme needs stage 3, not 1"),

@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_made_again_by_whoever_took_over_its_process(tmp_path
         write_share(ORDER, made, tmp_path, Rank(rank, 4), batch=4)
     victim = next(tmp_path.glob("shard-003-*.tar"))
     victim.write_bytes(victim.read_bytes()[:700])
-    with pytest.warns(UserWarning, match="is removed, and its samples are made again"):
+    with pytest.warns(UserWarning, match="is removed, and its samples are recreated"):
         whole = [write_share(ORDER, made, tmp_path, Rank(rank, 2), batch=4) for rank in (1, 0)]
     assert whole[-1] and there(tmp_path) == WANTED
 

@@ -108,7 +108,7 @@ BIG = struct.pack(">I", 10**9)
 SIDE = struct.pack(">I", 60_000 << 16)
 
 ARRAYS: dict[str, tuple[bytes, str]] = {
-    "a pickle in place of an array": (pickle.dumps(Bomb()), "is no .npy file"),
+    "a pickle in place of an array": (pickle.dumps(Bomb()), "is not a .npy file"),
     "an array of objects": (objects(), "Object arrays cannot be loaded"),
     "an object dtype without data": (array("'|O'", "(5, 2, 4, 4)"), "Object arrays"),
     "a header of a gigabyte": (array("'<f2'", "(1,)", version=2, length=2**30), "its header claims 1073741824 bytes"),
@@ -156,7 +156,7 @@ TARS: dict[str, tuple[bytes, str]] = {
     ),
     "a pax size": (
         extended(b"x", record("size", "99999999999")) + blocks(*entry("clip-005.txt", b"x")),
-        "ends behind the end of the file",
+        "extends beyond the end of the file",
     ),
     "a pax header of 100 kB": (
         extended(b"x", record("comment", "x" * 100_000)) + blocks(*entry("clip-005.txt", b"x")),
@@ -168,7 +168,7 @@ TARS: dict[str, tuple[bytes, str]] = {
     ),
     "a pax header that is none": (
         extended(b"x", b"12345 nothing") + blocks(*entry("clip-005.txt", b"x")),
-        "extended header that is none",
+        "invalid extended header",
     ),
     "a sparse file": (
         extended(b"x", record("GNU.sparse.realsize", "1" + "0" * 15)) + blocks(*entry("clip-005.txt", b"x")),
@@ -176,17 +176,17 @@ TARS: dict[str, tuple[bytes, str]] = {
     ),
     "a global header that renames": (extended(b"g", record("path", "x.txt")), "a global header sets"),
     "a long name of a megabyte": (extended(b"L", b"x" * 2**20) + blocks(*entry("c.txt", b"x")), "of 1048576 bytes"),
-    "a size of 10^15": (resized(10**15), "ends behind the end of the file"),
-    "a size of 8 GB": (resized(8 * 2**30 - 1), "ends behind the end of the file"),
+    "a size of 10^15": (resized(10**15), "extends beyond the end of the file"),
+    "a size of 8 GB": (resized(8 * 2**30 - 1), "extends beyond the end of the file"),
     "a damaged header": (blocks(*entry("clip-005.txt", b"x")).replace(b"clip", b"blip", 1), "damaged header"),
     "a member twice": (sample(5) + sample(5), "has a duplicate file name"),
 }
 
 WORDS: dict[str, tuple[dict[str, bytes], str]] = {
-    "facts nested 100,000 deep": ({"json": b'{"a":' * 100_000 + b"1" + b"}" * 100_000}, "json that is none"),
+    "facts nested 100,000 deep": ({"json": b'{"a":' * 100_000 + b"1" + b"}" * 100_000}, "invalid .json"),
     "facts nested 50 deep": ({"json": b'{"a":' * 50 + b"1" + b"}" * 50}, "nested deeper than 16"),
     "facts of two megabytes": ({"json": b'{"a": "' + b"x" * 2**21 + b'"}'}, "has a json of 2097161 bytes"),
-    "a number of 10,000 digits": ({"json": b'{"a": ' + b"1" * 10_000 + b"}"}, "json that is none"),
+    "a number of 10,000 digits": ({"json": b'{"a": ' + b"1" * 10_000 + b"}"}, "invalid .json"),
     "a caption of two megabytes": ({"txt": b"x" * 2**21}, "has a txt of 2097152 bytes"),
     "a caption that is no text": ({"txt": b"\xff\xfe\x00"}, "is not utf-16"),
 }

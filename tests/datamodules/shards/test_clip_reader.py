@@ -41,7 +41,7 @@ def test_video_is_encoded(tmp_path: Path) -> None:
     clip, prompt = Clips(str(tmp_path), 4, 8, encode)[0]
     assert clip.shape == (4, 3, 4, 4) and -1 <= float(clip.min()) <= float(clip.max()) <= 1
     assert prompt == flight(0, 0).caption
-    with pytest.raises(ShardError, match="has 9 frames of the 10 wanted"):
+    with pytest.raises(ShardError, match="has 9 frames of the 10 needed"):
         Clips(str(tmp_path), 5, 10, encode)[0]
 
 

@@ -55,7 +55,7 @@ def test_replaced_content_is_noticed_on_resume(tmp_path: Path, index: bool) -> N
     for file in folders[1].iterdir():
         swapped(file, folders[0] / file.name)
     with pytest.raises(
-        ValueError, match=rf"of other data \({'content' if index else 'files'} .*give the same data again"
+        ValueError, match=rf"of other data \({'content' if index else 'files'} .*use the same data again"
     ):
         resumed(str(folders[0]), state)
     older = {**state, "data": {k: v for k, v in state["data"].items() if k not in ("content", "files")}}

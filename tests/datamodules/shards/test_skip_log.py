@@ -258,7 +258,7 @@ def test_when_all_is_gone_it_ends(tmp_path: Path) -> None:
         path.unlink()
     with (
         warnings.catch_warnings(),
-        pytest.raises(ShardError, match=r"nothing but bad samples .* is its storage available"),
+        pytest.raises(ShardError, match=r"only bad samples .* is its storage available"),
     ):
         warnings.simplefilter("ignore")
         next(iter(batches))

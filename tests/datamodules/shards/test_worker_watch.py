@@ -74,7 +74,7 @@ def test_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         list(watched(batches))
     told = sentence(failed.value)
     assert told and "\n" not in told
-    assert f"(process {worker}) was stopped, and is ended; then resume with --ckpt_path=auto" in told
+    assert f"(process {worker}) was stopped and has been killed; then resume with --ckpt_path=auto" in told
     del batches, failed
     with pytest.raises((ChildProcessError, ProcessLookupError)):
         os.waitpid(worker, 0), os.kill(worker, 0)

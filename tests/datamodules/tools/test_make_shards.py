@@ -253,7 +253,7 @@ def test_the_words_of_a_file_name_may_serve_as_caption(tmp_path: Path) -> None:
         ({"size": (12, 16), "latents": StubCodec()}, "12 x 16 do not fit: .* divisible by 8"),
         ({"pictures": 10, "latents": StubCodec()}, "10 pictures does not fit the codec: give 12"),
         ({"fps": 0}, "at 0 fps are no clip"),
-        ({"clips_per_shard": 0}, "0 clips a shard: give 1 or more"),
+        ({"clips_per_shard": 0}, "0 clips per shard: give 1 or more"),
         ({"stride": 0}, "a stride of 0 pictures between clips: give 1 or more"),
     ],
 )

@@ -97,7 +97,7 @@ def test_other_actions_make_the_clips_anew_and_bad_ones_skip_the_video(tmp_path:
     assert steered(tmp_path / "out") == [[S, S]] * 2
     path.write_bytes(b"no array")
     report = cut(tmp_path / "videos", tmp_path / "out")
-    assert report.clips == 0 and "a.actions.npy it is no .npy file: write 0/1 columns" in report.skipped["a.mp4"]
+    assert report.clips == 0 and "a.actions.npy it is not a .npy file: write 0/1 columns" in report.skipped["a.mp4"]
 
 
 def test_all_videos_of_a_folder_have_actions_or_none(tmp_path: Path) -> None:
