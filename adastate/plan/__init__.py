@@ -1,1 +1,1 @@
-"""`adastate plan`: what a run takes, before it runs. `cost` counts arithmetic and `memory` bytes, by formulas."""
+"""`adastate plan`: the cost of a run before it starts. `cost` counts arithmetic and `memory` bytes, with formulas."""

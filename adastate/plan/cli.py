@@ -12,7 +12,7 @@ from adastate.runtime.argument_types import above_zero, whole
 from adastate.runtime.arguments import Arguments
 
 RATE, EFFICIENCY = 790.0, 0.4
-"""bfloat16 matrix products of an H200 in TFLOP/s, measured; and the share of it that training is taken to reach."""
+"""bfloat16 matrix products of an H200 in TFLOP/s, measured; and the fraction of it that training should reach."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,15 +24,15 @@ def main(argv: Sequence[str]) -> None:
     args, rest = options.parse_known_args(rest)
     override(config, rest, "adastate plan", options.options)
     if args.trajectories is None and not config.lightning.get("model"):
-        raise ConfigError("these config files hold no stage: add one of conf/stages/")
-    # up to here nothing has imported torch
+        raise ConfigError("these config files contain no stage: add one of conf/stages/")
+    # nothing has imported torch up to here
     from adastate.plan.planning import plan_stage
 
     plan_stage(config, args)
 
 
 def parser() -> Arguments:
-    """What `adastate plan` takes, beside the files and variables of a configuration."""
+    """Parser of the arguments of `adastate plan`, besides the files and variables of a configuration."""
     found = Arguments(
         prog="adastate plan",
         usage="adastate plan --config FILE ... [options] [--data.batch=4 and other overrides]",

@@ -1,4 +1,4 @@
-"""A composed config as a run that can be counted."""
+"""Reads a composed config as a run whose cost can be counted."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from adastate.plan.runs import ClipRun, CodecRun, DistillRun, Encoder, Run
 from adastate.stream import StreamSpec
 
 PRETRAINED = {"WanVAE": 126_892_531, "Wan2.2's VAE": 704_688_668, "UMT5": 5_680_910_336, "TinyText": 0}
-"""Parameters of encoders that are not built to be counted."""
+"""Parameters of encoders that are not built for counting."""
 
 UNCAST = {"WanVAE": 53_596_928, "Wan2.2's VAE": 149_637_088}
-"""Those of them that stay in float32 whatever the `dtype`: what the Wan VAE encodes with."""
+"""Those of them that stay in float32 whatever the `dtype`: the part that the Wan VAE encodes with."""
 
 CHANNELS_22 = 48
-"""Of latents of Wan2.2's VAE."""
+"""Channels of the latents of Wan2.2's VAE."""
 
 
 def configured_run(config: Config) -> Run:
     """The run of a composed config.
 
     Raises:
-        ConfigError: it holds no stage that can be counted, or lacks what one needs.
+        ConfigError: it contains no stage that can be counted, or lacks something that the stage needs.
     """
     model, data = (config.lightning.get(key) for key in ("model", "data"))
     if not model or not data:
-        raise ConfigError("these config files hold no stage: add one of conf/stages/")
+        raise ConfigError("these config files contain no stage: add one of conf/stages/")
     kind, found = _arguments(model)
     _, fed = _arguments(data)
     trainer = config.lightning.get("trainer") or {}
@@ -105,7 +105,7 @@ def _init(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any],
 def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any], shared: dict[str, Any]) -> Run:
     codec = _built(found["codec"])
     if not isinstance(codec, GroupCodec):
-        raise ConfigError(f"{type(codec).__name__} is not trained here, TinyCodec and ResidualCodec are")
+        raise ConfigError(f"{type(codec).__name__} cannot be planned; TinyCodec and ResidualCodec can")
     net = Net("codec", parameter_count(codec), averaged=found["ema"] is not None, drawn=True)
     height, width = variables.get("latent_size") or (8, 8)
     frames = int(fed.get("excerpt") or fed.get("video_frames") or 0) // codec.group
@@ -114,7 +114,7 @@ def _codec(found: dict[str, Any], fed: dict[str, Any], variables: dict[str, Any]
 
 
 def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(class name, its arguments with what it takes where the config is silent); blocks are dicts."""
+    """(class name, its arguments, including defaults that the config does not set); blocks are dicts."""
     made = class_at(node["class_path"])
     silent = {p.name: p.default for p in inspect.signature(made).parameters.values() if p.default is not p.empty}
     blocks = {
@@ -127,17 +127,17 @@ def _arguments(node: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _given(node: dict[str, Any] | None) -> dict[str, Any]:
-    """The arguments that a config gives to a class within a stage, an objective say."""
+    """The arguments that a config gives to a class within a stage, such as an objective."""
     return (node or {}).get("init_args") or {}
 
 
 def _built(node: dict[str, Any]) -> Any:
-    """The codec that a config names, with no weights, on torch's meta device, where it takes no memory."""
+    """The codec that a config names, without weights, on torch's meta device, where it takes no memory."""
     try:
         with torch.device("meta"):
             return class_at(node["class_path"])(**{**(node.get("init_args") or {}), "weights": None})
     except TypeError as error:
-        raise ConfigError(f"{node['class_path']} cannot be counted, as its size is not known: {error}") from error
+        raise ConfigError(f"{node['class_path']} cannot be counted, as its size is unknown: {error}") from error
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -169,7 +169,7 @@ def _channels(found: dict[str, Any]) -> int:
 
 
 def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
-    """The codec and the text encoder that a stage, or the variables of a configuration, name."""
+    """The codec and the text encoder named by a stage, or by the variables of a configuration."""
     made = []
     for part in ("codec", "text"):
         if not found.get(part):
@@ -179,7 +179,7 @@ def encoders(found: dict[str, Any]) -> tuple[Encoder, ...]:
             kind = "Wan2.2's VAE"
         n = PRETRAINED[kind] if kind in PRETRAINED else parameter_count(_built(found[part]))
         each, whole = {"bfloat16": 2, "float16": 2}.get(str(given.get("dtype")), 4), UNCAST.get(kind, 0)
-        # UMT5's weights stay with the processor: what encodes elsewhere is a copy, gone before anything is kept
+        # UMT5's weights stay in host memory: encoding on a device uses a copy, which is freed before anything is kept
         device = "processor" if kind == "UMT5" else "rank"
         made.append(Encoder("VAE" if part == "codec" else "text encoder", n, (n - whole) * each + whole * 4, device))
     return tuple(made)

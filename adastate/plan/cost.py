@@ -1,9 +1,9 @@
-"""Parameters and arithmetic of the network, as closed formulas of its size; checked against the network itself. Those
-of backbones that are not Wan's are counted, see `counted_network`.
+"""Parameters and arithmetic of the network, as closed formulas of its size; checked against the network itself.
+Backbones other than Wan's are counted, see `counted_network`.
 
-One multiply-add is two FLOP. Counted are matrix products and attention; norms, activations and RoPE are not.
-Which frames each pass of a stream sees is not written down a second time: the stream's own code is run over frames
-of one token.
+One multiply-add is two FLOP. Matrix products and attention are counted; norms, activations and RoPE are not. Which
+frames each pass of a stream sees is not implemented a second time: the stream's own code is run over frames of one
+token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from adastate.stream.teacher_forcing import teacher_forced_chunks
 from adastate.types import FrameMask, Memory
 
 SCORES = 2.5
-"""Backward of attention over its forward: five products where forward has two, as flash kernels compute the scores
-again. Where they are kept it is 2."""
+"""Cost of attention's backward relative to its forward: five products instead of two, as flash kernels recompute the
+scores. If scores are kept it is 2."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class CountedPass:
     """One pass of the network over one sample.
 
     Attributes:
-        frames: latent frames that it computes, state frames counted.
-        seen: cached frames in view.
+        frames: latent frames that it computes, including state frames.
+        seen: visible cached frames.
         cached: frames in the cache at the time.
-        rotated: of those in view, whose rotated keys are kept for the other passes of the chunk.
-        joined: anchor and window are both in view, so that their values are copied into one tensor.
-        visible: who sees whom, rows `frames`, columns `seen + frames`; None: all see all.
+        rotated: those visible frames whose rotated keys are kept for the other passes of the chunk.
+        joined: anchor and window are both visible, so that their values are copied into one tensor.
+        visible: which frames see which, rows `frames`, columns `seen + frames`; None: all see all.
         grad: whether its activations are kept for a backward.
-        level: timestep of a stream's pass without gradient, whose modulations are made once for each, where no frame
-            is steered; else None.
+        level: timestep of a stream's pass without gradient, if no frame is steered: modulations are computed once per
+            level; else None.
         leaves: a clean pass without gradient, which ends with the keys and values of the last layer.
     """
 
@@ -61,7 +61,7 @@ class CountedPass:
 
     @property
     def keys(self) -> int:
-        """Key frames that attention reads; queries that see different ones read copies of their own."""
+        """Key frames that attention reads; queries that see different ones read separate copies."""
         if self.visible is None:
             return self.seen + self.frames
         return sum(map(sum, dict.fromkeys(self.visible)))
@@ -69,7 +69,7 @@ class CountedPass:
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOP of a pass, of its backward, and of what activation checkpointing computes again."""
+    """FLOP of a pass, of its backward, and of the recomputation by activation checkpointing."""
 
     forward: float
     backward: float
@@ -81,7 +81,7 @@ class Flops:
 
 
 FORMULAS = ("wan", "wan22")
-"""Backbones whose networks are Wan's, which the formulas here are of; others are counted on the meta device."""
+"""Backbones with Wan's network, for which the formulas here hold; others are counted on the meta device."""
 
 
 def parameters(size: Size) -> int:
@@ -98,7 +98,7 @@ def parameters(size: Size) -> int:
 
 
 def action_columns(size: Size) -> int:
-    """Numbers that steer a frame, with their flag; 0 where none do."""
+    """Action columns of a frame, with the flag; 0 if the network cannot be steered."""
     return size.actions + 1 if size.actions else 0
 
 
@@ -111,19 +111,19 @@ def frame_tokens(size: Size, grid: tuple[int, int]) -> int:
     """Tokens of a latent frame of `grid` = (height, width).
 
     Raises:
-        ValueError: the grid does not divide into patches.
+        ValueError: the grid is not divisible by the patch size.
     """
     if grid[0] % size.patch[1] or grid[1] % size.patch[2]:
         raise ValueError(
-            f"a grid of {grid[0]} x {grid[1]} latents does not divide into patches of {size.patch[1]} x {size.patch[2]}"
+            f"a grid of {grid[0]} x {grid[1]} latents is not divisible by patches of {size.patch[1]} x {size.patch[2]}"
         )
     return (grid[0] // size.patch[1]) * (grid[1] // size.patch[2])
 
 
 def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORES) -> Flops:
-    """One pass over one sample with `tokens` tokens a frame, its prompt's keys made already.
+    """One pass over one sample with `tokens` tokens per frame, without the keys of its prompt.
 
-    Where a network can be steered it is taken to be: every frame of every pass has modulations of its own.
+    A network that can be steered is assumed to be: every frame of every pass has its own modulations.
     """
     if size.backbone not in FORMULAS:
         network = counted(size, tokens)
@@ -132,7 +132,7 @@ def pass_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORE
     d, length, patch = size.width, work.frames * tokens, patch_width(size)
     timed = work.frames if work.level is None or size.actions else 0
     told = size.time_embedding_dim + action_columns(size)
-    first = 2 * (length * patch + timed * told) * d  # nothing flows back into latents, timesteps and actions
+    first = 2 * (length * patch + timed * told) * d  # no gradient for latents, timesteps and actions
     whole = size.layers - work.leaves
     ends = 2 * (timed * 7 * d * d + length * d * patch * (not work.leaves))
     linear = 2 * length * ((6 * d * d + 2 * d * size.ffn) * whole + 2 * d * d * work.leaves)
@@ -157,7 +157,7 @@ def text_flops(size: Size) -> Flops:
 
 
 def possible_exits(spec: StreamSpec) -> list[Exits]:
-    """All that a training rollout may draw, each as likely as the others."""
+    """All exits that a training rollout may draw, with equal probability."""
     levels = range(len(spec.timesteps))
     if spec.schedule == "staircase":
         return [Exits(window_phase=phase) for phase in levels]
@@ -195,8 +195,8 @@ def forced_passes(spec: StreamSpec, frames: int) -> list[CountedPass]:
 
 
 def stream_places(spec: StreamSpec, frames: int) -> int:
-    """Latent frames of keys or of values for which a stream of `frames` has room at most, as `Student.stream` runs it:
-    each place of its slab has values and turned keys, and where keys are turned again raw ones."""
+    """Maximum number of latent frames of keys or of values in the memory of a stream of `frames`, as run by
+    `Student.stream`: each place of its slab has values and rotated keys, and raw keys if they are rotated again."""
     cache = StateCache(spec, layers=1)
     notes = _Filled()
     for _ in rollout(notes, _Zeros(), cache, spec.chunks(frames), (1, 1, 1), finish=False):
@@ -212,7 +212,7 @@ class _Zeros:
 
 
 class _Notes:
-    """A network of one token a frame that computes nothing, and notes what it is asked for."""
+    """A network of one token per frame that computes nothing, and records its calls."""
 
     def __init__(self, cache: StateCache) -> None:
         self.cache = cache
@@ -227,7 +227,7 @@ class _Notes:
         full = memory.visible is None or all(map(all, memory.visible))
         visible = None if full else memory.visible
         frames, grad = x.shape[1], torch.is_grad_enabled()
-        # the view of a pass whose keys are to carry gradient keeps them, and rotates the cached ones each time
+        # if keys carry gradient, the view of a pass keeps them, and rotates the cached ones each time
         attached = grad and self.cache.spec.cache_grad == "straight_through"
         cached, rotated = self.cache.tokens + frames * attached, 0 if attached else seen
         level, leaves = (None, False) if grad else (float(t[0, 0]), memory.clean)
@@ -237,7 +237,7 @@ class _Notes:
 
 
 class _Filled:
-    """The same in one layer of one number a key, which writes into the stream's slab."""
+    """The same with one layer of one number per key, which writes into the stream's slab."""
 
     def __init__(self) -> None:
         self.numbers = 0
@@ -252,13 +252,13 @@ class _Filled:
         return torch.zeros_like(x)
 
 
-# ---- what a step takes, per sample
+# ---- cost of a step, per sample
 
 
 def stream_flops(
     size: Size, tokens: int, passes: Iterable[CountedPass], checkpointing: bool, scores: float = SCORES
 ) -> float:
-    """FLOP of a rollout and of the backward of those of its passes that have one."""
+    """FLOP of a rollout, and of the backward of its passes with gradient."""
     found, kinds, levels = 0.0, set(), set()
     for work in passes:
         cost = pass_flops(size, tokens, work, scores)
@@ -267,7 +267,7 @@ def stream_flops(
         levels.add(work.level)
     if not size.actions:
         found += len(levels - {None}) * 2 * size.width * (size.time_embedding_dim + 7 * size.width)
-    keys = text_flops(size)  # made once with a graph and once without
+    keys = text_flops(size)  # computed once with a graph and once without
     return found + (keys.forward if False in kinds else 0) + (keys.forward + keys.backward if True in kinds else 0)
 
 
@@ -279,13 +279,13 @@ def clip_flops(size: Size, tokens: int, work: CountedPass, scores: float = SCORE
 
 @dataclass(frozen=True)
 class StepCost:
-    """What of a distillation decides its cost; names as in Distill, per sample.
+    """Settings of a distillation that determine its cost; names as in Distill, per sample.
 
     Attributes:
-        tokens: of a latent frame.
+        tokens: per latent frame.
         checkpointing: of (student, critic).
         guided: whether the teacher runs twice, with and without the prompt.
-        states: whether states are scored, too.
+        states: whether states are scored too.
     """
 
     student: Size
@@ -307,7 +307,7 @@ class StepCost:
         return rollout_passes(self.spec, self.frames, exits, grad)
 
     def rollout(self, grad: bool, exits: Exits | None = None) -> float:
-        """FLOP of a rollout, of its backward with `grad`; the mean over all that may be drawn without `exits`."""
+        """FLOP of a rollout, with `grad` also of its backward; without `exits` the mean over all possible exits."""
         each = [
             stream_flops(self.student, self.tokens, self.passes(drawn, grad), self.checkpointing[0], self.scores)
             for drawn in (self.exits if exits is None else [exits])
@@ -327,12 +327,12 @@ class StepCost:
 
     @property
     def critic_update(self) -> float:
-        """FLOP of the critic's own pass and its backward, without the rollout that it learns from."""
+        """FLOP of the critic's own pass and its backward, without the rollout that it is trained on."""
         cost = clip_flops(self.critic, self.tokens, CountedPass(self.frames), self.scores)
         return cost.trained(self.checkpointing[1])
 
     def network_tokens(self, grad_rollouts: float, rollouts: float, updates: float) -> float:
-        """Tokens that pass through any of the networks, for so many of each a sample; backward not counted."""
+        """Tokens that pass through any of the networks, for these numbers of each per sample; without backward."""
         made = [sum(p.frames for p in self.passes(i, False)) for i in self.exits]
         scored = self.frames * (2 + self.guided) * (1 + self.states)
         mean = sum(made) / len(made)

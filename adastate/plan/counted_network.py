@@ -1,9 +1,9 @@
-"""What a network of any backbone costs, counted on torch's meta device: parameters, and FLOP of passes as torch counts
-them. No formula knows its layers.
+"""The cost of a network of any backbone, counted on torch's meta device: parameters, and FLOP of passes as counted by
+torch. This needs no formula for its layers.
 
 A pass over F frames of a network without memory costs c + l F + p F^2: p for each (query frame, key frame) pair that
-attention computes, so that what a stream's pass costs follows from the pairs that it sees. All three are linear in the
-layers. So three clips at two depths tell everything.
+attention computes, so the cost of a stream's pass follows from the pairs that it sees. All three are linear in the
+number of layers. So three clips at two depths determine everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEPTHS = (1, 2)
 
 @dataclass(frozen=True)
 class NetworkCounts:
-    """Of one sample, two FLOP a multiply-add.
+    """For one sample, with two FLOP per multiply-add.
 
     Attributes:
         parameters: of the network.
@@ -48,10 +48,10 @@ class NetworkCounts:
 
 @lru_cache(maxsize=64)
 def counted(size: Size, tokens: int) -> NetworkCounts:
-    """A network of that size, with so many tokens a frame.
+    """The counts of a network of this size, with `tokens` tokens per frame.
 
     Raises:
-        ValueError: what the backbone says of a size that it does not take.
+        ValueError: raised by the backbone for a size that it does not support.
     """
     few, more = (_at_depth(replace(size, layers=layers), tokens) for layers in DEPTHS)
     further = (size.layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])

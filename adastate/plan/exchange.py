@@ -1,6 +1,6 @@
-"""What ranks that share a sample send each other, and from which degree on that is faster; see SequenceSplit.
+"""Data that ranks which share a sample exchange, and the degree from which that is faster; see SequenceSplit.
 
-All is calculated: products at a rate, exchanges at a network's. A layer's two collectives also wait for each other.
+All figures are calculated, from the rates of products and of the network. A layer's two collectives are sequential.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from adastate.models.video_network import Size
 from adastate.plan.cost import CountedPass, pass_flops, patch_width
 
 LAYER_EXCHANGES = 4
-"""Queries, keys, values, and what attention made of them."""
+"""Queries, keys, values, and the output of attention."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Between GPUs.
+    """A network between GPUs.
 
     Attributes:
-        rate: bytes a second that a GPU sends while it receives as many.
-        wait: seconds for a collective of nothing.
+        rate: bytes per second that a GPU sends while it receives as many.
+        wait: latency of an empty collective in seconds.
     """
 
     name: str
@@ -36,23 +36,23 @@ NETWORKS = (
     Network("400 Gbit/s a GPU", 40e9, 40e-6),
     Network("100 Gbit/s a GPU", 10e9, 60e-6),
 )
-"""Of a machine's GPUs; of InfiniBand and of Ethernet between machines. Rates are what all-to-all may reach of the
-450, 50 and 12.5 GB/s on paper; none was measured here."""
+"""Between a machine's GPUs; InfiniBand and Ethernet between machines. Rates are what all-to-all may reach of the
+nominal 450, 50 and 12.5 GB/s; none was measured here."""
 
 
 def degrees(size: Size, tokens: int, most: int = 8) -> list[int]:
-    """Degrees up to `most` that divide the heads and the tokens of a frame."""
+    """Degrees up to `most` that divide the number of heads and the tokens of a frame."""
     return [d for d in divisors(size.heads) if d <= most and tokens % d == 0]
 
 
 def layer_bytes(size: Size, tokens: int, frames: int, batch: int, number: int, degree: int) -> float:
-    """That a rank sends in a layer of a pass over so many frames; `number` bytes each."""
+    """Bytes that a rank sends in a layer of a pass over `frames` frames; `number` is bytes per number."""
     own = batch * frames * tokens // degree * size.width * number
     return LAYER_EXCHANGES * own * (degree - 1) / degree
 
 
 def pass_bytes_sent(size: Size, tokens: int, frames: int, batch: int, number: int, degree: int) -> float:
-    """That a rank sends in a pass: its layers', and its share of the velocity to each of the others."""
+    """Bytes that a rank sends in a pass: those of its layers, and its share of the velocity to each other rank."""
     velocity = batch * frames * tokens // degree * patch_width(size) * number * (degree - 1)
     return size.layers * layer_bytes(size, tokens, frames, batch, number, degree) + velocity
 
@@ -60,10 +60,10 @@ def pass_bytes_sent(size: Size, tokens: int, frames: int, batch: int, number: in
 def seconds(
     size: Size, tokens: int, work: CountedPass, batch: int, number: int, degree: int, flops: float, network: Network
 ) -> float:
-    """Of a pass without gradient: its products shared, then its exchanges.
+    """Seconds of a pass without gradient: its share of the products, then its exchanges.
 
     Args:
-        flops: products a second of a GPU.
+        flops: FLOP/s of a GPU.
     """
     products = batch * pass_flops(size, tokens, work).forward / degree / flops
     if degree == 1:
@@ -73,9 +73,9 @@ def seconds(
 
 
 def pays_from(times: Mapping[int, float]) -> int | None:
-    """The lowest degree at which a pass takes less time than on one GPU; None if none does.
+    """The lowest degree at which a pass takes less time than on one GPU; None if there is none.
 
-    What a rank sends falls with the degree, so a slow network may pay at 4 and not at 2.
+    What a rank sends decreases with the degree, so a slow network may pay off at 4 but not at 2.
     """
     return min((d for d, taken in times.items() if taken < times[1]), default=None)
 
@@ -83,7 +83,7 @@ def pays_from(times: Mapping[int, float]) -> int | None:
 def exchange(
     size: Size, tokens: int, work: CountedPass, batch: int, number: int, flops: float, most: int = 8
 ) -> dict[str, Any]:
-    """Figures of a pass at every degree: bytes of a layer, seconds by network, and the degree from which it pays."""
+    """Figures of a pass at every degree: bytes per layer, seconds by network, and the degree from which it pays off."""
     possible = degrees(size, tokens, most)
     times = {n.name: {d: seconds(size, tokens, work, batch, number, d, flops, n) for d in possible} for n in NETWORKS}
     return {

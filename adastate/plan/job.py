@@ -1,4 +1,4 @@
-"""What a cluster has to be told of a run: when to warn it before the end, and how much memory a machine needs."""
+"""Resources to request from a cluster for a run: when to signal it before the end, and host memory per machine."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 GIB = 2**30
 
 SLOWER = 3.0
-"""How much longer an iteration may take than the arithmetic alone: data, networks between GPUs, decoding."""
+"""Factor by which an iteration may take longer than the arithmetic alone: data, networks between GPUs, decoding."""
 
 SAVED_A_SECOND = 1e9
-"""Bytes that a shared file system is taken to accept, in all. Not measured."""
+"""Bytes/s that a shared file system is assumed to accept in total. Not measured."""
 
 START_S, LEAST_LEAD_S = 60, 120
-"""For what comes before and after a save: agreeing, digests, requeueing."""
+"""Seconds for the steps before and after a save: agreement of ranks, digests, requeueing."""
 
 LEAST_SILENCE_S = 1200
-"""callbacks.Heartbeat's own, which leaves room for previews."""
+"""Default of callbacks.Heartbeat, which leaves time for previews."""
 
 PROCESS = 8 * GIB
-"""Host memory of a process beside its networks: Python, CUDA, loader workers, pinned batches. Not measured."""
+"""Host memory of a process besides its networks: Python, CUDA, loader workers, pinned batches. Not measured."""
 
 
 @dataclass(frozen=True)
 class JobNeeds:
-    """What a job asks for.
+    """Resources that a job requests.
 
     Attributes:
-        lead_s: seconds before its end at which it is to be signalled: an iteration of which the student has been
-            updated is finished, and saved.
+        lead_s: seconds before its end at which to signal it: enough to finish an iteration that has updated the
+            student, and to save.
         silence_s: seconds in one phase after which a run counts as hung (`run.heartbeat_s`).
-        memory_gib: host memory of a machine, while its processes start.
+        memory_gib: host memory per machine, while its processes start.
     """
 
     lead_s: int
@@ -45,8 +45,8 @@ class JobNeeds:
 
 
 def job_needs(found: dict[str, Any], processes: int) -> JobNeeds:
-    """Of a plan, with `host`, for so many processes a machine."""
-    whole = found["memory"]["0"]["networks"].values()  # of one process that holds all of each network
+    """The needs of a plan, with `host`, for this many processes per machine."""
+    whole = found["memory"]["0"]["networks"].values()  # of a process that holds each network in full
     saved = sum(n["weights"] + n["optimiser"] + n["ema"] for n in whole if n["optimiser"])
     iteration, save = SLOWER * found["seconds an iteration"], saved / SAVED_A_SECOND
     return JobNeeds(

@@ -1,8 +1,7 @@
-"""Memory of a training step on one rank, as closed formulas: what is kept all the time, and what each phase adds.
+"""Memory of a training step on one rank, as closed formulas: the constant part, and what each phase adds.
 
-What a block saves for backward follows adastate/models/wan/dit.py line by line; the tests hold it to what autograd
-really saves.
-All numbers are bytes.
+What a block saves for backward follows adastate/models/wan/dit.py line by line; tests compare it with what autograd
+actually saves. All numbers are bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from adastate.plan.cost import CountedPass, action_columns, parameters, patch_wi
 from adastate.stream import StreamSpec
 
 STAGES = ("0", "1", "2", "3", "3_teacher")
-"""ZeRO stages; 0 is DDP, 3_teacher shards the frozen teacher, too."""
+"""ZeRO stages; 0 is DDP, 3_teacher shards the frozen teacher too."""
 
 BUCKET = 50_000_000
-"""Numbers in a bucket of ZeRO's reductions and gathers, see ZeroStrategy; there are two, one on its way."""
+"""Numbers per bucket of ZeRO's reductions and gathers, see ZeroStrategy; there are two, one of them in transit."""
 
 LIVE = 1_000_000_000
-"""Numbers that ZeRO-3 keeps gathered at most: DeepSpeed's stage3_max_live_parameters."""
+"""Maximum numbers that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class Precision:
     """Bytes per number of what a pass keeps.
 
     Attributes:
-        low: of what matrix products take and give.
+        low: of inputs and outputs of matrix products.
         high: of the residual stream, of normalised tokens and of modulation.
-        weights: of a network's weights where a strategy shards them.
+        weights: of a network's weights if a strategy shards them.
         casts: whether weights are cast for every pass: the graph keeps those copies.
         whole: whether they are cast all at once, at the beginning of the pass.
         fused: whether q and k are normalised by one kernel; otherwise two float32 copies of each are kept.
@@ -47,7 +46,7 @@ class Precision:
 
     @property
     def norm(self) -> int:
-        """Bytes kept per number that an RMSNorm takes."""
+        """Bytes that an RMSNorm keeps per input number."""
         return self.low if self.fused else 8
 
 
@@ -62,11 +61,11 @@ BFLOAT16 = Precision("bfloat16", 2, 2, weights=2)
 
 
 def block_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
-    """What one block keeps for backward in one pass over `batch` samples, its input included."""
+    """What one block keeps for backward in one pass over `batch` samples, including its input."""
     d, rows, keys = size.width, batch * work.frames * tokens, batch * work.keys * tokens
     high = 5 * dtype.high  # the stream before attention, cross-attention and ffn; two normalised
-    low = 8 * dtype.low  # what q, cross q and ffn take; q turned, cross q; attention's output twice, ffn's
-    low += dtype.low  # what the two projections after attention give: only the gated one is kept
+    low = 8 * dtype.low  # inputs of q, cross q and ffn; rotated q, cross q; attention's output twice, ffn's
+    low += dtype.low  # outputs of the two projections after attention: only the gated one is kept
     a_token = d * (high + low + 3 * dtype.norm) + 2 * size.ffn * dtype.low
     statistics = 4 * (6 + 3 + 2 * size.heads)
     a_frame = 8 * d * dtype.high
@@ -75,9 +74,9 @@ def block_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: P
 
 
 def pass_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision, checkpointing: bool) -> int:
-    """What a pass over `batch` samples keeps for backward, the keys of its prompt not counted.
+    """What a pass over `batch` samples keeps for backward, without the keys of its prompt.
 
-    With checkpointing a pass keeps the input of each block and, because its blocks run again, the cache as it was.
+    With checkpointing a pass keeps the input of each block and, because its blocks run again, the cache as it was then.
     """
     d, rows, frames = size.width, batch * work.frames * tokens, batch * work.frames
     patch = rows * patch_width(size) * dtype.low
@@ -97,7 +96,7 @@ def cast_bytes(size: Size, dtype: Precision, checkpointing: bool) -> int:
     d = size.width
     blocks = size.layers * (8 * d * d + 2 * d * size.ffn)
     ends = (7 * d + size.time_embedding_dim + action_columns(size) + 2 * patch_width(size)) * d
-    # functional_call hands each block its cast weights, and holds them for the second run
+    # functional_call passes each block its cast weights, and keeps them for the second run
     return dtype.low * (ends + (0 if checkpointing and not dtype.whole else blocks))
 
 
@@ -127,7 +126,7 @@ def stream_bytes(size: Size, tokens: int, spec: StreamSpec, frames: int, batch: 
 
 
 def working_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
-    """The most that a pass without gradient holds at a time: within the ffn, or within attention."""
+    """Maximum memory of a pass without gradient: within the ffn, or within attention."""
     rows, keys, d = batch * work.frames * tokens, batch * work.keys * tokens, size.width
     ffn = d * 2 * dtype.high + 2 * size.ffn * dtype.low
     attention = d * (2 * dtype.high + 2 * dtype.low) + d * (4 if dtype.fused else 12)
@@ -136,17 +135,17 @@ def working_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype:
 
 
 def exchange_bytes(size: Size, tokens: int, work: CountedPass, batch: int, dtype: Precision) -> int:
-    """What a layer of ranks that share a pass lays ready and gets: queries, keys and values side by side, in the order
-    of the ranks, and as they come."""
+    """Send and receive buffers of a layer when ranks share a pass: queries, keys and values side by side, in the order
+    of the ranks, and as they arrive."""
     return 3 * 3 * batch * work.frames * tokens * size.width * dtype.low
 
 
 def scoring_bytes(size: Size, tokens: int, frames: int, batch: int, dtype: Precision) -> int:
-    """The most that a pass over whole clips without gradient holds at a time, the keys of its prompts included.
+    """Maximum memory of a pass over whole clips without gradient, including the keys of its prompts.
 
-    That is within the ffn: what came into the block, the stream, the normalised tokens, and the hidden ones before and
-    after GELU; or, in wide networks, where keys are turned in float32: the stream, the normalised tokens, queries, and
-    keys before and after their norm and their turn.
+    It occurs within the ffn: the block's input, the stream, the normalised tokens, and the hidden ones before and after
+    GELU; or, in wide networks, where keys are rotated in float32: the stream, the normalised tokens, queries, and keys
+    before and after their norm and rotation.
     """
     d, rows = size.width, batch * frames * tokens
     ffn = 3 * d * dtype.high + 2 * size.ffn * dtype.low
@@ -164,10 +163,10 @@ class Net:
     """A network of the run and how its passes run.
 
     Attributes:
-        parameters: how many; of a network that is no DiT `size` is None.
+        parameters: their number; for a network that is not a DiT, `size` is None.
         averaged: whether an average of its weights is kept, in float32.
         compute_dtype: whether it casts its weights itself, to bfloat16.
-        drawn: whether its weights come from no file, but are drawn at random on the host.
+        drawn: whether its weights are not read from a file, but drawn at random on the host.
     """
 
     name: str
@@ -182,20 +181,20 @@ class Net:
 
 @dataclass(frozen=True)
 class States:
-    """Bytes a rank holds of one network; gradients are there only while it learns."""
+    """Bytes per rank for one network; gradients exist only while it is trained."""
 
     weights: int
     gradients: int
     optimiser: int
     ema: int
     buckets: int = 0
-    """Of reductions between ranks."""
+    """Buckets of reductions between ranks."""
     gathered: int = 0
-    """Weights in pieces, made whole for a pass; one network at a time."""
+    """Sharded weights, gathered for a pass; one network at a time."""
 
     @property
     def still(self) -> int:
-        """What is always there."""
+        """The part that is always present."""
         return self.weights + self.optimiser + self.ema + self.buckets
 
 
@@ -221,10 +220,10 @@ def states(net: Net, stage: str, ranks: int, dtype: Precision) -> States:
 
 
 def host_bytes(net: Net, stage: str, dtype: Precision) -> int:
-    """What a process holds of `net` in host memory before it is on the device, or in pieces there.
+    """Host memory that a process uses for `net` before it is on the device, or sharded there.
 
-    The weights of files are read straight to where they belong, one at a time (adastate.models.unread); those that
-    ZeRO-3 cuts are whole on the host before.
+    Weights from files are read straight to their destination, one at a time (adastate.models.unread); weights that
+    ZeRO-3 shards are first complete on the host.
     """
     if net.drawn:
         return 4 * net.parameters * (1 + net.averaged)
@@ -237,7 +236,7 @@ def host_bytes(net: Net, stage: str, dtype: Precision) -> int:
 
 @dataclass(frozen=True)
 class Phase:
-    """A moment of a step: what is held beside the networks, by part."""
+    """A moment of a step: memory in use besides the networks, by part."""
 
     name: str
     parts: dict[str, int]
@@ -257,11 +256,11 @@ def scored_clip_bytes(size: Size, tokens: int, frames: int, batch: int) -> int:
 def kept_bytes(
     size: Size, tokens: int, passes: Sequence[CountedPass], batch: int, dtype: Precision, again: bool
 ) -> int:
-    """What all passes with gradient keep until the loss, with the keys of the prompt."""
+    """What all passes with gradient keep until the loss, including the keys of the prompt."""
     kept = [pass_bytes(size, tokens, p, batch, dtype, again) for p in passes if p.grad]
     return sum(kept) + (text_bytes(size, batch, dtype) if kept else 0)
 
 
 def again_bytes(size: Size, tokens: int, passes: Sequence[CountedPass], batch: int, dtype: Precision) -> int:
-    """The largest block that checkpointing runs again."""
+    """Memory of the largest block that checkpointing runs again."""
     return max((block_bytes(size, tokens, p, batch, dtype) for p in passes if p.grad), default=0)

@@ -20,7 +20,7 @@ from adastate.plan.runs import Run, RunSetting, step_flops
 
 GIB = 2**30
 USABLE = 0.92
-"""Share of a GPU's memory to plan with; CUDA, NCCL and the allocator's gaps take the rest."""
+"""Share of a GPU's memory to plan with; CUDA, NCCL and fragmentation take the rest."""
 
 NAMES = {"ema": "EMA", "gathered": "gathered for a pass"}
 PARTS = ("weights", "gradients", "optimiser", "ema", "buckets", "gathered")
@@ -52,7 +52,7 @@ def memory_layout(run: Run, at: RunSetting) -> dict[str, Any]:
 
 
 def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
-    """The fewest changes with which the peak is at most `limit` bytes, [] if none is needed, None if none helps."""
+    """The fewest changes that bring the peak to at most `limit` bytes; [] if none is needed, None if none suffices."""
     best: tuple[tuple[int, ...], list[str]] | None = None
     sharded = any(not net.trained for net in run.nets)
     stages = [s for s in STAGES[STAGES.index(at.zero) :] if at.ranks > 1 or s == at.zero]
@@ -80,13 +80,13 @@ def smallest_change(run: Run, at: RunSetting, limit: float) -> list[str] | None:
 
 
 def dividing_micro_batches(run: Run, at: RunSetting) -> list[int]:
-    """Micro batches up to the present one with which a global batch still divides."""
+    """Micro batches up to the current one by which the global batch is divisible."""
     every = range(at.batch, 0, -1)
     return [b for b in every if run.global_batch is None or run.global_batch % replace(at, batch=b).micro == 0]
 
 
 def plan(run: Run, at: RunSetting, memory: float, rate: float) -> dict[str, Any]:
-    """All figures, in bytes, FLOP and seconds; `memory` of a GPU in GiB, `rate` of one in TFLOP/s."""
+    """All figures, in bytes, FLOP and seconds; `memory` per GPU in GiB, `rate` per GPU in TFLOP/s."""
     whole = run.global_batch or at.micro
     limit = memory * GIB * USABLE
     stages = [s for s in STAGES if s != "3_teacher" or any(not net.trained for net in run.nets)]
@@ -141,7 +141,7 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
         return
     try:
         run = configured_run(config)
-    except ValueError as error:  # what Size and StreamSpec say is one sentence
+    except ValueError as error:  # Size and StreamSpec raise one sentence
         raise ConfigError(str(error)) from error
     zero, ranks = args.zero or _stage(trainer.get("strategy")), gpus * nodes
     at, note = fitting_setting(
@@ -159,10 +159,10 @@ def plan_stage(config: Config, args: argparse.Namespace) -> None:
 
 
 def fitting_setting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
-    """The setting, with a micro batch into which the global batch divides, and a note where that is another one.
+    """The setting with a micro batch that divides the global batch, and a note if that was changed.
 
     Raises:
-        ConfigError: no micro batch does.
+        ConfigError: there is no such micro batch.
     """
     whole, micro = run.global_batch, at.micro
     if whole is None or whole % micro == 0:
@@ -171,7 +171,7 @@ def fitting_setting(run: Run, at: RunSetting) -> tuple[RunSetting, str]:
     if not possible:
         raise ConfigError(
             f"global_batch {whole} is not a multiple of {at.ranks} processes: change one of them, "
-            f"say --model.global_batch={-(-whole // at.ranks) * at.ranks}"
+            f"for example --model.global_batch={-(-whole // at.ranks) * at.ranks}"
         )
     note = (
         f"global_batch {whole} is not a multiple of {at.ranks} processes x batch {at.batch}: "
@@ -212,9 +212,7 @@ def show_plan(found: dict[str, Any], console: Console, note: str = "") -> None:
 
     console.print(f"host memory of a machine: {found['host'] / GIB:.0f} GiB, while its processes start")
     if found["stream"]:
-        console.print(
-            f"a stream, as previews run it, beside these: {found['stream'] / GIB:.2f} GiB of cache per prompt"
-        )
+        console.print(f"additionally, a stream as run by previews: {found['stream'] / GIB:.2f} GiB of cache per prompt")
     size, usable = found["gpu"] / GIB, found["usable"] / GIB
     for stage in stages:
         name = "DDP" if stage == "0" else f"ZeRO-{stage}".replace("_", " + ")

@@ -1,4 +1,4 @@
-"""Stages of training as runs that can be counted: their networks, what their steps compute, and what they hold."""
+"""Stages of training as countable runs: their networks, the work of their steps, and their memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from adastate.plan.memory import AUTOCAST, BFLOAT16, CAST, FLOAT32, Net, Phase, 
 
 @dataclass(frozen=True)
 class RunSetting:
-    """What may be changed without changing what is learnt.
+    """Settings that may be changed without changing the result of training.
 
     Attributes:
-        shared: ranks that share a sample.
+        shared: number of ranks that share a sample.
     """
 
     zero: str = "0"
@@ -38,7 +38,7 @@ class RunSetting:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder; `device` is where its weights lie, a rank's own or the processor of its machine."""
+    """A frozen encoder; `device` is where its weights are kept: a rank's own device or the host of its machine."""
 
     name: str
     parameters: int
@@ -48,7 +48,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Work:
-    """FLOP of something per sample, and how often an iteration has it, in the mean over a run."""
+    """FLOP per sample of one kind of work, and how often an iteration has it, averaged over a run."""
 
     name: str
     flop: float
@@ -60,8 +60,8 @@ class Run:
     """A stage of training.
 
     Attributes:
-        batch: samples a rank and micro batch.
-        global_batch: samples per iteration; None: what the ranks bring.
+        batch: samples per rank and micro batch.
+        global_batch: samples per iteration; None: the sum over the ranks.
         precision: of the trainer.
     """
 
@@ -78,19 +78,19 @@ class Run:
     @property
     @abstractmethod
     def works(self) -> list[Work]:
-        """What an iteration computes."""
+        """The work of an iteration."""
 
     @property
     @abstractmethod
     def network_tokens(self) -> float:
-        """Tokens through all networks for a sample of an iteration, backward not counted."""
+        """Tokens through all networks per sample of an iteration, without backward."""
 
     @abstractmethod
     def phases(self, at: RunSetting) -> list[Phase]:
-        """The moments of an iteration at which most is held."""
+        """The moments of an iteration with the highest memory use."""
 
     def stream(self, at: RunSetting) -> int:
-        """Bytes of the cache of one stream of the horizon, as previews and `adastate generate` run it; 0: no stream."""
+        """Bytes of the cache of one stream of the horizon, as run by previews and `adastate generate`; 0: no stream."""
         return 0
 
     @property
@@ -110,7 +110,7 @@ class Run:
         return next(net for net in self.nets if net.name == name)
 
     def dtype(self, net: Net, zero: str) -> Precision:
-        """How passes of `net` run. ZeRO keeps weights in bfloat16 where DDP casts them in every pass."""
+        """Dtypes of passes of `net`. ZeRO keeps weights in bfloat16 where DDP casts them in every pass."""
         if zero == "0" and net.compute_dtype:
             found = CAST
         elif self.precision in ("bf16-true", "bf16") or (zero != "0" and self.precision == "bf16-mixed"):
@@ -124,7 +124,7 @@ class Run:
         return found
 
     def optimiser_phases(self, at: RunSetting) -> list[Phase]:
-        """AdamW works on all weights at a time, with one more copy of them."""
+        """AdamW updates all weights at once, with one more copy of them."""
         share = 1 if at.zero == "0" else at.ranks
         return [
             Phase(f"{n.name}: optimiser", {"optimiser's work": 4 * n.parameters // share}, n.name)
@@ -157,7 +157,7 @@ class DistillRun(Run):
 
     @property
     def _rollouts(self) -> float:
-        """Rollouts an iteration makes for the critic alone."""
+        """Rollouts per iteration that are made for the critic alone."""
         own = self.steps["student"] / max(1, self.iterations)
         return float(self.critic_updates) if self.critic_new_rollout else 1 - own
 
@@ -177,7 +177,7 @@ class DistillRun(Run):
         return self.recipe.network_tokens(own, self._rollouts, self.critic_updates)
 
     def phases(self, at: RunSetting) -> list[Phase]:
-        # attention has all tokens of a share of the heads, and everything else a share of the tokens
+        # attention has all tokens of a share of the heads; everything else has a share of the tokens
         recipe, batch, tokens = self.recipe, at.batch, self.tokens // at.shared
         student, critic, teacher = self.net("student"), self.net("critic"), self.net("teacher")
         dtype, dtype_c, dtype_t = (self.dtype(n, at.zero) for n in (student, critic, teacher))
@@ -200,7 +200,7 @@ class DistillRun(Run):
         held = memory.kept_bytes(recipe.critic, tokens, scored, batch, dtype_c, critic.checkpointing)
         again_c = memory.again_bytes(recipe.critic, tokens, scored, batch, dtype_c) * critic.checkpointing
         exits = {"exit passes": kept}
-        last = passes[-1]  # which, where its blocks run again, holds the cache itself and no copy
+        last = passes[-1]  # if its blocks run again, it holds the cache itself rather than a copy
         shown = student.checkpointing and last.grad
         twice = memory.cache_bytes(recipe.student, tokens, last, batch, dtype) if shown else 0
         return [
@@ -262,11 +262,11 @@ class CodecRun(Run):
 
     @cached_property
     def _pass(self) -> tuple[int, int]:
-        """(FLOP, numbers that are kept for backward) of a clip, there and back."""
+        """(FLOP, numbers that are kept for backward) of encoding and decoding a clip."""
         kept: dict[int, Tensor] = {}
 
         def keep(x: Tensor) -> Tensor:
-            kept[x.untyped_storage()._cdata] = x  # what two layers keep is there once
+            kept[x.untyped_storage()._cdata] = x  # a tensor kept by two layers counts once
             return x
 
         video = torch.zeros(1, self.codec.video_frames(self.frames), 3, *self.side, device="meta")

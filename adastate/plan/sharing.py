@@ -1,4 +1,4 @@
-"""A plan's samples shared by ranks: memory of a rank, what it sends, and from which degree that is faster."""
+"""Ranks that share samples: memory of a rank, bytes that it sends, and the degree from which that is faster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sharing_degree(config: Config, ranks: int) -> int:
     if degree < 1 or ranks % degree:
         fitting = [d for d in range(1, ranks + 1) if ranks % d == 0]
         raise ConfigError(
-            f"sequence_parallel is {degree}, and {ranks} ranks do not divide into groups of it: take one of "
+            f"sequence_parallel is {degree}, but {ranks} ranks cannot be divided into groups of it: use one of "
             f"{', '.join(map(str, fitting))}"
         )
     return degree
@@ -42,7 +42,7 @@ def sharing_figures(run: Run, at: RunSetting, tflops: float, peak: Callable[[Run
         peak: bytes of a rank in another setting.
 
     Raises:
-        ConfigError: the setting's degree is none of those that fit.
+        ConfigError: the setting's degree is not possible.
     """
     passes: dict[str, CountedPass] = {}
     if isinstance(run, DistillRun):
@@ -76,7 +76,7 @@ def sharing_figures(run: Run, at: RunSetting, tflops: float, peak: Callable[[Run
 
 
 def sharing_line(found: dict[str, Any]) -> str:
-    """What the first line of a plan tells of shared samples."""
+    """The part of a plan's first line about shared samples."""
     degree = (found["shared"] or {}).get("degree", 1)
     return f", {degree} a sample," if degree > 1 else ""
 
@@ -95,7 +95,9 @@ def show_sharing(found: dict[str, Any], console: Console) -> None:
         rows.add_row(f"{name}: MB sent a layer", *(f"{b / 1e6:.1f}" if b else "-" for b in sent))
         for network, times in each["seconds a pass"].items():
             start = each["pays from"][network]
-            note = f", pays from {start}" if start else ", does not pay"
+            note = f", pays off from {start}" if start else ", does not pay off"
             rows.add_row(f"{name}: s a pass, {network}{note}", *(f"{times[d]:.3g}" for d in columns))
     console.print(rows)
-    console.print("With as many samples at a time, on more ranks; rates of networks are assumed.", style="dim")
+    console.print(
+        "For the same number of samples at a time, on more ranks; network rates are assumptions.", style="dim"
+    )

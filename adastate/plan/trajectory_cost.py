@@ -1,4 +1,4 @@
-"""What `adastate trajectories` takes: the teacher's passes, what a process holds, and the shards on the disk."""
+"""The cost of `adastate trajectories`: the teacher's passes, the memory of a process, and the shards on disk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from adastate.stream import StreamSpec
 
 GIB = 2**30
 STORED = 2
-"""Bytes of a number of a trajectory in its shard."""
+"""Bytes per number of a trajectory in its shard."""
 
 
 LATENTS = 2048
-"""Of a frame times paths that are sampled at a time, unless --batch says otherwise."""
+"""Maximum of latent frames times trajectories that are sampled at a time, unless --batch is given."""
 
 
 @dataclass(frozen=True)
 class PathOrder:
-    """Paths of so many solver steps, by so many processes on so many machines."""
+    """Trajectories of this many solver steps, by this many processes on this many machines."""
 
     clips: int
     steps: int
@@ -35,14 +35,14 @@ class PathOrder:
 
 
 def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any]:
-    """Bytes, FLOP and seconds of paths of the bidirectional teacher; `rate` of a GPU in TFLOP/s.
+    """Bytes, FLOP and seconds of trajectories of the bidirectional teacher; `rate` of a GPU in TFLOP/s.
 
     Raises:
         ConfigError: the files name no size.
     """
     told = config.variables
     if not told.get("teacher_size") or not told.get("rollout"):
-        raise ConfigError("trajectories are of a size: add one of conf/sizes/")
+        raise ConfigError("trajectories need a size: add one of conf/sizes/")
     sizes: dict[str, Any] = {k: tuple(v) if k == "patch" else v for k, v in told["teacher_size"].items()}
     size = Size(**sizes)
     height, width = told["latent_size"]
@@ -67,7 +67,7 @@ def trajectories(config: Config, order: PathOrder, rate: float) -> dict[str, Any
 
 
 def show_trajectories(found: dict[str, Any], console: Console, order: PathOrder, memory: float, usable: float) -> None:
-    """Prints what `trajectories` has found, for GPUs of `memory` GiB of which `usable` bytes can be planned with."""
+    """Prints the result of `trajectories`, for GPUs of `memory` GiB of which `usable` bytes can be used."""
     fits = "fits" if found["rank"] <= usable else "does not fit"
     every = order.gpus * order.nodes
     console.print(

@@ -1,1 +1,1 @@
-"""`adastate rehearse`: an iteration of a run on a pretended cluster, before it costs a real one."""
+"""`adastate rehearse`: one iteration of a run on a simulated cluster, before it runs on a real one."""

@@ -1,4 +1,4 @@
-"""What data sheets say of the devices that a rehearsal knows. Everything reckoned from them is an estimate."""
+"""Data sheet values of the devices that a rehearsal supports. Everything computed from them is an estimate."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU as its maker describes it, dense products without sparsity.
+    """A GPU as specified by its manufacturer, with dense products (no sparsity).
 
     Attributes:
-        memory_gib: that a process sees.
+        memory_gib: memory that a process sees.
         bandwidth: of its memory, bytes/s.
-        half, single, eight: FLOP/s of products in bfloat16, float32 (TF32 off) and FP8; 0: it has none.
+        half, single, eight: FLOP/s of products in bfloat16, float32 (TF32 off) and FP8; 0: not supported.
         link: bytes/s to another GPU of its node, one way.
         capability: CUDA compute capability.
         processors: streaming multiprocessors.
-        source: where the numbers stand.
+        source: where the numbers come from.
     """
 
     name: str
@@ -54,14 +54,14 @@ ACCELERATORS = {
 """By the name on the command line."""
 
 USABLE = 0.92
-"""Share of a GPU's memory to plan with; CUDA, NCCL and the allocator's gaps take the rest."""
+"""Share of a GPU's memory to plan with; CUDA, NCCL and fragmentation take the rest."""
 
 PRODUCTS, STREAMS = 0.75, 0.8
-"""Shares of these rates that large products and long copies are taken to reach: 790 TFLOP/s of an H200's 989 were
+"""Fractions of these rates that large products and long copies are assumed to reach: 790 of an H200's 989 TFLOP/s were
 measured with bfloat16 matrix products."""
 
 LAUNCH = 4e-6
-"""Seconds that the host takes for an operation: below it the device waits for the host."""
+"""Seconds that the host takes per operation: faster operations make the device wait for the host."""
 
 NODE_LINK = 50 * GB
-"""Bytes/s between nodes: one 400 Gbit/s port a GPU."""
+"""Bytes/s between nodes: one 400 Gbit/s port per GPU."""

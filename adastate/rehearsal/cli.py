@@ -19,7 +19,7 @@ WHAT = ("fit", "stream", "live")
 
 
 def parser() -> Arguments:
-    """Of the command; needs no torch."""
+    """Parser of the command; needs no torch."""
     made = Arguments(
         prog="adastate rehearse",
         usage="adastate rehearse --config FILE ... [options] [--data.batch=4 and other overrides]",
@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> None:
     gpus = args.gpus if args.gpus is not None else _devices(trainer.get("devices"))
     nodes = args.nodes if args.nodes is not None else int(trainer.get("num_nodes") or 1)
     if not 0 <= args.rank < gpus * nodes:
-        raise ConfigError(f"there is no rank {args.rank} of {nodes} machines with {gpus} GPUs")
+        raise ConfigError(f"there is no rank {args.rank} on {nodes} machines with {gpus} GPUs each")
     if not config.lightning.get("model") or not config.lightning.get("data"):
-        raise ConfigError("these config files hold no stage: add one of conf/stages/")
+        raise ConfigError("these config files contain no stage: add one of conf/stages/")
 
     from adastate.rehearsal.rehearsal_report import show_rehearsal, verdict_as_json
-    from adastate.rehearsal.rehearse import rehearse  # which brings torch with it
+    from adastate.rehearsal.rehearse import rehearse  # imports torch
 
     verdict = rehearse(config, args.device, gpus, nodes, args.rank, args.what, args.sessions, args.full_depth)
     if args.json:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _devices(told: Any) -> int:
-    """Of a machine, by the trainer's word for them; where it says "auto" only the user knows."""
+    """Devices of a machine, from the trainer's `devices`; if that is "auto" only the user knows."""
     if isinstance(told, list):
         return len(told)
     return int(told) if str(told).isdigit() else 1

@@ -1,4 +1,4 @@
-"""The small library that lets a torch without a GPU carry fake CUDA tensors: compiled when first asked for."""
+"""The small library that lets torch handle fake CUDA tensors without a GPU: compiled at first use."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SOURCE = Path(__file__).with_name("pretended_device.cpp")
 
 
 class NoDeviceError(RuntimeError):
-    """Why no device can be pretended here, in one sentence."""
+    """The reason why no device can be simulated here, in one sentence."""
 
 
 def cache_folder() -> Path:
-    """The user's own cache, where the library is kept: $XDG_CACHE_HOME/adastate or ~/.cache/adastate."""
+    """The user's cache folder for the library: $XDG_CACHE_HOME/adastate or ~/.cache/adastate."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adastate"
 
 
 @lru_cache(maxsize=1)
 def library() -> Any:
-    """The loaded library, with `adastate_pretend` and `adastate_restore`; says so where it has to be compiled.
+    """The loaded library, with `adastate_pretend` and `adastate_restore`; prints a line if it has to be compiled.
 
     Raises:
-        NoDeviceError: there is no C++ compiler, or it does not get along with this torch.
+        NoDeviceError: there is no C++ compiler, or it cannot compile for this torch.
     """
     source = SOURCE.read_bytes()
     abi = f"{torch.__version__} {torch.version.git_version}".encode()
@@ -46,7 +46,7 @@ def _compile(path: Path) -> None:
     compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "")
     if not compiler:
         raise NoDeviceError(
-            "a rehearsal compiles 60 lines of C++ once, and there is no compiler: install g++ or clang++, or set CXX"
+            "a rehearsal compiles 60 lines of C++ once, but there is no compiler: install g++ or clang++, or set CXX"
         )
     print(f"[adastate] compiling the simulated device into {path.parent} with {compiler}, once", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)

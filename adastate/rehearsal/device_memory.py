@@ -1,4 +1,4 @@
-"""Bytes that are alive on the pretended device: now, at most in each phase, and who holds the most at the peak."""
+"""Memory in use on the simulated device: current bytes, peaks by phase, and the largest allocations at the peak."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from torch import Tensor
 
 BLOCK = 512
-"""torch's allocator hands out multiples of it."""
+"""torch's allocator rounds sizes up to multiples of this."""
 
 TOLD = 2**24
-"""Of an allocation from here on it is kept which line made it."""
+"""Allocations of at least this size are recorded with the line that made them."""
 
 
 class DeviceMemory:
-    """Follows storages from their first tensor to their last.
+    """Tracks storages from their first tensor to their last.
 
     Attributes:
-        now: bytes alive.
-        peaks: the most in each phase.
-        largest: by phase, the biggest allocation and the line that made it.
+        now: bytes in use.
+        peaks: maximum in each phase.
+        largest: by phase, the largest allocation and the line that made it.
     """
 
     def __init__(self, line: Callable[[], str]) -> None:
@@ -39,13 +39,13 @@ class DeviceMemory:
         self.peaks[phase] = max(self.peaks[phase], self.now)
 
     def restart(self) -> None:
-        """Forgets the peaks, and not what is alive."""
+        """Resets the peaks, but not what is in use."""
         self.peaks.clear()
         self.largest.clear()
         self.peaks[self.phase] = self.now
 
     def note(self, tensor: Tensor, size: int | None = None) -> None:
-        """Follows the memory of a tensor, of so many bytes if they are known, unless it is followed already."""
+        """Tracks the memory of a tensor, with `size` bytes if given, unless it is tracked already."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:
@@ -60,7 +60,7 @@ class DeviceMemory:
             self.peaks[self.phase] = self.now
 
     def resized(self, storage: Any) -> None:
-        """FSDP2 gives the memory of gathered weights up and takes it again, and keeps the tensors."""
+        """FSDP2 frees and reallocates the memory of gathered weights, but keeps the tensors."""
         key = storage._cdata
         if key not in self._alive:
             return

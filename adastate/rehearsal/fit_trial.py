@@ -1,4 +1,4 @@
-"""One trial of a training stage: the configuration's own trainer runs two iterations on the pretended machine."""
+"""One trial of a training stage: the configuration's own trainer runs two iterations on the simulated machine."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from adastate.rehearsal.training_phases import watch_training
 
 SHIPPED_CALLBACKS = ("callbacks.", "lightning.", "pytorch_lightning.")
 PARTS = 2
-"""Micro batches of an iteration that are run, of however many it has."""
+"""Maximum number of micro batches of an iteration that are run."""
 
 
 @dataclass
 class Trial:
-    """What one run told.
+    """Results of one run.
 
     Attributes:
         record: of its last iteration.
         parts: micro batches of a real iteration, of which `ran` were run.
-        grown: bytes that the device held more after that iteration than before.
-        checkpoint: bytes of a checkpoint, of this rank's part where networks are in pieces.
-        host: bytes of the host's memory that this process holds.
-        failed: what ended it, in a sentence; empty if it came to its end.
+        grown: increase of the device's memory in use over that iteration, in bytes.
+        checkpoint: size of a checkpoint in bytes; of this rank's part if networks are sharded.
+        host: bytes of host memory that this process uses.
+        failed: error that ended it, in a sentence; empty if it completed.
     """
 
     record: DeviceRecorder
@@ -55,7 +55,7 @@ class Trial:
 
 
 class Conductor(pl.Callback):
-    """Ends the run after two iterations and a preview. The second iteration counts: moments are there by then."""
+    """Ends the run after two iterations and a preview. The second iteration is measured: by then moments exist."""
 
     def __init__(self, trial: Trial, preview: dict[str, Any] | None = None) -> None:
         self.trial, self.record, self.preview = trial, trial.record, preview
@@ -73,7 +73,7 @@ class Conductor(pl.Callback):
         self.record.enter("between")
 
     def _go_to(self, module: Any, after: int) -> None:
-        """To the next iteration in which the student learns."""
+        """Sets the counter to the next iteration that trains the student."""
         every, first = module.schedule.student_every, module.schedule.critic_first
         module._iteration = next(i for i in range(max(after, first), after + first + every + 1) if i % every == 0)
         module.iterations = max(module.iterations, module._iteration + 2)
@@ -103,7 +103,7 @@ class Conductor(pl.Callback):
 
 
 def checkpoint_bytes(module: Any, trainer: pl.Trainer) -> int:
-    """Of what a checkpoint holds: weights that learn, averages and moments; this rank's pieces where they are cut."""
+    """Bytes of a checkpoint: trained weights, averages and moments; of this rank's shards if they are sharded."""
     held = getattr(trainer.strategy, "held", None)
     if held:
         pieces = [(len(cut.moments(piece)), piece.count) for cut in held.values() for piece in cut.pieces]
@@ -145,7 +145,7 @@ def _fit(lightning: dict[str, Any], variables: dict[str, Any], cluster: Cluster,
 
 
 def _users_callbacks(told: dict[str, Any]) -> list[pl.Callback]:
-    """Those that are neither Lightning's nor the project's, which write files and watch the clock."""
+    """The user's own callbacks, without those of Lightning and the project, which write files and measure time."""
     theirs = [node for node in told.get("callbacks") or () if not node["class_path"].startswith(SHIPPED_CALLBACKS)]
     return [build(node, pl.Callback) for node in theirs]
 
@@ -183,7 +183,7 @@ def _trainer(told: dict[str, Any], cluster: Cluster, callbacks: list[pl.Callback
 
 @contextlib.contextmanager
 def ending(trial: Trial) -> Iterator[None]:
-    """What is raised within ends the trial, and is told with the line of ours that it came from."""
+    """An exception in this context ends the trial; it is reported with the line of ours that raised it."""
     try:
         yield
     except (Exception, SystemExit) as error:

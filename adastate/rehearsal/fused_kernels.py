@@ -1,4 +1,4 @@
-"""Which kernels torch chooses on a GPU where it would choose others, or many small ones, without one."""
+"""Makes torch choose the kernels that it uses on a GPU, where it would use others, or many small ones, without one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from adastate.rehearsal.source_lines import asked_by_a_library
 aten = torch.ops.aten
 HALF = (torch.bfloat16, torch.float16)
 WIDEST_HEAD = 256
-"""Of flash kernels."""
+"""Dtypes of flash kernels."""
 
 
 @contextlib.contextmanager
 def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None]) -> Iterator[None]:
-    """Within, attention and root mean square norms of CUDA tensors are one kernel, and host memory can be pinned.
+    """In this context, attention and RMS norms of CUDA tensors are one kernel each, and host memory can be pinned.
 
     Args:
-        masked: told of every attention with a mask: its mask.
-        waited: told where the host reads a list of numbers.
+        masked: called with the mask of every masked attention.
+        waited: called where the host reads a list of numbers.
     """
 
     def read(x: Tensor) -> Any:
@@ -54,7 +54,7 @@ def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None
 
     def shown(x: Tensor, **options: Any) -> str:
         if x.fake_device.type == "cuda" and not asked_by_a_library():  # type: ignore[attr-defined]
-            waited("numbers written in a text, which the host waits for")
+            waited("numbers formatted as text, which the host waits for")
         return f"tensor{tuple(x.shape)}"
 
     as_list = Tensor.tolist
@@ -86,14 +86,14 @@ def fused_kernels(masked: Callable[[Tensor], None], waited: Callable[[str], None
 
 @lru_cache(maxsize=1024)
 def is_made_of_others(func: Any) -> bool:
-    """Autograd takes such operations apart, and inference mode leaves it out."""
+    """Whether autograd decomposes the operation, while inference mode does not."""
     if func.namespace != "aten":
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 def _gathered(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As torch.tensor, which reads tensors of the device that stand in a list one by one."""
+    """Like torch.tensor, which reads device tensors inside a list one by one."""
 
     def read(data: Any) -> Any:
         if isinstance(data, list | tuple):
@@ -108,7 +108,7 @@ def _gathered(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def made_on_a_gpu(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation that is made of others runs as, in inference mode, where the kernels above are passed by."""
+    """Runs a composite operation in inference mode, in which the kernels above would be bypassed."""
     flat = [x for x in (*args, *kwargs.values()) if isinstance(x, FakeTensor)]
     if flat and flat[0].fake_device.type == "cuda":
         if func is aten.scaled_dot_product_attention.default:
@@ -119,7 +119,7 @@ def made_on_a_gpu(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _written(x: Tensor, form: str) -> str:
-    """A tensor of one number in a text is that number, which the host waits for."""
+    """Formatting a tensor of one number prints the number, which the host waits for."""
     return format(x.item() if x.dim() == 0 else repr(x), form)
 
 
@@ -136,7 +136,7 @@ def _attention(
 ) -> Tensor:
     """The flash kernel for half precision without a mask, else the memory-efficient one."""
     if len({x.dtype for x in (q, k, v)}) > 1:
-        raise RuntimeError(f"attention of query {q.dtype}, key {k.dtype} and value {v.dtype}: they must be one")
+        raise RuntimeError(f"attention of query {q.dtype}, key {k.dtype} and value {v.dtype}: they must be equal")
     mask, dropout, causal = attn_mask, dropout_p, is_causal
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -161,7 +161,7 @@ def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | 
 
 
 class _OneNorm(torch.autograd.Function):
-    """As one kernel, which keeps its input and a number a row."""
+    """A single kernel, which saves its input and one number per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the host asks of a device without data, and waits for: each question is noted, and answered as a run goes on."""
+"""Host reads of device values, which make it wait: each is recorded, and answered so that the run continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adastate.rehearsal.source_lines import asked_by_a_library
 
 aten = torch.ops.aten
 UNANSWERED = object()
-"""For every operation that has to run."""
+"""Result for operations that read nothing and have to run."""
 
 OF_UNKNOWN_LENGTH = (
     aten.nonzero.default, aten.masked_select.default, aten.repeat_interleave.Tensor, aten.bincount.default,
@@ -29,18 +29,18 @@ class Waiting(Protocol):
 
 
 class HostAnswers:
-    """Numbers are one, truths are what lets a run go on, and as many are chosen as there are.
+    """Numbers read as one, booleans as whatever lets a run continue, and selections as large as possible.
 
     Args:
-        told: of every wait.
-        note: of every tensor that is made here.
+        told: notified of every wait.
+        note: called with every tensor that is created here.
     """
 
     def __init__(self, told: Waiting, fake: FakeTensorMode, note: Callable[[Tensor], None]) -> None:
         self.told, self.fake, self.note = told, fake, note
 
     def answer(self, func: Any, args: Any, kwargs: Any, fakes: list[Any], target: str | None) -> Any:
-        """Of an operation on tensors of the device; UNANSWERED where it asks nothing."""
+        """Answers an operation on device tensors; UNANSWERED if the host reads nothing."""
         first = fakes[0]
         if target == "cpu":
             self.told.waited("a copy to the host")
@@ -55,24 +55,24 @@ class HostAnswers:
             self.told.waited("a copy to the host")
             return args[0]
         if func is aten.index.Tensor and any(isinstance(i, Tensor) and i.dtype is torch.bool for i in args[1]):
-            self.told.waited("truth values as an index, whose number the host waits for")
+            self.told.waited("booleans as an index, whose count the host waits for")
             x, index = args
             at = next(k for k, v in enumerate(index) if v is not None)
             shape = list(x.shape)
             shape[at : at + index[at].dim()] = [reduce(lambda a, b: a * b, index[at].shape, 1)]
             return self._empty(x, shape)
         if func in PUTS and any(isinstance(i, Tensor) and i.dtype is torch.bool for i in args[1]):
-            if args[2].numel() > 1:  # torch fills in one number without asking where
-                self.told.waited("truth values as an index, whose number the host waits for")
+            if args[2].numel() > 1:  # torch fills in a single number without reading the positions
+                self.told.waited("booleans as an index, whose count the host waits for")
             return args[0] if func is aten.index_put_.default else self._empty(args[0], list(args[0].shape))
         if func in OF_UNKNOWN_LENGTH:
             name = func._overloadpacket.__name__.strip("_2")
-            self.told.waited(f"{name}, the length of whose result the host waits for")
+            self.told.waited(f"{name}, whose result length the host waits for")
             return self._of_some_length(func, args, first)
         return UNANSWERED
 
     def _of_some_length(self, func: Any, args: Any, first: Tensor) -> Any:
-        """The longest that it can be, and for repetitions as long as what is repeated."""
+        """The maximum possible length; for repetitions, the length of what is repeated."""
         if func is aten.nonzero.default:
             return self._empty(first, [first.numel(), first.dim()], torch.int64)
         if func in (aten.repeat_interleave.Tensor, aten.bincount.default):
@@ -96,13 +96,13 @@ class HostAnswers:
 def _number(x: Tensor) -> Any:
     if x.is_floating_point():
         return 1.0
-    # a library asks whether to stop or whether something overflowed, we ask whether there is something
+    # a library asks whether to stop or whether something overflowed; our code asks whether something is there
     yes = not asked_by_a_library()
     return yes if x.dtype is torch.bool else int(yes)
 
 
 def _known(x: Any, dtype: torch.dtype) -> Tensor:
-    """On the host: as it came from there, or zeros."""
+    """A copy on the host: the known values if it came from there, else zeros."""
     known = getattr(x, "known", None)
     with unset_fake_temporarily():
         return torch.zeros(tuple(x.shape), dtype=dtype) if known is None else known.to(dtype, copy=True)

@@ -1,7 +1,7 @@
-"""What an operation makes of fake tensors of given shapes, once found, is made again without asking torch.
+"""Caches the results of operations on fake tensors, by shapes, and recreates them without asking torch.
 
-torch keeps such results, too, and spends most of an operation's time on asking whether it may. A step of a network runs
-the same few hundred operations many thousand times.
+torch caches such results too, but spends most of an operation's time on checking whether it may. A step of a network
+runs the same few hundred operations many thousand times.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from adastate.rehearsal.pretended_cuda import TRUE_GENERATOR
 from adastate.rehearsal.workload import Operation
 
 CHANGE_SHAPES = {"resize_", "set_", "resize_as_", "lift_fresh", "lift", "_local_scalar_dense", "detach_"}
-"""And what has no result of its own: never kept."""
+"""These, and operations without a result of their own, are never cached."""
 
 PLAIN = (int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
-"""Arguments that are what they seem."""
+"""Types of arguments that can be part of a cache key."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Made:
     """A tensor among the results.
 
     Attributes:
-        argument: place among the arguments' tensors of what it is itself (a change in place), or whose memory it views.
-        same: it is that argument.
-        bytes: of its memory, where it has its own.
+        argument: index of the argument tensor that it is (a change in place), or whose memory it views.
+        same: whether it is that argument.
+        bytes: size of its memory, if it has its own.
     """
 
     shape: tuple[int, ...]
@@ -45,10 +45,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Result:
-    """Of an operation: what it makes, and what it costs the device; None where that is nothing.
+    """Of an operation: its results and its cost on the device; None if it costs nothing.
 
     Attributes:
-        many: the class of what holds the results; None where there is one.
+        many: class of the container of results; None for a single result.
     """
 
     made: tuple[Any, ...]
@@ -57,7 +57,7 @@ class Result:
 
 
 class KnownResults:
-    """By operation and the shapes, strides, dtypes and numbers that it is given; kept from trial to trial."""
+    """By operation and the shapes, strides, dtypes and numbers of its arguments; kept between trials."""
 
     _results: ClassVar[dict[Any, Result]] = {}
 
@@ -66,7 +66,7 @@ class KnownResults:
         self._device = torch.device("cuda", 0)
 
     def key(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
-        """None where a result cannot be kept."""
+        """None if the result cannot be cached."""
         if func.namespace not in ("aten", "fsdp"):
             return None
         parts: list[Any] = [func, torch.is_inference_mode_enabled()]
@@ -79,7 +79,7 @@ class KnownResults:
         return tuple(parts)
 
     def again(self, key: Any, tensors: list[Tensor]) -> tuple[Result, Any] | None:
-        """The result made once more of these tensors, and what it costs; None where it is not known yet."""
+        """The cached result recreated for these tensors, and its cost; None if it is not cached."""
         result = self._results.get(key)
         if result is None:
             return None
@@ -111,7 +111,7 @@ class KnownResults:
         views = next((i for i, y in enumerate(tensors) if y.untyped_storage()._cdata == memory._cdata), None)
         argument = views if same is None else same
         if argument is not None and x.dtype != tensors[argument].dtype:
-            return None  # complex numbers as pairs, and the other way round
+            return None  # complex numbers viewed as pairs, or the reverse
         size = memory.nbytes() if argument is None else 0
         offset = int(x.storage_offset())
         return (Made(tuple(x.shape), x.stride(), offset, x.dtype, argument, same is not None, size),)
@@ -134,7 +134,7 @@ class KnownResults:
 
 
 def tensors_among(values: Iterable[Any], tensors: list[Tensor]) -> bool:
-    """Adds the tensors among some arguments to `tensors`; whether there is a generator, too."""
+    """Adds the tensors among some arguments to `tensors`; returns whether there is a generator as well."""
     drawn = False
     for x in values:
         if isinstance(x, Tensor):
@@ -147,14 +147,14 @@ def tensors_among(values: Iterable[Any], tensors: list[Tensor]) -> bool:
 
 
 def _alike(x: Any, again: Any) -> bool:
-    """Whether torch treats both as one: in inference mode it does not where a view is of a tensor made before."""
+    """Whether torch treats both alike: in inference mode it does not if one is a view of a tensor created before."""
     if not isinstance(x, Tensor):
         return bool(x == again)
     return bool(torch._C._dispatch_key_set(x) == torch._C._dispatch_key_set(again))
 
 
 def _unusual(x: Any) -> bool:
-    """Numbers that are known, or that are read otherwise than they lie."""
+    """Whether its values are known, or its data are read in another way than they are stored (conjugate, negative)."""
     return x.constant is not None or x.is_neg() or x.is_conj() or x.layout is not torch.strided
 
 

@@ -1,4 +1,4 @@
-"""torch.cuda as code asks it, answered as a node with GPUs would, and put back afterwards."""
+"""Answers of torch.cuda as on a node with GPUs; the real functions are restored afterwards."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FIRST = (
     "torch._dynamo.config", "torch._functorch.config", "torch.distributed.tensor", "torch._prims", "torch._decomp",
     "torch._refs", "torch.distributed.fsdp", "torch.utils.checkpoint", "lightning.pytorch",
 )  # fmt: skip
-"""Looks for GPUs when it is imported, and must find those that are there."""
+"""Modules that look for GPUs when they are imported, and must find the real ones."""
 
 
 class PretendedGenerator(TRUE_GENERATOR):
-    """A generator of the host that remembers for which device it was made: nothing is drawn on a pretended one."""
+    """A host generator that records which device it was created for; nothing is drawn on a simulated device."""
 
     made_for: str
 
@@ -45,7 +45,7 @@ class PretendedGenerator(TRUE_GENERATOR):
 
 
 DEVICES: dict[int, str] = {}
-"""For which device the generator of a seed was made: an operation is given another object than was made here."""
+"""Device of the generator with a seed, as an operation receives another object than was created here."""
 
 
 def device_of(generator: torch.Generator) -> str:
@@ -53,7 +53,7 @@ def device_of(generator: torch.Generator) -> str:
 
 
 class PretendedStream:
-    """Everything that is asked of a stream; nothing waits."""
+    """Everything that code calls on a stream; nothing waits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.device, self.device_index, self.device_type = torch.device("cuda", 0), 0, 1
@@ -96,7 +96,7 @@ class PretendedEvent:
 
 
 class PretendedGraph:
-    """A CUDA graph: what is captured runs once, and replays are counted by who made it."""
+    """A CUDA graph: the captured code runs once, and replays are counted by the line that made it."""
 
     replays = 0
 
@@ -112,7 +112,7 @@ class PretendedGraph:
 
 
 def answers(device: Accelerator, gpus: int, synchronized: Callable[[], None], allocated: Callable[[], int]) -> Any:
-    """What each function of torch.cuda says, by its name."""
+    """The result of each function of torch.cuda, by its name."""
     main = PretendedStream()
     total = int(device.memory_gib * 2**30)
     properties = SimpleNamespace(
@@ -163,7 +163,7 @@ def answers(device: Accelerator, gpus: int, synchronized: Callable[[], None], al
 
 
 def _typed(dtype: torch.dtype, *values: Any) -> Tensor | None:
-    """As torch.cuda.FloatTensor and its like."""
+    """Like torch.cuda.FloatTensor and similar constructors."""
     return torch.tensor(values[0], dtype=dtype, device="cuda:0") if values else None
 
 
@@ -177,11 +177,11 @@ TYPES = {
 def pretended_cuda(
     device: Accelerator, gpus: int, synchronized: Callable[[], None], allocated: Callable[[], int]
 ) -> Iterator[None]:
-    """Within, there are `gpus` of `device` in this process, of which the first is the current one.
+    """In this context this process has `gpus` of `device`, of which the first is the current one.
 
     Args:
-        synchronized: called where the host would wait for all that the device has to do.
-        allocated: bytes alive on the device.
+        synchronized: called where the host would wait for all work of the device.
+        allocated: bytes in use on the device.
 
     Raises:
         NoDeviceError: see `library`.

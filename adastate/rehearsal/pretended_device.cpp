@@ -1,5 +1,5 @@
-// Lets a torch without a GPU pass fake CUDA tensors through its C++ bindings and its autograd engine, which ask of
-// every device what its current stream is. Nothing here computes: streams are all the default one, events never wait.
+// Lets torch pass fake CUDA tensors without a GPU through its C++ bindings and its autograd engine, which ask
+// every device for its current stream. Nothing here computes: all streams are the default one, events never wait.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -46,7 +46,7 @@ Hooks hooks;
 const impl::DeviceGuardImplInterface* guard_before = nullptr;
 void* hooks_before = nullptr;
 
-// The hooks are made once and for all when they are first asked for: what they are can only be changed in place.
+// The hooks are created only once, at first use: they can only be changed in place.
 void*& methods(const at::CUDAHooksInterface& of) {
   return *reinterpret_cast<void**>(const_cast<at::CUDAHooksInterface*>(&of));
 }

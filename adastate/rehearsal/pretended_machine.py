@@ -1,4 +1,4 @@
-"""Everything that is pretended, put up together: devices, world, kernels, modules that move, and the recorder."""
+"""All simulated parts together: devices, world, kernels, modules that move, and the recorder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from adastate.rehearsal.recorder import DeviceRecorder
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run is rehearsed.
+    """The cluster that a run is rehearsed on.
 
     Attributes:
         device: of every rank.
-        gpus: of a machine; nodes: machines.
-        rank: the one that is looked at.
+        gpus: per machine; nodes: machines.
+        rank: the rank that is reported on.
     """
 
     device: Accelerator
@@ -43,17 +43,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
-    """Within, torch believes in the cluster; what runs there is written down by the recorder that comes.
+    """In this context torch runs as on the cluster; the yielded recorder records what happens.
 
     Raises:
-        NoDeviceError: no device can be pretended here.
+        NoDeviceError: no device can be simulated here.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     recorder = DeviceRecorder(fake)
     recorder.one_node = cluster.nodes == 1
     _forget_tables()
     gc.collect()
-    gc.freeze()  # else each full collection looks through all that was imported
+    gc.freeze()  # else each full collection scans all imported modules
     device = pretended_cuda(cluster.device, cluster.gpus, recorder.synchronized, lambda: recorder.memory.now)
     with (
         device,
@@ -75,8 +75,8 @@ def pretended_machine(cluster: Cluster) -> Iterator[DeviceRecorder]:
 
 
 def _forget_tables() -> None:
-    """What functions keep from call to call, tables of positions say: each trial makes and counts its own, and nothing
-    without data is left for what comes after it."""
+    """Clears the caches of functions, such as position tables: each trial creates and counts its own, and no tensors
+    without data remain for later code."""
     for name, module in list(sys.modules.items()):
         if name.startswith("adastate.") and not name.startswith("adastate.rehearsal"):
             for value in list(vars(module).values()):
@@ -96,7 +96,7 @@ def _resizing(recorder: DeviceRecorder) -> Callable[..., Any]:
 
 
 def _uncompiled(model: Any = None, **options: Any) -> Any:
-    """Nothing is traced: operations are counted one by one."""
+    """Does not compile: operations are counted one by one."""
     return (lambda made: made) if model is None else model
 
 
@@ -105,7 +105,7 @@ def _data(x: Any) -> Any:
 
 
 def _set_data(x: Any, value: Any) -> None:
-    """Where the data lie, there the tensor is."""
+    """Also moves the tensor to the device of its new data."""
     _DATA.__set__(x, value)
     if isinstance(value, FakeTensor):
         x.fake_device = value.fake_device
@@ -115,7 +115,7 @@ _DATA: Any = Tensor.data
 
 
 def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """nn.Module._apply for weights without data: a parameter stays the object that it is, as on a real device."""
+    """nn.Module._apply for weights without data: a parameter remains the same object, as on a real device."""
     seen: set[int] = set()
     for module in self.modules():
         for name, p in module._parameters.items():
@@ -140,7 +140,7 @@ def _become(module: nn.Module, name: str, p: nn.Parameter, moved: Tensor) -> Non
 
 
 def forget_data(module: nn.Module, fake: FakeTensorMode) -> None:
-    """Gives the host's weights of a module up: from here on all of them are without data."""
+    """Replaces the host's weights of a module by tensors without data."""
     known: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, p in list(part._parameters.items()):

@@ -1,4 +1,4 @@
-"""A world of processes of which only this one is there: collectives have shapes, and nobody answers."""
+"""A process group in which only this process exists: collectives have shapes, but no other process takes part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def pretended_world(rank: int, world: int, gpus: int) -> Iterator[None]:
-    """Within, this process is number `rank` of `world`, `gpus` on each machine, as torchrun would start it."""
+    """In this context this process is rank `rank` of `world`, with `gpus` per machine, as if started by torchrun."""
     told = {
         "RANK": rank, "LOCAL_RANK": rank % gpus, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": gpus,
         "GROUP_RANK": rank // gpus, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29999, "DS_ACCELERATOR": "cuda",
@@ -41,7 +41,7 @@ def pretended_world(rank: int, world: int, gpus: int) -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Ends the world, and has DeepSpeed forget the groups that it keeps of it."""
+    """Destroys the process group, and makes DeepSpeed forget its groups."""
     dist.destroy_process_group()
     if "deepspeed" in sys.modules:
         from deepspeed.comm import comm
@@ -56,13 +56,13 @@ def _gathered(into: list[Any], mine: Any, group: Any = None) -> None:
 
 
 class PretendedReplica(nn.Module):
-    """torch's DistributedDataParallel: buckets as large as the gradients, sent where a gradient is whole."""
+    """torch's DistributedDataParallel: buckets as large as the gradients, sent when a gradient is complete."""
 
     def __init__(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__()
         self.module = module
         self.require_backward_grad_sync = True
-        # which Lightning asks for before a backward pass, and when a fit ends
+        # used by Lightning before a backward pass, and at the end of a fit
         self.static_graph = self.find_unused_parameters = False
         self.reducer = mock.Mock(spec=["_rebuild_buckets", "prepare_for_backward"])
         learning = [p for p in module.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
-"""Runs real code on fake CUDA tensors and writes down what it does: work, memory, waits, copies, mistakes.
+"""Runs real code on fake CUDA tensors and records what it does: work, memory, waits, copies, mistakes.
 
-Tensors of the host are real, so that draws, prompts and positions are those of a run; those of the device have shapes,
-dtypes and a device, and no data. While a run is built the large ones of the host have none either.
+Host tensors are real, so that draws, prompts and positions are those of a run; device tensors have shapes, dtypes and a
+device, but no data. While a run is built, large host tensors have no data either.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from adastate.rehearsal.workload import FREE, Operation, Workload, cost_of, kind
 
 aten = torch.ops.aten
 LARGE = 2**16
-"""Numbers of a host tensor from which it is made without data while a run is built."""
+"""Host tensors with at least this many numbers are created without data while a run is built."""
 
 INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_")
-"""Indices may lie on the host: torch copies them."""
+"""Operations whose indices may be on the host: torch copies them."""
 
 COPIES = (aten._to_copy.default, aten.copy_.default)
 WIDE_TYPES = (torch.float64, torch.complex128)
 REMEMBERED = 2**18
-"""Numbers that came from the host and go back to it as they were: levels of a trajectory, or the thousands of modules
-in whose order DeepSpeed has the ranks agree."""
+"""Maximum size of tensors from the host whose values are remembered for their return: levels of a trajectory, or the
+thousands of modules whose order DeepSpeed compares between ranks."""
 
 SMALL = 2**16
 ON_PURPOSE = ("adastate/diffusion/",)
-"""Where latents are taken apart in float64, as the references do; and up to how many numbers nobody minds."""
+"""Code that uses latents in float64 on purpose, as the references do; and the size below which float64 is fine."""
 
 BETWEEN = "between"
-"""The phases, where callbacks run and batches come."""
+"""Phase between the others, in which callbacks run and batches arrive."""
 
 MASK_LIMIT = 2**28
-"""Numbers of an attention's mask, or of any tensor of truth values, above which it is a mistake."""
+"""Size of an attention mask, or of any boolean tensor, above which it is reported as a mistake."""
 
 
 class DeviceRecorder(TorchDispatchMode):
-    """Keeps one Workload a phase, and everything else by the line at which it happened.
+    """Keeps one Workload per phase, and everything else by the line at which it happened.
 
     Attributes:
         entries: how often each phase began.
         waits: the host waited for the device, by (phase, what, line).
-        copies: from the host to the device, by (phase, line): how often.
+        copies: number of copies from the host to the device, by (phase, line).
         copied: the same in bytes.
-        engines: (phase, line) of what DeepSpeed or Lightning does by itself.
-        wide: numbers of 64 bits that an operation made on the device, by (phase, operation, line).
+        engines: (phase, line) of actions of DeepSpeed or Lightning itself.
+        wide: 64-bit numbers that an operation created on the device, by (phase, operation, line).
         single: FLOP of products and attention in float32, by (phase, line).
-        mistakes: sentences by (what is wrong, line).
+        mistakes: messages by (kind of mistake, line).
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
@@ -83,7 +83,7 @@ class DeviceRecorder(TorchDispatchMode):
         self.building = False
         self.one_node = True
 
-    # ---- where it stands
+    # ---- phases
 
     def enter(self, phase: str) -> None:
         self.phase = phase
@@ -109,7 +109,7 @@ class DeviceRecorder(TorchDispatchMode):
             self.building = False
 
     def restart(self) -> None:
-        """Forgets what was counted, and not what is alive or was wrong."""
+        """Resets the counts, but not memory in use and mistakes."""
         self.work.clear()
         self.waits.clear()
         self.copies.clear()
@@ -119,15 +119,15 @@ class DeviceRecorder(TorchDispatchMode):
         self.entries.clear()
         self.memory.restart()
 
-    # ---- what is told
+    # ---- events
 
     def waited(self, what: str) -> None:
-        if self.phase == BETWEEN and asked_by_a_library():  # Lightning keeps what was logged
+        if self.phase == BETWEEN and asked_by_a_library():  # Lightning collects logged values
             return
         self._happened(self.waits, what, line(3))
 
     def synchronized(self) -> None:
-        self._happened(self.waits, "a wait for all that the device has to do", line(3))
+        self._happened(self.waits, "a wait for all work of the device", line(3))
 
     def _happened(self, events: Counter[Any], *what: str) -> None:
         events[(self.phase, *what)] += 1
@@ -150,7 +150,7 @@ class DeviceRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if _is_of_others(types):
-            return NotImplemented  # it comes again with its local parts
+            return NotImplemented  # it is called again with the local shards
         if torch.is_inference_mode_enabled() and is_made_of_others(func):
             if func is aten.scaled_dot_product_attention.default and len(args) > 3 and args[3] is not None:
                 self.masked(args[3])
@@ -184,7 +184,7 @@ class DeviceRecorder(TorchDispatchMode):
         elif func is aten._local_scalar_dense.default:
             return 1.0 if fakes[0].is_floating_point() else 1
         elif target == "cuda" and func is aten._to_copy.default:
-            self._copy(tensor_bytes(fakes[0]))  # weights that stay with the host, a text encoder's say
+            self._copy(tensor_bytes(fakes[0]))  # weights that stay on the host, such as a text encoder's
         with self.fake:
             out = func(*args, **kwargs)
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
@@ -222,7 +222,8 @@ class DeviceRecorder(TorchDispatchMode):
         have = device_of(made)
         if have != target:
             self.mistake(
-                "generator", f"a generator of the {_said(have)} draws on the {_said(target)}, which torch refuses"
+                "generator",
+                f"a generator of the {_said(have)} draws on the {_said(target)}, which torch does not allow",
             )
 
         def without(x: Any) -> Any:
@@ -251,7 +252,7 @@ class DeviceRecorder(TorchDispatchMode):
         return x
 
     def _strays(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
-        """Host tensors among those of the device: one number may be there, more may not."""
+        """Host tensors among device tensors: allowed with a single number only."""
         wrong = False
         for x in tensors:
             if _type_of(x) != "cpu":
@@ -259,10 +260,10 @@ class DeviceRecorder(TorchDispatchMode):
             if func in COPIES or (_name(func) in INDEXED and not x.is_floating_point()):
                 self._copy(tensor_bytes(x))
             elif x.dim() == 0:
-                self.copies[self.phase, line(3)] += 0  # an argument of the kernel, no copy
+                self.copies[self.phase, line(3)] += 0  # an argument of the kernel, not a copy
             else:
                 shape, wrong = tuple(x.shape), True
-                self.mistake("device", f"a tensor {shape} of the host meets the device in {_name(func)}")
+                self.mistake("device", f"a tensor {shape} on the host is combined with device tensors in {_name(func)}")
         if not wrong and _name(func) not in INDEXED:
             return tree_map(self._fake, args), tree_map(self._fake, kwargs)
 
@@ -277,7 +278,7 @@ class DeviceRecorder(TorchDispatchMode):
     def _count(
         self, func: Any, args: Any, kwargs: Any, out: Any, fakes: list[Any], outputs: list[Tensor]
     ) -> tuple[Operation | None, bool]:
-        """What the operation costs, and whether there is nothing else to be said of it."""
+        """Records the cost of an operation; returns whether there is nothing else to report about it."""
         work = self.work[self.phase]
         if func.namespace in ("c10d", "_c10d_functional"):
             if func._overloadpacket.__name__ not in ("wait_tensor", "barrier"):
@@ -296,11 +297,11 @@ class DeviceRecorder(TorchDispatchMode):
         return cost, not (wide or single or any(map(_is_too_much, outputs)))
 
     def _wide(self, func: Any, x: Tensor) -> None:
-        if asked_by_a_library():  # DeepSpeed sums its norms so
+        if asked_by_a_library():  # DeepSpeed sums its norms this way
             return
         where, name = line(3), _name(func)
         self.wide[self.phase, name, where] += 1
-        backward = torch._C._current_graph_task_id() != -1  # then the line is that of the backward pass
+        backward = torch._C._current_graph_task_id() != -1  # then the line is where the backward pass was called
         large = x.numel() > SMALL and not backward and not where.startswith(ON_PURPOSE)
         if large or kind_of(name) != "other":
             self.mistake("float64", f"{name} makes {tuple(x.shape)} in {_dtype(x)} on the device: use float32 or less")
@@ -331,7 +332,7 @@ def _name(func: Any) -> str:
 
 
 def _is_too_much(x: Tensor) -> bool:
-    """Truth values of a large mask, or numbers of all pairs of many."""
+    """Whether it is a large boolean mask, or has numbers for all pairs of many items."""
     square = x.dim() > 1 and x.shape[-1] == x.shape[-2]
     return x.numel() > MASK_LIMIT and x.is_contiguous() and (square or x.dtype is torch.bool)
 

@@ -17,7 +17,7 @@ COLUMNS = ("peak GiB", "kernels", "TFLOP", "other GB", "sent GB", "s")
 
 
 def verdict_as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
-    """Bytes, FLOP and seconds; the seconds are estimates."""
+    """In bytes, FLOP and seconds; the seconds are estimates."""
     return {
         **asdict(verdict),
         "peak phase": verdict.peak.name if verdict.peak else None,
@@ -31,7 +31,7 @@ def verdict_as_json(verdict: RehearsalVerdict) -> dict[str, Any]:
 
 
 def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> None:
-    """Prints it, for the device of that name."""
+    """Prints the verdict, for the device with that name."""
     about = verdict.device
     depths = ", ".join(map(str, verdict.depths))
     how = "all of them run" if verdict.full_depth else "extrapolated from two and three layers"
@@ -50,7 +50,7 @@ def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> No
             f"weights on the host of a machine while it starts: {verdict.host / GIB:.0f} GiB{saved}"
         )
         times = ", ".join(f"{device} {verdict.seconds(device):.3g} s" for device in ACCELERATORS)
-        console.print(f"of one {verdict.unit}: {times} ([italic]{ESTIMATE}[/italic])")
+        console.print(f"per {verdict.unit}: {times} ([italic]{ESTIMATE}[/italic])")
     _events("the host waits for the device", verdict.waits, console)
     _events("copies from the host to the device", verdict.copies, console)
     for note in verdict.notes:
@@ -58,7 +58,7 @@ def show_rehearsal(verdict: RehearsalVerdict, name: str, console: Console) -> No
     for error in verdict.errors:
         console.print(f"error {error}", style="red", highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not verdict.errors:
-        console.print("[green]nothing wrong was found[/green]")
+        console.print("[green]no mistakes were found[/green]")
 
 
 def _phases(verdict: RehearsalVerdict, name: str, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What the trials of a run tell together: its phases at full depth, what the host waits for, and what is wrong."""
+"""Combines the trials of a run: its phases at full depth, what the host waits for, and what is wrong."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from adastate.rehearsal.shallow import drawn_on, per_layer
 from adastate.rehearsal.training_phases import ALL_PROMPTS, ONCE, PREVIEW, PREVIEW_DECODE
 
 OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
-"""Phases in which nothing is learnt: what happens there happens once."""
+"""Phases in which nothing is trained, and which happen once."""
 
 BESIDE = ("warm-up", PREVIEW, PREVIEW_DECODE)
-"""Phases whose seconds are not those of an iteration or of a chunk."""
+"""Phases whose seconds do not count as those of an iteration or a chunk."""
 
 KINDS = ("product", "attention", "other", "communication")
 SPARED = ("prompts", "decode")
-"""Phases, by the end of their names, that read words and hand out pictures, row by row."""
+"""Suffixes of phases that process prompts or decode pictures, row by row."""
 
 OFTEN = 4
-"""Waits of a line, each time that a phase comes, from which on it stands in a loop over passes."""
+"""Waits per line and phase from which on the line counts as inside a loop over passes."""
 
 MUCH = 0.05
-"""Share of a phase's FLOP from which on those in float32 cost it much: they take 15 times as long."""
+"""Share of a phase's FLOP in float32 from which on they are reported: they take 15 times as long."""
 
 LEAK = 2**20
 
@@ -36,10 +36,10 @@ class PhaseCost:
     """A phase of an iteration at full depth.
 
     Attributes:
-        peak: bytes alive on the rank, at most.
-        kernels, flop, moved, sent: of all micro batches of the iteration, by kind of operation where it matters.
+        peak: maximum bytes in use on the rank.
+        kernels, flop, moved, sent: of all micro batches of the iteration, by kind of operation where relevant.
         seconds: on each known device: estimate, never measured.
-        bound: what takes most of them on the device of the run.
+        bound: what takes most of the time on the device of the run.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class HostEvent:
-    """A wait for the device, or a copy to it: how often in an iteration and each time that its phase comes."""
+    """A wait for the device, or a copy to it: its count per iteration and per occurrence of its phase."""
 
     phase: str
     what: str
@@ -67,7 +67,7 @@ class HostEvent:
 
 @dataclass
 class RehearsalVerdict:
-    """Everything that is told of a rehearsal; see `adastate.rehearsal.rehearsal_report`."""
+    """Result of a rehearsal; see `adastate.rehearsal.rehearsal_report`."""
 
     stage: str
     device: Accelerator
@@ -90,23 +90,23 @@ class RehearsalVerdict:
 
     @property
     def unit(self) -> str:
-        """What numbers are of."""
-        return "chunk" if self.stage in ("stream", "live") else "iteration in which all networks learn"
+        """The unit that the numbers refer to."""
+        return "chunk" if self.stage in ("stream", "live") else "iteration that trains all networks"
 
     def seconds(self, device: str) -> float:
-        """Of a unit."""
+        """Seconds per unit."""
         return sum(phase.seconds[device] for phase in self.phases if phase.name not in BESIDE)
 
 
 def fill_verdict(
     verdict: RehearsalVerdict, trials: Sequence[Trial], runs: list[dict[int, int]], name: str, gpus: int
 ) -> RehearsalVerdict:
-    """Fills the verdict in.
+    """Fills in the verdict.
 
     Args:
         runs: the depths of each trial.
-        name: of the device, as ACCELERATORS knows it.
-        gpus: of a machine.
+        name: of the device, as in ACCELERATORS.
+        gpus: per machine.
     """
     verdict.errors += dict.fromkeys(trial.failed for trial in trials if trial.failed)
     verdict.errors += dict.fromkeys(said for trial in trials for said in trial.record.mistakes.values())
@@ -124,13 +124,13 @@ def fill_verdict(
     if all(trial.grown > LEAK for trial in trials):
         grown = full.of(lambda trial: trial.grown)
         verdict.errors.append(
-            f"every iteration leaves {grown / 2**20:.0f} MiB more on the device: something keeps tensors of each"
+            f"memory on the device grows by {grown / 2**20:.0f} MiB per iteration: something keeps tensors of each"
         )
     return verdict
 
 
 class _Full:
-    """Quantities of trials at few layers, drawn on to all layers and all micro batches."""
+    """Quantities of trials at few layers, extrapolated to all layers and all micro batches."""
 
     def __init__(self, trials: Sequence[Trial], depths: list[int], runs: list[dict[int, int]]) -> None:
         self.trials, self.depths, self.runs = trials, depths, runs
@@ -143,7 +143,7 @@ class _Full:
         return 1.0 if phase.endswith(ONCE) else first.parts / max(1, first.ran)
 
     def host_times(self, phase: str) -> float:
-        """As `times`, of what passes between host and device."""
+        """Like `times`, for transfers between host and device."""
         return 1.0 if phase == ALL_PROMPTS else self.times(phase)
 
     def phase(self, phase: str, name: str) -> PhaseCost:
@@ -208,7 +208,7 @@ class _Full:
         return found
 
     def single_layers(self) -> list[str]:
-        """Products in float32 in every layer of a phase that computes in half precision otherwise."""
+        """Float32 products in every layer of a phase that otherwise computes in half precision."""
         found = []
         for key in dict.fromkeys(key for trial in self.trials for key in trial.record.single):
             counts = [float(trial.record.single[key]) for trial in self.trials]
@@ -218,7 +218,7 @@ class _Full:
             if half > of_all / 2 and counts[0] > MUCH * of_all and self._each_layer(counts):
                 found.append(
                     f"{key[1]}: products in float32 in every layer, {100 * counts[0] / of_all:.0f}% of the FLOP of "
-                    f"{key[0]}, which computes in half precision: cast what they take"
+                    f"{key[0]}, which computes in half precision: cast their inputs"
                 )
         return found
 
@@ -231,16 +231,16 @@ def _memory(verdict: RehearsalVerdict, first: Trial) -> list[str]:
     largest = f", the largest piece {size / 2**30:.1f} GiB at {line}" if line else ""
     remedy = "`adastate plan` names the fewest changes with which it fits"
     if worst.name in (PREVIEW, PREVIEW_DECODE):
-        remedy = "give fewer prompts in `preview.prompts`, or `--preview.every=0` for no previews"
+        remedy = "give fewer prompts in `preview.prompts`, or switch previews off with `--preview.every=0`"
     return [
-        f"{worst.name} holds {worst.peak / 2**30:.1f} GiB a rank, and {verdict.device.name} has "
-        f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} can be used{largest}: "
+        f"{worst.name} holds {worst.peak / 2**30:.1f} GiB per rank, but {verdict.device.name} has "
+        f"{verdict.device.memory_gib:.0f} of which {USABLE * verdict.device.memory_gib:.0f} are usable{largest}: "
         f"{remedy}"
     ]
 
 
 def _waiting(verdict: RehearsalVerdict, engines: set[tuple[str, str]]) -> list[str]:
-    """Waits and copies that are in every layer, or in a loop over passes; what an engine does by itself is listed."""
+    """Waits and copies in every layer, or in a loop over passes; those of an engine itself are only listed."""
     found = []
     for event in (*verdict.waits, *verdict.copies):
         if (event.phase, event.line) in engines:

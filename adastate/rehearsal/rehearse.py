@@ -1,4 +1,4 @@
-"""A whole rehearsal: the trials that it takes, and their verdict."""
+"""A complete rehearsal: its trials, and their verdict."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def rehearse(
     sessions: int = 4,
     full_depth: bool = False,
 ) -> RehearsalVerdict:
-    """Of a training stage, on `nodes` machines with `gpus` of `device` each, as process `rank` sees it.
+    """Rehearses a training stage, on `nodes` machines with `gpus` of `device` each, as seen by process `rank`.
 
     Args:
-        what: `fit` is the stage; `stream` a stream of its student on one device, `live` some `sessions` of it.
-        full_depth: run all layers once, in place of two and three layers from which the rest is extrapolated. What
-            happens in every layer can't be told apart then.
+        what: `fit` is the stage; `stream` a stream of its student on one device, `live` several `sessions` of it.
+        full_depth: run all layers once, instead of extrapolating from two and three layers. Events in every layer
+            then cannot be distinguished from others.
 
     Raises:
-        NoDeviceError: no device can be pretended here.
+        NoDeviceError: no device can be simulated here.
     """
     cluster = Cluster(ACCELERATORS[device], gpus, nodes, rank)
     lightning = config.lightning if what == "fit" else {"model": student_node(config.lightning)}

@@ -1,7 +1,7 @@
-"""A run's networks at small depths, and what they tell of the real one.
+"""A run's networks at small depths, and extrapolation to the real depths.
 
-What a phase holds, moves and computes is linear in the number of layers of each network. So it is measured with two
-layers, and once more with three for the networks of each depth, and drawn on to the depths of the run.
+The memory, transfers and work of a phase are linear in the number of layers of each network. So they are measured with
+two layers, and once more with three for the networks of each depth, and extrapolated to the depths of the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FEW, MORE = 2, 3
 
 
 def sizes(node: Any) -> Iterator[dict[str, Any]]:
-    """The blocks of a configuration that are a network's size."""
+    """The parts of a configuration that are network sizes."""
     if isinstance(node, dict):
         if {"layers", "width"} <= node.keys():
             yield node
@@ -26,17 +26,17 @@ def sizes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def depths(lightning: dict[str, Any]) -> list[int]:
-    """The depths of its networks, each once."""
+    """The distinct depths of its networks."""
     return sorted({int(size["layers"]) for size in sizes(lightning)})
 
 
 def channels_of(lightning: dict[str, Any]) -> int:
-    """Of the latents that its networks work on."""
+    """Channels of the latents that its networks process."""
     return next((int(size["channels"]) for size in sizes(lightning) if size.get("channels")), 16)
 
 
 def at_depth(lightning: dict[str, Any], now: Mapping[int, int]) -> dict[str, Any]:
-    """The same configuration with other depths, by the real one."""
+    """The same configuration with each real depth replaced by the one in `now`."""
     made = copy.deepcopy(lightning)
     for size in sizes(made):
         size["layers"] = now.get(int(size["layers"]), int(size["layers"]))
@@ -44,13 +44,13 @@ def at_depth(lightning: dict[str, Any], now: Mapping[int, int]) -> dict[str, Any
 
 
 def depth_trials(found: list[int]) -> list[dict[int, int]]:
-    """The depths to run: all few, then for each of them more."""
+    """The depths to run: all small, then for each of them one larger."""
     small = {depth: min(depth, FEW) for depth in found}
     return [small, *({**small, depth: min(depth, MORE)} for depth in found if depth > FEW)]
 
 
 def drawn_on(values: list[float], found: list[int], runs: list[dict[int, int]]) -> float:
-    """What a quantity would be at full depth, from its `values` in `runs`."""
+    """Extrapolates a quantity to full depth, from its `values` in `runs`."""
     base, total = values[0], values[0]
     deeper = [depth for depth in found if depth > FEW]
     for value, depth, run in zip(values[1:], deeper, runs[1:], strict=True):
@@ -60,7 +60,7 @@ def drawn_on(values: list[float], found: list[int], runs: list[dict[int, int]]) 
 
 
 def per_layer(values: list[float], runs: list[dict[int, int]]) -> float:
-    """How much more of a quantity a further layer brings, of whichever network brings the most."""
+    """Increase of a quantity per additional layer, for the network with the largest increase."""
     more = [
         (value - values[0]) / sum(run[d] - runs[0][d] for d in run)
         for value, run in zip(values[1:], runs[1:], strict=True)

@@ -1,4 +1,4 @@
-"""Which line of whose code is running: that of the project or of the user, and not of the libraries below it."""
+"""Finds the running line of the project's or the user's code, ignoring the libraries below it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib",
 
 @lru_cache(maxsize=4096)
 def told_path(file: str) -> str | None:
-    """A file as it is told, from the working directory if it is below that; None for a library's."""
+    """A file's path for display, relative to the working directory if it is below that; None for a library's file."""
     if file.startswith((HERE, "<")) or any(file.startswith(folder + os.sep) for folder in LIBRARIES):
         return None
     if "site-packages" in file or "dist-packages" in file:
@@ -39,7 +39,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def line(above: int = 1) -> str:
-    """ "file:line" of the innermost frame that is no library's; "" where there is none."""
+    """ "file:line" of the innermost frame outside libraries; "" if there is none."""
     for frame in _frames(sys._getframe(above)):
         if found := told_path(frame.f_code.co_filename):
             return f"{found}:{frame.f_lineno}"
@@ -47,7 +47,7 @@ def line(above: int = 1) -> str:
 
 
 def asked_by_a_library() -> bool:
-    """Whether what runs now was called by a library other than torch, and not by a line of ours."""
+    """Whether the current call comes from a library other than torch rather than from a line of ours."""
     for frame in _frames(sys._getframe(1)):
         name = frame.f_code.co_filename
         if not name.startswith((HERE, TORCH, "<")) and not name.startswith(STANDARD):
@@ -56,7 +56,7 @@ def asked_by_a_library() -> bool:
 
 
 def asked_by_an_engine() -> bool:
-    """Whether what runs now was called by DeepSpeed or Lightning itself."""
+    """Whether the current call comes from DeepSpeed or Lightning itself."""
     for frame in _frames(sys._getframe(1)):
         name = frame.f_code.co_filename
         if not name.startswith((HERE, TORCH, "<")) and not name.startswith(STANDARD):
@@ -65,7 +65,7 @@ def asked_by_an_engine() -> bool:
 
 
 def line_of(trace: TracebackType | None) -> str:
-    """The same of an exception: where the innermost frame of ours was when it was raised."""
+    """The same for an exception: the innermost frame of ours when it was raised."""
     found = ""
     while trace is not None:
         if name := told_path(trace.tb_frame.f_code.co_filename):

@@ -1,4 +1,4 @@
-"""What a rehearsal has in place of files: random networks, encoders of their published geometry, and a batch."""
+"""Replaces files in a rehearsal: random networks, encoders of their published geometry, and a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adastate.models.adapters import adapted
 from adastate.types import Batch
 
 WORDS = 100
-"""Tokens of a prompt."""
+"""Number of tokens of a prompt."""
 
 
 def _network(made: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,11 +33,11 @@ def _network(made: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def module_host_bytes(module: pl.LightningModule, strategy: Any, low: int) -> int:
-    """What a real run would hold of `module` in host memory while it starts, see adastate.plan.memory.host_bytes.
+    """Host memory that a real run would use for `module` while it starts, see adastate.plan.memory.host_bytes.
 
     Args:
         strategy: as in the configuration.
-        low: bytes of a number where ZeRO cuts.
+        low: bytes per number of weights that ZeRO shards.
     """
     told = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
     trained = getattr(module, "trained", {}).values() if told.get("stage") == 3 else ()
@@ -49,7 +49,7 @@ def module_host_bytes(module: pl.LightningModule, strategy: Any, low: int) -> in
 
 
 class StandInTokens(dict[str, Tensor]):
-    """As transformers' BatchEncoding."""
+    """Like transformers' BatchEncoding."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -72,11 +72,11 @@ WAN22_VAE = {
     "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": True, "in_channels": 12, "out_channels": 12,
     "patch_size": 2, "scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
 }  # fmt: skip
-"""Its published geometry."""
+"""The published geometry of Wan2.2's VAE."""
 
 
 def _part(channels: int, source: str, part: Any, load: Any) -> Any:
-    """Wan's VAE for latents of so many channels, UMT5-XXL or its tokenizer, without their files."""
+    """Wan's VAE for latents with this many channels, UMT5-XXL or its tokenizer, without their files."""
     told = getattr(load, "keywords", {})
     dtype = told.get("torch_dtype") or told.get("dtype") or torch.float32
     if "tokenizer" in part.name:
@@ -104,8 +104,7 @@ def _without_drawing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_files(channels: int = 16) -> Iterator[None]:
-    """Within, networks and encoders of latents of so many channels are made without asking for the files that hold
-    their weights."""
+    """In this context networks, and encoders of latents with this many channels, are created without weight files."""
     from adastate.distributed import protocol
     from adastate.encoders import group_codec, taehv, wan_vae
     from adastate.training import student
@@ -120,20 +119,20 @@ def without_files(channels: int = 16) -> Iterator[None]:
 
 
 def _zeros(*shape: int) -> Tensor:
-    """On the host, where they take the memory of one: a batch that does not fit a device need not fit here."""
+    """Zeros on the host that take the memory of one number: a batch too large for a device need not fit here."""
     return torch.zeros(()).expand(shape)
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Of one micro batch of a rank.
+    """Shape of one micro batch of a rank.
 
     Attributes:
         size: samples.
-        latents: `[F, C, H, W]`, None where the data brings none.
+        latents: `[F, C, H, W]`, None if the data have none.
         video: `[T, 3, h, w]`, likewise.
         levels: timesteps of trajectories, likewise.
-        actions: columns of a steered world, and frames of them.
+        actions: action columns of a steered world, and number of frames.
         pairs: whether every prompt has a next one.
     """
 
@@ -145,7 +144,7 @@ class BatchShape:
     pairs: bool = False
 
     def batch(self, first: int) -> Batch:
-        """One, on the host, whose samples have the numbers from `first` on."""
+        """A batch on the host, whose samples have the numbers from `first` on."""
         n = self.size
         prompts = [f"a slow flight over a green meadow {first + i}" for i in range(n)]
         trajectory = levels = None
@@ -156,7 +155,7 @@ class BatchShape:
             prompts=prompts,
             latents=None
             if self.latents is None
-            else _zeros(n, *self.latents),  # of trajectories, too: their clean past
+            else _zeros(n, *self.latents),  # also for trajectories: their clean past
             video=None if self.video is None else _zeros(n, *self.video),
             trajectory=trajectory,
             levels=levels,
@@ -177,7 +176,7 @@ class _Endless(IterableDataset[Batch]):
 
 
 class StandInData(pl.LightningDataModule):
-    """Batches of the shapes that a configuration's own data would bring."""
+    """Batches with the shapes that a configuration's own data would have."""
 
     def __init__(self, shape: BatchShape) -> None:
         super().__init__()
@@ -196,7 +195,7 @@ SHIPPED = {"PromptData", "ShardData", "TrajectoryData", "WorldData"}
 
 
 def batch_shape(data: dict[str, Any], variables: dict[str, Any], module: Any) -> BatchShape | None:
-    """What the datamodule of a configuration would bring to `module`; None for a class that is not ours."""
+    """The shape of the batches of a configuration's datamodule for `module`; None for a class that is not ours."""
     kind, told = class_at(data["class_path"]).__name__, data.get("init_args") or {}
     if kind not in SHIPPED:
         return None

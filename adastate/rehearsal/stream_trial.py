@@ -1,4 +1,4 @@
-"""One trial of streaming on the pretended machine: a stream with its decoder, or live sessions in shared passes."""
+"""One trial of streaming on the simulated machine: a stream with its decoder, or live sessions in shared passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adastate.rehearsal.shallow import channels_of
 from adastate.rehearsal.stand_ins import without_files
 
 STEADY = 2
-"""Chunks that count, after those in which the window fills."""
+"""Chunks that are measured, after those that fill the window."""
 
 PROMPT = "a slow flight over a green meadow"
 
@@ -31,12 +31,12 @@ def student_node(lightning: dict[str, Any]) -> dict[str, Any]:
         return model
     found = (model.get("init_args") or {}).get("student")
     if not isinstance(found, dict):
-        raise ConfigError("this stage has no student that streams: give conf/stages/distill.yaml or init.yaml")
+        raise ConfigError("this stage has no student that streams: use conf/stages/distill.yaml or init.yaml")
     return found
 
 
 def stream_trial(lightning: dict[str, Any], cluster: Cluster, sessions: int) -> Trial:
-    """Streams with the student of a composed configuration; `sessions` live ones, or 0 for one stream."""
+    """Streams with the student of a composed configuration; `sessions` live ones, or 0 for a single stream."""
     with pretended_machine(cluster) as recorder, without_files(channels_of(lightning)), quietly():
         trial = Trial(recorder, parts=1, ran=STEADY)
         with ending(trial), torch.no_grad():
@@ -53,7 +53,7 @@ def stream_trial(lightning: dict[str, Any], cluster: Cluster, sessions: int) -> 
 
 
 def _filling(student: Any) -> int:
-    """Chunks until a stream's window is full."""
+    """Number of chunks until a stream's window is full."""
     spec = student.spec
     return 2 + (spec.past_frames or student.rollout_frames) // spec.chunk_frames
 
@@ -77,7 +77,7 @@ def _live(student: Any, trial: Trial, sessions: int) -> None:
     from adastate.live.session import Session
 
     recorder, warm = trial.record, _filling(student)
-    source: Any = None  # only prompts and weights' names are asked of it
+    source: Any = None  # only used for prompts and the weights' names
     model = LiveModel(student, source)
     every = [Session(model, f"{PROMPT} {i}", seed=i, history=2) for i in range(sessions)]
     batch = SessionBatch()

@@ -1,4 +1,4 @@
-"""Which part of an iteration is running: the methods that begin one tell the recorder."""
+"""The current phase of an iteration: methods that begin one notify the recorder."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from adastate.rehearsal.recorder import DeviceRecorder
 
 PREVIEW, PREVIEW_DECODE = "preview", "preview: decode"
-"""Phases of a preview, which comes between iterations and is no part of one."""
+"""Phases of a preview, which runs between iterations and is not part of one."""
 
 ONCE = ("optimiser", "average", "warm-up", "between", PREVIEW, PREVIEW_DECODE)
-"""Phases, by the end of their names, that an iteration has once; the others come once a micro batch."""
+"""Suffixes of phases that happen once per iteration; the others happen once per micro batch."""
 
 ALL_PROMPTS = "all prompts"
-"""The phase in which a distillation embeds what its whole iteration is told: its work grows with the micro batches,
-while it brings the text encoder to the device once."""
+"""The phase in which a distillation embeds the prompts of its whole iteration: its work grows with the micro batches,
+but it moves the text encoder to the device only once."""
 
 
 def run_as_phase(owner: Any, method: str, phase: str | Callable[..., str], recorder: DeviceRecorder) -> None:
-    """From here on `owner.method` runs as a phase, whose name may be a function of its arguments."""
+    """Makes `owner.method` run as a phase from now on; its name may be a function of the arguments."""
     true = getattr(owner, method)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -30,7 +30,7 @@ def run_as_phase(owner: Any, method: str, phase: str | Callable[..., str], recor
 
 
 def watch_training(module: Any, strategy: Any, recorder: DeviceRecorder) -> None:
-    """Phases of any stage, as `adastate plan` names them."""
+    """Registers the phases of any stage, with the names of `adastate plan`."""
     student = getattr(module, "student", None)
     distills = hasattr(module, "updates") and hasattr(module, "sampler")
     for owner in (module, student):

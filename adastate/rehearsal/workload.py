@@ -1,4 +1,4 @@
-"""What an operation costs a device: FLOP, bytes, kernels, and by that the seconds that it would take at least."""
+"""The cost of an operation on a device: FLOP, bytes and kernels, and the minimum seconds that follow from them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FREE = {
     "_local_scalar_dense", "is_same_size", "resize_", "set_", "record_stream", "device", "unflatten", "_conj",
     "new_empty_strided", "real", "imag", "is_pinned", "detach_", "_has_same_storage_numel",
 }  # fmt: skip
-"""No kernel."""
+"""Operations without a kernel."""
 
 WIDE = 100
-"""Tensors that one kernel of torch's _foreach operations takes."""
+"""Tensors that one kernel of torch's _foreach operations processes."""
 
 
 class Operation(NamedTuple):
-    """What one costs a device: of how many kernels it is, FLOP, and bytes read and written."""
+    """The cost of one operation on a device: number of kernels, FLOP, and bytes read and written."""
 
     kind: str
     dtype: torch.dtype
@@ -42,11 +42,11 @@ class Operation(NamedTuple):
 
 @dataclass
 class Workload:
-    """Of one phase.
+    """The work of one phase.
 
     Attributes:
-        operations: how often each was run.
-        sent: bytes that this rank gives to or takes from others, within a node and between nodes.
+        operations: how often each operation was run.
+        sent: bytes that this rank sends to or receives from others, within a node and between nodes.
     """
 
     operations: Counter[Operation] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class Workload:
         return self._by_kind(lambda one: one.moved)
 
     def seconds(self, device: Accelerator) -> Counter[str]:
-        """What a roofline says, by kind, communication among them."""
+        """Seconds of a roofline model, by kind, including communication."""
         found = self._by_kind(lambda one: _seconds(one, device))
         link = device.link if self.one_node else NODE_LINK
         found["communication"] = self.sent / (STREAMS * link)  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def kind_of(name: str) -> str:
 def cost_of(
     func: Any, args: Any, kwargs: Any, out: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Operation | None:
-    """Of one operation on the device; None where no kernel runs."""
+    """The cost of one operation on the device; None if no kernel runs."""
     name = func._overloadpacket.__name__
     if name in FREE:
         return None

@@ -103,7 +103,7 @@ def test_the_stage_is_that_of_the_strategy(tmp_path: Path, capsys: Any) -> None:
         (["--nothing=2"], "there is no option '--nothing'"),
         (["more"], "there is no option 'more': values follow their options"),
         (["--stream.chunk_frames=4"], "frames are not a multiple of the chunk of 4"),
-        (["--latent_size=[5, 8]"], "a grid of 5 x 8 latents does not divide"),
+        (["--latent_size=[5, 8]"], "a grid of 5 x 8 latents is not divisible"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(words: list[str], sentence: str) -> None:
@@ -113,7 +113,7 @@ def test_mistakes_are_told_in_one_sentence(words: list[str], sentence: str) -> N
 
 
 def test_configs_without_a_stage_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="hold no stage: add one of conf/stages/"):
+    with pytest.raises(ConfigError, match="contain no stage: add one of conf/stages/"):
         configured("tiny")
 
 

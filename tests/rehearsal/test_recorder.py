@@ -78,7 +78,7 @@ def masks_too_much(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("slip", "said"),
     [
-        (leaves_one_on_the_host, "of the host meets the device in add"),
+        (leaves_one_on_the_host, "on the host is combined with device tensors in add"),
         (draws_elsewhere, "a generator of the host draws on the device"),
         (multiplies_wide, "in float64 on the device"),
         (masks_too_much, "truth values of 32768 x 32768 are 1.0 GiB"),
