@@ -1,7 +1,7 @@
-"""`make bench`: how fast streams and training steps are, against a plain path, in one sitting.
+"""`make bench`: speed of streams and training steps compared with a plain implementation, measured side by side.
 
-All variants of a row take turns within every round, so that a machine that others use slows all of them alike; what
-counts is the ratio within a round, told as median and quartiles over the rounds.
+All variants of a row take turns within every round, so that other work on the machine slows all of them alike; the
+result is the ratio within a round, as median and quartiles over the rounds.
 
     make bench                                            streams and training steps on a CPU
     make bench ARGS='--parts training'                    training steps alone
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from adastate.runtime import threads
 
-threads.prepare()  # as the commands do, before torch comes
+threads.prepare()  # as in the commands, before torch is imported
 
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -44,13 +44,13 @@ def bench_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--streams", nargs="+", default=["self_forcing, window 6", "adastate"], choices=STREAMS)
     add("--live-size", default="tiny", choices=["tiny", "flight"], help="the bundled student of --parts live (tiny)")
     add("--engines", nargs="+", default=["eager"], choices=["eager", "compile", "graph"])
-    add("--fp8", action="store_true", help="of every engine in bfloat16 one with products in FP8, too")
+    add("--fp8", action="store_true", help="also run every bfloat16 engine with products in FP8")
     add("--attention", default="sdpa", help="sdpa, flash_attn, flash3, flash4 or flex")
-    add("--float32", action="store_true", help="only that")
+    add("--float32", action="store_true", help="only float32")
     add("--rounds", type=int, default=7)
     add("--device", default="cpu")
-    add("--growth", type=int, default=0, help="chunks of the streams whose growth is measured instead")
-    add("--no-guard", action="store_true", help="do not fail where we are not faster than the plain path")
+    add("--growth", type=int, default=0, help="measure growth instead, over streams of this many chunks")
+    add("--no-guard", action="store_true", help="do not fail if we are not faster than the plain path")
     add("--out", type=Path, default=Path("runs/bench.json"))
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""Seconds and their spread."""
+"""Measures seconds and their spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Spread = tuple[float, float, float]
 
 
 class DeviceClock:
-    """Seconds, by device events on a GPU."""
+    """Seconds; from device events on a GPU."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device.startswith("cuda")
@@ -31,7 +31,7 @@ def quartiles(values: list[float]) -> Spread:
 
 
 def ratios(slow: list[float], fast: list[float]) -> Spread:
-    """How many times faster, round by round."""
+    """Speed-up, round by round."""
     return quartiles([a / b for a, b in zip(slow, fast, strict=True)])
 
 
@@ -40,7 +40,7 @@ def spread_in_words(q: Spread | None, digits: int) -> str:
 
 
 def product_rate(device: str, side: int = 8192) -> float:
-    """FLOP a second of a large bf16 matrix product."""
+    """FLOP per second of a large bf16 matrix product."""
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     clock, took = DeviceClock(device), []
     for _ in range(12):

@@ -1,7 +1,7 @@
-"""`make faults`: breaks runs in every way that we know of, many times, and prints what came of it.
+"""`make faults`: interrupts runs in every known way, many times, and prints the outcomes.
 
-Runs are the real Distill at its smallest, on processes forked from this one. `--share 0.05` does a twentieth of it.
-`--only stop` does what its name matches. A row is `held` if every trial was; the exit status is 1 otherwise.
+Runs are the real Distill at its smallest size, in processes forked from this one. `--share 0.05` runs a twentieth of
+the trials, `--only stop` those whose name matches. A row is `held` if every trial was; otherwise the exit status is 1.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Faulted:
 
 
 def to_the_end(plan: Plan, folder: Path) -> None:
-    """Starts a run, or goes on with it, and waits for its end."""
+    """Starts or resumes a run, and waits for its end."""
     if not kills.wait(kills.launch(plan, folder), time.monotonic() + kills.LIMIT_S, folder):
         raise RuntimeError(f"hangs:\n{kills.tail(folder)}")
 
 
 def sigkills(folder: Path, plan: Plan, wanted: int) -> Faulted:
-    """SIGKILL at random moments of steps, saves and pruning, over as many runs as it takes."""
+    """SIGKILL at random moments of steps, saves and pruning, over as many runs as needed."""
     began, deaths, held, runs = time.monotonic(), 0, 0, 0
     expected, seconds = kills.straight(plan, folder / "straight")
     while deaths < wanted:
@@ -57,23 +57,23 @@ def sigkills(folder: Path, plan: Plan, wanted: int) -> Faulted:
         deaths, runs = deaths + died, runs + 1
         shutil.rmtree(here)
     name = f"SIGKILL at a random moment, {plan.strategy}, {ranks(plan)}"
-    return Faulted(name, deaths, held, f"{runs} runs, each ended as the undisturbed one", time.monotonic() - began)
+    return Faulted(name, deaths, held, f"{runs} runs, each ended like the undisturbed one", time.monotonic() - began)
 
 
 HOP = 5
-"""Steps from one stop of a run to its next, more than a loader has under way."""
+"""Steps from one stop of a run to its next, more than a loader prefetches."""
 
 
 def stops(folder: Path, plan: Plan, wanted: int) -> Faulted:
-    """Stopped after each of the first `wanted` steps, and gone on with.
+    """Stops after each of the first `wanted` steps, and resumes.
 
-    There are HOP runs, of which number k stops after k, k + HOP, ... A stop holds if what follows it, to the next stop
-    or to the end, has the undisturbed run's bits and samples.
+    There are HOP runs; run k stops after k, k + HOP, ... A stop holds if the following steps, up to the next stop or to
+    the end, equal the undisturbed run in bits and samples.
     """
     began = time.monotonic()
     if plan.data == "shards":
         make_shards(folder)
-    # Saved at the stops alone: it is the end of a run that saves here.
+    # Saved only at the stops: here it is the end of a run that saves.
     plan = replace(plan, iterations=wanted + HOP, every=10**6)
     kills.straight(plan, folder / "straight", every_digest=True)
     expected = json.loads((folder / "straight" / "digests.0").read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Faulted:
             if i:
                 stopped, held = stopped + 1, held + (same and len(used) == until)
             elif not same:
-                raise RuntimeError(f"differs before it was ever stopped:\n{kills.tail(here)}")
+                raise RuntimeError(f"differs before its first stop:\n{kills.tail(here)}")
         shutil.rmtree(here)
     name = f"stop at each step, {plan.strategy}, {ranks(plan)}, {plan.data}, {plan.workers} workers"
     told = f"bit-equal {HOP} steps later, or at the end, and the same samples"
@@ -97,7 +97,7 @@ def stops(folder: Path, plan: Plan, wanted: int) -> Faulted:
 
 
 def preemptions(folder: Path, plan: Plan, wanted: int) -> Faulted:
-    """Signals at random moments, to one rank, to all, or to all and their workers; held: one step of delay at most."""
+    """Signals at random moments, to one rank, to all, or to all and their workers; held: at most one step of delay."""
     began, dice, sent, held, runs, slowest = time.monotonic(), random.Random(7), 0, 0, 0, 0
     if plan.data == "shards":
         make_shards(folder)
@@ -115,16 +115,16 @@ def preemptions(folder: Path, plan: Plan, wanted: int) -> Faulted:
         sent, held, runs = sent + mine, held + (good if same else 0), runs + 1
         shutil.rmtree(here)
     name = f"USR1 or TERM at a random moment, {plan.strategy}, {ranks(plan)}, {plan.workers} workers"
-    told = f"no hang, at most {slowest} step of delay; {runs} runs ended as the undisturbed one"
+    told = f"no hang, at most {slowest} step of delay; {runs} runs ended like the undisturbed one"
     return Faulted(name, sent, held, told, time.monotonic() - began)
 
 
 def disk(folder: Path, strategy: str, share: float) -> Faulted:
-    """Whole command-line runs in which each open, write, fsync, rename and unlink fails once, or ends the process."""
+    """Full command-line runs in which each open, write, fsync, rename and unlink fails once, or kills the process."""
     began = time.monotonic()
     found = disk_faults.campaign(folder, strategy, share)
     trials, broken = found["runs"], len(found["wrong"])
-    told = f"{found['calls']} calls; no acknowledged save lost, gone on with it ends as undisturbed"
+    told = f"{found['calls']} calls; no acknowledged save lost; resumed, it ends like the undisturbed one"
     for wrong in found["wrong"][:5]:
         told += f"; {wrong['fault']['kind']} at {wrong['fault']['call']}: {wrong['wrong'][:80]}"
     name = f"ENOSPC, EIO or a kill at each call on the disk, {strategy}"
@@ -132,7 +132,7 @@ def disk(folder: Path, strategy: str, share: float) -> Faulted:
 
 
 def see_planted(folder: Path) -> Faulted:
-    """Errors of old in a copy of the project, one at a time: the instrument above has to see each."""
+    """Plants earlier bugs in a copy of the project, one at a time: the trials above have to detect each."""
     began, library = time.monotonic(), disk_faults.build(folder)
     script = ROOT / "tests/support/planted_faults.py"
     env = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -140,7 +140,7 @@ def see_planted(folder: Path) -> Faulted:
     rows = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
     seen = [row["letter"] for row in rows if row["seen"]]
     told, took = f"seen: {', '.join(seen)}", time.monotonic() - began
-    return Faulted("an error of old, planted: the runs above see it", len(rows), len(seen), told, took)
+    return Faulted("an earlier bug, planted: the runs above detect it", len(rows), len(seen), told, took)
 
 
 def ranks(plan: Plan) -> str:
@@ -148,7 +148,7 @@ def ranks(plan: Plan) -> str:
 
 
 def worlds(folder: Path) -> Faulted:
-    """1 -> 2 -> 4 -> 1 processes within one run: the same global order, none missing, none twice."""
+    """1 -> 2 -> 4 -> 1 processes within one run: the same global order, no sample missing or repeated."""
     began, plan = time.monotonic(), Plan()
     kills.straight(plan, folder / "straight")
     here, strides = folder / "changing", [(1, 2), (2, 4), (4, 6), (1, 8)]
@@ -190,7 +190,7 @@ def tested(fault: str, path: str) -> Faulted:
 
 
 def fault_trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path], Faulted]]]:
-    """(name, what does it), in the order of the table."""
+    """(name, function that runs it), in the order of the table."""
 
     def at(name: str, act: Callable[..., Faulted], plan: Plan, count: float) -> tuple[str, Callable[[Path], Faulted]]:
         many = max(2, round(count * share))
@@ -219,7 +219,7 @@ def fault_trials(share: float, zero: bool) -> Iterator[tuple[str, Callable[[Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="of the trials")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the trials to run")
     parser.add_argument("--only", default="", help="names that match, e.g. 'kill zero', 'stop', 'preempt ddp', 'tests'")
     parser.add_argument("--out", type=Path, default=Path("runs/faults.json"))
     args = parser.parse_args()
@@ -240,7 +240,7 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(
             json.dumps([asdict(o) for o in found], indent=1), encoding="utf-8"
-        )  # each as it comes: this takes an hour
+        )  # print each outcome at once: the whole takes an hour
 
     for name, fault in fault_trials(args.share, zero):
         if not re.search(args.only, name):

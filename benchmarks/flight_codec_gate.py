@@ -1,4 +1,4 @@
-"""Gate 1 of the flight world: what a codec leaves of unseen flights."""
+"""Gate 1 of the flight world: how well a codec preserves unseen flights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from datamodules.worlds.flight.voxel_render import render_flights
 from datamodules.worlds.flight.voyages import Rules, Voyage, steering, voyage
 
 FRAMES, BEFORE = 7, 4
-"""Latent frames of a clip, and those flown before every second one begins."""
+"""Latent frames of a clip, and those flown before every second clip begins."""
 
 LEAST = 12
-"""Pixels of a balloon that ought to be found."""
+"""Minimum size in pixels of a balloon that should be found."""
 
 CLOSE = 3.0
-"""Pixels by which a balloon may be off after decoding."""
+"""Pixels by which a balloon may be displaced after decoding."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FlownClips:
 
 
 def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> FlownClips:
-    """Flights number 0 .. count-1, with lenses of their own or without; with `balloons`, under skies without haze."""
+    """Flights number 0 .. count-1, with their own lenses or without; with `balloons`, under skies without haze."""
     skies = [name for name in WEATHERS if name != "thick haze"]
     fixed = [{"weather": skies[i % 2], "landmark": "hot-air balloons"} if balloons else {} for i in range(count)]
     flights = [voyage(seed, i, Rules(lens=lens, grain=False), **facts) for i, facts in enumerate(fixed)]
@@ -51,13 +51,13 @@ def clips(seed: int, count: int, lens: bool, balloons: bool = False) -> FlownCli
 
 
 def coded(codec: Codec, video: Tensor, at_once: int = 8) -> Tensor:
-    """Through the codec and back, from whole grey levels, as stored pictures have."""
+    """Encodes and decodes, starting from 8-bit values, as stored pictures have."""
     whole = ((video + 1) * 127.5).round() / 127.5 - 1
     return torch.cat([codec.decode(codec.encode(part)) for part in whole.split(at_once)])
 
 
 def fidelity(real: Tensor, made: Tensor) -> dict[str, Any]:
-    """PSNR in dB, of a full range of 2: of the mean error, the pictures' mean, and of the worst tenth the best."""
+    """PSNR in dB, of a full range of 2: of the mean error, the mean over pictures, and the best of the worst tenth."""
     error = (made - real).square().mean((2, 3, 4)) / 4
     each = -10 * error.clamp(min=1e-10).log10()
     return {
@@ -68,7 +68,7 @@ def fidelity(real: Tensor, made: Tensor) -> dict[str, Any]:
 
 
 def pictured(video: Tensor) -> dict[str, Any]:
-    """Seams and coherence."""
+    """Seam ratios and coherence."""
     whole = match_across(video)
     return {
         **{f"seam ratio {step}": seam_ratio(video, step) for step in (4, 8, 16)},
@@ -78,7 +78,7 @@ def pictured(video: Tensor) -> dict[str, Any]:
 
 
 def posed(video: Tensor, poses: Tensor, sure: Tensor) -> dict[str, Any]:
-    """Errors of tilt (degrees) and of turns (radians a picture) where `sure` [B, T-1]."""
+    """Errors of tilt (degrees) and of turns (radians per picture) where `sure` [B, T-1]."""
     off = (turning(video).rate - poses[..., 3].diff(dim=1)).abs()[sure]
     return {
         "tilt, median error (deg)": float(torch.rad2deg(tilt(video) - poses[..., 5]).abs().median()),
@@ -90,7 +90,7 @@ def posed(video: Tensor, poses: Tensor, sure: Tensor) -> dict[str, Any]:
 def balloons(
     codec: Codec, seed: int, count: int, lens: bool
 ) -> tuple[dict[str, Any], dict[str, Any], FlownClips, Tensor]:
-    """Balloons of `LEAST` pixels or more found in real clips, and of those the ones that are there after decoding."""
+    """Balloons of at least `LEAST` pixels found in real clips, and those of them still found after decoding."""
     full = clips(seed, count, lens, balloons=True)
     bare = render_flights([replace(v, landmark="nothing else") for v in full.flights], list(full.poses))
     mask = ((full.video - bare).abs().sum(2) > 0.25).float()
@@ -127,7 +127,7 @@ def _at(maps: Tensor, seen: Spotted) -> Tensor:
 
 
 def compare_codec(codec: Codec, seed: int, count: int) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
-    """Numbers of real and decoded clips, plain and through lenses of their own, and rows of pictures, in pairs."""
+    """Figures of real and decoded clips, without lenses and with their own, and rows of pictures, in pairs."""
     columns: dict[str, dict[str, Any]] = {}
     rows, labels = [], []
     for lens in (False, True):

@@ -1,11 +1,12 @@
-"""What a codec leaves of flights, and what a teacher and a student make of prompts and actions, beside renders:
+"""Quality of a codec on flights, and how well a teacher and a student follow prompts and actions, compared with
+renders:
 
 python -m benchmarks.flight_gates codec --codec flight --out gate1
 python -m benchmarks.flight_gates teacher --codec flight --teacher teacher.safetensors --guidance 2 --out gate2
 python -m benchmarks.flight_gates student --teacher flight --student runs/flight/student.safetensors --out gate3
 
-Flights are of a world of their own, which nothing is trained on. A table is printed, all numbers are in OUT.json,
-pictures in OUT.png (and without labels in OUT_blind.png: of a teacher every second row, of a student the same ten
+The flights are from a separate world on which nothing is trained. Prints a table; writes all figures to OUT.json and
+pictures to OUT.png (and without labels to OUT_blind.png: for a teacher every second row, for a student the same ten
 streams of six horizons).
 """
 
@@ -32,7 +33,7 @@ SEED = 777
 
 
 def gate_table(columns: dict[str, dict[str, Any]]) -> str:
-    """Numbers by name, a column for each of what is compared."""
+    """Figures by name, with one column per compared item."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     wide = max(map(len, names)) + 2
     widths = [max(16, len(title) + 2) for title in columns]
@@ -50,7 +51,7 @@ def _short(cell: Any) -> str:
 
 
 def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: float) -> Teacher:
-    """A flight-sized teacher that can be steered; without `weights` it knows nothing."""
+    """A flight-sized teacher that can be steered; without `weights` it is untrained."""
     size = Size(256, 6, 4, 1024, codec.channels, text_width=64, text_tokens=24, time_embedding_dim=64, actions=8)
     return Teacher(
         size,
@@ -66,7 +67,7 @@ def teacher(weights: str | None, codec: ResidualCodec, guidance: float, shift: f
 
 
 def load_flight_student(weights: Path, codec: ResidualCodec, system: str | None) -> Student:
-    """A student of the flight world with weights of any form, streaming as conf/sizes/flight.yaml says or a system."""
+    """A student of the flight world, with weights in any format; streams as in conf/sizes/flight.yaml or a system."""
     source = student_source(None, weights, "flight", system, [])
     found = student_of(source.config, source.weights)
     found.codec = codec
@@ -94,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if a.gate == "codec":
         columns, rows, labels = flight_codec_gate.compare_codec(codec, a.seed, a.n)
     elif a.teacher is None or (a.gate == "student" and a.student is None):
-        parser.error("give --teacher, and for the gate student also --student")
+        parser.error("--teacher is required, and for the gate student also --student")
     elif a.gate == "student":
         made, own = teacher(a.teacher, codec, a.guidance, a.shift), load_flight_student(a.student, codec, a.system)
         columns, rows, labels = flight_student_gate.compare_student(own, made, codec, a.seed, a.n, a.steps, a.horizon)

@@ -1,9 +1,9 @@
-"""Pictures of the flight world a second on one core:
+"""Pictures of the flight world per second on one core:
 
 python -m benchmarks.flight_render --clips 16
 
-Clips of 21 pictures, 64 x 64, drawn in turn. Seconds are the process's own (a shared machine's other work is not
-counted) unless --wall; the spread is over clips.
+Clips of 21 pictures, 64 x 64, rendered one after the other. Seconds are the process's own CPU time (other work on the
+machine does not count) unless --wall is given; the spread is over clips.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--frames", type=int, default=7, help="latent frames of a clip")
-    parser.add_argument("--wall", action="store_true", help="seconds of the wall's clock")
+    parser.add_argument("--wall", action="store_true", help="measure wall-clock time")
     a = parser.parse_args()
     torch.set_num_threads(1)
     clock: Callable[[], float] = time.perf_counter if a.wall else time.process_time
@@ -44,7 +44,7 @@ def main() -> None:
             middle = clock()
             render_flight(flight, poses)
             end = clock()
-            if i >= 2:  # the first ones warm up
+            if i >= 2:  # the first two are warm-up
                 alone.append(len(poses) / (end - middle))
                 whole.append(len(poses) / (end - start))
         print(f"{name:18} {spread_in_words(quartiles(alone), 0):21} {spread_in_words(quartiles(whole), 0)}")

@@ -1,4 +1,4 @@
-"""Gate 3 of the flight world: a student's streams beside its teacher's clips, how fast they come, and a blind sheet."""
+"""Gate 3 of the flight world: a student's streams compared with its teacher's clips, their speed, and a blind sheet."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from adastate.training.teacher import Teacher
 from benchmarks.flight_teacher_gate import generated
 
 AT_ONCE, LATER = 0.9, 0.8
-"""Shares of the teacher's figures that a student is to reach at 1x and in the last second of 6x."""
+"""Shares of the teacher's figures that a student should reach at 1x and in the last second of 6x."""
 
 DRIFTS = ("exposure_spread", "contrast_spread", "grain_spread")
-"""What is to be no larger than the teacher's: how fast hidden constants change within a stretch as long as its clip."""
+"""Figures that should not exceed the teacher's: drift of hidden constants within a stretch as long as its clip."""
 
 BLIND, EACH = 10, 9
-"""Streams that a fresh eye is shown, and pictures from one that is shown to the next."""
+"""Streams on the blind sheet, and pictures from one shown picture to the next."""
 
 
 def compare_student(
     student: Student, teacher: Teacher, codec: Codec, seed: int, count: int, steps: int, horizon: int = 6
 ) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
-    """Numbers of streams, of the teacher's clips and of renders, with shares; rows of pictures and what they show."""
+    """Figures of streams, of the teacher's clips and of renders, with shares; rows of pictures and their labels."""
 
     def clips(prompts: list[str], actions: Tensor) -> Tensor:
         return generated(teacher, codec, asked_flights(seed, count, actions.shape[1]), seed, steps)
@@ -47,7 +47,7 @@ def compare_student(
 
 
 def shares_of_teacher(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
-    """The student's figures over the teacher's, at once and at the end, and how many of them are as asked for."""
+    """The student's figures over the teacher's, at the start and at the end, and how many meet the requirement."""
     found: dict[str, dict[str, Any]] = {}
     for title, mine, theirs, least in (
         ("share, 1x", ("student", "1x"), ("teacher", "1x"), AT_ONCE),
@@ -58,14 +58,14 @@ def shares_of_teacher(rows: list[MetricsRow]) -> dict[str, dict[str, Any]]:
             own, other = (row[0].figures for row in pair)
             of = shares_of(own, other)
             found[title] = {**of, f"at least {least:.0%}": f"{sum(v >= least for v in of.values())} of {len(of)}"}
-            for name in DRIFTS:  # without sign, for the teacher's median may be nothing
+            for name in DRIFTS:  # absolute values, as the teacher's median may be zero
                 found[title][f"{name} over the teacher's"] = own[name] / max(other[name], 1e-6)
     return found
 
 
 @torch.no_grad()
 def frames_a_second(student: Student, clock: Callable[[], float], chunks: int = 24, warm: int = 6) -> float:
-    """Of one stream on this process's threads, decoded, in the median chunk once its window is full."""
+    """Speed of one stream on this process's threads, with decoding: the median chunk once its window is full."""
     task, decoder = asked_flights(0, 1), student.codec.stream()
     spans, began, pictures = list[float](), clock(), 0
     for step in student.stream(task.prompts, chunks * student.chunk_frames, actions=task.actions):
@@ -78,7 +78,7 @@ def frames_a_second(student: Student, clock: Callable[[], float], chunks: int = 
 
 @torch.no_grad()
 def blind(student: Student, seed: int, horizon: int) -> tuple[list[Tensor], list[str]]:
-    """Streams of 6x for a fresh eye, every `EACH`-th picture of each, and the answers."""
+    """Streams of 6x for a blind rating, every `EACH`-th picture of each, and the answers."""
     task, decoder = asked_flights(seed, BLIND), student.codec.stream()
     made = [
         decoder.decode(step.content)

@@ -1,4 +1,4 @@
-"""Gate 2 of the flight world: whether a teacher's clips do what their prompts and actions ask for."""
+"""Gate 2 of the flight world: whether a teacher's clips follow their prompts and actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datamodules.worlds.flight.voxel_render import render_flights
 
 
 def generated(teacher: Teacher, codec: Codec, task: Asked, seed: int, steps: int, at_once: int = 12) -> Tensor:
-    """Clips `[B, 3 F, 3, h, w]` that the teacher makes of the prompts and the actions."""
+    """Clips `[B, 3 F, 3, h, w]` that the teacher generates from the prompts and the actions."""
     prompts, out = task.prompts, []
     for i in range(0, len(prompts), at_once):
         part = slice(i, i + at_once)
@@ -34,7 +34,7 @@ def generated(teacher: Teacher, codec: Codec, task: Asked, seed: int, steps: int
 def compare_teacher(
     teacher: Teacher, codec: Codec, seed: int, count: int, steps: int
 ) -> tuple[dict[str, dict[str, Any]], list[Tensor], list[str]]:
-    """Numbers of renders, of decoded renders and of the teacher's clips; rows of pictures, a made one and its real."""
+    """Figures of renders, of decoded renders and of the teacher's clips; rows of pictures, generated above real."""
     task = asked_flights(seed, count, FRAMES)
     real = render_flights(task.flights, list(task.poses))
     videos = {"real": real, "codec": coded(codec, real), "teacher": generated(teacher, codec, task, seed, steps)}

@@ -1,4 +1,4 @@
-"""What `make bench` adds on a GPU: pictures a second, MFU, memory and a profile of a stream of a large network."""
+"""GPU part of `make bench`: pictures per second, MFU, memory and a profile of a stream of a large network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_net
 from benchmarks.stream import FP8, StreamRow, ours
 
 PICTURES = 4
-"""Of a latent frame."""
+"""Pictures per latent frame."""
 
 
 def on_gpu(name: str, stream: str, engines: list[Engine], fp8: bool, device: str, out: Path) -> Iterator[StreamRow]:
-    """Pictures a second, time to the first frame, MFU against the measured rate of products, memory, and a profile."""
+    """Pictures per second, time to the first frame, MFU at the measured product rate, memory, and a profile."""
     shape, spec = SHAPES[name], STREAMS[stream]
     net, text = random_network(shape, device, torch.bfloat16)
     rate = product_rate(device)

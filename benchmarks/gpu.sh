@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What a first GPU is asked, in at most eight minutes: `make gpu-check`, then, in the time that is left, training steps
-# of the flight world's teacher. Every phase leaves JSON in OUT, whatever happens to the next.
+# First check on a GPU, in at most eight minutes: `make gpu-check`, then, in the time that is left, training steps
+# of the flight world's teacher. Every phase writes JSON to OUT, whatever happens to the next.
 #
 #   benchmarks/gpu.sh                      OUT=runs/gpu-check SECONDS_ALL=480 PYTHON=.venv/bin/python
 #
-# PYTHON is .venv's where it is there, else the python3 that has torch. WHEELS=folder: packages from there, for a machine
+# PYTHON is .venv's if it exists, else a python3 with torch. WHEELS=folder: installs packages from there, on a machine
 # without a network. Nothing is installed into PYTHON's own environment.
 set -u
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ mkdir -p "$out"
 left() { echo $((all - ($(date +%s) - began))); }
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-# packages beside PYTHON's own: those of WHEELS, and flash-attn where a wheel can be had for this torch
+# packages in addition to PYTHON's own: those of WHEELS, and flash-attn if there is a wheel for this torch
 site=$out/site
 if [ -n "${WHEELS:-}" ]; then
     timeout 60 "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl ||
@@ -34,7 +34,7 @@ budget=$(($(left) < 300 ? $(left) : 300))
 timeout --kill-after=5 $((budget + 15)) "$PYTHON" benchmarks/gpu_check.py --out "$out" --budget "$budget" ${ARGS:-}
 code=$?
 
-# the flight world's teacher: its clips are drawn as it goes where there are no shards
+# the flight world's teacher: its clips are rendered during training if there are no shards
 rest=$(($(left) - 10))
 teacher() {
     if [ "$rest" -lt "${TEACHER_LEAST:-60}" ]; then

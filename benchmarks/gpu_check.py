@@ -1,8 +1,8 @@
-"""`make gpu-check`: what a GPU does with this project, in at most five minutes.
+"""`make gpu-check`: checks this project on a GPU, in at most five minutes.
 
-Each phase is a process of its own with a time of its own, and writes OUT/<phase>.json as it goes: what is killed, hangs
-or runs out of memory harms no other phase, and leaves what it had found. Without a GPU every phase runs at the smallest
-size, or says why it does not: a rehearsal.
+Each phase runs in its own process with its own time limit, and updates OUT/<phase>.json as it proceeds: a phase that is
+killed, hangs or runs out of memory does not affect the others, and its results so far remain. Without a GPU every phase
+runs at the smallest size, or says why it does not: a rehearsal.
 
     make gpu-check                                        on this machine's GPU, or a rehearsal
     make gpu-check ARGS='--only streams --budget 120'     one phase
@@ -35,13 +35,13 @@ PHASES = {
     "training": 80.0,
     "fast_paths": 90.0,
 }
-"""Seconds that each may take at most, in their order. `told` needs no GPU and runs beside the others."""
+"""Maximum seconds of each phase, in their order. `told` needs no GPU and runs beside the others."""
 
 BUDGET = 300.0
-"""Seconds of all; where more are given, each phase has more."""
+"""Total seconds; if more are given, each phase gets more."""
 
 LEAST = 5.0
-"""Seconds below which a phase is not begun."""
+"""Minimum seconds left for a phase to start."""
 
 
 def check_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def check_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds, of all phases together")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
-    parser.add_argument("--tiny", action="store_true", help="the smallest shapes, on a GPU, too")
+    parser.add_argument("--tiny", action="store_true", help="the smallest shapes, even on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-check"))
     parser.add_argument("--phase", choices=list(PHASES), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -95,7 +95,7 @@ def start_phase(args: argparse.Namespace, name: str, seconds: float) -> subproce
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Waits so long, and then ends it with all that it has begun."""
+    """Waits up to `seconds`, then kills the process and everything that it has started."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -104,7 +104,7 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def close(out: Path, name: str) -> dict[str, Any]:
-    """What a phase has left; one that was killed says so from now on."""
+    """Results of a phase; marks one that was killed as such."""
     path = out / f"{name}.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def close(out: Path, name: str) -> dict[str, Any]:
 
 
 def show_phase(found: dict[str, Any]) -> int:
-    """Prints a phase; returns how much of it is wrong."""
+    """Prints a phase; returns its number of errors."""
     seconds = found.get("seconds")
     print(f"{found['phase']}: {found['status']}{'' if seconds is None else f', {seconds} s'} {found.get('reason', '')}")
     for row in found["rows"]:
@@ -133,7 +133,7 @@ def show_phase(found: dict[str, Any]) -> int:
 
 
 def summarise(out: Path) -> dict[str, Any]:
-    """All phases, and an iteration's memory beside what was told of it."""
+    """All phases, and an iteration's memory beside the predicted one."""
     phases = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("*.json")) if p.stem in PHASES}
     measured = next(
         (r for r in phases.get("training", {}).get("rows", []) if r["what"] == "iteration" and r.get("peak")), None
@@ -147,7 +147,7 @@ def summarise(out: Path) -> dict[str, Any]:
 
 
 def run_phase(args: argparse.Namespace) -> None:
-    """One phase, in this process."""
+    """Runs one phase in this process."""
     began = time.monotonic()
     import torch
 
@@ -165,7 +165,7 @@ def run_phase(args: argparse.Namespace) -> None:
 
 
 def _work(phase: str, report: PhaseReport, seconds: float) -> None:
-    # a phase imports what it needs: a package that is missing costs no other phase
+    # each phase imports what it needs: a missing package affects no other phase
     if phase in ("environment", "tests", "told"):
         from benchmarks import gpu_machine
 

@@ -1,4 +1,4 @@
-"""Phase of `make gpu-check`: every attention kernel and every fast path gives what the plain one gives."""
+"""Phase of `make gpu-check`: compares every attention kernel and every fast path with the plain implementation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks.shapes import SHAPES, STREAMS, random_network
 from benchmarks.stream import distance, ours, simple
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Relative norm of a difference that rounding explains; in FP8 ten times that of bfloat16."""
+"""Relative norm of a difference that rounding explains; for FP8 ten times that of bfloat16."""
 
 TORCH = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -33,7 +33,7 @@ TORCH = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-"""torch's own kernels, each alone."""
+"""torch's own kernels, each on its own."""
 
 
 def kernels(report: PhaseReport) -> None:
@@ -58,7 +58,7 @@ def _drawn(device: str, queries: int, keys: int, heads: int, width: int) -> tupl
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    """The output, and its gradients of all three, in float32."""
+    """The output, and its gradients with respect to all three, in float32."""
     parts = [x.detach().float().requires_grad_() for x in (q, k, v)]
     with sdpa_kernel(SDPBackend.MATH):
         out = attention.attend(*parts)
@@ -74,7 +74,7 @@ def _one(report: PhaseReport, name: str, backend: str, drawn: Any, expected: tup
             found = (out.detach(), *torch.autograd.grad(out.float().square().mean(), drawn))
             with torch.no_grad():
                 ms = median_ms(lambda: attention.attend(*drawn), report.device)
-    except Exception as error:  # a package, a device or a shape that it does not know
+    except Exception as error:  # a package, device or shape that is not supported
         report.skip(name, error)
         return
     off = max(off_by(a, b) for a, b in zip(found, expected, strict=True))
@@ -84,7 +84,7 @@ def _one(report: PhaseReport, name: str, backend: str, drawn: Any, expected: tup
 
 
 def _masked(report: PhaseReport, tokens: int, heads: int, width: int) -> None:
-    """The mask of teacher forcing: groups of equal rows, flex_attention, and every pair of tokens."""
+    """The teacher-forcing mask: groups of equal rows, flex_attention, and every pair of tokens."""
     visible: FrameMask = teacher_forcing(6, 3, past=3)
     q, k, v = (x.detach() for x in _drawn(report.device, 12 * tokens, 12 * tokens, heads, width))
     token_mask = attention._token_mask(visible, tokens, q.device)
@@ -108,9 +108,9 @@ def _masked(report: PhaseReport, tokens: int, heads: int, width: int) -> None:
 
 
 def fast_paths(report: PhaseReport) -> None:
-    """Streams of a network of the real width and few layers: every engine, with and without FP8, against its forward.
+    """Streams of a network of the real width with few layers: every engine, with and without FP8, against its forward.
 
-    The second stream of each is told apart: it has to find what the first one has made.
+    The second stream of each is reported separately: it has to reuse what the first one has created.
     """
     attention.use("auto")
     shape = (
@@ -128,7 +128,7 @@ def fast_paths(report: PhaseReport) -> None:
             if (fp8 and dtype != torch.bfloat16) or (engine == "compile" and dtype == torch.float32):
                 continue
             if device == "cpu" and (engine != "eager" or fp8):
-                report.skip(name, "compiling takes minutes on a CPU, graphs and FP8 want a GPU")
+                report.skip(name, "compiling takes minutes on a CPU, graphs and FP8 need a GPU")
                 continue
             try:
                 began = time.perf_counter()
@@ -149,7 +149,7 @@ def fast_paths(report: PhaseReport) -> None:
 
 
 def _whole_clips(report: PhaseReport) -> None:
-    """Blocks through torch.compile, as teacher and critic run them with precision.compiled."""
+    """Blocks with torch.compile, as run by teacher and critic with precision.compiled."""
     if report.device == "cpu":
         report.skip("compiled blocks", "compiling takes minutes on a CPU")
         return
@@ -173,7 +173,7 @@ def _whole_clips(report: PhaseReport) -> None:
 
 
 def _on_the_host(report: PhaseReport) -> None:
-    """The same tiny network on the GPU and on the CPU, whose own operations it does not have."""
+    """The same tiny network on the GPU and on the CPU, without the CPU's own operations."""
     shape, spec = SHAPES["tiny"], STREAMS["adastate"]
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -188,7 +188,7 @@ def _on_the_host(report: PhaseReport) -> None:
 
 
 def _vae(report: PhaseReport) -> None:
-    """Wan's VAE with random weights: bfloat16, in which it decodes, against float32."""
+    """Wan's VAE with random weights: bfloat16, in which it decodes, compared with float32."""
     try:
         made = {dtype: random_vae(report.tiny, dtype, report.device) for dtype in ("bfloat16", None)}
         latents = torch.randn(1, 4, 16, *((4, 6) if report.tiny else (60, 104)), device=report.device)
@@ -203,7 +203,7 @@ def _vae(report: PhaseReport) -> None:
     psnr = float(10 * torch.log10(4 / error))
     report.row(what="VAE, bfloat16 against float32", psnr=psnr, ms=ms["bfloat16"], float32_ms=ms[None])
     if not psnr > 30:
-        report.wrong(f"VAE: pictures in bfloat16 are {psnr:.1f} dB from those in float32, below 30")
+        report.wrong(f"VAE: pictures in bfloat16 differ from those in float32 by {psnr:.1f} dB, below 30")
 
 
 def random_vae(tiny: bool, dtype: str | None, device: str) -> Any:
@@ -231,11 +231,11 @@ def off_by(a: Tensor, b: Tensor) -> float:
 
 def judge_kernel(report: PhaseReport, name: str, off: float, close: float) -> None:
     if not off <= close:
-        report.wrong(f"{name}: {off:.1e} off, rounding explains {close:.0e}")
+        report.wrong(f"{name}: {off:.1e} off, but rounding explains only {close:.0e}")
 
 
 def median_ms(work: Callable[[], Any], device: str, rounds: int = 5) -> float:
-    """Milliseconds, the median after one call to warm up."""
+    """Milliseconds, the median after one warm-up call."""
     clock, took = DeviceClock(device), []
     for turn in range(rounds + 1):
         began = clock()

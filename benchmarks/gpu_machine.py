@@ -1,4 +1,4 @@
-"""Phases of `make gpu-check`: which machine this is, the tests that want a GPU, and what is told of a step before."""
+"""Phases of `make gpu-check`: the machine, the tests that need a GPU, and the predictions for a training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def environment(report: PhaseReport) -> None:
-    """Python, packages, driver, and what the device says of itself."""
+    """Python, packages, driver, and the device's properties."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -62,7 +62,7 @@ def _importable(name: str) -> bool:
 
 
 def pytest_gpu(report: PhaseReport, seconds: float) -> None:
-    """`pytest -m gpu`, in a process of its own."""
+    """`pytest -m gpu`, in its own process."""
     if not _importable("pytest"):
         report.skip("pytest -m gpu", "pytest is not installed")
         return
@@ -88,7 +88,7 @@ def pytest_gpu(report: PhaseReport, seconds: float) -> None:
     try:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        report.wrong(f"pytest -m gpu was not done after {seconds:.0f} s")
+        report.wrong(f"pytest -m gpu was not finished after {seconds:.0f} s")
         report.fact(tail=str(error.stdout or "")[-3000:])
         return
     tail = f"{ran.stdout}\n{ran.stderr}".strip()[-3000:]
@@ -100,11 +100,11 @@ def pytest_gpu(report: PhaseReport, seconds: float) -> None:
         if missing:
             report.skip("pytest -m gpu", f"the tests need {', '.join(sorted(set(missing)))}: pip install -e '.[dev]'")
         else:
-            report.wrong(f"pytest -m gpu ended with {ran.returncode}: {short_reason(tail[-400:], 400)}")
+            report.wrong(f"pytest -m gpu exited with {ran.returncode}: {short_reason(tail[-400:], 400)}")
 
 
 def counts(said: str) -> dict[str, int]:
-    """Of the line with which pytest ends."""
+    """Counts from the last line of pytest's output."""
     return {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?|deselected)", said)}
 
 
@@ -113,7 +113,7 @@ def _text(path: Path) -> str:
 
 
 def told_beforehand(report: PhaseReport, seconds: float) -> None:
-    """What `adastate plan` and `adastate rehearse` say of the iteration that the phase `training` measures."""
+    """What `adastate plan` and `adastate rehearse` predict for the iteration that the phase `training` measures."""
     size = ["--config", "conf/sizes/tiny.yaml"] if report.tiny else ["--config", "conf/sizes/wan_1_3b.yaml"]
     stage = ["--config", "conf/stages/distill.yaml"]
     stage += ["--config", "conf/stages/distill_tiny.yaml"] if report.tiny else []
@@ -134,7 +134,7 @@ def told_beforehand(report: PhaseReport, seconds: float) -> None:
 
 
 def _first(tree: object, key: str) -> object:
-    """The first value of this key, however deep it lies."""
+    """The first value of this key, at any depth."""
     if isinstance(tree, dict):
         if key in tree:
             return tree[key]

@@ -1,4 +1,4 @@
-"""What a phase of `make gpu-check` has found so far, in a file that is whole at any moment."""
+"""Results of a phase of `make gpu-check` so far, in a file that is complete at any moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class PhaseReport:
-    """Rows and sentences of one phase; each is in the file as soon as it is told.
+    """Rows and messages of one phase; each is written to the file at once.
 
     Args:
         path: of the JSON.
@@ -37,7 +37,7 @@ class PhaseReport:
         self._write()
 
     def skip(self, what: str, reason: object) -> None:
-        """Something was not tried, or is not there."""
+        """Records that something was not tried or is not available."""
         self.found["skipped"].append({"what": what, "reason": short_reason(reason)})
         self._write()
 
@@ -60,7 +60,7 @@ class PhaseReport:
 
 
 def json_numbers(value: Any) -> Any:
-    """JSON knows no number that is none."""
+    """Replaces numbers that JSON does not support (infinite, nan) by None."""
     if isinstance(value, dict):
         return {k: json_numbers(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Phase of `make gpu-check`: pictures a second of streams at 1.3B, with Wan's VAE and without."""
+"""Phase of `make gpu-check`: pictures per second of streams at 1.3B, with and without Wan's VAE."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_net
 
 WANTED = ("adastate", "self_forcing, window 6", "self_forcing, window 21")
 PICTURES = 4
-"""Of a latent frame."""
+"""Pictures per latent frame."""
 SIZE_GIB = 8.0
-"""That streams at 1.3B take, generously."""
+"""Memory that streams at 1.3B need, generously."""
 
 
 def streams(report: PhaseReport, seconds: float) -> None:
-    """Each stream by graphs, then eagerly and in FP8; last with its pictures. Rows come in the order of their worth."""
+    """Each stream with graphs, then eagerly and in FP8; finally with decoding. The most important rows come first."""
     began, device = time.perf_counter(), report.device
     shape = SHAPES["tiny"] if report.tiny else SHAPES["wan_1_3b"]
     if device == "cuda" and not report.tiny:
         free = torch.cuda.mem_get_info()[0] / 2**30
         if free < SIZE_GIB:
             shape = replace(shape, size=replace(shape.size, layers=4))
-            report.skip("30 layers", f"{free:.1f} GiB are free: 4 layers are run")
+            report.skip("30 layers", f"{free:.1f} GiB are free: only 4 layers are run")
     report.fact(attention=attention.use("auto"), layers=shape.size.layers)
     dtype = torch.bfloat16
     net, text = random_network(shape, device, dtype)
@@ -98,7 +98,7 @@ def _measured(
         drained = clock() - settled
     steady = took[window:]
     each = statistics.median(steady)
-    if decoder is not None:  # what is still being decoded belongs to these chunks
+    if decoder is not None:  # decoding that is still running belongs to these chunks
         each = (sum(steady) + drained) / len(steady)
     floor = Floor(shape, spec, "meta", torch.bfloat16).flop
     passes_a_chunk = len(spec.denoising_steps) + 1

@@ -1,5 +1,5 @@
-"""Phase of `make gpu-check`: one iteration of the distillation at 1.3B, its memory and seconds, and what it costs to be
-deterministic."""
+"""Phase of `make gpu-check`: one iteration of the distillation at 1.3B, its memory and seconds, and the cost of
+determinism."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from benchmarks.gpu_report import PhaseReport
 from benchmarks.shapes import SHAPES
 
 BYTES = 56
-"""That a parameter of one network takes in an iteration, generously: three networks, two optimisers, an average."""
+"""Bytes per parameter of one network in an iteration, generously: three networks, two optimisers, an average."""
 
 
 class RandomText:
-    """Embeddings of no meaning, by the numbers of the prompts."""
+    """Random embeddings that depend only on the prompts' numbers."""
 
     def __init__(self, size: Size) -> None:
         self.shape = (size.text_tokens, size.text_width)
@@ -42,7 +42,7 @@ class RandomText:
 
 
 class NoCodec:
-    """Stands where no pixels are made."""
+    """Placeholder where no pixels are needed."""
 
     channels, scale, fps = 16, 8, 16
 
@@ -54,7 +54,7 @@ class NoCodec:
 
 
 def training(report: PhaseReport, seconds: float) -> None:
-    """An iteration of both networks after one that warms up; then one that torch has to make deterministic."""
+    """An iteration of both networks after a warm-up iteration; then one with torch's deterministic algorithms."""
     began, device = time.perf_counter(), report.device
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     report.fact(attention=attention.use("auto"))
@@ -81,7 +81,7 @@ def training(report: PhaseReport, seconds: float) -> None:
 
 
 def build_distillation(size: Size, latent: tuple[int, int], frames: int) -> Distill:
-    """The distillation of conf/sizes/wan_1_3b.yaml with random weights, a prompt an iteration."""
+    """The distillation of conf/sizes/wan_1_3b.yaml with random weights, one prompt per iteration."""
     again = size.width > 256
     teacher = Teacher(size, timestep_shift=5.0, guidance=3.0, average=None)
     student = Student(
@@ -101,7 +101,7 @@ def build_distillation(size: Size, latent: tuple[int, int], frames: int) -> Dist
 
 
 def _fitting(report: PhaseReport) -> tuple[Size, tuple[int, int], int]:
-    """The real size, with as many layers as the device has memory for."""
+    """The real size, with as many layers as fit into the device's memory."""
     if report.tiny:
         return Size(), (8, 8), 6
     shape = SHAPES["wan_1_3b"]
@@ -111,7 +111,9 @@ def _fitting(report: PhaseReport) -> tuple[Size, tuple[int, int], int]:
         a_layer = BYTES * (8 * size.width**2 + 2 * size.width * size.ffn)
         layers = min(size.layers, int((0.9 * free - 12 * 2**30) // a_layer))
         if layers < size.layers:
-            report.skip(f"{size.layers} layers", f"{free / 2**30:.0f} GiB are free: {max(1, layers)} layers are run")
+            report.skip(
+                f"{size.layers} layers", f"{free / 2**30:.0f} GiB are free: only {max(1, layers)} layers are run"
+            )
             size = Size(**{**vars(size), "layers": max(1, layers)})
     return size, (shape.latents[1], shape.latents[2]), 21
 
@@ -131,7 +133,7 @@ def _iteration(module: Distill, device: str) -> dict[str, Any]:
 
 
 def step_trainer(accumulate: int = 1) -> Any:
-    """What a module asks of its trainer in a step, without Lightning's loop around it."""
+    """The parts of a trainer that a module uses in a step, without Lightning's loop."""
     return SimpleNamespace(
         world_size=1,
         global_rank=0,
@@ -147,7 +149,7 @@ def step_trainer(accumulate: int = 1) -> Any:
 
 
 def _prepare(module: Distill) -> None:
-    """What Lightning's trainer does for it, as far as a step asks."""
+    """Prepares the module as Lightning's trainer does, as far as a step needs it."""
     module.trainer = step_trainer()
     module.batch.micro = 1
     optimizers, schedules = module.configure_optimizers()

@@ -1,4 +1,4 @@
-"""`make bench ARGS='--growth 2000'`: milliseconds a chunk and bytes of the cache against length, window and states."""
+"""`make bench ARGS='--growth 2000'`: milliseconds per chunk and bytes of the cache by length, window and states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.stream import ours
 
 
 def growth(chunks: int, out: Path) -> dict[str, Any]:
-    """All of it at the tiny size, with a figure in `out`."""
+    """Measures everything at the tiny size, and draws a figure in `out`."""
     shape = SHAPES["tiny"]
     net, text = random_network(shape, "cpu")
     passes = Passes(net)
@@ -24,7 +24,7 @@ def growth(chunks: int, out: Path) -> dict[str, Any]:
     for name in ("adastate, chunk of 1", "adastate", "self_forcing, window 21"):
         spec = STREAMS[name]
         if spec.position == "absolute" and 3 * chunks > shape.size.rope_max_frames:
-            length = shape.size.rope_max_frames // spec.chunk_frames - 1  # absolute time ends with its table
+            length = shape.size.rope_max_frames // spec.chunk_frames - 1  # absolute time is limited by its table
         else:
             length = chunks
         found[name] = timed_chunks(passes, text, shape, spec, length)

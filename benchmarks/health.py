@@ -1,9 +1,9 @@
 """Healthy and unhealthy distillations at the tiny size, and the pictures of docs/results/health.md.
 
-    python benchmarks/health.py train --run runs/tiny --only healthy     # minutes a run, on one core
+    python benchmarks/health.py train --run runs/tiny --only healthy     # minutes per run, on one core
     python benchmarks/health.py draw                                     # event files and videos -> pictures, a table
 
-Every run starts from `--run`'s init.safetensors but for the one that shall not.
+Every run starts from `--run`'s init.safetensors, except `no-init`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "no-init": ("student begins as the teacher", ["student.weights=builtin"]),
     "high-rate": ("student's rate 4e-3, not 1.2e-4", ["model.init_args.optimizer.student_lr=4.0e-3"]),
 }
-"""Name to (what is different, overrides)."""
+"""From the name to (the change, overrides)."""
 
 COLOURS = dict(zip(RUNS, ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#666666"), strict=True))
 
@@ -47,11 +47,11 @@ CHARTS: dict[str, str] = {
 }
 LEVELS = ("low", "middle", "high")
 COLUMNS = 12
-"""Pictures of a strip."""
+"""Number of pictures in a strip."""
 
 
 def train_runs(run: Path, out: Path, names: list[str], iterations: int, every: int) -> None:
-    """One process after the other."""
+    """Trains the runs one after the other."""
     out.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_load((ROOT / "conf/base.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
     for callback in base:
@@ -76,14 +76,14 @@ def train_runs(run: Path, out: Path, names: list[str], iterations: int, every: i
 
 
 def run_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar of a run's event files, tag to (iteration, value)."""
+    """Every scalar of a run's event files: tag to (iteration, value)."""
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
 def smooth(points: list[tuple[int, float]], span: int = 5) -> tuple[list[int], list[float]]:
-    """Running median, which one spike does not move."""
+    """Running median, which a single spike does not affect."""
     steps, values = [s for s, _ in points], np.array([v for _, v in points])
     half = span // 2
     return steps, [float(np.median(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
@@ -116,7 +116,7 @@ def draw_charts(found: dict[str, Any], charts: dict[str, str], path: Path, colum
 
 
 def preview_strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:
-    """COLUMNS pictures, evenly over the last rollout of `horizon` horizons of one prompt."""
+    """COLUMNS pictures, evenly spaced over the last rollout of `horizon` horizons of one prompt."""
     video = sorted((folder / "videos").glob(f"*-{horizon}x-{row}.mp4"))[-1]
     with av.open(str(video)) as container:
         pictures = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
@@ -124,7 +124,7 @@ def preview_strip(folder: Path, horizon: int, row: int) -> list[np.ndarray]:
 
 
 def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path) -> None:
-    """Of the runs that have come to a preview after their first."""
+    """For the runs that have a preview after their first."""
     shown = [n for n, f in folders.items() if len([*f.glob(f"videos/*-{horizon}x-{row}.mp4")]) > (horizon == 1)]
     figure = Figure(figsize=(0.62 * COLUMNS + 1, 0.62 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), COLUMNS, squeeze=False)
@@ -139,7 +139,7 @@ def draw_strips(folders: dict[str, Path], horizon: int, row: int, path: Path) ->
 
 
 def health_figures(found: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Of each curve: median of its last fifth. Previews: the last."""
+    """For each curve, the median of its last fifth; for previews, the last value."""
     rows: dict[str, dict[str, float]] = {}
     for name, scalars in found.items():
         rows[name] = {}

@@ -1,8 +1,8 @@
-"""Live sessions: how many at the video's rate, in one pass and one by one, and what a client sees of them.
+"""Live sessions: how many run at the video's rate, in shared passes and one by one, and what a client observes.
 
-The first half steps sessions in this process; all have a full window, seeds and ages of their own. The second starts
-`adastate live` as a process of its own, with clients that take every chunk at once and change their prompt every now
-and then.
+The first half steps sessions in this process, all with a full window, and each with its own seed and age. The second
+starts `adastate live` in its own process, with clients that take every chunk at once and change their prompt now and
+then.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from adastate.live.session import Session
 from benchmarks.clock import Spread, quartiles, ratios, spread_in_words
 
 UNDERRUN_S = 0.2
-"""A chunk that comes so much later than its place in the video is one that a viewer waits for."""
+"""Delay of a chunk, relative to its time in the video, that counts as an underrun."""
 
 
 CHUNKS = {"tiny": 2000, "flight": 200}
-"""Over which a session's bytes are to stay the same, by size."""
+"""Number of chunks over which a session's bytes must stay the same, by size."""
 
 
 @dataclass
 class Stepped:
-    """Sessions in this process, each making a chunk.
+    """Sessions in this process, each generating a chunk.
 
     Attributes:
-        together, alone: ms of a chunk of all, in one pass and one by one; median and quartiles over the rounds.
-        gain: of one to the other within a round.
-        pictures_s: of all together.
-        times_real: how many times faster than the video's rate each of them goes.
+        together, alone: ms per chunk of all, in shared passes and one by one; median and quartiles over the rounds.
+        gain: ratio of the two within a round.
+        pictures_s: of all sessions together.
+        times_real: speed of each session relative to the video's rate.
     """
 
     sessions: int
@@ -58,12 +58,12 @@ class Served:
     """Clients of a server, each with a session at the video's rate.
 
     Attributes:
-        first_ms: from asking for a session to its first chunk.
-        pictures_s: that each of them got, the least.
-        off_ms: median, and 99 of 100, by which a chunk came off its place in the video.
-        underruns: chunks that came late by more than `UNDERRUN_S`.
-        control_ms, control_chunks: from a new prompt to its first chunk, the most.
-        batch: sessions in a pass, on average.
+        first_ms: from requesting a session to its first chunk.
+        pictures_s: minimum over the clients.
+        off_ms: median and 99th percentile of a chunk's deviation from its time in the video.
+        underruns: chunks that were late by more than `UNDERRUN_S`.
+        control_ms, control_chunks: maximum from a new prompt to its first chunk.
+        batch: mean number of sessions per pass.
     """
 
     sessions: int
@@ -124,7 +124,7 @@ def stepped(model: LiveModel, counts: Sequence[int], rounds: int) -> list[Steppe
 
 
 def flat(model: LiveModel, chunks: int, history: int = 32) -> dict[str, float]:
-    """Bytes of a session as computed and as held, and the process's growth over so many chunks."""
+    """Bytes of a session as computed and as held, and the process's growth over `chunks` chunks."""
     (session,) = _sessions(model, 1, history)
     for _ in range(history + 8):
         session.step()
@@ -165,11 +165,11 @@ def _clients(live: Any, count: int, seconds: float) -> Served:
     threads = [threading.Thread(target=_client, args=(live, seed, seconds, seen)) for seed in range(count)]
     for thread in threads:
         thread.start()
-        time.sleep(0.37 * seconds / 10 / count)  # clients come when they like
+        time.sleep(0.37 * seconds / 10 / count)  # clients connect at different times
     for thread in threads:
         thread.join()
     if len(seen) < count:
-        raise RuntimeError(f"{count - len(seen)} of {count} clients got no stream")
+        raise RuntimeError(f"{count - len(seen)} of {count} clients received no stream")
     off = [abs(value) for one in seen for value in one["off"]]
     controls = [control for one in seen for control in one["controls"]]
     return Served(
@@ -205,7 +205,7 @@ def _client(live: Any, seed: int, seconds: float, seen: list[dict[str, Any]]) ->
             elif asked is None and len(came) % 6 == 3:
                 time.sleep(0.01 * (seed % 5))
                 stream.say("prompt", text=examples[len(came) % len(examples)])
-                asked = time.perf_counter(), chunk.told["chunk"] + 1  # that comes next, whatever is asked
+                asked = time.perf_counter(), chunk.told["chunk"] + 1  # the next chunk, made in any case
     start = statistics.median(now - at for now, at in came)
     rate = (pictures - len(chunk.frames)) / (came[-1][0] - came[0][0])
     seen.append(
@@ -223,7 +223,7 @@ def _client(live: Any, seed: int, seconds: float, seen: list[dict[str, Any]]) ->
 
 
 def measure_sessions(rounds: int, size: str, counts: Sequence[int] = (1, 2, 4, 8, 16), seconds: float = 20) -> Any:
-    """All of it for the bundled student of a size, as JSON has it."""
+    """All measurements for the bundled student of a size, as JSON."""
     model = load_live(size=size)
     ready, rows = served(counts, seconds, size)
     return {
@@ -293,9 +293,11 @@ def session_tables(found: Any, machine: str) -> list[Table | str]:
 
 
 def faults_of_sessions(found: Any) -> list[str]:
-    """Sentences about what is not as it has to be, whatever the machine."""
+    """Messages about results that are wrong on any machine."""
     held, late = found["flat"], [row for row in found["served"] if row["control_chunks"] > 1]
-    sentences = [f"with {row['sessions']} clients a control came {row['control_chunks']} chunks later" for row in late]
+    sentences = [
+        f"with {row['sessions']} clients a control took effect {row['control_chunks']} chunks later" for row in late
+    ]
     if held["late"] > held["early"] or held["late"] > held["computed"]:
         sentences.append(f"a session holds {held['late']} bytes, {held['early']} before, {held['computed']} computed")
     if held["growth_mib"] > 32:

@@ -1,4 +1,4 @@
-"""Small faults that can be planted in a source: what they are, where, and which are known to change nothing."""
+"""Small faults that can be planted in a source: their kinds and positions, and which are known to change nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OTHER: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 DROPPED = ("detach", "clone", "compact", "flip", "abs")
-"""Methods that a mutant leaves out; `no_grad` becomes `enable_grad`."""
+"""Methods whose calls a mutant drops; `no_grad` becomes `enable_grad`."""
 IGNORED = ("strict", "maxsize", "frozen")
-"""Arguments that change nothing where all is right."""
+"""Arguments without effect in correct code."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`text` in the place of bytes `begin` to `end` of `file`; tests that reach one of `lines` can see it."""
+    """Replaces bytes `begin` to `end` of `file` by `text`; tests that reach one of `lines` may detect it."""
 
     file: str
     line: int
@@ -49,7 +49,7 @@ def with_operator(node: ast.AST, field: str, value: Any) -> str:
 
 
 def faults(node: ast.AST) -> Iterator[tuple[str, Any, str]]:
-    """(kind, what is replaced, by what) of every fault that can be planted at a node."""
+    """(kind, node that is replaced, its replacement) of every fault that can be planted at a node."""
     match node:
         case ast.Compare(ops=ops):
             for i, op in enumerate(ops):
@@ -89,13 +89,13 @@ def faults(node: ast.AST) -> Iterator[tuple[str, Any, str]]:
 
 
 def planted(file: str, source: str) -> list[Mutant]:
-    """All mutants of a file, in the order of its text; messages, annotations and assertions are left alone."""
+    """All mutants of a file, in source order; messages, annotations and assertions are left out."""
     starts, found = [0], list[Mutant]()
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
     def visit(node: Any, function: bool, lines: tuple[int, int] | None) -> None:
-        if isinstance(node, (ast.FunctionDef, ast.Lambda)):  # what stands in its head shows in its body
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):  # a fault in its signature shows in its body
             function, lines = True, (node.lineno, node.end_lineno or node.lineno)
         elif isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
@@ -117,13 +117,13 @@ def planted(file: str, source: str) -> list[Mutant]:
 
 
 def explained(text: str) -> dict[tuple[str, str, str], str]:
-    """Reasons by (file, line as it is, line as it would be): a paragraph each, in which # begins a remark."""
+    """Reasons by (file, original line, mutated line): one paragraph each; # begins a comment."""
     parts = [[row for row in part.splitlines() if row[:1] != "#"] for part in text.strip().split("\n\n")]
     return {(part[0], part[1][2:], part[2][2:]): " ".join(part[3:]) for part in parts if part}
 
 
 def changed_lines(mutant: Mutant, original: str) -> tuple[str, str, str]:
-    """The key under which `explained` has a mutant: it does not hang on line numbers."""
+    """The key of a mutant in `explained`, which is independent of line numbers."""
     rows = mutant.diff(original).splitlines()[2:]
     old, new = (" ".join(row[1:].strip() for row in rows if row[0] == sign) for sign in "-+")
     return mutant.file, old, new

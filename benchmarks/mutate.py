@@ -1,12 +1,13 @@
-"""`make mutate`: plants one small fault at a time in the heart, and counts those at which no test fails.
+"""`make mutate`: plants one small fault at a time in the core, and counts those that no test detects.
 
-A mutant is one fault in a copy of the project, never in its own files. It is shown to the tests that reach its
-statement, the fastest first, until one fails, in a process forked from one that has imported torch. A mutant that
-hangs is killed, as is one that cannot be imported. Which test reaches which line is noted by a run of all of them
-(OUT/map.json, made anew for the test files that changed, or for all if the source did). What cannot be told from the
-original is explained in mutants_equivalent.txt and not tried. `--mutant 17` shows one, and what its tests say.
+A mutant is one fault in a copy of the project, never in its own files. It is run against the tests that reach its
+statement, the fastest first, until one fails, in a process forked from one that has imported torch. A mutant that hangs
+or cannot be imported counts as killed. Which test reaches which line is recorded by running all of them once
+(OUT/map.json, updated for the test files that changed, or for all if the source did). Mutants that are equivalent to
+the original are explained in mutants_equivalent.txt and not tried. `--mutant 17` shows one, and the output of its
+tests.
 
-The exit status is 1 where less than 90% of the others are killed.
+The exit status is 1 if less than 90% of the others are killed.
 """
 
 from __future__ import annotations
@@ -49,23 +50,23 @@ TESTS = (
     "tests/test_golden.py",
 )
 SOURCES = ("adastate/**/*.py", "conf/**/*.yaml", "tests/support/*.py", "tests/conftest.py")
-"""On which every test may hang."""
+"""Files on which every test may depend."""
 COPIED = ("adastate", "callbacks", "datamodules", "conf", "tests", "benchmarks", "docs", "README.md", "pyproject.toml")
 EQUIVALENT = ROOT / "benchmarks/mutants_equivalent.txt"
 WARM = (
     "torch", "lightning.pytorch", "einops", "jaxtyping", "beartype", "safetensors.torch", "jsonargparse", "omegaconf",
     "webdataset", "PIL.Image", "torch.utils.checkpoint", "torch._dynamo",
 )  # fmt: skip
-"""Imported once, and not by every mutant."""
+"""Imported once, instead of by every mutant."""
 ENOUGH = 0.9
 SHOWN_S = 60.0
-"""Seconds of tests that a mutant is shown to at most."""
+"""Maximum seconds of tests per mutant."""
 Tests = Mapping[str, tuple[float, dict[str, list[int]]]]
-"""Of every test: its seconds, and the lines that it reaches by file."""
+"""For every test: its seconds, and the lines that it reaches by file."""
 
 
 class LineRecorder:
-    """A plugin of pytest that notes the seconds of each test that passes, and the lines of the heart it reaches."""
+    """A pytest plugin that records the seconds of each test that passes, and the lines of the core that it reaches."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self.names = {f"{os.getcwd()}/{file}": file for file in files}
@@ -103,7 +104,7 @@ class LineRecorder:
 
 
 class Chosen:
-    """A plugin that runs given tests in their order, and writes down the first that fails."""
+    """A pytest plugin that runs given tests in order, and writes down the first that fails."""
 
     def __init__(self, ids: Sequence[str], verdict: Path) -> None:
         self.place, self.verdict = {name: i for i, name in enumerate(ids)}, verdict
@@ -118,7 +119,7 @@ class Chosen:
 
 
 def forked(folder: Path, log: Path, files: Sequence[str], plugin: Any, out: Path | None = None) -> int:
-    """The process id of a pytest over `files` of a copy; a Recorder's notes go to `out`."""
+    """The process id of a pytest over `files` of a copy; a LineRecorder's results go to `out`."""
     if pid := os.fork():
         return pid
     code = 70
@@ -142,7 +143,7 @@ def digest(paths: Sequence[Path]) -> str:
 
 
 def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
-    """What all tests reach: from OUT/map.json, and anew for test files that it does not have as they are."""
+    """What all tests reach: from OUT/map.json, recorded again for test files that have changed."""
     kept: dict[str, Any] = (
         json.loads((out / "map.json").read_text(encoding="utf-8")) if (out / "map.json").is_file() else {}
     )
@@ -152,7 +153,7 @@ def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
     kept = {file: notes for file, notes in kept.items() if now.get(file) == notes["digest"]}
     missing = [file for file in now if file not in kept]
     if missing:
-        print(f"noting what the tests of {len(missing)} files reach; {out}/map.log tells how it goes", flush=True)
+        print(f"recording what the tests of {len(missing)} files reach; progress is in {out}/map.log", flush=True)
         os.waitpid(forked(folder, out / "map.log", missing, lambda: LineRecorder(files), out / "new.json"), 0)
         fresh = json.loads((out / "new.json").read_text(encoding="utf-8"))
         for file in missing:
@@ -162,8 +163,8 @@ def recorded(out: Path, folder: Path, files: Sequence[str]) -> Tests:
 
 
 def reaching(mutant: Mutant, tests: Tests) -> list[str]:
-    """Tests of a minute together that reach a mutant, the quick ones first; for what lies outside of functions
-    all that reach the file. Those that take about as long stay together by file, for what its tests share."""
+    """Tests, a minute in total, that reach a mutant, the quick ones first; for code outside functions all tests that
+    reach the file. Tests of similar duration stay grouped by file, as they share fixtures."""
     first, last = mutant.lines or (0, sys.maxsize)
     found = [
         (round(seconds * 2), name.split("::")[0], seconds, name)
@@ -195,7 +196,7 @@ class Field:
         self.stamp = int(time.time())
 
     def write(self, folder: Path, file: str, text: str) -> None:
-        """At a time of its own: caches of compiled files go by time and length."""
+        """Writes with a distinct modification time: caches of compiled files are keyed by time and length."""
         self.stamp += 1
         (folder / file).write_text(text, encoding="utf-8")
         os.utime(folder / file, (self.stamp, self.stamp))
@@ -225,7 +226,7 @@ class Field:
             yield (trial.number, "survived", "") if ended and status == 0 else (trial.number, "killed", by)
 
     def tried(self, mutants: Mapping[int, Mutant], until: float) -> Iterator[tuple[int, str, str]]:
-        """(number, killed or survived, by which test) of each mutant as it is found; none begins after `until`."""
+        """(number, killed or survived, by which test) of each mutant as it finishes; none begins after `until`."""
         waiting = list(mutants)
         try:
             while self.running or (waiting and time.monotonic() < until):

@@ -1,8 +1,8 @@
-"""The rival of the streaming benchmark: the same network and window, written as plainly as public code often is.
+"""The reference of the streaming benchmark: the same network and window, implemented plainly, as public code often is.
 
-Nothing is reused and nothing is spared: the window is shifted by copying, rotary positions are turned one sample at a
-time in complex float64, modulations are made in every pass from a timestep per frame, query, key and value are three
-products. Used by benchmarks/stream.py and by nothing else.
+Nothing is reused and nothing is optimised: the window is shifted by copying, rotary positions are applied one sample at
+a time in complex float64, modulations are computed in every pass from a timestep per frame, query, key and value are
+three products. Used only by benchmarks/stream.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PlainStream:
 
     Args:
         text: embeddings `[B, Lt, text_width]`.
-        window: latent frames in view, the chunk counted.
+        window: visible latent frames, including the chunk.
         steps: timesteps after the shift, noise first.
     """
 
@@ -36,7 +36,7 @@ class PlainStream:
 
     @torch.no_grad()
     def next(self, x: Tensor, fresh: list[Tensor]) -> Tensor:
-        """One chunk `[B, F, C, H, W]` from noise, `fresh` being the noise of the later levels; the cache moves on."""
+        """One chunk `[B, F, C, H, W]` from noise; `fresh` is the noise of the later levels; advances the cache."""
         for i, t in enumerate(self.steps):
             times = torch.full(x.shape[:2], t)
             x0 = flow.to_x0(x, self.forward(x, times), times, self.shift)

@@ -1,8 +1,8 @@
-"""`make results`: the cheap numbers of the README and of docs/, made anew and held against what is written there.
+"""`make results`: measures the cheap numbers of the README and of docs/ again, and compares them with the pages.
 
-Each part runs a command of the project and compares what comes out with cells of tables and sentences of the pages. It
-prints both numbers and ends with an error where they differ by more than another processor explains. What takes hours
-(`make train`, `make study`, `make faults`) is not made here; docs/results/provenance.md names the command of each.
+Each part runs a command of the project and compares its results with cells of tables and sentences of the pages. It
+prints both numbers, and fails if they differ by more than another processor explains. Results that take hours (`make
+train`, `make study`, `make faults`) are not measured here; docs/results/provenance.md names the command of each.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CARD, STUDY, README = "docs/reference/pretrained.md", "docs/results/study.md", "
 
 @dataclass(frozen=True)
 class Quoted:
-    """A number as a page tells it.
+    """A number as quoted on a page.
 
     Attributes:
-        key: of what a part finds.
-        row: the first cell of its row in a table; without a `column` the pattern of a sentence, whose group it is.
-        within: how far apart a processor that rounds otherwise may bring the two.
-        at_most: whether the page gives a bound, and any smaller number holds.
+        key: of the result of a part.
+        row: the first cell of its row in a table; without a `column` a regular expression for a sentence, with a group.
+        within: maximum difference due to another processor's rounding.
+        at_most: whether the page gives a bound, so that any smaller number agrees.
     """
 
     page: str
@@ -49,10 +49,10 @@ class Quoted:
     at_most: bool = False
 
     def said(self) -> float:
-        """What the page says.
+        """The number on the page.
 
         Raises:
-            LookupError: nothing of the kind stands there.
+            LookupError: the page does not contain it.
         """
         text = (ROOT / self.page).read_text(encoding="utf-8")
         if self.column:
@@ -66,10 +66,10 @@ class Quoted:
 
 
 def cell(text: str, row: str, column: str) -> str:
-    """The cell of the first table that has both.
+    """The cell of the first table with this row and column.
 
     Raises:
-        LookupError: none has.
+        LookupError: there is none.
     """
     for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
         head, _, *lines = ([part.strip() for part in line.strip("|\n").split("|")] for line in table.splitlines())
@@ -80,7 +80,7 @@ def cell(text: str, row: str, column: str) -> str:
 
 
 def first_number(text: str) -> float:
-    """The first number of a text; shares as parts of one, millions written out."""
+    """The first number of a text; percentages as fractions, millions written out."""
     found = re.search(r"-?\d*\.?\d+(?:e-?\d+)?", text.replace(",", ""))
     if found is None:
         raise LookupError(f"{text!r} has no number")
@@ -90,12 +90,12 @@ def first_number(text: str) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """Numbers that one command makes.
+    """Numbers that one command produces.
 
     Attributes:
-        command: as one types it; `{out}` is a folder for what it writes.
-        told: where the numbers stand.
-        found: makes them, by their keys, in a folder.
+        command: as typed; `{out}` is a folder for its output.
+        told: where the numbers are quoted.
+        found: computes them, by their keys, in a folder.
         minutes: of one core, roughly.
     """
 
@@ -122,7 +122,7 @@ def bundled_sizes(out: Path) -> dict[str, float]:
 
 
 def parity(out: Path) -> dict[str, float]:
-    """The largest difference of all that the recorded runs hold."""
+    """The largest difference over all recorded runs."""
     from adastate.parity.fixture_folders import find_fixtures
     from adastate.parity.verdict import judge
 
@@ -146,7 +146,7 @@ def gate_figures(world: str) -> Callable[[Path], dict[str, float]]:
 
 
 def student_figures(out: Path) -> dict[str, float]:
-    """What `adastate evaluate` reports for the bundled student, its teacher and real clips."""
+    """The report of `adastate evaluate` on the bundled student, its teacher and real clips."""
     from adastate.evaluation.evaluate_command import main
     from adastate.inference.student_source import student_source
 
@@ -168,8 +168,8 @@ MEASURES = {
     "residual after the prompted motion": ("residual", 0.015), "displacement over the prompted one": ("dynamics", 0.05),
     "contrast": ("contrast", 0.01),
 }  # fmt: skip
-"""Row of a table: name of the measure, and how far it may be off within a horizon. Streams that are rounded otherwise
-part: at the end of six horizons three times as far."""
+"""Row of a table: name of the measure, and its tolerance within a horizon. Streams with different rounding diverge: at
+the end of six horizons the tolerance is three times as large."""
 
 
 def _measures(page: str, columns: dict[str, str]) -> Iterator[Quoted]:
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of what the commands write")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    table, differ = Table("page", "number", "written", "found", "", title="results made anew"), list[str]()
+    table, differ = Table("page", "number", "written", "found", "", title="results measured again"), list[str]()
     for part in (part for part in PARTS if part.name in args.only):
         print(f"{part.name}: {part.command.format(out=args.out)}", flush=True)
         found = part.found(args.out)
@@ -270,9 +270,7 @@ def main() -> None:
             differ += [] if holds else [f"{told.key} in {told.page}"]
     Console().print(table)
     if differ:
-        raise SystemExit(
-            f"{len(differ)} numbers differ: {'; '.join(differ)}. Find out why, or write what was found now"
-        )
+        raise SystemExit(f"{len(differ)} numbers differ: {'; '.join(differ)}. find out why, or update the pages")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Memory of one student update against the length of its rollout: plain, with activation checkpointing, with replay.
+"""Memory of one student update by the length of its rollout: plain, with activation checkpointing, with replay.
 
     python benchmarks/replay_memory.py                      # runs/replay.json and docs/images/replay-memory.png
 
-Measured is the most that torch's allocator had given out above what there was before, from the rollout to the end of
-the backward pass: graph, gradients, caches, scores. On a CPU, in float32, from the allocator's own events as
-torch.profiler records them. Parameters, their gradients and the optimiser's state lie there before and do not count.
+Measured is the peak of torch's allocator above its value before, from the rollout to the end of the backward pass:
+graph, gradients, caches, scores. On a CPU, in float32, from the allocator's own events as recorded by torch.profiler.
+Parameters, their gradients and the optimiser's state are allocated before and do not count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZES: dict[str, tuple[Size, tuple[int, int], int]] = {
     "tiny": (Size(), (8, 8), 4),
     "wider": (Size(width=256, layers=8, heads=8, ffn=1024), (16, 16), 1),
 }
-"""Name to (network, latent grid, batch)."""
+"""From the name to (network, latent grid, batch)."""
 
 WAYS: dict[str, dict[str, bool]] = {
     "plain": {},
@@ -44,11 +44,12 @@ WAYS: dict[str, dict[str, bool]] = {
     "replay and checkpointing": {"checkpointing": True, "replay": True},
     "the scores alone": {"replay": True, "scores": True},
 }
-"""`scores` measures only the part that no way changes: teacher and critic on the whole clip, without a graph."""
+"""`scores` measures only the part that is the same in all variants: teacher and critic on the whole clip, without a
+graph."""
 
 
 def peak(call: Callable[[], Any]) -> int:
-    """The most bytes that the CPU's allocator held above what it held before, while `call` ran."""
+    """Maximum bytes that the CPU's allocator held above its value before, while `call` ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     assert seen.profiler is not None
@@ -61,7 +62,7 @@ def peak(call: Callable[[], Any]) -> int:
 
 
 def measure_replay(size: Size, grid: tuple[int, int], batch: int, chunks: int, way: str) -> int:
-    """Bytes of the update that takes most, of rollouts of `chunks` chunks."""
+    """Bytes of the update that needs the most memory, for rollouts of `chunks` chunks."""
     flags = WAYS[way]
     checkpointing, replay = flags.get("checkpointing", False), flags.get("replay", False)
     torch.manual_seed(0)
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, nargs="*", default=[1, 2, 4, 7, 14, 21])
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=[*SIZES])
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=[*WAYS])
-    parser.add_argument("--json", type=Path, default=Path("runs/replay.json"), help="what it holds already is kept")
+    parser.add_argument("--json", type=Path, default=Path("runs/replay.json"), help="existing results in it are kept")
     parser.add_argument("--png", type=Path, default=ROOT / "docs/images/replay-memory.png")
     known = parser.parse_args()
     torch.set_num_threads(1)

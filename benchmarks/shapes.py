@@ -1,4 +1,4 @@
-"""What the benchmarks run: shapes, streams, and the floor below which no implementation of a shape comes."""
+"""What the benchmarks run: shapes, streams, and a lower bound on the time of any implementation of a shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adastate.stream import StreamSpec
 
 @dataclass(frozen=True)
 class Shape:
-    """A network and its latents; `text` real tokens of the prompt's `size.text_tokens`."""
+    """A network and its latents; `text` of the prompt's `size.text_tokens` are real tokens."""
 
     size: Size
     latents: tuple[int, int, int]
@@ -50,7 +50,7 @@ STREAMS = {
 
 
 def random_network(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> tuple[DiT, Tensor]:
-    """Random weights and a prompt."""
+    """A network with random weights, and a prompt."""
     torch.manual_seed(0)
     net = DiT(shape.size).requires_grad_(False)
     torch.nn.init.normal_(net.head.head.weight, std=0.02)
@@ -59,12 +59,12 @@ def random_network(shape: Shape, device: str, dtype: torch.dtype = torch.float32
 
 
 class Normals:
-    """Noise drawn before the clock runs."""
+    """Noise drawn before timing starts."""
 
     def __init__(self, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
         frames = spec.chunk_frames + spec.state_frames
-        distinct = min(chunks, 8) * len(spec.denoising_steps)  # a long stream takes them again
+        distinct = min(chunks, 8) * len(spec.denoising_steps)  # a long stream reuses them
         self._drawn = [torch.randn(1, frames, *shape.latents, generator=generator).to(device) for _ in range(distinct)]
         self._next = 0
 
@@ -75,7 +75,7 @@ class Normals:
 
 
 class Floor:
-    """The bare matrix products and attention calls of one denoising pass at a full window, nothing between them."""
+    """Only the matrix products and attention calls of one denoising pass at a full window, nothing between them."""
 
     def __init__(self, shape: Shape, spec: StreamSpec, device: str, dtype: torch.dtype) -> None:
         size, tokens = shape.size, shape.frame_tokens

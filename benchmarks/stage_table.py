@@ -1,8 +1,8 @@
-"""`make bench-stages`: what every stage of the tiny size does for the next one, as a table.
+"""`make bench-stages`: how much every stage of the tiny size contributes to the next one, as a table.
 
 Every initialisation gets the same number of steps, and the same short distillation after it; every objective of the
-distillation begins from the same initialisation. Teacher and trajectories are those of BASE, a run that `make train`
-has made. A job is a folder of OUT; what is done is not done again, what was begun goes on.
+distillation starts from the same initialisation. Teacher and trajectories are those of BASE, a run made by `make
+train`. A job is a folder of OUT; finished jobs are skipped, started ones resume.
 
 `--jobs` processes run at a time, each with its share of the cores.
 """
@@ -37,16 +37,16 @@ CHUNKS_OF_ONE = tuple(
     f"--stream.{name}={getattr(read_system('rolling_forcing', 1).spec, name)}"
     for name in ("chunk_frames", "past_frames", "state_frames", "attention_frames")
 )
-"""What Rolling-Forcing's counts of latent frames are at the tiny size."""
+"""Values of Rolling-Forcing's latent frame counts at the tiny size."""
 
 FIGURES = ("heading", "residual", "displacement", "contrast")
 MEASURED = {"init": "initialised.json", "ar": "initialised.json", "distill": "distilled.json"}
-"""Where what `evaluate` says of a stage's weights is."""
+"""File with the results of `evaluate` for a stage's weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class JobStage:
-    """A stage of a job, and what it needs, each by its job and name."""
+    """A stage of a job, and the stages that it needs, each by job and name."""
 
     job: str
     stage: Stage
@@ -64,7 +64,7 @@ class JobStage:
 
 
 def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int) -> list[JobStage]:
-    """All of them, in an order in which each comes after what it needs."""
+    """All stages, ordered so that each comes after those that it needs."""
     found: list[JobStage] = []
 
     def common(job: str) -> list[str]:
@@ -81,7 +81,7 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
         recipe = [] if job in ("ode", "teacher") else ["--config", f"conf/recipes/init_{job}.yaml"]
         argv = ["fit", *common(job), "--config", "conf/stages/init.yaml", *recipe, *extra]
         add(job, folder(job), [*argv, f"--trainer.max_steps={init_steps}", "--trainer.log_every_n_steps=5"], *needs)
-        # the config of any distillation tells how the student streams
+        # the config of any distillation defines how the student streams
         measure = ["evaluate", "--run", str(out / "none"), "--rollouts", str(rollouts), "--weights", initialised(job)]
         measure += ["--json", str(out / job / "initialised.json")]
         add(job, "evaluate init", measure, (job, folder(job)), ("none", "distill"))
@@ -128,7 +128,7 @@ def steps(base: Path, out: Path, init_steps: int, iterations: int, rollouts: int
 
 
 def link(base: Path, out: Path, names: set[str]) -> None:
-    """The inputs that the jobs share, where their configs look for them."""
+    """Links the inputs that the jobs share to where their configs look for them."""
     for job in names:
         (out / job).mkdir(parents=True, exist_ok=True)
         inputs = {"trajectories": base / "trajectories", "shards": out / "latents" / "shards"}
@@ -142,7 +142,7 @@ def link(base: Path, out: Path, names: set[str]) -> None:
 
 
 def do(step: JobStage, out: Path) -> None:
-    """One step, in this process; `cpu/<step>.json` of its job tells the seconds of a core of all attempts at it."""
+    """Runs one step in this process; `cpu/<step>.json` of its job records the core-seconds of all its attempts."""
     took = out / step.job / "cpu" / f"{step.stage.name}.json"
     known = json.loads(took.read_text(encoding="utf-8")) if took.is_file() else {}
     before = known["seconds"] if known.get("argv") == step.stage.argv else 0.0
@@ -154,7 +154,7 @@ def do(step: JobStage, out: Path) -> None:
 
 
 def table_lines(out: Path, todo: list[JobStage]) -> Iterator[str]:
-    """The table, in Markdown, from what is there."""
+    """The table, in Markdown, from the results so far."""
     yield (
         "| stage | s of a core | loss, first tenth | last tenth | "
         + " | ".join(f"{part} {figure}" for part in ("1x", "6x") for figure in FIGURES)
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each")
     parser.add_argument("--only", nargs="*", help="jobs to do; default: all")
     parser.add_argument("--step", nargs=2, metavar=("JOB", "NAME"), help="do this one step, in this process")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="only print the results so far")
     args = parser.parse_args()
     base, out = args.base.absolute(), args.out.absolute()
     if not (base / "trajectories" / "index.json").is_file():
@@ -214,7 +214,7 @@ def main() -> None:
     (out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if failed:
-        raise SystemExit(f"failed: {', '.join(map(str, failed))}; what needs them is left")
+        raise SystemExit(f"failed: {', '.join(map(str, failed))}; stages that need them were skipped")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Streams against a plain path and against the floor: variants, and the rows of their comparison.
+"""Streams compared with a plain implementation and with the lower bound: variants, and the rows of their comparison.
 
-Passes are counted as the method has them: the levels and a clean pass per chunk.
+Passes are counted as in the method: the levels and a clean pass per chunk.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from benchmarks.plain import PlainStream
 from benchmarks.shapes import SHAPES, STREAMS, Floor, Normals, Shape, random_network
 
 GUARD = {"small": 1.4, "large": 0.95}
-"""Least median ratio of the plain path's time to ours; a regression is below it, a busy machine is not."""
+"""Minimum median ratio of the plain path's time to ours; a regression falls below it, a busy machine does not."""
 
 FP8 = " fp8"
-"""In the label of a variant with products in FP8."""
+"""Part of the label of a variant with products in FP8."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class StreamRow:
     """One variant of one shape and stream.
 
     Attributes:
-        ms: a pass, median and quartiles over the rounds.
+        ms: per pass, median and quartiles over the rounds.
         against: ratio of the reference's time to this one's within a round, likewise.
-        floor: share of the floor in a pass, likewise.
+        floor: fraction of a pass that the lower bound takes, likewise.
         off: largest relative distance of its chunks from the simple path's.
     """
 
@@ -51,13 +51,13 @@ class StreamRow:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-# ---- variants: each gives the seconds of every chunk, and the chunks
+# ---- variants: each returns the seconds of every chunk, and the chunks
 
 Made = tuple[list[float], list[torch.Tensor]]
 
 
 def simple(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
-    """The network's own forward, and a cache that is made anew with every commit."""
+    """The network's own forward, and a cache that is created again at every commit."""
     keys = net.text_keys(text)
     return timed_stream(lambda x, t, m: net(x, t, keys, memory=m), StateCache(spec), shape, spec, chunks, device)
 
@@ -77,7 +77,7 @@ def ours(
 
 @torch.no_grad()
 def timed_stream(student: Any, cache: StateCache, shape: Shape, spec: StreamSpec, chunks: int, device: str) -> Made:
-    """A chunk's seconds begin with its noise and end with its clean pass."""
+    """A chunk's seconds start with its noise and end with its clean pass."""
     clock, noise = DeviceClock(device), Normals(shape, spec, chunks, device)
     stream = rollout(student, noise, cache, chunks, shape.latents)
     seconds, made = list[float](), list[torch.Tensor]()
@@ -112,7 +112,7 @@ def plain_stream(net: DiT, text: torch.Tensor, shape: Shape, spec: StreamSpec, c
 def measure_stream(
     name: str, stream: str, dtypes: list[torch.dtype], engines: list[Engine], fp8: bool, rounds: int, device: str
 ) -> list[StreamRow]:
-    """All variants of a shape and a stream, in turns."""
+    """All variants of a shape and a stream, taking turns."""
     shape, spec = SHAPES[name], STREAMS[stream]
     passes = len(spec.denoising_steps) + 1
     net, text = random_network(shape, device)
@@ -161,7 +161,7 @@ def measure_stream(
 
 
 def distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    """Relative norm of the difference of the first chunks, the largest."""
+    """Relative norm of the difference of the first chunks, the maximum."""
     return max(float((x - y).norm() / y.norm()) for x, y in zip(a[:4], b[:4], strict=False))
 
 
@@ -181,12 +181,12 @@ def stream_table(rows: list[StreamRow], title: str) -> Table:
 
 
 def faults_of_stream(rows: list[StreamRow]) -> tuple[list[str], list[str]]:
-    """(rows that are slower than they were, rows that are not the same), a sentence each."""
+    """(rows that have become slower, rows whose results differ), one message each."""
     judged = [r for r in rows if r.variant == "eager float32" and "window 6" in r.stream and r.shape in GUARD]
     slow = [
-        f"slower than it was: {r.shape} {r.against[0]:.2f} times the plain path"
+        f"slower than before: {r.shape} {r.against[0]:.2f} times the plain path"
         for r in judged
         if r.against and r.against[0] < GUARD[r.shape]
     ]
     far = [r for r in rows if r.off > (1e-4 if r.variant.endswith("float32") else 0.2 if FP8 in r.variant else 2e-2)]
-    return slow, [f"not the same: {r.shape}, {r.stream}, {r.variant} is {r.off:.1e} off" for r in far]
+    return slow, [f"different: {r.shape}, {r.stream}, {r.variant} is {r.off:.1e} off" for r in far]

@@ -1,7 +1,7 @@
-"""Training steps of the distillation at the tiny size, ours against the same step of torch's own operations.
+"""Training steps of the distillation at the tiny size, ours compared with the same step in torch's own operations.
 
-A student's step is its rollout, both scores, the way back, AdamW and the average; a critic's the same without rollout
-and scores. Both sides of a round have the same rollout, and so the same exit level.
+A student's step is its rollout, both scores, the backward, AdamW and the average; a critic's is the same without
+rollout and scores. Both sides of a round have the same rollout, and so the same exit level.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ BATCH = 16
 PROMPTS = ("a slow flight north-east over a green meadow, a white ball bounces", "flying west over a blue ocean, fast")
 
 GUARD = {"student": 1.0, "critic": 0.95}
-"""Least median ratio in bf16, which conf/sizes/tiny.yaml trains in."""
+"""Minimum median ratio in bf16, which conf/sizes/tiny.yaml trains in."""
 
 FAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Relative distance of gradients from which on they are not the same."""
+"""Relative distance of gradients from which on they count as different."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Steps:
         self.text, self.negative = student.embed(prompts), student.embed([""])
         self.index, self.clock = torch.arange(BATCH), DeviceClock(device)
         self.clip = self.text.new_zeros(0)
-        # at rate 0 both sides have the same weights all the time
+        # with learning rate 0 both sides keep the same weights
         trained = self.module.trained
         self.optimizers = {k: adamw.adamw_for(each.net, 0.0, (0.0, 0.99), 0.01) for k, each in trained.items()}
 
@@ -106,7 +106,7 @@ class Steps:
 
 @contextmanager
 def plain_steps(steps: Steps) -> Iterator[None]:
-    """The network's own forward for every pass, of torch's own operations one after the other, and AdamW unfused."""
+    """The network's own forward for every pass, with torch's own unfused operations, and unfused AdamW."""
 
     def norm(self: Any, x: Tensor, heads: int, table: Tensor | None = None) -> Tensor:
         y = nnf.rms_norm(x, self.weight.shape, self.weight, self.eps).unflatten(-1, (heads, -1))
@@ -135,7 +135,7 @@ def plain_steps(steps: Steps) -> Iterator[None]:
 
 
 def measure_steps(dtype: torch.dtype, rounds: int, device: str) -> list[StepRow]:
-    """Both sides of both steps, in turns; the first round warms up, and compares gradients."""
+    """Both sides of both steps, taking turns; the first round warms up, and compares gradients."""
     steps, kind = Steps(dtype, device), str(dtype).removeprefix("torch.")
     times: dict[tuple[str, str], list[float]] = {(p, v): [] for p in GUARD for v in ("plain", "ours")}
     off = dict.fromkeys(times, 0.0)
@@ -169,12 +169,12 @@ def steps_table(rows: list[StepRow], title: str) -> Table:
 
 
 def faults_of_steps(rows: list[StepRow]) -> tuple[list[str], list[str]]:
-    """(steps that are slower than they were, steps that are not the same), a sentence each."""
+    """(steps that have become slower, steps whose gradients differ), one message each."""
     slow, far = [], []
     for r in rows:
         variant, kind = r.variant.split()
         if variant == "ours" and kind == "bfloat16" and r.against[0] < GUARD[r.part]:
-            slow.append(f"slower than it was: the {r.part}'s step is {r.against[0]:.2f} times the plain one")
+            slow.append(f"slower than before: the {r.part}'s step is {r.against[0]:.2f} times the plain one")
         if r.off > FAR[getattr(torch, kind)]:
-            far.append(f"not the same: the gradient of the {r.part}'s step in {kind} is {r.off:.1e} off")
+            far.append(f"different: the gradient of the {r.part}'s step in {kind} is {r.off:.1e} off")
     return slow, far
