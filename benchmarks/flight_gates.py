@@ -1,5 +1,4 @@
-"""Quality of a codec on flights, and how well a teacher and a student follow prompts and actions, compared with
-renders:
+"""Quality of a codec on flights; how a teacher and a student follow prompts and actions, compared with renders:
 
 python -m benchmarks.flight_gates codec --codec flight --out gate1
 python -m benchmarks.flight_gates teacher --codec flight --teacher teacher.safetensors --guidance 2 --out gate2

@@ -173,7 +173,7 @@ def _whole_clips(report: PhaseReport) -> None:
 
 
 def _on_the_host(report: PhaseReport) -> None:
-    """The same tiny network on the GPU and on the CPU, without the CPU's own operations."""
+    """The same tiny network on the GPU and on the CPU, which uses operations of its own."""
     shape, spec = SHAPES["tiny"], STREAMS["adastate"]
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

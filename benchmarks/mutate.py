@@ -271,7 +271,7 @@ def report(out: Path, sources: Mapping[str, str], found: Mapping[int, tuple[Muta
     verdicts = Counter(verdict for _, verdict, _ in found.values())
     killed, of = verdicts["killed"], len(found) - verdicts["equivalent"]
     print(f"{killed} of {of} killed ({killed / max(of, 1):.1%}); {verdicts['equivalent']} more change nothing")
-    print(f"{left} were left for want of time; the survivors are in {out}/survivors.diff")
+    print(f"{left} were not tried for lack of time; the survivors are in {out}/survivors.diff")
     return int(killed < ENOUGH * of)
 
 

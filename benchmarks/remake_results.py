@@ -1,8 +1,8 @@
 """`make results`: measures the cheap numbers of the README and of docs/ again, and compares them with the pages.
 
 Each part runs a command of the project and compares its results with cells of tables and sentences of the pages. It
-prints both numbers, and fails if they differ by more than another processor explains. Results that take hours (`make
-train`, `make study`, `make faults`) are not measured here; docs/results/provenance.md names the command of each.
+prints both numbers, and fails if they differ by more than another processor explains. Results that take hours
+(`make train`, `make study`, `make faults`) are not measured here; docs/results/provenance.md names the command of each.
 """
 
 from __future__ import annotations

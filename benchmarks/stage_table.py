@@ -1,8 +1,8 @@
 """`make bench-stages`: how much every stage of the tiny size contributes to the next one, as a table.
 
 Every initialisation gets the same number of steps, and the same short distillation after it; every objective of the
-distillation starts from the same initialisation. Teacher and trajectories are those of BASE, a run made by `make
-train`. A job is a folder of OUT; finished jobs are skipped, started ones resume.
+distillation starts from the same initialisation. Teacher and trajectories are those of BASE, a run made by
+`make train`. A job is a folder of OUT; finished jobs are skipped, started ones resume.
 
 `--jobs` processes run at a time, each with its share of the cores.
 """

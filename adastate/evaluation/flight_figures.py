@@ -1,5 +1,4 @@
-"""Metrics of a student's flights, at the start and long after, beside its teacher's and renders: steering, scene,
-coherence, drift.
+"""Steering, scene, coherence and drift of a student's flights, early and late, beside its teacher's and renders.
 
 Metrics of the long rollout are those of its last pictures, and are compared with the same metrics of as many pictures
 of the teacher's clip. Drift is that of the camera's exposure, contrast and grain, which no prompt states: how fast they

@@ -125,7 +125,7 @@ class SessionDoor:
                 text = await next_text(socket)
                 if await bucket.wait() and time.monotonic() - complained > 1:
                     complained = time.monotonic()
-                    slow = Refusal("rate", f"messages are read at most at {most} a second", 429)
+                    slow = Refusal("rate", f"this server reads at most {most} messages a second", 429)
                     channel.notices.append(slow.message)
                 await self._obey(channel, read_message(text, self.hub.limits))
             except Refusal as error:

@@ -1,7 +1,7 @@
 """Landmarks in a picture: their bearing, size and colour.
 
-A small convolutional network classifies every pixel as one colour of landmark or none; `python -m
-datamodules.tools.fit_flight_scene landmarks` trains its weights on rendered flights.
+A small convolutional network classifies every pixel as one colour of landmark or none;
+`python -m datamodules.tools.fit_flight_scene landmarks` trains its weights on rendered flights.
 """
 
 from __future__ import annotations

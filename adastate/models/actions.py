@@ -1,4 +1,5 @@
 """Actions in a network's format: the columns of a latent frame, and a last column that says whether they are given.
+
 All zeros means "not given": the layer that takes them has no bias, so nothing is added.
 """
 

@@ -11,8 +11,7 @@ from adastate.models.video_network import VideoNetwork
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters W + (alpha / rank) B A, by peft; A is random and B zero, so that training starts at the original
-    network.
+    """Adapters W + (alpha / rank) B A, by peft; A is random and B zero, so that the network starts unchanged.
 
     Attributes:
         rank: r, width of the factors.

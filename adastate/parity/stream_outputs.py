@@ -179,7 +179,7 @@ def compare_windows(f: Fixture, spec: StreamSpec, passes: list[RecordedPass]) ->
 
 
 def compare_sink_writes(f: Fixture, spec: StreamSpec) -> list[Compared]:
-    """Compares which of the first frames later frames are replaced by, with the reference's own record."""
+    """Compares which of the first frames replace later ones with the reference's own record."""
     shown_by = spec.anchor_kind.positions
     for write in f.meta.get("sink_writes") or []:
         if shown_by is None:

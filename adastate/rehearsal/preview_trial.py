@@ -1,4 +1,4 @@
-"""The preview of a trial: the streams and the decoding of callbacks.Rollouts, after the iteration that counts."""
+"""The preview of a trial: the streams and the decoding of callbacks.Rollouts, after the measured iteration."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from callbacks.protocols import Streams
 
 
 def preview_settings(told: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments of callbacks.Rollouts in a trainer's configuration; None where a run has no previews."""
+    """The arguments of callbacks.Rollouts in a trainer's configuration; None if a run has no previews."""
     nodes = [n for n in told.get("callbacks") or () if str(n.get("class_path")).endswith(".Rollouts")]
     settings = (nodes[-1].get("init_args") or {}) if nodes else {}
     return dict(settings) if settings.get("prompts") and settings.get("every", 1) else None
 
 
 def preview_trial(module: Any, trainer: pl.Trainer, settings: dict[str, Any], recorder: DeviceRecorder) -> None:
-    """Runs a preview of one training horizon as the callback does, its passes and its decoding as phases.
+    """Runs a preview of one training horizon like the callback, with its passes and its decoding as phases.
 
-    Longer previews hold no more on the device: the passes of a full window are those of any later chunk. Files, curves
-    and pictures of the host are left out.
+    Longer previews need no more device memory: the passes with a full window are those of any later chunk. Files,
+    curves and pictures on the host are left out.
 
     Args:
         settings: see `preview_settings`.

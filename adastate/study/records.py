@@ -111,8 +111,7 @@ class Records:
     def read(cls, folder: Path) -> Records:
         """
         Raises:
-            ConfigError: there are none, or those of several protocols.
-        ConfigError: there are none, or they come from several protocols.
+            ConfigError: there are none, or they come from several protocols.
         """
         told = read_study_records(folder)
         protocols = {json.dumps(t["protocol"], sort_keys=True) for t in told}

@@ -36,7 +36,7 @@ def write_out(trainer: pl.Trainer, out: str | Path, write: Callable[[Path], Any]
                 raise
             error = f"{out} is not written: {disk.reason(failure, Path(out).parent)}"
         if error and not last:
-            rank_zero_warn(f"{error}; what was there is as it was, training goes on")
+            rank_zero_warn(f"{error}; the previous file is unchanged, training continues")
     if last and (error := trainer.strategy.broadcast(error)):
         saved = trainer.strategy.broadcast(getattr(trainer.checkpoint_callback, "last", None))
         raise NotWritten(f"{error}, then: adastate weights import {saved} {out}" if saved else error)

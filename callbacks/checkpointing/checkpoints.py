@@ -211,7 +211,7 @@ class Checkpoints(Checkpoint):
         if error and trainer.is_global_zero:
             shutil.rmtree(scratch, ignore_errors=True)
             kept = ", ".join(p.name for p in atomic_folder.folders(self.root)) or "none"
-            rank_zero_warn(f"checkpoint {now} not saved: {error}; earlier ones are intact ({kept}), training goes on")
+            rank_zero_warn(f"checkpoint {now} not saved: {error}; earlier ones are intact ({kept}), training continues")
         self.last = final or self.last
         told = {"checkpoint": str(final)} if final else {"error": error}
         told |= {"not_removed": unpruned} if unpruned else {}

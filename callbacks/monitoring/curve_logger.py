@@ -77,5 +77,5 @@ class CurveLogger(TensorBoardLogger):
             folder = Path(self.log_dir)
             reason = f"{folder}: {getattr(failure, 'strerror', None) or failure}"
             reason = disk.reason(failure, folder) if disk.is_fault(failure) else reason
-            rank_zero_warn(f"curves are lost: {reason}; training goes on")
+            rank_zero_warn(f"curves are lost: {reason}; training continues")
         self._told = True

@@ -205,8 +205,8 @@ class Rollouts(pl.Callback):
         if self.failures == 1:
             trace = "" if disk.is_fault(error) else "\n" + "".join(traceback.format_exception(error))
             rank_zero_warn(
-                f"the preview at iteration {now} failed and training goes on; this is reported once; further failures "
-                f"are counted in {tags.PREVIEW_FAILURES}. {_remedy(error)}{trace}"
+                f"the preview at iteration {now} failed and training continues; this is reported once; further "
+                f"failures are counted in {tags.PREVIEW_FAILURES}. {_remedy(error)}{trace}"
             )
 
 

@@ -92,7 +92,7 @@ class Patience:
 
 
 class _Helper:
-    """A daemon thread that runs one job at a time and then ends; a forked process needs its own."""
+    """A daemon thread that runs one job at a time, and ends with its owner; a forked process needs its own."""
 
     def __init__(self) -> None:
         self.process = os.getpid()

@@ -160,7 +160,7 @@ def test_patterns_find_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["pipe:echo hi", "file:///etc/a.tar", "simplecache::https://host/a.tar"])
 def test_shards_are_files_here_or_behind_a_known_url(pattern: str) -> None:
-    with pytest.raises(ShardError, match=r"shards are local \.tar files or lie behind http://, https://, s3://"):
+    with pytest.raises(ShardError, match=r"shards must be local \.tar files or URLs with http://, https://, s3://"):
         ShardData(pattern).setup()
 
 
@@ -234,7 +234,7 @@ BAD: dict[str, tuple[Members | dict[str, Any], str]] = {
     "too few frames": ({"latent_npy": npy(latents(0)[:3])}, r"has 3 frames of the 4 needed: lower data\.frames"),
     "another size": (
         {"latent_npy": npy(latents(0)[..., 1:])},
-        r"is \[4, 2, 4, 3\], the others \[4, 2, 4, 4\]: keep sizes",
+        r"is \[4, 2, 4, 3\], but the others \[4, 2, 4, 4\]: separate sizes",
     ),
     "broken facts": ({"json": b"{"}, r"has an invalid \.json"),
 }
@@ -318,7 +318,7 @@ def test_rows_of_actions_of_a_video_are_of_latent_frames() -> None:
 
 
 BAD_ACTIONS: dict[str, tuple[bytes | None, str]] = {
-    "no array": (b"left", r"it is no \.npy file: write 0/1 columns"),
+    "no array": (b"left", r"it is not a \.npy file: write 0/1 columns"),
     "a pickle": (pickled(), "Object arrays cannot be loaded"),
     "strange numbers": (npy(torch.ones(F, 8), torch.float64)[:-8], "its header claims"),
     "a two": (steered(value=2), "has actions that are neither 0 nor 1"),
@@ -326,11 +326,11 @@ BAD_ACTIONS: dict[str, tuple[bytes | None, str]] = {
     "a row too few": (steered(F - 1), "has 4 rows of actions for 5 frames, of which 4 are needed"),
     "other keys": (
         steered(keys=4),
-        r"has actions \[4, 4\], the others actions \[4, 8\]: all samples of a batch have actions",
+        r"has actions \[4, 4\], but the others actions \[4, 8\]: all samples of a set must have actions",
     ),
     "none at all": (
         None,
-        r"has no actions\.npy, the others actions \[4, 8\]: all samples of a batch have actions or none has",
+        r"has no actions\.npy, but the others actions \[4, 8\]: all samples of a set must have actions, or none",
     ),
 }
 
@@ -355,5 +355,5 @@ def test_one_steered_clip_among_others_is_skipped_too_and_half_of_them_are_refus
     few = ShardData(write(tmp_path / "few", 20, change=only(19, actions_npy=steered())), batch=5)
     assert all(batch.actions is None for batch in take(few, 8)) and dict(few.skipped) == {"other actions": 1}
     half = write(tmp_path / "half", 20, change=only(*range(0, 20, 2), actions_npy=steered()))
-    with pytest.raises(ShardError, match=r"other actions, the first: shard-.*all samples of a batch have actions"):
+    with pytest.raises(ShardError, match=r"other actions, the first: shard-.*all samples of a set must have actions"):
         take(ShardData(half, batch=5), 8)

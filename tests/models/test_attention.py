@@ -193,7 +193,7 @@ def test_the_package_is_deterministic_where_torch_has_to_be(package: list[tuple[
     [
         ((9, 0), ("FA3", "FA4"), "attention: flash3, the fastest", "FA3"),
         ((9, 0), ("FA4",), "attention: flash4, the fastest", "FA4"),
-        ((9, 0), (), "attention: sdpa .this device would run flash-attn-3 or flash-attn-4, not installed", None),
+        ((9, 0), (), "attention: sdpa .this device also supports flash-attn-3 or flash-attn-4, not installed", None),
         ((10, 0), ("FA3", "FA4"), "attention: flash4", "FA4"),
         ((12, 0), ("FA3", "FA4"), "attention: sdpa$", None),
         ((8, 0), ("FA3", "FA4"), "attention: sdpa$", None),

@@ -191,5 +191,5 @@ def test_not_a_number_and_a_wrong_shape_are_no_pass() -> None:
     nan = torch.tensor([1.0, float("nan")])
     assert not absolute("flow", nan, torch.ones(2)).passed and not absolute("flow", nan, nan).passed
     assert absolute("mask", torch.ones(2), torch.ones(2), 0.0).passed
-    with pytest.raises(ValueError, match=r"flow is \(2,\) here and \(3,\) in the fixture"):
+    with pytest.raises(ValueError, match=r"flow is \(2,\) here, but \(3,\) in the fixture"):
         absolute("flow", torch.ones(2), torch.ones(3))

@@ -49,12 +49,12 @@ def changed(name: str, key: str, place: int, inner: str, value: Any) -> dict[str
 @pytest.mark.parametrize(
     ("name", "meta", "sentence"),
     [
-        (SWITCH, changed(SWITCH, "calls", 20, "start_frame", 6), "pass 20 has start 3 here, 6 in the reference"),
-        (SWITCH, changed(SWITCH, "calls", 7, "t", [800.0]), r"pass 7 is at \[833.33\] here, at \[800.0\]"),
+        (SWITCH, changed(SWITCH, "calls", 20, "start_frame", 6), "pass 20 has start 3 here, but 6 in the reference"),
+        (SWITCH, changed(SWITCH, "calls", 7, "t", [800.0]), r"pass 7 is at \[833.33\] here, but at \[800.0\]"),
         (CAUSVID, changed(CAUSVID, "calls", 4, "key_positions", [0, 1, 2]), "pass 4 has key_positions"),
         (CAUSVID, {"parts": 3}, "there is noise for 2 parts, but 3 are needed"),
         (CAUSVID, {"reencode_formula": "vae(x)"}, r"cannot evaluate 'vae\(x\)'"),
-        (SCENES, {"context_rows": "p0,p1,p3"}, "context_rows 'p0,p1,p3' does not tell"),
+        (SCENES, {"context_rows": "p0,p1,p3"}, "context_rows 'p0,p1,p3' does not assign"),
         (SCENES, {"scene_cut_blocks": [3]}, "a cut at block 3, where no scene begins"),
         (SCENES, {"scene_start_blocks": [0, 2]}, "1 scenes begin after the first, but there are 3 contexts"),
         (MEMORIES, {"memory_frames": 3}, "memory_frames is 3; only 2 is supported"),

@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_fit_is_told_with_the_largest_piece(monkeypatch: p
     monkeypatch.setitem(ACCELERATORS, "h100", small)
     monkeypatch.setattr(device_memory, "TOLD", 2**16)  # of pieces that are as small as these no line is kept
     (error,) = rehearsed("--training.batch=64").errors
-    assert "GiB a rank" in error and "adastate/models/" in error
+    assert "GiB per rank" in error and "adastate/models/" in error
 
 
 def test_memory_that_grows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +164,4 @@ def test_memory_that_grows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         (error,) = rehearsed().errors
     finally:
         KEPT.clear()
-    assert "more on the device" in error
+    assert "memory on the device grows" in error

@@ -28,7 +28,7 @@ def test_a_full_disk_costs_points_alone(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     sentences = [str(w.message) for w in told if "curves are lost" in str(w.message)]
-    assert len(sentences) == 1 and sentences[0].endswith("make room; training goes on")
+    assert len(sentences) == 1 and sentences[0].endswith("make room; training continues")
     logger.log_metrics({"loss": 4.0}, 4)
     logger.save()
     logger.finalize("success")
@@ -46,7 +46,7 @@ def test_a_writer_that_cannot_begin_is_told_in_a_sentence(tmp_path: Path) -> Non
         logger.log_metrics({"loss": 1.0}, 1)
         logger.experiment.add_text("prompts", "a red ball", 1)
     (sentence,) = [str(w.message) for w in told if "curves are lost" in str(w.message)]
-    assert str(tmp_path / "run") in sentence and sentence.endswith("; training goes on")
+    assert str(tmp_path / "run") in sentence and sentence.endswith("; training continues")
 
 
 def test_a_mistake_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

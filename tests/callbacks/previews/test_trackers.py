@@ -130,7 +130,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(fit: Any, watched: Any, folde
             return None
 
     module = watched()
-    with pytest.warns(UserWarning, match=r"(?s)preview at iteration 0 failed and training goes on.*NoneType"):
+    with pytest.warns(UserWarning, match=r"(?s)preview at iteration 0 failed and training continues.*NoneType"):
         fit(module, Rollouts(PROMPTS, long=0), steps=2, logger=Broken(folder.parent), default_root_dir=folder)
     assert module.iteration == 2 and (folder / "gallery.html").is_file()
 
