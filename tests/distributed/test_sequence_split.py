@@ -127,7 +127,7 @@ def test_a_layer_exchanges_its_own_tokens_four_times_and_a_pass_its_flow() -> No
 def test_a_degree_that_does_not_fit_is_refused_with_those_that_do(
     size: Size, degree: int, latents: tuple[int, int], world: int, said: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"sequence_parallel is {degree}, and {said}"):
+    with pytest.raises(ValueError, match=f"sequence_parallel is {degree}, but {said}"):
         check_degree(degree, size.heads, size.tokens(latents), world)
 
 

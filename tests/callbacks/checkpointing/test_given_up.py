@@ -31,7 +31,7 @@ def given_up(plan: Plan, folder: Path) -> list[bool]:
         plan = replace(plan, ask=-1)
         if (folder / "done.0").is_file():
             lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-            return ["given up" in line["how"] for line in lines if line["event"] == "preempted"]
+            return ["abandoned" in line["how"] for line in lines if line["event"] == "preempted"]
 
 
 def check(folder: Path, plan: Plan, places: list[int]) -> list[bool]:
