@@ -172,7 +172,7 @@ def test_nothing_matching_is_said(tmp_path: Path) -> None:
 
 def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
     tarfile.open(tmp_path / "a.tar", "w").close()
-    with pytest.raises(ShardError, match=r"a\.tar is empty: delete it"):
+    with pytest.raises(ShardError, match=r"a\.tar is empty: delete or recreate it"):
         ShardData(str(tmp_path)).setup()
 
 

@@ -115,13 +115,13 @@ ARRAYS: dict[str, tuple[bytes, str]] = {
     "a header of 60 kB": (array("'<f2'", "(" + "1," * 30_000 + ")"), "its header claims"),
     "a header that is a program": (array("__import__('os').abort()", "(1,)"), "its header cannot be read"),
     "a header nested a thousand deep": (array("'<f2'", "(" * 1000 + ")" * 1000), "its header c"),
-    "a shape of 10^12 numbers": (array("'<f2'", "(1000000, 1000000)"), "promises 2000000000000 bytes"),
-    "a shape that overflows": (array("'<f2'", "(4294967296, 4294967296, 2)"), "promises 73786976294838206464 bytes"),
+    "a shape of 10^12 numbers": (array("'<f2'", "(1000000, 1000000)"), "claims 2000000000000 bytes"),
+    "a shape that overflows": (array("'<f2'", "(4294967296, 4294967296, 2)"), "claims 73786976294838206464 bytes"),
     "a negative shape": (array("'<f2'", "(-5, 2, 4, 4)"), "gives no shape"),
     "a shape of truth values": (array("'<f2'", "(True, 2)", b"\0" * 4), "gives no shape"),
     "records": (array("[('a', '<f2')]", "(1,)", b"\0\0"), "holds records"),
     "text for numbers": (array("'<U9'", "(1,)", b"\0" * 36), "are str"),
-    "half of the numbers": (latents()[:150], "promises 320 bytes"),
+    "half of the numbers": (latents()[:150], "claims 320 bytes"),
     "numbers that are not": (npy(torch.zeros(SHAPE))[:-2] + b"\x00\x7e", "not finite"),
 }
 
