@@ -105,7 +105,7 @@ def run_study(args: argparse.Namespace, words: Sequence[str]) -> None:
         elsewhere = made_from.recorded_elsewhere(study, tasks, folder)
     open_ = [t for t in tasks if t not in elsewhere and not _is_done(study, t)]
     known = f" ({len(elsewhere)} of them elsewhere, by their records in {folder})" if elsewhere else ""
-    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done{known}; running the rest, {args.jobs} at a time")
+    console.print(f"{len(tasks) - len(open_)} of {len(tasks)} runs are done{known}; running {args.jobs} at a time")
     failed = runner.run_all(
         [t for t in runner.in_order(open_) if isinstance(t, Task) or not _has_begun(study, t)],
         lambda task: runner.command(task, words),

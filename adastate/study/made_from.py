@@ -1,6 +1,6 @@
-"""What decides the numbers of a run, as digests in its record.
+"""Digests, in the record of a run, of everything that determines its numbers.
 
-A study that is continued elsewhere, without the folders of its runs, recognises by them the records of its own runs.
+A study that is continued elsewhere, without its run folders, uses them to recognise the records of its own runs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from adastate.study.table import Beginning, Task
 from adastate.weights.builtin import BUILTIN
 
 NOT_OF_A_RUN = ("groups", "arms", "suffix", "codec_steps", "teacher_steps", "teacher_clips")
-"""Of a budget: which runs there are, and how weights were made that are known by their digests."""
+"""Fields of a budget that select runs, or that describe how weights with digests of their own were trained."""
 
 
 def made_from(setting: StudySetting, task: Task) -> dict[str, str]:
-    """Digests of codec and teacher, of the initialisation, and of everything that the table says of the run.
+    """Digests of codec and teacher, of the initialisation, and of everything that the table defines for the run.
 
-    The initialisation is left out where its file is not there.
+    The initialisation is left out if its file does not exist.
     """
     arm, init = task.arm, setting.init(task.beginning)
     budget = {name: value for name, value in asdict(setting.budget).items() if name not in NOT_OF_A_RUN}
@@ -42,7 +42,7 @@ def made_from(setting: StudySetting, task: Task) -> dict[str, str]:
 
 
 def recorded_elsewhere(setting: StudySetting, tasks: Sequence[Task], folder: Path) -> list[Task]:
-    """The runs whose numbers `folder` has, and which have no folder here.
+    """The runs whose records are in `folder`, and which have no run folder here.
 
     Runs of one seed are compared with each other and start from one initialisation, so they count only if all of
     `tasks` that start from it have records that name the same one.
@@ -59,7 +59,7 @@ def recorded_elsewhere(setting: StudySetting, tasks: Sequence[Task], folder: Pat
 
 
 def _told(setting: StudySetting, task: Task, folder: Path) -> str | None:
-    """The initialisation that a run's record names; None without a record, or with one of another run."""
+    """Digest of the initialisation in a run's record; None if there is no record, or if it is of another run."""
     file = folder / f"{task.arm.name}-seed{task.seed}.json"
     if not file.is_file():
         return None
