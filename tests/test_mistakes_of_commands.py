@@ -134,7 +134,7 @@ ROWS = {
     f"generate {PROMPT} --codec.init_args.fps=0": "fps is 0; it has to be at least 1",
     "live --prompt a": "no option '--prompt'; prompts, seeds, first frames and actions are given on the page",
     "live --open": "the command prints the address of its page: open that",
-    "live --host lab.example": "too, by --token (`adastate live --help` lists what it accepts)",
+    "live --host lab.example": "or more with --token (`adastate live --help` lists what it accepts)",
     f"rehearse {TINY} --config conf/stages/distill.yaml --zero 2": "'--zero'; use --config conf/strategy/zero2.yaml",
     f"rehearse {TINY} --config conf/stages/distill.yaml --memory 80": "the GPU determines it: give --device",
     f"plan {TINY} --config conf/stages/distill.yaml --sp 2": "every degree that is possible is planned: leave it out",
