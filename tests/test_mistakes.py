@@ -60,7 +60,7 @@ READ = {  # words after `adastate fit` of a tiny distillation
     "--config=conf/data/teacher_shards.yaml": "changes conf/stages/teacher.yaml, and here is distill",
     "--run=5": "run has keys of its own (dir, stage, seed",
     "--preview.every=often": "preview cannot have every 'often'; it takes a whole number",
-    "--preview.long=1": "preview.long is 1, and one horizon is always shown: give 0 for no longer one, or 2 and more",
+    "--preview.long=1": "preview.long is 1, and a rollout of one horizon is always shown: give 0 (none), or 2",
     "--preview.every=-1": f"preview.every is -1; {LEAST} 0",
     "--preview.prompts=six.txt": "preview.prompts: no prompts at six.txt: give a text file with one prompt per line",
     "--data.file=all.txt": "data.file: no prompts at all.txt: give a text file with one prompt per line",
@@ -182,6 +182,7 @@ READ = {  # words after `adastate fit` of a tiny distillation
     "--system": "--system has no value",
     # files
     "--system=longlve": "no system 'longlve'; did you mean 'longlive'",
+    "--config=conf/stages/init.yaml": "distill and init are several stages: a command has one, so give one of them",
     "--config=conf/sizes/tny.yaml": "no config file conf/sizes/tny.yaml; did you mean conf/sizes/tiny.yaml",
     "--config=conf/size/tiny.yaml": "no config file conf/size/tiny.yaml; did you mean 'conf/sizes/tiny.yaml'",
     "--config=conf/strategy/zero9.yaml": "conf/strategy/ holds ddp, fsdp2, zero1, zero2, zero3",
@@ -254,6 +255,7 @@ COMMANDS = {  # other commands, and what earlier stages have not made
     "train --model.horizon_wieght=5": "has no 'horizon_wieght'",
     "train --size wan_1_3b": "docs/guide/wan.md has the commands",
     "trian": "no command 'trian'; did you mean 'train'",
+    f"fit {SMALL} --config conf/sizes/flight.yaml": "tiny and flight are several sizes: a run has one, so give one of",
     "fit": "give --config conf/base.yaml, one of conf/sizes/ and one of conf/stages/",
     "fit --config": "--config needs a file",
 }

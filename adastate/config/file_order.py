@@ -16,6 +16,10 @@ OF_A_STAGE = ("recipes", "data")
 """Folders whose files change the stage with which their names begin."""
 
 
+LARGER = ["wan_1_3b", "wan_14b"]
+"""The one size that is laid over another: a larger teacher alone."""
+
+
 def check_order(files: Sequence[Path]) -> None:
     """Refuses files of conf/ whose order would have them undo each other, and changes of another stage.
 
@@ -29,6 +33,11 @@ def check_order(files: Sequence[Path]) -> None:
                 f"--config {after} stands after {before}: give it before, for a file is laid over those before it"
             )
     stages = {file.stem.partition("_")[0] for folder, file in ours if folder == "stages"}
+    if len(stages) > 1:
+        raise ConfigError(f"{' and '.join(sorted(stages))} are several stages: a command has one, so give one of them")
+    sizes = [file.stem for folder, file in ours if folder == "sizes"]
+    if len(set(sizes)) > 1 and sizes != LARGER:
+        raise ConfigError(f"{' and '.join(sizes)} are several sizes: a run has one, so give one of them")
     for folder, file in ours:
         stage = file.stem.partition("_")[0]
         if folder in OF_A_STAGE and stages and stage not in stages:

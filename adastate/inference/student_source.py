@@ -23,6 +23,13 @@ SHIPPED = {"tiny": "tiny_student", "flight": "flight_student"}
 """The bundled student of a size, by the name of the size."""
 
 
+ELSEWHERE = {"--student.weights": "--weights", "--run.seed": "--seed", "--run.dir": "--out"}
+"""Keys that a stream does not read, and the options that say the same of it."""
+
+TRAINING = ("--teacher.", "--critic.", "--training.", "--run.iterations", "--run.save_every")
+"""How keys begin that a stream does not read."""
+
+
 @dataclass(frozen=True)
 class StudentSource:
     """Where a student comes from.
@@ -101,6 +108,11 @@ def student_source(
         raise ConfigError(
             f"no student of the size {name} is bundled: give --weights FILE, or --run of one that was trained"
         )
+    for word in overrides:
+        option = next((o for key, o in ELSEWHERE.items() if word.partition("=")[0] == key), "")
+        if option or word.startswith(TRAINING):
+            remedy = f"give {option}" if option else "a stream is configured by keys such as --stream.past_frames"
+            raise ConfigError(f"{word!r} is for training; {remedy}")
     words = [word for file in (*files, "conf/stages/distill.yaml") for word in ("--config", str(file))]
     config, rest = read_command([*words, *(["--system", system] if system else []), *overrides])
     if rest:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adastate.runtime.foreign_words import answer
+from adastate.runtime.secrets import is_secret
 from adastate.runtime.spelling import likeliest_option, likeliest_word, meant
 
 TAKES = {"int": "a whole number", "float": "a number"}
@@ -60,7 +61,12 @@ class Arguments(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def _named(self, option: str) -> str:
-        return option if option in self.options else "a word"
+        return self._shown(option) if option in self.options else "a word"
+
+    @staticmethod
+    def _shown(option: str) -> str:
+        """An option in a sentence; quoted if the word after it would be hidden as a secret."""
+        return repr(option) if is_secret(option) else option
 
     @property
     def options(self) -> list[str]:
@@ -115,7 +121,7 @@ class Arguments(argparse.ArgumentParser):
         if (found := re.match(r"argument (.+?): invalid (\w+) value: (.*)$", message, re.S)) and found[2] in TAKES:
             return f"{found[1]} cannot be {found[3]}; it takes {TAKES[found[2]]}"
         if found := re.match(r"argument (.+?): (expected .*)$", message, re.S):
-            return f"{found[1]} has nothing after it: {found[2]}"
+            return f"{self._shown(found[1])} has nothing after it: {found[2]}"
         if found := re.match(r"argument (.+?): ignored explicit argument (.*)$", message, re.S):
             return f"{found[1]} takes no value: leave out ={found[2].strip(chr(39))}"
         return re.sub(r"^argument (\S+): ", r"\1: ", message)
