@@ -168,7 +168,7 @@ ROWS = {
     "train --data conf --teacher tests/data": "a teacher is trained on these clips: leave out --teacher tests/data",
     "train --run.dir=x": "--run.dir is not for the pipeline: the folder is given by --run; leave it out",
     "train --run.stage=x": "--run.stage is not for the pipeline: each stage names itself; leave it out",
-    "weights import tiny_student x.safetensors --difference-from none.safetensors": "goes with --dtype int8: give both",
+    "weights import tiny_student x.safetensors --difference-from none.safetensors": "goes with 8 bits: give",
     "weights import tiny_student x.safetensors --dtype int8 --difference-from no.pt": "no weights at no.pt: give",
     f"generate {PROMPT} --student.weights=x.pt": "'--student.weights=x.pt' is for training; give --weights",
     f"generate {PROMPT} --run.seed=3": "'--run.seed=3' is for training; give --seed",

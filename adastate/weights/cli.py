@@ -57,7 +57,7 @@ def _check_out(args: argparse.Namespace) -> None:
     """Refuses what cannot be written, and parts that are not there."""
     if args.verb == "import":
         if args.difference_from is not None and args.dtype != "int8":
-            raise SystemExit("adastate: --difference-from goes with --dtype int8: give both, or neither")
+            raise SystemExit("adastate: --difference-from goes with 8 bits: give --dtype int8, too")
         if args.difference_from is not None and not args.difference_from.is_file():
             raise SystemExit(f"adastate: no weights at {args.difference_from}: give the file that is subtracted")
         if args.out.suffix != ".safetensors":
