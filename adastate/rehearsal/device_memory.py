@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ class DeviceMemory:
     Attributes:
         now: bytes in use.
         peaks: maximum in each phase.
+        moments: by phase, the maximum at allocations of each size and line. At another depth another moment may be the
+            peak; see `adastate.rehearsal.shallow.drawn_on_peak`.
         largest: by phase, the largest allocation and the line that made it.
     """
 
@@ -31,6 +33,7 @@ class DeviceMemory:
         self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self.now = 0
         self.peaks: Counter[str] = Counter()
+        self.moments: defaultdict[str, Counter[tuple[int, str]]] = defaultdict(Counter)
         self.largest: dict[str, tuple[int, str]] = {}
         self.phase = ""
 
@@ -42,6 +45,7 @@ class DeviceMemory:
         """Resets the peaks, but not what is in use."""
         self.peaks.clear()
         self.largest.clear()
+        self.moments.clear()
         self.peaks[self.phase] = self.now
 
     def note(self, tensor: Tensor, size: int | None = None) -> None:
@@ -58,6 +62,9 @@ class DeviceMemory:
         self.now += size
         if self.now > self.peaks[self.phase]:
             self.peaks[self.phase] = self.now
+        moments = self.moments[self.phase]
+        if self.now > moments[size, where]:
+            moments[size, where] = self.now
 
     def resized(self, storage: Any) -> None:
         """FSDP2 frees and reallocates the memory of gathered weights, but keeps the tensors."""

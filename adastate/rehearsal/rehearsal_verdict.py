@@ -9,7 +9,7 @@ from typing import Any
 from adastate.rehearsal.accelerators import ACCELERATORS, LAUNCH, USABLE, Accelerator
 from adastate.rehearsal.fit_trial import Trial
 from adastate.rehearsal.recorder import BETWEEN
-from adastate.rehearsal.shallow import drawn_on, per_layer
+from adastate.rehearsal.shallow import drawn_on, drawn_on_peak, per_layer
 from adastate.rehearsal.training_phases import ALL_PROMPTS, ONCE, PREVIEW, PREVIEW_DECODE
 
 OUTSIDE = ("start", "build", "set-up", BETWEEN, "end")
@@ -146,6 +146,10 @@ class _Full:
         """Like `times`, for transfers between host and device."""
         return 1.0 if phase == ALL_PROMPTS else self.times(phase)
 
+    def peak(self, phase: str) -> float:
+        memory = [trial.record.memory for trial in self.trials]
+        return drawn_on_peak([(one.peaks[phase], one.moments[phase]) for one in memory], self.depths, self.runs)
+
     def phase(self, phase: str, name: str) -> PhaseCost:
         times = self.times(phase)
 
@@ -163,7 +167,7 @@ class _Full:
         bound = "launches" if launching > sum(mine.values()) else max(mine, key=lambda kind: mine[kind])
         return PhaseCost(
             phase,
-            peak=self.of(lambda trial: trial.record.memory.peaks[phase]),
+            peak=self.peak(phase),
             kernels=kernels,
             flop={kind: work(lambda w, k=kind: w.flop[k]) for kind in KINDS[:3]},
             moved={kind: work(lambda w, k=kind: w.moved[k]) for kind in KINDS[:3]},

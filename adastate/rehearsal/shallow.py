@@ -7,7 +7,7 @@ two layers, and once more with three for the networks of each depth, and extrapo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 FEW, MORE = 2, 3
@@ -66,3 +66,21 @@ def per_layer(values: list[float], runs: list[dict[int, int]]) -> float:
         for value, run in zip(values[1:], runs[1:], strict=True)
     ]
     return max(more, default=0.0)
+
+
+def drawn_on_peak(
+    trials: Sequence[tuple[float, Mapping[Any, float]]], found: list[int], runs: list[dict[int, int]]
+) -> float:
+    """What a peak would be at full depth.
+
+    Memory at one moment is linear in the depth, and the peak is the largest of many moments, of which another one may
+    be the largest at full depth. So each moment that all trials have is extrapolated for itself.
+
+    Args:
+        trials: the peak of each trial, and its memory at moments that have a name.
+    """
+    candidates = [[peak for peak, _ in trials]]
+    for name in trials[0][1]:
+        if all(name in moments for _, moments in trials):
+            candidates.append([moments[name] for _, moments in trials])
+    return max(drawn_on([float(value) for value in values], found, runs) for values in candidates)
