@@ -99,7 +99,7 @@ def test_what_cannot_be_stored_is_refused_and_the_rest_is_kept(tmp_path: Path) -
                 writer.add("bad", wrong, levels, "p")
         with pytest.raises(ShardError, match="use letters, digits"):
             writer.add("a.b", trajectory(0), LEVELS, "p")
-        with pytest.raises(ShardError, match=r"'good' is in .* already"):
+        with pytest.raises(ShardError, match=r"'good' is already in"):
             writer.add("good", trajectory(0), LEVELS, "p")
     assert TrajectoryWriter(tmp_path).done_keys() == {"good"}
 

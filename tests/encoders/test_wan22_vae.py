@@ -44,4 +44,5 @@ def test_latents_are_sixteen_times_smaller_and_a_stream_decodes_as_diffusers_doe
         whole = vae22.vae.decode(raw).sample.transpose(1, 2)
     stream = vae22.stream()
     parts = torch.cat([stream.decode(part) for part in latents.split([1, 3], 1)], 1)
-    assert torch.equal(parts, whole) and parts.shape == video.shape
+    # kernels for one frame and for three may sum in another order, which shows on some processors
+    assert torch.allclose(parts, whole, atol=1e-5) and parts.shape == video.shape
