@@ -110,7 +110,7 @@ def test_a_server_of_two_processes_serves_steers_and_ends(tmp_path: Path) -> Non
             assert len(stream.snapshot()) > 1000
         assert all(np.isfinite(frames).all() and frames.std() > 1 for frames in shown)
         server.send_signal(signal.SIGTERM)
-        assert "SIGTERM came" in server.communicate(timeout=300)[0]
+        assert "SIGTERM received" in server.communicate(timeout=300)[0]
         assert server.returncode == 0
     finally:
         with suppress(ProcessLookupError):

@@ -27,7 +27,7 @@ KEPT: list[Tensor] = []
 
 def rehearsed(*words: str) -> RehearsalVerdict:
     command = [word for file in FILES for word in ("--config", file)]
-    config, _ = read_command([*command, "--size.layers=3", "--training.batch=2", *words])
+    config, _ = read_command([*command, "--size.layers=3", "--training.batch=2", "--preview.every=0", *words])
     return rehearse(config, "h100")
 
 
