@@ -229,7 +229,7 @@ BAD: dict[str, tuple[Members | dict[str, Any], str]] = {
     ),
     "a pickle": ({"latent_npy": pickled()}, r"cannot be decoded \(Object arrays cannot be loaded"),
     "half an array": ({"latent_npy": members(0)["latent.npy"][:150]}, r"cannot be decoded"),
-    "one axis too few": ({"latent_npy": npy(latents(0)[0])}, r"of shape \(2, 4, 4\), not of 4 axes"),
+    "one axis too few": ({"latent_npy": npy(latents(0)[0])}, r"of shape \(2, 4, 4\), but 4 axes are needed"),
     "nan": ({"latent_npy": nan()}, "numbers that are not finite"),
     "too few frames": ({"latent_npy": npy(latents(0)[:3])}, r"has 3 frames of the 4 needed: lower data\.frames"),
     "another size": (

@@ -41,7 +41,7 @@ def test_the_student_that_ships_streams_in_diffusers_as_here(folder: Path, tmp_p
         student.net.compute_dtype_name = student.ema.net.compute_dtype_name = None
         made = student.stream(["a red ball rolls left"], found.shape[2], 5)
         expected = torch.cat([chunk.content for chunk in made], 1).transpose(1, 2)
-    assert float((found - expected).abs().max()) < 2e-5
+    assert float((found - expected).abs().max()) < 2e-5 * max(1.0, float(expected.abs().max()))
     pipe.save_pretrained(tmp_path / "again")
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True)
     assert torch.equal(again("a red ball rolls left", seconds=1, seed=5, output_type="latent").frames, found)
